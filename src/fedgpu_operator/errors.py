@@ -1,0 +1,116 @@
+"""The one error tree; nothing here imports anything of the project.
+
+    FedGPUError
+    ├── ConfigurationError      the operator is wrongly configured: it stops at once with one line
+    ├── InvalidResourceError    an object is well-formed but cannot be honoured; carries a reason for its condition
+    ├── KubeError               an API server answered with an error
+    │   ├── NotFoundError
+    │   ├── ConflictError       resourceVersion or uid did not match: load again, decide again
+    │   ├── AlreadyExistsError
+    │   ├── ForbiddenError
+    │   ├── RejectedError       422 or an admission denial: the object itself must change
+    │   ├── GoneError           a watch's resourceVersion is too old: list again
+    │   └── UnreachableError    no answer at all; never means "failed"
+    ├── ChainError              the chain or its RPC endpoint
+    │   ├── ChainUnreachableError   no answer: unknown, never unpaid
+    │   ├── ChainMismatchError      wrong chain id, code or decimals: refuse to go on
+    │   └── RevertedError           the contract refused the call; carries the decoded reason
+    ├── LedgerError             the ledger refuses an append that contradicts what it holds
+    └── LabError                the lab could not build or start one of its parts
+
+``permanent`` says whether trying again without a change can help: the operator layer turns it into Kopf's
+PermanentError or TemporaryError. ``reason`` is the CamelCase word that a user sees in a condition or Event.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FedGPUError(Exception):
+    """Base of everything the project raises on purpose."""
+
+    reason: ClassVar[str] = "InternalError"
+    permanent: ClassVar[bool] = False
+
+
+class ConfigurationError(FedGPUError):
+    """The process cannot start as configured."""
+
+    reason = "InvalidConfiguration"
+    permanent = True
+
+
+class InvalidResourceError(FedGPUError):
+    """An object passed its schema but cannot be honoured; `why` is the condition's CamelCase reason."""
+
+    reason = "InvalidResource"
+    permanent = True
+
+    def __init__(self, why: str, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class KubeError(FedGPUError):
+    """An API server answered with an error; `status` is the HTTP code, 0 where there was none."""
+
+    reason = "KubernetesError"
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotFoundError(KubeError):
+    reason = "NotFound"
+
+
+class ConflictError(KubeError):
+    reason = "Conflict"
+
+
+class AlreadyExistsError(KubeError):
+    reason = "AlreadyExists"
+
+
+class ForbiddenError(KubeError):
+    reason = "Forbidden"
+
+
+class RejectedError(KubeError):
+    reason = "Rejected"
+    permanent = True
+
+
+class GoneError(KubeError):
+    reason = "Gone"
+
+
+class UnreachableError(KubeError):
+    reason = "Unreachable"
+
+
+class ChainError(FedGPUError):
+    reason = "ChainError"
+
+
+class ChainUnreachableError(ChainError):
+    reason = "ChainUnreachable"
+
+
+class ChainMismatchError(ChainError):
+    reason = "ChainMismatch"
+    permanent = True
+
+
+class RevertedError(ChainError):
+    reason = "TransactionReverted"
+
+
+class LedgerError(FedGPUError):
+    reason = "LedgerError"
+
+
+class LabError(FedGPUError):
+    reason = "LabError"
