@@ -1,0 +1,1 @@
+"""The custom resources as pydantic models: the only place that knows how objects look on the wire."""

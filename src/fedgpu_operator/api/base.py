@@ -1,0 +1,271 @@
+"""What every kind shares: base models, conditions, bounded scalars, and what a CRD needs beyond a schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedgpu_operator.domain.geo_countries import COUNTRIES
+from fedgpu_operator.errors import InvalidResourceError
+
+GROUP: Final = "fedgpu.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+JSONObject: TypeAlias = dict[str, Any]
+"""An object as an API server sends it; parsed at once, never carried into the domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A print column of `kubectl get`; `wide` ones show only with `-o wide`."""
+
+    name: str
+    path: str
+    type: Literal["string", "integer", "number", "boolean", "date"] = "string"
+    description: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A CEL rule; the message names the field and the fix."""
+
+    rule: str
+    message: str
+    field_path: str | None = None
+
+    def to_schema(self) -> dict[str, str]:
+        """As an entry of `x-kubernetes-validations`."""
+        entry = {"rule": self.rule, "message": self.message}
+        if self.field_path is not None:
+            entry["fieldPath"] = self.field_path
+        return entry
+
+
+def cel(*rules: Rule) -> JSONObject:
+    """Schema extra that carries CEL rules, for the `json_schema_extra` of a `ConfigDict` or a `Field`."""
+    return {"x-kubernetes-validations": [rule.to_schema() for rule in rules]}
+
+
+def map_list(*keys: str) -> JSONObject:
+    """Schema extra of a list that is a map keyed by these fields, so that appliers can own single entries."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
+SET_LIST: Final[JSONObject] = {"x-kubernetes-list-type": "set"}
+
+HINT: Final = "x-fedgpu-hint"
+"""Schema extra beside a pattern: the CRD then says these words instead of quoting a regular expression."""
+
+
+def hint(text: str) -> JSONObject:
+    """Schema extra with the words for people whose value does not match the pattern: what to write."""
+    return {HINT: text}
+
+
+_ACRONYMS: Final = {"gpu": "GPU", "gpus": "GPUs"}
+
+
+def wire_name(name: str) -> str:
+    """The camelCase name of a field on the wire, acronyms as Kubernetes writes them inside a name.
+
+    >>> wire_name("max_price_per_gpu_hour")
+    'maxPricePerGPUHour'
+    """
+    first, *rest = name.split("_")
+    return first + "".join(_ACRONYMS.get(word, word[:1].upper() + word[1:]) for word in rest)
+
+
+@dataclass(frozen=True, slots=True)
+class KindInfo:
+    """Names and printing of one kind; `rules` are CEL rules at the root of the object."""
+
+    kind: str
+    plural: str
+    singular: str
+    short_name: str
+    namespaced: bool
+    columns: tuple[Column, ...]
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def crd_name(self) -> str:
+        """The CRD's own name, ``<plural>.<group>``."""
+        return f"{self.plural}.{GROUP}"
+
+
+class Model(BaseModel):
+    """Base of everything inside an object: camelCase on the wire, snake_case here, unknown fields ignored.
+
+    The API server prunes what the schema does not know, and an older operator must read a newer object.
+    """
+
+    model_config = ConfigDict(alias_generator=wire_name, populate_by_name=True, frozen=True, extra="ignore")
+
+    def to_wire(self) -> JSONObject:
+        """As JSON values with camelCase keys, unset optional fields left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Condition(Model):
+    """One condition, as metav1.Condition has it."""
+
+    type: str = Field(description="Name of the condition in CamelCase.", max_length=64)
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    reason: str = Field(description="Why, in one CamelCase word.", max_length=64, pattern=r"^[A-Z][A-Za-z0-9]*$")
+    message: str = Field(default="", description="Why, in words for people.", max_length=4096)
+    last_transition_time: datetime = Field(description="When the status last changed.")
+    observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that this judges.")
+
+
+Conditions: TypeAlias = Annotated[
+    list[Condition],
+    Field(
+        default_factory=list,
+        description="What is known of the object, one entry per type.",
+        max_length=16,
+        json_schema_extra=map_list("type"),
+    ),
+]
+
+
+class Meta(Model):
+    """The part of ObjectMeta that the operator reads; API servers define its schema themselves."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    finalizers: list[str] = Field(default_factory=list)
+
+
+class Resource(Model):
+    """Base of every kind; subclasses add `spec` and `status` and set `info`."""
+
+    info: ClassVar[KindInfo]
+    metadata: Meta
+
+    @classmethod
+    def parse(cls, obj: Mapping[str, object]) -> Self:
+        """Read an object as the API server sent it.
+
+        Raises InvalidResourceError with reason ``InvalidSpec`` where a schema newer or older than ours let
+        something through that this version cannot read.
+        """
+        try:
+            return cls.model_validate(obj)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise InvalidResourceError("InvalidSpec", f"{field}: {first['msg']}") from error
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``, or the name alone for a cluster-scoped object."""
+        meta = self.metadata
+        return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
+
+
+def _country_pattern() -> str:
+    """All assigned codes, grouped by first letter so that CEL's estimate of the cost stays small."""
+    seconds: dict[str, str] = {}
+    for code in sorted(COUNTRIES):
+        seconds[code[0]] = seconds.get(code[0], "") + code[1]
+    return "^(" + "|".join(f"{first}[{rest}]" for first, rest in seconds.items()) + ")$"
+
+
+CountryCode: TypeAlias = Annotated[
+    str,
+    Field(
+        pattern=_country_pattern(),
+        max_length=64,
+        json_schema_extra=hint("must be an ISO 3166-1 alpha-2 country code in capitals, e.g. DE, US or GB (not UK)"),
+    ),
+]
+"""ISO 3166-1 alpha-2."""
+Word: TypeAlias = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=63,
+        pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        json_schema_extra=hint(
+            "must be one word of letters, digits, '-', '_' or '.' that begins and ends with a letter or digit"
+        ),
+    ),
+]
+"""A label-value-like word: a product, a region, a claim."""
+DecimalUSD: TypeAlias = Annotated[
+    str,
+    Field(
+        max_length=20,
+        pattern=r"^[0-9]{1,12}(\.[0-9]{1,6})?$",
+        json_schema_extra=hint(
+            "must be a decimal string of US dollars, not negative, with at most six places, e.g. '2.49'"
+        ),
+    ),
+]
+"""A decimal string in USD with at most six places: 1 base unit is 0.000001 USD."""
+Duration: TypeAlias = Annotated[
+    str,
+    Field(
+        min_length=2,
+        max_length=20,
+        pattern=r"^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,7}s)?$",
+        json_schema_extra=hint("must be hours, minutes and seconds in that order, e.g. 1h30m or 90s"),
+    ),
+]
+"""Hours, minutes and seconds, e.g. ``1h30m`` or ``90s``."""
+WalletAddress: TypeAlias = Annotated[
+    str,
+    Field(
+        pattern=r"^0x[0-9a-fA-F]{40}$",
+        max_length=64,
+        json_schema_extra=hint("must be a chain address: 0x and 40 hex digits"),
+    ),
+]
+"""A 20-byte account address in hex."""
+HexBytes32: TypeAlias = Annotated[
+    str,
+    Field(
+        pattern=r"^0x[0-9a-f]{64}$",
+        max_length=66,
+        json_schema_extra=hint("must be 32 bytes in hex: 0x and 64 lower-case hex digits"),
+    ),
+]
+"""32 bytes in lower-case hex."""
+ObjectName: TypeAlias = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+def parse_duration(text: str) -> int:
+    """Seconds of a `Duration`; the pattern was checked by the schema.
+
+    >>> parse_duration("1h30m")
+    5400
+    """
+    total, digits = 0, ""
+    for char in text:
+        if char.isdigit():
+            digits += char
+        else:
+            total += int(digits) * {"h": 3600, "m": 60, "s": 1}[char]
+            digits = ""
+    return total
+
+
+def format_duration(seconds: int) -> str:
+    """The shortest `Duration` of that many seconds."""
+    hours, rest = divmod(seconds, 3600)
+    minutes, secs = divmod(rest, 60)
+    text = "".join(f"{value}{unit}" for value, unit in ((hours, "h"), (minutes, "m"), (secs, "s")) if value)
+    return text or "0s"

@@ -1,0 +1,87 @@
+"""ComputeAccount: the wallet a namespace pays from, and how it stands on the chain."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from fedgpu_operator.api.base import (
+    Column,
+    Conditions,
+    DecimalUSD,
+    KindInfo,
+    Model,
+    Resource,
+    Rule,
+    WalletAddress,
+)
+
+
+class ComputeAccountSpec(Model):
+    """Who pays."""
+
+    wallet: WalletAddress = Field(description="The tenant's account on the chain, whose escrow balance is spent.")
+    max_per_job: DecimalUSD | None = Field(
+        default=None, description="Most that one job may cost, USD; applies as a budget of every job."
+    )
+
+
+class ComputeAccountStatus(Model):
+    """How the account stands; written by the hub alone, balances as of finalized chain state."""
+
+    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that this status judges.")
+    state: Literal["Pending", "Funded", "Unfunded", "Unknown"] = Field(
+        default="Pending", description="One word for people, derived from the conditions."
+    )
+    balance: DecimalUSD = Field(default="0", description="Free escrow balance on chain, USD.")
+    allocated: DecimalUSD = Field(default="0", description="Allocated to posted epochs and not yet claimed, USD.")
+    pending: DecimalUSD = Field(default="0", description="Debited by an epoch in its challenge window, USD.")
+    epoch_limit: DecimalUSD = Field(default="0", description="Most that one epoch may debit, set on chain, USD.")
+    committed: DecimalUSD = Field(default="0", description="Reserved for running leases up to their run limit, USD.")
+    accrued: DecimalUSD = Field(default="0", description="Metered and not yet debited on chain, USD.")
+    settled: DecimalUSD = Field(default="0", description="Paid to providers on chain, USD.")
+    available: DecimalUSD = Field(default="0", description="What new work can still reserve, USD.")
+    observed_block: int = Field(default=0, ge=0, le=2**53, description="Finalized block that the balances are of.")
+    observed_at: datetime | None = Field(default=None, description="When that block was read.")
+    conditions: Conditions
+
+
+class ComputeAccount(Resource):
+    """The wallet that a namespace's jobs are paid from; the account must be named `default`."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="ComputeAccount",
+        plural="computeaccounts",
+        singular="computeaccount",
+        short_name="cacct",
+        namespaced=True,
+        columns=(
+            Column("State", ".status.state"),
+            Column("Balance", ".status.balance", description="USD"),
+            Column("Available", ".status.available", description="USD"),
+            Column("Accrued", ".status.accrued", description="USD"),
+            Column("Settled", ".status.settled", description="USD"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Wallet", ".spec.wallet", wide=True),
+            Column("Committed", ".status.committed", wide=True),
+            Column("Allocated", ".status.allocated", wide=True),
+            Column("Epoch-Limit", ".status.epochLimit", wide=True),
+            Column("Block", ".status.observedBlock", "integer", wide=True),
+        ),
+        rules=(
+            Rule(
+                "self.metadata.name == 'default'",
+                "metadata.name: a namespace has one account and it is named default",
+            ),
+            Rule(
+                "self.spec.wallet == oldSelf.spec.wallet",
+                "spec.wallet: cannot change, since receipts name it; use a new namespace for a new wallet",
+            ),
+        ),
+    )
+    spec: ComputeAccountSpec = Field(description="Who pays.")
+    status: ComputeAccountStatus = Field(
+        default_factory=lambda: ComputeAccountStatus(conditions=[]), description="How the account stands."
+    )

@@ -1,0 +1,340 @@
+"""ComputeJob: what a person asks for, and all that became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from fedgpu_operator.api.base import (
+    SET_LIST,
+    Column,
+    Conditions,
+    CountryCode,
+    DecimalUSD,
+    Duration,
+    KindInfo,
+    Model,
+    ObjectName,
+    Resource,
+    Rule,
+    Word,
+    cel,
+    map_list,
+    parse_duration,
+)
+from fedgpu_operator.api.placementrules import PlacementSpec
+from fedgpu_operator.api.podtemplate import PodTemplate
+from fedgpu_operator.domain.geo import locate
+from fedgpu_operator.domain.gpu import GpuNeed
+from fedgpu_operator.domain.job import ExchangeRates, Job, LatencyRule
+from fedgpu_operator.domain.money import MicroUSD, parse_usd
+from fedgpu_operator.errors import InvalidResourceError
+
+PRESETS: Final[Mapping[str, ExchangeRates]] = {
+    "Cheapest": ExchangeRates(),
+    "Fastest": ExchangeRates(per_ms=100_000),
+    "Greenest": ExchangeRates(per_kg_co2e=10_000_000),
+    "Balanced": ExchangeRates(per_ms=2_000, per_kg_co2e=500_000),
+}
+"""µUSD per ms and per kg CO2e, each per GPU-hour. Balanced prices carbon at 500 USD/t, above the EPA's social
+cost of 190 USD/t (2023) so that it shows on a GPU's 0.2 kg/h; Greenest and Fastest let the wish outweigh the
+price."""
+
+
+class GPURequest(Model):
+    """What GPUs each replica needs; all that is set must hold."""
+
+    products: list[Word] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Acceptable GPU products (nvidia.com/gpu.product); empty for any.",
+        json_schema_extra=SET_LIST,
+    )
+    min_memory_mi_b: int | None = Field(
+        default=None, alias="minMemoryMiB", ge=1, le=10_000_000, description="Least memory of one GPU in MiB."
+    )
+    architectures: list[Word] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Acceptable architectures (nvidia.com/gpu.family), e.g. hopper; empty for any.",
+        json_schema_extra=SET_LIST,
+    )
+    count: int = Field(default=1, ge=1, le=16, description="GPUs of one replica; they lie on one node.")
+
+    def to_domain(self) -> GpuNeed:
+        """The same as a domain value."""
+        return GpuNeed(
+            count=self.count,
+            products=frozenset(self.products),
+            min_memory_mib=self.min_memory_mi_b or 0,
+            architectures=frozenset(self.architectures),
+        )
+
+
+class Origin(Model):
+    """A point that latency is counted from: exactly one of region, country or coordinates."""
+
+    region: Word | None = Field(default=None, description="A well-known cloud region, e.g. ap-southeast-1.")
+    country: CountryCode | None = Field(default=None, description="A country (ISO 3166-1 alpha-2): its centre.")
+    latitude: float | None = Field(default=None, ge=-90, le=90, description="Degrees north.")
+    longitude: float | None = Field(default=None, ge=-180, le=180, description="Degrees east.")
+
+    model_config = Model.model_config | {
+        "json_schema_extra": cel(
+            Rule(
+                "[has(self.region), has(self.country), has(self.latitude)].filter(x, x).size() == 1 "
+                "&& has(self.latitude) == has(self.longitude)",
+                "latency.from: set exactly one of region, country, or latitude with longitude",
+            )
+        )
+    }
+
+
+class LatencySpec(Model):
+    """How far from its users the work may run."""
+
+    origin: Origin = Field(alias="from", description="Where the users are.")
+    max_ms: int | None = Field(default=None, ge=1, le=10_000, description="Longest round trip in ms.")
+    allow_estimate: bool = Field(
+        default=False,
+        description="Let a great-circle estimate (a lower bound) satisfy maxMs where no measurement exists.",
+    )
+
+    def to_domain(self) -> LatencyRule:
+        """The same as a domain value; raises InvalidResourceError (`UnknownPlace`)."""
+        where = self.origin
+        point = None
+        if where.latitude is not None and where.longitude is not None:
+            point = (where.latitude, where.longitude)
+        try:
+            origin = locate(country=where.country or "", region=where.region or "", coordinates=point)
+        except ValueError as error:
+            raise InvalidResourceError("UnknownPlace", f"spec.latency.from: {error}") from error
+        return LatencyRule(origin, self.max_ms, self.allow_estimate)
+
+
+class Rates(Model):
+    """What the job pays, per GPU-hour, to avoid latency or carbon."""
+
+    usd_per_ms: DecimalUSD = Field(default="0", description="USD per ms of round trip and GPU-hour.")
+    usd_per_kg_co2e: DecimalUSD = Field(default="0", alias="usdPerKgCO2e", description="USD per kg of CO2e.")
+
+
+class Strategy(Model):
+    """What is optimized: a preset, or exchange rates of your own."""
+
+    preset: Literal["Cheapest", "Fastest", "Greenest", "Balanced"] | None = Field(
+        default=None, description="Cheapest counts the price alone; the others add latency and carbon."
+    )
+    rates: Rates | None = Field(default=None, description="Exchange rates instead of a preset.")
+
+    model_config = Model.model_config | {
+        "json_schema_extra": cel(
+            Rule("has(self.preset) != has(self.rates)", "strategy: set either preset or rates, not both")
+        )
+    }
+
+    def to_domain(self) -> ExchangeRates:
+        """Exchange rates in µUSD."""
+        if self.rates is not None:
+            return ExchangeRates(parse_usd(self.rates.usd_per_ms), parse_usd(self.rates.usd_per_kg_co2e))
+        return PRESETS[self.preset or "Cheapest"]
+
+
+class Failover(Model):
+    """What happens when the member cluster falls silent."""
+
+    policy: Literal["KeepRunning"] = Field(
+        default="KeepRunning", description="KeepRunning: never moved because of silence alone."
+    )
+
+
+class ComputeJobSpec(Model):
+    """What is to run, where it may, and what it may cost."""
+
+    gpu: GPURequest = Field(default_factory=GPURequest, description="What GPUs each replica needs.")
+    replicas: int = Field(default=1, ge=1, le=64, description="How many replicas run side by side, at one provider.")
+    template: PodTemplate = Field(description="What one replica runs.")
+    placement: PlacementSpec = Field(default_factory=PlacementSpec, description="Where the work may lawfully run.")
+    latency: LatencySpec | None = Field(default=None, description="How far from its users the work may run.")
+    strategy: Strategy = Field(default_factory=lambda: Strategy(preset="Cheapest"), description="What is optimized.")
+    max_price_per_gpu_hour: DecimalUSD | None = Field(
+        default=None, description="Highest price of one GPU for one hour, USD as a decimal string."
+    )
+    budget: DecimalUSD | None = Field(
+        default=None,
+        description="Most that the job may cost over all attempts, USD. An offer whose price times runLimit "
+        "passes it is refused, so the job never starts what it cannot pay.",
+    )
+    run_limit: Duration = Field(description="Longest run of one attempt, e.g. 1h30m; the workload is stopped then.")
+    deadline: datetime | None = Field(default=None, description="Instant at which the job is stopped for good.")
+    failover: Failover = Field(default_factory=Failover, description="What happens when the member falls silent.")
+    suspend: bool = Field(default=False, description="Stop the workload and the meter; false lets it be placed again.")
+    dry_run: bool = Field(default=False, description="Answer with offers, cost and verdicts; reserve and run nothing.")
+
+    model_config = Model.model_config | {
+        "json_schema_extra": cel(
+            Rule(
+                "!self.runLimit.matches('^([0-9]+[hms])+$') || "
+                "(duration(self.runLimit) >= duration('1s') && duration(self.runLimit) <= duration('720h'))",
+                "runLimit: between 1s and 720h, e.g. 90m",
+                ".runLimit",
+            )
+        )
+    }
+
+
+class Candidate(Model):
+    """One offer as it was judged for this job."""
+
+    provider: ObjectName = Field(description="GPUProvider.")
+    product: Word = Field(description="GPU product.")
+    eligible: bool = Field(description="Whether the offer may serve the job.")
+    reason: str = Field(default="", max_length=64, description="Why not, in one word.")
+    message: str = Field(default="", max_length=256, description="Why not, in words.")
+    price: DecimalUSD = Field(description="USD per GPU-hour.")
+    effective_price: DecimalUSD = Field(description="Price with latency and carbon at the job's exchange rates.")
+    cost: DecimalUSD = Field(description="USD for the whole run limit: an upper bound.")
+    latency_ms: float | None = Field(default=None, ge=0, le=1e6, description="Round trip used, ms.")
+    latency_source: str = Field(default="", max_length=16, description="estimate or measured.")
+    score: int = Field(default=0, ge=0, le=100, description="100 for the best; 0 for what was refused.")
+
+
+class PlacementStatus(Model):
+    """Where the job is, or was last."""
+
+    provider: ObjectName = Field(description="GPUProvider that holds the lease.")
+    product: Word = Field(description="GPU product.")
+    lease: ObjectName = Field(description="Name of the ComputeLease in the provider's namespace.")
+    attempt: int = Field(ge=1, le=1_000_000, description="Which attempt this is.")
+    price: DecimalUSD = Field(description="Frozen price, USD per GPU-hour.")
+    effective_price: DecimalUSD = Field(description="Effective price at placement, USD per GPU-hour.")
+    placed_at: datetime = Field(description="When it was decided.")
+    policies: list[Annotated[str, Field(max_length=320)]] = Field(
+        default_factory=list,
+        max_length=64,
+        description="PlacementPolicies that were applied, as name@generation.",
+    )
+
+
+class UsageStatus(Model):
+    """What was metered over all attempts."""
+
+    gpu_seconds: int = Field(default=0, alias="gpuSeconds", ge=0, le=2**53, description="Billed GPU-seconds.")
+    cost: DecimalUSD = Field(default="0", description="USD for them, rounded down once.")
+
+
+class SettlementStatus(Model):
+    """How the charge was settled on chain."""
+
+    epoch: int = Field(ge=1, le=2**53, description="Number of the SettlementEpoch that covers the whole charge.")
+    post_transaction: str = Field(default="", max_length=66, description="Transaction that posted the epoch.")
+    claim_transaction: str = Field(default="", max_length=66, description="Transaction that paid the provider.")
+
+
+class ComputeJobStatus(Model):
+    """What became of the job; written by the hub alone."""
+
+    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that this status judges.")
+    state: Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"] = Field(
+        default="Pending", description="One word for people, derived from the conditions."
+    )
+    placement: PlacementStatus | None = Field(default=None, description="Where the job is, or was last.")
+    candidates: list[Candidate] = Field(
+        default_factory=list,
+        max_length=10,
+        description="The ten best-judged offers of the newest decision.",
+        json_schema_extra=map_list("provider", "product"),
+    )
+    start_time: datetime | None = Field(default=None, description="When the first container started.")
+    completion_time: datetime | None = Field(default=None, description="When the last container ended.")
+    usage: UsageStatus | None = Field(default=None, description="What was metered.")
+    settlement: SettlementStatus | None = Field(default=None, description="How the charge was settled.")
+    conditions: Conditions
+
+
+_FROZEN = (
+    "gpu",
+    "replicas",
+    "template",
+    "placement",
+    "latency",
+    "strategy",
+    "maxPricePerGPUHour",
+    "runLimit",
+    "failover",
+)
+
+
+def _unchanged(field: str) -> str:
+    new, old = f"self.spec.{field}", f"oldSelf.spec.{field}"
+    return f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+
+
+class ComputeJob(Resource):
+    """GPU work to be placed on the cheapest lawful member cluster, run there, metered and paid."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="ComputeJob",
+        plural="computejobs",
+        singular="computejob",
+        short_name="cjob",
+        namespaced=True,
+        columns=(
+            Column("State", ".status.state"),
+            Column("Provider", ".status.placement.provider"),
+            Column("Product", ".status.placement.product"),
+            Column("Eff-Price", ".status.placement.effectivePrice", description="USD per GPU-hour"),
+            Column("Cost", ".status.usage.cost", description="USD metered so far"),
+            Column("Settled", ".status.conditions[?(@.type=='Settled')].status"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Attempt", ".status.placement.attempt", "integer", wide=True),
+            Column("GPU-Seconds", ".status.usage.gpuSeconds", "integer", wide=True),
+            Column("Reason", ".status.conditions[?(@.type=='Placed')].reason", wide=True),
+            Column("Message", ".status.conditions[?(@.type=='Placed')].message", wide=True),
+        ),
+        rules=tuple(
+            Rule(
+                f"!(has(oldSelf.status) && has(oldSelf.status.placement)) || ({_unchanged(field)})",
+                f"spec.{field}: cannot change after placement; only suspend, deadline and budget can. "
+                "Delete the job and create a new one",
+            )
+            for field in _FROZEN
+        ),
+    )
+    spec: ComputeJobSpec = Field(description="What is to run, where it may, and what it may cost.")
+    status: ComputeJobStatus = Field(
+        default_factory=lambda: ComputeJobStatus(conditions=[]), description="What became of the job."
+    )
+
+    @property
+    def gpus(self) -> int:
+        """GPUs over all replicas."""
+        return self.spec.gpu.count * self.spec.replicas
+
+    def to_domain(self, *, spent: MicroUSD, avoid: Mapping[str, str]) -> Job:
+        """The job as placement sees it.
+
+        `spent` is what earlier attempts cost (µUSD), `avoid` maps providers to why they must not be asked.
+        Raises InvalidResourceError (`UnknownPlace`) for a country or origin that is not known.
+        """
+        spec = self.spec
+        budget = parse_usd(spec.budget) if spec.budget is not None else None
+        return Job(
+            uid=self.metadata.uid,
+            namespace=self.metadata.namespace,
+            name=self.metadata.name,
+            gpu=spec.gpu.to_domain(),
+            replicas=spec.replicas,
+            run_limit=parse_duration(spec.run_limit),
+            rules=spec.placement.to_domain(),
+            latency=spec.latency.to_domain() if spec.latency else None,
+            max_price=parse_usd(spec.max_price_per_gpu_hour) if spec.max_price_per_gpu_hour else None,
+            budget_left=MicroUSD(max(0, budget - spent)) if budget is not None else None,
+            deadline=spec.deadline,
+            rates=spec.strategy.to_domain(),
+            avoid=avoid,
+        )

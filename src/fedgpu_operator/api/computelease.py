@@ -1,0 +1,225 @@
+"""ComputeLease: one attempt of one job at one provider, written by the hub and carried out by the agent."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from fedgpu_operator.api.base import (
+    Column,
+    Conditions,
+    DecimalUSD,
+    JSONObject,
+    KindInfo,
+    Model,
+    ObjectName,
+    Resource,
+    Rule,
+    Word,
+)
+from fedgpu_operator.domain.usage import PodUsage, UsageReading
+
+LEASE_LABEL = "fedgpu.dev/lease"
+PROVIDER_LABEL = "fedgpu.dev/provider"
+TENANT_LABEL = "fedgpu.dev/tenant"
+JOB_UID_LABEL = "fedgpu.dev/job-uid"
+
+
+class JobRef(Model):
+    """The job that this lease is an attempt of."""
+
+    namespace: str = Field(min_length=1, max_length=63, description="Namespace of the job; also the tenant.")
+    name: ObjectName = Field(description="Name of the job.")
+    uid: str = Field(min_length=36, max_length=36, description="UID of the job.")
+
+
+class ComputeLeaseSpec(Model):
+    """What was agreed; nothing but `desired`, `stopReason` and `stopRequestedAt` changes afterwards."""
+
+    job: JobRef = Field(description="The job that this lease is an attempt of.")
+    attempt: int = Field(ge=1, le=1_000_000, description="Which attempt of the job.")
+    fencing_epoch: int = Field(ge=1, le=2**53, description="Rises with every lease of the job; older ones are dead.")
+    provider: ObjectName = Field(description="GPUProvider that runs it.")
+    product: Word = Field(description="GPU product.")
+    replicas: int = Field(ge=1, le=64, description="Replicas.")
+    gpus_per_replica: int = Field(alias="gpusPerReplica", ge=1, le=16, description="GPUs of one replica.")
+    price_per_gpu_hour: DecimalUSD = Field(description="Frozen price, USD per GPU-hour.")
+    run_limit_seconds: int = Field(ge=1, le=2_592_000, description="Longest run in seconds.")
+    member_namespace: str = Field(min_length=1, max_length=63, description="The tenant's namespace on the member.")
+    desired: Literal["Run", "Stop"] = Field(
+        default="Run",
+        description="Stop is the tombstone: only it ends the workload, a missing lease never does.",
+    )
+    stop_requested_at: datetime | None = Field(
+        default=None, description="When Stop was set, by the hub's clock; usage long after it is not payable."
+    )
+    stop_reason: str = Field(default="", max_length=64, description="Why it is to stop, in one word.")
+    workload: JSONObject = Field(
+        description="The rendered batch/v1 Job.",
+        json_schema_extra={
+            "x-kubernetes-embedded-resource": True,
+            "x-kubernetes-preserve-unknown-fields": True,
+        },
+    )
+
+    @property
+    def gpus(self) -> int:
+        """GPUs over all replicas."""
+        return self.replicas * self.gpus_per_replica
+
+
+class PodReading(Model):
+    """Usage of one pod."""
+
+    name: ObjectName = Field(description="Name of the pod on the member.")
+    uid: str = Field(default="", max_length=64, description="UID of the pod.")
+    index: int = Field(default=0, ge=0, le=1023, description="Completion index.")
+    gpus: int = Field(ge=0, le=64, description="GPUs the pod holds.")
+    started_at: datetime | None = Field(default=None, description="Start of the first container, member clock.")
+    finished_at: datetime | None = Field(default=None, description="End of the last container, member clock.")
+    seconds: int = Field(default=0, ge=0, le=2**53, description="Allocated seconds so far.")
+
+    def to_domain(self) -> PodUsage:
+        """The same as a domain value."""
+        return PodUsage(
+            uid=self.uid,
+            name=self.name,
+            index=self.index,
+            gpus=self.gpus,
+            seconds=self.seconds,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+        )
+
+    @classmethod
+    def from_domain(cls, pod: PodUsage) -> PodReading:
+        """As it is written into the lease's status."""
+        return cls(
+            name=pod.name,
+            uid=pod.uid,
+            index=pod.index,
+            gpus=pod.gpus,
+            seconds=pod.seconds,
+            started_at=pod.started_at,
+            finished_at=pod.finished_at,
+        )
+
+
+class LeaseUsage(Model):
+    """Latest cumulative usage, as read on the member; readings never fall."""
+
+    sequence: int = Field(default=0, ge=0, le=2**53, description="Rises with every reading that changes anything.")
+    gpu_seconds: int = Field(default=0, alias="gpuSeconds", ge=0, le=2**53, description="Cumulative GPU-seconds.")
+    folded_gpu_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=2**53,
+        description="Part of it from pods no longer listed.",
+    )
+    started_at: datetime | None = Field(default=None, description="When the first container started.")
+    finished_at: datetime | None = Field(default=None, description="When the last container ended.")
+    observed_at: datetime | None = Field(default=None, description="When it was read.")
+    final: bool = Field(default=False, description="Whether the workload has ended and this is the last reading.")
+    pods: list[PodReading] = Field(default_factory=list, max_length=128, description="By pod.")
+
+    def to_domain(self) -> UsageReading | None:
+        """The reading as a domain value; None before the first one."""
+        if self.observed_at is None:
+            return None
+        return UsageReading(
+            sequence=self.sequence,
+            gpu_seconds=self.gpu_seconds,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            observed_at=self.observed_at,
+            pods=tuple(pod.to_domain() for pod in self.pods),
+            folded_gpu_seconds=self.folded_gpu_seconds,
+        )
+
+    @classmethod
+    def from_domain(cls, reading: UsageReading, *, final: bool) -> LeaseUsage:
+        """As it is written into the lease's status."""
+        return cls(
+            sequence=reading.sequence,
+            gpu_seconds=reading.gpu_seconds,
+            folded_gpu_seconds=reading.folded_gpu_seconds,
+            started_at=reading.started_at,
+            finished_at=reading.finished_at,
+            observed_at=reading.observed_at,
+            final=final,
+            pods=[PodReading.from_domain(pod) for pod in reading.pods],
+        )
+
+
+class ComputeLeaseStatus(Model):
+    """How it goes on the member; written by the agent alone."""
+
+    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that the agent acted on.")
+    state: Literal["Pending", "Running", "Stopping", "Succeeded", "Failed", "Stopped"] = Field(
+        default="Pending", description="One word for people, derived from the conditions."
+    )
+    workload_uid: str = Field(default="", max_length=64, description="UID of the Job on the member.")
+    exit_message: str = Field(default="", max_length=1024, description="How the workload ended, in words.")
+    usage: LeaseUsage = Field(default_factory=LeaseUsage, description="Latest cumulative usage.")
+    conditions: Conditions
+
+    @property
+    def ended(self) -> bool:
+        """Whether the workload is gone or done and will use nothing more."""
+        return self.state in {"Succeeded", "Failed", "Stopped"}
+
+
+_FROZEN = (
+    "job",
+    "attempt",
+    "fencingEpoch",
+    "provider",
+    "product",
+    "replicas",
+    "gpusPerReplica",
+    "pricePerGPUHour",
+    "runLimitSeconds",
+    "memberNamespace",
+)
+
+
+class ComputeLease(Resource):
+    """One attempt of one job at one provider: frozen price, fencing epoch, rendered workload, usage."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="ComputeLease",
+        plural="computeleases",
+        singular="computelease",
+        short_name="clease",
+        namespaced=True,
+        columns=(
+            Column("State", ".status.state"),
+            Column("Job", ".spec.job.name"),
+            Column("Tenant", ".spec.job.namespace"),
+            Column("Provider", ".spec.provider"),
+            Column("Price", ".spec.pricePerGPUHour", description="USD per GPU-hour"),
+            Column("GPU-Seconds", ".status.usage.gpuSeconds", "integer"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Desired", ".spec.desired", wide=True),
+            Column("Product", ".spec.product", wide=True),
+            Column("Started", ".status.usage.startedAt", "date", wide=True),
+            Column("Finished", ".status.usage.finishedAt", "date", wide=True),
+        ),
+        rules=(
+            Rule(
+                "oldSelf.spec.desired == 'Run' || self.spec.desired == 'Stop'",
+                "spec.desired: a stopped lease never runs again; the job gets a new attempt instead",
+            ),
+            Rule(
+                " && ".join(f"self.spec.{field} == oldSelf.spec.{field}" for field in _FROZEN),
+                f"spec: {', '.join(_FROZEN)} are frozen for the life of a lease; "
+                "a new attempt of the job gets a new lease",
+            ),
+        ),
+    )
+    spec: ComputeLeaseSpec = Field(description="What was agreed.")
+    status: ComputeLeaseStatus = Field(
+        default_factory=lambda: ComputeLeaseStatus(conditions=[]), description="How it goes on the member."
+    )

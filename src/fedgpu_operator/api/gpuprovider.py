@@ -1,0 +1,227 @@
+"""GPUProvider: an owner's offer to the federation, and what the hub knows of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from fedgpu_operator.api.base import (
+    SET_LIST,
+    Column,
+    Conditions,
+    CountryCode,
+    DecimalUSD,
+    KindInfo,
+    Model,
+    Resource,
+    Rule,
+    WalletAddress,
+    Word,
+    cel,
+    map_list,
+)
+from fedgpu_operator.domain.location import Location
+
+
+class ProviderLocation(Model):
+    """Where the GPUs physically stand."""
+
+    country: CountryCode = Field(description="Country (ISO 3166-1 alpha-2) in which the GPUs stand, e.g. DE.")
+    region: Word | None = Field(default=None, description="The owner's name of the region, e.g. eu-central-1.")
+    latitude: float | None = Field(default=None, ge=-90, le=90, description="Degrees north.")
+    longitude: float | None = Field(default=None, ge=-180, le=180, description="Degrees east.")
+
+    model_config = Model.model_config | {
+        "json_schema_extra": cel(
+            Rule(
+                "has(self.latitude) == has(self.longitude)",
+                "latitude and longitude belong together: set both or neither",
+            )
+        )
+    }
+
+    def to_domain(self) -> Location:
+        """The same as a domain value."""
+        return Location(self.country, self.region or "", self.latitude, self.longitude)
+
+
+class SecretKeyRef(Model):
+    """A key of a Secret in the operator's own namespace; another namespace cannot be named."""
+
+    name: str = Field(min_length=1, max_length=253, description="Name of the Secret in the operator's namespace.")
+    key: str = Field(default="kubeconfig", min_length=1, max_length=253, description="Key within the Secret.")
+
+
+class Connection(Model):
+    """How the hub reaches the member cluster."""
+
+    mode: Literal["Push"] = Field(
+        default="Push", description="Push: the agent runs inside the operator and uses the kubeconfig below."
+    )
+    kubeconfig_secret_ref: SecretKeyRef = Field(
+        description="Kubeconfig of the member cluster. Credentials are inline (token or client certificate) "
+        "and TLS verified: exec, auth-provider, file paths, proxies and insecure TLS are refused."
+    )
+
+
+class GPUOffer(Model):
+    """One GPU product at one price."""
+
+    product: Word = Field(description="GPU product as GPU feature discovery labels it, e.g. NVIDIA-H100-80GB-HBM3.")
+    price_per_gpu_hour: DecimalUSD = Field(description="Price of one GPU for one hour, USD as a decimal string.")
+    max_gpus: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="The owner's limit: at most this many GPUs are let at once.",
+    )
+    watts: int | None = Field(
+        default=None,
+        ge=1,
+        le=5000,
+        description="Power drawn by one GPU under load, in watts; used by Greenest.",
+    )
+
+
+class Energy(Model):
+    """Where the power comes from."""
+
+    carbon_intensity: int = Field(ge=0, le=3000, description="Carbon intensity of the power in g CO2e per kWh.")
+
+
+class ProviderLimits(Model):
+    """What the owner allows."""
+
+    max_leases: int = Field(default=100, ge=1, le=100_000, description="At most this many leases at once.")
+
+
+class Payout(Model):
+    """Where earnings go."""
+
+    address: WalletAddress = Field(description="The provider's account on the chain; claims are paid to it.")
+
+
+class GPUProviderSpec(Model):
+    """The owner's offer."""
+
+    display_name: str | None = Field(default=None, max_length=128, description="Name for people.")
+    location: ProviderLocation = Field(description="Where the GPUs stand; self-declared.")
+    connection: Connection = Field(description="How the hub reaches the member cluster.")
+    offers: list[GPUOffer] = Field(
+        min_length=1,
+        max_length=32,
+        description="What is for rent, one entry per GPU product.",
+        json_schema_extra=map_list("product"),
+    )
+    compliance: list[Word] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Claims the owner makes, e.g. HIPAA, ISO27001, SOC2; self-declared.",
+        json_schema_extra=SET_LIST,
+    )
+    energy: Energy | None = Field(default=None, description="Where the power comes from.")
+    limits: ProviderLimits = Field(default_factory=ProviderLimits, description="What the owner allows.")
+    payout: Payout | None = Field(default=None, description="Where earnings go; needed to be paid on chain.")
+
+    def acceptance_hash(self) -> str:
+        """Twelve hex digits over what acceptance binds: location, compliance, payout wallet and endpoint."""
+        bound = {
+            "location": self.location.to_wire(),
+            "compliance": sorted(self.compliance),
+            "payout": self.payout.address.lower() if self.payout else None,
+            "connection": self.connection.to_wire(),
+        }
+        return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Inventory(Model):
+    """What the member has of one GPU product."""
+
+    product: Word = Field(description="GPU product.")
+    architecture: str = Field(default="", max_length=63, description="GPU architecture, e.g. hopper.")
+    memory_mi_b: int = Field(default=0, alias="memoryMiB", ge=0, le=10_000_000, description="Memory of one GPU, MiB.")
+    nodes: int = Field(ge=0, le=100_000, description="Schedulable nodes with this product.")
+    total: int = Field(ge=0, le=10_000_000, description="Allocatable GPUs.")
+    free: int = Field(ge=0, le=10_000_000, description="GPUs that can be let now.")
+
+
+class LatencyStatus(Model):
+    """Round trips between hub and member API server, as the agent measured them."""
+
+    p50_ms: float = Field(ge=0, le=1e6, description="Median round trip in ms.")
+    p95_ms: float = Field(ge=0, le=1e6, description="95th percentile in ms.")
+    measured_at: datetime = Field(description="When the newest sample was taken.")
+
+
+class Acceptance(Model):
+    """What the hub accepted."""
+
+    hash: str = Field(max_length=64, description="Hash over location, compliance, payout wallet and endpoint.")
+    accepted_at: datetime = Field(description="When it was accepted.")
+
+
+class GPUProviderStatus(Model):
+    """What the hub knows of the provider; written by the hub alone."""
+
+    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that this status judges.")
+    state: Literal["Pending", "Ready", "NotReady", "Unreachable"] = Field(
+        default="Pending", description="One word for people, derived from the conditions."
+    )
+    namespace: str = Field(default="", max_length=63, description="The provider's namespace on the hub.")
+    acceptance: Acceptance | None = Field(default=None, description="What was accepted.")
+    inventory: list[Inventory] = Field(
+        default_factory=list,
+        max_length=64,
+        description="GPUs by product.",
+        json_schema_extra=map_list("product"),
+    )
+    total_gpus: int = Field(default=0, alias="totalGPUs", ge=0, le=10_000_000, description="Allocatable GPUs.")
+    free_gpus: int = Field(default=0, alias="freeGPUs", ge=0, le=10_000_000, description="GPUs that can be let now.")
+    leases: int = Field(default=0, ge=0, le=1_000_000, description="Leases that have not ended.")
+    latency: LatencyStatus | None = Field(default=None, description="Round trips hub to member.")
+    conditions: Conditions
+
+
+class GPUProvider(Resource):
+    """An owner's offer of GPUs: who, where, how reached, at what price."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="GPUProvider",
+        plural="gpuproviders",
+        singular="gpuprovider",
+        short_name="gpup",
+        namespaced=False,
+        columns=(
+            Column("State", ".status.state", description="Pending, Ready, NotReady or Unreachable"),
+            Column("Country", ".spec.location.country"),
+            Column("Product", ".spec.offers[0].product", description="First product offered"),
+            Column(
+                "Price",
+                ".spec.offers[0].pricePerGPUHour",
+                description="USD per GPU-hour of the first product",
+            ),
+            Column("Free", ".status.freeGPUs", "integer"),
+            Column("Total", ".status.totalGPUs", "integer"),
+            Column("Leases", ".status.leases", "integer"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Region", ".spec.location.region", wide=True),
+            Column("Compliance", ".spec.compliance", wide=True),
+            Column("RTT-ms", ".status.latency.p50Ms", "number", wide=True),
+            Column("Ready", ".status.conditions[?(@.type=='Ready')].reason", wide=True),
+        ),
+        rules=(
+            Rule(
+                "size(self.metadata.name) <= 40",
+                "metadata.name: at most 40 characters, since namespaces are named after the provider",
+            ),
+        ),
+    )
+    spec: GPUProviderSpec = Field(description="The owner's offer.")
+    status: GPUProviderStatus = Field(
+        default_factory=lambda: GPUProviderStatus(conditions=[]),
+        description="What the hub knows of the provider.",
+    )

@@ -1,0 +1,113 @@
+"""Placement rules as jobs and policies write them: countries, groups, claims and a provider selector."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedgpu_operator.api.base import SET_LIST, CountryCode, Model, Rule, Word, cel
+from fedgpu_operator.domain.geo import resolve_countries
+from fedgpu_operator.domain.job import PlacementRules, Requirement, SelectorOperator
+from fedgpu_operator.errors import InvalidResourceError
+
+CountryGroup = Literal["EU", "EEA", "EFTA", "SCHENGEN", "G7", "GDPR_ADEQUATE"]
+
+LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
+LabelValue = Annotated[str, Field(max_length=63)]
+
+
+class LabelRequirement(Model):
+    """One requirement of a label selector."""
+
+    key: LabelKey = Field(description="Label key that the requirement is about.")
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="How the values are compared.")
+    values: list[LabelValue] = Field(
+        default_factory=list, max_length=32, description="Values for In and NotIn; empty for the other two."
+    )
+
+    def to_domain(self) -> Requirement:
+        """The same as a domain value."""
+        return Requirement(self.key, SelectorOperator(self.operator), frozenset(self.values))
+
+
+class LabelSelector(Model):
+    """A Kubernetes label selector: every entry must hold."""
+
+    match_labels: dict[LabelKey, LabelValue] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="Labels that must be there with exactly these values.",
+    )
+    match_expressions: list[LabelRequirement] = Field(
+        default_factory=list, max_length=16, description="Requirements on single labels."
+    )
+
+    model_config = Model.model_config | {
+        "json_schema_extra": cel(
+            Rule(
+                "!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn'] ? "
+                "(has(e.values) && size(e.values) > 0) : (!has(e.values) || size(e.values) == 0))",
+                "matchExpressions: In and NotIn need values; Exists and DoesNotExist take none",
+            )
+        )
+    }
+
+    def to_domain(self) -> tuple[Requirement, ...]:
+        """All entries as requirements, in a stable order."""
+        labels = [Requirement(k, SelectorOperator.IN, frozenset({v})) for k, v in sorted(self.match_labels.items())]
+        return tuple(labels + [entry.to_domain() for entry in self.match_expressions])
+
+
+class PlacementSpec(Model):
+    """Where work may lawfully run; every rule that is set must hold."""
+
+    countries: list[CountryCode] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Countries (ISO 3166-1 alpha-2) in which the work may run; with groups, the union.",
+        json_schema_extra=SET_LIST,
+    )
+    groups: list[CountryGroup] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Groups of countries in which the work may run, e.g. EU or EEA.",
+        json_schema_extra=SET_LIST,
+    )
+    excluded_countries: list[CountryCode] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Countries in which the work must not run; wins over countries and groups.",
+        json_schema_extra=SET_LIST,
+    )
+    regions: list[Word] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Provider regions (GPUProvider spec.location.region) in which the work may run.",
+        json_schema_extra=SET_LIST,
+    )
+    compliance: list[Word] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Claims the provider must make, e.g. HIPAA or ISO27001; compared exactly.",
+        json_schema_extra=SET_LIST,
+    )
+    provider_selector: LabelSelector | None = Field(default=None, description="Labels that the GPUProvider must carry.")
+
+    def to_domain(self) -> PlacementRules:
+        """Rules with groups resolved to countries; what is not set stays unrestricted.
+
+        Raises InvalidResourceError (`UnknownPlace`) for two letters that are no ISO 3166-1 code.
+        """
+        try:
+            allowed = resolve_countries(self.countries, self.groups)
+            excluded = resolve_countries(self.excluded_countries, [])
+        except ValueError as error:
+            raise InvalidResourceError("UnknownPlace", f"spec.placement: {error}") from error
+        return PlacementRules(
+            countries=allowed if self.countries or self.groups else None,
+            excluded_countries=excluded,
+            regions=frozenset(self.regions) if self.regions else None,
+            compliance=frozenset(self.compliance),
+            selector=self.provider_selector.to_domain() if self.provider_selector else (),
+        )

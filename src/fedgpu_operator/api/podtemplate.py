@@ -1,0 +1,151 @@
+"""The bounded pod template of a ComputeJob: the safe subset of a PodSpec that a stranger's cluster may see.
+
+The full PodTemplateSpec would make a CRD too large for client-side apply and too dear for CEL, and most of it
+(host namespaces, node names, host paths, service accounts) must not be asked of a member cluster anyway.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedgpu_operator.api.base import Model, Rule, cel, hint, map_list
+
+DNSLabel = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=63,
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        json_schema_extra=hint("must be a DNS label: lower-case letters, digits and '-', e.g. trainer-0"),
+    ),
+]
+Quantity = Annotated[
+    str,
+    Field(
+        max_length=32,
+        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+        json_schema_extra=hint("must be a quantity with an optional unit, e.g. 500m, '4' or 16Gi"),
+    ),
+]
+Argument = Annotated[str, Field(max_length=4096)]
+AnnotationKey = Annotated[str, Field(min_length=1, max_length=317)]
+AnnotationValue = Annotated[str, Field(max_length=1024)]
+
+
+class EnvVar(Model):
+    """One environment variable with a literal value."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=253,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Name of the variable.",
+        json_schema_extra=hint("must be letters, digits and '_', not beginning with a digit, e.g. BATCH_SIZE"),
+    )
+    value: str = Field(default="", max_length=8192, description="Its value; no secrets: objects are readable.")
+
+
+class VolumeMount(Model):
+    """Where a volume appears in a container."""
+
+    name: DNSLabel = Field(description="Name of the volume.")
+    mount_path: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^/[^:]*$",
+        description="Absolute path in the container.",
+        json_schema_extra=hint("must be an absolute path without ':', e.g. /data"),
+    )
+    read_only: bool = Field(default=False, description="Whether the container may only read it.")
+
+
+class ResourceList(Model):
+    """Requests or limits; GPUs are set by spec.gpu, not here."""
+
+    cpu: Quantity | None = Field(default=None, description="CPU, e.g. 500m or 4.")
+    memory: Quantity | None = Field(default=None, description="Memory, e.g. 16Gi.")
+    ephemeral_storage: Quantity | None = Field(
+        default=None, alias="ephemeral-storage", description="Scratch space on the node, e.g. 50Gi."
+    )
+
+
+class Resources(Model):
+    """CPU, memory and scratch space of one container."""
+
+    requests: ResourceList = Field(default_factory=ResourceList, description="What is set aside.")
+    limits: ResourceList = Field(default_factory=ResourceList, description="What must not be passed.")
+
+
+class Container(Model):
+    """One container."""
+
+    name: DNSLabel = Field(description="Name of the container.")
+    image: str = Field(min_length=1, max_length=512, description="Image reference.")
+    command: list[Argument] = Field(default_factory=list, max_length=64, description="Entry point.")
+    args: list[Argument] = Field(default_factory=list, max_length=256, description="Arguments.")
+    env: list[EnvVar] = Field(
+        default_factory=list, max_length=128, description="Environment.", json_schema_extra=map_list("name")
+    )
+    working_dir: str | None = Field(default=None, max_length=1024, description="Working directory.")
+    resources: Resources = Field(default_factory=Resources, description="CPU, memory and scratch space.")
+    volume_mounts: list[VolumeMount] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Volumes of this container.",
+        json_schema_extra=map_list("mountPath"),
+    )
+
+
+class EmptyDir(Model):
+    """Scratch space that lives as long as the pod."""
+
+    medium: Literal["", "Memory"] = Field(default="", description="Memory for tmpfs, empty for the node's disk.")
+    size_limit: Quantity | None = Field(default=None, description="At most this much, e.g. 10Gi.")
+
+
+class Volume(Model):
+    """A volume of a safe kind."""
+
+    name: DNSLabel = Field(description="Name of the volume.")
+    empty_dir: EmptyDir = Field(description="Scratch space that lives as long as the pod.")
+
+
+class PodTemplate(Model):
+    """What one replica runs. The operator adds the restricted security context and the GPUs."""
+
+    annotations: dict[AnnotationKey, AnnotationValue] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="Annotations of the pods; keys of kubernetes.io are refused.",
+    )
+    containers: list[Container] = Field(
+        min_length=1,
+        max_length=4,
+        description="Containers; the first one gets the GPUs.",
+        json_schema_extra=map_list("name"),
+    )
+    volumes: list[Volume] = Field(
+        default_factory=list, max_length=16, description="Volumes.", json_schema_extra=map_list("name")
+    )
+    run_as_user: int = Field(
+        default=65532, ge=1, le=2**31 - 1, description="User id of all containers; root is not possible."
+    )
+    termination_grace_period_seconds: int = Field(
+        default=30, ge=0, le=3600, description="Seconds between the request to stop and the kill."
+    )
+
+    model_config = Model.model_config | {
+        "json_schema_extra": cel(
+            Rule(
+                "!has(self.annotations) || self.annotations.all(k, !k.contains('kubernetes.io/'))",
+                "template.annotations: keys of kubernetes.io belong to Kubernetes; use a domain of your own",
+            ),
+            Rule(
+                "self.containers.all(c, !has(c.volumeMounts) || c.volumeMounts.all(m, "
+                "has(self.volumes) && self.volumes.exists(v, v.name == m.name)))",
+                "template.containers: every volumeMounts name must be that of an entry in template.volumes",
+            ),
+        )
+    }

@@ -1,0 +1,83 @@
+"""ProviderReport: what the owner's side says of its cluster; the agent alone writes it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from fedgpu_operator.api.base import Column, Conditions, KindInfo, Model, ObjectName, Resource, Word, map_list
+
+
+class NodeBucket(Model):
+    """Nodes of equal free capacity."""
+
+    free: int = Field(ge=0, le=1024, description="GPUs on each of these nodes that no foreign pod holds.")
+    nodes: int = Field(ge=1, le=100_000, description="How many such nodes.")
+
+
+class ReportedProduct(Model):
+    """One GPU product as the member's nodes show it; pods of our own leases are left out of `held`."""
+
+    product: Word = Field(description="Value of nvidia.com/gpu.product.")
+    architecture: str = Field(default="", max_length=63, description="Value of nvidia.com/gpu.family.")
+    memory_mi_b: int = Field(
+        default=0, alias="memoryMiB", ge=0, le=10_000_000, description="nvidia.com/gpu.memory, MiB."
+    )
+    total: int = Field(ge=0, le=10_000_000, description="Allocatable GPUs on schedulable nodes.")
+    foreign: int = Field(ge=0, le=10_000_000, description="GPUs held by pods that are not ours.")
+    buckets: list[NodeBucket] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Free-GPU histogram: allocatable minus foreign pods, by node.",
+    )
+
+
+class ReportStatus(Model):
+    """The newest reading of the member cluster."""
+
+    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that the agent acted on.")
+    observed_at: datetime | None = Field(default=None, description="When the member was last read.")
+    agent_version: str = Field(default="", max_length=64, description="Version of the agent.")
+    kubernetes_version: str = Field(default="", max_length=64, description="Version of the member's API server.")
+    products: list[ReportedProduct] = Field(
+        default_factory=list,
+        max_length=64,
+        description="GPUs by product.",
+        json_schema_extra=map_list("product"),
+    )
+    round_trips_ms: list[Annotated[float, Field(ge=0, le=1e6)]] = Field(
+        default_factory=list, max_length=16, description="Newest round trips to the member's API server, ms."
+    )
+    conditions: Conditions
+
+
+class ReportSpec(Model):
+    """Whose report this is."""
+
+    provider: ObjectName = Field(description="Name of the GPUProvider.")
+
+
+class ProviderReport(Resource):
+    """Inventory and free capacity of a member cluster as its agent reports them."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="ProviderReport",
+        plural="providerreports",
+        singular="providerreport",
+        short_name="gpur",
+        namespaced=True,
+        columns=(
+            Column("Provider", ".spec.provider"),
+            Column("Kubernetes", ".status.kubernetesVersion"),
+            Column("Observed", ".status.observedAt", "date"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Agent", ".status.agentVersion", wide=True),
+        ),
+    )
+    spec: ReportSpec = Field(description="Whose report this is.")
+    status: ReportStatus = Field(
+        default_factory=lambda: ReportStatus(conditions=[]),
+        description="The newest reading of the member cluster.",
+    )

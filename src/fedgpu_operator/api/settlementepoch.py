@@ -1,0 +1,91 @@
+"""SettlementEpoch: one settlement on chain, from posting to finality and payment."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from fedgpu_operator.api.base import (
+    Column,
+    Conditions,
+    DecimalUSD,
+    HexBytes32,
+    KindInfo,
+    Model,
+    Resource,
+    Rule,
+    WalletAddress,
+)
+
+
+class SettlementEpochSpec(Model):
+    """What is settled; fixed when the epoch is made."""
+
+    sequence: int = Field(ge=1, le=2**53, description="Number of the epoch on chain.")
+    chain_id: int = Field(alias="chainID", ge=1, le=2**53, description="EIP-155 chain id.")
+    contract: WalletAddress = Field(description="ComputeEscrow that it is posted to.")
+    prev_root: HexBytes32 = Field(description="Root of the epoch before.")
+    root: HexBytes32 = Field(description="Merkle root over the cumulative lines of all (tenant, provider) pairs.")
+    manifest_hash: HexBytes32 = Field(description="keccak-256 of the canonical manifest (RFC 8785 JSON).")
+    period_end: datetime = Field(description="Usage up to this instant is covered.")
+    total: DecimalUSD = Field(description="Sum of the debits, USD.")
+    tenants: int = Field(ge=0, le=500, description="Tenants that are debited.")
+    providers: int = Field(ge=0, le=1_000_000, description="Providers that are credited.")
+    leases: int = Field(default=0, ge=0, le=2**53, description="Leases with new usage in this epoch.")
+
+
+class EpochTransactions(Model):
+    """Transactions of this epoch."""
+
+    post: str = Field(default="", max_length=66, description="Hash of the transaction that posted it.")
+    claim: str = Field(default="", max_length=66, description="Hash of the transaction that paid the providers.")
+
+
+class SettlementEpochStatus(Model):
+    """How far it got; read back from the chain at finalized, never inferred from a receipt alone."""
+
+    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that this status judges.")
+    state: Literal["Pending", "Posted", "Finalized", "Paid", "Cancelled"] = Field(
+        default="Pending", description="One word for people, derived from the conditions."
+    )
+    transactions: EpochTransactions = Field(
+        default_factory=EpochTransactions, description="Transactions of this epoch."
+    )
+    active_at: datetime | None = Field(default=None, description="When the challenge window ends, chain time.")
+    paid: DecimalUSD = Field(default="0", description="Paid to providers under this root so far, USD.")
+    conditions: Conditions
+
+
+class SettlementEpoch(Resource):
+    """One settlement: period, root, manifest hash, transactions, finality."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="SettlementEpoch",
+        plural="settlementepochs",
+        singular="settlementepoch",
+        short_name="sepoch",
+        namespaced=False,
+        columns=(
+            Column("State", ".status.state"),
+            Column("Total", ".spec.total", description="USD debited"),
+            Column("Tenants", ".spec.tenants", "integer"),
+            Column("Providers", ".spec.providers", "integer"),
+            Column("Active-At", ".status.activeAt", description="End of the challenge window, chain time"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Root", ".spec.root", wide=True),
+            Column("Post-Tx", ".status.transactions.post", wide=True),
+            Column("Claim-Tx", ".status.transactions.claim", wide=True),
+        ),
+        rules=(
+            Rule(
+                "self.spec == oldSelf.spec",
+                "spec: fixed when the epoch is made; a correction is a new epoch",
+            ),
+        ),
+    )
+    spec: SettlementEpochSpec = Field(description="What is settled.")
+    status: SettlementEpochStatus = Field(
+        default_factory=lambda: SettlementEpochStatus(conditions=[]), description="How far it got."
+    )

@@ -1,0 +1,1 @@
+"""Frozen values that every layer speaks in; nothing here imports anything above errors."""

@@ -1,0 +1,222 @@
+"""What the ledger keeps and answers: attempts, billed usage, settlement epochs, transactions; values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD, accrue, charge
+
+
+def lease_name(job_uid: str, attempt: int) -> str:
+    """The name of everything that belongs to one attempt: `<jobUID>-<attempt>`."""
+    return f"{job_uid}-{attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRequest:
+    """The terms under which a job asks for one more attempt.
+
+    `request_id` names the decision that asks (any string the caller can repeat after a crash). `tenant` is the job's
+    namespace, `provider` the GPUProvider's name. `price` is µUSD per GPU-hour, frozen here; `gpus` counts all
+    replicas; `run_limit` is seconds.
+    """
+
+    job_uid: str
+    request_id: str
+    tenant: str
+    job_name: str
+    provider: str
+    product: str
+    price: MicroUSD
+    gpus: int
+    run_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt as the ledger holds it: the terms never change, `ended_at` and `outcome` are set once."""
+
+    terms: AttemptRequest
+    attempt: int
+    created_at: datetime
+    ended_at: datetime | None = None
+    outcome: str = ""
+
+    @property
+    def lease_name(self) -> str:
+        """The lease and the member workload of this attempt."""
+        return lease_name(self.terms.job_uid, self.attempt)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the attempt may still run somewhere."""
+        return self.ended_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """One append: `gpu_seconds` is the cumulative billed usage of the lease at that sequence."""
+
+    lease_name: str
+    sequence: int
+    gpu_seconds: int
+    observed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseUsage:
+    """An attempt with its newest billed usage; sequence 0 where nothing was recorded yet."""
+
+    attempt: Attempt
+    gpu_seconds: int
+    sequence: int
+
+    @property
+    def numerator(self) -> int:
+        """Accrued µUSD·s/h, exact."""
+        return accrue(self.attempt.terms.price, self.gpu_seconds)
+
+    @property
+    def cost(self) -> MicroUSD:
+        """What this lease costs alone; money moves by pair, where rounding happens once for all its leases."""
+        return charge(self.attempt.terms.price, self.gpu_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class PairTotal:
+    """Everything one tenant owes one provider, ever: `numerator` in µUSD·s/h, exact."""
+
+    tenant: str
+    provider: str
+    gpu_seconds: int
+    numerator: int
+    open_attempts: int
+    ended_attempts: int
+
+    @property
+    def cumulative(self) -> MicroUSD:
+        """The figure of a receipt: rounded down once for the whole pair."""
+        return MicroUSD(self.numerator // SECONDS_PER_HOUR)
+
+
+@dataclass(frozen=True, slots=True)
+class UncoveredLease:
+    """A lease whose billed usage is beyond what the live epochs cover, oldest first in a snapshot."""
+
+    lease_name: str
+    tenant: str
+    provider: str
+    price: MicroUSD
+    gpu_seconds: int
+    covered_gpu_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementSnapshot:
+    """One consistent read: every pair that owes something, and the leases no live epoch covers to the end."""
+
+    pairs: tuple[PairTotal, ...]
+    uncovered: tuple[UncoveredLease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseCover:
+    """An epoch pays for this lease up to `gpu_seconds`, cumulative."""
+
+    lease_name: str
+    gpu_seconds: int
+
+
+class EpochStage(StrEnum):
+    """Where an epoch stands. Cancelled and Abandoned epochs cover nothing; the others are live."""
+
+    PREPARED = "Prepared"
+    POSTED = "Posted"
+    FINALIZED = "Finalized"
+    PAID = "Paid"
+    CANCELLED = "Cancelled"
+    """Was on chain and the guardian took it back before it became active."""
+    ABANDONED = "Abandoned"
+    """Never reached the chain: the intent was stale or the contract refused it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochLine:
+    """One line of a root: the wallets are kept as they were given for this epoch."""
+
+    tenant: str
+    provider: str
+    tenant_wallet: str
+    provider_wallet: str
+    cumulative: MicroUSD
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDraft:
+    """An epoch before it is on chain; hashes and roots are ``0x…`` strings, `total` is the sum of debits in µUSD."""
+
+    seq: int
+    prev_root: str
+    root: str
+    manifest: bytes
+    manifest_hash: str
+    period_end: datetime
+    total: MicroUSD
+    lines: tuple[EpochLine, ...]
+    covers: tuple[LeaseCover, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A stored epoch: `number` is the ledger's own rising number, `chain_epoch` the contract's, once known."""
+
+    number: int
+    draft: EpochDraft
+    stage: EpochStage
+    created_at: datetime
+    chain_epoch: int | None = None
+    post_tx: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How far one lease is settled: `epoch` and `stage` are those of the newest live epoch that covers it."""
+
+    lease_name: str
+    gpu_seconds: int
+    covered_gpu_seconds: int
+    epoch: int | None
+    stage: EpochStage | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is billed so far lies in a live epoch; true for a lease that used nothing."""
+        return self.covered_gpu_seconds >= self.gpu_seconds
+
+
+class TxState(StrEnum):
+    """Where a transaction stands; only Finalized, Reverted and Replaced are final."""
+
+    SIGNED = "Signed"
+    BROADCAST = "Broadcast"
+    INCLUDED = "Included"
+    FINALIZED = "Finalized"
+    REVERTED = "Reverted"
+    REPLACED = "Replaced"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTx:
+    """One transaction; `raw` are the signed bytes where the caller has them, so that the same can be sent again."""
+
+    tx_hash: str
+    kind: str
+    epoch: int | None
+    provider_wallet: str | None
+    sender: str
+    nonce: int | None = None
+    raw: bytes = b""
+    state: TxState = TxState.SIGNED
+    block_number: int | None = None

@@ -1,0 +1,107 @@
+"""Countries, legal groups of countries and cloud regions by name; lookups only, no rule about placement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from fedgpu_operator.domain.geo_countries import COUNTRIES
+from fedgpu_operator.domain.geo_regions import REGIONS
+from fedgpu_operator.domain.location import Location
+
+GROUPS_AS_OF: Final = "2026-02-01"
+"""The day on which the groups below were true; law changes, so a release states its own day."""
+
+_EU: Final = frozenset(
+    {"AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU"}
+    | {"IE", "IT", "LT", "LU", "LV", "MT", "NL", "PL", "PT", "RO", "SE", "SI", "SK"}
+)
+_EFTA: Final = frozenset({"CH", "IS", "LI", "NO"})
+_ADEQUATE: Final = frozenset({"AD", "AR", "BR", "CH", "FO", "GB", "GG", "IL", "IM", "JE", "JP", "KR", "NZ", "UY"})
+
+GROUPS: Final[dict[str, frozenset[str]]] = {
+    "EU": _EU,
+    "EEA": _EU | {"IS", "LI", "NO"},
+    "EFTA": _EFTA,
+    "SCHENGEN": (_EU - {"CY", "IE"}) | _EFTA,
+    "G7": frozenset({"CA", "DE", "FR", "GB", "IT", "JP", "US"}),
+    "GDPR_ADEQUATE": _ADEQUATE,
+}
+"""Legal groups, strict by ISO code: overseas territories with a code of their own (RE, GF, AX) are not "EU".
+
+EU: Art. 52 TEU. EEA: EEA Agreement. EFTA: EFTA Convention. SCHENGEN: Council Decisions up to (EU) 2024/3212.
+GDPR_ADEQUATE: third countries covered whole by a European Commission decision under Art. 45 GDPR (or its
+forerunner), the last one Implementing Decision (EU) 2026/179 on Brazil; the decisions on Canada and the United
+States cover only some recipients, which a country code cannot tell, so both are left out. The EEA is not in it.
+"""
+
+
+def is_country(code: str) -> bool:
+    """Whether `code` is exactly an ISO 3166-1 alpha-2 code; ``de`` is not."""
+    return code in COUNTRIES
+
+
+def resolve_countries(countries: Iterable[str], groups: Iterable[str] = ()) -> frozenset[str]:
+    """The union of countries and groups as ISO 3166-1 alpha-2 codes; nothing given is the empty set.
+
+    Raises ValueError naming the first unknown code or group; case is exact.
+    """
+    resolved: set[str] = set()
+    for code in countries:
+        if not is_country(code):
+            raise ValueError(f"{code!r} is no ISO 3166-1 alpha-2 country code such as 'DE'{_hint(code)}")
+        resolved.add(code)
+    for group in groups:
+        if group not in GROUPS:
+            raise ValueError(f"{group!r} is no known country group; known groups: {', '.join(sorted(GROUPS))}")
+        resolved |= GROUPS[group]
+    return frozenset(resolved)
+
+
+def locate(*, country: str = "", region: str = "", coordinates: tuple[float, float] | None = None) -> Location:
+    """A Location from what is given, the most exact fact winning: coordinates, then region, then country.
+
+    `coordinates` are (degrees north, degrees east). A known cloud region gives country and coordinates unless
+    `country` says otherwise (owners may reuse a cloud's region name); a country gives its centre.
+    Raises ValueError on an unknown country, on coordinates off the globe, and when nothing can be located.
+    """
+    if country and not is_country(country):
+        raise ValueError(f"{country!r} is no ISO 3166-1 alpha-2 country code such as 'DE'{_hint(country)}")
+    known = REGIONS.get(region)
+    if known is not None and country in ("", known[0]):
+        country = known[0]
+    else:
+        known = None
+    point = _checked(coordinates) if coordinates else known[1:] if known else None
+    if point is None:
+        if not country:
+            raise ValueError(
+                f"region {region!r} is not known: give coordinates, a country, or a cloud region "
+                "such as 'eu-central-1', 'europe-west3' or 'germanywestcentral'"
+            )
+        point = COUNTRIES[country][1:]
+    return Location(country=country, region=region, latitude=point[0], longitude=point[1])
+
+
+def point_of(location: Location) -> tuple[float, float] | None:
+    """Where a place is, in degrees (north, east): its own coordinates, else its cloud region's, else None.
+
+    A country's centre is never used here: it may lie thousands of kilometres from the machines.
+    """
+    if location.latitude is not None and location.longitude is not None:
+        return location.latitude, location.longitude
+    known = REGIONS.get(location.region)
+    return known[1:] if known is not None and known[0] == location.country else None
+
+
+def _checked(point: tuple[float, float]) -> tuple[float, float]:
+    north, east = point
+    if not (-90 <= north <= 90 and -180 <= east <= 180):
+        raise ValueError(f"coordinates {north}, {east} are off the globe: latitude is -90 to 90, longitude -180 to 180")
+    return point
+
+
+def _hint(code: str) -> str:
+    if code.upper() in GROUPS:
+        return f"; {code.upper()!r} is a group, name it under groups"
+    return f"; did you mean {code.upper()!r}?" if code.upper() in COUNTRIES else ""

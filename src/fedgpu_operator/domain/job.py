@@ -1,0 +1,119 @@
+"""A job and the rules that bind it, as placement sees them: values only, with no trace of Kubernetes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from fedgpu_operator.domain.gpu import GpuNeed
+from fedgpu_operator.domain.location import Location
+from fedgpu_operator.domain.money import MicroUSD
+
+
+class SelectorOperator(StrEnum):
+    """The operators of a Kubernetes label selector requirement."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One label requirement; an absent key satisfies `NotIn`, as in Kubernetes."""
+
+    key: str
+    operator: SelectorOperator
+    values: frozenset[str] = frozenset()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether these labels satisfy the requirement."""
+        match self.operator:
+            case SelectorOperator.IN:
+                return labels.get(self.key) in self.values
+            case SelectorOperator.NOT_IN:
+                return self.key not in labels or labels[self.key] not in self.values
+            case SelectorOperator.EXISTS:
+                return self.key in labels
+            case SelectorOperator.DOES_NOT_EXIST:
+                return self.key not in labels
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRules:
+    """Where work may lawfully run; None means "not restricted", an empty set would mean "nowhere".
+
+    `countries` are ISO 3166-1 alpha-2 codes with groups (EU, EEA, …) already resolved; `regions` are the
+    providers' own region names. `excluded_countries` wins over `countries`.
+    """
+
+    countries: frozenset[str] | None = None
+    excluded_countries: frozenset[str] = frozenset()
+    regions: frozenset[str] | None = None
+    compliance: frozenset[str] = frozenset()
+    selector: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A platform admin's guardrail that already matched the job's namespace; intersected with the job's rules."""
+
+    name: str
+    generation: int
+    rules: PlacementRules = PlacementRules()
+    max_price: MicroUSD | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRule:
+    """Round-trip bound from a point; an estimate satisfies `max_ms` only when `allow_estimate` is set."""
+
+    origin: Location
+    max_ms: int | None = None
+    allow_estimate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRates:
+    """What a job pays to avoid a millisecond of latency or a kilogram of CO2e, in µUSD (per GPU-hour)."""
+
+    per_ms: int = 0
+    per_kg_co2e: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One pending job.
+
+    `max_price` is µUSD per GPU-hour; `budget_left` is what the job may still spend over all attempts (µUSD);
+    `run_limit` is seconds per attempt and bounds the cost; `deadline` is the instant at which it is stopped.
+    `avoid` names providers that must not be asked again now (a rejection cools down, a fenced attempt).
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    gpu: GpuNeed
+    replicas: int
+    run_limit: int
+    priority: int = 0
+    rules: PlacementRules = PlacementRules()
+    latency: LatencyRule | None = None
+    max_price: MicroUSD | None = None
+    budget_left: MicroUSD | None = None
+    deadline: datetime | None = None
+    rates: ExchangeRates = ExchangeRates()
+    avoid: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs over all replicas."""
+        return self.gpu.count * self.replicas
+
+    def within(self, budget: MicroUSD) -> Job:
+        """The same job with no more than this left to spend (µUSD)."""
+        left = budget if self.budget_left is None else min(budget, self.budget_left)
+        return replace(self, budget_left=left)

@@ -1,0 +1,5 @@
+"""Fixtures that all rooms of the tests may ask for; each is started only when a test does."""
+
+from __future__ import annotations
+
+pytest_plugins = ["fedgpu_operator.lab.pytest_plugin"]

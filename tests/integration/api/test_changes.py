@@ -1,0 +1,149 @@
+"""Changes after creation: what is frozen, what is not, and who owns which condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fedgpu_operator.api.base import JSONObject
+
+Sample = Callable[[str, str], JSONObject]
+
+
+@pytest.fixture
+def placed(desk: Any, sample: Sample) -> JSONObject:
+    """A full ComputeJob that has been placed."""
+    document = sample("full", "ComputeJob")
+    stored: JSONObject = desk.create(document)
+    answer = desk.patch(stored, {"status": document["status"]}, "--subresource=status")
+    assert answer.returncode == 0, answer.stderr
+    return stored
+
+
+FROZEN: dict[str, object] = {
+    "gpu": {"count": 4},
+    "replicas": 3,
+    "template": {"runAsUser": 2000},
+    "placement": {"groups": ["EEA"]},
+    "latency": None,
+    "strategy": {"preset": "Cheapest", "rates": None},
+    "maxPricePerGPUHour": "9.99",
+    "runLimit": "2h",
+    "failover": None,
+}
+
+
+@pytest.mark.parametrize(("field", "value"), FROZEN.items(), ids=FROZEN.keys())
+def test_after_placement_the_agreement_is_frozen(field: str, value: object, desk: Any, placed: JSONObject) -> None:
+    answer = desk.patch(placed, {"spec": {field: value}})
+    assert answer.returncode != 0
+    assert f"spec.{field}: cannot change after placement" in answer.stderr
+    assert "Delete the job and create a new one" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"suspend": False}, {"deadline": "2028-01-01T00:00:00Z"}, {"deadline": None}, {"budget": "200"}],
+    ids=str,
+)
+def test_after_placement_suspend_deadline_and_budget_may_change(
+    change: JSONObject, desk: Any, placed: JSONObject
+) -> None:
+    answer = desk.patch(placed, {"spec": change})
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_before_placement_everything_may_change(desk: Any, sample: Sample) -> None:
+    stored = desk.create(sample("full", "ComputeJob"))
+    answer = desk.patch(stored, {"spec": FROZEN})
+    assert answer.returncode == 0, answer.stderr
+
+
+LEASE_CHANGES: dict[str, object] = {
+    "pricePerGPUHour": "9",
+    "fencingEpoch": 8,
+    "attempt": 3,
+    "provider": "beta",
+    "product": "NVIDIA-L4",
+    "replicas": 3,
+    "gpusPerReplica": 4,
+    "runLimitSeconds": 1,
+    "memberNamespace": "kube-system",
+    "job": {"name": "other"},
+}
+
+
+@pytest.mark.parametrize(("field", "value"), LEASE_CHANGES.items(), ids=LEASE_CHANGES.keys())
+def test_a_lease_keeps_what_was_agreed(field: str, value: object, desk: Any, sample: Sample) -> None:
+    stored = desk.create(sample("minimal", "ComputeLease"))
+    answer = desk.patch(stored, {"spec": {field: value}})
+    assert answer.returncode != 0
+    assert field in answer.stderr
+    assert "frozen for the life of a lease" in answer.stderr
+
+
+def test_a_lease_can_be_stopped_and_never_run_again(desk: Any, sample: Sample) -> None:
+    stored = desk.create(sample("minimal", "ComputeLease"))
+    stop = desk.patch(stored, {"spec": {"desired": "Stop", "stopReason": "Suspended"}})
+    assert stop.returncode == 0, stop.stderr
+    again = desk.patch(stored, {"spec": {"desired": "Run"}})
+    assert again.returncode != 0
+    assert "a stopped lease never runs again" in again.stderr
+
+
+def test_a_wallet_cannot_be_exchanged_but_the_limit_can(desk: Any, sample: Sample) -> None:
+    stored = desk.create(sample("minimal", "ComputeAccount"))
+    other = desk.patch(stored, {"spec": {"wallet": "0x" + "ab" * 20}})
+    assert other.returncode != 0
+    assert "spec.wallet: cannot change" in other.stderr
+    assert "use a new namespace" in other.stderr
+    assert desk.patch(stored, {"spec": {"maxPerJob": "5"}}).returncode == 0
+
+
+def test_a_settlement_epoch_is_never_corrected(desk: Any, sample: Sample) -> None:
+    stored = desk.create(sample("minimal", "SettlementEpoch"))
+    answer = desk.patch(stored, {"spec": {"total": "0"}})
+    assert answer.returncode != 0
+    assert "a correction is a new epoch" in answer.stderr
+
+
+def condition(kind: str, status: str, reason: str) -> JSONObject:
+    return {"type": kind, "status": status, "reason": reason, "lastTransitionTime": "2026-01-02T03:04:05Z"}
+
+
+def test_two_managers_own_their_conditions_side_by_side(desk: Any, sample: Sample) -> None:
+    document = sample("minimal", "ComputeJob")
+    stored = desk.create(document)
+
+    def applied(manager: str, *conditions: JSONObject, check: bool = True) -> Any:
+        body = {key: document[key] for key in ("apiVersion", "kind")}
+        body |= {"metadata": {"name": document["metadata"]["name"]}, "status": {"conditions": list(conditions)}}
+        options = ("apply", "--server-side", "--subresource=status", f"--field-manager={manager}", "-f", "-")
+        return desk.kubectl(*options, document=body, check=check)
+
+    applied("placement", condition("Placed", "True", "Placed"))
+    applied("settlement", condition("Settled", "Unknown", "AwaitingFinality"))
+    assert types(desk.read(stored)) == {"Placed": "Placed", "Settled": "AwaitingFinality"}
+
+    taken = applied("settlement", condition("Placed", "False", "Stolen"), check=False)
+    assert taken.returncode != 0
+    assert "conflict" in taken.stderr
+
+    applied("settlement")
+    assert types(desk.read(stored)) == {"Placed": "Placed"}, "an applier takes back its own entry alone"
+
+
+def types(stored: JSONObject) -> dict[str, str]:
+    return {entry["type"]: entry["reason"] for entry in stored["status"]["conditions"]}
+
+
+def test_a_status_written_with_the_object_is_ignored_and_a_spec_with_the_status_too(desk: Any, sample: Sample) -> None:
+    stored = desk.create(sample("full", "ComputeJob"))
+    assert "status" not in stored
+    answer = desk.patch(stored, {"spec": {"replicas": 9}, "status": {"state": "Placed"}}, "--subresource=status")
+    assert answer.returncode == 0, answer.stderr
+    after = desk.read(stored)
+    assert (after["spec"]["replicas"], after["status"]["state"]) == (2, "Placed")
+    assert after["metadata"]["generation"] == 1

@@ -1,0 +1,231 @@
+"""Malformed objects: refused by the API server with the field and, in words, what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+
+from fedgpu_operator.api.base import JSONObject
+
+Sample = Callable[[str, str], JSONObject]
+
+DROP: Final = object()
+"""In place of a value: the field is taken away."""
+
+CONTAINER: Final = "spec.template.containers.0"
+COUNTRY: Final = "must be an ISO 3166-1 alpha-2 country code in capitals, e.g. DE, US or GB"
+MONEY: Final = "must be a decimal string of US dollars, not negative, with at most six places"
+DURATION: Final = "must be hours, minutes and seconds in that order, e.g. 1h30m or 90s"
+WALLET: Final = "must be a chain address: 0x and 40 hex digits"
+UNKNOWN: Final = "unknown field"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One field made wrong, and the words that must stand in the refusal."""
+
+    kind: str
+    path: str
+    value: object
+    words: tuple[str, ...]
+    size: str = "minimal"
+
+
+def provider(path: str, value: object, *words: str) -> Case:
+    return Case("GPUProvider", path, value, words)
+
+
+def job(path: str, value: object, *words: str) -> Case:
+    return Case("ComputeJob", path, value, words)
+
+
+CASES: Final = {
+    # GPUProvider
+    "country in words": provider("spec.location.country", "Germany", "spec.location.country", COUNTRY),
+    "country in small letters": provider("spec.location.country", "de", "spec.location.country", COUNTRY),
+    "country that ISO never gave": provider("spec.location.country", "UK", "(not UK)"),
+    "no country": provider("spec.location.country", DROP, "spec.location.country", "Required value"),
+    "latitude alone": provider("spec.location.latitude", 50.1, "spec.location", "set both or neither"),
+    "latitude off the globe": provider(
+        "spec.location", {"country": "DE", "latitude": 91, "longitude": 0}, "latitude", "less than or equal to 90"
+    ),
+    "negative price": provider("spec.offers.0.pricePerGPUHour", "-1", "spec.offers[0].pricePerGPUHour", MONEY),
+    "price as a number": provider(
+        "spec.offers.0.pricePerGPUHour", 1.25, "spec.offers[0].pricePerGPUHour", "must be of type string"
+    ),
+    "price finer than a base unit": provider("spec.offers.0.pricePerGPUHour", "1.0000001", MONEY),
+    "no offers": provider("spec.offers", [], "spec.offers", "should have at least 1 items"),
+    "a product twice": provider(
+        "spec.offers",
+        [{"product": "NVIDIA-L4", "pricePerGPUHour": "1"}, {"product": "NVIDIA-L4", "pricePerGPUHour": "2"}],
+        "spec.offers[1]",
+        "Duplicate value",
+    ),
+    "kubeconfig of another namespace": provider(
+        "spec.connection.kubeconfigSecretRef.namespace",
+        "kube-system",
+        UNKNOWN,
+        "spec.connection.kubeconfigSecretRef.namespace",
+    ),
+    "kubeconfig in the open": provider("spec.connection.kubeconfig", "…", UNKNOWN, "spec.connection.kubeconfig"),
+    "mode that does not exist": provider("spec.connection.mode", "Tunnel", "spec.connection.mode", '"Push"'),
+    "payout without 0x": provider(
+        "spec.payout", {"address": "70997970C51812dc3A010C7d01b50e0d17dc79C8"}, "spec.payout.address", WALLET
+    ),
+    "name too long for a namespace": provider("metadata.name", "p" * 41, "metadata.name", "at most 40 characters"),
+    # ComputeJob
+    "run limit forever": job("spec.runLimit", "forever", "spec.runLimit", DURATION),
+    "run limit without a unit": job("spec.runLimit", "90", "spec.runLimit", DURATION),
+    "run limit of one character": job("spec.runLimit", "5", "spec.runLimit", DURATION),
+    "run limit of nothing": job("spec.runLimit", "0s", "spec.runLimit", "between 1s and 720h"),
+    "run limit of months": job("spec.runLimit", "721h", "spec.runLimit", "between 1s and 720h"),
+    "no run limit": job("spec.runLimit", DROP, "spec.runLimit", "Required value"),
+    "preset and rates": job(
+        "spec.strategy",
+        {"preset": "Cheapest", "rates": {"usdPerMs": "1"}},
+        "spec.strategy",
+        "set either preset or rates, not both",
+    ),
+    "strategy of nothing": job("spec.strategy", {}, "spec.strategy", "set either preset or rates"),
+    "unknown preset": job("spec.strategy", {"preset": "Best"}, "spec.strategy.preset", '"Cheapest"'),
+    "unknown group": job("spec.placement", {"groups": ["Atlantis"]}, "spec.placement.groups[0]", '"EU"', '"EEA"'),
+    "country twice": job("spec.placement", {"countries": ["DE", "DE"]}, "spec.placement.countries[1]", "Duplicate"),
+    "excluded country in words": job(
+        "spec.placement", {"excludedCountries": ["France"]}, "spec.placement.excludedCountries[0]", COUNTRY
+    ),
+    "In without values": job(
+        "spec.placement",
+        {"providerSelector": {"matchExpressions": [{"key": "tier", "operator": "In"}]}},
+        "spec.placement.providerSelector",
+        "In and NotIn need values",
+    ),
+    "no replicas": job("spec.replicas", 0, "spec.replicas", "greater than or equal to 1"),
+    "65 replicas": job("spec.replicas", 65, "spec.replicas", "less than or equal to 64"),
+    "17 GPUs on a node": job("spec.gpu", {"count": 17}, "spec.gpu.count", "less than or equal to 16"),
+    "negative cap": job("spec.maxPricePerGPUHour", "-2", "spec.maxPricePerGPUHour", MONEY),
+    "budget with a currency": job("spec.budget", "5 EUR", "spec.budget", MONEY),
+    "deadline in words": job("spec.deadline", "tomorrow", "spec.deadline", "date-time"),
+    "latency from nowhere": job("spec.latency", {"from": {}}, "latency.from", "exactly one of region, country"),
+    "latency from two places": job(
+        "spec.latency", {"from": {"country": "SG", "region": "ap-southeast-1"}}, "latency.from", "exactly one of"
+    ),
+    "latency of half a point": job("spec.latency", {"from": {"latitude": 1.3}}, "latitude with longitude"),
+    "policy not built yet": job("spec.failover", {"policy": "Teleport"}, "spec.failover.policy", '"KeepRunning"'),
+    "no containers": job("spec.template.containers", [], "spec.template.containers", "at least 1 items"),
+    "container name in capitals": job(f"{CONTAINER}.name", "Main", "containers[0].name", "must be a DNS label"),
+    "variable name with a dash": job(
+        f"{CONTAINER}.env", [{"name": "MY-VAR", "value": "1"}], "env[0].name", "must be letters, digits and '_'"
+    ),
+    "secret in the environment": job(
+        f"{CONTAINER}.env",
+        [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+        UNKNOWN,
+        "valueFrom",
+    ),
+    "memory in words": job(
+        f"{CONTAINER}.resources", {"requests": {"memory": "16 GB"}}, "requests.memory", "e.g. 500m, '4' or 16Gi"
+    ),
+    "GPUs beside spec.gpu": job(
+        f"{CONTAINER}.resources", {"limits": {"nvidia.com/gpu": "1"}}, UNKNOWN, "nvidia.com/gpu"
+    ),
+    "mount of no volume": job(
+        f"{CONTAINER}.volumeMounts",
+        [{"name": "data", "mountPath": "/data"}],
+        "spec.template",
+        "every volumeMounts name must be that of an entry in template.volumes",
+    ),
+    "mount at a relative path": job(
+        f"{CONTAINER}.volumeMounts",
+        [{"name": "data", "mountPath": "data"}],
+        "volumeMounts[0].mountPath",
+        "must be an absolute path",
+    ),
+    "annotation of Kubernetes": job(
+        "spec.template.annotations",
+        {"container.apparmor.security.beta.kubernetes.io/main": "unconfined"},
+        "spec.template",
+        "use a domain of your own",
+    ),
+    "annotation key without end": job("spec.template.annotations", {"k" * 318: ""}, "at most 317 characters"),
+    "host network": job("spec.template.hostNetwork", True, UNKNOWN, "spec.template.hostNetwork"),
+    "host processes": job("spec.template.hostPID", True, UNKNOWN, "spec.template.hostPID"),
+    "node by name": job("spec.template.nodeName", "node-1", UNKNOWN, "spec.template.nodeName"),
+    "service account": job("spec.template.serviceAccountName", "admin", UNKNOWN, "serviceAccountName"),
+    "root": job("spec.template.runAsUser", 0, "spec.template.runAsUser", "greater than or equal to 1"),
+    "privileged container": job(
+        f"{CONTAINER}.securityContext", {"privileged": True}, UNKNOWN, "containers[0].securityContext"
+    ),
+    "path of the host": job(
+        "spec.template.volumes",
+        [{"name": "root", "emptyDir": {}, "hostPath": {"path": "/"}}],
+        UNKNOWN,
+        "volumes[0].hostPath",
+    ),
+    "volume of no kind": job(
+        "spec.template.volumes", [{"name": "root"}], "spec.template.volumes[0].emptyDir", "Required value"
+    ),
+    "no spec at all": job("spec", DROP, "spec: Required value"),
+    "misspelt field": job("spec.replica", 2, UNKNOWN, "spec.replica"),
+    # the others
+    "wallet without 0x": Case(
+        "ComputeAccount", "spec.wallet", "70997970C51812dc3A010C7d01b50e0d17dc79C8", ("spec.wallet", WALLET)
+    ),
+    "wallet as a name": Case("ComputeAccount", "spec.wallet", "vitalik.eth", ("spec.wallet", WALLET)),
+    "second account": Case("ComputeAccount", "metadata.name", "second", ("metadata.name", "named default")),
+    "policy on an unknown group": Case(
+        "PlacementPolicy", "spec.placement", {"groups": ["Mars"]}, ("spec.placement.groups[0]", '"GDPR_ADEQUATE"')
+    ),
+    "policy with a negative cap": Case(
+        "PlacementPolicy", "spec.maxPricePerGPUHour", "-1", ("spec.maxPricePerGPUHour", MONEY)
+    ),
+    "root of 31 bytes": Case(
+        "SettlementEpoch", "spec.root", "0x" + "11" * 31, ("spec.root", "must be 32 bytes in hex")
+    ),
+    "more tenants than a post may debit": Case(
+        "SettlementEpoch", "spec.tenants", 501, ("spec.tenants", "less than or equal to 500")
+    ),
+    "lease without fencing epoch": Case(
+        "ComputeLease", "spec.fencingEpoch", DROP, ("spec.fencingEpoch", "Required value")
+    ),
+    "lease of a workload without kind": Case(
+        "ComputeLease", "spec.workload", {"metadata": {"name": "x"}}, ("spec.workload.kind", "Required value")
+    ),
+    "report of nobody": Case("ProviderReport", "spec.provider", "", ("spec.provider", "at least 1 chars")),
+}
+
+
+def put(document: JSONObject, path: str, value: object) -> None:
+    """Set, or with DROP take away, the value at a path such as ``spec.offers.0.product``."""
+    *parents, last = path.split(".")
+    node: Any = document
+    for part in parents:
+        node = node[int(part)] if part.isdigit() else node[part]
+    if value is DROP:
+        del node[last]
+    else:
+        node[last] = value
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_the_refusal_names_the_field_and_the_fix(case: Case, counter: Any, sample: Sample) -> None:
+    document = sample(case.size, case.kind)
+    put(document, case.path, case.value)
+    told = counter.refusal(document)
+    for words in case.words:
+        assert words in told
+    assert "rule evaluation error" not in told, "a rule must not stumble over what another one refuses"
+
+
+def test_who_switches_strict_validation_off_gets_nothing_privileged_stored(desk: Any, sample: Sample) -> None:
+    document = sample("minimal", "ComputeJob")
+    template = document["spec"]["template"]
+    template |= {"hostNetwork": True, "nodeName": "node-1", "serviceAccountName": "admin"}
+    template["containers"][0]["securityContext"] = {"privileged": True}
+    template["volumes"] = [{"name": "root", "emptyDir": {}, "hostPath": {"path": "/"}}]
+    stored = desk.create(document, "--validate=ignore")["spec"]["template"]
+    assert set(stored) == {"containers", "volumes", "runAsUser", "terminationGracePeriodSeconds"}
+    assert "securityContext" not in stored["containers"][0]
+    assert set(stored["volumes"][0]) == {"name", "emptyDir"}
