@@ -1,0 +1,227 @@
+"""Attempts and their billed usage, as functions of one connection; sums of money are made in Python, exactly."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, ScalarSelect, Select, func, insert, select, update
+
+from fedgpu_operator.adapters.ledger.schema import attempts, usage_records
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairTotal, UsageRecord, lease_name
+from fedgpu_operator.domain.money import MicroUSD, accrue
+from fedgpu_operator.errors import LedgerError
+from fedgpu_operator.metering import receipt_cumulative
+
+
+def open_attempt(connection: Connection, request: AttemptRequest, at: datetime) -> Attempt:
+    """The attempt that this request got before, else the job's next one; LedgerError while another is open."""
+    known = connection.execute(
+        select(attempts).where(attempts.c.job_uid == request.job_uid, attempts.c.request_id == request.request_id)
+    ).one_or_none()
+    if known is not None:
+        return _attempt(known)
+    running = current_attempt(connection, request.job_uid)
+    if running is not None:
+        raise LedgerError(f"attempt {running.lease_name} of job {request.job_name} has not ended")
+    last = connection.execute(
+        select(func.max(attempts.c.attempt)).where(attempts.c.job_uid == request.job_uid)
+    ).scalar_one()
+    number = (last or 0) + 1
+    connection.execute(
+        insert(attempts).values(
+            lease_name=lease_name(request.job_uid, number),
+            job_uid=request.job_uid,
+            attempt=number,
+            request_id=request.request_id,
+            tenant=request.tenant,
+            job_name=request.job_name,
+            provider=request.provider,
+            product=request.product,
+            price=request.price,
+            gpus=request.gpus,
+            run_limit=request.run_limit,
+            created_at=at,
+        )
+    )
+    return Attempt(request, number, at)
+
+
+def current_attempt(connection: Connection, job_uid: str) -> Attempt | None:
+    """The job's open attempt, None where there is none."""
+    row = connection.execute(
+        select(attempts).where(attempts.c.job_uid == job_uid, attempts.c.ended_at.is_(None))
+    ).one_or_none()
+    return None if row is None else _attempt(row)
+
+
+def attempts_of(connection: Connection, job_uid: str) -> tuple[Attempt, ...]:
+    """All attempts of a job, oldest first."""
+    rows = connection.execute(select(attempts).where(attempts.c.job_uid == job_uid).order_by(attempts.c.attempt))
+    return tuple(_attempt(row) for row in rows)
+
+
+def end_attempt(connection: Connection, lease: str, outcome: str, at: datetime) -> Attempt:
+    """End an attempt once; the same outcome again changes nothing, another one is a LedgerError."""
+    found = _lease(connection, lease)
+    if not outcome:
+        raise LedgerError(f"attempt {lease} cannot end without an outcome")
+    if found.ended_at is None:
+        connection.execute(update(attempts).where(attempts.c.lease_name == lease).values(ended_at=at, outcome=outcome))
+        return _lease(connection, lease)
+    if found.outcome != outcome:
+        raise LedgerError(f"attempt {lease} ended as {found.outcome}, it cannot end as {outcome} too")
+    return found
+
+
+def record_usage(connection: Connection, lease: str, sequence: int, gpu_seconds: int, observed_at: datetime) -> bool:
+    """Append one cumulative figure; False where this very record was there already."""
+    known = connection.execute(
+        select(usage_records).where(usage_records.c.lease_name == lease, usage_records.c.sequence == sequence)
+    ).one_or_none()
+    if known is not None:
+        if (known.gpu_seconds, known.observed_at) == (gpu_seconds, observed_at):
+            return False
+        raise LedgerError(
+            f"usage {sequence} of {lease} is {known.gpu_seconds} gpu-seconds seen at {known.observed_at.isoformat()}, "
+            f"not {gpu_seconds} seen at {observed_at.isoformat()}"
+        )
+    _lease(connection, lease)
+    last = last_usage(connection, lease)
+    if last is not None and (sequence < last.sequence or gpu_seconds < last.gpu_seconds):
+        raise LedgerError(
+            f"usage of {lease} only rises: {gpu_seconds} gpu-seconds at {sequence} "
+            f"after {last.gpu_seconds} at {last.sequence}"
+        )
+    connection.execute(
+        insert(usage_records).values(
+            lease_name=lease, sequence=sequence, gpu_seconds=gpu_seconds, observed_at=observed_at
+        )
+    )
+    return True
+
+
+def last_usage(connection: Connection, lease: str) -> UsageRecord | None:
+    """The newest record of a lease."""
+    row = connection.execute(
+        select(usage_records)
+        .where(usage_records.c.lease_name == lease)
+        .order_by(usage_records.c.sequence.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else UsageRecord(row.lease_name, row.sequence, row.gpu_seconds, row.observed_at)
+
+
+def lease_usage(connection: Connection, lease: str) -> LeaseUsage | None:
+    """One attempt with its newest usage; None for a lease the ledger never opened."""
+    row = connection.execute(_usage_query().where(attempts.c.lease_name == lease)).one_or_none()
+    return None if row is None else _usage(row)
+
+
+def history(connection: Connection, tenant: str | None, job_uid: str | None, limit: int) -> tuple[LeaseUsage, ...]:
+    """Attempts with their usage, newest first."""
+    query = _usage_query().order_by(attempts.c.created_at.desc(), attempts.c.lease_name.desc()).limit(limit)
+    if tenant is not None:
+        query = query.where(attempts.c.tenant == tenant)
+    if job_uid is not None:
+        query = query.where(attempts.c.job_uid == job_uid)
+    return tuple(_usage(row) for row in connection.execute(query))
+
+
+def open_attempts(connection: Connection) -> tuple[LeaseUsage, ...]:
+    """Every attempt that has not ended, with its usage, oldest first."""
+    query = _usage_query().where(attempts.c.ended_at.is_(None))
+    rows = connection.execute(query.order_by(attempts.c.created_at, attempts.c.lease_name))
+    return tuple(_usage(row) for row in rows)
+
+
+def spent(connection: Connection, job_uid: str) -> MicroUSD:
+    """What all attempts of a job cost together, in µUSD, rounded down once."""
+    rows = connection.execute(_usage_query().where(attempts.c.job_uid == job_uid))
+    return receipt_cumulative(_usage(row).numerator for row in rows)
+
+
+def pair_totals(connection: Connection, tenant: str | None) -> tuple[PairTotal, ...]:
+    """Totals by (tenant, provider), sorted."""
+    used = select(
+        attempts.c.tenant,
+        attempts.c.provider,
+        attempts.c.price,
+        func.coalesce(newest_gpu_seconds(), 0).label("gpu_seconds"),
+        attempts.c.ended_at.is_(None).label("open"),
+    )
+    if tenant is not None:
+        used = used.where(attempts.c.tenant == tenant)
+    lease = used.subquery()
+    # Grouped by price too, so that rate × time is multiplied in Python, where an integer cannot overflow.
+    rows = connection.execute(
+        select(
+            lease.c.tenant,
+            lease.c.provider,
+            lease.c.price,
+            func.sum(lease.c.gpu_seconds).label("gpu_seconds"),
+            func.count().label("leases"),
+            func.sum(lease.c.open).label("open"),
+        ).group_by(lease.c.tenant, lease.c.provider, lease.c.price)
+    )
+    totals: dict[tuple[str, str], PairTotal] = {}
+    for row in rows:
+        pair = (row.tenant, row.provider)
+        before = totals.get(pair, PairTotal(*pair, 0, 0, 0, 0))
+        totals[pair] = PairTotal(
+            *pair,
+            before.gpu_seconds + row.gpu_seconds,
+            before.numerator + accrue(MicroUSD(row.price), row.gpu_seconds),
+            before.open_attempts + row.open,
+            before.ended_attempts + row.leases - row.open,
+        )
+    return tuple(totals[pair] for pair in sorted(totals))
+
+
+def newest_gpu_seconds() -> ScalarSelect[int]:
+    """The newest cumulative usage of the attempt in the enclosing query: one index seek."""
+    return _newest(select(usage_records.c.gpu_seconds))
+
+
+def _newest(query: Select[tuple[int]]) -> ScalarSelect[int]:
+    return (
+        query.where(usage_records.c.lease_name == attempts.c.lease_name)
+        .order_by(usage_records.c.sequence.desc())
+        .limit(1)
+        .correlate(attempts)
+        .scalar_subquery()
+    )
+
+
+def _usage_query() -> Select[Any]:
+    return select(
+        attempts,
+        func.coalesce(newest_gpu_seconds(), 0).label("gpu_seconds"),
+        func.coalesce(_newest(select(usage_records.c.sequence)), 0).label("sequence"),
+    )
+
+
+def _lease(connection: Connection, lease: str) -> Attempt:
+    row = connection.execute(select(attempts).where(attempts.c.lease_name == lease)).one_or_none()
+    if row is None:
+        raise LedgerError(f"no attempt was opened for lease {lease}")
+    return _attempt(row)
+
+
+def _usage(row: Row[Any]) -> LeaseUsage:
+    return LeaseUsage(_attempt(row), row.gpu_seconds, row.sequence)
+
+
+def _attempt(row: Row[Any]) -> Attempt:
+    terms = AttemptRequest(
+        job_uid=row.job_uid,
+        request_id=row.request_id,
+        tenant=row.tenant,
+        job_name=row.job_name,
+        provider=row.provider,
+        product=row.product,
+        price=MicroUSD(row.price),
+        gpus=row.gpus,
+        run_limit=row.run_limit,
+    )
+    return Attempt(terms, row.attempt, row.created_at, row.ended_at, row.outcome)

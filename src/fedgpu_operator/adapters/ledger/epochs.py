@@ -1,0 +1,216 @@
+"""Settlement epochs and what they cover; functions of one connection."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+
+from fedgpu_operator.adapters.ledger.attempts import newest_gpu_seconds, pair_totals
+from fedgpu_operator.adapters.ledger.schema import attempts, epoch_leases, epoch_lines, epochs
+from fedgpu_operator.domain.books import (
+    Coverage,
+    Epoch,
+    EpochDraft,
+    EpochLine,
+    EpochStage,
+    LeaseCover,
+    SettlementSnapshot,
+    UncoveredLease,
+)
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.errors import LedgerError
+
+OPEN_STAGES = (EpochStage.PREPARED, EpochStage.POSTED)
+DEAD_STAGES = (EpochStage.CANCELLED, EpochStage.ABANDONED)
+NEXT_STAGES: dict[EpochStage, frozenset[EpochStage]] = {
+    EpochStage.PREPARED: frozenset({EpochStage.POSTED, EpochStage.ABANDONED}),
+    # Back to Prepared: a reorganisation took the post away, and the same bytes are sent again.
+    EpochStage.POSTED: frozenset(
+        {EpochStage.PREPARED, EpochStage.FINALIZED, EpochStage.CANCELLED, EpochStage.ABANDONED}
+    ),
+    EpochStage.FINALIZED: frozenset({EpochStage.PAID, EpochStage.CANCELLED}),
+    EpochStage.PAID: frozenset(),
+    EpochStage.CANCELLED: frozenset(),
+    EpochStage.ABANDONED: frozenset(),
+}
+
+
+def settlement_snapshot(connection: Connection) -> SettlementSnapshot:
+    """Every pair that owes something and every lease not covered to its end, of one moment."""
+    leases = select(
+        attempts.c.lease_name,
+        attempts.c.tenant,
+        attempts.c.provider,
+        attempts.c.price,
+        attempts.c.created_at,
+        func.coalesce(newest_gpu_seconds(), 0).label("gpu_seconds"),
+        _covered().label("covered"),
+    ).subquery()
+    rows = connection.execute(
+        select(leases).where(leases.c.gpu_seconds > leases.c.covered).order_by(leases.c.created_at, leases.c.lease_name)
+    )
+    uncovered = tuple(
+        UncoveredLease(row.lease_name, row.tenant, row.provider, MicroUSD(row.price), row.gpu_seconds, row.covered)
+        for row in rows
+    )
+    pairs = tuple(pair for pair in pair_totals(connection, None) if pair.numerator > 0)
+    return SettlementSnapshot(pairs, uncovered)
+
+
+def coverage(connection: Connection, lease: str) -> Coverage:
+    """How far a lease is settled; LedgerError for a lease the ledger never opened."""
+    used = connection.execute(
+        select(func.coalesce(newest_gpu_seconds(), 0)).select_from(attempts).where(attempts.c.lease_name == lease)
+    ).scalar_one_or_none()
+    if used is None:
+        raise LedgerError(f"no attempt was opened for lease {lease}")
+    row = connection.execute(
+        select(epoch_leases.c.gpu_seconds, epochs.c.number, epochs.c.stage)
+        .join(epochs, epochs.c.number == epoch_leases.c.epoch)
+        .where(epoch_leases.c.lease_name == lease, epochs.c.stage.not_in(DEAD_STAGES))
+        .order_by(epochs.c.number.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return Coverage(lease, used, 0, None, None)
+    return Coverage(lease, used, row.gpu_seconds, row.number, EpochStage(row.stage))
+
+
+def store_epoch(connection: Connection, draft: EpochDraft, at: datetime) -> Epoch:
+    """Keep an epoch with its lines and covers, all or nothing; the same manifest again gives the same epoch."""
+    again = connection.execute(
+        select(epochs.c.number).where(epochs.c.manifest_hash == draft.manifest_hash, epochs.c.stage.not_in(DEAD_STAGES))
+    ).scalar_one_or_none()
+    if again is not None:
+        return _stored(connection, again)
+    waiting = open_epoch(connection)
+    if waiting is not None:
+        raise LedgerError(f"epoch {waiting.number} is still {waiting.stage}: one epoch at a time")
+    number = connection.execute(
+        insert(epochs)
+        .values(
+            seq=draft.seq,
+            prev_root=draft.prev_root,
+            root=draft.root,
+            manifest=draft.manifest,
+            manifest_hash=draft.manifest_hash,
+            period_end=draft.period_end,
+            total=draft.total,
+            stage=EpochStage.PREPARED,
+            created_at=at,
+        )
+        .returning(epochs.c.number)
+    ).scalar_one()
+    _store_parts(connection, number, draft)
+    return _stored(connection, number)
+
+
+def open_epoch(connection: Connection) -> Epoch | None:
+    """The one epoch that is Prepared or Posted."""
+    number = connection.execute(select(epochs.c.number).where(epochs.c.stage.in_(OPEN_STAGES))).scalar_one_or_none()
+    return None if number is None else _stored(connection, number)
+
+
+def epoch(connection: Connection, number: int) -> Epoch | None:
+    """One epoch with its lines and covers."""
+    row = connection.execute(select(epochs).where(epochs.c.number == number)).one_or_none()
+    if row is None:
+        return None
+    lines = connection.execute(
+        select(epoch_lines).where(epoch_lines.c.epoch == number).order_by(epoch_lines.c.tenant, epoch_lines.c.provider)
+    )
+    covers = connection.execute(
+        select(epoch_leases).where(epoch_leases.c.epoch == number).order_by(epoch_leases.c.lease_name)
+    )
+    draft = EpochDraft(
+        seq=row.seq,
+        prev_root=row.prev_root,
+        root=row.root,
+        manifest=row.manifest,
+        manifest_hash=row.manifest_hash,
+        period_end=row.period_end,
+        total=MicroUSD(row.total),
+        lines=tuple(
+            EpochLine(p.tenant, p.provider, p.tenant_wallet, p.provider_wallet, MicroUSD(p.cumulative)) for p in lines
+        ),
+        covers=tuple(LeaseCover(c.lease_name, c.gpu_seconds) for c in covers),
+    )
+    return Epoch(number, draft, EpochStage(row.stage), row.created_at, row.chain_epoch, row.post_tx)
+
+
+def epochs_newest(connection: Connection, limit: int) -> tuple[Epoch, ...]:
+    """The last epochs, newest first."""
+    numbers = connection.execute(select(epochs.c.number).order_by(epochs.c.number.desc()).limit(limit)).scalars()
+    return tuple(_stored(connection, number) for number in numbers.all())
+
+
+def mark_epoch(
+    connection: Connection, number: int, stage: EpochStage, chain_epoch: int | None, post_tx: str | None
+) -> Epoch:
+    """Move an epoch along; its transaction and chain number are kept with it where given."""
+    found = _stored(connection, number)
+    if stage is not found.stage and stage not in NEXT_STAGES[found.stage]:
+        raise LedgerError(f"epoch {number} is {found.stage}, it cannot become {stage}")
+    values: dict[str, object] = {"stage": stage}
+    if chain_epoch is not None:
+        values["chain_epoch"] = chain_epoch
+    if post_tx is not None:
+        values["post_tx"] = post_tx
+    connection.execute(update(epochs).where(epochs.c.number == number).values(values))
+    if stage is EpochStage.PAID:
+        # Lines are cumulative and a root carries every unpaid pair, so what came before is paid with it.
+        connection.execute(
+            update(epochs)
+            .where(epochs.c.number < number, epochs.c.stage == EpochStage.FINALIZED)
+            .values(stage=EpochStage.PAID)
+        )
+    return _stored(connection, number)
+
+
+def _covered() -> ColumnElement[int]:
+    return func.coalesce(
+        select(func.max(epoch_leases.c.gpu_seconds))
+        .join(epochs, epochs.c.number == epoch_leases.c.epoch)
+        .where(epoch_leases.c.lease_name == attempts.c.lease_name, epochs.c.stage.not_in(DEAD_STAGES))
+        .correlate(attempts)
+        .scalar_subquery(),
+        0,
+    )
+
+
+def _store_parts(connection: Connection, number: int, draft: EpochDraft) -> None:
+    for cover in draft.covers:
+        state = coverage(connection, cover.lease_name)
+        if not state.covered_gpu_seconds < cover.gpu_seconds <= state.gpu_seconds:
+            raise LedgerError(
+                f"an epoch cannot cover {cover.gpu_seconds} gpu-seconds of {cover.lease_name}: "
+                f"{state.covered_gpu_seconds} are covered and {state.gpu_seconds} billed"
+            )
+    if draft.lines:
+        connection.execute(
+            insert(epoch_lines),
+            [
+                {
+                    "epoch": number,
+                    "tenant": line.tenant,
+                    "provider": line.provider,
+                    "tenant_wallet": line.tenant_wallet,
+                    "provider_wallet": line.provider_wallet,
+                    "cumulative": line.cumulative,
+                }
+                for line in draft.lines
+            ],
+        )
+    if draft.covers:
+        connection.execute(
+            insert(epoch_leases),
+            [{"epoch": number, "lease_name": c.lease_name, "gpu_seconds": c.gpu_seconds} for c in draft.covers],
+        )
+
+
+def _stored(connection: Connection, number: int) -> Epoch:
+    found = epoch(connection, number)
+    if found is None:
+        raise LedgerError(f"there is no epoch {number} in the ledger")
+    return found

@@ -1,0 +1,80 @@
+"""From a member's reading to what is payable: durations are clipped by the hub's own clock, instants never meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from fedgpu_operator.domain.usage import UsageReading
+
+DEFAULT_GRACE = 30
+"""Seconds a stopped workload may still be paid for: Kubernetes' default terminationGracePeriodSeconds."""
+
+
+class Clip(StrEnum):
+    """Which bound made the bill smaller than the member's reading."""
+
+    NONE = ""
+    HUB_CLOCK = "HubClock"
+    STOPPED = "Stopped"
+    RUN_LIMIT = "RunLimit"
+
+
+@dataclass(frozen=True, slots=True)
+class HubObservation:
+    """The hub's own side of one lease, every instant by the hub's clock.
+
+    `observed_at` is now, or the instant at which the hub saw the lease end. `gpus` counts all replicas. `run_limit` is
+    seconds. `stopped_at` is the fencing, suspension or deletion instant, None while none was given; `grace` seconds
+    after it (and after the run limit) stay payable. `billed` is the cumulative gpu-seconds billed before.
+    """
+
+    created_at: datetime
+    observed_at: datetime
+    gpus: int
+    run_limit: int
+    stopped_at: datetime | None = None
+    grace: int = DEFAULT_GRACE
+    billed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Billed:
+    """Cumulative payable gpu-seconds; `why` names the bound that was applied last where the reading was larger."""
+
+    gpu_seconds: int
+    clipped: bool
+    why: Clip = Clip.NONE
+
+
+def ceiling(hub: HubObservation) -> int:
+    """The most gpu-seconds that can be payable at `hub.observed_at`, whatever a member says: for budget checks."""
+    return max(hub.billed, hub.gpus * _window(hub)[0])
+
+
+def bill(reading: UsageReading, hub: HubObservation) -> Billed:
+    """The cumulative payable usage: min(member's durations, hub's duration of the lease), never below `hub.billed`.
+
+    Each pod is clipped by the hub's window first, so that one pod's impossible claim cannot fill the room that
+    others left; then the sum by gpus × window.
+    """
+    window, why = _window(hub)
+    claimed = reading.gpu_seconds
+    possible = reading.folded_gpu_seconds + sum(pod.gpus * min(pod.seconds, window) for pod in reading.pods)
+    payable = min(claimed, possible, hub.gpus * window)
+    return Billed(max(payable, hub.billed), clipped=payable < claimed, why=why if payable < claimed else Clip.NONE)
+
+
+def _window(hub: HubObservation) -> tuple[int, Clip]:
+    """The longest payable duration in whole seconds, rounded up, and the bound that set it."""
+    bounds = [(_ceil_seconds(hub.observed_at - hub.created_at), Clip.HUB_CLOCK)]
+    if hub.stopped_at is not None:
+        bounds.append((_ceil_seconds(hub.stopped_at - hub.created_at) + hub.grace, Clip.STOPPED))
+    bounds.append((hub.run_limit + hub.grace, Clip.RUN_LIMIT))
+    window, why = min(bounds, key=lambda bound: bound[0])
+    return max(window, 0), why
+
+
+def _ceil_seconds(duration: timedelta) -> int:
+    return -(-duration // timedelta(seconds=1))

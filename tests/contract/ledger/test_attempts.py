@@ -1,0 +1,89 @@
+"""Attempts are handed out once, at most one open at a time, and end once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.domain.books import Attempt, AttemptRequest
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.errors import LedgerError
+
+Ask = Callable[..., AttemptRequest]
+
+
+async def test_the_same_request_gets_the_same_attempt_with_its_first_terms(
+    ledger: SqlLedger, ask: Ask, now: datetime
+) -> None:
+    first = await ledger.open_attempt(ask(), now)
+    assert first == Attempt(ask(), 1, now)
+    assert first.lease_name == "job-1"
+    again = await ledger.open_attempt(ask(provider="paris", price=MicroUSD(9)), now + timedelta(hours=1))
+    assert again == first
+    assert await ledger.current_attempt("job") == first
+
+
+async def test_no_second_attempt_while_one_is_open(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    await ledger.open_attempt(ask(), now)
+    with pytest.raises(LedgerError, match="job-1"):
+        await ledger.open_attempt(ask(request_id="placement-2"), now)
+    await ledger.end_attempt("job-1", "Fenced", now)
+    second = await ledger.open_attempt(ask(request_id="placement-2", provider="paris"), now)
+    assert (second.attempt, second.terms.provider) == (2, "paris")
+    assert [a.attempt for a in await ledger.attempts("job")] == [1, 2]
+
+
+async def test_an_old_request_after_the_end_comes_back_ended_and_opens_nothing(
+    ledger: SqlLedger, ask: Ask, now: datetime
+) -> None:
+    await ledger.open_attempt(ask(), now)
+    ended = await ledger.end_attempt("job-1", "Succeeded", now)
+    assert await ledger.open_attempt(ask(), now) == ended
+    assert not ended.is_open
+    assert await ledger.current_attempt("job") is None
+
+
+async def test_an_attempt_ends_once(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    await ledger.open_attempt(ask(), now)
+    ended = await ledger.end_attempt("job-1", "Succeeded", now)
+    assert (ended.ended_at, ended.outcome) == (now, "Succeeded")
+    assert await ledger.end_attempt("job-1", "Succeeded", now + timedelta(hours=1)) == ended
+    with pytest.raises(LedgerError, match="Succeeded"):
+        await ledger.end_attempt("job-1", "Failed", now)
+    with pytest.raises(LedgerError, match="outcome"):
+        await ledger.end_attempt("job-1", "", now)
+    with pytest.raises(LedgerError, match="job-9"):
+        await ledger.end_attempt("job-9", "Failed", now)
+
+
+async def test_open_attempts_are_found_with_what_they_used(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    for job, delay in (("late", 2), ("done", 1), ("early", 0)):
+        await ledger.open_attempt(ask(job_uid=job), now + timedelta(seconds=delay))
+    await ledger.record_usage("late-1", 1, 40, now)
+    await ledger.end_attempt("done-1", "Succeeded", now)
+    found = await ledger.open_attempts()
+    assert [(usage.attempt.lease_name, usage.gpu_seconds) for usage in found] == [("early-1", 0), ("late-1", 40)]
+
+
+async def test_nonsense_and_instants_without_a_zone_are_refused(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    for request in (ask(gpus=0), ask(price=-1), ask(run_limit=0), ask(price=2**70)):
+        with pytest.raises(LedgerError):
+            await ledger.open_attempt(request, now)
+    with pytest.raises(LedgerError, match="time zone"):
+        await ledger.open_attempt(ask(), now.replace(tzinfo=None))
+    assert await ledger.attempts("job") == ()
+
+
+async def test_two_operators_asking_at_once_never_open_two_attempts(path: Path, ask: Ask, now: datetime) -> None:
+    async with await SqlLedger.open(path) as one, await SqlLedger.open(path) as two:
+        calls = [holder.open_attempt(ask(request_id=f"placement-{n}"), now) for n in range(10) for holder in (one, two)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        opened = {answer for answer in answers if isinstance(answer, Attempt)}
+        assert len(opened) == 1
+        assert all(isinstance(answer, Attempt | LedgerError) for answer in answers)
+        assert await one.attempts("job") == tuple(opened)

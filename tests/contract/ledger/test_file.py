@@ -1,0 +1,161 @@
+"""The file itself: what it survives, what it refuses, and that it never holds up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from fedgpu_operator.adapters.ledger import SCHEMA_VERSION, SqlLedger
+from fedgpu_operator.domain.books import AttemptRequest, ChainTx, EpochDraft, EpochLine, LeaseCover
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.errors import ConfigurationError
+
+Ask = Callable[..., AttemptRequest]
+
+APPENDER = """
+import asyncio, sys
+from datetime import UTC, datetime
+from fedgpu_operator.adapters.ledger import SqlLedger
+
+async def main():
+    ledger = await SqlLedger.open(sys.argv[1])
+    last = await ledger.last_usage("job-1")
+    sequence = last.sequence if last else 0
+    while True:
+        sequence += 1
+        await ledger.record_usage("job-1", sequence, sequence * 3, datetime.now(UTC))
+        print(sequence, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(path: Path, ask: Ask, now: datetime) -> None:
+    async with await SqlLedger.open(path) as ledger:
+        await ledger.open_attempt(ask(), now)
+    for appends in (1, 7, 23):
+        acknowledged = await asyncio.to_thread(append_until_killed, path, appends)
+        async with await SqlLedger.open(path) as ledger:
+            last = await ledger.last_usage("job-1")
+            assert last is not None
+            # The one in flight may have been written and not yet acknowledged.
+            assert acknowledged <= last.sequence <= acknowledged + 1
+            assert last.gpu_seconds == last.sequence * 3
+            assert (await ledger.pair_totals())[0].gpu_seconds == last.gpu_seconds
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        rows, newest = raw.execute("SELECT count(*), max(sequence) FROM usage_records").fetchone()
+        assert rows == newest
+
+
+def append_until_killed(path: Path, appends: int) -> int:
+    """Run a process that appends; kill -9 it after so many acknowledgements; the last sequence it acknowledged."""
+    with subprocess.Popen([sys.executable, "-c", APPENDER, str(path)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        lines = [child.stdout.readline() for _ in range(appends)]
+        child.kill()
+        lines += child.stdout.read().splitlines()
+    assert child.returncode == -signal.SIGKILL
+    return int(lines[-1])
+
+
+async def test_the_event_loop_lives_while_a_write_waits_for_the_file(path: Path, ask: Ask, now: datetime) -> None:
+    async with await SqlLedger.open(path) as ledger:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            waiting = asyncio.create_task(ledger.open_attempt(ask(), now))
+            for _ in range(3):
+                assert await ledger.attempts("job") == ()
+            assert not waiting.done()
+            other.execute("ROLLBACK")
+        assert (await waiting).attempt == 1
+
+
+async def test_the_file_itself_refuses_to_be_rewritten(path: Path, ask: Ask, now: datetime) -> None:
+    async with await SqlLedger.open(path) as ledger:
+        await ledger.open_attempt(ask(), now)
+        await ledger.record_usage("job-1", 5, 100, now)
+        line = EpochLine("team-a", "berlin", "0xT", "0xB", MicroUSD(1))
+        draft = EpochDraft(1, "0x0", "0x1", b"{}", "0xh", now, MicroUSD(1), (line,), (LeaseCover("job-1", 100),))
+        await ledger.store_epoch(draft, now)
+        await ledger.store_tx(ChainTx("0x1", "post", 1, None, "0xS"), now)
+        await ledger.end_attempt("job-1", "Succeeded", now)
+    with closing(sqlite3.connect(path)) as raw:
+        for table, column in [
+            ("usage_records", "gpu_seconds"),
+            ("usage_records", "sequence"),
+            ("attempts", "price"),
+            ("attempts", "attempt"),
+            ("epochs", "manifest"),
+            ("epoch_lines", "cumulative"),
+            ("epoch_leases", "gpu_seconds"),
+            ("chain_txs", "raw"),
+        ]:
+            for statement in (f"UPDATE {table} SET {column} = 9", f"DELETE FROM {table}"):
+                with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                    raw.execute(statement)
+        with pytest.raises(sqlite3.IntegrityError, match="ends once"):
+            raw.execute("UPDATE attempts SET ended_at = NULL")
+        for sequence, gpu_seconds in [(5, 100), (4, 100), (6, 99)]:
+            for verb in ("INSERT", "INSERT OR REPLACE"):
+                with pytest.raises(sqlite3.IntegrityError, match="only rises"):
+                    raw.execute(f"{verb} INTO usage_records VALUES ('job-1', ?, ?, 0)", (sequence, gpu_seconds))
+
+
+async def test_a_url_and_a_path_name_the_same_file(path: Path, ask: Ask, now: datetime) -> None:
+    async with await SqlLedger.open(f"sqlite:///{path}") as ledger:
+        await ledger.open_attempt(ask(), now)
+    async with await SqlLedger.open(str(path)) as ledger:
+        assert await ledger.current_attempt("job") is not None
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+async def test_two_processes_may_create_the_file_together(path: Path) -> None:
+    ledgers = await asyncio.gather(*(SqlLedger.open(path) for _ in range(4)))
+    for ledger in ledgers:
+        await ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("location", "why"),
+    [
+        (":memory:", "must be a file"),
+        ("sqlite://", "must be a file"),
+        ("sqlite:///:memory:", "must be a file"),
+        ("", "must be a file"),
+        ("postgresql://hub/ledger", "postgresql"),
+        ("://", "sqlite:///path"),
+        ("/nowhere/at/all/ledger.db", "does not exist"),
+    ],
+)
+async def test_a_place_that_cannot_keep_money_is_refused(location: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        await SqlLedger.open(location)
+
+
+async def test_a_newer_a_foreign_and_a_broken_file_are_refused(tmp_path: Path) -> None:
+    newer, foreign, broken = (tmp_path / name for name in ("newer.db", "foreign.db", "broken.db"))
+    await (await SqlLedger.open(newer)).close()
+    with closing(sqlite3.connect(newer)) as raw, raw:
+        raw.execute("UPDATE schema_version SET version = ?", (SCHEMA_VERSION + 1,))
+    with closing(sqlite3.connect(foreign)) as raw, raw:
+        raw.execute("CREATE TABLE photographs (name)")
+    broken.write_bytes(b"not a database at all" * 100)
+    for path, why in [
+        (newer, f"schema version {SCHEMA_VERSION + 1}"),
+        (foreign, "no fedgpu ledger"),
+        (broken, "not a database"),
+        (tmp_path, "cannot be opened"),
+    ]:
+        with pytest.raises(ConfigurationError, match=why):
+            await SqlLedger.open(path)

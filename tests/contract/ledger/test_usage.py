@@ -1,0 +1,94 @@
+"""Usage is append-only and only rises; totals are exact."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.domain.books import AttemptRequest, PairTotal, UsageRecord
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.errors import LedgerError
+
+Ask = Callable[..., AttemptRequest]
+
+
+async def test_a_record_is_appended_once_and_only_rises(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    await ledger.open_attempt(ask(), now)
+    assert await ledger.last_usage("job-1") is None
+    assert await ledger.record_usage("job-1", 2, 100, now) is True
+    assert await ledger.record_usage("job-1", 2, 100, now) is False
+    assert await ledger.record_usage("job-1", 5, 100, now) is True
+    assert await ledger.record_usage("job-1", 2, 100, now) is False
+    for sequence, gpu_seconds, seen in [
+        (2, 101, now),
+        (2, 100, now + timedelta(microseconds=1)),
+        (6, 99, now),
+        (4, 100, now),
+        (0, 100, now),
+        (7, 2**70, now),
+    ]:
+        with pytest.raises(LedgerError):
+            await ledger.record_usage("job-1", sequence, gpu_seconds, seen)
+    assert await ledger.last_usage("job-1") == UsageRecord("job-1", 5, 100, now)
+
+
+async def test_usage_needs_an_attempt_and_may_come_after_its_end(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    with pytest.raises(LedgerError, match="job-1"):
+        await ledger.record_usage("job-1", 1, 1, now)
+    await ledger.open_attempt(ask(), now)
+    await ledger.end_attempt("job-1", "Fenced", now)
+    assert await ledger.record_usage("job-1", 1, 1, now)
+
+
+async def test_costs_and_totals_are_exact_and_rounded_once(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    price = MicroUSD(1_000_001)
+    for attempt in (1, 2):
+        await ledger.open_attempt(ask(request_id=str(attempt), price=price), now + timedelta(seconds=attempt))
+        await ledger.record_usage(f"job-{attempt}", 1, 5000, now)
+        await ledger.end_attempt(f"job-{attempt}", "Fenced", now)
+    await ledger.open_attempt(ask(request_id="3", price=MicroUSD(7)), now + timedelta(seconds=3))
+    await ledger.record_usage("job-3", 1, 11, now)
+    await ledger.open_attempt(ask(job_uid="other", provider="paris"), now)
+    await ledger.record_usage("other-1", 1, 3600, now)
+
+    assert await ledger.cost_of("job-1") == 5000 * 1_000_001 // 3600 == 1_388_890
+    assert await ledger.spent("job") == (2 * 5000 * 1_000_001 + 11 * 7) // 3600 == 2_777_780
+    assert (await ledger.cost_of("job-4"), await ledger.cost_of("nothing")) == (0, 0)
+    assert await ledger.spent("nothing") == 0
+    berlin = PairTotal("team-a", "berlin", 10_011, 10_000 * 1_000_001 + 11 * 7, 1, 2)
+    paris = PairTotal("team-a", "paris", 3600, 3600 * 1_250_000, 1, 0)
+    assert await ledger.pair_totals() == (berlin, paris)
+    assert await ledger.pair_totals("team-b") == ()
+    assert [(u.attempt.lease_name, u.gpu_seconds, u.sequence) for u in await ledger.history(job_uid="job")] == [
+        ("job-3", 11, 1),
+        ("job-2", 5000, 1),
+        ("job-1", 5000, 1),
+    ]
+    assert len(await ledger.history(tenant="team-a", limit=2)) == 2
+    usage = await ledger.lease_usage("job-2")
+    assert usage is not None
+    assert usage.numerator == 5000 * 1_000_001
+
+
+async def test_totals_beyond_64_bits_of_product_stay_exact(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    price, gpu_seconds = MicroUSD(10**15), 10**15
+    await ledger.open_attempt(ask(price=price), now)
+    await ledger.record_usage("job-1", 1, gpu_seconds, now)
+    assert (await ledger.pair_totals())[0].numerator == 10**30
+    assert await ledger.spent("job") == 10**30 // 3600
+
+
+async def test_one_of_many_appends_of_a_sequence_wins(path: Path, ask: Ask, now: datetime) -> None:
+    async with await SqlLedger.open(path) as one, await SqlLedger.open(path) as two:
+        await one.open_attempt(ask(), now)
+        for sequence in range(1, 11):
+            appends = [holder.record_usage("job-1", sequence, sequence, now) for holder in (one, two, one, two)]
+            assert sorted(await asyncio.gather(*appends)) == [False, False, False, True]
+        rivals = [holder.record_usage("job-1", 11, 20 + n, now) for n, holder in enumerate((one, two))]
+        answers = await asyncio.gather(*rivals, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {LedgerError, bool}
