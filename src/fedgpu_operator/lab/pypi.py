@@ -1,0 +1,29 @@
+"""Tools that PyPI carries, each in a folder of its own in the cache, never in the environment the project runs in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from fedgpu_operator.errors import LabError
+
+
+def installed(requirement: str, cache: Path) -> Path:
+    """The folder where `requirement` (an exact pin) is installed, on first use by pip; LabError with its last lines."""
+    home = cache / "pypi" / requirement.replace("==", "-")
+    if home.is_dir():
+        return home
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=".install-") as folder:
+        target = Path(folder) / "target"
+        argv = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
+        done = subprocess.run(
+            [*argv, "--target", str(target), requirement], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            last = "\n".join((done.stderr or done.stdout).splitlines()[-8:])
+            raise LabError(f"pip could not install {requirement}:\n{last}")
+        target.rename(home)
+    return home
