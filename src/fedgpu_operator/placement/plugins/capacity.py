@@ -1,0 +1,24 @@
+"""Capacity: whether the offer could hold the job if it were the only one; shares among jobs are the solver's."""
+
+from __future__ import annotations
+
+from fedgpu_operator.domain.decision import Reason
+from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.placement.context import Context, Refusal
+
+
+def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+    """Refuses a provider that takes no more leases, and free GPUs that do not hold all replicas.
+
+    The GPUs of one replica lie on one node; all replicas lie at one offer.
+    """
+    if offer.lease_slots is not None and offer.lease_slots < 1:
+        return Refusal(Reason.PROVIDER_FULL, "the provider takes no more leases now")
+    need = ctx.job.gpu.count
+    room = sum((free // need) * nodes for free, nodes in offer.free.items())
+    if room >= ctx.job.replicas:
+        return None
+    return Refusal(
+        Reason.INSUFFICIENT_GPUS,
+        f"room for {room} of {ctx.job.replicas} replicas with {need} GPUs on one node ({offer.free_gpus} GPUs free)",
+    )
