@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.30;
+
+import {IComputeEscrow as I} from "../src/interfaces/IComputeEscrow.sol";
+import {EscrowTest} from "./utils/EscrowTest.sol";
+import {Leaves} from "./utils/Leaves.sol";
+
+contract ClaimsTest is EscrowTest {
+    function setUp() public {
+        start(6);
+    }
+
+    function test_claim_pays_exactly_once() public {
+        fund(alice, 100, 60);
+        (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
+        pass(CHALLENGE);
+        vm.expectEmit(address(escrow));
+        emit I.LinePaid(n, p, alice, 60, 60);
+        vm.expectEmit(address(escrow));
+        emit I.CreditPaid(n, p, p, 60);
+        escrow.claim(n, credits);
+        escrow.claim(n, credits);
+        eq(token.balanceOf(p), 60, "received");
+        eq(paidOf(alice, p), 60, "paid");
+        holds(alice, 40, 0, 0);
+    }
+
+    function test_claim_before_activation_or_after_cancel_is_refused() public {
+        fund(alice, 100, 60);
+        (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
+        pass(CHALLENGE - 1);
+        vm.expectRevert(abi.encodeWithSelector(I.NotActive.selector, n, 0));
+        escrow.claim(n, credits);
+        vm.expectRevert(abi.encodeWithSelector(I.NotActive.selector, 0, 0));
+        escrow.claim(0, credits);
+        vm.prank(guardian);
+        escrow.cancelEpoch(n);
+        pass(1);
+        vm.expectRevert(abi.encodeWithSelector(I.NotActive.selector, n, 0));
+        escrow.claim(n, credits);
+    }
+
+    function test_claims_go_on_while_the_next_epoch_is_in_its_window() public {
+        fund(alice, 100, 50);
+        (uint32 first, I.Credit[] memory credits) = postLine(alice, p, 50, 50);
+        pass(CHALLENGE);
+        (uint32 second, I.Credit[] memory later) = postLine(alice, p, 90, 40);
+        escrow.claim(first, credits);
+        holds(alice, 10, 0, 40);
+        eq(token.balanceOf(p), 50, "nothing of the window");
+        pass(CHALLENGE);
+        vm.expectRevert(abi.encodeWithSelector(I.NotActive.selector, first, second));
+        escrow.claim(first, credits);
+        escrow.claim(second, later);
+        eq(token.balanceOf(p), 90, "all");
+    }
+
+    function test_over_committed_root_takes_only_its_own_tenant() public {
+        fund(alice, 100, 60);
+        fund(bob, 100, 60);
+        I.Line[] memory greedy = Leaves.line(alice, type(uint64).max);
+        I.Line[] memory fair = Leaves.line(bob, 60);
+        (bytes32 root, I.Credit[] memory credits) = Leaves.two(p, greedy, q, fair);
+        I.Debit[] memory debits = new I.Debit[](2);
+        (debits[0], debits[1]) = (I.Debit(alice, 10), I.Debit(bob, 60));
+        uint32 n = post(root, debits);
+        pass(CHALLENGE);
+        escrow.claim(n, credits);
+        eq(token.balanceOf(p), 10, "capped by alice's allocated");
+        eq(token.balanceOf(q), 60, "bob's provider in full");
+        holds(alice, 90, 0, 0);
+        // The bad leaf dies with its root: the money of the next epoch is out of its reach.
+        (uint32 next,) = postLine(alice, q, 5, 5);
+        pass(CHALLENGE);
+        vm.expectRevert(abi.encodeWithSelector(I.NotActive.selector, n, next));
+        escrow.claim(n, credits);
+        escrow.claim(next, credits);
+        eq(token.balanceOf(p), 10, "the stale leaf is skipped");
+    }
+
+    function test_bad_leaf_is_skipped_and_the_others_are_paid() public {
+        fund(alice, 100, 100);
+        fund(bob, 100, 100);
+        (bytes32 root, I.Credit[] memory credits) =
+            Leaves.two(p, Leaves.line(alice, 40), q, Leaves.line(bob, 50));
+        I.Debit[] memory debits = new I.Debit[](2);
+        (debits[0], debits[1]) = (I.Debit(alice, 40), I.Debit(bob, 50));
+        uint32 n = post(root, debits);
+        pass(CHALLENGE);
+        credits[0].lines[0].cumulative = 41;
+        vm.expectEmit(address(escrow));
+        emit I.CreditSkipped(n, p, 0);
+        escrow.claim(n, credits);
+        eq(token.balanceOf(p), 0, "altered line");
+        eq(token.balanceOf(q), 50, "the other leaf");
+        credits[0].lines[0].cumulative = 40;
+        credits[0].provider = q;
+        escrow.claim(n, credits);
+        eq(token.balanceOf(q), 50, "altered provider");
+    }
+
+    function test_a_leaf_of_64_lines_passes_and_of_65_is_skipped() public {
+        for (uint64 count = 64; count <= 65; ++count) {
+            I.Line[] memory lines = new I.Line[](count);
+            I.Debit[] memory debits = new I.Debit[](count);
+            for (uint160 i = 0; i < count; ++i) {
+                address tenant = address(i + 1);
+                fund(tenant, 1, 1);
+                lines[i] = I.Line(tenant, count - 63);
+                debits[i] = I.Debit(tenant, 1);
+            }
+            uint32 n = post(Leaves.leaf(p, lines), debits);
+            pass(CHALLENGE);
+            escrow.claim(n, Leaves.one(p, lines));
+            eq(token.balanceOf(p), 64, "paid");
+        }
+    }
+
+    function test_refused_transfer_is_owed_and_collected() public {
+        fund(alice, 100, 60);
+        fund(bob, 100, 60);
+        (bytes32 root, I.Credit[] memory credits) =
+            Leaves.two(p, Leaves.line(alice, 60), q, Leaves.line(bob, 60));
+        I.Debit[] memory debits = new I.Debit[](2);
+        (debits[0], debits[1]) = (I.Debit(alice, 60), I.Debit(bob, 60));
+        uint32 n = post(root, debits);
+        pass(CHALLENGE);
+        token.ban(p, true);
+        escrow.claim(n, credits);
+        eq(escrow.owed(p), 60, "owed");
+        eq(token.balanceOf(q), 60, "not held up");
+        vm.prank(p);
+        eq(escrow.collect(bob), 60, "collected");
+        eq(token.balanceOf(bob), 60, "received");
+        vm.startPrank(p);
+        vm.expectRevert(abi.encodeWithSelector(I.ZeroAmount.selector));
+        escrow.collect(bob);
+        vm.expectRevert(abi.encodeWithSelector(I.ZeroAddress.selector));
+        escrow.collect(address(0));
+        vm.stopPrank();
+    }
+
+    function test_token_that_answers_false_is_owed() public {
+        fund(alice, 100, 60);
+        (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
+        pass(CHALLENGE);
+        token.answerFalse(true);
+        escrow.claim(n, credits);
+        eq(escrow.owed(p), 60, "owed");
+        vm.prank(p);
+        vm.expectRevert();
+        escrow.collect(p);
+        token.answerFalse(false);
+        vm.prank(p);
+        escrow.collect(p);
+        eq(token.balanceOf(p), 60, "received");
+    }
+
+    function test_payee_receives_instead_of_provider() public {
+        fund(alice, 100, 60);
+        vm.prank(p);
+        escrow.setProvider(bob);
+        (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
+        pass(CHALLENGE);
+        escrow.claim(n, credits);
+        eq(token.balanceOf(bob), 60, "payee");
+        eq(escrow.payeeOf(p), bob, "named");
+        eq(escrow.payeeOf(q), q, "itself by default");
+    }
+
+    function test_lists_of_pairs_must_match() public {
+        vm.expectRevert(abi.encodeWithSelector(I.LengthMismatch.selector));
+        escrow.pairsOf(new address[](1), new address[](2));
+    }
+
+    function testFuzz_payment_is_the_least_of_due_and_allocated(uint48 amount, uint64 cumulative, uint48 more)
+        public
+    {
+        amount = uint48(bound(amount, 1, type(uint48).max));
+        more = uint48(bound(more, 1, type(uint48).max));
+        fund(alice, uint64(amount) + more, type(uint48).max);
+        (uint32 n, I.Credit[] memory credits) = postLine(alice, p, cumulative, amount);
+        pass(CHALLENGE);
+        escrow.claim(n, credits);
+        uint64 first = cumulative < amount ? cumulative : amount;
+        eq(token.balanceOf(p), first, "first");
+        (n, credits) = postLine(alice, p, cumulative, more);
+        pass(CHALLENGE);
+        escrow.claim(n, credits);
+        uint64 all = cumulative < uint64(amount) + more ? cumulative : uint64(amount) + more;
+        eq(token.balanceOf(p), all, "both");
+    }
+}

@@ -1,0 +1,43 @@
+"""Reads a mined transaction's receipt into values; pure, and only what the escrow itself has logged counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from eth_typing import ChecksumAddress
+from web3.contract.async_contract import AsyncContract
+from web3.types import LogReceipt
+from web3.types import TxReceipt as RawReceipt
+
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import Payment, TxReceipt
+
+
+def read_receipt(raw: RawReceipt, contract: AsyncContract, escrow: ChecksumAddress) -> TxReceipt:
+    """Block, outcome, gas, the epoch posted (if any) and the lines paid."""
+    logs = [log for log in raw["logs"] if log["address"] == escrow]
+    posted = _of("EpochPosted", logs, contract)
+    return TxReceipt(
+        tx_hash=raw["transactionHash"].to_0x_hex(),
+        block_number=raw["blockNumber"],
+        block_hash=raw["blockHash"].to_0x_hex(),
+        succeeded=raw["status"] == 1,
+        gas_used=raw["gasUsed"],
+        epoch=posted[0]["epoch"] if posted else None,
+        payments=tuple(
+            Payment(
+                epoch=values["epoch"],
+                provider=values["provider"],
+                tenant=values["tenant"],
+                amount=MicroUSD(values["amount"]),
+                paid=MicroUSD(values["paid"]),
+            )
+            for values in _of("LinePaid", logs, contract)
+        ),
+    )
+
+
+def _of(name: str, logs: Sequence[LogReceipt], contract: AsyncContract) -> list[dict[str, Any]]:
+    event = contract.events[name]()
+    return [dict(event.process_log(log)["args"]) for log in logs if log["topics"][0].to_0x_hex() == event.topic]

@@ -1,0 +1,144 @@
+"""Builds an epoch and its manifest from payable totals, and reads one back; deterministic, no IO.
+
+The manifest is canonical JSON (RFC 8785): sorted keys, no blanks, ASCII only, no fractions. Amounts of money are
+decimal strings, because JSON numbers are exact only up to 2^53; counters and times are numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import cast
+
+from eth_utils.address import is_address, to_checksum_address
+from eth_utils.crypto import keccak
+
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import Claim, EpochPlan, Leaf, Line, Pair
+from fedgpu_operator.settlement.merkle import MAX_LINES, leaf_hash, merkle_proof, merkle_root
+
+KIND = "fedgpu.dev/settlement/v1"
+
+
+def build_epoch(
+    *,
+    chain_id: int,
+    escrow: str,
+    seq: int,
+    prev_root: str,
+    period_end: int,
+    pairs: Mapping[Pair, MicroUSD],
+    debits: Mapping[str, MicroUSD],
+) -> EpochPlan:
+    """Make the epoch that pays `pairs` (cumulative per (tenant, provider)) and debits `debits`.
+
+    The order in which the mappings were filled does not matter. Raises ValueError when there is nothing to pay, an
+    address is not one or comes in two spellings, or an amount does not fit the contract.
+    """
+    if not pairs:
+        raise ValueError("an epoch needs at least one pair that is still to be paid")
+    leaves = _leaves({(_address(t), _address(p)): total for (t, p), total in pairs.items()}, len(pairs))
+    taken = {_address(tenant): amount for tenant, amount in debits.items()}
+    if len(taken) != len(debits):
+        raise ValueError("a tenant stands in the debits in two spellings")
+    ordered = {tenant: taken[tenant] for tenant in sorted(taken, key=str.lower)}
+    root = _hex(merkle_root([bytes.fromhex(leaf.hash[2:]) for leaf in leaves]))
+    manifest = _canonical(
+        {
+            "kind": KIND,
+            "chainId": chain_id,
+            "escrow": _address(escrow),
+            "seq": seq,
+            "prevRoot": prev_root.lower(),
+            "root": root,
+            "periodEnd": period_end,
+            "debits": [{"tenant": tenant, "amount": str(amount)} for tenant, amount in ordered.items()],
+            "leaves": [
+                {
+                    "provider": leaf.provider,
+                    "lines": [{"tenant": line.tenant, "cumulative": str(line.cumulative)} for line in leaf.lines],
+                }
+                for leaf in leaves
+            ],
+        }
+    )
+    return EpochPlan(
+        chain_id=chain_id,
+        escrow=_address(escrow),
+        seq=seq,
+        prev_root=prev_root.lower(),
+        root=root,
+        period_end=period_end,
+        leaves=leaves,
+        debits=ordered,
+        manifest=manifest,
+        manifest_hash=_hex(keccak(manifest)),
+    )
+
+
+def claims(plan: EpochPlan, provider: str | None = None) -> tuple[Claim, ...]:
+    """What to hand to the contract so that `provider`, or everybody, is paid."""
+    hashes = [bytes.fromhex(leaf.hash[2:]) for leaf in plan.leaves]
+    return tuple(
+        Claim(leaf.provider, leaf.lines, tuple(_hex(node) for node in merkle_proof(hashes, index)))
+        for index, leaf in enumerate(plan.leaves)
+        if provider is None or leaf.provider.lower() == provider.lower()
+    )
+
+
+def parse_manifest(manifest: bytes) -> EpochPlan:
+    """Read a manifest and rebuild its epoch from the lines alone.
+
+    Raises ValueError when it is not canonical, or when what it states does not follow from its own lines.
+    """
+    try:
+        raw = json.loads(manifest)
+        plan = build_epoch(
+            chain_id=raw["chainId"],
+            escrow=raw["escrow"],
+            seq=raw["seq"],
+            prev_root=raw["prevRoot"],
+            period_end=raw["periodEnd"],
+            pairs={
+                (line["tenant"], leaf["provider"]): MicroUSD(int(line["cumulative"]))
+                for leaf in raw["leaves"]
+                for line in leaf["lines"]
+            },
+            debits={debit["tenant"]: MicroUSD(int(debit["amount"])) for debit in raw["debits"]},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a settlement manifest: {error!r}") from error
+    if plan.manifest != manifest:
+        raise ValueError("the manifest is not canonical, or does not follow from its own lines")
+    return plan
+
+
+def _leaves(pairs: Mapping[Pair, MicroUSD], given: int) -> tuple[Leaf, ...]:
+    if len(pairs) != given:
+        raise ValueError("a pair is given in two spellings of its addresses")
+    by_provider: dict[str, list[Line]] = defaultdict(list)
+    for (tenant, provider), cumulative in pairs.items():
+        by_provider[provider].append(Line(tenant, cumulative))
+    leaves = []
+    for provider in sorted(by_provider, key=str.lower):
+        lines = sorted(by_provider[provider], key=lambda line: line.tenant.lower())
+        for start in range(0, len(lines), MAX_LINES):
+            chunk = tuple(lines[start : start + MAX_LINES])
+            leaves.append(Leaf(provider, chunk, _hex(leaf_hash(provider, chunk))))
+    return tuple(leaves)
+
+
+def _canonical(document: Mapping[str, object]) -> bytes:
+    # For ASCII strings and integers below 2^53 this is RFC 8785: it sorts by UTF-16 units and writes both the same.
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def _address(text: str) -> str:
+    if not is_address(text):
+        raise ValueError(f"{text!r} is not an address, or its checksum is wrong")
+    return cast("str", to_checksum_address(text))
+
+
+def _hex(raw: bytes) -> str:
+    return "0x" + raw.hex()

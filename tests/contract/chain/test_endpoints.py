@@ -1,0 +1,197 @@
+"""What the chain adapter makes of endpoints that fail in every way, and that no secret leaves with the error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from eth_abi.abi import encode
+from eth_utils.crypto import keccak
+
+from fedgpu_operator.adapters.chain import EscrowClient, TenantWallet, deploy
+from fedgpu_operator.domain.settlement import ZERO_HASH
+from fedgpu_operator.errors import (
+    ChainError,
+    ChainUnreachableError,
+    ConfigurationError,
+    FedGPUError,
+    RevertedError,
+)
+
+ESCROW = "0x" + "11" * 20
+KEY = "0x" + "a7" * 32
+API_KEY = "s3cr3t-api-key"
+Answer = Callable[[dict[str, Any]], Awaitable[web.Response]]
+
+
+@asynccontextmanager
+async def endpoint(answer: Answer) -> AsyncIterator[str]:
+    """A JSON-RPC server that gives `answer`; yields its address, which carries an API key as real ones do."""
+
+    async def handle(request: web.Request) -> web.Response:
+        return await answer(await request.json())
+
+    app = web.Application()
+    app.router.add_post("/{key}", handle)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/{API_KEY}"
+    finally:
+        await runner.cleanup()
+
+
+def rpc_error(code: int, message: str, data: str | None = None) -> Answer:
+    async def answer(request: dict[str, Any]) -> web.Response:
+        error = {"code": code, "message": message} | ({"data": data} if data else {})
+        return web.json_response({"jsonrpc": "2.0", "id": request["id"], "error": error})
+
+    return answer
+
+
+def plain(status: int, body: str) -> Answer:
+    async def answer(request: dict[str, Any]) -> web.Response:
+        return web.Response(status=status, text=body)
+
+    return answer
+
+
+async def silent(request: dict[str, Any]) -> web.Response:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def ask(url: str, patience: float = 5.0) -> FedGPUError:
+    """The error that every kind of call gives at this endpoint; they must agree, and keep what is secret."""
+    async with EscrowClient(url, ESCROW, 1, KEY, patience) as client:
+        assert API_KEY not in repr(client)
+        calls: list[Awaitable[object]] = [
+            client.verify(),
+            client.snapshot([ESCROW], []),
+            client.epoch(1),
+            client.receipt(ZERO_HASH),
+            client.cancel_epoch(1),
+        ]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, FedGPUError)]
+    assert len(errors) == len(results), results
+    assert len({type(error) for error in errors}) == 1, errors
+    for error in errors:
+        text = "".join(traceback.format_exception(error))
+        assert KEY[2:] not in text
+        assert API_KEY not in text
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        plain(500, "oops"),
+        plain(401, "who?"),
+        plain(200, "<html>"),
+        plain(200, "[]"),
+        plain(200, '"x"'),
+        plain(429, "slow"),
+    ],
+    ids=["500", "401", "html", "list", "text", "429"],
+)
+async def test_no_usable_answer_means_unknown(answer: Answer) -> None:
+    async with endpoint(answer) as url:
+        assert isinstance(await ask(url), ChainUnreachableError)
+
+
+async def test_nobody_there_means_unknown() -> None:
+    async with endpoint(silent) as url:
+        pass
+    assert isinstance(await ask(url), ChainUnreachableError)
+
+
+async def test_silence_means_unknown_after_the_timeout() -> None:
+    async with endpoint(silent) as url:
+        assert isinstance(await ask(url, patience=0.2), ChainUnreachableError)
+
+
+async def test_a_refused_request_is_an_error_of_the_chain() -> None:
+    async with endpoint(rpc_error(-32000, "header not found")) as url:
+        error = await ask(url)
+    assert type(error) is ChainError
+    assert "header not found" in str(error)
+
+
+def revert_with(signature: str, *values: object) -> Answer:
+    kinds = signature.partition("(")[2].rstrip(")")
+    data = "0x" + keccak(text=signature)[:4].hex() + encode(kinds.split(",") if kinds else [], list(values)).hex()
+
+    async def answer(request: dict[str, Any]) -> web.Response:
+        results = {
+            "eth_chainId": "0x1",
+            "eth_getTransactionCount": "0x0",
+            "eth_maxPriorityFeePerGas": "0x1",
+            "eth_getBlockByNumber": {"number": "0x1", "baseFeePerGas": "0x1", "hash": ZERO_HASH, "timestamp": "0x1"},
+        }
+        body: dict[str, Any] = {"jsonrpc": "2.0", "id": request["id"]}
+        if request["method"] in results:
+            body["result"] = results[request["method"]]
+        else:
+            body["error"] = {"code": 3, "message": "execution reverted", "data": data}
+        return web.Response(text=json.dumps(body), content_type="application/json")
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (revert_with("ZeroRoot()"), "ZeroRoot()"),
+        (revert_with("NotActive(uint32,uint32)", 7, 3), "NotActive(epoch=7, active=3)"),
+        (revert_with("StaleState(uint40,bytes32)", 1, b"\1" * 32), "StaleState(seq=1, prevRoot=0x" + "01" * 32 + ")"),
+        (
+            revert_with("ERC20InsufficientBalance(address,uint256,uint256)", ESCROW, 1, 2),
+            f"ERC20InsufficientBalance(sender={ESCROW}, balance=1, needed=2)",
+        ),
+        (revert_with("Unheard(uint256)", 5), "execution reverted"),
+    ],
+)
+async def test_a_revert_says_what_the_contract_said(answer: Answer, words: str) -> None:
+    async with endpoint(answer) as url, EscrowClient(url, ESCROW, 1, KEY) as client:
+        with pytest.raises(RevertedError) as caught:
+            await client.cancel_epoch(1)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["", "0x12", "a7" * 33, "not a key at all"])
+async def test_a_wrong_key_is_refused_without_being_shown(key: str) -> None:
+    for make in (
+        lambda: EscrowClient("http://127.0.0.1:1", ESCROW, 1, key),
+        lambda: TenantWallet("http://127.0.0.1:1", key),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            make()
+        assert not key or key not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_no_key_is_shown_by_what_holds_it() -> None:
+    async with EscrowClient("http://127.0.0.1:1/" + API_KEY, ESCROW, 1, KEY) as client:
+        for held in (client, client._sender, vars(client), client._sender and vars(client._sender)):
+            assert KEY[2:] not in repr(held)
+            assert API_KEY not in repr(held)
+
+
+async def test_a_reader_cannot_write() -> None:
+    async with EscrowClient("http://127.0.0.1:1", ESCROW, 1) as client:
+        assert client.address is None
+        with pytest.raises(ConfigurationError, match="without a signer key"):
+            await client.cancel_epoch(1)
+
+
+async def test_deploying_to_nobody_means_unknown() -> None:
+    with pytest.raises(ChainUnreachableError):
+        await deploy("http://127.0.0.1:1", KEY, challenge_seconds=1, notice_seconds=1, settler=ESCROW, guardian=ESCROW)
