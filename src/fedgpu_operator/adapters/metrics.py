@@ -1,0 +1,57 @@
+"""Prometheus metrics of the loops; every label comes from a bounded set."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from fedgpu_operator.domain.money import MicroUSD
+
+STATES = ("Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun")
+
+
+class PrometheusMetrics:
+    """Implements `ports.Metrics`."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry if registry is not None else CollectorRegistry()
+        self._placed = Counter("fedgpu_placements", "Jobs that were placed.", registry=self.registry)
+        self._refused = Counter(
+            "fedgpu_placement_refusals", "Jobs that a pass left waiting.", ["reason"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "fedgpu_placement_pass_seconds",
+            "Duration of one placement decision.",
+            buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10),
+            registry=self.registry,
+        )
+        self._failed = Counter(
+            "fedgpu_loop_failures", "Passes that ended with an error.", ["loop", "reason"], registry=self.registry
+        )
+        self._gpu_seconds = Counter(
+            "fedgpu_billed_gpu_seconds", "Billed GPU-seconds.", ["provider"], registry=self.registry
+        )
+        self._jobs = Gauge("fedgpu_jobs", "ComputeJobs by state.", ["state"], registry=self.registry)
+        self._paid = Counter("fedgpu_paid_micro_usd", "Paid on chain, seen at finalized.", registry=self.registry)
+
+    def serve(self, port: int, address: str) -> None:
+        """Serve `/metrics`; raises OSError where the port is taken."""
+        start_http_server(port, address, registry=self.registry)
+
+    def decided(self, placed: int, refused: dict[str, int], seconds: float) -> None:
+        self._placed.inc(placed)
+        for reason, jobs in refused.items():
+            self._refused.labels(reason).inc(jobs)
+        self._seconds.observe(seconds)
+
+    def loop_failed(self, loop: str, reason: str) -> None:
+        self._failed.labels(loop, reason).inc()
+
+    def billed(self, provider: str, gpu_seconds: int) -> None:
+        self._gpu_seconds.labels(provider).inc(gpu_seconds)
+
+    def jobs(self, by_state: dict[str, int]) -> None:
+        for state in STATES:
+            self._jobs.labels(state).set(by_state.get(state, 0))
+
+    def paid(self, micro_usd: MicroUSD) -> None:
+        self._paid.inc(micro_usd)

@@ -1,0 +1,7 @@
+"""The composition root: the only place where loops, agents and adapters are put together."""
+
+from __future__ import annotations
+
+from fedgpu_operator.bootstrap.system import System, build
+
+__all__ = ["System", "build"]

@@ -1,0 +1,168 @@
+"""Follows open attempts: keeps their lease there, stops it when it must stop, bills its usage, closes the books."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from fedgpu_operator.api.base import JSONObject, parse_duration
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import (
+    JOB_UID_LABEL,
+    LEASE_LABEL,
+    PROVIDER_LABEL,
+    TENANT_LABEL,
+    ComputeLease,
+    ComputeLeaseSpec,
+    JobRef,
+)
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
+from fedgpu_operator.domain.decision import Verdict
+from fedgpu_operator.domain.money import format_usd
+from fedgpu_operator.errors import AlreadyExistsError
+from fedgpu_operator.hub.jobfacts import JobFacts, outcome_of, stop_reason
+from fedgpu_operator.hub.render import member_namespace, provider_namespace, render_workload
+from fedgpu_operator.hub.write import guard
+from fedgpu_operator.metering import HubObservation, bill
+from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, ResourceType
+
+log = logging.getLogger(__name__)
+
+LEASES = ResourceType.of(ComputeLease.info)
+
+
+class AttemptKeeper:
+    """The only one that opens, stops, bills and ends attempts."""
+
+    def __init__(self, kube: Kube, ledger: Ledger, clock: Clock, metrics: Metrics) -> None:
+        self._kube = kube
+        self._ledger = ledger
+        self._clock = clock
+        self._metrics = metrics
+
+    async def begin(self, facts: JobFacts, chosen: Verdict) -> tuple[Attempt, ComputeLease]:
+        """Open an attempt on these terms and dispatch its lease; repeating it after a crash gives the same attempt.
+
+        The request is named by how many attempts came before, so two passes over the same facts ask for one.
+        """
+        job = facts.job
+        request = AttemptRequest(
+            job_uid=job.metadata.uid,
+            request_id=f"after-{len(facts.usage)}",
+            tenant=job.metadata.namespace,
+            job_name=job.metadata.name,
+            provider=chosen.provider,
+            product=chosen.product,
+            price=chosen.price,
+            gpus=job.gpus,
+            run_limit=parse_duration(job.spec.run_limit),
+        )
+        attempt = await self._ledger.open_attempt(request, self._clock.now())
+        return attempt, await self._dispatch(job, attempt)
+
+    async def follow(self, facts: JobFacts, attempt: Attempt) -> JobFacts:
+        """Bring an open attempt and its lease into line; returns the facts as they are then."""
+        lease = facts.lease
+        if lease is None:
+            return replace(facts, lease=await self._dispatch(facts.job, attempt))
+        now = self._clock.now()
+        reason = stop_reason(facts.job, now)
+        if reason and lease.spec.desired == "Run" and not lease.status.ended:
+            lease = await self.stop(lease, reason)
+        await self._bill(attempt, lease)
+        if lease.status.ended and lease.status.usage.final:
+            attempt = await self._ledger.end_attempt(lease.metadata.name, outcome_of(lease), now)
+        newest = await self._ledger.last_usage(lease.metadata.name)
+        entry = facts.usage[-1]
+        if newest is not None:
+            entry = LeaseUsage(attempt, newest.gpu_seconds, newest.sequence)
+        return replace(facts, lease=lease, usage=(*facts.usage[:-1], replace(entry, attempt=attempt)))
+
+    async def stop(self, lease: ComputeLease, reason: str) -> ComputeLease:
+        """Set the tombstone; the agent ends the workload and, where it has ended, clears it away."""
+        stamp = self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        spec = {"desired": "Stop", "stopReason": reason, "stopRequestedAt": stamp}
+        patch: JSONObject = {"metadata": guard(lease.metadata), "spec": spec}
+        written = await self._kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, patch)
+        log.info("lease %s of %s stops: %s", lease.metadata.name, lease.spec.job.name, reason)
+        return ComputeLease.parse(written)
+
+    async def remove(self, lease: ComputeLease) -> None:
+        """Delete the object of an ended attempt; its usage is in the ledger."""
+        await self._kube.delete(LEASES, lease.metadata.name, lease.metadata.namespace, uid=lease.metadata.uid)
+
+    async def _dispatch(self, job: ComputeJob, attempt: Attempt) -> ComputeLease:
+        obj = lease_object(job, attempt)
+        try:
+            written = await self._kube.create(LEASES, obj)
+        except AlreadyExistsError:
+            written = await self._kube.get(LEASES, attempt.lease_name, obj["metadata"]["namespace"])
+        return ComputeLease.parse(written)
+
+    async def _bill(self, attempt: Attempt, lease: ComputeLease) -> None:
+        reading = lease.status.usage.to_domain()
+        last = await self._ledger.last_usage(attempt.lease_name)
+        if reading is None or (last is not None and reading.sequence <= last.sequence):
+            return
+        before = last.gpu_seconds if last is not None else 0
+        terms = attempt.terms
+        hub = HubObservation(
+            created_at=attempt.created_at,
+            observed_at=self._clock.now(),
+            gpus=terms.gpus,
+            run_limit=terms.run_limit,
+            stopped_at=lease.spec.stop_requested_at,
+            billed=before,
+        )
+        billed = bill(reading, hub)
+        if billed.clipped:
+            log.warning(
+                "lease %s: member claims %d GPU-seconds, %d are payable (%s)",
+                attempt.lease_name,
+                reading.gpu_seconds,
+                billed.gpu_seconds,
+                billed.why,
+            )
+        await self._ledger.record_usage(attempt.lease_name, reading.sequence, billed.gpu_seconds, reading.observed_at)
+        self._metrics.billed(terms.provider, billed.gpu_seconds - before)
+
+
+def lease_object(job: ComputeJob, attempt: Attempt) -> JSONObject:
+    """The ComputeLease of an attempt; made from identity and the ledger's terms alone, so it can be made again."""
+    terms = attempt.terms
+    tenant_namespace = member_namespace(job.metadata.namespace)
+    spec = ComputeLeaseSpec(
+        job=JobRef(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
+        attempt=attempt.attempt,
+        fencing_epoch=attempt.attempt,
+        provider=terms.provider,
+        product=terms.product,
+        replicas=job.spec.replicas,
+        gpus_per_replica=job.spec.gpu.count,
+        price_per_gpu_hour=format_usd(terms.price),
+        run_limit_seconds=terms.run_limit,
+        member_namespace=tenant_namespace,
+        workload=render_workload(
+            job,
+            lease_name=attempt.lease_name,
+            member_namespace=tenant_namespace,
+            provider=terms.provider,
+            product=terms.product,
+            run_limit_seconds=terms.run_limit,
+        ),
+    )
+    return {
+        "apiVersion": LEASES.api_version,
+        "kind": LEASES.kind,
+        "metadata": {
+            "name": attempt.lease_name,
+            "namespace": provider_namespace(terms.provider),
+            "labels": {
+                LEASE_LABEL: attempt.lease_name,
+                PROVIDER_LABEL: terms.provider,
+                TENANT_LABEL: job.metadata.namespace,
+                JOB_UID_LABEL: job.metadata.uid,
+            },
+        },
+        "spec": spec.to_wire(),
+    }

@@ -1,0 +1,121 @@
+"""Publishes an epoch of the ledger as a SettlementEpoch: what it is, and how far the finalized chain shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.conditions import Finding, merge
+from fedgpu_operator.api.settlementepoch import (
+    EpochTransactions,
+    SettlementEpoch,
+    SettlementEpochSpec,
+    SettlementEpochStatus,
+)
+from fedgpu_operator.domain.books import ChainTx, Epoch, EpochStage
+from fedgpu_operator.domain.money import format_usd
+from fedgpu_operator.domain.settlement import ChainSnapshot, EpochPlan, EpochState
+from fedgpu_operator.errors import AlreadyExistsError
+from fedgpu_operator.hub.write import write_status
+from fedgpu_operator.ports import Kube, ResourceType
+
+EPOCHS: Final = ResourceType.of(SettlementEpoch.info)
+EpochWord = Literal["Pending", "Posted", "Finalized", "Paid", "Cancelled"]
+_STATES: Final[dict[EpochStage, EpochWord]] = {
+    EpochStage.PREPARED: "Pending",
+    EpochStage.POSTED: "Posted",
+    EpochStage.FINALIZED: "Finalized",
+    EpochStage.PAID: "Paid",
+    EpochStage.CANCELLED: "Cancelled",
+    EpochStage.ABANDONED: "Cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFacts:
+    """All that a SettlementEpoch is made from; `state` is the contract's epoch at finalized, once it has a number."""
+
+    epoch: Epoch
+    plan: EpochPlan
+    chain: ChainSnapshot
+    state: EpochState | None
+    txs: tuple[ChainTx, ...]
+
+
+async def publish(kube: Kube, now: datetime, facts: EpochFacts) -> None:
+    """Create the object where it is missing, and write its status where it changed."""
+    name = f"epoch-{facts.epoch.number}"
+    try:
+        obj = await kube.create(EPOCHS, _object(name, facts))
+    except AlreadyExistsError:
+        obj = await kube.get(EPOCHS, name)
+    known = SettlementEpoch.parse(obj)
+    await write_status(kube, known, known.status, epoch_status(known, facts, now))
+
+
+def _object(name: str, facts: EpochFacts) -> JSONObject:
+    plan, draft = facts.plan, facts.epoch.draft
+    spec = SettlementEpochSpec(
+        sequence=facts.epoch.number,
+        chain_id=plan.chain_id,
+        contract=plan.escrow,
+        prev_root=plan.prev_root,
+        root=plan.root,
+        manifest_hash=plan.manifest_hash,
+        period_end=draft.period_end,
+        total=format_usd(draft.total),
+        tenants=len(plan.debits),
+        providers=len({leaf.provider for leaf in plan.leaves}),
+        leases=len(draft.covers),
+    )
+    return {"apiVersion": EPOCHS.api_version, "kind": EPOCHS.kind, "metadata": {"name": name}, "spec": spec.to_wire()}
+
+
+def epoch_status(known: SettlementEpoch, facts: EpochFacts, now: datetime) -> SettlementEpochStatus:
+    """The status that follows from the facts; pure."""
+    by_kind = {tx.kind: tx.tx_hash for tx in facts.txs}
+    active_at = facts.state.active_at if facts.state is not None else 0
+    before = _paid_before(facts)
+    paid = sum(min(facts.chain.paid[pair], total) for pair, total in facts.plan.pairs.items())
+    generation = known.metadata.generation
+    return SettlementEpochStatus(
+        observed_generation=generation,
+        state=_STATES[facts.epoch.stage],
+        transactions=EpochTransactions(post=by_kind.get("post", ""), claim=by_kind.get("claim", "")),
+        active_at=datetime.fromtimestamp(active_at, UTC) if active_at else known.status.active_at,
+        paid=format_usd(max(0, paid - before)),
+        conditions=merge(known.status.conditions, _findings(facts), generation=generation, now=now),
+    )
+
+
+def _paid_before(facts: EpochFacts) -> int:
+    """What the pairs had been paid under earlier roots: all that the new total exceeds the debits by."""
+    return sum(facts.plan.pairs.values()) - facts.plan.total
+
+
+def _findings(facts: EpochFacts) -> Iterator[Finding]:
+    stage = facts.epoch.stage
+    if stage in (EpochStage.ABANDONED, EpochStage.CANCELLED):
+        why = "CancelledByGuardian" if stage is EpochStage.CANCELLED else "NotAccepted"
+        text = "this epoch pays nothing; its usage is settled by a later one"
+        yield from (Finding(kind, "False", why, text) for kind in ("Posted", "Finalized", "Paid"))
+        return
+    posted = stage is not EpochStage.PREPARED
+    yield Finding("Posted", "True" if posted else "False", "Broadcast" if posted else "NotSent")
+    final = stage in (EpochStage.FINALIZED, EpochStage.PAID)
+    yield Finding(
+        "Finalized",
+        "True" if final else "False",
+        "Finalized" if final else "AwaitingFinality",
+        "the finalized chain shows this root" if final else "the root is not in a finalized block yet",
+    )
+    if stage is EpochStage.PAID:
+        yield Finding("Paid", "True", "Paid", "every line is paid, read back at finalized")
+    elif final and facts.state is not None and facts.chain.timestamp < facts.state.active_at:
+        ends = datetime.fromtimestamp(facts.state.active_at, UTC)
+        yield Finding("Paid", "False", "ChallengeWindow", f"claims open at {ends:%Y-%m-%dT%H:%M:%SZ} chain time")
+    else:
+        yield Finding("Paid", "False", "AwaitingClaim" if final else "AwaitingFinality")

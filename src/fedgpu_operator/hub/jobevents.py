@@ -1,0 +1,48 @@
+"""Which Events a change of a job's status is worth; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from fedgpu_operator.api.base import Condition
+from fedgpu_operator.api.computejob import ComputeJobStatus
+from fedgpu_operator.api.conditions import find
+
+QUIET: Final = frozenset({"Queued", "NotPlaced"})
+"""Reasons that say only that nothing has been decided yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One Event about a job."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def job_events(before: ComputeJobStatus, after: ComputeJobStatus) -> Iterator[JobEvent]:
+    """An Event for each condition that newly says something a person would want to be told."""
+    for condition in after.conditions:
+        known = find(before.conditions, condition.type)
+        if known is None or (known.status, known.reason) != (condition.status, condition.reason):
+            event = _event(condition)
+            if event is not None:
+                yield event
+
+
+def _event(condition: Condition) -> JobEvent | None:
+    message = condition.message or condition.reason
+    match condition.type, condition.status:
+        case "Placed", "False" if condition.reason in ("DryRun", "Suspended"):
+            return JobEvent("Normal", condition.reason, message)
+        case "Placed", "False" if condition.reason not in QUIET:
+            return JobEvent("Warning", condition.reason, message)
+        case "Failed", "True":
+            return JobEvent("Warning", condition.reason, message)
+        case (("Placed" | "Running" | "Complete" | "Settled"), "True"):
+            return JobEvent("Normal", condition.type, message)
+        case _:
+            return None

@@ -1,0 +1,109 @@
+"""What is known of one job and which phase that puts it in: pure, from the job, its attempts and its lease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
+from typing import Final
+
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.conditions import find
+from fedgpu_operator.domain.books import Attempt, Coverage, LeaseUsage
+from fedgpu_operator.domain.decision import Decision
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.errors import InvalidResourceError
+
+SUSPENDED: Final = "Suspended"
+DELETED: Final = "Deleted"
+DEADLINE: Final = "DeadlineExceeded"
+SUCCEEDED: Final = "Succeeded"
+RETRIED: Final = frozenset({SUSPENDED, "MemberRejected", "LeaseFenced"})
+"""Outcomes after which the job is placed again; every other outcome ends it."""
+
+
+class Phase(Enum):
+    """Where a job stands; exactly one holds."""
+
+    DELETING = auto()
+    INVALID = auto()
+    ACTIVE = auto()
+    FINISHED = auto()
+    EXPIRED = auto()
+    SUSPENDED = auto()
+    DRY_RUN = auto()
+    PENDING = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """One job with all that its status is derived from.
+
+    `usage` holds every attempt with its newest billed usage, oldest first; `lease` is that of the newest attempt,
+    where it still exists; `coverage` tells how far each ended, billed attempt is settled, by lease name.
+    """
+
+    job: ComputeJob
+    usage: tuple[LeaseUsage, ...] = ()
+    lease: ComputeLease | None = None
+    decision: Decision | None = None
+    invalid: InvalidResourceError | None = None
+    coverage: tuple[Coverage, ...] = ()
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Oldest first."""
+        return tuple(entry.attempt for entry in self.usage)
+
+    @property
+    def newest(self) -> Attempt | None:
+        """The newest attempt."""
+        return self.usage[-1].attempt if self.usage else None
+
+    @property
+    def gpu_seconds(self) -> int:
+        """Billed over all attempts."""
+        return sum(entry.gpu_seconds for entry in self.usage)
+
+    @property
+    def cost(self) -> MicroUSD:
+        """What all attempts cost, µUSD."""
+        return MicroUSD(sum(entry.cost for entry in self.usage))
+
+
+def phase(facts: JobFacts, now: datetime) -> Phase:
+    """The job's phase. An attempt that is open wins over everything: first it must stop."""
+    job, newest = facts.job, facts.newest
+    if job.metadata.deletion_timestamp is not None:
+        return Phase.DELETING
+    if newest is not None and newest.is_open:
+        return Phase.ACTIVE
+    if newest is not None and newest.outcome not in RETRIED:
+        return Phase.FINISHED
+    if facts.invalid is not None:
+        return Phase.INVALID
+    if job.spec.deadline is not None and job.spec.deadline <= now:
+        return Phase.EXPIRED
+    if job.spec.suspend:
+        return Phase.SUSPENDED
+    return Phase.DRY_RUN if job.spec.dry_run else Phase.PENDING
+
+
+def stop_reason(job: ComputeJob, now: datetime) -> str:
+    """Why an open attempt must stop now; empty where it may go on."""
+    if job.metadata.deletion_timestamp is not None:
+        return DELETED
+    if job.spec.deadline is not None and job.spec.deadline <= now:
+        return DEADLINE
+    return SUSPENDED if job.spec.suspend else ""
+
+
+def outcome_of(lease: ComputeLease) -> str:
+    """The outcome of an ended lease, as the ledger keeps it."""
+    if lease.status.state == "Succeeded":
+        return SUCCEEDED
+    if lease.status.state == "Stopped":
+        return lease.spec.stop_reason or "Stopped"
+    failed = find(lease.status.conditions, "Failed")
+    return failed.reason if failed is not None else "Failed"

@@ -1,0 +1,256 @@
+"""A job's status from its facts: conditions, state, candidates, usage and settlement; pure, the one writer's text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Final, Literal
+
+from fedgpu_operator.api.computejob import (
+    Candidate,
+    ComputeJobStatus,
+    PlacementStatus,
+    SettlementStatus,
+    UsageStatus,
+)
+from fedgpu_operator.api.conditions import Finding, find, is_true, merge
+from fedgpu_operator.domain.books import Attempt, Coverage, EpochStage
+from fedgpu_operator.domain.decision import Decision, Verdict
+from fedgpu_operator.domain.money import format_usd
+from fedgpu_operator.hub.jobfacts import DEADLINE, SUCCEEDED, JobFacts, Phase, phase
+
+MAX_CANDIDATES: Final = 10
+State = Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"]
+
+
+def job_status(facts: JobFacts, now: datetime, transactions: Mapping[int, tuple[str, str]]) -> ComputeJobStatus:
+    """The status that follows from the facts; `transactions` gives (post, claim) hashes by epoch number."""
+    job, known, where = facts.job, facts.job.status, phase(facts, now)
+    findings = [*_FINDINGS[where](facts), _settled(facts)]
+    ended = where in (Phase.FINISHED, Phase.INVALID, Phase.EXPIRED, Phase.DELETING)
+    still = known.conditions if ended else [c for c in known.conditions if c.type not in ("Failed", "Complete")]
+    conditions = merge(still, findings, generation=job.metadata.generation, now=now)
+    newest, lease = facts.newest, facts.lease
+    usage = lease.status.usage if lease is not None else None
+    done = where in (Phase.FINISHED, Phase.DELETING) and usage is not None
+    return ComputeJobStatus(
+        observed_generation=job.metadata.generation,
+        state=_state(where, facts),
+        placement=_placement(facts, newest),
+        candidates=[_candidate(v) for v in facts.decision.verdicts[:MAX_CANDIDATES]]
+        if facts.decision
+        else known.candidates,
+        start_time=usage.started_at if usage and usage.started_at else known.start_time,
+        completion_time=usage.finished_at if usage and done else None,
+        usage=UsageStatus(gpu_seconds=facts.gpu_seconds, cost=format_usd(facts.cost)) if newest else None,
+        settlement=_settlement(facts, transactions),
+        conditions=conditions,
+    )
+
+
+def _state(where: Phase, facts: JobFacts) -> State:
+    if where is Phase.ACTIVE:
+        running = facts.lease is not None and facts.lease.status.state in ("Running", "Stopping")
+        return "Running" if running else "Placed"
+    if where is Phase.FINISHED:
+        return "Succeeded" if facts.newest is not None and facts.newest.outcome == SUCCEEDED else "Failed"
+    return _STATES.get(where, facts.job.status.state)
+
+
+_STATES: Final[Mapping[Phase, State]] = {
+    Phase.INVALID: "Failed",
+    Phase.EXPIRED: "Failed",
+    Phase.SUSPENDED: "Suspended",
+    Phase.DRY_RUN: "DryRun",
+    Phase.PENDING: "Pending",
+}
+
+
+def _deleting(_: JobFacts) -> Iterable[Finding]:
+    return (Finding("Running", "False", "Deleting", "the workload is being stopped"),)
+
+
+def _invalid(facts: JobFacts) -> Iterable[Finding]:
+    error = facts.invalid
+    why, message = (error.why, str(error)) if error is not None else ("InvalidSpec", "")
+    return (
+        Finding("Admitted", "False", why, message),
+        Finding("Placed", "False", why, message),
+        Finding("Failed", "True", why, message),
+    )
+
+
+def _expired(_: JobFacts) -> Iterable[Finding]:
+    text = "the deadline passed before the job could finish"
+    return (Finding("Placed", "False", DEADLINE, text), Finding("Failed", "True", DEADLINE, text))
+
+
+def _suspended(_: JobFacts) -> Iterable[Finding]:
+    text = "suspend is set: nothing runs and nothing is metered; set it to false to place the job again"
+    return (
+        Finding("Admitted", "True", "Admitted"),
+        Finding("Placed", "False", "Suspended", text),
+        Finding("Running", "False", "Suspended", text),
+    )
+
+
+def _dry_run(facts: JobFacts) -> Iterable[Finding]:
+    decision = facts.decision
+    if decision is None:
+        return (Finding("Placed", "False", "DryRun", "not evaluated yet"),)
+    if decision.chosen is None:
+        return (Finding("Placed", "False", _word(decision), f"dry run: {decision.message}"),)
+    chosen = decision.chosen
+    text = f"dry run: would go to {_where(chosen)} for at most {format_usd(chosen.cost)} USD; nothing is reserved"
+    return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "DryRun", text))
+
+
+def _pending(facts: JobFacts) -> Iterable[Finding]:
+    decision = facts.decision
+    if decision is None or decision.chosen is not None:
+        text = "waiting for the next placement pass"
+        return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "Queued", text))
+    word = _word(decision)
+    admitted = Finding("Admitted", "True", "Admitted")
+    if word in ("Unfunded", "OverBudget"):
+        admitted = Finding("Admitted", "False", word, decision.message)
+    return (admitted, Finding("Placed", "False", word, decision.message), Finding("Running", "False", "NotPlaced"))
+
+
+def _active(facts: JobFacts) -> Iterable[Finding]:
+    found = [Finding("Admitted", "True", "Admitted"), _placed(facts)]
+    lease = facts.lease
+    running = find(lease.status.conditions, "Running") if lease is not None else None
+    if running is None:
+        found.append(Finding("Running", "False", "Dispatching", "the lease waits for the member's agent"))
+    else:
+        found.append(Finding("Running", running.status, running.reason, running.message))
+    return found
+
+
+def _finished(facts: JobFacts) -> Iterable[Finding]:
+    newest, lease = facts.newest, facts.lease
+    outcome = newest.outcome if newest is not None else ""
+    detail = lease.status.exit_message if lease is not None else ""
+    found = [_placed(facts), Finding("Running", "False", "Ended", "the workload has ended")]
+    if outcome == SUCCEEDED:
+        return [*found, Finding("Complete", "True", SUCCEEDED, detail or "every replica succeeded")]
+    return [*found, Finding("Failed", "True", outcome, detail)]
+
+
+_FINDINGS: Final[Mapping[Phase, Callable[[JobFacts], Iterable[Finding]]]] = {
+    Phase.DELETING: _deleting,
+    Phase.INVALID: _invalid,
+    Phase.ACTIVE: _active,
+    Phase.FINISHED: _finished,
+    Phase.EXPIRED: _expired,
+    Phase.SUSPENDED: _suspended,
+    Phase.DRY_RUN: _dry_run,
+    Phase.PENDING: _pending,
+}
+
+
+def _word(decision: Decision) -> str:
+    return decision.reason.value if decision.reason is not None else "NoEligibleProvider"
+
+
+def _where(verdict: Verdict) -> str:
+    return f"{verdict.provider} ({verdict.product}) at {format_usd(verdict.price)} USD per GPU-hour"
+
+
+def _placed(facts: JobFacts) -> Finding:
+    if facts.decision is not None and facts.decision.chosen is not None:
+        return Finding("Placed", "True", "Placed", placed_message(facts.decision))
+    known = find(facts.job.status.conditions, "Placed")
+    if known is not None and known.status == "True":
+        return Finding("Placed", "True", known.reason, known.message)
+    terms = facts.attempts[-1].terms
+    return Finding(
+        "Placed", "True", "Placed", f"{terms.provider} ({terms.product}) at {format_usd(terms.price)} USD per GPU-hour"
+    )
+
+
+def placed_message(decision: Decision) -> str:
+    """Where and why there, in one sentence."""
+    chosen = decision.chosen
+    if chosen is None:
+        return decision.message
+    fits = {verdict.provider for verdict in decision.verdicts if verdict.eligible}
+    others = {verdict.provider for verdict in decision.verdicts} - fits
+    refused = f"; {len(others)} refused" if others else ""
+    text = (
+        f"{_where(chosen)}: least effective price {format_usd(chosen.effective_price)} of {len(fits)} that fit{refused}"
+    )
+    rivals = [v for v in decision.verdicts if v.eligible and v.effective_price < chosen.effective_price]
+    return f"{text} (cheaper ones went to jobs that gain more)" if rivals else text
+
+
+def _placement(facts: JobFacts, newest: Attempt | None) -> PlacementStatus | None:
+    if newest is None:
+        return None
+    known, terms = facts.job.status.placement, newest.terms
+    if known is not None and known.lease == newest.lease_name:
+        return known
+    chosen = facts.decision.chosen if facts.decision is not None else None
+    return PlacementStatus(
+        provider=terms.provider,
+        product=terms.product,
+        lease=newest.lease_name,
+        attempt=newest.attempt,
+        price=format_usd(terms.price),
+        effective_price=format_usd(chosen.effective_price if chosen is not None else terms.price),
+        placed_at=newest.created_at.replace(microsecond=0),
+        policies=list(facts.decision.policies[:64]) if facts.decision is not None else [],
+    )
+
+
+def _candidate(verdict: Verdict) -> Candidate:
+    return Candidate(
+        provider=verdict.provider,
+        product=verdict.product,
+        eligible=verdict.eligible,
+        reason=verdict.reason.value if verdict.reason is not None else "",
+        message=verdict.message[:256],
+        price=format_usd(verdict.price),
+        effective_price=format_usd(verdict.effective_price),
+        cost=format_usd(verdict.cost),
+        latency_ms=None if verdict.latency_ms is None else round(verdict.latency_ms, 1),
+        latency_source=verdict.latency_source,
+        score=verdict.score,
+    )
+
+
+def _newest_cover(facts: JobFacts) -> Coverage | None:
+    covered = [cover for cover in facts.coverage if cover.epoch is not None]
+    return max(covered, key=lambda cover: cover.epoch or 0) if covered else None
+
+
+def _settled(facts: JobFacts) -> Finding:
+    newest = facts.newest
+    if newest is None or newest.is_open:
+        return Finding("Settled", "False", "NotFinished", "settled once the attempt has ended and its epoch is paid")
+    if not facts.gpu_seconds:
+        return Finding("Settled", "True", "NothingToPay", "no usage was billed")
+    if any(not cover.complete for cover in facts.coverage) or not facts.coverage:
+        return Finding("Settled", "False", "AwaitingEpoch", "the charge is in the ledger and waits for the next epoch")
+    stages = {cover.stage for cover in facts.coverage if cover.gpu_seconds}
+    if stages == {EpochStage.PAID}:
+        return Finding("Settled", "True", "Paid", "paid on chain, read back at finalized")
+    if EpochStage.PREPARED in stages or EpochStage.POSTED in stages:
+        return Finding("Settled", "False", "AwaitingFinality", "the epoch is not final on chain yet")
+    return Finding(
+        "Settled", "False", "AwaitingPayment", "the epoch is final; its challenge window or the claim is open"
+    )
+
+
+def _settlement(facts: JobFacts, transactions: Mapping[int, tuple[str, str]]) -> SettlementStatus | None:
+    cover = _newest_cover(facts)
+    if cover is None or cover.epoch is None:
+        return None
+    post, claim = transactions.get(cover.epoch, ("", ""))
+    return SettlementStatus(epoch=cover.epoch, post_transaction=post, claim_transaction=claim)
+
+
+def is_settled(status: ComputeJobStatus) -> bool:
+    """Whether nothing of this job is left to pay."""
+    return is_true(status.conditions, "Settled")

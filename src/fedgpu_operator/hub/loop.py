@@ -1,0 +1,68 @@
+"""Runs a pass again and again: when woken, at the latest after the resync interval, with back-off after an error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from fedgpu_operator.errors import ConflictError, FedGPUError
+from fedgpu_operator.ports import Metrics
+
+log = logging.getLogger(__name__)
+
+DEBOUNCE_SECONDS: Final = 0.1
+"""Events that arrive in a burst share one pass."""
+FIRST_BACKOFF_SECONDS: Final = 0.5
+LAST_BACKOFF_SECONDS: Final = 30.0
+
+
+class Loop:
+    """One level-triggered loop; a pass may ask for the next one sooner by returning seconds."""
+
+    def __init__(
+        self, name: str, pass_once: Callable[[], Awaitable[float | None]], *, resync: float, metrics: Metrics
+    ) -> None:
+        self.name = name
+        self._pass_once = pass_once
+        self._resync = resync
+        self._metrics = metrics
+        self._woken = asyncio.Event()
+        self._backoff = 0.0
+
+    def wake(self) -> None:
+        """Ask for a pass; safe from any handler of the same event loop."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Run until cancelled; an error of a pass is logged and counted, then the pass is tried again."""
+        while True:
+            self._woken.clear()
+            delay = await self._guarded_pass()
+            try:
+                async with asyncio.timeout(delay):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+            await asyncio.sleep(max(DEBOUNCE_SECONDS, self._backoff))
+
+    async def _guarded_pass(self) -> float:
+        try:
+            sooner = await self._pass_once()
+        except ConflictError as error:
+            log.debug("%s: %s; loading again", self.name, error)
+            return DEBOUNCE_SECONDS
+        except FedGPUError as error:
+            log.warning("%s: %s: %s", self.name, error.reason, error)
+            return self._failed(error.reason)
+        except Exception:
+            log.exception("%s: pass failed", self.name)
+            return self._failed("InternalError")
+        self._backoff = 0.0
+        return self._resync if sooner is None else min(sooner, self._resync)
+
+    def _failed(self, reason: str) -> float:
+        self._metrics.loop_failed(self.name, reason)
+        self._backoff = min(LAST_BACKOFF_SECONDS, max(FIRST_BACKOFF_SECONDS, self._backoff * 2))
+        return self._backoff

@@ -1,0 +1,98 @@
+"""Builds the snapshot that placement decides on from a reading of the hub; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.domain.books import LeaseUsage, PairTotal
+from fedgpu_operator.domain.job import Job, Policy
+from fedgpu_operator.domain.money import MicroUSD, parse_usd
+from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.funds import exposure, standing
+from fedgpu_operator.hub.inventory import offers
+from fedgpu_operator.hub.jobfacts import JobFacts
+from fedgpu_operator.hub.providers import is_ready
+from fedgpu_operator.hub.store import HubState
+
+REJECTED: Final = "MemberRejected"
+
+
+def domain_job(facts: JobFacts, account: ComputeAccount | None, now: datetime, cooldown: timedelta) -> Job:
+    """The job as placement sees it: an account's cap per job tightens its budget, recent rejections are avoided.
+
+    Raises InvalidResourceError where the job names what does not exist.
+    """
+    job = facts.job.to_domain(spent=facts.cost, avoid=_avoid(facts, now, cooldown))
+    cap = account.spec.max_per_job if account is not None else None
+    if cap is None:
+        return job
+    left = MicroUSD(max(0, parse_usd(cap) - facts.cost))
+    return job.within(left)
+
+
+def _avoid(facts: JobFacts, now: datetime, cooldown: timedelta) -> Mapping[str, str]:
+    avoid = {}
+    for attempt in facts.attempts:
+        if attempt.outcome == REJECTED and attempt.ended_at is not None and now - attempt.ended_at < cooldown:
+            ago = int((now - attempt.ended_at).total_seconds())
+            avoid[attempt.terms.provider] = f"the member rejected attempt {attempt.attempt} {ago} s ago"
+    return avoid
+
+
+def all_offers(state: HubState) -> tuple[Offer, ...]:
+    """Every offer of every provider, the hub's own leases subtracted."""
+    return tuple(
+        offer
+        for name, provider in state.providers.items()
+        for offer in offers(provider, state.reports.get(name), state.leases_of(name), ready=is_ready(provider))
+    )
+
+
+def policies_by_namespace(
+    state: HubState, namespaces: Iterable[str]
+) -> tuple[dict[str, tuple[Policy, ...]], dict[str, InvalidResourceError]]:
+    """The policies that bind each namespace, and the namespaces whose law cannot be read: nothing is placed there."""
+    bound: dict[str, tuple[Policy, ...]] = {}
+    broken: dict[str, InvalidResourceError] = {}
+    for namespace in set(namespaces):
+        labels = dict(state.namespaces.get(namespace, {}))
+        policies = []
+        for policy in state.policies:
+            if policy.binds(labels):
+                try:
+                    policies.append(policy.to_domain())
+                except InvalidResourceError as error:
+                    text = (
+                        f"PlacementPolicy {policy.metadata.name} binds this namespace and cannot be honoured: {error}"
+                    )
+                    broken[namespace] = InvalidResourceError("InvalidPolicy", text)
+        bound[namespace] = tuple(policies)
+    return bound, broken
+
+
+def funds_by_namespace(
+    state: HubState,
+    namespaces: Iterable[str],
+    pairs: Iterable[PairTotal],
+    open_attempts: Iterable[LeaseUsage],
+    *,
+    settlement: bool,
+) -> dict[str, MicroUSD | None]:
+    """What each namespace may still commit; None (unlimited) where nothing is settled on chain at all."""
+    if not settlement:
+        return dict.fromkeys(namespaces)
+    all_pairs, all_open = list(pairs), list(open_attempts)
+    funds: dict[str, MicroUSD | None] = {}
+    for namespace in set(namespaces):
+        account = state.accounts.get(namespace)
+        known = standing(account) if account is not None else None
+        owed = exposure(
+            (pair for pair in all_pairs if pair.tenant == namespace),
+            (entry for entry in all_open if entry.attempt.terms.tenant == namespace),
+        )
+        funds[namespace] = known.available(owed) if known is not None else MicroUSD(0)
+    return funds

@@ -1,0 +1,225 @@
+"""The provider loop: gives each provider its namespace, judges what its agent reports, writes its status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from statistics import median, quantiles
+from typing import Final, Literal
+
+from fedgpu_operator.api.computelease import PROVIDER_LABEL
+from fedgpu_operator.api.conditions import Finding, find, is_true, merge
+from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, GPUProviderStatus, Inventory, LatencyStatus
+from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.errors import AlreadyExistsError, ConflictError, InvalidResourceError
+from fedgpu_operator.hub.inventory import inventory
+from fedgpu_operator.hub.render import provider_namespace
+from fedgpu_operator.hub.store import HubState, load, load_heartbeats
+from fedgpu_operator.hub.write import emit, write_status
+from fedgpu_operator.ports import NAMESPACES, Clock, Kube
+
+log = logging.getLogger(__name__)
+
+AWAITING_REPORT: Final = "AwaitingReport"
+"""The agent has been asked but has not answered yet: neither good nor bad news."""
+ACCEPT_ANNOTATION: Final = "fedgpu.dev/accept"
+"""Put the acceptance hash here to accept a provider whose location, claims, wallet or endpoint changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderFacts:
+    """All that a provider's status is derived from."""
+
+    provider: GPUProvider
+    report: ProviderReport | None
+    heartbeat: datetime | None
+    refusal: InvalidResourceError | None
+    namespace: str
+    stock: list[Inventory]
+    leases: int
+
+
+class ProviderLoop:
+    """Load → judge → write. `refusals` says why a provider's agent could not be started, by provider."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        clock: Clock,
+        *,
+        acceptance: Literal["OnCreate", "Manual"],
+        heartbeat_timeout: float,
+        refusals: Mapping[str, InvalidResourceError],
+    ) -> None:
+        self._kube = kube
+        self._clock = clock
+        self._acceptance = acceptance
+        self._timeout = timedelta(seconds=heartbeat_timeout)
+        self._refusals = refusals
+
+    async def pass_once(self) -> float | None:
+        """One pass over all providers; asks for the next within a third of the heartbeat timeout."""
+        state = await load(self._kube)
+        heartbeats = await load_heartbeats(self._kube)
+        for provider in state.providers.values():
+            try:
+                await self._judge(provider, state, heartbeats.get(provider.metadata.name))
+            except ConflictError:
+                log.debug("provider %s changed under the pass; next pass", provider.metadata.name)
+        return self._timeout.total_seconds() / 3
+
+    async def _judge(self, provider: GPUProvider, state: HubState, heartbeat: datetime | None) -> None:
+        name = provider.metadata.name
+        refusal = await self._ensure_namespace(provider, state) or self._refusals.get(name)
+        report = state.reports.get(name)
+        leases = state.leases_of(name)
+        facts = ProviderFacts(
+            provider=provider,
+            report=report,
+            heartbeat=heartbeat,
+            refusal=refusal,
+            namespace=provider_namespace(name),
+            stock=inventory(provider, report, leases) if report else [],
+            leases=len(leases),
+        )
+        now = self._clock.now()
+        status = provider_status(facts, now, acceptance=self._acceptance, timeout=self._timeout)
+        if await write_status(self._kube, provider, provider.status, status):
+            await self._tell(provider, status, now)
+
+    async def _ensure_namespace(self, provider: GPUProvider, state: HubState) -> InvalidResourceError | None:
+        name = provider_namespace(provider.metadata.name)
+        wanted = provider.metadata.name
+        if name not in state.namespaces:
+            if provider.metadata.deletion_timestamp is not None:
+                return None
+            try:
+                await self._kube.create(NAMESPACES, {"metadata": {"name": name, "labels": {PROVIDER_LABEL: wanted}}})
+            except AlreadyExistsError:
+                log.debug("namespace %s was made meanwhile; next pass judges it", name)
+            return None
+        if state.namespaces[name].get(PROVIDER_LABEL) != wanted:
+            return InvalidResourceError(
+                "NamespaceTaken",
+                f"namespace {name} exists and was not made by fedgpu: remove it, or label it {PROVIDER_LABEL}={wanted}",
+            )
+        return None
+
+    async def _tell(self, provider: GPUProvider, status: GPUProviderStatus, now: datetime) -> None:
+        before, after = find(provider.status.conditions, "Ready"), find(status.conditions, "Ready")
+        if after is not None and after.reason == AWAITING_REPORT:
+            return
+        if after is not None and (before is None or (before.status, before.reason) != (after.status, after.reason)):
+            event_type: Literal["Normal", "Warning"] = "Normal" if after.status == "True" else "Warning"
+            text = after.message or f"provider is {status.state}"
+            await emit(self._kube, provider, event_type, after.reason, text, now=now)
+
+
+def provider_status(
+    facts: ProviderFacts, now: datetime, *, acceptance: Literal["OnCreate", "Manual"], timeout: timedelta
+) -> GPUProviderStatus:
+    """The provider's status from the facts; pure."""
+    provider = facts.provider
+    accepted, record = _accepted(provider, facts.refusal, now, acceptance)
+    connected = _connected(facts, now, timeout)
+    verified = Finding("Verified", "Unknown", "NotProbed", "the GPUs themselves have not been probed")
+    ready = _ready(accepted, connected, facts)
+    conditions = merge(
+        provider.status.conditions,
+        (accepted, connected, verified, ready),
+        generation=provider.metadata.generation,
+        now=now,
+    )
+    fresh = connected.status == "True"
+    return GPUProviderStatus(
+        observed_generation=provider.metadata.generation,
+        state=_state(accepted, connected, ready),
+        namespace=facts.namespace,
+        acceptance=record,
+        inventory=facts.stock,
+        total_gpus=sum(entry.total for entry in facts.stock),
+        free_gpus=sum(entry.free for entry in facts.stock) if fresh else 0,
+        leases=facts.leases,
+        latency=_latency(facts.report) or provider.status.latency,
+        conditions=conditions,
+    )
+
+
+def _accepted(
+    provider: GPUProvider, refusal: InvalidResourceError | None, now: datetime, mode: Literal["OnCreate", "Manual"]
+) -> tuple[Finding, Acceptance | None]:
+    known, digest = provider.status.acceptance, provider.spec.acceptance_hash()
+    if refusal is not None and refusal.why == "NamespaceTaken":
+        return Finding("Accepted", "False", refusal.why, str(refusal)), known
+    asked = provider.metadata.annotations.get(ACCEPT_ANNOTATION) == digest
+    if known is not None and known.hash == digest:
+        return Finding("Accepted", "True", "Accepted", f"accepted as {digest}"), known
+    if asked or (known is None and mode == "OnCreate"):
+        return (
+            Finding("Accepted", "True", "Accepted", f"accepted as {digest}"),
+            Acceptance(hash=digest, accepted_at=now.replace(microsecond=0)),
+        )
+    reason = "AwaitingAcceptance" if known is None else "OfferChanged"
+    why = "has not been accepted" if known is None else "location, compliance, payout wallet or endpoint changed"
+    fix = f"kubectl annotate gpup {provider.metadata.name} {ACCEPT_ANNOTATION}={digest} --overwrite"
+    return Finding("Accepted", "False", reason, f"{why}; to accept it: {fix}"), known
+
+
+def _connected(facts: ProviderFacts, now: datetime, timeout: timedelta) -> Finding:
+    if facts.refusal is not None:
+        return Finding("Connected", "False", facts.refusal.why, str(facts.refusal))
+    reachable = find(facts.report.status.conditions, "Reachable") if facts.report else None
+    if reachable is not None and reachable.status != "True":
+        return Finding("Connected", reachable.status, reachable.reason, reachable.message)
+    if facts.heartbeat is None or reachable is None:
+        return Finding("Connected", "Unknown", AWAITING_REPORT, "the agent has not reported yet")
+    silent = now - facts.heartbeat
+    if silent > timeout:
+        message = f"nothing heard of the member since {facts.heartbeat:%Y-%m-%dT%H:%M:%SZ}; its jobs are left alone"
+        return Finding("Connected", "Unknown", "MemberSilent", message)
+    return Finding("Connected", "True", "Answering", "the member cluster answers")
+
+
+def _ready(accepted: Finding, connected: Finding, facts: ProviderFacts) -> Finding:
+    if facts.provider.metadata.deletion_timestamp is not None:
+        return Finding("Ready", "False", "Terminating", "the provider is being deleted")
+    for finding in (accepted, connected):
+        if finding.status != "True":
+            return Finding("Ready", finding.status, finding.reason, finding.message)
+    if not any(entry.total for entry in facts.stock):
+        offered = ", ".join(offer.product for offer in facts.provider.spec.offers)
+        return Finding("Ready", "False", "NoGPUs", f"no schedulable node carries nvidia.com/gpu.product of {offered}")
+    return Finding("Ready", "True", "Ready", "")
+
+
+def _state(
+    accepted: Finding, connected: Finding, ready: Finding
+) -> Literal["Pending", "Ready", "NotReady", "Unreachable"]:
+    if ready.status == "True":
+        return "Ready"
+    if accepted.status != "True" or connected.status == "False":
+        return "NotReady"
+    if connected.status == "Unknown":
+        return "Pending" if connected.reason == AWAITING_REPORT else "Unreachable"
+    return "NotReady"
+
+
+def _latency(report: ProviderReport | None) -> LatencyStatus | None:
+    if report is None or not report.status.round_trips_ms or report.status.observed_at is None:
+        return None
+    samples = report.status.round_trips_ms
+    p95 = quantiles(samples, n=20, method="inclusive")[-1] if len(samples) > 1 else samples[0]
+    return LatencyStatus(p50_ms=round(median(samples), 2), p95_ms=round(p95, 2), measured_at=report.status.observed_at)
+
+
+def awaits_report(provider: GPUProvider) -> bool:
+    """Whether it is not known yet if new work may be placed there."""
+    ready = find(provider.status.conditions, "Ready")
+    return ready is None or ready.reason == AWAITING_REPORT
+
+
+def is_ready(provider: GPUProvider) -> bool:
+    """Whether new work may be placed there."""
+    return is_true(provider.status.conditions, "Ready")

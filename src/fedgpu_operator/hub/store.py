@@ -1,0 +1,102 @@
+"""Loads what the loops decide on: every object of our kinds, parsed, with those set aside that cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeVar
+
+from fedgpu_operator.api.base import Resource
+from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
+from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.ports import COORDINATION_LEASES, NAMESPACES, Kube, ResourceType
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Resource)
+
+AGENT_LEASE: Final = "fedgpu-agent"
+"""Name of the one coordination Lease that an agent renews in its provider's namespace."""
+PROVIDER_NAMESPACE_PREFIX: Final = "fedgpu-provider-"
+
+
+@dataclass(frozen=True, slots=True)
+class HubState:
+    """One reading of the hub."""
+
+    jobs: tuple[ComputeJob, ...]
+    leases: dict[str, ComputeLease]
+    providers: Mapping[str, GPUProvider]
+    reports: Mapping[str, ProviderReport]
+    accounts: Mapping[str, ComputeAccount]
+    policies: tuple[PlacementPolicy, ...]
+    namespaces: Mapping[str, Mapping[str, str]]
+
+    def leases_of(self, provider: str) -> list[ComputeLease]:
+        """Leases of one provider that have not ended."""
+        return [lease for lease in self.leases.values() if lease.spec.provider == provider and not lease.status.ended]
+
+
+async def load_all(kube: Kube, kind: type[R], *, strict: bool = False) -> list[R]:
+    """Every readable object of that kind; an unreadable one is logged and left as it is, or raised if `strict`."""
+    items, _ = await kube.list(ResourceType.of(kind.info))
+    parsed = []
+    for item in items:
+        try:
+            parsed.append(kind.parse(item))
+        except InvalidResourceError as error:
+            if strict:
+                raise
+            meta = item.get("metadata", {})
+            log.warning("%s %s/%s: %s", kind.info.kind, meta.get("namespace", ""), meta.get("name"), error)
+    return parsed
+
+
+async def load_namespaces(kube: Kube) -> dict[str, dict[str, str]]:
+    """Labels by namespace."""
+    items, _ = await kube.list(NAMESPACES)
+    return {item["metadata"]["name"]: dict(item["metadata"].get("labels") or {}) for item in items}
+
+
+async def load_heartbeats(kube: Kube) -> dict[str, datetime]:
+    """When each provider's agent last renewed its coordination Lease, by provider."""
+    items, _ = await kube.list(COORDINATION_LEASES, fields=f"metadata.name={AGENT_LEASE}")
+    beats = {}
+    for item in items:
+        namespace = item["metadata"]["namespace"]
+        renewed = (item.get("spec") or {}).get("renewTime")
+        if namespace.startswith(PROVIDER_NAMESPACE_PREFIX) and renewed:
+            provider = namespace.removeprefix(PROVIDER_NAMESPACE_PREFIX)
+            beats[provider] = datetime.fromisoformat(str(renewed))
+    return beats
+
+
+async def load(kube: Kube) -> HubState:
+    """Everything that placement and the job loop decide on."""
+    jobs, leases, providers, reports = await asyncio.gather(
+        load_all(kube, ComputeJob),
+        load_all(kube, ComputeLease),
+        load_all(kube, GPUProvider),
+        load_all(kube, ProviderReport),
+    )
+    # An unreadable policy would loosen the law without a trace: nothing is decided until it can be read.
+    accounts, policies, namespaces = await asyncio.gather(
+        load_all(kube, ComputeAccount), load_all(kube, PlacementPolicy, strict=True), load_namespaces(kube)
+    )
+    return HubState(
+        jobs=tuple(jobs),
+        leases={lease.metadata.name: lease for lease in leases},
+        providers={provider.metadata.name: provider for provider in providers},
+        reports={report.spec.provider: report for report in reports},
+        accounts={account.metadata.namespace: account for account in accounts},
+        policies=tuple(policies),
+        namespaces=namespaces,
+    )

@@ -1,0 +1,1 @@
+"""Kopf only: registration, lifecycle and wake-ups; no decision is made here."""

@@ -1,0 +1,129 @@
+"""Runs the operator: Kopf watches our kinds and wakes the loops; the loops do the work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import kopf
+
+from fedgpu_operator.adapters.kube.connect import own_configuration
+from fedgpu_operator.api.registry import KINDS
+from fedgpu_operator.bootstrap import System, build
+from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
+from fedgpu_operator.ports import ResourceType
+from fedgpu_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+QUIET_LOGGERS: Final = ("httpx", "aiohttp", "web3", "kopf", "urllib3")
+"""Libraries whose INFO lines would repeat every request, some of them with the address of a private endpoint."""
+
+
+def run(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; the exit status, 2 for a configuration that can never work."""
+    _configure_logging(settings)
+    try:
+        asyncio.run(_main(settings))
+    except (ConfigurationError, ChainMismatchError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+async def _main(settings: Settings) -> None:
+    system = await build(settings)
+    try:
+        if settings.metrics_port:
+            _serve_metrics(system, settings)
+        await kopf.operator(
+            registry=_registry(system),
+            settings=_kopf_settings(),
+            clusterwide=True,
+            standalone=True,
+            liveness_endpoint=f"http://{settings.bind_address}:{settings.health_port}/healthz",
+        )
+    finally:
+        await system.close()
+
+
+def _serve_metrics(system: System, settings: Settings) -> None:
+    try:
+        system.metrics.serve(settings.metrics_port, settings.bind_address)
+    except OSError as error:
+        raise ConfigurationError(f"FEDGPU_METRICS_PORT: cannot listen on {settings.metrics_port}: {error}") from error
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # the loops write their own Events
+    settings.scanning.disabled = True  # our kinds are checked at start; nothing else is looked for
+    settings.networking.request_timeout = 30
+    return settings
+
+
+def _registry(system: System) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        configuration = await own_configuration()
+        token = configuration.api_key.get("BearerToken") or configuration.api_key.get("authorization") or ""
+        return kopf.ConnectionInfo(
+            server=configuration.host,
+            ca_path=configuration.ssl_ca_cert,
+            ca_data=configuration.ca_cert_data,
+            scheme="Bearer" if token else None,
+            token=token.removeprefix("Bearer ").removeprefix("bearer ") or None,
+            certificate_path=configuration.cert_file,
+            private_key_path=configuration.key_file,
+        )
+
+    @kopf.on.startup(registry=registry)
+    async def start(**_: Any) -> None:
+        system.start()
+        log.info("started; loops: %s", ", ".join(system.loops))
+
+    @kopf.on.probe(registry=registry, id="loops")
+    async def loops(**_: Any) -> str:
+        ended = [task.get_name() for task in system.tasks if task.done()]
+        if ended:
+            raise kopf.PermanentError(f"loops ended: {', '.join(ended)}")
+        return datetime.now(UTC).isoformat()
+
+    for kind in KINDS:
+        resource = ResourceType.of(kind.info)
+
+        @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=resource.plural)
+        async def changed(*, resource: kopf.Resource, namespace: str | None, **_: Any) -> None:
+            system.wake(resource.plural, namespace or "")
+
+    return registry
+
+
+class _JSONFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def _configure_logging(settings: Settings) -> None:
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    handler.setFormatter(_JSONFormatter() if settings.log_format == "json" else text)
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
