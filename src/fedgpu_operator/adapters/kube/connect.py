@@ -1,0 +1,35 @@
+"""Connects to the API server that the process itself belongs to: in-cluster, or the user's own kubeconfig."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kubernetes.aio import config as kubeconfig
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config.config_exception import ConfigException
+
+from fedgpu_operator.adapters.kube.client import KubeClient
+from fedgpu_operator.errors import ConfigurationError
+
+
+async def own_configuration(context: str | None = None) -> Configuration:
+    """Configuration from the pod's ServiceAccount or from KUBECONFIG, as kubectl finds it.
+
+    Raises ConfigurationError with one line where neither works.
+    """
+    configuration = Configuration()
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+            kubeconfig.load_incluster_config(client_configuration=configuration)
+        else:
+            await kubeconfig.load_kube_config(context=context, client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        wanted = os.environ.get("KUBECONFIG", str(Path("~/.kube/config")))
+        raise ConfigurationError(f"cannot load a kubeconfig from {wanted}: {error}") from error
+    return configuration
+
+
+async def connect(context: str | None = None) -> KubeClient:
+    """A client for the process's own API server."""
+    return KubeClient(ApiClient(await own_configuration(context)))

@@ -1,0 +1,8 @@
+"""The agent: carries ComputeLeases out on one member cluster and reports; nothing of the hub's loops lives here."""
+
+from __future__ import annotations
+
+from fedgpu_operator.agent.agent import Agent
+from fedgpu_operator.agent.settings import AgentSettings
+
+__all__ = ["Agent", "AgentSettings"]

@@ -1,0 +1,241 @@
+"""The agent's loop for one provider: look at both sides, reconcile every lease, report; holds no decision itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC
+from typing import Final
+
+from fedgpu_operator.agent.identity import Identity, lease_of
+from fedgpu_operator.agent.inventory import inventory
+from fedgpu_operator.agent.lease import LEASES, LeaseReconciler, Sight
+from fedgpu_operator.agent.report import Reporter, unreachable
+from fedgpu_operator.agent.settings import AgentSettings
+from fedgpu_operator.agent.watch import MemberWatch
+from fedgpu_operator.agent.workload import Workloads
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.providerreport import ReportedProduct
+from fedgpu_operator.errors import ConflictError, FedGPUError, InvalidResourceError, KubeError, UnreachableError
+from fedgpu_operator.ports import COORDINATION_LEASES, JOBS, NODES, PODS, Clock, Kube
+
+log = logging.getLogger(__name__)
+
+COORDINATION_LEASE: Final = "fedgpu-agent"
+LEASE_DURATION_SECONDS: Final = 40
+"""As long as a kubelet's node lease: a reader may call the agent silent after this."""
+SHORTEST_PAUSE: Final = 1.0
+
+
+class Agent:
+    """Carries out the ComputeLeases of one provider on its member cluster; see the package's docstring.
+
+    `run` returns after `aclose`. Neither client is closed here: who made them closes them.
+    """
+
+    def __init__(self, provider: str, hub: Kube, member: Kube, settings: AgentSettings, clock: Clock) -> None:
+        self.provider = provider
+        self.reachable = False
+        self._hub = hub
+        self._member = member
+        self._settings = settings
+        self._clock = clock
+        self._identity = Identity(settings.hub_uid, provider)
+        self._awake = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._done = asyncio.Event()
+        self._done.set()
+        self._watch = MemberWatch(member, self._identity, self.wake, longest_pause=settings.backoff_most)
+        self._reporter = Reporter(provider, hub, settings, clock)
+        self._leases = LeaseReconciler(hub, Workloads(member, self._identity), settings, clock)
+        self._orphans: frozenset[str] = frozenset()
+        self._version = ""
+        self._pinged = self._renewed = self._counted = float("-inf")
+
+    @property
+    def orphans(self) -> int:
+        """Jobs of ours on the member whose lease the hub does not have; they are left alone."""
+        return len(self._orphans)
+
+    def wake(self) -> None:
+        """Something changed: look soon. To be called in the agent's own event loop."""
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Work until `aclose` or cancellation; an unreachable hub or member is waited for."""
+        self._done.clear()
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(self._watch.run(), name=f"watch-{self.provider}")
+                await self._loop()
+                watch.cancel()
+        finally:
+            self._done.set()
+
+    async def aclose(self) -> None:
+        """End `run`; the workloads go on."""
+        self._closing.set()
+        self.wake()
+        await self._done.wait()
+
+    async def _loop(self) -> None:
+        pause = SHORTEST_PAUSE
+        while not self._closing.is_set():
+            self._awake.clear()
+            try:
+                due = await self._pass()
+            except FedGPUError as error:
+                log.warning("agent of %s: %s: %s; again in %.0f s", self.provider, error.reason, error, pause)
+                await self._sleep(pause)
+                pause = min(2 * pause, self._settings.backoff_most)
+                continue
+            pause = SHORTEST_PAUSE
+            await self._rest(due)
+
+    async def _rest(self, due: float) -> None:
+        """Until something wakes the agent, or `due` seconds; bursts of events become one pass."""
+        try:
+            async with asyncio.timeout(max(due, self._settings.debounce)):
+                await self._awake.wait()
+        except TimeoutError:
+            return
+        await self._sleep(self._settings.debounce)
+
+    async def _sleep(self, seconds: float) -> None:
+        """That long, or until `aclose`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        except TimeoutError:
+            return
+
+    async def _pass(self) -> float:
+        """Load, reconcile, report; returns the seconds until the next look."""
+        leases, names = await self._load_leases()
+        try:
+            await self._ping()
+            sight = await self._look()
+            products = await self._inventory()
+        except KubeError as error:
+            self.reachable = False
+            await self._reporter.silent(unreachable(error))
+            raise
+        self.reachable = True
+        if products is not None:
+            await self._reporter.report(products, self._version)
+        await self._renew()
+        self._count_orphans(sight, names)
+        due = await self._reconcile(leases, sight)
+        self._forget(leases)
+        return max(0.0, min(self._settings.resync, self._settings.inventory_interval, due))
+
+    async def _load_leases(self) -> tuple[list[ComputeLease], set[str]]:
+        """Leases of this provider, and the names of all there are: one that cannot be read still has its workload."""
+        objects, _ = await self._hub.list(LEASES, self._settings.namespace)
+        leases = []
+        for obj in objects:
+            try:
+                lease = ComputeLease.parse(obj)
+            except InvalidResourceError as error:
+                log.warning("lease %s of %s cannot be read: %s", obj["metadata"]["name"], self.provider, error)
+                continue
+            if lease.spec.provider == self.provider:
+                leases.append(lease)
+        return leases, {str(obj["metadata"]["name"]) for obj in objects}
+
+    async def _ping(self) -> None:
+        """Ask the member for its version: the round trip is measured, and a member that hangs is noticed soon."""
+        begun = time.monotonic()
+        if self.reachable and begun - self._pinged < self._settings.renew_interval:
+            return
+        try:
+            async with asyncio.timeout(self._settings.answer_timeout):
+                self._version = await self._member.server_version()
+        except TimeoutError as error:
+            raise UnreachableError(f"no answer within {self._settings.answer_timeout:g} s") from error
+        self._pinged = time.monotonic()
+        self._reporter.measured(self._pinged - begun)
+
+    async def _look(self) -> Sight:
+        """Jobs first: a Job that is already gone then cannot bring forth a pod that the second list lacks."""
+        jobs, _ = await self._member.list(JOBS, labels=self._identity.selector)
+        pods, _ = await self._member.list(PODS, labels=self._identity.selector)
+        by_lease: defaultdict[str, list[JSONObject]] = defaultdict(list)
+        for pod in pods:
+            by_lease[lease_of(pod)].append(pod)
+        return Sight(
+            jobs={lease_of(job): job for job in jobs},
+            pods={lease: tuple(found) for lease, found in by_lease.items()},
+            gone=self._watch.gone({str(pod["metadata"]["uid"]) for pod in pods}),
+        )
+
+    async def _inventory(self) -> list[ReportedProduct] | None:
+        """The member's GPUs, None while the last count is young."""
+        now = time.monotonic()
+        if self.reachable and now - self._counted < self._settings.inventory_interval:
+            return None
+        nodes, _ = await self._member.list(NODES)
+        pods, _ = await self._member.list(PODS)
+        self._counted = now
+        return inventory(nodes, pods, self._identity.ours)
+
+    async def _renew(self) -> None:
+        """The sign of life: one coordination Lease per provider, renewed only while the member answers."""
+        now = time.monotonic()
+        if now - self._renewed < self._settings.renew_interval:
+            return
+        renewed = self._clock.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = {
+            "holderIdentity": self._settings.identity,
+            "leaseDurationSeconds": LEASE_DURATION_SECONDS,
+            "renewTime": renewed,
+        }
+        metadata = {"name": COORDINATION_LEASE, "namespace": self._settings.namespace}
+        await self._hub.apply(COORDINATION_LEASES, {"metadata": metadata, "spec": spec})
+        self._renewed = now
+
+    async def _reconcile(self, leases: list[ComputeLease], sight: Sight) -> float:
+        """Every lease, a bounded number at a time; the trouble of one never stops another."""
+        newest: defaultdict[str, int] = defaultdict(int)
+        for lease in leases:
+            newest[lease.spec.job.uid] = max(newest[lease.spec.job.uid], lease.spec.fencing_epoch)
+        gate = asyncio.Semaphore(self._settings.concurrency)
+
+        async def one(lease: ComputeLease) -> float | None:
+            async with gate:
+                return await self._leases.reconcile(lease, sight, newest_epoch=newest[lease.spec.job.uid])
+
+        results = await asyncio.gather(*map(one, leases), return_exceptions=True)
+        due = float("inf")
+        for lease, result in zip(leases, results, strict=True):
+            if isinstance(result, BaseException):
+                self._complain(lease, result)
+            elif result is not None:
+                due = min(due, result)
+        return due
+
+    def _complain(self, lease: ComputeLease, error: BaseException) -> None:
+        if isinstance(error, ConflictError):
+            log.debug("lease %s of %s changed meanwhile", lease.key, self.provider)
+            self.wake()
+        elif isinstance(error, FedGPUError):
+            log.warning("lease %s of %s: %s: %s", lease.key, self.provider, error.reason, error)
+        elif isinstance(error, Exception):
+            log.error("lease %s of %s", lease.key, self.provider, exc_info=error)
+        else:
+            raise error
+
+    def _count_orphans(self, sight: Sight, names: set[str]) -> None:
+        orphans = frozenset(sight.jobs) - names
+        for name in orphans - self._orphans:
+            log.warning("job %s on the member of %s has no lease on the hub: left alone", name, self.provider)
+        self._orphans = orphans
+
+    def _forget(self, leases: Iterable[ComputeLease]) -> None:
+        live = [lease.metadata for lease in leases if not lease.status.ended]
+        self._leases.forget({meta.uid for meta in live})
+        self._watch.forget({meta.name for meta in live})

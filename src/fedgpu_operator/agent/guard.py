@@ -1,0 +1,203 @@
+"""The agent's own check of a rendered workload: an allow-list of what a lease may start, whoever wrote it; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedgpu_operator.api.base import wire_name
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.errors import InvalidResourceError
+
+GPU_RESOURCE: Final = "nvidia.com/gpu"
+PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
+REFUSED: Final = "WorkloadRefused"
+LONGEST_BACKSTOP: Final = 3600
+"""Seconds past the run limit within which the member itself must end the Job, should the agent be gone."""
+
+_RESERVED_DOMAINS: Final = ("kubernetes.io", "k8s.io", "cncf.io", "nvidia.com")
+_DEVICE_VARIABLES: Final = ("NVIDIA_VISIBLE", "NVIDIA_MIG_")
+
+
+class _Strict(BaseModel):
+    """What is not named here is refused, and nothing is coerced."""
+
+    model_config = ConfigDict(
+        alias_generator=wire_name, extra="forbid", frozen=True, strict=True, hide_input_in_errors=True
+    )
+
+
+class _Metadata(_Strict):
+    name: str
+    namespace: str
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class _PodMetadata(_Strict):
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class _EnvVar(_Strict):
+    name: str
+    value: str = ""
+
+
+class _Mount(_Strict):
+    name: str
+    mount_path: str
+    read_only: bool = False
+
+
+_Amounts = dict[Literal["cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"], str]
+
+
+class _Resources(_Strict):
+    requests: _Amounts = Field(default_factory=dict)
+    limits: _Amounts = Field(default_factory=dict)
+
+
+class _Capabilities(_Strict):
+    drop: Annotated[list[Literal["ALL"]], Field(min_length=1, max_length=1)]
+
+
+class _ContainerSecurity(_Strict):
+    allow_privilege_escalation: Literal[False]
+    capabilities: _Capabilities
+
+
+class _Container(_Strict):
+    name: str
+    image: str
+    command: list[str] = Field(default_factory=list)
+    args: list[str] = Field(default_factory=list)
+    env: list[_EnvVar] = Field(default_factory=list)
+    working_dir: str = ""
+    resources: _Resources = Field(default_factory=_Resources)
+    volume_mounts: list[_Mount] = Field(default_factory=list)
+    security_context: _ContainerSecurity
+
+
+class _EmptyDir(_Strict):
+    medium: Literal["", "Memory"] = ""
+    size_limit: str = ""
+
+
+class _Volume(_Strict):
+    name: str
+    empty_dir: _EmptyDir
+
+
+class _Seccomp(_Strict):
+    type: Literal["RuntimeDefault"]
+
+
+class _PodSecurity(_Strict):
+    run_as_non_root: Literal[True]
+    run_as_user: int = Field(ge=1)
+    seccomp_profile: _Seccomp
+
+
+class _Toleration(_Strict):
+    key: Literal["nvidia.com/gpu"]
+    operator: Literal["Exists"]
+    effect: Literal["NoSchedule"]
+
+
+class _PodSpec(_Strict):
+    restart_policy: Literal["Never"]
+    automount_service_account_token: Literal[False]
+    enable_service_links: Literal[False]
+    termination_grace_period_seconds: int = Field(ge=0, le=3600)
+    node_selector: dict[Literal["nvidia.com/gpu.product"], str]
+    tolerations: list[_Toleration] = Field(default_factory=list, max_length=1)
+    security_context: _PodSecurity
+    containers: list[_Container] = Field(min_length=1, max_length=4)
+    volumes: list[_Volume] = Field(default_factory=list)
+
+
+class _Template(_Strict):
+    metadata: _PodMetadata = Field(default_factory=_PodMetadata)
+    spec: _PodSpec
+
+
+class _JobSpec(_Strict):
+    completion_mode: Literal["Indexed"]
+    completions: int
+    parallelism: int
+    backoff_limit: Literal[0]
+    pod_replacement_policy: Literal["Failed"]
+    active_deadline_seconds: int
+    template: _Template
+
+    @model_validator(mode="after")
+    def _first_container_alone_holds_gpus(self) -> Self:
+        for position, container in enumerate(self.template.spec.containers):
+            resources = container.resources
+            if position and (GPU_RESOURCE in resources.limits or GPU_RESOURCE in resources.requests):
+                raise ValueError(f"container {container.name} asks for GPUs; only the first one may")
+        return self
+
+
+class _Workload(_Strict):
+    api_version: Literal["batch/v1"]
+    kind: Literal["Job"]
+    metadata: _Metadata
+    spec: _JobSpec
+
+
+def check_workload(lease: ComputeLease) -> None:
+    """Accept exactly the kind of Job that this lease speaks of.
+
+    Everything that is not on the list is refused: service accounts and their tokens, host paths, ports and namespaces,
+    node names, privileges, other volumes, other resources, GPUs past the lease, and variables or annotations by which
+    a container could take devices it did not ask for. Raises InvalidResourceError (`WorkloadRefused`) naming the field.
+    """
+    try:
+        workload = _Workload.model_validate(lease.spec.workload)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidResourceError(REFUSED, f"workload.{field}: {first['msg']}"[:512]) from error
+    for complaint in _complaints(lease, workload):
+        raise InvalidResourceError(REFUSED, f"workload: {complaint}")
+
+
+def _complaints(lease: ComputeLease, workload: _Workload) -> Iterator[str]:
+    """What is wrong between a well-formed workload and its lease."""
+    spec, job = lease.spec, workload.spec
+    pod = job.template.spec
+    if workload.metadata.name != lease.metadata.name or workload.metadata.namespace != spec.member_namespace:
+        yield "its name and namespace are not those of the lease"
+    if (job.completions, job.parallelism) != (spec.replicas, spec.replicas):
+        yield f"the lease is for {spec.replicas} replicas"
+    if not spec.run_limit_seconds <= job.active_deadline_seconds <= spec.run_limit_seconds + LONGEST_BACKSTOP:
+        yield f"activeDeadlineSeconds must lie within {LONGEST_BACKSTOP} s after the run limit"
+    if pod.node_selector != {PRODUCT_LABEL: spec.product}:
+        yield f"the node selector must be {PRODUCT_LABEL}={spec.product}"
+    first = pod.containers[0].resources
+    asked = {first.limits.get(GPU_RESOURCE), first.requests.get(GPU_RESOURCE, first.limits.get(GPU_RESOURCE))}
+    if asked != {str(spec.gpus_per_replica)}:
+        yield f"the first container must ask for {spec.gpus_per_replica} GPUs"
+    for key in job.template.metadata.annotations:
+        if _reserved(key):
+            yield f"annotation {key} steers the node or its devices"
+    yield from _device_variables(pod)
+
+
+def _device_variables(pod: _PodSpec) -> Iterator[str]:
+    """NVIDIA's runtime gives a container that asked for no GPU whatever its environment (or its image's) names."""
+    for position, container in enumerate(pod.containers):
+        found = [(v.name, v.value) for v in container.env if v.name.startswith(_DEVICE_VARIABLES)]
+        allowed = [("NVIDIA_VISIBLE_DEVICES", "void")] if position else []
+        if found != allowed:
+            yield f"container {container.name} must leave the choice of its GPUs to the member"
+
+
+def _reserved(annotation: str) -> bool:
+    domain = annotation.partition("/")[0]
+    return domain.startswith("io.kubernetes") or any(
+        domain == reserved or domain.endswith(f".{reserved}") for reserved in _RESERVED_DOMAINS
+    )

@@ -1,0 +1,107 @@
+"""From a member's nodes and pods to its GPUs by product; pure, and no label or quantity can make it fail."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from fedgpu_operator.agent.pods import GPU_RESOURCE, gpus_of, quantity, terminal
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.providerreport import NodeBucket, ReportedProduct
+
+PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
+FAMILY_LABEL: Final = "nvidia.com/gpu.family"
+MEMORY_LABEL: Final = "nvidia.com/gpu.memory"
+SHARING_LABEL: Final = "nvidia.com/gpu.sharing-strategy"
+MAX_PRODUCTS: Final = 64
+MAX_BUCKETS: Final = 64
+MAX_GPUS_PER_NODE: Final = 1024
+
+_PRODUCT: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class _GpuNode:
+    name: str
+    product: str
+    family: str
+    memory: int
+    gpus: int
+
+
+def inventory(
+    nodes: Iterable[JSONObject], pods: Iterable[JSONObject], ours: Callable[[Mapping[str, str]], bool]
+) -> list[ReportedProduct]:
+    """GPUs by product, sorted by name, on nodes that could take our work now.
+
+    `ours` judges a pod's labels: our own pods are left out of `foreign`, the hub subtracts its leases itself. GPUs that
+    a node shares out in slices are left out: one of those is not a whole GPU.
+    """
+    foreign = _foreign_by_node(pods, ours)
+    by_product: defaultdict[str, list[_GpuNode]] = defaultdict(list)
+    for node in nodes:
+        read = _gpu_node(node)
+        if read is not None:
+            by_product[read.product].append(read)
+    return [_product(name, by_product[name], foreign) for name in sorted(by_product)[:MAX_PRODUCTS]]
+
+
+def _product(name: str, nodes: list[_GpuNode], foreign: Mapping[str, int]) -> ReportedProduct:
+    free = Counter(max(0, node.gpus - foreign.get(node.name, 0)) for node in nodes)
+    memories = [node.memory for node in nodes if node.memory]
+    return ReportedProduct(
+        product=name,
+        architecture=min((node.family for node in nodes if node.family), default=""),
+        memory_mi_b=min(memories, default=0),
+        total=sum(node.gpus for node in nodes),
+        foreign=sum(min(node.gpus, foreign.get(node.name, 0)) for node in nodes),
+        buckets=[NodeBucket(free=gpus, nodes=free[gpus]) for gpus in sorted(free, reverse=True)[:MAX_BUCKETS]],
+    )
+
+
+def _gpu_node(node: JSONObject) -> _GpuNode | None:
+    meta, spec, status = (_object(node.get(part)) for part in ("metadata", "spec", "status"))
+    labels = _object(meta.get("labels"))
+    product = str(labels.get(PRODUCT_LABEL, ""))
+    gpus = min(quantity(_object(status.get("allocatable")).get(GPU_RESOURCE, 0)), MAX_GPUS_PER_NODE)
+    shared = labels.get(SHARING_LABEL, "none") not in {"none", ""}
+    if not _PRODUCT.fullmatch(product) or not gpus or shared or not _open_to_us(spec, status):
+        return None
+    family = str(labels.get(FAMILY_LABEL, ""))[:63]
+    return _GpuNode(str(meta.get("name", "")), product, family, quantity(labels.get(MEMORY_LABEL, 0)), gpus)
+
+
+def _open_to_us(spec: JSONObject, status: JSONObject) -> bool:
+    """Ready, not cordoned, and without taints beyond the one that our workloads tolerate."""
+    if spec.get("unschedulable"):
+        return False
+    for taint in _objects(spec.get("taints")):
+        if taint.get("effect") == "NoExecute":
+            return False
+        if taint.get("effect") == "NoSchedule" and taint.get("key") != GPU_RESOURCE:
+            return False
+    return any(
+        condition.get("type") == "Ready" and condition.get("status") == "True"
+        for condition in _objects(status.get("conditions"))
+    )
+
+
+def _foreign_by_node(pods: Iterable[JSONObject], ours: Callable[[Mapping[str, str]], bool]) -> Counter[str]:
+    held: Counter[str] = Counter()
+    for pod in pods:
+        node = _object(pod.get("spec")).get("nodeName")
+        labels = _object(_object(pod.get("metadata")).get("labels"))
+        if isinstance(node, str) and not terminal(pod) and not ours(labels):
+            held[node] += gpus_of(pod)
+    return held
+
+
+def _object(value: object) -> JSONObject:
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: object) -> list[JSONObject]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

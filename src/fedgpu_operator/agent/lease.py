@@ -1,0 +1,151 @@
+"""Reconciles one lease: load was done by the pass, here it is decided, written back guarded, and applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Final
+
+from fedgpu_operator.agent import pods as podlib
+from fedgpu_operator.agent.conditions import ACCEPTED, WAITING, Verdict, state_of, update
+from fedgpu_operator.agent.decide import Decision, View, decide, dispatching, refused, waits_for_pods
+from fedgpu_operator.agent.settings import AgentSettings
+from fedgpu_operator.agent.workload import Workloads
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseStatus, LeaseUsage
+from fedgpu_operator.domain.usage import UsageReading
+from fedgpu_operator.errors import ForbiddenError, InvalidResourceError, RejectedError
+from fedgpu_operator.metering import measure
+from fedgpu_operator.ports import Clock, Kube, ResourceType
+
+LEASES: Final = ResourceType.of(ComputeLease.info)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the member shows in one pass, by lease name; `gone` are pods that ended and vanished since."""
+
+    jobs: Mapping[str, JSONObject] = field(default_factory=dict)
+    pods: Mapping[str, tuple[JSONObject, ...]] = field(default_factory=dict)
+    gone: Mapping[str, tuple[JSONObject, ...]] = field(default_factory=dict)
+
+
+class LeaseReconciler:
+    """Carries out leases of one provider; keeps the newest reading of each, which bounds the next one."""
+
+    def __init__(self, hub: Kube, workloads: Workloads, settings: AgentSettings, clock: Clock) -> None:
+        self._hub = hub
+        self._workloads = workloads
+        self._settings = settings
+        self._clock = clock
+        self._readings: dict[str, UsageReading] = {}
+
+    def forget(self, keep: set[str]) -> None:
+        """Drop the readings of all leases but those with these UIDs."""
+        self._readings = {uid: reading for uid, reading in self._readings.items() if uid in keep}
+
+    async def reconcile(self, lease: ComputeLease, sight: Sight, *, newest_epoch: int) -> float | None:
+        """One step; returns in how many seconds it wants to be looked at again, None for whenever.
+
+        Raises the KubeError tree: ConflictError means that the next pass decides again on what is then true.
+        """
+        view = await self._view(lease, sight, newest_epoch)
+        decision = decide(view, self._settings)
+        if decision.create:
+            await self._dispatch(lease, view.reading)
+            return None
+        if not lease.status.ended:
+            uid = str(view.job["metadata"]["uid"]) if view.job is not None else ""
+            await self._write(lease, decision, view.reading, workload_uid=uid)
+        if decision.remove:
+            await self._workloads.remove(view.job, view.pods)
+        return decision.due
+
+    async def _view(self, lease: ComputeLease, sight: Sight, newest_epoch: int) -> View:
+        name, uid = lease.metadata.name, lease.metadata.uid
+        now = self._clock.now()
+        job = _own_job(lease, sight)
+        pods, gone = sight.pods.get(name, ()), sight.gone.get(name, ())
+        previous = _newest(self._readings.get(uid), lease.status.usage.to_domain())
+        reading = measure([podlib.pod_facts(pod) for pod in pods + gone], now, previous)
+        self._readings[uid] = reading
+        view = View(lease=lease, job=job, pods=pods, gone=gone, reading=reading, now=now, newest_epoch=newest_epoch)
+        if job is not None and waits_for_pods(view, self._settings):
+            return replace(view, events=await self._workloads.complaints(job))
+        return view
+
+    async def _dispatch(self, lease: ComputeLease, reading: UsageReading) -> None:
+        lease = await self._write(lease, dispatching(), reading)
+        try:
+            job = await self._workloads.create(lease)
+        except InvalidResourceError as error:
+            await self._write(lease, refused(error.why, str(error)), reading)
+            return
+        except (RejectedError, ForbiddenError) as error:
+            if error.status == 401:
+                raise
+            await self._write(lease, refused("CreateRefused", str(error)), reading)
+            return
+        accepted = Decision(
+            verdicts={"Accepted": Verdict("True", ACCEPTED), "Running": Verdict("False", WAITING)},
+        )
+        await self._write(lease, accepted, reading, workload_uid=str(job["metadata"]["uid"]))
+
+    async def _write(
+        self, lease: ComputeLease, decision: Decision, reading: UsageReading, *, workload_uid: str = ""
+    ) -> ComputeLease:
+        """The lease with its new status; written only where something changed, and only onto what was read."""
+        status = self._status(lease, decision, reading, workload_uid)
+        if not _worth_writing(lease.status, status, timedelta(seconds=self._settings.usage_interval)):
+            return lease
+        meta = lease.metadata
+        guard = {"uid": meta.uid, "resourceVersion": meta.resource_version}
+        patch = {"metadata": guard, "status": _wire(status)}
+        return ComputeLease.parse(await self._hub.patch_status(LEASES, meta.name, meta.namespace, patch))
+
+    def _status(
+        self, lease: ComputeLease, decision: Decision, reading: UsageReading, workload_uid: str
+    ) -> ComputeLeaseStatus:
+        before, generation = lease.status, lease.metadata.generation
+        conditions = update(before.conditions, decision.verdicts, now=self._clock.now(), generation=generation)
+        draft = ComputeLeaseStatus(
+            observed_generation=generation,
+            state=state_of(conditions),
+            workload_uid=workload_uid or before.workload_uid,
+            exit_message=(before.exit_message if decision.exit_message is None else decision.exit_message)[:1024],
+            conditions=conditions,
+        )
+        return draft.model_copy(update={"usage": LeaseUsage.from_domain(reading, final=draft.ended)})
+
+
+def _own_job(lease: ComputeLease, sight: Sight) -> JSONObject | None:
+    """The Job of that lease: the one it started, or before that is recorded, any of that name with our labels."""
+    job = sight.jobs.get(lease.metadata.name)
+    if job is None or job["metadata"].get("namespace") != lease.spec.member_namespace:
+        return None
+    known = lease.status.workload_uid
+    return job if not known or job["metadata"].get("uid") == known else None
+
+
+def _newest(remembered: UsageReading | None, written: UsageReading | None) -> UsageReading | None:
+    if remembered is None or (written is not None and written.sequence > remembered.sequence):
+        return written
+    return remembered
+
+
+def _worth_writing(before: ComputeLeaseStatus, after: ComputeLeaseStatus, usage_interval: timedelta) -> bool:
+    if before.model_copy(update={"usage": after.usage}) != after or before.usage.final != after.usage.final:
+        return True
+    old, new = before.usage, after.usage
+    if old.sequence == new.sequence:
+        return False
+    return old.observed_at is None or new.observed_at is None or new.observed_at - old.observed_at >= usage_interval
+
+
+def _wire(status: ComputeLeaseStatus) -> JSONObject:
+    """As a merge patch: an instant that is unknown again is removed, not left as it was."""
+    wire = status.to_wire()
+    for name in ("startedAt", "finishedAt", "observedAt"):
+        wire["usage"].setdefault(name, None)
+    return wire

@@ -1,0 +1,105 @@
+"""Writes the ProviderReport: what the member shows, and whether it answers at all."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import datetime
+from typing import Final
+
+from fedgpu_operator.agent.conditions import Verdict, find, update
+from fedgpu_operator.agent.settings import AgentSettings
+from fedgpu_operator.api.providerreport import ProviderReport, ReportedProduct, ReportStatus
+from fedgpu_operator.errors import KubeError, NotFoundError
+from fedgpu_operator.ports import Clock, Kube, ResourceType
+
+REPORTS: Final = ResourceType.of(ProviderReport.info)
+ROUND_TRIPS: Final = 16
+ANSWERING: Final = Verdict("True", "Answering")
+
+
+def unreachable(error: KubeError) -> Verdict:
+    """Why the member cannot be read: no answer is Unknown, a refusal is a fact."""
+    if error.status == 401:
+        return Verdict("False", "Unauthorized", "the member refuses the credentials of the kubeconfig")
+    if error.status == 403:
+        return Verdict("False", "Forbidden", str(error))
+    return Verdict("Unknown", "Unreachable", str(error))
+
+
+class Reporter:
+    """The one writer of one ProviderReport; named after its provider."""
+
+    def __init__(self, provider: str, hub: Kube, settings: AgentSettings, clock: Clock) -> None:
+        self._provider = provider
+        self._hub = hub
+        self._settings = settings
+        self._clock = clock
+        self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
+        self._written: ReportStatus | None = None
+
+    def measured(self, seconds: float) -> None:
+        """Note one round trip to the member's API server."""
+        self._round_trips.append(round(1000 * seconds, 3))
+
+    async def report(self, products: list[ReportedProduct], version: str) -> None:
+        """Write what the member shows, if it differs from what is written or that is old."""
+        now = self._clock.now()
+        before = await self._before()
+        status = ReportStatus(
+            observed_at=now,
+            agent_version=self._settings.version,
+            kubernetes_version=version[:64],
+            products=products,
+            round_trips_ms=list(self._round_trips),
+            conditions=update(before.conditions, {"Reachable": ANSWERING}, now=now, generation=0),
+        )
+        if not self._current(before, status, now):
+            await self._write(status)
+
+    async def silent(self, why: Verdict) -> None:
+        """Write that the member cannot be read; what was read before stays, with its age."""
+        before = await self._before()
+        reachable = find(before.conditions, "Reachable")
+        if reachable is not None and (reachable.status, reachable.reason) == (why.status, why.reason):
+            return
+        conditions = update(before.conditions, {"Reachable": why}, now=self._clock.now(), generation=0)
+        await self._write(before.model_copy(update={"conditions": conditions}))
+
+    def _current(self, before: ReportStatus, after: ReportStatus, now: datetime) -> bool:
+        """Whether the report on the hub says the same and is young enough."""
+        young = before.observed_at is not None and (
+            (now - before.observed_at).total_seconds() < self._settings.report_interval
+        )
+        ignored: dict[str, object] = {"observed_at": None, "round_trips_ms": []}
+        return young and before.model_copy(update=ignored) == after.model_copy(update=ignored)
+
+    async def _before(self) -> ReportStatus:
+        if self._written is None:
+            self._written = await self._load()
+        return self._written
+
+    async def _load(self) -> ReportStatus:
+        name, namespace = self._provider, self._settings.namespace
+        try:
+            found = await self._hub.get(REPORTS, name, namespace)
+        except NotFoundError:
+            found = await self._hub.create(
+                REPORTS,
+                {
+                    "apiVersion": REPORTS.api_version,
+                    "kind": REPORTS.kind,
+                    "metadata": {"name": name, "namespace": namespace},
+                    "spec": {"provider": name},
+                },
+            )
+        return ProviderReport.parse(found).status
+
+    async def _write(self, status: ReportStatus) -> None:
+        patch = {"status": status.to_wire()}
+        try:
+            answer = await self._hub.patch_status(REPORTS, self._provider, self._settings.namespace, patch)
+        except NotFoundError:
+            # Somebody deleted it: the next pass makes it again.
+            self._written = None
+            raise
+        self._written = ProviderReport.parse(answer).status

@@ -1,0 +1,91 @@
+"""What the agent does to a member for one lease: the tenant's namespace, the Job, and their removal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from fedgpu_operator.agent import pods as podlib
+from fedgpu_operator.agent.guard import check_workload
+from fedgpu_operator.agent.identity import HUB_LABEL, Identity, labels_of, lease_of
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.computelease import TENANT_LABEL, ComputeLease
+from fedgpu_operator.errors import AlreadyExistsError, ConflictError, InvalidResourceError, NotFoundError
+from fedgpu_operator.ports import EVENTS, JOBS, NAMESPACES, PODS, Kube, ResourceType
+
+RESTRICTED: Final = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+
+
+class Workloads:
+    """Creates and removes the workloads of leases on one member cluster."""
+
+    def __init__(self, member: Kube, identity: Identity) -> None:
+        self._member = member
+        self._identity = identity
+
+    async def create(self, lease: ComputeLease) -> JSONObject:
+        """The Job of that lease, created or adopted.
+
+        Raises InvalidResourceError (`WorkloadRefused`, `NamespaceTaken`, `NamespaceTerminating`, `NameTaken`), and the
+        KubeError tree as the member answers.
+        """
+        check_workload(lease)
+        await self._ensure_namespace(lease.spec.member_namespace, lease.spec.job.namespace)
+        try:
+            return await self._member.create(JOBS, self._identity.stamp(lease))
+        except AlreadyExistsError:
+            job = await self._member.get(JOBS, lease.metadata.name, lease.spec.member_namespace)
+        if not self._identity.ours(labels_of(job)) or lease_of(job) != lease.metadata.name:
+            raise InvalidResourceError("NameTaken", f"a Job named {lease.metadata.name} exists that is not ours")
+        return job
+
+    async def remove(self, job: JSONObject | None, pods: Sequence[JSONObject]) -> None:
+        """Ask for the end of a Job with its pods, or of pods that lost their Job; what is ending already is left so."""
+        if job is not None:
+            await self._delete(JOBS, job)
+            return
+        for pod in pods:
+            if not podlib.terminal(pod):
+                await self._delete(PODS, pod)
+
+    async def complaints(self, job: JSONObject) -> str:
+        """The newest warning Event about the Job: why the member creates no pods; empty where there is none."""
+        meta = job["metadata"]
+        fields = f"involvedObject.uid={meta['uid']},type=Warning"
+        events, _ = await self._member.list(EVENTS, str(meta["namespace"]), fields=fields)
+        newest = max(events, key=lambda event: str(event.get("lastTimestamp") or ""), default={})
+        return str(newest.get("message", ""))[: podlib.MAX_MESSAGE]
+
+    async def _delete(self, kind: ResourceType, obj: JSONObject) -> None:
+        meta = obj["metadata"]
+        if meta.get("deletionTimestamp"):
+            return
+        try:
+            await self._member.delete(kind, str(meta["name"]), str(meta["namespace"]), uid=str(meta["uid"]))
+        except ConflictError:
+            # Another object has the name by now: ours is gone.
+            return
+
+    async def _ensure_namespace(self, name: str, tenant: str) -> None:
+        ours = {HUB_LABEL: self._identity.hub_uid, TENANT_LABEL: tenant}
+        try:
+            found = await self._member.get(NAMESPACES, name)
+        except NotFoundError:
+            try:
+                found = await self._member.create(
+                    NAMESPACES, {"metadata": {"name": name, "labels": {**ours, **RESTRICTED}}}
+                )
+            except AlreadyExistsError:
+                found = await self._member.get(NAMESPACES, name)
+        labels, meta = labels_of(found), found["metadata"]
+        if any(labels.get(key) != value for key, value in ours.items()):
+            raise InvalidResourceError(
+                "NamespaceTaken",
+                f"namespace {name} on the member is not ours; its owner may label it "
+                + " and ".join(f"{key}={value}" for key, value in ours.items()),
+            )
+        if meta.get("deletionTimestamp"):
+            raise InvalidResourceError("NamespaceTerminating", f"namespace {name} on the member is being deleted")
+        if any(labels.get(key) != value for key, value in RESTRICTED.items()):
+            guard = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
+            await self._member.patch(NAMESPACES, name, "", {"metadata": {**guard, "labels": RESTRICTED}})

@@ -1,0 +1,93 @@
+"""Inventory: what is free is true, and no label of a stranger's node can break it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedgpu_operator.agent.identity import HUB_LABEL, Identity
+from fedgpu_operator.agent.inventory import inventory
+from fedgpu_operator.api.computelease import LEASE_LABEL, PROVIDER_LABEL
+
+OURS = Identity("hub-1", "prov")
+LABELS = {LEASE_LABEL: "l", HUB_LABEL: "hub-1", PROVIDER_LABEL: "prov"}
+
+
+def test_free_is_allocatable_minus_foreign(make: Any) -> None:
+    nodes = [make.node("a"), make.node("b"), make.node("c")]
+    pods = [
+        make.pod(uid="1", gpus=3, node="a"),
+        make.pod(uid="2", gpus=2, node="a", phase="Pending"),
+        make.pod(uid="3", gpus=8, node="b", phase="Succeeded", exit_code=0),
+        make.pod(uid="4", gpus=8, node=""),
+    ]
+    (product,) = inventory(nodes, pods, OURS.ours)
+    assert (product.product, product.architecture, product.memory_mi_b) == ("NVIDIA-L4", "ada-lovelace", 23034)
+    assert (product.total, product.foreign) == (24, 5)
+    assert [(bucket.free, bucket.nodes) for bucket in product.buckets] == [(8, 2), (3, 1)]
+
+
+def test_a_terminating_pod_still_holds_its_gpus(make: Any) -> None:
+    (product,) = inventory([make.node("a")], [make.pod(gpus=4, node="a", deleting=True)], OURS.ours)
+    assert product.foreign == 4
+
+
+def test_only_this_hubs_pods_of_this_provider_are_ours(make: Any) -> None:
+    pods = [
+        make.pod(uid="1", gpus=1, node="a", labels=LABELS),
+        make.pod(uid="2", gpus=2, node="a", labels=LABELS | {HUB_LABEL: "hub-2"}),
+        make.pod(uid="3", gpus=1, node="a", labels=LABELS | {PROVIDER_LABEL: "other"}),
+    ]
+    (product,) = inventory([make.node("a")], pods, OURS.ours)
+    assert product.foreign == 3
+
+
+def test_nodes_that_could_not_take_our_work_do_not_count(make: Any) -> None:
+    nodes = [
+        make.node("ready", gpus="4"),
+        make.node("tolerated", gpus="2", taints=({"key": "nvidia.com/gpu", "effect": "NoSchedule"},)),
+        make.node("preferred", gpus="1", taints=({"key": "x", "effect": "PreferNoSchedule"},)),
+        make.node("cordoned", unschedulable=True),
+        make.node("unready", ready="Unknown"),
+        make.node("dedicated", taints=({"key": "team", "effect": "NoSchedule"},)),
+        make.node("draining", taints=({"key": "nvidia.com/gpu", "effect": "NoExecute"},)),
+        make.node("sliced", labels={"nvidia.com/gpu.sharing-strategy": "time-slicing"}),
+        make.node("empty", gpus="0"),
+    ]
+    (product,) = inventory(nodes, [], OURS.ours)
+    assert product.total == 7
+
+
+def test_a_product_has_its_least_memory(make: Any) -> None:
+    nodes = [make.node("a"), make.node("b", labels={"nvidia.com/gpu.memory": "16000"}), make.node("c", labels={})]
+    (product,) = inventory(nodes, [], OURS.ours)
+    assert product.memory_mi_b == 16000
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=80),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=20), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(product=st.text(max_size=70), memory=JUNK, gpus=JUNK, taints=JUNK, family=JUNK, sharing=st.text(max_size=5))
+def test_garbled_nodes_never_crash_and_never_leave_the_schema(
+    product: str, memory: Any, gpus: Any, taints: Any, family: Any, sharing: str
+) -> None:
+    labels = {
+        "nvidia.com/gpu.product": product,
+        "nvidia.com/gpu.memory": memory,
+        "nvidia.com/gpu.family": family,
+        "nvidia.com/gpu.sharing-strategy": sharing,
+    }
+    node = {
+        "metadata": {"name": "n", "labels": labels},
+        "spec": {"taints": taints},
+        "status": {"allocatable": {"nvidia.com/gpu": gpus}, "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    for found in inventory([node, {"metadata": gpus}], [{"spec": {"nodeName": "n", "containers": taints}}], OURS.ours):
+        assert found.product == product
+        assert sum(bucket.nodes for bucket in found.buckets) == 1
