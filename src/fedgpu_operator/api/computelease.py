@@ -47,6 +47,12 @@ class ComputeLeaseSpec(Model):
     gpus_per_replica: int = Field(alias="gpusPerReplica", ge=1, le=16, description="GPUs of one replica.")
     price_per_gpu_hour: DecimalUSD = Field(description="Frozen price, USD per GPU-hour.")
     run_limit_seconds: int = Field(ge=1, le=2_592_000, description="Longest run in seconds.")
+    sequence_base: int = Field(
+        default=0,
+        ge=0,
+        le=2**53,
+        description="Added to the agent's reading sequence in the ledger; above 0 where the object was made again.",
+    )
     member_namespace: str = Field(min_length=1, max_length=63, description="The tenant's namespace on the member.")
     desired: Literal["Run", "Stop"] = Field(
         default="Run",
@@ -181,6 +187,7 @@ _FROZEN = (
     "gpusPerReplica",
     "pricePerGPUHour",
     "runLimitSeconds",
+    "sequenceBase",
     "memberNamespace",
 )
 

@@ -92,7 +92,8 @@ class AttemptKeeper:
         await self._kube.delete(LEASES, lease.metadata.name, lease.metadata.namespace, uid=lease.metadata.uid)
 
     async def _dispatch(self, job: ComputeJob, attempt: Attempt) -> ComputeLease:
-        obj = lease_object(job, attempt)
+        last = await self._ledger.last_usage(attempt.lease_name)
+        obj = lease_object(job, attempt, sequence_base=last.sequence if last is not None else 0)
         try:
             written = await self._kube.create(LEASES, obj)
         except AlreadyExistsError:
@@ -102,7 +103,10 @@ class AttemptKeeper:
     async def _bill(self, attempt: Attempt, lease: ComputeLease) -> None:
         reading = lease.status.usage.to_domain()
         last = await self._ledger.last_usage(attempt.lease_name)
-        if reading is None or (last is not None and reading.sequence <= last.sequence):
+        if reading is None:
+            return
+        sequence = lease.spec.sequence_base + reading.sequence
+        if last is not None and sequence <= last.sequence:
             return
         before = last.gpu_seconds if last is not None else 0
         terms = attempt.terms
@@ -123,11 +127,11 @@ class AttemptKeeper:
                 billed.gpu_seconds,
                 billed.why,
             )
-        await self._ledger.record_usage(attempt.lease_name, reading.sequence, billed.gpu_seconds, reading.observed_at)
+        await self._ledger.record_usage(attempt.lease_name, sequence, billed.gpu_seconds, reading.observed_at)
         self._metrics.billed(terms.provider, billed.gpu_seconds - before)
 
 
-def lease_object(job: ComputeJob, attempt: Attempt) -> JSONObject:
+def lease_object(job: ComputeJob, attempt: Attempt, *, sequence_base: int) -> JSONObject:
     """The ComputeLease of an attempt; made from identity and the ledger's terms alone, so it can be made again."""
     terms = attempt.terms
     tenant_namespace = member_namespace(job.metadata.namespace)
@@ -141,6 +145,7 @@ def lease_object(job: ComputeJob, attempt: Attempt) -> JSONObject:
         gpus_per_replica=job.spec.gpu.count,
         price_per_gpu_hour=format_usd(terms.price),
         run_limit_seconds=terms.run_limit,
+        sequence_base=sequence_base,
         member_namespace=tenant_namespace,
         workload=render_workload(
             job,

@@ -59,6 +59,8 @@ class SettlementLoop:
         self._every = timedelta(seconds=epoch_seconds)
         self._poll = poll
         self._auto_claim = auto_claim
+        self._began = clock.now()
+        """Before any epoch there is, the first one is due one interval after this."""
         self._closed: set[int] = set()
         """Ended epochs that were published by this process; a restart publishes them once more."""
 
@@ -77,7 +79,8 @@ class SettlementLoop:
         """Prepare an epoch when the last one is old enough and there is something new to settle."""
         now = self._clock.now()
         last = next(iter(await self._ledger.epochs(limit=1)), None)
-        if last is not None and last.stage is EpochStage.PAID and now - last.created_at < self._every:
+        since = last.created_at if last is not None and last.stage is EpochStage.PAID else self._began
+        if now - since < self._every:
             return None
         due = await self._due()
         if not due.pairs:

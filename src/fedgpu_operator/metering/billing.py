@@ -26,8 +26,9 @@ class HubObservation:
     """The hub's own side of one lease, every instant by the hub's clock.
 
     `observed_at` is now, or the instant at which the hub saw the lease end. `gpus` counts all replicas. `run_limit` is
-    seconds. `stopped_at` is the fencing, suspension or deletion instant, None while none was given; `grace` seconds
-    after it (and after the run limit) stay payable. `billed` is the cumulative gpu-seconds billed before.
+    seconds and has no grace: it is what was reserved, so a job can never cost more. `stopped_at` is the fencing,
+    suspension or deletion instant, None while none was given; `grace` seconds after it stay payable. `billed`
+    is the cumulative gpu-seconds billed before.
     """
 
     created_at: datetime
@@ -71,7 +72,7 @@ def _window(hub: HubObservation) -> tuple[int, Clip]:
     bounds = [(_ceil_seconds(hub.observed_at - hub.created_at), Clip.HUB_CLOCK)]
     if hub.stopped_at is not None:
         bounds.append((_ceil_seconds(hub.stopped_at - hub.created_at) + hub.grace, Clip.STOPPED))
-    bounds.append((hub.run_limit + hub.grace, Clip.RUN_LIMIT))
+    bounds.append((hub.run_limit, Clip.RUN_LIMIT))
     window, why = min(bounds, key=lambda bound: bound[0])
     return max(window, 0), why
 

@@ -45,8 +45,8 @@ def test_a_stop_long_before_the_lease_leaves_nothing() -> None:
     assert bill(reading((4, 500)), hub(1000, stopped=-500)).gpu_seconds == 0
 
 
-def test_the_run_limit_and_its_grace_bound_the_bill() -> None:
-    assert bill(reading((4, 9000)), hub(90_000)) == Billed(4 * 3630, clipped=True, why=Clip.RUN_LIMIT)
+def test_the_run_limit_bounds_the_bill_to_the_second_since_no_more_was_reserved() -> None:
+    assert bill(reading((4, 9000)), hub(90_000)) == Billed(4 * 3600, clipped=True, why=Clip.RUN_LIMIT)
 
 
 def test_one_pods_impossible_claim_does_not_fill_the_room_of_another() -> None:

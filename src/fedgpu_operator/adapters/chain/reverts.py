@@ -23,7 +23,7 @@ def explain(error: ContractLogicError) -> str:
         raw = b""
     known = _errors().get(raw[:4])
     if known is None:
-        return error.message or "reverted without a reason"
+        return f"an unknown error {data[:74]}" if raw else error.message or "reverted without a reason"
     name, fields = known
     try:
         values = decode([kind for _, kind in fields], raw[4:])

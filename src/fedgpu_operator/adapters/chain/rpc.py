@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-import aiohttp
+import httpx
 from web3 import AsyncWeb3
 from web3.exceptions import (
     BadFunctionCallOutput,
@@ -22,13 +22,42 @@ from web3.exceptions import (
     Web3Exception,
     Web3RPCError,
 )
-from web3.providers.rpc import AsyncHTTPProvider
+from web3.providers.async_base import AsyncJSONBaseProvider
+from web3.types import RPCEndpoint, RPCResponse
 
 from fedgpu_operator.adapters.chain.reverts import explain
 from fedgpu_operator.errors import ChainError, ChainUnreachableError, RevertedError
 
-SILENCE = (aiohttp.ClientError, OSError, RequestTimedOut, TooManyRequests, BadResponseFormat, UnicodeDecodeError)
+SILENCE = (httpx.HTTPError, OSError, RequestTimedOut, TooManyRequests, BadResponseFormat, UnicodeDecodeError)
 """What means "no usable answer": unknown, and nothing more. TimeoutError is an OSError."""
+
+
+class HttpProvider(AsyncJSONBaseProvider):
+    """JSON-RPC over one httpx client.
+
+    web3's own HTTP provider guards its sessions with thread locks, which a cancelled request can leave held for good
+    (seen: every later request hangs), and opens a new connection for each request.
+    """
+
+    def __init__(self, rpc_url: str, timeout: float) -> None:
+        super().__init__()
+        self._url = rpc_url
+        # No proxies and no netrc from the environment: the endpoint is the one that was configured.
+        self._client = httpx.AsyncClient(timeout=timeout, trust_env=False)
+
+    async def make_request(self, method: RPCEndpoint, params: object) -> RPCResponse:
+        """One request, never repeated; httpx.HTTPError for anything but a JSON-RPC answer with status 200."""
+        body = self.encode_rpc_request(method, params)
+        response = await self._client.post(self._url, content=body, headers={"Content-Type": "application/json"})
+        if response.status_code != httpx.codes.OK:
+            raise httpx.HTTPStatusError(f"status {response.status_code}", request=response.request, response=response)
+        answer = self.decode_rpc_response(response.content)
+        if not isinstance(answer, dict):
+            raise BadResponseFormat("the answer is not a JSON-RPC object")
+        return answer
+
+    async def disconnect(self) -> None:
+        await self._client.aclose()
 
 
 class Rpc:
@@ -36,12 +65,8 @@ class Rpc:
 
     def __init__(self, rpc_url: str, *, timeout: float = 10.0) -> None:
         self._host = urlsplit(rpc_url).netloc.rpartition("@")[2]
-        self._provider = AsyncHTTPProvider(
-            rpc_url,
-            request_kwargs={"timeout": aiohttp.ClientTimeout(total=timeout)},
-            exception_retry_configuration=None,
-        )
-        self.w3: AsyncWeb3[AsyncHTTPProvider] = AsyncWeb3(self._provider)
+        self._provider = HttpProvider(rpc_url, timeout)
+        self.w3: AsyncWeb3[HttpProvider] = AsyncWeb3(self._provider)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._host})"
@@ -82,8 +107,9 @@ class Rpc:
 
 
 def _short(error: BaseException) -> str:
-    status = getattr(error, "status", None)
-    return f"{type(error).__name__} {status}" if status else type(error).__name__
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP {error.response.status_code}"
+    return type(error).__name__
 
 
 def _rpc_message(error: Web3RPCError) -> str:

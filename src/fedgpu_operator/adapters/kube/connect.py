@@ -22,11 +22,13 @@ async def own_configuration(context: str | None = None) -> Configuration:
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
             kubeconfig.load_incluster_config(client_configuration=configuration)
-        else:
-            await kubeconfig.load_kube_config(context=context, client_configuration=configuration)
+            return configuration
+        wanted = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+        if not any(Path(part).is_file() for part in wanted.split(os.pathsep) if part):
+            raise ConfigurationError(f"there is no kubeconfig at {wanted}: set KUBECONFIG")
+        await kubeconfig.load_kube_config(context=context, client_configuration=configuration)
     except (ConfigException, OSError) as error:
-        wanted = os.environ.get("KUBECONFIG", str(Path("~/.kube/config")))
-        raise ConfigurationError(f"cannot load a kubeconfig from {wanted}: {error}") from error
+        raise ConfigurationError(f"cannot load a kubeconfig: {error}") from error
     return configuration
 
 
