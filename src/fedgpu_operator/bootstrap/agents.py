@@ -127,8 +127,4 @@ class AgentSupervisor:
 def _accepted(provider: GPUProvider) -> bool:
     """Whether what the provider binds itself to is what was accepted: nothing is dialled before that."""
     known = provider.status.acceptance
-    return (
-        known is not None
-        and known.hash == provider.spec.acceptance_hash()
-        and provider.metadata.deletion_timestamp is None
-    )
+    return known is not None and known.hash == provider.spec.acceptance_hash()

@@ -102,7 +102,9 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, e
     supervisor = AgentSupervisor(kube, clock, settings, hub_uid)
     providers = ProviderLoop(
         kube,
+        ledger,
         clock,
+        settlement=escrow is not None,
         acceptance=settings.acceptance,
         heartbeat_timeout=settings.heartbeat_timeout_seconds,
         refusals=supervisor.refusals,

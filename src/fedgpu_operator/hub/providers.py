@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from statistics import median, quantiles
 from typing import Final, Literal
 
+from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import PROVIDER_LABEL
 from fedgpu_operator.api.conditions import Finding, find, is_true, merge
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, GPUProviderStatus, Inventory, LatencyStatus
@@ -17,13 +18,15 @@ from fedgpu_operator.errors import AlreadyExistsError, ConflictError, InvalidRes
 from fedgpu_operator.hub.inventory import inventory
 from fedgpu_operator.hub.render import provider_namespace
 from fedgpu_operator.hub.store import HubState, load, load_heartbeats
-from fedgpu_operator.hub.write import emit, write_status
-from fedgpu_operator.ports import NAMESPACES, Clock, Kube
+from fedgpu_operator.hub.write import emit, guard, write_status
+from fedgpu_operator.ports import NAMESPACES, Clock, Kube, Ledger, ResourceType
 
 log = logging.getLogger(__name__)
 
 AWAITING_REPORT: Final = "AwaitingReport"
 """The agent has been asked but has not answered yet: neither good nor bad news."""
+PROVIDERS: Final = ResourceType.of(GPUProvider.info)
+FINALIZER: Final = "fedgpu.dev/provider"
 ACCEPT_ANNOTATION: Final = "fedgpu.dev/accept"
 """Put the acceptance hash here to accept a provider whose location, claims, wallet or endpoint changed."""
 
@@ -39,6 +42,8 @@ class ProviderFacts:
     namespace: str
     stock: list[Inventory]
     leases: int
+    unsettled: int = 0
+    """Ended leases whose usage no epoch covers yet; counted only while the provider is being deleted."""
 
 
 class ProviderLoop:
@@ -47,14 +52,18 @@ class ProviderLoop:
     def __init__(
         self,
         kube: Kube,
+        ledger: Ledger,
         clock: Clock,
         *,
+        settlement: bool,
         acceptance: Literal["OnCreate", "Manual"],
         heartbeat_timeout: float,
         refusals: Mapping[str, InvalidResourceError],
     ) -> None:
         self._kube = kube
+        self._ledger = ledger
         self._clock = clock
+        self._settlement = settlement
         self._acceptance = acceptance
         self._timeout = timedelta(seconds=heartbeat_timeout)
         self._refusals = refusals
@@ -83,11 +92,37 @@ class ProviderLoop:
             namespace=provider_namespace(name),
             stock=inventory(provider, report, leases) if report else [],
             leases=len(leases),
+            unsettled=await self._unsettled(provider),
         )
+        if await self._hold_or_release(facts):
+            return
         now = self._clock.now()
         status = provider_status(facts, now, acceptance=self._acceptance, timeout=self._timeout)
         if await write_status(self._kube, provider, provider.status, status):
             await self._tell(provider, status, now)
+
+    async def _unsettled(self, provider: GPUProvider) -> int:
+        """Leases that the provider's wallet must still be known for."""
+        if provider.metadata.deletion_timestamp is None or not self._settlement or provider.spec.payout is None:
+            return 0
+        books = await self._ledger.settlement_snapshot()
+        return sum(1 for lease in books.uncovered if lease.provider == provider.metadata.name)
+
+    async def _hold_or_release(self, facts: ProviderFacts) -> bool:
+        """Keep a finalizer on the provider while it owes work or is owed money; True where the object changed now."""
+        meta = facts.provider.metadata
+        held = FINALIZER in meta.finalizers
+        if meta.deletion_timestamp is None:
+            if held:
+                return False
+            finalizers = [*meta.finalizers, FINALIZER]
+        else:
+            if not held or facts.leases or facts.unsettled:
+                return False
+            finalizers = [name for name in meta.finalizers if name != FINALIZER]
+        patch: JSONObject = {"metadata": {**guard(meta), "finalizers": finalizers}}
+        await self._kube.patch(PROVIDERS, meta.name, "", patch)
+        return True
 
     async def _ensure_namespace(self, provider: GPUProvider, state: HubState) -> InvalidResourceError | None:
         name = provider_namespace(provider.metadata.name)
@@ -184,7 +219,8 @@ def _connected(facts: ProviderFacts, now: datetime, timeout: timedelta) -> Findi
 
 def _ready(accepted: Finding, connected: Finding, facts: ProviderFacts) -> Finding:
     if facts.provider.metadata.deletion_timestamp is not None:
-        return Finding("Ready", "False", "Terminating", "the provider is being deleted")
+        left = f"{facts.leases} leases still run and {facts.unsettled} are not in an epoch yet"
+        return Finding("Ready", "False", "Terminating", f"takes no new work; {left}")
     for finding in (accepted, connected):
         if finding.status != "True":
             return Finding("Ready", finding.status, finding.reason, finding.message)
