@@ -157,7 +157,7 @@ def revert_with(signature: str, *values: object) -> Answer:
             revert_with("ERC20InsufficientBalance(address,uint256,uint256)", ESCROW, 1, 2),
             f"ERC20InsufficientBalance(sender={ESCROW}, balance=1, needed=2)",
         ),
-        (revert_with("Unheard(uint256)", 5), "execution reverted"),
+        (revert_with("Unheard(uint256)", 5), "an unknown error 0xf1c95f7a00"),
     ],
 )
 async def test_a_revert_says_what_the_contract_said(answer: Answer, words: str) -> None:
