@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["fedgpu_operator.lab.pytest_plugin"]
+pytest_plugins = ["fedgpu_operator.lab.pytest_plugin", "fedgpu_operator.lab.pytest_chart"]

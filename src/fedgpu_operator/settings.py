@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 from fedgpu_operator.errors import ConfigurationError
 
 PREFIX: Final = "FEDGPU_"
+MAX_SECONDS: Final = 366 * 24 * 3600.0
+_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 T = TypeVar("T")
 
 
@@ -65,13 +68,17 @@ class Settings:
             usage_interval_seconds=env.seconds("USAGE_INTERVAL_SECONDS", 15),
             inventory_interval_seconds=env.seconds("INVENTORY_INTERVAL_SECONDS", 10),
             bind_address=env.text("BIND_ADDRESS", "0.0.0.0"),
-            metrics_port=env.number("METRICS_PORT", "9090", int, minimum=0),
-            health_port=env.number("HEALTH_PORT", "8080", int, minimum=1),
+            metrics_port=env.number("METRICS_PORT", "9090", int, minimum=0, maximum=65535),
+            health_port=env.number("HEALTH_PORT", "8080", int, minimum=1, maximum=65535),
             log_level=env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
             log_format=cast(Literal["text", "json"], env.choice("LOG_FORMAT", "text", ("text", "json"))),
             chain=_chain(env),
         )
         env.refuse_unknown()
+        if not settings.namespace:
+            raise ConfigurationError(f"{PREFIX}NAMESPACE: must not be empty; it is where members' Secrets are read")
+        if settings.metrics_port == settings.health_port:
+            raise ConfigurationError(f"{PREFIX}METRICS_PORT and {PREFIX}HEALTH_PORT: must differ")
         return settings
 
 
@@ -86,15 +93,15 @@ def _chain(env: _Environment) -> ChainSettings | None:
         return None
     if missing := [PREFIX + name for name, value in parts.items() if not value]:
         raise ConfigurationError(f"{PREFIX}CHAIN_RPC_URL needs {', '.join(missing)} as well")
-    if urlsplit(rpc_url).scheme not in {"http", "https"}:
+    if urlsplit(rpc_url).scheme not in {"http", "https"} or not urlsplit(rpc_url).hostname:
         raise ConfigurationError(f"{PREFIX}CHAIN_RPC_URL: must be an http or https URL")
     escrow = parts["ESCROW_ADDRESS"]
-    if len(escrow) != 42 or not escrow.startswith("0x"):
+    if not _ADDRESS.fullmatch(escrow):
         raise ConfigurationError(f"{PREFIX}ESCROW_ADDRESS: must be 0x and 40 hex digits, not {escrow!r}")
     key_file = Path(parts["SETTLER_KEY_FILE"])
     if not key_file.is_file():
         raise ConfigurationError(f"{PREFIX}SETTLER_KEY_FILE: there is no file {key_file}")
-    chain_id = env.number("CHAIN_ID", "", int, minimum=1)
+    chain_id = env.number("CHAIN_ID", "", int, minimum=1, maximum=2**53)
     return ChainSettings(rpc_url, chain_id, escrow, key_file, epoch_seconds, auto_claim)
 
 
@@ -118,7 +125,7 @@ class _Environment:
     def flag(self, name: str, *, default: bool) -> bool:
         return self.choice(name, str(default).lower(), ("true", "false")) == "true"
 
-    def number(self, name: str, default: str, kind: Callable[[str], T], *, minimum: float) -> T:
+    def number(self, name: str, default: str, kind: Callable[[str], T], *, minimum: float, maximum: float) -> T:
         text = self.text(name, default)
         try:
             value = kind(text)
@@ -126,10 +133,12 @@ class _Environment:
             raise ConfigurationError(f"{PREFIX}{name}: must be a number, not {text!r}") from error
         if not cast(float, value) >= minimum:
             raise ConfigurationError(f"{PREFIX}{name}: must be at least {minimum:g}, not {text}")
+        if cast(float, value) > maximum:
+            raise ConfigurationError(f"{PREFIX}{name}: must be at most {maximum:.0f}, not {text}")
         return value
 
     def seconds(self, name: str, default: float) -> float:
-        return self.number(name, str(default), float, minimum=0.05)
+        return self.number(name, str(default), float, minimum=0.05, maximum=MAX_SECONDS)
 
     def refuse_unknown(self) -> None:
         """A misspelt variable must not be ignored silently."""

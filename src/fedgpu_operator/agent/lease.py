@@ -60,7 +60,16 @@ class LeaseReconciler:
             await self._write(lease, decision, view.reading, workload_uid=uid)
         if decision.remove:
             await self._workloads.remove(view.job, view.pods)
+        elif _cleared(view) and lease.status.observed_generation < lease.metadata.generation:
+            await self._acknowledge(lease)
         return decision.due
+
+    async def _acknowledge(self, lease: ComputeLease) -> None:
+        """Tell the hub that nothing of an ended lease is left here, so that its object may go."""
+        meta = lease.metadata
+        guard = {"uid": meta.uid, "resourceVersion": meta.resource_version}
+        patch = {"metadata": guard, "status": {"observedGeneration": meta.generation}}
+        await self._hub.patch_status(LEASES, meta.name, meta.namespace, patch)
 
     async def _view(self, lease: ComputeLease, sight: Sight, newest_epoch: int) -> View:
         name, uid = lease.metadata.name, lease.metadata.uid
@@ -117,6 +126,11 @@ class LeaseReconciler:
             conditions=conditions,
         )
         return draft.model_copy(update={"usage": LeaseUsage.from_domain(reading, final=draft.ended)})
+
+
+def _cleared(view: View) -> bool:
+    """Whether an ended lease was asked away and nothing of it is on the member any more."""
+    return view.lease.status.ended and view.lease.spec.desired == "Stop" and view.job is None and not view.pods
 
 
 def _own_job(lease: ComputeLease, sight: Sight) -> JSONObject | None:

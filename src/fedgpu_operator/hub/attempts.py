@@ -19,7 +19,7 @@ from fedgpu_operator.api.computelease import (
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.money import format_usd
-from fedgpu_operator.errors import AlreadyExistsError
+from fedgpu_operator.errors import AlreadyExistsError, NotFoundError
 from fedgpu_operator.hub.jobfacts import JobFacts, outcome_of, stop_reason
 from fedgpu_operator.hub.render import member_namespace, provider_namespace, render_workload
 from fedgpu_operator.hub.write import guard
@@ -29,6 +29,8 @@ from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, ResourceType
 log = logging.getLogger(__name__)
 
 LEASES = ResourceType.of(ComputeLease.info)
+JOBS = ResourceType.of(ComputeJob.info)
+JOB_GONE = "JobGone"
 
 
 class AttemptKeeper:
@@ -43,12 +45,13 @@ class AttemptKeeper:
     async def begin(self, facts: JobFacts, chosen: Verdict) -> tuple[Attempt, ComputeLease]:
         """Open an attempt on these terms and dispatch its lease; repeating it after a crash gives the same attempt.
 
-        The request is named by how many attempts came before, so two passes over the same facts ask for one.
+        The request is named by the attempt that came before, so two passes over the same facts ask for one. Raises
+        InvalidResourceError, with no attempt opened, for a job that cannot be rendered.
         """
-        job = facts.job
+        job, now = facts.job, self._clock.now()
         request = AttemptRequest(
             job_uid=job.metadata.uid,
-            request_id=f"after-{len(facts.usage)}",
+            request_id=f"after-{facts.newest.attempt if facts.newest else 0}",
             tenant=job.metadata.namespace,
             job_name=job.metadata.name,
             provider=chosen.provider,
@@ -57,7 +60,9 @@ class AttemptKeeper:
             gpus=job.gpus,
             run_limit=parse_duration(job.spec.run_limit),
         )
-        attempt = await self._ledger.open_attempt(request, self._clock.now())
+        # Tried before it counts: an attempt that can have no lease would stay open and hold its money for ever.
+        lease_object(job, Attempt(request, 1, now), sequence_base=0)
+        attempt = await self._ledger.open_attempt(request, now)
         return attempt, await self._dispatch(job, attempt)
 
     async def follow(self, facts: JobFacts, attempt: Attempt) -> JobFacts:
@@ -77,6 +82,31 @@ class AttemptKeeper:
         if newest is not None:
             entry = LeaseUsage(attempt, newest.gpu_seconds, newest.sequence)
         return replace(facts, lease=lease, usage=(*facts.usage[:-1], replace(entry, attempt=attempt)))
+
+    async def wind_up(self, entry: LeaseUsage, lease: ComputeLease | None) -> None:
+        """Stop, bill and close an open attempt whose job object is gone, however that came about.
+
+        Without the job its lease cannot be made again either: then nothing more can be metered and it is closed as
+        it stands.
+        """
+        attempt = entry.attempt
+        if await self._job_exists(attempt):
+            return
+        if lease is not None and lease.spec.desired == "Run" and not lease.status.ended:
+            lease = await self.stop(lease, JOB_GONE)
+        if lease is not None:
+            await self._bill(attempt, lease)
+        if lease is None or (lease.status.ended and lease.status.usage.final):
+            outcome = JOB_GONE if lease is None else outcome_of(lease)
+            await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
+
+    async def _job_exists(self, attempt: Attempt) -> bool:
+        """Asked by name: an object that merely could not be read must not look like one that is gone."""
+        try:
+            job = await self._kube.get(JOBS, attempt.terms.job_name, attempt.terms.tenant)
+        except NotFoundError:
+            return False
+        return bool(job["metadata"]["uid"] == attempt.terms.job_uid)
 
     async def stop(self, lease: ComputeLease, reason: str) -> ComputeLease:
         """Set the tombstone; the agent ends the workload and, where it has ended, clears it away."""

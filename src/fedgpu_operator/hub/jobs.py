@@ -13,7 +13,7 @@ from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.errors import ConflictError, FedGPUError, InvalidResourceError, NotFoundError
-from fedgpu_operator.hub.attempts import AttemptKeeper
+from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
 from fedgpu_operator.hub.jobevents import job_events
 from fedgpu_operator.hub.jobfacts import DELETED, JobFacts, Phase, phase
 from fedgpu_operator.hub.jobstatus import is_settled, job_status
@@ -22,14 +22,15 @@ from fedgpu_operator.hub.providers import awaits_report
 from fedgpu_operator.hub.store import HubState, load
 from fedgpu_operator.hub.write import emit, guard, write_status
 from fedgpu_operator.placement import Snapshot, decide, evaluate
-from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, ResourceType
+from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
 
 log = logging.getLogger(__name__)
 
 FINALIZER = "fedgpu.dev/lease"
 SETTLE = timedelta(seconds=10)
 """How long placement waits for a new provider's first report; members answered within 1 s in the lab."""
-JOBS = ResourceType.of(ComputeJob.info)
+ALL_ATTEMPTS = 1_000_000
+"""As many as a job can have: its cost is the sum over all of them."""
 
 
 class JobLoop:
@@ -60,6 +61,7 @@ class JobLoop:
         """One pass over all jobs; asks for the next at the nearest deadline."""
         state = await load(self._kube)
         followed = [facts for job in state.jobs if (facts := await self._follow(job, state)) is not None]
+        await self._wind_up_orphans(state)
         decided = await self._decide(followed, state)
         transactions = await self._transactions(decided)
         for facts in decided:
@@ -79,7 +81,7 @@ class JobLoop:
         if _is_done(job):
             return None
         try:
-            usage = tuple(reversed(await self._ledger.history(job_uid=job.metadata.uid)))
+            usage = tuple(reversed(await self._ledger.history(job_uid=job.metadata.uid, limit=ALL_ATTEMPTS)))
             facts = JobFacts(job=job, usage=usage)
             newest = facts.newest
             if newest is None:
@@ -98,6 +100,15 @@ class JobLoop:
         except FedGPUError as error:
             log.warning("job %s: %s: %s", job.key, error.reason, error)
         return None
+
+    async def _wind_up_orphans(self, state: HubState) -> None:
+        known = {job.metadata.uid for job in state.jobs}
+        for entry in await self._ledger.open_attempts():
+            if entry.attempt.terms.job_uid not in known:
+                try:
+                    await self._keeper.wind_up(entry, state.leases.get(entry.attempt.lease_name))
+                except ConflictError as error:
+                    log.debug("attempt %s: %s; next pass", entry.attempt.lease_name, error)
 
     async def _decide(self, followed: list[JobFacts], state: HubState) -> list[JobFacts]:
         now = self._clock.now()
@@ -178,7 +189,7 @@ class JobLoop:
         except InvalidResourceError as error:
             return replace(facts, invalid=error)
         state.leases[lease.metadata.name] = lease
-        usage = tuple(reversed(await self._ledger.history(job_uid=uid)))
+        usage = tuple(reversed(await self._ledger.history(job_uid=uid, limit=ALL_ATTEMPTS)))
         same = attempt.terms.provider == decision.chosen.provider and attempt.terms.price == decision.chosen.price
         log.info("job %s placed at %s", job.key, attempt.terms.provider)
         return replace(facts, usage=usage, lease=lease, decision=decision if same else None)

@@ -20,6 +20,8 @@ from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.hub.jobfacts import DEADLINE, SUCCEEDED, JobFacts, Phase, phase
 
 MAX_CANDIDATES: Final = 10
+MAX_SHOWN: Final = 10**18 - 1
+"""What a DecimalUSD field can show (µUSD): a mad price times a long run must not make the status unwritable."""
 State = Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"]
 
 
@@ -42,10 +44,14 @@ def job_status(facts: JobFacts, now: datetime, transactions: Mapping[int, tuple[
         else known.candidates,
         start_time=usage.started_at if usage and usage.started_at else known.start_time,
         completion_time=usage.finished_at if usage and done else None,
-        usage=UsageStatus(gpu_seconds=facts.gpu_seconds, cost=format_usd(facts.cost)) if newest else None,
+        usage=UsageStatus(gpu_seconds=facts.gpu_seconds, cost=_usd(facts.cost)) if newest else None,
         settlement=_settlement(facts, transactions),
         conditions=conditions,
     )
+
+
+def _usd(amount: int) -> str:
+    return format_usd(min(amount, MAX_SHOWN))
 
 
 def _state(where: Phase, facts: JobFacts) -> State:
@@ -198,7 +204,7 @@ def _placement(facts: JobFacts, newest: Attempt | None) -> PlacementStatus | Non
         lease=newest.lease_name,
         attempt=newest.attempt,
         price=format_usd(terms.price),
-        effective_price=format_usd(chosen.effective_price if chosen is not None else terms.price),
+        effective_price=_usd(chosen.effective_price if chosen is not None else terms.price),
         placed_at=newest.created_at.replace(microsecond=0),
         policies=list(facts.decision.policies[:64]) if facts.decision is not None else [],
     )
@@ -211,9 +217,9 @@ def _candidate(verdict: Verdict) -> Candidate:
         eligible=verdict.eligible,
         reason=verdict.reason.value if verdict.reason is not None else "",
         message=verdict.message[:256],
-        price=format_usd(verdict.price),
-        effective_price=format_usd(verdict.effective_price),
-        cost=format_usd(verdict.cost),
+        price=_usd(verdict.price),
+        effective_price=_usd(verdict.effective_price),
+        cost=_usd(verdict.cost),
         latency_ms=None if verdict.latency_ms is None else round(verdict.latency_ms, 1),
         latency_source=verdict.latency_source,
         score=verdict.score,

@@ -74,7 +74,7 @@ class ProviderLoop:
         heartbeats = await load_heartbeats(self._kube)
         for provider in state.providers.values():
             try:
-                await self._judge(provider, state, heartbeats.get(provider.metadata.name))
+                await self._judge(provider, state, heartbeats.get(provider_namespace(provider.metadata.name)))
             except ConflictError:
                 log.debug("provider %s changed under the pass; next pass", provider.metadata.name)
         return self._timeout.total_seconds() / 3

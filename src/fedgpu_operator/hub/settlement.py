@@ -144,8 +144,10 @@ class SettlementLoop:
             return await self._ledger.mark_epoch(epoch.number, EpochStage.ABANDONED)
         if not kept:
             await self._keep(signed, POST, epoch)
-        await self._escrow.broadcast(signed)
-        await self._ledger.mark_tx(signed.tx_hash, TxState.BROADCAST)
+        # Where the process died right after sending, they may be mined by now: a node refuses such bytes for good.
+        if not kept or await self._escrow.receipt(signed.tx_hash) is None:
+            await self._escrow.broadcast(signed)
+            await self._ledger.mark_tx(signed.tx_hash, TxState.BROADCAST)
         return await self._ledger.mark_epoch(epoch.number, EpochStage.POSTED, post_tx=signed.tx_hash)
 
     async def _settle_post(self, epoch: Epoch, plan: EpochPlan) -> Epoch:
@@ -163,9 +165,9 @@ class SettlementLoop:
             return await self._ledger.mark_epoch(epoch.number, EpochStage.ABANDONED)
         if receipt.epoch is None:
             return epoch
-        await self._ledger.mark_tx(tx_hash, TxState.INCLUDED, receipt.block_number)
         state = await self._escrow.finalized_epoch(receipt.epoch)
         if state.root != plan.root:
+            await self._ledger.mark_tx(tx_hash, TxState.INCLUDED, receipt.block_number)
             return await self._ledger.mark_epoch(epoch.number, EpochStage.POSTED, chain_epoch=receipt.epoch)
         await self._ledger.mark_tx(tx_hash, TxState.FINALIZED, receipt.block_number)
         return await self._ledger.mark_epoch(epoch.number, EpochStage.FINALIZED, chain_epoch=receipt.epoch)

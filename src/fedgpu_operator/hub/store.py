@@ -25,7 +25,6 @@ R = TypeVar("R", bound=Resource)
 
 AGENT_LEASE: Final = "fedgpu-agent"
 """Name of the one coordination Lease that an agent renews in its provider's namespace."""
-PROVIDER_NAMESPACE_PREFIX: Final = "fedgpu-provider-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +66,13 @@ async def load_namespaces(kube: Kube) -> dict[str, dict[str, str]]:
 
 
 async def load_heartbeats(kube: Kube) -> dict[str, datetime]:
-    """When each provider's agent last renewed its coordination Lease, by provider."""
+    """When an agent last renewed its coordination Lease, by the provider namespace that it lies in."""
     items, _ = await kube.list(COORDINATION_LEASES, fields=f"metadata.name={AGENT_LEASE}")
-    beats = {}
-    for item in items:
-        namespace = item["metadata"]["namespace"]
-        renewed = (item.get("spec") or {}).get("renewTime")
-        if namespace.startswith(PROVIDER_NAMESPACE_PREFIX) and renewed:
-            provider = namespace.removeprefix(PROVIDER_NAMESPACE_PREFIX)
-            beats[provider] = datetime.fromisoformat(str(renewed))
-    return beats
+    return {
+        item["metadata"]["namespace"]: datetime.fromisoformat(str(item["spec"]["renewTime"]))
+        for item in items
+        if (item.get("spec") or {}).get("renewTime")
+    }
 
 
 async def load(kube: Kube) -> HubState:

@@ -14,7 +14,7 @@ from typing import Final
 from rich.console import Console
 
 from fedgpu_operator.lab.demo_judge import judge, read_chain
-from fedgpu_operator.lab.demo_report import Report, document, show
+from fedgpu_operator.lab.demo_report import PIPED_WIDTH, Report, document, show
 from fedgpu_operator.lab.demo_scenario import Scenario, find_examples, load
 from fedgpu_operator.lab.demo_stage import Stage, stage
 from fedgpu_operator.lab.demo_watch import Watched, board_for, wait_for_ends, wait_for_payment, wait_until_open
@@ -65,7 +65,7 @@ def _print(report: Report, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(document(report), indent=2, ensure_ascii=False) + "\n")
         sys.stdout.flush()
     else:
-        show(report, Console())
+        show(report, Console(width=None if sys.stdout.isatty() else PIPED_WIDTH))
 
 
 def _explore(playing: Stage, console: Console) -> None:

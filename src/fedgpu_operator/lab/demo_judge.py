@@ -75,7 +75,9 @@ def _why(job: ComputeJob) -> str:
     placed = find(job.status.conditions, "Placed")
     message = placed.message if placed else ""
     _, colon, rest = message.partition("GPU-hour: ")
-    return rest if colon else message
+    if not colon or job.status.placement is None:
+        return message
+    return rest.replace(f" price {job.status.placement.effective_price} of ", " price of ")
 
 
 def _providers(scenario: Scenario, jobs: Jobs, chain_view: Audit) -> list[ProviderResult]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -21,6 +22,19 @@ TIER_NAMES: Final[Mapping[str, str]] = {
     "gpu-cloud": "GPU cloud",
     "hyperscaler": "hyperscaler",
 }
+REFUSALS: Final[Mapping[str, str]] = {
+    "ResidencyDenied": "unlawful",
+    "PolicyDenied": "unlawful",
+    "ComplianceMissing": "unlawful",
+    "HardwareMismatch": "no such GPU",
+    "InsufficientGPUs": "no room",
+    "LatencyTooHigh": "too far",
+}
+"""Why a central cloud may not have a job, in a word for people."""
+WIDE: Final = 132
+"""Columns from which every figure of a job gets one of its own."""
+PIPED_WIDTH: Final = 150
+"""Columns where there is no terminal that would say how many it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +54,6 @@ class JobResult:
     settled: bool
     transaction: str
     alternatives: Mapping[str, Alternative]
-
-    @property
-    def settled_or_idle(self) -> bool:
-        """Whether nothing of it is left to pay."""
-        return self.settled or self.gpu_seconds == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,42 +158,68 @@ def _provider(provider: ProviderResult) -> JSONObject:
 
 def show(report: Report, console: Console) -> None:
     """Both tables, the conservation line and the checks."""
-    # Piped or narrow, the tables still want room for their sentences.
-    width = max(console.width, 150) if not console.is_terminal else None
-    for part in render(report):
-        console.print(part, width=width)
+    for part in render(report, wide=console.width >= WIDE):
+        console.print(part)
 
 
-def render(report: Report) -> list[RenderableType]:
-    """The parts from top to bottom."""
-    return ["", _jobs_table(report.jobs), "", _providers_table(report.providers), "", _verdict(report)]
+def render(report: Report, *, wide: bool) -> list[RenderableType]:
+    """The parts from top to bottom; `wide` gives every figure of a job a column of its own."""
+    jobs = _jobs_wide(report.jobs) if wide else _jobs_narrow(report.jobs)
+    return ["", jobs, "", _providers_table(report.providers, wide=wide), "", _verdict(report)]
 
 
-def _jobs_table(jobs: Sequence[JobResult]) -> Table:
-    central = list(dict.fromkeys(tier for job in jobs for tier in job.alternatives))
-    table = Table(title="Jobs", title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False, box=SIMPLE_HEAD
+    )
+
+
+def _jobs_wide(jobs: Sequence[JobResult]) -> Table:
+    central, table = _central(jobs), _table("Jobs")
     table.add_column("Job", no_wrap=True)
     table.add_column("Where", no_wrap=True)
-    table.add_column("Why there", ratio=1)
+    table.add_column("Why there")
     table.add_column("Effective\nUSD/GPU-h", justify="right", no_wrap=True)
     table.add_column("Cost\nUSD", justify="right", no_wrap=True)
     for tier in central:
-        table.add_column(f"Saved against\n{TIER_NAMES.get(tier, tier)}", justify="right")
+        table.add_column(f"Saved against\n{TIER_NAMES.get(tier, tier)}", justify="right", no_wrap=True)
     table.add_column("Paid by\ntransaction", no_wrap=True)
     for job in jobs:
-        table.add_row(
-            job.name,
-            job.provider or Text(job.reason, style="yellow"),
-            Text(job.why),
-            job.effective_price or "–",
-            format_usd(job.cost) if job.provider else "–",
-            *(_saved(job, tier) for tier in central),
-            short(job.transaction) if job.transaction else "–",
-        )
+        table.add_row(job.name, _where(job), Text(job.why), *_figures(job, central), short(job.transaction))
     table.add_section()
-    total = sum(job.cost for job in jobs)
-    table.add_row("Total", "", "", "", format_usd(total), *(_saved_in_all(jobs, tier) for tier in central), "")
+    table.add_row("Total", "", "", "", format_usd(sum(job.cost for job in jobs)), *_sums(jobs, central), "")
     return table
+
+
+def _jobs_narrow(jobs: Sequence[JobResult]) -> Table:
+    """The same in 80 columns: what is said of a job stands in its first cell."""
+    central, table = _central(jobs), _table("Jobs")
+    table.add_column("Job → where, why there, paid by")
+    table.add_column("Effective\nUSD/GPU-h", justify="right", no_wrap=True)
+    table.add_column("Cost\nUSD", justify="right", no_wrap=True)
+    for tier in central:
+        table.add_column(f"Saved vs\n{TIER_NAMES.get(tier, tier)}", justify="right", no_wrap=True)
+    for job in jobs:
+        told = Text.assemble((job.name, "bold"), " → ", _where(job), "\n", (job.why, "dim"))
+        if job.transaction:
+            told.append(f"\n{short(job.transaction)}", "dim")
+        table.add_row(told, *_figures(job, central))
+    table.add_section()
+    table.add_row("Total", "", format_usd(sum(job.cost for job in jobs)), *_sums(jobs, central))
+    return table
+
+
+def _central(jobs: Sequence[JobResult]) -> list[str]:
+    return list(dict.fromkeys(tier for job in jobs for tier in job.alternatives))
+
+
+def _where(job: JobResult) -> Text:
+    return Text(job.provider) if job.provider else Text(job.reason, style="yellow")
+
+
+def _figures(job: JobResult, central: Sequence[str]) -> list[RenderableType]:
+    cost = format_usd(job.cost) if job.provider else "–"
+    return [job.effective_price or "–", cost, *(_saved(job, tier) for tier in central)]
 
 
 def _saved(job: JobResult, tier: str) -> Text:
@@ -193,19 +228,20 @@ def _saved(job: JobResult, tier: str) -> Text:
     if other is None:
         return Text("–")
     if other.cost is None:
-        return Text(f"none: {other.reason}", style="dim")
+        return Text(REFUSALS.get(other.reason, other.reason), style="dim")
     if other.provider == job.provider:
         return Text("runs there")
     return Text(percent(job.cost, other.cost), style="green" if job.cost <= other.cost else "red")
 
 
-def _saved_in_all(jobs: Sequence[JobResult], tier: str) -> Text:
-    """Over the jobs that the tier could have had; the others have no price there."""
-    both = [(job.cost, each.cost) for job in jobs if (each := job.alternatives.get(tier)) and each.cost is not None]
-    paid, list_price = sum(cost for cost, _ in both), sum(cost for _, cost in both)
-    if not list_price:
-        return Text("–")
-    return Text(f"{percent(paid, list_price)}\nof {format_usd(list_price)} for {len(both)} jobs", style="bold")
+def _sums(jobs: Sequence[JobResult], central: Sequence[str]) -> list[Text]:
+    """Per tier over the jobs that it could have had; the others have no price there."""
+    found = []
+    for tier in central:
+        both = [(job.cost, each.cost) for job in jobs if (each := job.alternatives.get(tier)) and each.cost is not None]
+        paid, list_price = sum(cost for cost, _ in both), sum(cost for _, cost in both)
+        found.append(Text(f"{percent(paid, list_price)}\nof {len(both)} jobs", style="bold"))
+    return found
 
 
 def percent(paid: int, list_price: int) -> str:
@@ -214,28 +250,30 @@ def percent(paid: int, list_price: int) -> str:
 
 
 def short(transaction: str) -> str:
-    """The ends of a hash, enough to tell it from the others; the JSON object carries all of it."""
-    return f"{transaction[:8]}…{transaction[-4:]}"
+    """The ends of a hash or address, enough to tell it from the others; the JSON object carries all of it."""
+    return f"{transaction[:8]}…{transaction[-4:]}" if transaction else "–"
 
 
-def _providers_table(providers: Sequence[ProviderResult]) -> Table:
-    table = Table(title="Providers", title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
-    for column in ("Provider", "Who", "Country"):
+def _providers_table(providers: Sequence[ProviderResult], *, wide: bool) -> Table:
+    table = _table("Providers")
+    for column in ("Provider", "Where"):
         table.add_column(column, no_wrap=True)
-    for column in ("GPU-hours", "Earned USD", "Paid on chain USD"):
+    table.add_column("Who")
+    for column in ("GPU-hours", "Earned\nUSD", "Paid on\nchain USD"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("Account", no_wrap=True)
+    if wide:
+        table.add_column("Account", no_wrap=True)
     for each in providers:
         who = TIER_NAMES.get(each.tier, each.tier)
         figures = (f"{each.gpu_seconds / 3600:.4f}", format_usd(each.earned), format_usd(each.paid))
-        table.add_row(each.name, who, each.country, *figures, short(each.wallet))
+        table.add_row(each.name, each.country, who, *figures, *([short(each.wallet)] if wide else []))
     table.add_section()
     sums = (
         f"{sum(each.gpu_seconds for each in providers) / 3600:.4f}",
         format_usd(sum(each.earned for each in providers)),
         format_usd(sum(each.paid for each in providers)),
     )
-    table.add_row("Total", "", "", *sums, "")
+    table.add_row("Total", "", "", *sums)
     return table
 
 
@@ -259,6 +297,8 @@ def _verdict(report: Report) -> RenderableType:
         lines.append(
             Text(f"The chain's clock was moved {jumped}, over the challenge window; every run is in real time.")
         )
+    if sum(job.cost for job in report.jobs) != sum(each.earned for each in report.providers):
+        lines.append(Text("A charge rounds down once for each tenant and owner, a job's cost once more for people."))
     for check in report.checks:
         mark = ("✓ ", "green") if check.ok else ("✗ ", "bold red")
         lines.append(Text.assemble(mark, f"{check.name}: {check.detail}"))

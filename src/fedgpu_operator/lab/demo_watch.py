@@ -23,7 +23,7 @@ from fedgpu_operator.lab.demo_stage import Stage
 
 POLL_S: Final = 0.4
 READY_PATIENCE_S: Final = 90.0
-RUN_PATIENCE_S: Final = 240.0
+RUN_PATIENCE_S: Final = 150.0
 SETTLE_PATIENCE_S: Final = 150.0
 GROUP_PATH: Final = "/apis/fedgpu.dev/v1alpha1"
 LOG_LINES: Final = 40

@@ -11,7 +11,7 @@ THOROUGH = os.environ.get("FEDGPU_THOROUGH") == "1"
 
 settings.register_profile(
     "placement",
-    max_examples=20_000 if THOROUGH else 80,
+    max_examples=2_000 if THOROUGH else 80,
     deadline=None,
     derandomize=not THOROUGH,
     database=None,
@@ -22,4 +22,4 @@ settings.register_profile(
 @pytest.fixture(scope="session")
 def instances() -> int:
     """How many random instances the brute-force tests look at."""
-    return 60_000 if THOROUGH else 3_000
+    return 20_000 if THOROUGH else 3_000

@@ -86,6 +86,10 @@ class KubeClient:
             async for event in _events(response):
                 yield event
         finally:
+            connection = response.connection
+            if connection is not None and connection.transport is not None:
+                # TLS's farewell waits for the peer, past the life of an event loop that is ending.
+                connection.transport.abort()
             response.close()
 
     async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:

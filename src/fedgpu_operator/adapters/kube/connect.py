@@ -23,13 +23,17 @@ async def own_configuration(context: str | None = None) -> Configuration:
         if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
             kubeconfig.load_incluster_config(client_configuration=configuration)
             return configuration
-        wanted = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-        if not any(Path(part).is_file() for part in wanted.split(os.pathsep) if part):
-            raise ConfigurationError(f"there is no kubeconfig at {wanted}: set KUBECONFIG")
+        _require_kubeconfig()
         await kubeconfig.load_kube_config(context=context, client_configuration=configuration)
     except (ConfigException, OSError) as error:
         raise ConfigurationError(f"cannot load a kubeconfig: {error}") from error
     return configuration
+
+
+def _require_kubeconfig() -> None:
+    wanted = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    if not any(Path(part).is_file() for part in wanted.split(os.pathsep) if part):
+        raise ConfigurationError(f"there is no kubeconfig at {wanted}: set KUBECONFIG")
 
 
 async def connect(context: str | None = None) -> KubeClient:

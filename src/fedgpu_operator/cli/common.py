@@ -1,0 +1,101 @@
+"""What the verbs share: their options, the connection to the hub, and how data is printed; no verb lives here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fedgpu_operator.adapters.kube.client import KubeClient
+    from fedgpu_operator.api.base import JSONObject
+
+T = TypeVar("T")
+
+
+class Output(StrEnum):
+    """How to print."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print: table, json or yaml.")]
+ContextOption = Annotated[str | None, typer.Option("--context", help="Context of your kubeconfig; its current one.")]
+NamespaceOption = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Namespace; that of your context, else default.")
+]
+AllOption = Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces.")]
+
+
+def with_hub(work: Callable[[KubeClient], Awaitable[T]], context: str | None) -> T:
+    """Connect with the user's own kubeconfig, do the work, disconnect. Raises the KubeError tree."""
+
+    async def connected() -> T:
+        from fedgpu_operator.adapters.kube.connect import connect
+
+        hub = await connect(context)
+        try:
+            return await work(hub)
+        finally:
+            await hub.close()
+
+    return asyncio.run(connected())
+
+
+def namespace_of(context: str | None, given: str | None) -> str:
+    """The namespace asked for, else the one of the kubeconfig's context, else ``default``, as kubectl does.
+
+    Raises ConfigurationError where the kubeconfig knows no such context.
+    """
+    if given:
+        return given
+    from kubernetes.aio import config
+    from kubernetes.aio.config.config_exception import ConfigException
+
+    from fedgpu_operator.errors import ConfigurationError
+
+    try:
+        contexts, current = config.list_kube_config_contexts(config_file=os.environ.get("KUBECONFIG"))
+    except (ConfigException, OSError) as error:
+        raise ConfigurationError(f"cannot load a kubeconfig: {error}; set KUBECONFIG") from error
+    chosen = [each for each in contexts if each["name"] == context] if context else [current]
+    if not chosen:
+        raise ConfigurationError(f"your kubeconfig has no context {context!r}")
+    return str(chosen[0]["context"].get("namespace") or "default")
+
+
+def print_data(output: Output, document: JSONObject, tables: Callable[[], Sequence[Table | str]]) -> None:
+    """Print the document as JSON or YAML, or the tables that show the same to people."""
+    if output is Output.JSON:
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    elif output is Output.YAML:
+        import yaml
+
+        sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    else:
+        from rich.console import Console
+
+        # Without a terminal, a width that wraps nothing: what is piped is meant to be cut and searched.
+        console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=220)
+        for each in tables():
+            console.print(each, markup=False)
+
+
+def plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table in kubectl's manner: capitals, no lines; `right` names the columns of figures."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
+    return table

@@ -1,0 +1,173 @@
+"""What the hub's API server really lets the chart's account do, and what the cluster's own roles give to people."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedgpu_operator.api.registry import KINDS
+from fedgpu_operator.errors import ForbiddenError, KubeError
+from fedgpu_operator.hub.render import provider_namespace
+from fedgpu_operator.lab.api import ClusterApi
+from fedgpu_operator.lab.chart import NAMESPACE
+from fedgpu_operator.lab.cluster import Cluster
+
+OBJECTS = Path(__file__).resolve().parents[1] / "api" / "objects" / "minimal"
+CONFINED = "writes only into the namespaces of providers"
+SPECS = "changes no spec of a ComputeJob or GPUProvider"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
+
+
+def until(holds: Callable[[], bool], timeout: float = 20.0) -> None:
+    """Ask until it holds; fails when it does not in time."""
+    deadline = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < deadline, "the condition did not come in time"
+        time.sleep(0.1)
+
+
+def refusal(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except KubeError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture
+def confined(operator: ClusterApi, unique_name: Callable[[str], str]) -> ClusterApi:
+    """The operator's account, once the API server has begun to enforce the chart's admission policy."""
+    body = {"metadata": {"name": unique_name("probe")}}
+    until(lambda: CONFINED in refusal(lambda: operator.create("/api/v1/namespaces?dryRun=All", body)))
+    return operator
+
+
+@pytest.fixture
+def home(confined: ClusterApi, hub: Cluster, unique_name: Callable[[str], str]) -> str:
+    """A provider's namespace that the operator's account made."""
+    name = provider_namespace(unique_name("owner"))
+    confined.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    return name
+
+
+def test_every_kind_can_be_listed(operator: ClusterApi) -> None:
+    for kind in KINDS:
+        assert "items" in operator.get(f"/apis/fedgpu.dev/v1alpha1/{kind.info.plural}")
+
+
+def test_a_secret_can_be_read_by_name_in_the_own_namespace_only(
+    operator: ClusterApi, hub: Cluster, unique_name: Callable[[str], str]
+) -> None:
+    name, elsewhere = unique_name("member"), unique_name("tenant")
+    hub.create_namespace(elsewhere)
+    for namespace in (NAMESPACE, elsewhere):
+        hub.api.create(f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": name}})
+    assert operator.get(f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}")["metadata"]["name"] == name
+    for path in (f"{NAMESPACE}/secrets", f"{elsewhere}/secrets/{name}", f"{elsewhere}/secrets"):
+        with pytest.raises(ForbiddenError):
+            operator.get(f"/api/v1/namespaces/{path}")
+
+
+def test_what_others_write_cannot_be_written(operator: ClusterApi, unique_name: Callable[[str], str]) -> None:
+    name = unique_name("none")
+    with pytest.raises(ForbiddenError):
+        operator.patch(f"/apis/fedgpu.dev/v1alpha1/placementpolicies/{name}", {"spec": {}})
+    with pytest.raises(ForbiddenError):
+        operator.patch(f"/apis/fedgpu.dev/v1alpha1/namespaces/default/computeaccounts/{name}", {"spec": {}})
+    with pytest.raises(ForbiddenError):
+        operator.delete(f"/apis/fedgpu.dev/v1alpha1/namespaces/default/computejobs/{name}")
+    with pytest.raises(ForbiddenError):
+        operator.delete("/api/v1/namespaces/default")
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "change"),
+    [
+        ("gpuprovider", "gpuproviders", {"payout": {"address": "0x" + "66" * 20}}),
+        ("computejob", "namespaces/{}/computejobs", {"suspend": True}),
+    ],
+)
+def test_of_a_job_or_a_provider_only_the_finalizers_can_be_changed(
+    confined: ClusterApi,
+    hub: Cluster,
+    unique_name: Callable[[str], str],
+    file: str,
+    path: str,
+    change: dict[str, object],
+) -> None:
+    body, name = yaml.safe_load((OBJECTS / f"{file}.yaml").read_text()), unique_name("held")
+    body["metadata"]["name"] = name
+    if "{}" in path:
+        body["metadata"]["namespace"] = name
+        hub.create_namespace(name)
+    where = f"/apis/fedgpu.dev/v1alpha1/{path.format(name)}"
+    hub.api.create(where, body)
+    try:
+        assert SPECS in refusal(lambda: confined.patch(f"{where}/{name}", {"spec": change}))
+        confined.patch(f"{where}/{name}", {"metadata": {"finalizers": ["fedgpu.dev/test"]}})
+        confined.patch(f"{where}/{name}", {"metadata": {"finalizers": []}})
+    finally:
+        hub.api.delete(f"{where}/{name}")
+
+
+def test_the_sign_of_life_can_be_written_in_a_providers_namespace(confined: ClusterApi, home: str) -> None:
+    leases = LEASES.format(home)
+    confined.create(leases, {"metadata": {"name": "fedgpu-agent"}})
+    confined.patch(f"{leases}/fedgpu-agent", {"spec": {"holderIdentity": "agent"}})
+    found = confined.get("/apis/coordination.k8s.io/v1/leases", fieldSelector="metadata.name=fedgpu-agent")["items"]
+    assert home in {lease["metadata"]["namespace"] for lease in found}
+
+
+def test_leader_elections_of_the_cluster_are_out_of_reach(confined: ClusterApi) -> None:
+    elections = LEASES.format("kube-system")
+    assert CONFINED in refusal(lambda: confined.create(elections, {"metadata": {"name": "kube-scheduler"}}))
+    with pytest.raises(ForbiddenError):
+        confined.patch(f"{elections}/kube-controller-manager", {"spec": {"holderIdentity": "me"}})
+    with pytest.raises(ForbiddenError):
+        confined.get("/apis/coordination.k8s.io/v1/leases")
+
+
+def test_no_namespace_can_be_changed_and_only_providers_ones_made(confined: ClusterApi, home: str) -> None:
+    weaker = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}
+    for name in ("kube-system", home):
+        with pytest.raises(ForbiddenError):
+            confined.patch(f"/api/v1/namespaces/{name}", weaker)
+    body = {"metadata": {"name": f"not-{home}"}}
+    assert CONFINED in refusal(lambda: confined.create("/api/v1/namespaces", body))
+
+
+@pytest.mark.parametrize(("plural", "file"), [("computeleases", "computelease"), ("providerreports", "providerreport")])
+def test_leases_and_reports_stay_in_the_namespaces_of_providers(
+    confined: ClusterApi, home: str, plural: str, file: str
+) -> None:
+    def write(namespace: str) -> str:
+        body = yaml.safe_load((OBJECTS / f"{file}.yaml").read_text())
+        body["metadata"]["namespace"] = namespace
+        path = f"/apis/fedgpu.dev/v1alpha1/namespaces/{namespace}/{plural}?dryRun=All"
+        return refusal(lambda: confined.create(path, body))
+
+    assert CONFINED in write("default")
+    assert write(home) == ""
+
+
+def test_people_get_our_kinds_with_the_roles_of_the_cluster(
+    operator_service_account: str, hub: Cluster, unique_name: Callable[[str], str]
+) -> None:
+    tenant, person = unique_name("tenant"), unique_name("person")
+    hub.create_namespace(tenant)
+    hub.kubectl("create", "rolebinding", "edit", "--clusterrole=edit", f"--user={person}", f"--namespace={tenant}")
+
+    def may(verb: str, resource: str, subresource: str = "") -> bool:
+        asked = {"namespace": tenant, "verb": verb, "group": "fedgpu.dev", "resource": resource}
+        body = {"spec": {"user": person, "resourceAttributes": {**asked, "subresource": subresource}}}
+        answer = hub.api.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
+        return bool(answer["status"]["allowed"])
+
+    until(lambda: may("create", "computejobs") and may("list", "computeaccounts"))
+    assert not may("patch", "computejobs", "status")
+    assert not may("patch", "computeaccounts")
+    assert not may("create", "computeleases")

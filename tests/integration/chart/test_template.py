@@ -1,0 +1,260 @@
+"""What the chart renders: the pod's security, its environment, its volumes, and which values it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedgpu_operator.errors import LabError
+from fedgpu_operator.lab.chart import Helm, chart_folder
+from fedgpu_operator.settings import Settings
+
+Manifest = dict[str, Any]
+Render = Callable[..., list[Manifest]]
+Find = Callable[..., Manifest]
+
+CHAIN = {
+    "enabled": True,
+    "rpcURL": "https://rpc.example.com",
+    "chainID": 11155111,
+    "escrowAddress": "0x" + "5F" * 20,
+    "epochSeconds": 1_000_000,
+    "settlerKeySecret": {"name": "settler", "key": "private-key"},
+}
+
+
+def pod(deployment: Manifest) -> Manifest:
+    spec: Manifest = deployment["spec"]["template"]["spec"]
+    return spec
+
+
+def env(deployment: Manifest) -> dict[str, str]:
+    entries = pod(deployment)["containers"][0]["env"]
+    values = {entry["name"]: entry["value"] for entry in entries}
+    assert len(values) == len(entries), "a variable is set twice"
+    return values
+
+
+def test_lint_finds_nothing(helm: Helm) -> None:
+    helm.run("lint", "--strict", str(chart_folder()))
+
+
+def test_the_pod_is_restricted(defaults: list[Manifest], find: Find) -> None:
+    spec = pod(find(defaults, "Deployment"))
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] > 0
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    for container in spec["containers"]:
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert {"requests", "limits"} <= container["resources"].keys()
+    assert all({"hostPath", "projected"}.isdisjoint(volume) for volume in spec["volumes"])
+
+
+def test_one_operator_at_a_time(defaults: list[Manifest], find: Find) -> None:
+    spec = find(defaults, "Deployment")["spec"]
+    assert spec["replicas"] == 1
+    assert spec["strategy"] == {"type": "Recreate"}
+
+
+def test_no_service_can_add_variables_that_the_operator_refuses(defaults: list[Manifest], find: Find) -> None:
+    # A Service called fedgpu-… would appear as FEDGPU_…_SERVICE_HOST, and unknown FEDGPU_ variables stop the operator.
+    assert find(defaults, "Service")["metadata"]["name"].startswith("fedgpu-")
+    assert pod(find(defaults, "Deployment"))["enableServiceLinks"] is False
+
+
+def test_the_token_goes_to_the_operator_alone(defaults: list[Manifest], find: Find) -> None:
+    assert find(defaults, "ServiceAccount")["automountServiceAccountToken"] is False
+    assert pod(find(defaults, "Deployment"))["automountServiceAccountToken"] is True
+
+
+def test_the_probes_ask_where_the_operator_answers(render: Render, find: Find) -> None:
+    deployment = find(render({"healthPort": 8181, "metrics": {"port": 9191}}), "Deployment")
+    container = pod(deployment)["containers"][0]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"health": 8181, "metrics": 9191}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "health"}
+    settings = Settings.from_env(env(deployment))
+    assert (settings.health_port, settings.metrics_port) == (8181, 9191)
+
+
+def test_default_values_are_the_operators_own_defaults(defaults: list[Manifest], find: Find) -> None:
+    assert Settings.from_env(env(find(defaults, "Deployment"))) == Settings.from_env({})
+
+
+def test_every_setting_reaches_the_operator(render: Render, find: Find) -> None:
+    given = {
+        "acceptance": "Manual",
+        "defaultDeny": True,
+        "resyncSeconds": 1.5,
+        "heartbeatTimeoutSeconds": 2,
+        "cooldownSeconds": 1_000_000,
+        "rejectAfterSeconds": 4,
+        "usageIntervalSeconds": 5,
+        "inventoryIntervalSeconds": 6,
+        "logLevel": "DEBUG",
+        "logFormat": "json",
+    }
+    settings = Settings.from_env(env(find(render({"settings": given}), "Deployment")))
+    assert settings.acceptance == "Manual"
+    assert settings.default_deny is True
+    assert settings.resync_seconds == 1.5
+    assert settings.heartbeat_timeout_seconds == 2
+    assert settings.cooldown_seconds == 1_000_000
+    assert settings.reject_after_seconds == 4
+    assert settings.usage_interval_seconds == 5
+    assert settings.inventory_interval_seconds == 6
+    assert (settings.log_level, settings.log_format) == ("DEBUG", "json")
+
+
+def test_the_operator_is_told_its_own_namespace(helm: Helm, find: Find) -> None:
+    deployment = find(helm.template(namespace="elsewhere"), "Deployment")
+    assert Settings.from_env(env(deployment)).namespace == "elsewhere" == deployment["metadata"]["namespace"]
+
+
+def test_settlement_comes_with_its_key_as_a_file(render: Render, find: Find, tmp_path: Path) -> None:
+    deployment = find(render({"chain": CHAIN}), "Deployment")
+    variables = env(deployment)
+    container = pod(deployment)["containers"][0]
+    key_file = Path(variables["FEDGPU_SETTLER_KEY_FILE"])
+    mount = next(m for m in container["volumeMounts"] if m["mountPath"] == str(key_file.parent))
+    volume = next(v for v in pod(deployment)["volumes"] if v["name"] == mount["name"])
+    assert mount["readOnly"] is True
+    assert volume["secret"]["secretName"] == "settler"
+    assert volume["secret"]["items"] == [{"key": "private-key", "path": key_file.name}]
+    assert volume["secret"]["defaultMode"] == 0o440, "only the operator's group may read it"
+
+    here = tmp_path / "key"
+    here.touch()
+    chain = Settings.from_env(variables | {"FEDGPU_SETTLER_KEY_FILE": str(here)}).chain
+    assert chain is not None
+    assert (chain.chain_id, chain.escrow, chain.rpc_url) == (11155111, CHAIN["escrowAddress"], CHAIN["rpcURL"])
+    assert (chain.epoch_seconds, chain.auto_claim) == (1_000_000, True)
+
+
+def test_the_ledger_survives_the_pod(defaults: list[Manifest], find: Find) -> None:
+    claim, deployment = find(defaults, "PersistentVolumeClaim"), find(defaults, "Deployment")
+    volume = next(v for v in pod(deployment)["volumes"] if v["name"] == "ledger")
+    mount = next(m for m in pod(deployment)["containers"][0]["volumeMounts"] if m["name"] == "ledger")
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert env(deployment)["FEDGPU_LEDGER"].startswith(mount["mountPath"] + "/")
+
+
+def test_without_persistence_there_is_no_claim(render: Render, find: Find) -> None:
+    objects = render({"persistence": {"enabled": False}})
+    assert "PersistentVolumeClaim" not in {o["kind"] for o in objects}
+    volume = next(v for v in pod(find(objects, "Deployment"))["volumes"] if v["name"] == "ledger")
+    assert volume == {"name": "ledger", "emptyDir": {}}
+
+
+def test_an_existing_claim_is_used_and_not_made(render: Render, find: Find) -> None:
+    objects = render({"persistence": {"existingClaim": "books"}})
+    assert "PersistentVolumeClaim" not in {o["kind"] for o in objects}
+    volume = next(v for v in pod(find(objects, "Deployment"))["volumes"] if v["name"] == "ledger")
+    assert volume["persistentVolumeClaim"] == {"claimName": "books"}
+
+
+def test_metrics_lead_to_the_operators_pod(render: Render, find: Find) -> None:
+    objects = render({"metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}}})
+    service, monitor = find(objects, "Service"), find(objects, "ServiceMonitor")
+    template = find(objects, "Deployment")["spec"]["template"]
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_a_network_policy_opens_nothing_but_metrics(render: Render, find: Find) -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    objects = render({"networkPolicy": {"enabled": True, "metricsFrom": peers}})
+    spec = find(objects, "NetworkPolicy")["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    assert spec["ingress"] == [{"ports": [{"port": "metrics", "protocol": "TCP"}], "from": peers}]
+    rule = {"ports": [{"port": 443, "protocol": "TCP"}]}
+    restricted = find(render({"networkPolicy": {"enabled": True, "egress": [rule]}}), "NetworkPolicy")["spec"]
+    assert restricted["policyTypes"] == ["Ingress", "Egress"]
+    assert [port["port"] for port in restricted["egress"][0]["ports"]] == [53, 53]
+    assert restricted["egress"][1:] == [rule]
+
+
+def test_what_people_add_to_the_pod_arrives(render: Render, find: Find) -> None:
+    toleration = {"key": "hub", "operator": "Exists"}
+    values = {
+        "podAnnotations": {"a": "1"},
+        "podLabels": {"team": "gpu", "app.kubernetes.io/name": "stolen"},
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [toleration],
+        "affinity": {"podAntiAffinity": {}},
+        "topologySpreadConstraints": [{"maxSkew": 1}],
+        "priorityClassName": "high",
+        "imagePullSecrets": [{"name": "pull"}],
+        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example.com"}],
+        "image": {"repository": "example.com/fedgpu", "digest": "sha256:" + "a" * 64},
+    }
+    deployment = find(render(values), "Deployment")
+    spec, metadata = pod(deployment), deployment["spec"]["template"]["metadata"]
+    assert metadata["annotations"] == {"a": "1"}
+    assert metadata["labels"]["team"] == "gpu"
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= metadata["labels"].items()
+    assert (spec["nodeSelector"], spec["tolerations"]) == ({"disk": "ssd"}, [toleration])
+    assert (spec["affinity"], spec["topologySpreadConstraints"]) == ({"podAntiAffinity": {}}, [{"maxSkew": 1}])
+    assert (spec["priorityClassName"], spec["imagePullSecrets"]) == ("high", [{"name": "pull"}])
+    assert spec["containers"][0]["image"] == "example.com/fedgpu@sha256:" + "a" * 64
+    assert env(deployment)["HTTPS_PROXY"] == "http://proxy.example.com"
+
+
+def test_an_existing_account_is_bound_and_not_made(render: Render, find: Find) -> None:
+    objects = render({"serviceAccount": {"create": False, "name": "given"}})
+    assert "ServiceAccount" not in {o["kind"] for o in objects}
+    assert find(objects, "ClusterRoleBinding")["subjects"][0]["name"] == "given"
+    assert pod(find(objects, "Deployment"))["serviceAccountName"] == "given"
+    policies = [o for o in objects if o["kind"] == "ValidatingAdmissionPolicy"]
+    assert policies
+    assert all(":given'" in policy["spec"]["matchConditions"][0]["expression"] for policy in policies)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"replicas": 2}, ["replicas"]),
+        ({"settings": {"resyncSecond": 30}}, ["/settings", "resyncSecond"]),
+        ({"settings": {"resyncSeconds": 0}}, ["/settings/resyncSeconds", "0.05"]),
+        ({"settings": {"acceptance": "Sometimes"}}, ["/settings/acceptance", "OnCreate", "Manual"]),
+        ({"settings": {"defaultDeny": "yes"}}, ["/settings/defaultDeny", "want boolean"]),
+        ({"settings": {"logLevel": None}}, ["/settings", "logLevel"]),
+        ({"chain": CHAIN | {"settlerKeySecret": {"name": ""}}}, ["/chain/settlerKeySecret/name"]),
+        ({"chain": CHAIN | {"settlerKeySecret": None}}, ["/chain", "settlerKeySecret"]),
+        ({"chain": CHAIN | {"settlerKey": "0x11"}}, ["/chain", "settlerKey"]),
+        ({"chain": CHAIN | {"rpcURL": "rpc.example.com"}}, ["/chain/rpcURL", "https?://"]),
+        ({"chain": CHAIN | {"chainID": 0}}, ["/chain/chainID"]),
+        ({"chain": CHAIN | {"escrowAddress": "0x5F"}}, ["/chain/escrowAddress", "{40}"]),
+        ({"persistence": {"size": "big"}}, ["/persistence/size"]),
+        ({"persistence": {"accessModes": ["ReadOnlyMany"]}}, ["/persistence/accessModes", "ReadWriteOnce"]),
+        ({"podSecurityContext": {"runAsUser": 0}}, ["/podSecurityContext/runAsUser"]),
+        ({"podSecurityContext": {"privileged": True}}, ["/podSecurityContext", "privileged"]),
+        ({"serviceAccount": {"create": False}}, ["/serviceAccount/name"]),
+        (
+            {"metrics": {"service": {"enabled": False}, "serviceMonitor": {"enabled": True}}},
+            ["/metrics/service/enabled"],
+        ),
+        ({"healthPort": 80}, ["/healthPort", "1,024"]),
+        ({"healthPort": 9090}, ["healthPort and metrics.port"]),
+        (
+            {"extraEnv": [{"name": "FEDGPU_LEDGER", "value": "x"}]},
+            ["extraEnv", "FEDGPU_LEDGER", "docs/configuration.md"],
+        ),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_field(render: Render, values: Manifest, words: list[str]) -> None:
+    with pytest.raises(LabError) as refused:
+        render(values)
+    for word in words:
+        assert word in str(refused.value)

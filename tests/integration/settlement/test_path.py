@@ -1,0 +1,296 @@
+"""From deposit to paid on a real chain, and what a settler can and cannot do there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fedgpu_operator.adapters.chain import EscrowClient, deploy
+from fedgpu_operator.artifacts import load
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import ZERO_HASH, Pair
+from fedgpu_operator.errors import ChainMismatchError, RevertedError
+from fedgpu_operator.settlement import advances, build_epoch, claims, fund, parse_manifest
+
+CHALLENGE = 3600
+NOTICE = 3 * 86400
+
+
+async def test_from_deposit_to_paid(world: Any) -> None:
+    alice, bob = world.tenants[:2]
+    p, q = world.providers
+    await world.fund(0, 10_000_000, 5_000_000)
+    await world.fund(1, 1_000_000, 1_000_000)
+    world.chain.mine(3)
+    owed: dict[Pair, MicroUSD] = {
+        (alice, p): MicroUSD(1_250_001),
+        (alice, q): MicroUSD(2_490_000),
+        (bob, q): MicroUSD(7),
+    }
+    before = await world.settler.snapshot([alice, bob], list(owed))
+    assert (before.seq, before.head_root, before.active_epoch) == (0, ZERO_HASH, 0)
+    assert before.head_is_active
+    assert before.accounts[alice].balance == 10_000_000
+    funding = fund(owed, before)
+    assert funding.payable == owed
+    plan = build_epoch(
+        chain_id=before.chain_id,
+        escrow=before.escrow,
+        seq=before.seq,
+        prev_root=before.head_root,
+        period_end=before.timestamp,
+        pairs=funding.payable,
+        debits=funding.debits,
+    )
+    posted = await world.mined(world.settler.post_epoch(plan))
+    assert posted.epoch == 1
+    world.conserves()
+
+    with pytest.raises(RevertedError, match=r"NotActive\(epoch=1, active=0\)"):
+        await world.keeper.claim(1, claims(plan))
+    assert world.balance(p) == 0
+
+    world.chain.jump(CHALLENGE)
+    paid = await world.mined(world.keeper.claim(1, claims(plan)))
+    assert {(line.tenant, line.provider): line.amount for line in paid.payments} == owed
+    assert (world.balance(p), world.balance(q)) == (1_250_001, 2_490_007)
+    world.conserves()
+
+    again = await world.mined(world.keeper.claim(1, claims(plan)))
+    assert again.payments == ()
+    world.chain.mine(3)
+    after = await world.settler.snapshot([alice, bob], list(owed))
+    assert after.paid == owed
+    assert (after.seq, after.head_root, after.active_epoch) == (1, plan.root, 1)
+    assert after.accounts[alice].balance == 10_000_000 - 3_740_001
+    assert (after.accounts[alice].allocated, after.accounts[alice].pending) == (0, 0)
+    settled = fund(owed, after, plan.pairs)
+    assert not advances(settled, plan.pairs)
+    state = await world.settler.epoch(1)
+    assert (state.root, state.total, state.cancelled) == (plan.root, plan.total, False)
+    world.conserves()
+
+
+async def test_finalized_lags_behind_latest(world: Any) -> None:
+    alice = world.tenants[0]
+    world.chain.mine(3)
+    await world.fund(0, 1_000, 1_000)
+    latest = await world.settler.snapshot([alice], [], "latest")
+    final = await world.settler.snapshot([alice], [])
+    assert latest.accounts[alice].limit == 1_000
+    assert final.accounts[alice].limit == 0, "not final yet"
+    assert final.block_number < latest.block_number
+
+
+async def test_of_two_settlers_one_wins(world: Any) -> None:
+    alice, p = world.tenants[0], world.providers[0]
+    await world.fund(0, 1_000, 1_000)
+    one = await world.plan({(alice, p): 100}, {alice: 100})
+    other = await world.plan({(alice, p): 200}, {alice: 200})
+    rival = await world.client(world.chain.accounts[1])
+    await world.mined(world.settler.post_epoch(one))
+    with pytest.raises(RevertedError, match=rf"StaleState\(seq=1, prevRoot={one.root}\)"):
+        await rival.post_epoch(other)
+    chain = await world.settler.snapshot([alice], [], "latest")
+    assert chain.accounts[alice].pending == 100
+
+
+async def test_the_chain_itself_refuses_the_loser_of_a_race(world: Any) -> None:
+    """Both were simulated before either was mined."""
+    alice, p = world.tenants[0], world.providers[0]
+    await world.fund(0, 1_000, 1_000)
+    rival_account = world.chain.accounts[3]
+    world.grant("SETTLER", rival_account.address)
+    rival = await world.client(rival_account)
+    one, other = [await world.plan({(alice, p): total}, {alice: total}) for total in (100, 200)]
+    signed, rival_signed = await world.settler.prepare_post(one), await rival.prepare_post(other)
+    await world.mined(world.settler.broadcast(signed))
+    lost = await rival.broadcast(rival_signed)
+    world.chain.mine()
+    receipt = await rival.receipt(lost)
+    assert receipt is not None
+    assert (receipt.succeeded, receipt.epoch) == (False, None)
+    chain = await world.settler.snapshot([alice], [], "latest")
+    assert (chain.head_root, chain.accounts[alice].pending) == (one.root, 100)
+    world.conserves()
+
+
+async def test_the_same_bytes_sent_twice_are_one_transaction(world: Any) -> None:
+    alice, p = world.tenants[0], world.providers[0]
+    await world.fund(0, 1_000, 1_000)
+    signed = await world.settler.prepare_post(await world.plan({(alice, p): 100}, {alice: 100}))
+    world.chain.rpc("evm_setAutomine", False)
+    try:
+        assert await world.settler.broadcast(signed) == signed.tx_hash
+        assert await world.settler.receipt(signed.tx_hash) is None, "not in a block yet"
+        assert await world.settler.broadcast(signed) == signed.tx_hash
+    finally:
+        world.chain.rpc("evm_setAutomine", True)
+    world.chain.mine()
+    assert (await world.settler.receipt(signed.tx_hash)).epoch == 1
+
+
+async def test_concurrent_calls_of_one_sender_take_their_turn(world: Any) -> None:
+    wallet, token = await world.wallet(5), world.deployment.token
+    hashes = await asyncio.gather(*(wallet.mint(token, 1) for _ in range(5)))
+    world.chain.mine()
+    assert [(await world.settler.receipt(tx_hash)).succeeded for tx_hash in hashes] == [True] * 5
+    assert world.balance(wallet.address) == 5
+
+
+async def test_over_committed_root_takes_only_its_own_tenants_allocated(world: Any) -> None:
+    alice, bob = world.tenants[:2]
+    p, q = world.providers
+    await world.fund(0, 1_000, 50)
+    await world.fund(1, 1_000, 1_000)
+    plan = await world.plan({(alice, p): 2**64 - 1, (bob, q): 700}, {alice: 50, bob: 700})
+    await world.mined(world.settler.post_epoch(plan))
+    world.chain.jump(CHALLENGE)
+    paid = await world.mined(world.keeper.claim(1, claims(plan)))
+    assert {line.provider: line.amount for line in paid.payments} == {p: 50, q: 700}
+    chain = await world.settler.snapshot([alice, bob], [], "latest")
+    assert chain.accounts[alice].balance == 950, "nothing beyond its limit"
+    assert chain.accounts[bob].balance == 300
+    world.conserves()
+
+
+@pytest.mark.parametrize(
+    ("debit", "reason"), [(51, r"DebitRefused\(tenant=0x\w+, balance=1000, limit=50, amount=51\)"), (0, "DebitRefused")]
+)
+async def test_a_debit_beyond_the_limit_is_refused_with_its_figures(world: Any, debit: int, reason: str) -> None:
+    alice, p = world.tenants[0], world.providers[0]
+    await world.fund(0, 1_000, 50)
+    plan = await world.plan({(alice, p): 51}, {alice: debit})
+    with pytest.raises(RevertedError, match=reason):
+        await world.settler.post_epoch(plan)
+
+
+async def test_the_guardian_cancels_and_the_next_epoch_bills_again(world: Any) -> None:
+    alice, p = world.tenants[0], world.providers[0]
+    await world.fund(0, 1_000, 1_000)
+    bad = await world.plan({(alice, p): 900}, {alice: 900})
+    await world.mined(world.settler.post_epoch(bad))
+    with pytest.raises(RevertedError, match="AccessControlUnauthorizedAccount"):
+        await world.keeper.cancel_epoch(1)
+    await world.mined(world.guardian.cancel_epoch(1))
+    owed = {(alice, p): MicroUSD(100)}
+    chain = await world.settler.snapshot([alice], list(owed), "latest")
+    assert (chain.seq, chain.head_epoch, chain.head_root) == (2, 0, ZERO_HASH)
+    funding = fund(owed, chain)
+    assert funding.debits == {alice: 100}
+    good = await world.plan(dict(funding.payable), dict(funding.debits))
+    assert (await world.mined(world.settler.post_epoch(good))).epoch == 2
+    world.chain.jump(CHALLENGE)
+    await world.mined(world.keeper.claim(2, claims(good)))
+    assert world.balance(p) == 100
+    world.conserves()
+
+
+async def test_a_short_tenant_pays_its_providers_in_step(world: Any) -> None:
+    alice = world.tenants[0]
+    p, q = world.providers
+    await world.fund(0, 1_000, 200)
+    owed: dict[Pair, MicroUSD] = {(alice, p): MicroUSD(300), (alice, q): MicroUSD(100)}
+    committed: dict[Pair, MicroUSD] = {}
+    received = []
+    for number in (1, 2):
+        chain = await world.settler.snapshot([alice], list(owed), "latest")
+        funding = fund(owed, chain, committed)
+        plan = await world.plan(dict(funding.payable), dict(funding.debits))
+        committed = dict(plan.pairs)
+        await world.mined(world.settler.post_epoch(plan))
+        world.chain.jump(CHALLENGE)
+        await world.mined(world.keeper.claim(number, claims(plan)))
+        received.append((world.balance(p), world.balance(q)))
+    assert received == [(150, 50), (300, 100)]
+    world.conserves()
+
+
+async def test_a_tenant_leaves_with_what_is_not_owed(world: Any) -> None:
+    alice, p = world.tenants[0], world.providers[0]
+    await world.fund(0, 1_000, 1_000)
+    wallet, escrow = await world.wallet(0), world.deployment.escrow
+    await world.mined(wallet.request_withdraw(escrow, 1_000))
+    with pytest.raises(RevertedError, match=r"NoticeRunning\(at=\d+\)"):
+        await wallet.withdraw(escrow)
+    plan = await world.plan({(alice, p): 400}, {alice: 400})
+    await world.mined(world.settler.post_epoch(plan))
+    chain = await world.settler.snapshot([alice], [], "latest")
+    assert chain.accounts[alice].free == 0
+    assert chain.accounts[alice].withdraw_at > chain.timestamp
+    world.chain.jump(NOTICE)
+    await world.mined(wallet.withdraw(escrow))
+    assert world.balance(alice) == 600
+    await world.mined(world.keeper.claim(1, claims(plan)))
+    assert world.balance(p) == 400
+    world.conserves()
+
+
+async def test_many_tenants_in_several_leaves(world: Any, addresses: Callable[[int], list[str]]) -> None:
+    """The contract accepts every leaf of a tree with an odd number of them, built from the manifest alone."""
+    alice, (p, q) = world.tenants[0], world.providers
+    await world.fund(0, 1_000_000, 1_000_000)
+    strangers = addresses(200)
+    pairs = {(tenant, p): 1 for tenant in strangers} | {(alice, p): 10, (alice, q): 20}
+    plan = await world.plan(pairs, {alice: 30})
+    await world.mined(world.settler.post_epoch(plan))
+    world.chain.jump(CHALLENGE)
+    rebuilt = parse_manifest(plan.manifest)
+    assert len(rebuilt.leaves) == 5
+    receipt = await world.mined(world.keeper.claim(1, claims(rebuilt)))
+    assert {line.provider: line.amount for line in receipt.payments} == {p: 10, q: 20}
+    skipped = world.chain.rpc("eth_getTransactionReceipt", receipt.tx_hash)
+    assert len(skipped["logs"]) == 2 * 3, "a line, a transfer and a credit for each provider, no leaf skipped"
+
+
+async def test_verify_accepts_this_escrow_and_nothing_else(world: Any) -> None:
+    await world.settler.verify()
+    url, escrow, token = world.chain.rpc_url, world.deployment.escrow, world.deployment.token
+    cases = [
+        (escrow, 1, "serves chain 31337, configured is 1"),
+        (token, world.chain.chain_id, "of other code"),
+        (world.providers[0], world.chain.chain_id, "no contract"),
+    ]
+    for address, chain_id, words in cases:
+        async with EscrowClient(url, address, chain_id) as client:
+            with pytest.raises(ChainMismatchError, match=words):
+                await client.verify()
+
+
+async def test_an_epoch_for_another_escrow_is_never_sent(world: Any) -> None:
+    alice, p = world.tenants[0], world.providers[0]
+    plan = await world.plan({(alice, p): 1}, {})
+    other = build_epoch(
+        chain_id=plan.chain_id,
+        escrow=world.deployment.token,
+        seq=plan.seq,
+        prev_root=plan.prev_root,
+        period_end=plan.period_end,
+        pairs=plan.pairs,
+        debits={},
+    )
+    with pytest.raises(ChainMismatchError, match="the epoch is for"):
+        await world.settler.post_epoch(other)
+
+
+async def test_deploying_with_a_notice_too_short_is_refused(world: Any) -> None:
+    with pytest.raises(RevertedError, match=r"BadPeriods\(challenge=3600, notice=86400\)"):
+        await deploy(
+            world.chain.rpc_url,
+            world.chain.accounts[0].private_key,
+            challenge_seconds=3600,
+            notice_seconds=86400,
+            settler=world.tenants[0],
+            guardian=world.tenants[0],
+            token=world.deployment.token,
+        )
+
+
+async def test_the_packaged_abi_is_plain_json(world: Any) -> None:
+    assert json.loads(json.dumps(load("ComputeEscrow").abi))
+    assert load("TestUSD").test_only
+    assert not load("ComputeEscrow").test_only

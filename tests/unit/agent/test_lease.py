@@ -1,0 +1,201 @@
+"""The writes of one lease: guarded, in order, and only when there is something to say."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from fedgpu_operator.agent.conditions import Verdict, find
+from fedgpu_operator.agent.identity import Identity
+from fedgpu_operator.agent.lease import LeaseReconciler, Sight
+from fedgpu_operator.agent.settings import AgentSettings
+from fedgpu_operator.agent.workload import Workloads
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.errors import ConflictError, ForbiddenError, NotFoundError, RejectedError, UnreachableError
+from fedgpu_operator.ports import ResourceType, WatchEvent
+
+RUNNING = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("True", "Running")}
+
+
+class FakeKube:
+    """Records the calls of both clusters in one order; raises what a test planned for a call."""
+
+    def __init__(self, lease: ComputeLease) -> None:
+        self.lease = lease.model_dump(mode="json", by_alias=True)
+        self.calls: list[str] = []
+        self.patches: list[JSONObject] = []
+        self.plan: dict[str, Exception] = {}
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if call in self.plan:
+            raise self.plan.pop(call)
+
+    async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
+        self._note(f"get {kind.kind}")
+        raise NotFoundError(name)
+
+    async def list(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> tuple[list[JSONObject], str]:
+        self._note(f"list {kind.kind}")
+        return [], "1"
+
+    def watch(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
+    ) -> AsyncIterator[WatchEvent]:
+        raise NotImplementedError
+
+    async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
+        self._note(f"create {kind.kind}")
+        return {**obj, "metadata": {**obj["metadata"], "uid": "job-uid"}}
+
+    async def apply(self, kind: ResourceType, obj: JSONObject, *, force: bool = True) -> JSONObject:
+        raise NotImplementedError
+
+    async def patch(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
+        raise NotImplementedError
+
+    async def patch_status(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
+        self._note("status")
+        self.patches.append(patch)
+        version = str(int(self.lease["metadata"]["resourceVersion"]) + 1)
+        self.lease = {**self.lease, "status": patch["status"]}
+        self.lease["metadata"] = {**self.lease["metadata"], "resourceVersion": version}
+        return self.lease
+
+    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+        self._note(f"delete {kind.kind} {uid}")
+
+    async def server_version(self) -> str:
+        return "v1"
+
+    async def close(self) -> None:
+        return
+
+
+class Now:
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+
+    def now(self) -> datetime:
+        return self.at
+
+
+class Bench:
+    def __init__(self, make: Any, lease: ComputeLease) -> None:
+        self.kube, self.clock, self.lease = FakeKube(lease), Now(make.now), lease
+        workloads = Workloads(self.kube, Identity("hub", "prov"))
+        settings = AgentSettings("fedgpu-provider-prov", "hub", usage_interval=15)
+        self.reconciler = LeaseReconciler(self.kube, workloads, settings, self.clock)
+
+    async def step(self, *, job: JSONObject | None = None, pods: tuple[JSONObject, ...] = ()) -> list[str]:
+        """One pass; returns the calls it made."""
+        begun = len(self.kube.calls)
+        name = self.lease.metadata.name
+        sight = Sight(jobs={name: job} if job else {}, pods={name: pods})
+        await self.reconciler.reconcile(self.lease, sight, newest_epoch=0)
+        self.lease = ComputeLease.parse(self.kube.lease)
+        return self.kube.calls[begun:]
+
+    def reason(self, kind: str) -> str:
+        condition = find(self.lease.status.conditions, kind)
+        return condition.reason if condition else ""
+
+
+async def test_a_dispatch_begins_with_a_guarded_write(make: Any) -> None:
+    bench = Bench(make, make.lease())
+    assert await bench.step() == ["status", "get Namespace", "create Namespace", "create Job", "status"]
+    first, last = bench.kube.patches
+    assert first["metadata"] == {"uid": "lease-uid", "resourceVersion": "5"}
+    assert last["metadata"] == {"uid": "lease-uid", "resourceVersion": "6"}
+    assert bench.lease.status.workload_uid == "job-uid"
+    assert bench.reason("Accepted") == "Accepted"
+
+
+@pytest.mark.parametrize("error", [ConflictError("changed"), NotFoundError("gone")])
+async def test_a_lease_that_changed_or_is_gone_starts_nothing(make: Any, error: Exception) -> None:
+    bench = Bench(make, make.lease())
+    bench.kube.plan["status"] = error
+    with pytest.raises(type(error)):
+        await bench.step()
+    assert bench.kube.calls == ["status"]
+
+
+async def test_a_removal_begins_with_a_guarded_write(make: Any) -> None:
+    bench = Bench(make, make.lease(desired="Stop", verdicts=RUNNING, workload_uid="job-uid"))
+    assert await bench.step(job=make.member_job(), pods=(make.pod(),)) == ["status", "delete Job job-uid"]
+    going = make.member_job()
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+    assert await bench.step(job=going, pods=(make.pod(deleting=True),)) == []
+
+
+async def test_a_member_that_does_not_answer_is_tried_again(make: Any) -> None:
+    bench = Bench(make, make.lease())
+    bench.kube.plan["create Job"] = UnreachableError("timeout")
+    with pytest.raises(UnreachableError):
+        await bench.step()
+    bench.lease = ComputeLease.parse(bench.kube.lease)
+    assert bench.lease.status.state == "Pending"
+    assert "create Job" in await bench.step()
+
+
+async def test_only_the_members_own_refusal_is_a_rejection(make: Any) -> None:
+    for error in (RejectedError("policy", status=422), ForbiddenError("policy", status=403)):
+        bench = Bench(make, make.lease())
+        bench.kube.plan["create Job"] = error
+        await bench.step()
+        assert (bench.lease.status.state, bench.reason("Accepted")) == ("Failed", "CreateRefused")
+        assert bench.reason("Failed") == "MemberRejected"
+    bench = Bench(make, make.lease())
+    bench.kube.plan["create Job"] = ForbiddenError("expired", status=401)
+    with pytest.raises(ForbiddenError):
+        await bench.step()
+
+
+async def test_a_quiet_lease_is_not_written(make: Any) -> None:
+    bench = Bench(make, make.lease(verdicts=RUNNING, workload_uid="job-uid"))
+    pods = (make.pod(ago=10),)
+    assert await bench.step(job=make.member_job(), pods=pods) == ["status"]
+    bench.clock.at += timedelta(seconds=14)
+    assert await bench.step(job=make.member_job(), pods=pods) == []
+    assert bench.lease.status.usage.gpu_seconds == 10
+    bench.clock.at += timedelta(seconds=1)
+    assert await bench.step(job=make.member_job(), pods=pods) == ["status"]
+    assert bench.lease.status.usage.gpu_seconds == 25
+
+
+async def test_usage_that_was_not_written_is_not_lost(make: Any) -> None:
+    """A pod that vanishes between two writes keeps the newest reading, which only the agent's memory had."""
+    bench = Bench(make, make.lease(desired="Run", verdicts=RUNNING, workload_uid="job-uid"))
+    pods = (make.pod(ago=10),)
+    await bench.step(job=make.member_job(), pods=pods)
+    bench.clock.at += timedelta(seconds=9)
+    await bench.step(job=make.member_job(), pods=pods)
+    bench.clock.at += timedelta(seconds=1)
+    await bench.step()
+    assert bench.lease.status.state == "Failed"
+    assert bench.lease.status.usage.gpu_seconds == 19
+    assert bench.lease.status.usage.final
+
+
+async def test_an_ended_lease_is_never_written_again(make: Any) -> None:
+    bench = Bench(make, make.lease(desired="Stop", verdicts={"Complete": Verdict("True", "Succeeded")}))
+    job = make.member_job(("Complete", ""))
+    assert await bench.step(job=job, pods=(make.pod(phase="Succeeded", exit_code=0),)) == ["delete Job job-uid"]
+
+
+async def test_a_job_that_took_the_name_later_is_not_ours(make: Any) -> None:
+    bench = Bench(make, make.lease(verdicts=RUNNING, workload_uid="job-uid"))
+    assert await bench.step(job=make.member_job(uid="another")) == ["status"]
+    assert bench.reason("Failed") == "WorkloadVanished"
+
+
+async def test_an_adopted_job_is_recorded(make: Any) -> None:
+    bench = Bench(make, make.lease(verdicts={"Accepted": Verdict("Unknown", "Dispatching")}))
+    assert await bench.step(job=make.member_job(), pods=(make.pod(),)) == ["status"]
+    assert bench.lease.status.workload_uid == "job-uid"

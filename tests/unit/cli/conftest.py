@@ -1,0 +1,89 @@
+"""A hub that answers from a list of objects, and the command run in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedgpu_operator.adapters.kube import connect as connecting
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.cli import main
+from fedgpu_operator.errors import KubeError, NotFoundError
+from fedgpu_operator.ports import ResourceType
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@dataclass
+class FakeHub:
+    """`objects` as an API server would send them; `error` is raised instead where it is set."""
+
+    objects: list[JSONObject] = field(default_factory=list)
+    error: KubeError | None = None
+    closed: bool = False
+    context: str | None = None
+
+    async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
+        for each in (await self.list(kind, namespace))[0]:
+            if each["metadata"]["name"] == name:
+                return each
+        raise NotFoundError(f'{kind.plural} "{name}" not found', status=404)
+
+    async def list(self, kind: ResourceType, namespace: str = "") -> tuple[list[JSONObject], str]:
+        if self.error is not None:
+            raise self.error
+        found = [each for each in self.objects if each["kind"] == kind.kind]
+        return [each for each in found if namespace in ("", each["metadata"].get("namespace", ""))], "1"
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
+    """What the verbs connect to; the kubeconfig names the namespace `acme`."""
+    fake = FakeHub()
+
+    async def connect(context: str | None = None) -> FakeHub:
+        fake.context = context
+        return fake
+
+    monkeypatch.setattr(connecting, "connect", connect)
+    monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path, "https://127.0.0.1:1")))
+    return fake
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a kubeconfig for a server and returns its path."""
+    return lambda server: write_kubeconfig(tmp_path, server)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """``run("offers", "-o", "json")`` → exit code, stdout, stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def write_kubeconfig(folder: Path, server: str) -> Path:
+    path = folder / "kubeconfig.yaml"
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "main",
+        "contexts": [{"name": "main", "context": {"cluster": "hub", "user": "me", "namespace": "acme"}}],
+        "clusters": [{"name": "hub", "cluster": {"server": server}}],
+        "users": [{"name": "me", "user": {"token": "none"}}],
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path

@@ -1,0 +1,184 @@
+"""What the verbs that read the hub tell people and programs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from fedgpu_operator.api.base import JSONObject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .conftest import FakeHub
+
+    Run = Callable[..., tuple[int, str, str]]
+
+API = {"apiVersion": "fedgpu.dev/v1alpha1"}
+TRANSACTION = "0x" + "ab" * 32
+
+
+def provider(name: str, price: str, *, free: int | None, state: str = "Ready") -> JSONObject:
+    inventory = [] if free is None else [{"product": "NVIDIA-L4", "nodes": 1, "total": 8, "free": free}]
+    return {
+        **API,
+        "kind": "GPUProvider",
+        "metadata": {"name": name},
+        "spec": {
+            "location": {"country": "DE", "region": "eu-central-1"},
+            "connection": {"kubeconfigSecretRef": {"name": "x"}},
+            "offers": [{"product": "NVIDIA-L4", "pricePerGPUHour": price}],
+            "compliance": ["ISO27001"],
+        },
+        "status": {"state": state, "inventory": inventory, "conditions": []},
+    }
+
+
+def condition(kind: str, status: str, reason: str, message: str = "") -> JSONObject:
+    when = "2026-01-01T00:00:00Z"
+    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": when}
+
+
+def job(name: str, *, namespace: str = "acme", **status: object) -> JSONObject:
+    return {
+        **API,
+        "kind": "ComputeJob",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"runLimit": "1h", "template": {"containers": [{"name": "a", "image": "b"}]}},
+        "status": {"state": "Pending", "conditions": [], **status},
+    }
+
+
+def candidate(provider: str, *, reason: str = "", message: str = "") -> JSONObject:
+    return {
+        "provider": provider,
+        "product": "NVIDIA-L4",
+        "eligible": not reason,
+        "reason": reason,
+        "message": message,
+        "price": "0.43",
+        "effectivePrice": "0.444876",
+        "cost": "0.43",
+        "latencyMs": 2.1,
+        "latencySource": "estimate",
+        "score": 0 if reason else 100,
+    }
+
+
+@pytest.fixture
+def placed() -> JSONObject:
+    return job(
+        "train",
+        state="Succeeded",
+        placement={
+            "provider": "merlion",
+            "product": "NVIDIA-L4",
+            "lease": "u-1",
+            "attempt": 1,
+            "price": "0.43",
+            "effectivePrice": "0.444876",
+            "placedAt": "2026-01-01T00:00:00Z",
+            "policies": ["eu@3"],
+        },
+        candidates=[candidate("merlion"), candidate("spree", reason="LatencyTooHigh", message="needs 99.3 ms")],
+        usage={"gpuSeconds": 7200, "cost": "0.86"},
+        settlement={"epoch": 4, "postTransaction": TRANSACTION, "claimTransaction": TRANSACTION},
+        conditions=[
+            condition("Placed", "True", "Placed", "merlion: least effective price 0.444876 of 1 that fit"),
+            condition("Settled", "True", "Paid", "paid on chain"),
+        ],
+    )
+
+
+def test_offers_are_sorted_by_product_and_price(hub: FakeHub, run: Run) -> None:
+    hub.objects = [provider("dear", "10.5", free=8), provider("cheap", "9", free=3), provider("new", "11", free=None)]
+    code, out, _ = run("offers", "-o", "json")
+    offers = json.loads(out)["offers"]
+    assert code == 0
+    assert [each["provider"] for each in offers] == ["cheap", "dear", "new"]
+    assert (offers[0]["free"], offers[0]["total"], offers[0]["state"]) == (3, 8, "Ready")
+    assert offers[2]["free"] is None
+    assert hub.closed
+    _, text, _ = run("offers")
+    assert "3/8" in text
+    assert "?" in text
+    assert "ISO27001" in text
+
+
+def test_no_offers_is_said_in_words(hub: FakeHub, run: Run) -> None:
+    assert run("offers") == (0, "No offers: no GPUProvider has been applied yet.\n", "")
+
+
+def test_explain_shows_where_why_there_and_who_was_refused(hub: FakeHub, run: Run, placed: JSONObject) -> None:
+    hub.objects = [placed]
+    code, out, _ = run("explain", "train")
+    assert code == 0
+    for wanted in (
+        "acme/train is Succeeded",
+        "least effective price 0.444876 of 1 that fit",
+        "eu@3",
+        "LatencyTooHigh",
+        "needs 99.3 ms",
+        "2.1 ms (estimate)",
+        "7200 GPU-seconds, 0.86 USD",
+        "epoch 4",
+        TRANSACTION,
+        "fedgpu-provider-merlion/u-1",
+    ):
+        assert wanted in out
+
+
+def test_explain_of_a_refused_job_begins_with_the_histogram(hub: FakeHub, run: Run) -> None:
+    histogram = "0/5 providers fit: 3 ResidencyDenied, 2 InsufficientGPUs"
+    hub.objects = [job("stuck", conditions=[condition("Placed", "False", "ResidencyDenied", histogram)])]
+    _, out, _ = run("explain", "stuck")
+    assert histogram in out.splitlines()[1]
+    _, text, _ = run("explain", "stuck", "-o", "yaml")
+    document = yaml.safe_load(text)
+    assert document["why"] == histogram
+    assert document["placement"] is None
+
+
+def test_explain_of_a_job_nobody_judged_says_so(hub: FakeHub, run: Run) -> None:
+    hub.objects = [job("new")]
+    assert "is it running?" in run("explain", "new")[1]
+
+
+def test_cost_adds_up_in_base_units(hub: FakeHub, run: Run, placed: JSONObject) -> None:
+    open_one = job("open", state="Running", usage={"gpuSeconds": 1800, "cost": "0.100001"})
+    elsewhere = job("else", namespace="other", usage={"gpuSeconds": 3600, "cost": "5"})
+    hub.objects = [placed, open_one, elsewhere]
+    document = json.loads(run("cost", "-o", "json")[1])
+    assert [each["name"] for each in document["jobs"]] == ["open", "train"]
+    assert document["totals"] == {
+        "jobs": 2,
+        "gpuSeconds": 9000,
+        "gpuHours": 2.5,
+        "cost": "0.960001",
+        "settled": "0.86",
+        "unsettled": "0.100001",
+    }
+    assert document["jobs"][1]["claimTransaction"] == TRANSACTION
+    assert len(json.loads(run("cost", "-A", "-o", "json")[1])["jobs"]) == 3
+    assert len(json.loads(run("cost", "train", "-o", "json")[1])["jobs"]) == 1
+    assert "0.86 settled, 0.100001 not yet" in run("cost")[1]
+
+
+def test_the_namespace_is_that_of_the_context_unless_given(hub: FakeHub, run: Run) -> None:
+    hub.objects = [job("here"), job("there", namespace="other")]
+    assert run("explain", "here")[0] == 0
+    assert run("explain", "there")[0] == 1
+    assert run("explain", "-n", "other", "there")[0] == 0
+
+
+def test_the_context_is_passed_on(hub: FakeHub, run: Run) -> None:
+    run("offers", "--context", "main")
+    assert hub.context == "main"
+
+
+def test_a_whole_terminal_line_is_not_wrapped_when_piped(hub: FakeHub, run: Run, placed: JSONObject) -> None:
+    hub.objects = [placed]
+    assert any(TRANSACTION in line and "train" in line for line in run("cost")[1].splitlines())

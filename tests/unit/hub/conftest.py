@@ -1,0 +1,32 @@
+"""Fixtures of the hub's tests: a clock, a real ledger in a file, and a hub in memory around them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from fedgpu_operator.adapters.ledger import SqlLedger
+from tests.unit.hub.fakes import FakeClock
+from tests.unit.hub.world import TEAM, World
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC))
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[SqlLedger]:
+    async with await SqlLedger.open(tmp_path / "ledger.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def world(ledger: SqlLedger, clock: FakeClock) -> World:
+    """A hub with one tenant namespace and no providers yet, long after its operator began."""
+    made = World(ledger, clock)
+    await made.namespace(TEAM)
+    return made

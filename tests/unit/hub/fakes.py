@@ -1,0 +1,199 @@
+"""An API server in memory, a clock that stands still, and counters: what the hub's loops see in these tests."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
+from uuid import NAMESPACE_OID, uuid5
+
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
+from fedgpu_operator.ports import Kube, Metrics, ResourceType, WatchEvent
+
+Key = tuple[str, str, str]
+"""(plural, namespace, name)."""
+
+
+class FakeClock:
+    """Time that only a test moves."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def forward(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+
+class FakeKube:
+    """Objects in a dictionary with the manners of an API server that the loops rely on.
+
+    resourceVersion rises with each write, generation with each change of the spec; a patch that carries another uid or
+    resourceVersion is a conflict; a status patch changes the status alone; finalizers hold a deleted object back.
+    `before` is called ahead of each write and may raise, as a server that refuses or a process that dies.
+    """
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.objects: dict[Key, JSONObject] = {}
+        self.writes: list[tuple[str, str, str]] = []
+        self.before: Callable[[str, str, str], None] = lambda verb, plural, name: None
+        self._clock = clock
+        self._version = 0
+
+    # ---- ports.Kube
+
+    async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
+        return copy.deepcopy(self._found(kind, namespace, name))
+
+    async def list(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> tuple[list[JSONObject], str]:
+        assert not labels
+        wanted = fields.removeprefix("metadata.name=")
+        found = [
+            copy.deepcopy(obj)
+            for (plural, space, name), obj in sorted(self.objects.items())
+            if plural == kind.plural and namespace in ("", space) and wanted in ("", name)
+        ]
+        return found, str(self._version)
+
+    async def watch(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
+    ) -> AsyncIterator[WatchEvent]:
+        for event in ():
+            yield event
+
+    async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
+        meta = obj["metadata"]
+        self._write("create", kind, meta["name"])
+        key = (kind.plural, meta.get("namespace", ""), meta["name"])
+        if key in self.objects:
+            raise AlreadyExistsError(f"{key} exists", status=409)
+        made = copy.deepcopy(obj)
+        made["metadata"] |= {
+            "uid": str(uuid5(NAMESPACE_OID, f"{key}/{self._version}")),
+            "generation": 1,
+            "creationTimestamp": self._stamp(),
+        }
+        self.objects[key] = made
+        return self._saved(made)
+
+    async def apply(self, kind: ResourceType, obj: JSONObject, *, force: bool = True) -> JSONObject:
+        try:
+            return await self.create(kind, obj)
+        except AlreadyExistsError:
+            return await self.patch(kind, obj["metadata"]["name"], obj["metadata"].get("namespace", ""), obj)
+
+    async def patch(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
+        self._write("patch", kind, name)
+        found = self._guarded(kind, name, namespace, patch)
+        spec = copy.deepcopy(found.get("spec"))
+        _merge(found, {key: value for key, value in patch.items() if key != "status"})
+        if found.get("spec") != spec:
+            found["metadata"]["generation"] += 1
+        meta = found["metadata"]
+        if meta.get("deletionTimestamp") and not meta.get("finalizers"):
+            del self.objects[kind.plural, namespace, name]
+        return self._saved(found)
+
+    async def patch_status(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
+        self._write("status", kind, name)
+        found = self._guarded(kind, name, namespace, patch)
+        _merge(found.setdefault("status", {}), patch["status"])
+        return self._saved(found)
+
+    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+        self._write("delete", kind, name)
+        found = self.objects.get((kind.plural, namespace, name))
+        if found is None:
+            return
+        if uid and found["metadata"]["uid"] != uid:
+            raise ConflictError(f"{name} is another object", status=409)
+        if found["metadata"].get("finalizers"):
+            found["metadata"].setdefault("deletionTimestamp", self._stamp())
+            self._saved(found)
+            return
+        del self.objects[kind.plural, namespace, name]
+
+    async def server_version(self) -> str:
+        return "v1.36.3"
+
+    async def close(self) -> None:
+        return
+
+    # ---- inside
+
+    def _found(self, kind: ResourceType, namespace: str, name: str) -> JSONObject:
+        try:
+            return self.objects[kind.plural, namespace, name]
+        except KeyError:
+            raise NotFoundError(f"{kind.plural} {namespace}/{name} not found", status=404) from None
+
+    def _guarded(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
+        found = self._found(kind, namespace, name)
+        for field in ("uid", "resourceVersion"):
+            wanted = patch.get("metadata", {}).get(field)
+            if wanted is not None and wanted != found["metadata"][field]:
+                raise ConflictError(f"{kind.plural} {name}: {field} is another", status=409)
+        return found
+
+    def _write(self, verb: str, kind: ResourceType, name: str) -> None:
+        self.before(verb, kind.plural, name)
+        self.writes.append((verb, kind.plural, name))
+
+    def _saved(self, obj: JSONObject) -> JSONObject:
+        self._version += 1
+        obj["metadata"]["resourceVersion"] = str(self._version)
+        return copy.deepcopy(obj)
+
+    def _stamp(self) -> str:
+        return self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _merge(target: JSONObject, patch: JSONObject) -> None:
+    """RFC 7396, written here once more so that the operator's own is not judged by itself."""
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict):
+            inner = target.get(key)
+            target[key] = inner if isinstance(inner, dict) else {}
+            _merge(target[key], value)
+        else:
+            target[key] = copy.deepcopy(value)
+
+
+class FakeMetrics:
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.failed: Counter[tuple[str, str]] = Counter()
+        self.gpu_seconds: Counter[str] = Counter()
+        self.states: dict[str, int] = {}
+        self.refused: dict[str, int] = {}
+        self.paid_total = 0
+
+    def decided(self, placed: int, refused: dict[str, int], seconds: float) -> None:
+        self.refused = refused
+
+    def loop_failed(self, loop: str, reason: str) -> None:
+        self.failed[loop, reason] += 1
+
+    def billed(self, provider: str, gpu_seconds: int) -> None:
+        self.gpu_seconds[provider] += gpu_seconds
+
+    def jobs(self, by_state: dict[str, int]) -> None:
+        self.states = by_state
+
+    def paid(self, micro_usd: MicroUSD) -> None:
+        self.paid_total += micro_usd
+
+
+def as_ports(kube: FakeKube, metrics: FakeMetrics) -> tuple[Kube, Metrics]:
+    """Type-checked only: the fakes are what ports.py asks for."""
+    return kube, metrics

@@ -1,0 +1,161 @@
+"""What the hub renders: one attempt, restricted, with just the GPUs it pays for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedgpu_operator.agent.guard import check_workload
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.render import member_namespace, provider_namespace, render_workload
+
+UID = "00000000-0000-4000-8000-000000000001"
+MAIN = {"name": "main", "image": "work:1"}
+
+
+def rendered(template: dict[str, Any], *, gpus: int = 2, replicas: int = 3) -> dict[str, Any]:
+    spec = {"gpu": {"count": gpus}, "replicas": replicas, "runLimit": "60s", "template": template}
+    job = ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": UID}, "spec": spec})
+    return render_workload(
+        job,
+        lease_name=f"{UID}-1",
+        member_namespace="fedgpu-team",
+        provider="prov",
+        product="NVIDIA-L4",
+        run_limit_seconds=60,
+    )
+
+
+def test_it_is_one_attempt_that_ends_even_without_an_agent() -> None:
+    spec = rendered({"containers": [MAIN]})["spec"]
+    assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (3, 3, "Indexed")
+    assert (spec["backoffLimit"], spec["podReplacementPolicy"], spec["activeDeadlineSeconds"]) == (0, "Failed", 660)
+    assert "ttlSecondsAfterFinished" not in spec
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_job_and_pods_carry_the_lease() -> None:
+    workload = rendered({"containers": [MAIN]})
+    labels = {
+        "fedgpu.dev/lease": f"{UID}-1",
+        "fedgpu.dev/provider": "prov",
+        "fedgpu.dev/tenant": "team",
+        "fedgpu.dev/job-uid": UID,
+    }
+    assert workload["metadata"] == {"name": f"{UID}-1", "namespace": "fedgpu-team", "labels": labels}
+    assert workload["spec"]["template"]["metadata"]["labels"] == labels
+
+
+def test_the_first_container_alone_gets_gpus_and_the_others_see_none() -> None:
+    limits = {"limits": {"memory": "1Gi"}, "requests": {"cpu": "1"}}
+    main, side = rendered({"containers": [{**MAIN, "resources": limits}, {"name": "side", "image": "s"}]})["spec"][
+        "template"
+    ]["spec"]["containers"]
+    assert main["resources"] == {"limits": {"memory": "1Gi", "nvidia.com/gpu": "2"}, "requests": {"cpu": "1"}}
+    assert "resources" not in side
+    assert side["env"] == [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]
+    assert "env" not in main
+
+
+def test_the_template_arrives() -> None:
+    template = {
+        "annotations": {"example.com/a": "b"},
+        "runAsUser": 1000,
+        "terminationGracePeriodSeconds": 7,
+        "containers": [
+            {
+                **MAIN,
+                "command": ["run"],
+                "args": ["-x"],
+                "workingDir": "/w",
+                "env": [{"name": "A", "value": "1"}],
+                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp", "readOnly": True}],
+            }
+        ],
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
+    }
+    pods = rendered(template)["spec"]["template"]
+    assert pods["metadata"]["annotations"] == {"example.com/a": "b"}
+    assert pods["spec"]["securityContext"]["runAsUser"] == 1000
+    assert pods["spec"]["terminationGracePeriodSeconds"] == 7
+    assert pods["spec"]["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}]
+    (main,) = pods["spec"]["containers"]
+    assert (main["command"], main["args"], main["workingDir"]) == (["run"], ["-x"], "/w")
+    assert main["env"] == [{"name": "A", "value": "1"}]
+    assert main["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp", "readOnly": True}]
+
+
+@pytest.mark.parametrize(
+    ("template", "field"),
+    [
+        ({"containers": [{**MAIN, "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}]}, "NVIDIA_VISIBLE"),
+        ({"containers": [{**MAIN, "env": [{"name": "NVIDIA_MIG_CONFIG_DEVICES", "value": "all"}]}]}, "NVIDIA_MIG"),
+        ({"containers": [MAIN], "annotations": {"cdi.k8s.io/gpu": "nvidia.com/gpu=all"}}, "cdi.k8s.io"),
+        ({"containers": [MAIN], "annotations": {"k8s.v1.cni.cncf.io/networks": "x"}}, "cncf.io"),
+        ({"containers": [MAIN], "annotations": {"io.kubernetes.cri-o.Devices": "/dev/x"}}, "cri-o"),
+    ],
+)
+def test_reaching_for_devices_is_refused_with_the_field(template: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidResourceError, match=field) as refusal:
+        rendered(template)
+    assert refusal.value.why == "TemplateRefused"
+
+
+NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?", fullmatch=True)
+
+
+@given(
+    gpus=st.integers(1, 16),
+    replicas=st.integers(1, 64),
+    grace=st.integers(0, 3600),
+    names=st.lists(NAMES, min_size=1, max_size=4, unique=True),
+    memory=st.sampled_from(["", "Memory"]),
+)
+def test_everything_that_is_rendered_passes_the_guard(
+    gpus: int, replicas: int, grace: int, names: list[str], memory: str
+) -> None:
+    template = {
+        "terminationGracePeriodSeconds": grace,
+        "containers": [
+            {"name": name, "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]} for name in names
+        ],
+        "volumes": [{"name": "v", "emptyDir": {"medium": memory}}],
+    }
+    spec = {
+        "job": {"namespace": "team", "name": "train", "uid": UID},
+        "attempt": 1,
+        "fencingEpoch": 1,
+        "provider": "prov",
+        "product": "NVIDIA-L4",
+        "replicas": replicas,
+        "gpusPerReplica": gpus,
+        "pricePerGPUHour": "1",
+        "runLimitSeconds": 60,
+        "memberNamespace": "fedgpu-team",
+        "workload": rendered(template, gpus=gpus, replicas=replicas),
+    }
+    check_workload(ComputeLease.parse({"metadata": {"name": f"{UID}-1"}, "spec": spec}))
+
+
+def test_namespaces_say_their_names() -> None:
+    assert member_namespace("team") == "fedgpu-team"
+    assert provider_namespace("acme") == "fedgpu-provider-acme"
+
+
+@given(st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,80}[a-z0-9])?", fullmatch=True))
+def test_any_name_makes_a_stable_dns_label(name: str) -> None:
+    for namespace in (member_namespace(name), provider_namespace(name)):
+        assert len(namespace) <= 63
+        assert all(char.isalnum() or char == "-" for char in namespace)
+        assert namespace[-1] != "-"
+    assert member_namespace(name) == member_namespace(name)
+
+
+def test_names_that_are_cut_alike_stay_apart() -> None:
+    assert member_namespace("a" * 62 + "b") != member_namespace("a" * 62 + "c")
+    assert provider_namespace("a.b") != provider_namespace("a-b")

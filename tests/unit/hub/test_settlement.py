@@ -1,0 +1,335 @@
+"""The settlement loop against an escrow in memory: drops, reverts, reorgs, cancels and crashes pay everybody once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from eth_utils.address import to_checksum_address
+
+from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.api.conditions import find
+from fedgpu_operator.api.settlementepoch import SettlementEpoch
+from fedgpu_operator.domain.books import AttemptRequest, EpochStage, TxState
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.errors import ChainUnreachableError
+from fedgpu_operator.hub.settlement import SettlementLoop
+from tests.unit.hub.chain import WINDOW, FakeEscrow
+from tests.unit.hub.world import PROVIDERS, TEAM, Crash, World
+
+TENANT = str(to_checksum_address("0x" + "aa" * 20))
+OWNER = str(to_checksum_address("0x" + "bb" * 20))
+PAIR = (TENANT, OWNER)
+USED = 3600
+"""GPU-seconds of the first lease: 1.25 USD."""
+
+
+class Bank:
+    """The settlement loop with all that it touches; every pass is made by a new loop, as after a restart."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.escrow = world, FakeEscrow()
+        self.ledger: SqlLedger = world.ledger
+        self.auto_claim = True
+
+    async def step(self, *, mine: bool = True, final: bool = True, up_for: float = 3600) -> None:
+        """One pass of a loop that began `up_for` seconds ago, then a block, then finality."""
+        loop = SettlementLoop(
+            self.world.kube,
+            self.ledger,
+            self.escrow,
+            self.world.clock,
+            self.world.metrics,
+            epoch_seconds=60,
+            poll=1,
+            auto_claim=self.auto_claim,
+        )
+        loop._began = self.world.clock.now() - timedelta(seconds=up_for)
+        await loop.pass_once()
+        self.world.clock.forward(1)
+        if mine:
+            self.escrow.mine()
+        if final:
+            self.escrow.finalize()
+
+    async def used(self, gpu_seconds: int, job: str = "job", price: int = 1_250_000) -> None:
+        """One ended attempt that is billed."""
+        now = self.world.clock.now()
+        request = AttemptRequest(job, "after-0", TEAM, job, "berlin", "H100", MicroUSD(price), 1, 86_400)
+        attempt = await self.ledger.open_attempt(request, now)
+        await self.ledger.record_usage(attempt.lease_name, 1, gpu_seconds, now)
+        await self.ledger.end_attempt(attempt.lease_name, "Succeeded", now)
+
+    async def stages(self) -> list[str]:
+        return [epoch.stage.value for epoch in reversed(await self.ledger.epochs())]
+
+    def object(self, number: int = 1) -> SettlementEpoch:
+        return SettlementEpoch.parse(self.world.kube.objects["settlementepochs", "", f"epoch-{number}"])
+
+    def says(self, kind: str, number: int = 1) -> tuple[str, str]:
+        found = find(self.object(number).status.conditions, kind)
+        return (found.status, found.reason) if found else ("", "")
+
+    @property
+    def paid(self) -> int:
+        return self.escrow.latest.paid.get(PAIR, 0)
+
+    async def to_the_end(self, steps: int = 8) -> None:
+        for _ in range(steps):
+            await self.step()
+        self.escrow.jump(WINDOW)
+        for _ in range(3):
+            await self.step()
+
+
+@pytest.fixture
+async def bank(world: World) -> Bank:
+    """One provider with a payout wallet, one funded tenant, one billed lease."""
+    made = Bank(world)
+    await world.provider("berlin", payout={"address": OWNER})
+    await world.account(TENANT)
+    made.escrow.fund(TENANT, 100)
+    await made.used(USED)
+    return made
+
+
+async def test_one_step_a_pass_from_the_ledger_to_paid(bank: Bank) -> None:
+    await bank.step(mine=False, final=False)
+    assert await bank.stages() == ["Posted"]
+    assert bank.says("Posted") == ("True", "Broadcast")
+    assert bank.says("Finalized") == ("False", "AwaitingFinality")
+    bank.escrow.mine()
+    await bank.step(mine=False, final=False)
+    assert await bank.stages() == ["Posted"], "a receipt alone is no finality"
+    bank.escrow.finalize()
+    await bank.step()
+    assert await bank.stages() == ["Finalized"]
+    assert bank.says("Paid") == ("False", "ChallengeWindow")
+    assert bank.paid == 0
+    bank.escrow.jump(WINDOW)
+    await bank.step(final=False)
+    assert bank.paid == 1_250_000
+    await bank.step(final=False)
+    assert await bank.stages() == ["Finalized"], "paid is what the finalized chain shows"
+    bank.escrow.finalize()
+    await bank.step()
+    assert await bank.stages() == ["Paid"]
+    assert bank.says("Paid") == ("True", "Paid")
+    status = bank.object().status
+    assert (status.state, status.paid) == ("Paid", "1.25")
+    assert status.transactions.post.startswith("0x")
+    assert status.transactions.claim.startswith("0x")
+    assert bank.world.metrics.paid_total == 1_250_000
+    covered = await bank.ledger.coverage("job-1")
+    assert (covered.complete, covered.stage) == (True, EpochStage.PAID)
+
+
+async def test_the_first_epoch_of_all_is_due_one_interval_after_the_start(bank: Bank) -> None:
+    await bank.step(up_for=59)
+    assert await bank.stages() == []
+    await bank.step(up_for=60)
+    assert await bank.stages() == ["Posted"]
+
+
+async def test_nothing_owed_posts_nothing(bank: Bank) -> None:
+    await bank.to_the_end()
+    sent = len(bank.escrow.sent)
+    bank.world.clock.forward(120)
+    await bank.to_the_end()
+    assert len(bank.escrow.sent) == sent
+    assert await bank.stages() == ["Paid"]
+
+
+async def test_the_next_epoch_waits_for_its_time_and_pays_only_what_is_new(bank: Bank) -> None:
+    await bank.to_the_end()
+    await bank.used(1800, "second")
+    bank.world.clock.forward(120)
+    await bank.to_the_end()
+    assert await bank.stages() == ["Paid", "Paid"]
+    assert bank.paid == 1_875_000
+    second = bank.object(2)
+    assert (second.spec.total, second.status.paid) == ("0.625", "0.625")
+    assert bank.world.metrics.paid_total == 1_875_000
+
+
+async def test_a_dropped_post_is_sent_again_with_the_same_bytes(bank: Bank) -> None:
+    bank.escrow.loses = True
+    await bank.step()
+    await bank.step()
+    bank.escrow.loses = False
+    await bank.to_the_end()
+    posts = [raw for raw in bank.escrow.sent if not raw.startswith(b"claim")]
+    assert len(posts) >= 3
+    assert len(set(posts)) == 1
+    assert await bank.stages() == ["Paid"]
+    assert bank.paid == 1_250_000
+
+
+async def test_a_post_that_a_reorg_took_away_is_sent_again_with_the_same_bytes(bank: Bank) -> None:
+    await bank.step(final=False)
+    await bank.step(mine=False, final=False)
+    bank.escrow.reorg()
+    await bank.to_the_end()
+    posts = [raw for raw in bank.escrow.sent if not raw.startswith(b"claim")]
+    assert len(set(posts)) == 1
+    assert bank.paid == 1_250_000
+    assert await bank.stages() == ["Paid"]
+
+
+async def test_a_post_the_contract_refused_is_given_up_and_its_usage_settled_anew(bank: Bank) -> None:
+    await bank.step(mine=False)
+    bank.escrow.latest.seq += 1
+    bank.escrow.mine()
+    bank.escrow.finalize()
+    await bank.to_the_end()
+    assert await bank.stages() == ["Abandoned", "Paid"]
+    assert bank.paid == 1_250_000
+    assert bank.says("Posted") == ("False", "NotAccepted")
+    first = (await bank.ledger.transactions(epoch=1))[0]
+    assert first.state is TxState.REVERTED
+
+
+async def test_a_post_that_would_revert_is_never_sent(bank: Bank) -> None:
+    bank.escrow.refuses = "StaleState"
+    await bank.step()
+    assert bank.escrow.sent == []
+    assert await bank.stages() == ["Abandoned"]
+    assert bank.object().status.state == "Cancelled"
+    bank.escrow.refuses = ""
+    await bank.to_the_end()
+    assert (await bank.stages())[-1] == "Paid"
+    assert bank.paid == 1_250_000
+
+
+async def test_a_cancelled_epoch_is_settled_anew_and_nothing_is_paid_twice(bank: Bank) -> None:
+    for _ in range(3):
+        await bank.step()
+    assert await bank.stages() == ["Finalized"]
+    bank.escrow.cancel(1)
+    await bank.step()
+    assert bank.says("Paid") == ("False", "CancelledByGuardian")
+    await bank.to_the_end()
+    assert await bank.stages() == ["Cancelled", "Paid"]
+    assert bank.paid == 1_250_000
+    assert bank.escrow.latest.accounts[TENANT].balance == 98_750_000
+
+
+async def test_a_lost_claim_is_sent_again_and_a_refused_one_is_made_anew(bank: Bank) -> None:
+    for _ in range(3):
+        await bank.step()
+    bank.escrow.jump(WINDOW)
+    bank.escrow.loses = True
+    await bank.step()
+    await bank.step()
+    claims = [raw for raw in bank.escrow.sent if raw.startswith(b"claim")]
+    assert len(claims) == 2
+    assert len(set(claims)) == 1
+    bank.escrow.loses = False
+    for _ in range(3):
+        await bank.step()
+    assert await bank.stages() == ["Paid"]
+    assert bank.paid == 1_250_000
+
+
+@pytest.mark.parametrize("method", ["store_epoch", "store_tx", "mark_tx", "mark_epoch"])
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_crash_around_any_write_of_the_ledger_pays_once(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, method: str, after: bool
+) -> None:
+    """The process dies right before or after each kind of write, again and again; no money moves twice."""
+    real = getattr(bank.ledger, method)
+    deaths = [0]
+
+    async def dying(*args: object, **kwargs: object) -> object:
+        deaths[0] += 1
+        if deaths[0] % 2:
+            if after:
+                await real(*args, **kwargs)
+            raise Crash(method)
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(bank.ledger, method, dying)
+    for round_ in range(24):
+        try:
+            await bank.step()
+        except Crash:
+            bank.escrow.mine()
+            bank.escrow.finalize()
+        if round_ == 12:
+            bank.escrow.jump(WINDOW)
+    assert deaths[0]
+    assert (await bank.stages())[-1] == "Paid"
+    assert bank.paid == 1_250_000
+    assert bank.escrow.latest.accounts[TENANT].balance == 98_750_000
+    posts = {raw for raw in bank.escrow.sent if not raw.startswith(b"claim")}
+    assert len(posts) == 1, "the bytes that were kept are the bytes that are sent"
+
+
+async def test_a_silent_chain_ends_the_pass_and_changes_no_stage(bank: Bank) -> None:
+    await bank.step()
+    before = await bank.stages()
+    bank.escrow.silent = True
+    with pytest.raises(ChainUnreachableError):
+        await bank.step()
+    assert await bank.stages() == before
+    bank.escrow.silent = False
+    await bank.to_the_end()
+    assert bank.paid == 1_250_000
+
+
+async def test_what_the_escrow_cannot_carry_is_paid_in_part_and_stays_owed(bank: Bank) -> None:
+    await bank.used(3600 * 99, "long")
+    await bank.to_the_end()
+    assert bank.paid == 100_000_000
+    first, long = await bank.ledger.coverage("job-1"), await bank.ledger.coverage("long-1")
+    assert first.complete
+    assert not long.complete, "a lease that is paid in part is not settled"
+    bank.escrow.fund(TENANT, 25)
+    bank.world.clock.forward(120)
+    await bank.to_the_end()
+    assert bank.paid == 125_000_000
+    assert (await bank.ledger.coverage("long-1")).complete
+
+
+async def test_no_account_no_epoch_until_there_is_one(world: World) -> None:
+    bank = Bank(world)
+    await world.provider("berlin", payout={"address": OWNER})
+    await bank.used(USED)
+    bank.escrow.fund(TENANT, 100)
+    await bank.step()
+    assert await bank.stages() == []
+    await world.account(TENANT)
+    await bank.to_the_end()
+    assert bank.paid == 1_250_000
+
+
+async def test_a_payout_wallet_that_was_not_accepted_is_not_paid(bank: Bank) -> None:
+    thief = "0x" + "66" * 20
+    await bank.world.kube.patch(PROVIDERS, "berlin", "", {"spec": {"payout": {"address": thief}}})
+    await bank.step()
+    assert await bank.stages() == []
+    assert bank.escrow.sent == []
+
+
+async def test_somebody_else_may_claim(bank: Bank) -> None:
+    bank.auto_claim = False
+    for _ in range(3):
+        await bank.step()
+    bank.escrow.jump(WINDOW)
+    await bank.step()
+    assert bank.says("Paid") == ("False", "AwaitingClaim")
+    bank.escrow.latest.paid[PAIR] = 1_250_000
+    bank.escrow.finalize()
+    await bank.step()
+    assert bank.says("Paid") == ("True", "Paid")
+    assert not [raw for raw in bank.escrow.sent if raw.startswith(b"claim")]
+
+
+async def test_the_epochs_object_is_made_again_when_somebody_deleted_it(bank: Bank) -> None:
+    await bank.to_the_end()
+    before = bank.object()
+    del bank.world.kube.objects["settlementepochs", "", "epoch-1"]
+    await bank.step()
+    again = bank.object()
+    assert again.spec == before.spec
+    assert again.status.state == "Paid"

@@ -1,0 +1,220 @@
+"""A hub in memory with providers, jobs and an agent played by the test; the ledger is the real one, in a file."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.api.base import JSONObject, KindInfo
+from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.conditions import find
+from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
+from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.hub.jobs import JobLoop
+from fedgpu_operator.ports import NAMESPACES, ResourceType
+from tests.unit.hub.fakes import FakeClock, FakeKube, FakeMetrics
+
+H100 = "NVIDIA-H100-80GB-HBM3"
+JOBS = ResourceType.of(ComputeJob.info)
+LEASES = ResourceType.of(ComputeLease.info)
+PROVIDERS = ResourceType.of(GPUProvider.info)
+TEAM = "team-a"
+
+
+class Crash(BaseException):
+    """The process dies here: nothing of the operator may catch it."""
+
+
+def condition(kind: str, status: str, reason: str, at: datetime, message: str = "") -> JSONObject:
+    stamp = at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": stamp}
+
+
+class World:
+    """What a test says and sees; `pass_once` is one pass of a job loop that remembers nothing."""
+
+    def __init__(self, ledger: SqlLedger, clock: FakeClock) -> None:
+        self.clock, self.ledger = clock, ledger
+        self.kube, self.metrics = FakeKube(clock), FakeMetrics()
+        self.settlement = False
+        self.default_deny = False
+
+    # ---- what people and agents write
+
+    async def namespace(self, name: str, labels: dict[str, str] | None = None) -> None:
+        await self.kube.create(NAMESPACES, {"metadata": {"name": name, "labels": labels or {}}})
+
+    async def provider(
+        self, name: str, price: str = "1.25", country: str = "DE", free: dict[int, int] | None = None, **spec: Any
+    ) -> None:
+        """A provider that is Ready and has reported `free` ({free GPUs: nodes}) of H100."""
+        buckets = {8: 1} if free is None else free
+        offer = {"product": H100, "pricePerGPUHour": price}
+        connection = {"kubeconfigSecretRef": {"name": name}}
+        body = {"location": {"country": country}, "connection": connection, "offers": [offer], **spec}
+        made = await self._create(GPUProvider.info, {"name": name}, body)
+        await self.ready(name, acceptance=GPUProvider.parse(made).spec.acceptance_hash())
+        total = sum(gpus * nodes for gpus, nodes in buckets.items())
+        product = {
+            "product": H100,
+            "architecture": "hopper",
+            "memoryMiB": 81559,
+            "total": total,
+            "foreign": 0,
+            "buckets": [{"free": gpus, "nodes": nodes} for gpus, nodes in buckets.items()],
+        }
+        meta = {"name": name, "namespace": f"fedgpu-provider-{name}"}
+        await self._create(ProviderReport.info, meta, {"provider": name}, {"products": [product]})
+
+    async def ready(
+        self, provider: str, status: str = "True", reason: str = "Ready", *, acceptance: str = "", state: str = "Ready"
+    ) -> None:
+        """The Ready condition and state of a provider, as the provider loop would have written them."""
+        body: JSONObject = {
+            "state": state,
+            "conditions": [condition("Ready", status, reason, self.clock.now())],
+        }
+        if acceptance:
+            body["acceptance"] = {"hash": acceptance, "acceptedAt": self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")}
+        await self.kube.patch_status(PROVIDERS, provider, "", {"status": body})
+
+    async def job(self, name: str = "train", *, namespace: str = TEAM, **spec: Any) -> ComputeJob:
+        body = {"runLimit": "1h", "template": {"containers": [{"name": "main", "image": "example.com/work:1"}]}, **spec}
+        return ComputeJob.parse(await self._create(ComputeJob.info, {"name": name, "namespace": namespace}, body))
+
+    async def account(self, wallet: str, namespace: str = TEAM, *, status: Any = None, **spec: Any) -> None:
+        body = {"wallet": wallet, **spec}
+        await self._create(ComputeAccount.info, {"name": "default", "namespace": namespace}, body, status)
+
+    async def policy(self, name: str, labels: dict[str, str], placement: JSONObject) -> None:
+        spec = {"namespaceSelector": {"matchLabels": labels}, "placement": placement}
+        await self._create(PlacementPolicy.info, {"name": name}, spec)
+
+    async def change(self, name: str, namespace: str = TEAM, **spec: Any) -> None:
+        await self.kube.patch(JOBS, name, namespace, {"spec": spec})
+
+    async def delete(self, name: str, namespace: str = TEAM) -> None:
+        await self.kube.delete(JOBS, name, namespace)
+
+    async def runs(self, lease: ComputeLease, gpu_seconds: int = 1) -> None:
+        """The agent reports that the workload runs."""
+        running = condition("Running", "True", "Running", self.clock.now())
+        await self._agent(lease, gpu_seconds, "Running", [running])
+
+    async def ends(
+        self, lease: ComputeLease, state: str = "Succeeded", reason: str = "Succeeded", gpu_seconds: int = 0
+    ) -> None:
+        """The agent reports the end, with the last reading."""
+        failed = [condition("Failed", "True", reason, self.clock.now(), "the words")] if state == "Failed" else []
+        running = condition("Running", "False", "Ended", self.clock.now())
+        await self._agent(lease, gpu_seconds, state, [running, *failed], final=True)
+
+    async def cleared(self, lease: ComputeLease) -> None:
+        """The agent has acted on the newest generation of the lease."""
+        found = self.kube.objects[LEASES.plural, lease.metadata.namespace, lease.metadata.name]
+        status = {"observedGeneration": found["metadata"]["generation"]}
+        await self.kube.patch_status(LEASES, lease.metadata.name, lease.metadata.namespace, {"status": status})
+
+    # ---- what the operator does
+
+    async def pass_once(self) -> float | None:
+        """One pass of a fresh job loop: a restart at each step must make no difference."""
+        loop = JobLoop(
+            self.kube,
+            self.ledger,
+            self.clock,
+            self.metrics,
+            settlement=self.settlement,
+            default_deny=self.default_deny,
+            cooldown=300.0,
+        )
+        return await loop.pass_once()
+
+    async def crash(self, verb: str, plural: str) -> None:
+        """One pass in which the process dies right before its first such write."""
+
+        def die(this_verb: str, this_plural: str, name: str) -> None:
+            if (this_verb, this_plural) == (verb, plural):
+                raise Crash(f"{verb} {plural} {name}")
+
+        self.kube.before = die
+        try:
+            await self.pass_once()
+        except Crash:
+            return
+        finally:
+            self.kube.before = lambda *_: None
+        raise AssertionError(f"nothing wrote {verb} {plural}")
+
+    # ---- what is there
+
+    def see(self, name: str = "train", namespace: str = TEAM) -> ComputeJob:
+        return ComputeJob.parse(self.kube.objects[JOBS.plural, namespace, name])
+
+    def exists(self, name: str = "train", namespace: str = TEAM) -> bool:
+        return (JOBS.plural, namespace, name) in self.kube.objects
+
+    def says(self, kind: str, name: str = "train", namespace: str = TEAM) -> tuple[str, str]:
+        """(status, reason) of a job's condition."""
+        found = find(self.see(name, namespace).status.conditions, kind)
+        return (found.status, found.reason) if found else ("", "")
+
+    def message(self, kind: str, name: str = "train") -> str:
+        found = find(self.see(name).status.conditions, kind)
+        return found.message if found else ""
+
+    @property
+    def leases(self) -> list[ComputeLease]:
+        """In the order of their jobs' names and attempts."""
+        found = [ComputeLease.parse(o) for (plural, *_), o in self.kube.objects.items() if plural == LEASES.plural]
+        return sorted(found, key=lambda lease: (lease.spec.job.name, lease.spec.attempt))
+
+    @property
+    def lease(self) -> ComputeLease:
+        (only,) = self.leases
+        return only
+
+    def events(self) -> list[tuple[str, str]]:
+        """(type, reason) of every Event."""
+        return [(o["type"], o["reason"]) for (plural, *_), o in self.kube.objects.items() if plural == "events"]
+
+    # ---- inside
+
+    async def _create(
+        self, info: KindInfo, meta: JSONObject, spec: JSONObject, status: JSONObject | None = None
+    ) -> JSONObject:
+        kind = ResourceType.of(info)
+        made = await self.kube.create(kind, {"metadata": meta, "spec": spec})
+        if status is None:
+            return made
+        return await self.kube.patch_status(kind, meta["name"], meta.get("namespace", ""), {"status": status})
+
+    async def _agent(
+        self, lease: ComputeLease, gpu_seconds: int, state: str, conditions: list[JSONObject], *, final: bool = False
+    ) -> None:
+        found = self.kube.objects[LEASES.plural, lease.metadata.namespace, lease.metadata.name]
+        before = found.get("status", {}).get("usage", {})
+        stamp = self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        gpus = lease.spec.gpus
+        pod = {"name": "pod-0", "uid": "pod-0", "gpus": gpus, "seconds": -(-gpu_seconds // gpus)}
+        usage = {
+            "sequence": before.get("sequence", 0) + 1,
+            "gpuSeconds": gpu_seconds,
+            "observedAt": stamp,
+            "final": final,
+            "pods": [pod] if gpu_seconds else [],
+        }
+        if gpu_seconds:
+            usage |= {"startedAt": before.get("startedAt", stamp)} | ({"finishedAt": stamp} if final else {})
+        status = {
+            "state": state,
+            "usage": usage,
+            "conditions": conditions,
+            "observedGeneration": found["metadata"]["generation"],
+            "exitMessage": "the words" if final else "",
+        }
+        await self.kube.patch_status(LEASES, lease.metadata.name, lease.metadata.namespace, {"status": status})

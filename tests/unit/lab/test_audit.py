@@ -1,0 +1,204 @@
+"""The audit against a chain made of logs and getters: it must notice a single unit too much or too little."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from eth_abi.abi import encode
+from eth_utils.crypto import keccak
+
+from fedgpu_operator.lab import audit as module
+from fedgpu_operator.lab.audit import Audit, AuditError, audit
+
+TOKEN, ESCROW = "0x" + "aa" * 20, "0x" + "bb" * 20
+ALICE, BOB, OWNER, OTHER = ("0x" + f"{n:040x}" for n in (0xA11CE, 0xB0B, 0x0E4, 0x07E4))
+FINALIZED = 90
+
+
+def topic(text: str) -> str:
+    return "0x" + keccak(text=text).hex()
+
+
+def word(address: str) -> str:
+    return "0x" + address[2:].rjust(64, "0")
+
+
+def selector(text: str) -> str:
+    return "0x" + keccak(text=text)[:4].hex()
+
+
+@dataclass
+class FakeChain:
+    """Events and balances that a test may bend; answers only for the finalized block."""
+
+    decimals: int = 6
+    held: int | None = None
+    accounts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    owed: dict[str, int] = field(default_factory=dict)
+    logs: list[dict[str, object]] = field(default_factory=list)
+    count: int = 0
+    in_units: int = 0
+    out_units: int = 0
+
+    @property
+    def scale(self) -> int:
+        return int(10 ** (self.decimals - 6))
+
+    def deposit(self, tenant: str, units: int) -> None:
+        self._transfer(tenant, ESCROW, units * self.scale)
+        self._event("Deposited(address,address,uint64)", [tenant, tenant], units)
+        self.in_units += units * self.scale
+
+    def pay(self, owner: str, units: int, *, event: bool = True) -> None:
+        self._transfer(ESCROW, owner, units * self.scale)
+        if event:
+            number = "0x" + "00" * 19 + "01"
+            self._event("CreditPaid(uint32,address,address,uint64)", [number, owner, owner], units)
+        self.out_units += units * self.scale
+
+    def withdraw(self, tenant: str, units: int) -> None:
+        self._transfer(ESCROW, tenant, units * self.scale)
+        self._event("Withdrawn(address,address,uint64)", [tenant, tenant], units)
+        self.out_units += units * self.scale
+
+    def refuse(self, owner: str, units: int) -> None:
+        self.count += 1
+        self._event("CreditOwed(uint32,address,address,uint64)", ["0x" + "00" * 19 + "01", owner, owner], units)
+        self.owed[owner] = self.owed.get(owner, 0) + units
+
+    def audit(self) -> Audit:
+        return audit("http://chain.test", TOKEN, ESCROW, transport=httpx.MockTransport(self.answer))
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        call = json.loads(request.content)
+        method: Callable[..., object] = getattr(self, call["method"])
+        return httpx.Response(200, json={"jsonrpc": "2.0", "id": call["id"], "result": method(*call["params"])})
+
+    def eth_getBlockByNumber(self, tag: str, full: bool) -> dict[str, str]:  # noqa: N802 (the RPC's own name)
+        assert tag == "finalized"
+        return {"number": hex(FINALIZED)}
+
+    def eth_getLogs(self, query: dict[str, object]) -> list[dict[str, object]]:  # noqa: N802 (the RPC's own name)
+        assert query["toBlock"] == hex(FINALIZED)
+        wanted = query["topics"]
+        assert isinstance(wanted, list)
+        return [log for log in self.logs if log["address"] == query["address"] and _matches(log["topics"], wanted)]
+
+    def eth_call(self, call: dict[str, str], block: str) -> str:
+        assert block == hex(FINALIZED), "getters must be read at the finalized block"
+        data, argument = call["data"], "0x" + call["data"][-40:]
+        if data.startswith(selector("decimals()")):
+            return "0x" + encode(["uint256"], [self.decimals]).hex()
+        if data.startswith(selector("balanceOf(address)")):
+            held = self.in_units - self.out_units if self.held is None else self.held
+            return "0x" + encode(["uint256"], [held]).hex()
+        if data.startswith(selector("owed(address)")):
+            return "0x" + encode(["uint64"], [self.owed[argument]]).hex()
+        assert data.startswith(selector("accountOf(address)"))
+        types = ["uint64", "uint64", "uint48", "uint48", "uint32"]
+        return "0x" + encode(types, [*self.accounts[argument], 0, 0]).hex()
+
+    def _transfer(self, source: str, target: str, units: int) -> None:
+        self.count += 1
+        self._event("Transfer(address,address,uint256)", [source, target], units, address=TOKEN)
+
+    def _event(self, signature: str, indexed: list[str], value: int, address: str = ESCROW) -> None:
+        self.logs.append(
+            {
+                "address": address,
+                "transactionHash": f"0x{self.count:064x}",
+                "topics": [topic(signature), *(word(each) for each in indexed)],
+                "data": "0x" + encode(["uint256"], [value]).hex(),
+            }
+        )
+
+
+def _matches(topics: object, wanted: list[str | None]) -> bool:
+    assert isinstance(topics, list)
+    return all(each is None or topics[i] == each for i, each in enumerate(wanted))
+
+
+@pytest.fixture
+def chain() -> FakeChain:
+    """Two tenants put in 150; 30 were paid, 20 withdrawn; the rest lies in all three pots."""
+    chain = FakeChain()
+    chain.deposit(ALICE, 100)
+    chain.deposit(BOB, 50)
+    chain.pay(OWNER, 30)
+    chain.withdraw(BOB, 20)
+    chain.accounts = {ALICE: (60, 7, 3), BOB: (30, 0, 0)}
+    return chain
+
+
+def test_a_sound_escrow_is_conserved_and_told_apart_by_use(chain: FakeChain) -> None:
+    seen = chain.audit()
+    assert seen.problems == ()
+    assert seen.conserved
+    assert (seen.deposited, seen.paid, seen.withdrawn, seen.held) == (150, 30, 20, 100)
+    assert (seen.balances, seen.allocated, seen.pending) == (90, 7, 3)
+    assert seen.paid_to == {OWNER: 30}
+    assert seen.block == FINALIZED
+
+
+@pytest.mark.parametrize("units", [99, 101])
+def test_one_unit_off_in_the_balance_is_noticed(chain: FakeChain, units: int) -> None:
+    chain.held = units
+    seen = chain.audit()
+    assert not seen.conserved
+    assert "transfers leave 100" in seen.problems[0]
+
+
+@pytest.mark.parametrize("pot", [0, 1, 2])
+def test_one_unit_off_in_any_pot_of_any_tenant_is_noticed(chain: FakeChain, pot: int) -> None:
+    balance, allocated, pending = (value + (index == pot) for index, value in enumerate(chain.accounts[ALICE]))
+    chain.accounts[ALICE] = (balance, allocated, pending)
+    seen = chain.audit()
+    assert [problem for problem in seen.problems if "add up to 101" in problem]
+
+
+def test_money_that_left_without_an_event_is_noticed_even_if_the_sums_agree(chain: FakeChain) -> None:
+    chain.pay(OTHER, 10, event=False)
+    chain.accounts[ALICE] = (50, 7, 3)
+    seen = chain.audit()
+    assert not seen.conserved
+    assert OTHER in seen.problems[0]
+
+
+def test_a_refused_transfer_waits_as_owed(chain: FakeChain) -> None:
+    chain.refuse(OTHER, 5)
+    chain.accounts[ALICE] = (60, 2, 3)
+    seen = chain.audit()
+    assert seen.conserved, seen.problems
+    assert seen.owed == 5
+
+
+def test_a_token_with_eighteen_decimals_loses_no_dust() -> None:
+    chain = FakeChain(decimals=18)
+    chain.deposit(ALICE, 100)
+    chain.accounts = {ALICE: (100, 0, 0)}
+    assert chain.audit().held == 100
+    assert chain.audit().conserved
+    chain.held = 100 * chain.scale - 1
+    assert not chain.audit().conserved
+
+
+def test_an_rpc_error_is_no_verdict() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "no"}})
+
+    with pytest.raises(AuditError, match="no"):
+        audit("http://chain.test", TOKEN, ESCROW, transport=httpx.MockTransport(refuse))
+
+
+def test_the_audit_imports_nothing_of_the_operator() -> None:
+    tree = ast.parse(inspect.getsource(module))
+    imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    imported += [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    assert not [name for name in imported if name.startswith("fedgpu")]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
