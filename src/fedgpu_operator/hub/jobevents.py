@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from fedgpu_operator.api.base import Condition
-from fedgpu_operator.api.computejob import ComputeJobStatus
+from fedgpu_operator.api.computejobstatus import ComputeJobStatus
 from fedgpu_operator.api.conditions import find
 
 QUIET: Final = frozenset({"Queued", "NotPlaced"})

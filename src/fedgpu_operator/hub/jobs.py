@@ -9,7 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computejobstatus import ComputeJobStatus
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.errors import ConflictError, FedGPUError, InvalidResourceError, NotFoundError

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Final, Literal
 
-from fedgpu_operator.api.computejob import (
+from fedgpu_operator.api.computejobstatus import (
     Candidate,
     ComputeJobStatus,
     PlacementStatus,

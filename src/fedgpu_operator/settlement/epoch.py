@@ -44,25 +44,7 @@ def build_epoch(
         raise ValueError("a tenant stands in the debits in two spellings")
     ordered = {tenant: taken[tenant] for tenant in sorted(taken, key=str.lower)}
     root = _hex(merkle_root([bytes.fromhex(leaf.hash[2:]) for leaf in leaves]))
-    manifest = _canonical(
-        {
-            "kind": KIND,
-            "chainId": chain_id,
-            "escrow": _address(escrow),
-            "seq": seq,
-            "prevRoot": prev_root.lower(),
-            "root": root,
-            "periodEnd": period_end,
-            "debits": [{"tenant": tenant, "amount": str(amount)} for tenant, amount in ordered.items()],
-            "leaves": [
-                {
-                    "provider": leaf.provider,
-                    "lines": [{"tenant": line.tenant, "cumulative": str(line.cumulative)} for line in leaf.lines],
-                }
-                for leaf in leaves
-            ],
-        }
-    )
+    manifest = _manifest(chain_id, _address(escrow), seq, prev_root.lower(), root, period_end, leaves, ordered)
     return EpochPlan(
         chain_id=chain_id,
         escrow=_address(escrow),
@@ -74,6 +56,37 @@ def build_epoch(
         debits=ordered,
         manifest=manifest,
         manifest_hash=_hex(keccak(manifest)),
+    )
+
+
+def _manifest(
+    chain_id: int,
+    escrow: str,
+    seq: int,
+    prev_root: str,
+    root: str,
+    period_end: int,
+    leaves: tuple[Leaf, ...],
+    debits: Mapping[str, MicroUSD],
+) -> bytes:
+    return _canonical(
+        {
+            "kind": KIND,
+            "chainId": chain_id,
+            "escrow": escrow,
+            "seq": seq,
+            "prevRoot": prev_root,
+            "root": root,
+            "periodEnd": period_end,
+            "debits": [{"tenant": tenant, "amount": str(amount)} for tenant, amount in debits.items()],
+            "leaves": [
+                {
+                    "provider": leaf.provider,
+                    "lines": [{"tenant": line.tenant, "cumulative": str(line.cumulative)} for line in leaf.lines],
+                }
+                for leaf in leaves
+            ],
+        }
     )
 
 
