@@ -241,6 +241,10 @@ class Escrow(Protocol):
         """Send signed bytes, or the same again."""
         ...
 
+    async def finalized_nonce(self, sender: str) -> int:
+        """How many transactions of that account are in finalized blocks: nonces below are used up for good."""
+        ...
+
     async def receipt(self, tx_hash: str) -> TxReceipt | None:
         """What became of a transaction; None while it is in no block."""
         ...

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.api.base import JSONObject
 
 NAME: Final = "explain"
+KEPT: Final = 10
 PRICES: Final = ("PRICE", "EFFECTIVE", "MAX COST", "LATENCY", "SCORE")
 
 
@@ -81,6 +82,8 @@ def render(document: JSONObject) -> list[Table | str]:
     parts += _placement(document["placement"])
     if document["candidates"]:
         parts += ["", _candidates(document)]
+    if len(document["candidates"]) == KEPT:
+        parts.append(f"A status keeps the {KEPT} best-judged offers; `fedgpu offers` lists all there are.")
     parts += _money(document["usage"], document["settlement"])
     if document["conditions"]:
         parts += ["", _conditions(document["conditions"])]

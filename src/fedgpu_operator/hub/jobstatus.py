@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, Literal
 
@@ -20,6 +21,8 @@ from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.hub.jobfacts import DEADLINE, SUCCEEDED, JobFacts, Phase, phase
 
 MAX_CANDIDATES: Final = 10
+MAX_MESSAGE: Final = 768
+"""Characters of a condition: with all other fields at their longest the status stays below 32 KiB."""
 MAX_SHOWN: Final = 10**18 - 1
 """What a DecimalUSD field can show (µUSD): a mad price times a long run must not make the status unwritable."""
 State = Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"]
@@ -28,7 +31,9 @@ State = Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Faile
 def job_status(facts: JobFacts, now: datetime, transactions: Mapping[int, tuple[str, str]]) -> ComputeJobStatus:
     """The status that follows from the facts; `transactions` gives (post, claim) hashes by epoch number."""
     job, known, where = facts.job, facts.job.status, phase(facts, now)
-    findings = [*_FINDINGS[where](facts), _settled(facts)]
+    findings = [
+        replace(each, message=each.message[:MAX_MESSAGE]) for each in (*_FINDINGS[where](facts), _settled(facts))
+    ]
     ended = where in (Phase.FINISHED, Phase.INVALID, Phase.EXPIRED, Phase.DELETING)
     still = known.conditions if ended else [c for c in known.conditions if c.type not in ("Failed", "Complete")]
     conditions = merge(still, findings, generation=job.metadata.generation, now=now)

@@ -136,7 +136,7 @@ class SettlementLoop:
             self._closed.add(epoch.number)
 
     async def _post(self, epoch: Epoch, plan: EpochPlan) -> Epoch:
-        kept = [tx for tx in await self._ledger.transactions(epoch=epoch.number) if tx.kind == POST]
+        kept = await self._kept(epoch, POST)
         try:
             signed = _signed(kept[-1]) if kept else await self._escrow.prepare_post(plan)
         except RevertedError as error:
@@ -156,8 +156,9 @@ class SettlementLoop:
         receipt = await self._escrow.receipt(tx_hash)
         if receipt is None:
             # In no block: not mined yet, dropped, or undone by a reorg. The same bytes can do no harm twice.
-            kept = [tx for tx in await self._ledger.transactions(epoch=epoch.number) if tx.tx_hash == tx_hash]
-            await self._escrow.broadcast(_signed(kept[-1]))
+            kept = await self._kept(epoch, POST)
+            if not kept or not await self._send_again(kept[-1]):
+                return await self._ledger.mark_epoch(epoch.number, EpochStage.PREPARED)
             return epoch
         if not receipt.succeeded:
             log.warning("epoch %d: the contract refused the post in %s", epoch.number, tx_hash)
@@ -177,7 +178,7 @@ class SettlementLoop:
         if state.cancelled:
             log.warning("epoch %d was cancelled by the guardian; its usage is settled anew", epoch.number)
             return await self._ledger.mark_epoch(epoch.number, EpochStage.CANCELLED)
-        txs = [tx for tx in await self._ledger.transactions(epoch=epoch.number) if tx.kind == CLAIM]
+        txs = await self._kept(epoch, CLAIM)
         if all(chain.paid[pair] >= total for pair, total in plan.pairs.items()):
             for tx in txs:
                 await self._note(tx, await self._escrow.receipt(tx.tx_hash), final=True)
@@ -191,15 +192,32 @@ class SettlementLoop:
         if txs:
             receipt = await self._escrow.receipt(txs[-1].tx_hash)
             await self._note(txs[-1], receipt, final=False)
-            if receipt is None:
-                await self._escrow.broadcast(_signed(txs[-1]))
+            if receipt is None and await self._send_again(txs[-1]):
                 return
-            if receipt.succeeded and receipt.block_number > chain.block_number:
+            if receipt is not None and receipt.succeeded:
+                if receipt.block_number <= chain.block_number:
+                    log.error("epoch %d: the claim %s left lines unpaid; not repeated", epoch.number, txs[-1].tx_hash)
                 return
         signed = await self._escrow.prepare_claim(epoch.chain_epoch or 0, claims(plan))
         await self._keep(signed, CLAIM, epoch)
         await self._escrow.broadcast(signed)
         await self._ledger.mark_tx(signed.tx_hash, TxState.BROADCAST)
+
+    async def _kept(self, epoch: Epoch, kind: str) -> list[ChainTx]:
+        """Transactions of that kind that may still count, oldest first."""
+        txs = await self._ledger.transactions(epoch=epoch.number)
+        return [tx for tx in txs if tx.kind == kind and tx.state is not TxState.REPLACED]
+
+    async def _send_again(self, tx: ChainTx) -> bool:
+        """Broadcast kept bytes that are in no block; False where another transaction took their nonce for good."""
+        if await self._escrow.finalized_nonce(tx.sender) > (tx.nonce or 0):
+            if await self._escrow.receipt(tx.tx_hash) is None:
+                log.warning("the nonce of %s was used by another transaction of the same key", tx.tx_hash)
+                await self._ledger.mark_tx(tx.tx_hash, TxState.REPLACED)
+                return False
+            return True
+        await self._escrow.broadcast(_signed(tx))
+        return True
 
     async def _note(self, tx: ChainTx, receipt: TxReceipt | None, *, final: bool) -> None:
         if receipt is None or tx.state in (TxState.FINALIZED, TxState.REVERTED):

@@ -66,6 +66,7 @@ class FakeEscrow:
         self.latest, self.final = Books(), Books()
         self.sent: list[bytes] = []
         self.prepared = 0
+        self.spent_nonces = 0
         self.silent, self.loses, self.refuses = False, False, ""
         self._pool: dict[str, Callable[[Books], int | None]] = {}
         self._signed: dict[str, Callable[[Books], int | None]] = {}
@@ -172,6 +173,11 @@ class FakeEscrow:
     async def receipt(self, tx_hash: str) -> TxReceipt | None:
         self._answer()
         return self.latest.receipts.get(tx_hash)
+
+    async def finalized_nonce(self, sender: str) -> int:
+        self._answer()
+        assert sender == self.escrow
+        return self.spent_nonces
 
     async def aclose(self) -> None:
         return

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-
-from fedgpu_operator.adapters.ledger import SqlLedger
 from tests.unit.hub.fakes import FakeClock
 from tests.unit.hub.world import TEAM, World
+
+from fedgpu_operator.adapters.ledger import SqlLedger
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.hub.world import JOBS, LEASES, World
 
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.domain.job import Policy
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
-from tests.unit.hub.world import JOBS, LEASES, World
 
 
 async def _placed(world: World) -> None:

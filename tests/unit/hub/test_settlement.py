@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 from eth_utils.address import to_checksum_address
+from tests.unit.hub.chain import WINDOW, FakeEscrow
+from tests.unit.hub.world import PROVIDERS, TEAM, Crash, World
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.conditions import find
@@ -14,8 +16,6 @@ from fedgpu_operator.domain.books import AttemptRequest, EpochStage, TxState
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import ChainUnreachableError
 from fedgpu_operator.hub.settlement import SettlementLoop
-from tests.unit.hub.chain import WINDOW, FakeEscrow
-from tests.unit.hub.world import PROVIDERS, TEAM, Crash, World
 
 TENANT = str(to_checksum_address("0x" + "aa" * 20))
 OWNER = str(to_checksum_address("0x" + "bb" * 20))
@@ -163,6 +163,24 @@ async def test_a_dropped_post_is_sent_again_with_the_same_bytes(bank: Bank) -> N
     assert len(set(posts)) == 1
     assert await bank.stages() == ["Paid"]
     assert bank.paid == 1_250_000
+
+
+@pytest.mark.parametrize("kind", [b"claim", b"0x"])
+async def test_a_transaction_whose_nonce_another_one_took_is_signed_anew(bank: Bank, kind: bytes) -> None:
+    while not any(raw.startswith(kind) for raw in bank.escrow.sent):
+        bank.escrow.jump(WINDOW + 1)
+        await bank.step(mine=False)
+        if not bank.escrow.sent[-1].startswith(kind):
+            bank.escrow.mine()
+            bank.escrow.finalize()
+    bank.escrow._pool.clear()
+    bank.escrow.spent_nonces = bank.escrow.prepared + 1
+    await bank.step(mine=False)
+    bank.escrow.spent_nonces = 0
+    await bank.to_the_end()
+    assert len({raw for raw in bank.escrow.sent if raw.startswith(kind)}) == 2
+    assert bank.paid == 1_250_000
+    assert await bank.stages() == ["Paid"]
 
 
 async def test_a_post_that_a_reorg_took_away_is_sent_again_with_the_same_bytes(bank: Bank) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from tests.unit.hub.fakes import FakeClock, FakeKube, FakeMetrics
+
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.base import JSONObject, KindInfo
 from fedgpu_operator.api.computeaccount import ComputeAccount
@@ -16,7 +18,6 @@ from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.hub.jobs import JobLoop
 from fedgpu_operator.ports import NAMESPACES, ResourceType
-from tests.unit.hub.fakes import FakeClock, FakeKube, FakeMetrics
 
 H100 = "NVIDIA-H100-80GB-HBM3"
 JOBS = ResourceType.of(ComputeJob.info)

@@ -144,6 +144,11 @@ class EscrowClient:
         """One epoch at the newest finalized block; all zero where it is not there (yet)."""
         return await self.epoch(number, "finalized")
 
+    async def finalized_nonce(self, sender: str) -> int:
+        """How many transactions of that account are in finalized blocks: nonces below are used up for good."""
+        with self._rpc.speaking("reading a nonce"):
+            return int(await self._rpc.w3.eth.get_transaction_count(to_checksum_address(sender), "finalized"))
+
     async def receipt(self, tx_hash: str) -> TxReceipt | None:
         """What became of a transaction; None while it is not in a block, which may also mean dropped."""
         with self._rpc.speaking("reading a receipt"):

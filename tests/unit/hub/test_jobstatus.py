@@ -1,0 +1,254 @@
+"""A job's status: one pure function of the facts, small, and its conditions move only when they must."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.unit.hub.world import condition
+
+from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.conditions import find
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, Coverage, EpochStage, LeaseUsage
+from fedgpu_operator.domain.decision import Decision, Reason, Verdict
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.jobevents import job_events
+from fedgpu_operator.hub.jobfacts import JobFacts
+from fedgpu_operator.hub.jobstatus import is_settled, job_status
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+UID = "0" * 36
+LIMIT = 32 * 1024
+
+
+def job(status: ComputeJobStatus | None = None, *, deleted: bool = False, **spec: Any) -> ComputeJob:
+    meta: dict[str, Any] = {"name": "train", "namespace": "team-a", "uid": UID, "generation": 3}
+    if deleted:
+        meta["deletionTimestamp"] = "2026-01-01T11:00:00Z"
+    body = {"runLimit": "1h", "template": {"containers": [{"name": "main", "image": "example.com/work:1"}]}, **spec}
+    parsed = ComputeJob.parse({"metadata": meta, "spec": body})
+    return parsed if status is None else parsed.model_copy(update={"status": status})
+
+
+def usage(outcome: str = "", gpu_seconds: int = 0, attempt: int = 1) -> LeaseUsage:
+    terms = AttemptRequest(UID, "r", "team-a", "train", "berlin", "H100", MicroUSD(1_250_000), 1, 3600)
+    return LeaseUsage(Attempt(terms, attempt, NOW, NOW if outcome else None, outcome), gpu_seconds, 1)
+
+
+def lease(state: str, running: str = "") -> ComputeLease:
+    spec = {
+        "job": {"namespace": "team-a", "name": "train", "uid": UID},
+        "attempt": 1,
+        "fencingEpoch": 1,
+        "provider": "berlin",
+        "product": "H100",
+        "replicas": 1,
+        "gpusPerReplica": 1,
+        "pricePerGPUHour": "1",
+        "runLimitSeconds": 9,
+        "memberNamespace": "n",
+        "workload": {},
+    }
+    conditions = [condition("Running", running, "Running", NOW)] if running else []
+    stamps = {"startedAt": "2026-01-01T11:50:00Z", "finishedAt": "2026-01-01T11:55:00Z"}
+    status = {"state": state, "conditions": conditions, "usage": stamps, "exitMessage": "exit code 3"}
+    return ComputeLease.parse({"metadata": {"name": f"{UID}-1"}, "spec": spec, "status": status})
+
+
+def verdict(provider: str, price: int = 1_250_000, reason: Reason | None = None, message: str = "") -> Verdict:
+    return Verdict(provider, "H100", reason, message, MicroUSD(price), MicroUSD(price), MicroUSD(price), {})
+
+
+def decision(*verdicts: Verdict, chosen: Verdict | None = None, reason: Reason | None = None) -> Decision:
+    return Decision(UID, chosen, verdicts, reason, "0/1 providers fit: 1 reason", ("law@1",))
+
+
+CHOSEN = decision(verdict("berlin"), chosen=verdict("berlin"))
+FULL = decision(verdict("berlin", reason=Reason.INSUFFICIENT_GPUS), reason=Reason.INSUFFICIENT_GPUS)
+BROKE = decision(verdict("berlin", reason=Reason.UNFUNDED), reason=Reason.UNFUNDED)
+PAID = Coverage(f"{UID}-1", 60, 60, 4, EpochStage.PAID)
+
+
+def says(status: ComputeJobStatus) -> dict[str, str]:
+    return {c.type: f"{c.status} {c.reason}" for c in status.conditions}
+
+
+@pytest.mark.parametrize(
+    ("facts", "state", "wanted"),
+    [
+        (JobFacts(job()), "Pending", {"Admitted": "True Admitted", "Placed": "False Queued"}),
+        (JobFacts(job(), decision=FULL), "Pending", {"Placed": "False InsufficientGPUs", "Running": "False NotPlaced"}),
+        (JobFacts(job(), decision=BROKE), "Pending", {"Admitted": "False Unfunded", "Placed": "False Unfunded"}),
+        (JobFacts(job(dryRun=True), decision=CHOSEN), "DryRun", {"Placed": "False DryRun"}),
+        (JobFacts(job(dryRun=True), decision=FULL), "DryRun", {"Placed": "False InsufficientGPUs"}),
+        (JobFacts(job(suspend=True)), "Suspended", {"Placed": "False Suspended", "Running": "False Suspended"}),
+        (
+            JobFacts(job(deadline="2020-01-01T00:00:00Z")),
+            "Failed",
+            {"Failed": "True DeadlineExceeded", "Placed": "False DeadlineExceeded"},
+        ),
+        (
+            JobFacts(job(), invalid=InvalidResourceError("UnknownPlace", "spec.latency.from: no")),
+            "Failed",
+            {"Admitted": "False UnknownPlace", "Failed": "True UnknownPlace"},
+        ),
+        (
+            JobFacts(job(), (usage(),), decision=CHOSEN),
+            "Placed",
+            {"Placed": "True Placed", "Running": "False Dispatching", "Settled": "False NotFinished"},
+        ),
+        (JobFacts(job(), (usage(),), lease("Pending")), "Placed", {"Running": "False Dispatching"}),
+        (JobFacts(job(), (usage(),), lease("Running", "True")), "Running", {"Running": "True Running"}),
+        (JobFacts(job(), (usage(),), lease("Running", "Unknown")), "Running", {"Running": "Unknown Running"}),
+        (JobFacts(job(), (usage(),), lease("Stopping", "True")), "Running", {"Running": "True Running"}),
+        (
+            JobFacts(job(), (usage("Succeeded", 60),), lease("Succeeded"), coverage=(PAID,)),
+            "Succeeded",
+            {"Complete": "True Succeeded", "Running": "False Ended", "Settled": "True Paid"},
+        ),
+        (
+            JobFacts(job(), (usage("ExitCode", 60),), lease("Failed")),
+            "Failed",
+            {"Failed": "True ExitCode", "Settled": "False AwaitingEpoch"},
+        ),
+        (JobFacts(job(deleted=True), (usage(),), lease("Running")), "Pending", {"Running": "False Deleting"}),
+    ],
+)
+def test_each_phase_has_its_state_and_its_words(facts: JobFacts, state: str, wanted: dict[str, str]) -> None:
+    status = job_status(facts, NOW, {})
+    assert status.state == state
+    assert status.observed_generation == 3
+    said = says(status)
+    assert wanted.items() <= said.items(), said
+    assert all(c.observed_generation == 3 for c in status.conditions)
+
+
+@pytest.mark.parametrize(
+    ("covers", "reason"),
+    [
+        ((), "AwaitingEpoch"),
+        ((Coverage("a", 60, 59, 1, EpochStage.PAID),), "AwaitingEpoch"),
+        ((Coverage("a", 60, 60, 1, EpochStage.PREPARED),), "AwaitingFinality"),
+        ((Coverage("a", 60, 60, 1, EpochStage.POSTED),), "AwaitingFinality"),
+        ((Coverage("a", 60, 60, 1, EpochStage.FINALIZED),), "AwaitingPayment"),
+        ((PAID, Coverage("b", 5, 5, 5, EpochStage.FINALIZED)), "AwaitingPayment"),
+        ((PAID, Coverage("b", 0, 0, None, None)), "Paid"),
+        ((PAID,), "Paid"),
+    ],
+)
+def test_settled_says_how_far_the_money_is_and_true_only_when_all_is_paid(
+    covers: tuple[Coverage, ...], reason: str
+) -> None:
+    facts = JobFacts(job(), (usage("Succeeded", 60),), lease("Succeeded"), coverage=covers)
+    status = job_status(facts, NOW, {4: ("0xpost", "0xclaim"), 5: ("0xpost5", "")})
+    settled = find(status.conditions, "Settled")
+    assert settled is not None
+    assert settled.reason == reason
+    assert is_settled(status) == (reason == "Paid")
+    numbers = [cover.epoch for cover in covers if cover.epoch]
+    assert (status.settlement.epoch if status.settlement else None) == max(numbers, default=None)
+
+
+def test_nothing_used_is_nothing_to_pay() -> None:
+    status = job_status(JobFacts(job(), (usage("ExitCode"),), lease("Failed")), NOW, {})
+    assert says(status)["Settled"] == "True NothingToPay"
+
+
+def test_all_attempts_are_in_the_bill() -> None:
+    facts = JobFacts(job(), (usage("Suspended", 7), usage("Succeeded", 5, 2)), lease("Succeeded"))
+    status = job_status(facts, NOW, {})
+    assert status.usage is not None
+    # 1.25 USD/h: floor(1250000*7/3600) + floor(1250000*5/3600)
+    assert (status.usage.gpu_seconds, status.usage.cost) == (12, "0.004166")
+
+
+def test_a_transition_time_moves_with_the_status_and_not_with_the_words() -> None:
+    first = job_status(JobFacts(job(), decision=FULL), NOW, {})
+    later = NOW + timedelta(minutes=5)
+    again = job_status(JobFacts(job(first), decision=BROKE), later, {})
+    assert says(again)["Placed"] == "False Unfunded"
+    times = {c.type: c.last_transition_time for c in again.conditions}
+    assert times["Placed"] == NOW
+    assert times["Admitted"] == later, "it was True before"
+    placed = job_status(JobFacts(job(again), (usage(),), decision=CHOSEN), later + timedelta(minutes=1), {})
+    assert {c.type: c.last_transition_time for c in placed.conditions}["Placed"] == later + timedelta(minutes=1)
+
+
+def test_the_same_facts_give_the_same_status_at_any_time() -> None:
+    facts = JobFacts(job(), (usage("Succeeded", 60),), lease("Succeeded"), coverage=(PAID,), decision=CHOSEN)
+    first = job_status(facts, NOW, {})
+    assert job_status(replace(facts, job=job(first)), NOW + timedelta(days=1), {}) == first
+
+
+def test_a_placement_keeps_the_words_of_its_own_decision_until_the_next_attempt() -> None:
+    first = job_status(JobFacts(job(), (usage(),), decision=CHOSEN), NOW, {})
+    kept = job_status(JobFacts(job(first), (usage(),), lease("Running", "True")), NOW, {})
+    assert kept.placement == first.placement
+    assert kept.candidates == first.candidates
+    assert find(kept.conditions, "Placed") == find(first.conditions, "Placed")
+    second = job_status(JobFacts(job(kept), (usage("Suspended"), usage(attempt=2)), decision=CHOSEN), NOW, {})
+    assert second.placement is not None
+    assert second.placement.attempt == 2
+
+
+def test_a_job_that_runs_again_is_no_longer_failed() -> None:
+    failed = job_status(JobFacts(job(), invalid=InvalidResourceError("InvalidPolicy", "x")), NOW, {})
+    again = job_status(JobFacts(job(failed), (usage(),), decision=CHOSEN), NOW, {})
+    assert "Failed" not in says(again)
+
+
+def test_of_many_offers_the_ten_best_judged_are_kept() -> None:
+    verdicts = [verdict(f"p{i:02}", 1_000_000 + i) for i in range(40)]
+    status = job_status(JobFacts(job(), decision=decision(*verdicts, chosen=verdicts[0])), NOW, {})
+    assert [c.provider for c in status.candidates] == [f"p{i:02}" for i in range(10)]
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_even_the_largest_decision_stays_below_32_kib(placed: bool) -> None:
+    """Everything as long as the schemas allow; only a member's own words can hold letters of several bytes."""
+    words = "x" * 5000
+    best = verdict("p" * 40, 10**30, message=words)
+    verdicts = [replace(best, product=f"{i:063}", reason=Reason.POLICY_DENIED) for i in range(50)]
+    law = tuple(f"{'l' * 253}@{i}" for i in range(500))
+    big = Decision(UID, best if placed else None, tuple(verdicts), Reason.POLICY_DENIED, words, law)
+    loud = lease("Failed")
+    loud = loud.model_copy(update={"status": loud.status.model_copy(update={"exit_message": "€" * 1024})})
+    ended = (usage("ExitCode", 10**9),)
+    first = job_status(JobFacts(job(), (usage(),), lease("Running", "True"), big), NOW, {})
+    failed = job_status(JobFacts(job(first), ended, loud), NOW, {})
+    broken = InvalidResourceError("InvalidPolicy", words)
+    invalid = job_status(JobFacts(job(first), (usage("Suspended"),), lease("Stopped"), invalid=broken), NOW, {})
+    for status in (first, failed, invalid):
+        assert len(json.dumps(status.to_wire(), ensure_ascii=False).encode()) < LIMIT
+
+
+def test_events_tell_what_is_new_to_a_person_and_nothing_twice() -> None:
+    steps = [
+        (JobFacts(job()), []),
+        (JobFacts(job(), decision=FULL), [("Warning", "InsufficientGPUs")]),
+        (JobFacts(job(), decision=FULL), []),
+        (JobFacts(job(), (usage(),), decision=CHOSEN), [("Normal", "Placed")]),
+        (JobFacts(job(), (usage(),), lease("Running", "True")), [("Normal", "Running")]),
+        (JobFacts(job(suspend=True), (usage("Suspended", 5),)), [("Normal", "Suspended")]),
+        (JobFacts(job(), (usage("Suspended", 5), usage(attempt=2)), decision=CHOSEN), [("Normal", "Placed")]),
+        (
+            JobFacts(job(), (usage("Suspended", 5), usage("Succeeded", attempt=2)), lease("Succeeded")),
+            [("Normal", "Complete")],
+        ),
+    ]
+    known = ComputeJobStatus(conditions=[])
+    for facts, wanted in steps:
+        status = job_status(replace(facts, job=facts.job.model_copy(update={"status": known})), NOW, {})
+        assert [(event.type, event.reason) for event in job_events(known, status)] == wanted
+        known = status
+
+
+def test_a_failure_is_a_warning_with_the_members_words() -> None:
+    status = job_status(JobFacts(job(), (usage("ExitCode", 3),), lease("Failed")), NOW, {})
+    failed = [event for event in job_events(ComputeJobStatus(conditions=[]), status) if event.reason == "ExitCode"]
+    assert [(event.type, event.message) for event in failed] == [("Warning", "exit code 3")]

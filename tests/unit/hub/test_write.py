@@ -1,0 +1,81 @@
+"""Guarded writes: the patch that is sent makes of the old what was wanted, and nothing goes out without need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.hub.world import JOBS, World
+
+from fedgpu_operator.errors import ConflictError
+from fedgpu_operator.hub.write import emit, merge_diff, write_status
+
+Json = dict[str, Any]
+VALUES = st.recursive(
+    st.booleans() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=3),
+    lambda inner: st.dictionaries(st.text("abc", max_size=2), inner, max_size=4),
+    max_leaves=12,
+)
+OBJECTS = st.dictionaries(st.text("abc", max_size=2), VALUES, max_size=4)
+
+
+def applied(target: object, patch: object) -> object:
+    """MergePatch of RFC 7396, section 2, word for word."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = applied(result.get(name), value)
+    return result
+
+
+@given(OBJECTS, OBJECTS)
+def test_the_patch_makes_the_new_of_the_old(old: Json, new: Json) -> None:
+    assert applied(old, merge_diff(old, new)) == new
+
+
+@given(OBJECTS)
+def test_equal_objects_need_no_patch(old: Json) -> None:
+    assert merge_diff(old, old) == {}
+
+
+async def test_a_status_goes_out_once_and_only_onto_the_version_that_was_read(world: World) -> None:
+    job = await world.job()
+    wanted = job.status.model_copy(update={"state": "Placed"})
+    assert await write_status(world.kube, job, job.status, wanted)
+    assert world.see().status.state == "Placed"
+    assert not await write_status(world.kube, job, wanted, wanted)
+    with pytest.raises(ConflictError):
+        await write_status(world.kube, job, job.status, job.status.model_copy(update={"state": "Running"}))
+    assert world.see().status.state == "Placed"
+
+
+async def test_a_status_is_never_written_onto_another_object_of_that_name(world: World) -> None:
+    old = await world.job()
+    await world.kube.delete(JOBS, "train", "team-a")
+    await world.job()
+    with pytest.raises(ConflictError):
+        await write_status(world.kube, old, old.status, old.status.model_copy(update={"state": "Running"}))
+
+
+async def test_an_event_is_recorded_once_for_the_same_news(world: World) -> None:
+    job = await world.job()
+    for message in ("first", "first", "second"):
+        await emit(world.kube, job, "Warning", "Unfunded", message, now=world.clock.now())
+    assert world.events() == [("Warning", "Unfunded")] * 2
+    (event, _) = [obj for (plural, *_), obj in world.kube.objects.items() if plural == "events"]
+    assert event["involvedObject"]["uid"] == job.metadata.uid
+    assert event["metadata"]["namespace"] == "team-a"
+
+
+async def test_a_long_message_is_cut_to_what_an_event_holds(world: World) -> None:
+    job = await world.job("n" * 253)
+    await emit(world.kube, job, "Normal", "Placed", "x" * 5000, now=world.clock.now())
+    (event,) = [obj for (plural, *_), obj in world.kube.objects.items() if plural == "events"]
+    assert len(event["message"]) == 1024
+    assert len(event["metadata"]["name"]) <= 253
