@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import ClassVar, Final, Literal
 
 from pydantic import Field
@@ -14,6 +13,7 @@ from fedgpu_operator.api.base import (
     CountryCode,
     DecimalUSD,
     Duration,
+    Instant,
     KindInfo,
     Model,
     Resource,
@@ -164,11 +164,11 @@ class ComputeJobSpec(Model):
     )
     budget: DecimalUSD | None = Field(
         default=None,
-        description="Most that the job may cost over all attempts, USD. An offer whose price times runLimit "
-        "passes it is refused, so the job never starts what it cannot pay.",
+        description="Most that the job may cost over all attempts, USD. An offer that would cost more "
+        "for runLimit and the termination grace is refused, so the job never starts what it cannot pay.",
     )
     run_limit: Duration = Field(description="Longest run of one attempt, e.g. 1h30m; the workload is stopped then.")
-    deadline: datetime | None = Field(default=None, description="Instant at which the job is stopped for good.")
+    deadline: Instant | None = Field(default=None, description="Instant at which the job is stopped for good.")
     failover: Failover = Field(default_factory=Failover, description="What happens when the member falls silent.")
     suspend: bool = Field(default=False, description="Stop the workload and the meter; false lets it be placed again.")
     dry_run: bool = Field(default=False, description="Answer with offers, cost and verdicts; reserve and run nothing.")
@@ -186,6 +186,7 @@ class ComputeJobSpec(Model):
 
 
 _FROZEN = (
+    "dryRun",
     "gpu",
     "replicas",
     "template",
@@ -244,6 +245,16 @@ class ComputeJob(Resource):
         """GPUs over all replicas."""
         return self.spec.gpu.count * self.spec.replicas
 
+    @property
+    def run_limit(self) -> int:
+        """Seconds after which an attempt is told to stop."""
+        return parse_duration(self.spec.run_limit)
+
+    @property
+    def billable_limit(self) -> int:
+        """The most seconds of one attempt that can be billed: a pod may hold its GPUs through its grace period."""
+        return self.run_limit + self.spec.template.termination_grace_period_seconds
+
     def to_domain(self, *, spent: MicroUSD, avoid: Mapping[str, str]) -> Job:
         """The job as placement sees it.
 
@@ -258,7 +269,7 @@ class ComputeJob(Resource):
             name=self.metadata.name,
             gpu=spec.gpu.to_domain(),
             replicas=spec.replicas,
-            run_limit=parse_duration(spec.run_limit),
+            run_limit=self.billable_limit,
             rules=spec.placement.to_domain(),
             latency=spec.latency.to_domain() if spec.latency else None,
             max_price=parse_usd(spec.max_price_per_gpu_hour) if spec.max_price_per_gpu_hour else None,

@@ -47,6 +47,12 @@ class ComputeLeaseSpec(Model):
     gpus_per_replica: int = Field(alias="gpusPerReplica", ge=1, le=16, description="GPUs of one replica.")
     price_per_gpu_hour: DecimalUSD = Field(description="Frozen price, USD per GPU-hour.")
     run_limit_seconds: int = Field(ge=1, le=2_592_000, description="Longest run in seconds.")
+    grace_seconds: int = Field(
+        default=30,
+        ge=0,
+        le=3600,
+        description="Termination grace of the pods: payable after a stop, since they hold their GPUs.",
+    )
     sequence_base: int = Field(
         default=0,
         ge=0,
@@ -187,6 +193,7 @@ _FROZEN = (
     "gpusPerReplica",
     "pricePerGPUHour",
     "runLimitSeconds",
+    "graceSeconds",
     "sequenceBase",
     "memberNamespace",
 )

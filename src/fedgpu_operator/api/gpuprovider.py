@@ -22,6 +22,7 @@ from fedgpu_operator.api.base import (
     WalletAddress,
     Word,
     cel,
+    hint,
     map_list,
 )
 from fedgpu_operator.domain.location import Location
@@ -52,8 +53,23 @@ class ProviderLocation(Model):
 class SecretKeyRef(Model):
     """A key of a Secret in the operator's own namespace; another namespace cannot be named."""
 
-    name: str = Field(min_length=1, max_length=253, description="Name of the Secret in the operator's namespace.")
-    key: str = Field(default="kubeconfig", min_length=1, max_length=253, description="Key within the Secret.")
+    name: str = Field(
+        min_length=1,
+        max_length=253,
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+        description="Name of the Secret in the operator's namespace.",
+        json_schema_extra=hint(
+            "must be a Secret's name: lower-case letters, digits, '-' and '.', e.g. acme-kubeconfig"
+        ),
+    )
+    key: str = Field(
+        default="kubeconfig",
+        min_length=1,
+        max_length=253,
+        pattern=r"^[-._a-zA-Z0-9]+$",
+        description="Key within the Secret.",
+        json_schema_extra=hint("must be a key of a Secret: letters, digits, '-', '_' and '.', e.g. kubeconfig"),
+    )
 
 
 class Connection(Model):

@@ -6,7 +6,8 @@ The full PodTemplateSpec would make a CRD too large for client-side apply and to
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -30,6 +31,16 @@ Quantity = Annotated[
     ),
 ]
 Argument = Annotated[str, Field(max_length=4096)]
+_WORD: Final = "[A-Za-z0-9]([-A-Za-z0-9_]*[A-Za-z0-9])?"
+ANNOTATION_KEY: Final = f"({_WORD}|([a-z0-9]([-a-z0-9]*[a-z0-9])?[.])*fedgpu[.]dev/{_WORD}([.]{_WORD})*)"
+"""Keys that steer nothing on a member: one word without dots, or one of our own domain.
+
+An allow-list, since runtimes, meshes and network plugins each read keys of their own, many of them without a slash
+(``io.katacontainers.config.hypervisor.path``).
+"""
+NVIDIA_PREFIX: Final = "NVIDIA_"
+HARMLESS_NVIDIA: Final = ("NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_TF32_OVERRIDE")
+"""The variables of NVIDIA's prefix by which a container cannot take devices; its container runtime reads the others."""
 AnnotationKey = Annotated[str, Field(min_length=1, max_length=317)]
 AnnotationValue = Annotated[str, Field(max_length=1024)]
 
@@ -118,7 +129,7 @@ class PodTemplate(Model):
     annotations: dict[AnnotationKey, AnnotationValue] = Field(
         default_factory=dict,
         max_length=32,
-        description="Annotations of the pods; keys of kubernetes.io are refused.",
+        description="Annotations of the pods, for people to read: keys are one word, or of the domain fedgpu.dev.",
     )
     containers: list[Container] = Field(
         min_length=1,
@@ -139,8 +150,15 @@ class PodTemplate(Model):
     model_config = Model.model_config | {
         "json_schema_extra": cel(
             Rule(
-                "!has(self.annotations) || self.annotations.all(k, !k.contains('kubernetes.io/'))",
-                "template.annotations: keys of kubernetes.io belong to Kubernetes; use a domain of your own",
+                f"!has(self.annotations) || self.annotations.all(k, k.matches('^{ANNOTATION_KEY}$'))",
+                "template.annotations: a key must be one word without dots, e.g. team, or of the domain fedgpu.dev, "
+                "since others steer the node or its plugins; rename it, e.g. example.com/team to team",
+            ),
+            Rule(
+                f"self.containers.all(c, !has(c.env) || c.env.all(e, !e.name.startsWith('{NVIDIA_PREFIX}') || "
+                f"e.name in {list(HARMLESS_NVIDIA)}))",
+                "template.containers: of the variables NVIDIA_* only NVIDIA_DRIVER_CAPABILITIES and "
+                "NVIDIA_TF32_OVERRIDE may be set, the member sets the others from spec.gpu; remove them from env",
             ),
             Rule(
                 "self.containers.all(c, !has(c.volumeMounts) || c.volumeMounts.all(m, "
@@ -149,3 +167,13 @@ class PodTemplate(Model):
             ),
         )
     }
+
+
+def harmless_annotation(key: str) -> bool:
+    """Whether an annotation of that key steers nothing on a member."""
+    return re.fullmatch(ANNOTATION_KEY, key) is not None
+
+
+def takes_devices(variable: str) -> bool:
+    """Whether a variable of that name could give a container devices that it did not ask for."""
+    return variable.startswith(NVIDIA_PREFIX) and variable not in HARMLESS_NVIDIA

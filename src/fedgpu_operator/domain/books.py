@@ -20,7 +20,8 @@ class AttemptRequest:
 
     `request_id` names the decision that asks (any string the caller can repeat after a crash). `tenant` is the job's
     namespace, `provider` the GPUProvider's name. `price` is µUSD per GPU-hour, frozen here; `gpus` counts all
-    replicas; `run_limit` is seconds.
+    replicas; `run_limit` is the most seconds that can be billed. The wallets are those of the moment: what was earned
+    under them stays theirs, whatever account or provider objects say later; empty where nothing is settled on chain.
     """
 
     job_uid: str
@@ -32,6 +33,8 @@ class AttemptRequest:
     price: MicroUSD
     gpus: int
     run_limit: int
+    tenant_wallet: str = ""
+    provider_wallet: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class LeaseUsage:
 
 @dataclass(frozen=True, slots=True)
 class PairTotal:
-    """Everything one tenant owes one provider, ever: `numerator` in µUSD·s/h, exact."""
+    """All that one tenant owes one provider between two wallets, ever: `numerator` in µUSD·s/h, exact."""
 
     tenant: str
     provider: str
@@ -94,6 +97,8 @@ class PairTotal:
     numerator: int
     open_attempts: int
     ended_attempts: int
+    tenant_wallet: str = ""
+    provider_wallet: str = ""
 
     @property
     def cumulative(self) -> MicroUSD:
@@ -111,6 +116,8 @@ class UncoveredLease:
     price: MicroUSD
     gpu_seconds: int
     covered_gpu_seconds: int
+    tenant_wallet: str = ""
+    provider_wallet: str = ""
 
 
 @dataclass(frozen=True, slots=True)

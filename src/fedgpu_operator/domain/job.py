@@ -89,7 +89,8 @@ class Job:
     """One pending job.
 
     `max_price` is µUSD per GPU-hour; `budget_left` is what the job may still spend over all attempts (µUSD);
-    `run_limit` is seconds per attempt and bounds the cost; `deadline` is the instant at which it is stopped.
+    `run_limit` is the most billable seconds of one attempt and bounds the cost; `deadline` is the instant at which it
+    is stopped.
     `avoid` names providers that must not be asked again now (a rejection cools down, a fenced attempt).
     """
 

@@ -176,7 +176,10 @@ class SignedTx:
 
 @dataclass(frozen=True, slots=True)
 class TxReceipt:
-    """A mined transaction; `epoch` is the number it posted, if it did, `payments` what it paid."""
+    """A mined transaction; `epoch` is the number it posted, if it did, `payments` what it paid.
+
+    `skipped` are the tenants whose debit did not fit any more when it was posted: nothing was taken from them.
+    """
 
     tx_hash: str
     block_number: int
@@ -185,6 +188,7 @@ class TxReceipt:
     gas_used: int
     epoch: int | None = None
     payments: tuple[Payment, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -14,11 +14,11 @@ from fedgpu_operator.api.computeaccount import ComputeAccount, ComputeAccountSta
 from fedgpu_operator.api.conditions import Finding, merge
 from fedgpu_operator.domain.money import MicroUSD, format_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot
-from fedgpu_operator.errors import ChainUnreachableError, ConflictError
+from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.funds import Exposure, Standing, exposure
 from fedgpu_operator.hub.store import load_all
-from fedgpu_operator.hub.wallets import cumulative_pairs, payout_wallets, tenant_wallets
-from fedgpu_operator.hub.write import write_status
+from fedgpu_operator.hub.wallets import cumulative_pairs, tenant_wallets
+from fedgpu_operator.hub.write import one_of_many, write_status
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger
 
 log = logging.getLogger(__name__)
@@ -54,28 +54,24 @@ class AccountLoop:
             return self._poll
         owners = tenant_wallets(accounts)
         totals, running = await self._ledger.pair_totals(), await self._ledger.open_attempts()
-        pairs = cumulative_pairs(totals, owners, await payout_wallets(self._kube))
-        chain, error = await self._read(set(owners.values()), pairs)
+        wallets = set(owners.values())
+        pairs = {pair for pair in cumulative_pairs(totals) if pair[0] in wallets}
+        chain, error = await self._read(wallets, pairs)
         for account in accounts:
-            namespace = account.metadata.namespace
+            wallet = owners.get(account.metadata.namespace, "")
             owed = exposure(
-                (pair for pair in totals if pair.tenant == namespace),
-                (entry for entry in running if entry.attempt.terms.tenant == namespace),
+                (pair for pair in totals if wallet and pair.tenant_wallet == wallet),
+                (entry for entry in running if wallet and entry.attempt.terms.tenant_wallet == wallet),
             )
-            facts = AccountFacts(account, namespace in owners, owed, chain, error)
-            try:
-                status = account_status(facts, self._clock.now())
+            with one_of_many(account):
+                status = account_status(AccountFacts(account, bool(wallet), owed, chain, error), self._clock.now())
                 await write_status(self._kube, account, account.status, status)
-            except ConflictError:
-                log.debug("account of %s changed under the pass; next pass", namespace)
         return self._poll
 
-    async def _read(
-        self, wallets: Iterable[str], pairs: Mapping[tuple[str, str], MicroUSD]
-    ) -> tuple[ChainSnapshot | None, str]:
+    async def _read(self, wallets: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[ChainSnapshot | None, str]:
         try:
             return await self._escrow.snapshot(sorted(wallets), sorted(pairs)), ""
-        except ChainUnreachableError as error:
+        except ChainError as error:
             log.warning("the chain does not answer; funding goes by the last finalized reading: %s", error)
             return None, str(error)
 
@@ -120,7 +116,7 @@ def _standing(chain: ChainSnapshot, wallet: str) -> Standing:
         allocated=state.allocated,
         pending=state.pending,
         paid=MicroUSD(sum(paid for (tenant, _), paid in chain.paid.items() if tenant == owner)),
-        limit=state.limit,
+        limit=MicroUSD(min(state.limit, state.new_limit)) if state.limit_at else state.limit,
     )
 
 

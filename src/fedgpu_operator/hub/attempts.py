@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from fedgpu_operator.api.base import JSONObject, parse_duration
+from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import (
     JOB_UID_LABEL,
@@ -19,8 +19,9 @@ from fedgpu_operator.api.computelease import (
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.money import format_usd
-from fedgpu_operator.errors import AlreadyExistsError, NotFoundError
-from fedgpu_operator.hub.jobfacts import JobFacts, outcome_of, stop_reason
+from fedgpu_operator.domain.settlement import Pair
+from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError, NotFoundError
+from fedgpu_operator.hub.jobfacts import SUPERSEDED, JobFacts, outcome_of, stop_reason
 from fedgpu_operator.hub.render import member_namespace, provider_namespace, render_workload
 from fedgpu_operator.hub.write import guard
 from fedgpu_operator.metering import HubObservation, bill
@@ -42,8 +43,8 @@ class AttemptKeeper:
         self._clock = clock
         self._metrics = metrics
 
-    async def begin(self, facts: JobFacts, chosen: Verdict) -> tuple[Attempt, ComputeLease]:
-        """Open an attempt on these terms and dispatch its lease; repeating it after a crash gives the same attempt.
+    async def begin(self, facts: JobFacts, chosen: Verdict, wallets: Pair) -> Attempt:
+        """Open an attempt on these terms; repeating it after a crash gives the same attempt. It has no lease yet.
 
         The request is named by the attempt that came before, so two passes over the same facts ask for one. Raises
         InvalidResourceError, with no attempt opened, for a job that cannot be rendered.
@@ -58,18 +59,24 @@ class AttemptKeeper:
             product=chosen.product,
             price=chosen.price,
             gpus=job.gpus,
-            run_limit=parse_duration(job.spec.run_limit),
+            run_limit=job.billable_limit,
+            tenant_wallet=wallets[0],
+            provider_wallet=wallets[1],
         )
         # Tried before it counts: an attempt that can have no lease would stay open and hold its money for ever.
         lease_object(job, Attempt(request, 1, now), sequence_base=0)
-        attempt = await self._ledger.open_attempt(request, now)
-        return attempt, await self._dispatch(job, attempt)
+        return await self._ledger.open_attempt(request, now)
 
     async def follow(self, facts: JobFacts, attempt: Attempt) -> JobFacts:
         """Bring an open attempt and its lease into line; returns the facts as they are then."""
         lease = facts.lease
         if lease is None:
-            return replace(facts, lease=await self._dispatch(facts.job, attempt))
+            placement = facts.job.status.placement
+            if placement is None or placement.lease != attempt.lease_name:
+                # The process died before the job's status froze its spec: no lease was ever made.
+                ended = replace(facts.usage[-1], attempt=await self.close(attempt, SUPERSEDED))
+                return replace(facts, usage=(*facts.usage[:-1], ended))
+            return replace(facts, lease=await self.dispatch(facts.job, attempt))
         now = self._clock.now()
         reason = stop_reason(facts.job, now)
         if reason and lease.spec.desired == "Run" and not lease.status.ended:
@@ -84,19 +91,19 @@ class AttemptKeeper:
         return replace(facts, lease=lease, usage=(*facts.usage[:-1], replace(entry, attempt=attempt)))
 
     async def wind_up(self, entry: LeaseUsage, lease: ComputeLease | None) -> None:
-        """Stop, bill and close an open attempt whose job object is gone, however that came about.
+        """Bill and close an open attempt whose job object is gone or cannot be read; where it is gone, stop it first.
 
         Without the job its lease cannot be made again either: then nothing more can be metered and it is closed as
         it stands.
         """
         attempt = entry.attempt
-        if await self._job_exists(attempt):
-            return
-        if lease is not None and lease.spec.desired == "Run" and not lease.status.ended:
-            lease = await self.stop(lease, JOB_GONE)
+        exists = await self._job_exists(attempt)
         if lease is not None:
+            if not exists and lease.spec.desired == "Run" and not lease.status.ended:
+                lease = await self.stop(lease, JOB_GONE)
             await self._bill(attempt, lease)
-        if lease is None or (lease.status.ended and lease.status.usage.final):
+        ended = lease is not None and lease.status.ended and lease.status.usage.final
+        if ended or (lease is None and not exists):
             outcome = JOB_GONE if lease is None else outcome_of(lease)
             await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
 
@@ -107,6 +114,10 @@ class AttemptKeeper:
         except NotFoundError:
             return False
         return bool(job["metadata"]["uid"] == attempt.terms.job_uid)
+
+    async def close(self, attempt: Attempt, outcome: str) -> Attempt:
+        """End an attempt that never had a lease."""
+        return await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
 
     async def stop(self, lease: ComputeLease, reason: str) -> ComputeLease:
         """Set the tombstone; the agent ends the workload and, where it has ended, clears it away."""
@@ -121,7 +132,8 @@ class AttemptKeeper:
         """Delete the object of an ended attempt; its usage is in the ledger."""
         await self._kube.delete(LEASES, lease.metadata.name, lease.metadata.namespace, uid=lease.metadata.uid)
 
-    async def _dispatch(self, job: ComputeJob, attempt: Attempt) -> ComputeLease:
+    async def dispatch(self, job: ComputeJob, attempt: Attempt) -> ComputeLease:
+        """The attempt's lease, made if it is not there; raises InvalidResourceError where the job is another now."""
         last = await self._ledger.last_usage(attempt.lease_name)
         obj = lease_object(job, attempt, sequence_base=last.sequence if last is not None else 0)
         try:
@@ -146,6 +158,7 @@ class AttemptKeeper:
             gpus=terms.gpus,
             run_limit=terms.run_limit,
             stopped_at=lease.spec.stop_requested_at,
+            grace=lease.spec.grace_seconds,
             billed=before,
         )
         billed = bill(reading, hub)
@@ -164,6 +177,9 @@ class AttemptKeeper:
 def lease_object(job: ComputeJob, attempt: Attempt, *, sequence_base: int) -> JSONObject:
     """The ComputeLease of an attempt; made from identity and the ledger's terms alone, so it can be made again."""
     terms = attempt.terms
+    if (job.gpus, job.billable_limit) != (terms.gpus, terms.run_limit):
+        text = f"the job asks for {job.gpus} GPUs and {job.billable_limit} s, attempt {attempt.attempt} was agreed for "
+        raise InvalidResourceError("TermsChanged", f"{text}{terms.gpus} GPUs and {terms.run_limit} s")
     tenant_namespace = member_namespace(job.metadata.namespace)
     spec = ComputeLeaseSpec(
         job=JobRef(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
@@ -174,7 +190,8 @@ def lease_object(job: ComputeJob, attempt: Attempt, *, sequence_base: int) -> JS
         replicas=job.spec.replicas,
         gpus_per_replica=job.spec.gpu.count,
         price_per_gpu_hour=format_usd(terms.price),
-        run_limit_seconds=terms.run_limit,
+        run_limit_seconds=job.run_limit,
+        grace_seconds=job.spec.template.termination_grace_period_seconds,
         sequence_base=sequence_base,
         member_namespace=tenant_namespace,
         workload=render_workload(
@@ -183,7 +200,7 @@ def lease_object(job: ComputeJob, attempt: Attempt, *, sequence_base: int) -> JS
             member_namespace=tenant_namespace,
             provider=terms.provider,
             product=terms.product,
-            run_limit_seconds=terms.run_limit,
+            run_limit_seconds=job.run_limit,
         ),
     )
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,13 +25,15 @@ class Exposure:
 
 
 def exposure(pairs: Iterable[PairTotal], open_attempts: Iterable[LeaseUsage]) -> Exposure:
-    """Exposure of one tenant from its pairs and open attempts; a pair is rounded down once, as its receipt is."""
-    numerators = {pair.provider: pair.numerator for pair in pairs}
-    worst = dict(numerators)
+    """Exposure of one wallet from its pairs and open attempts; a pair is rounded down once, as its receipt is."""
+    numerators: dict[str, int] = defaultdict(int)
+    for pair in pairs:
+        numerators[pair.provider_wallet] += pair.numerator
+    worst = defaultdict(int, numerators)
     for entry in open_attempts:
         terms = entry.attempt.terms
         left = max(0, terms.gpus * terms.run_limit - entry.gpu_seconds)
-        worst[terms.provider] = worst.get(terms.provider, 0) + accrue(terms.price, left)
+        worst[terms.provider_wallet] += accrue(terms.price, left)
     return Exposure(
         accrued=MicroUSD(sum(value // SECONDS_PER_HOUR for value in numerators.values())),
         worst=MicroUSD(sum(value // SECONDS_PER_HOUR for value in worst.values())),
@@ -39,7 +42,11 @@ def exposure(pairs: Iterable[PairTotal], open_attempts: Iterable[LeaseUsage]) ->
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A tenant's escrow at a finalized block, µUSD: `free` less an announced withdrawal, `paid` over all providers."""
+    """A wallet's escrow at a finalized block, µUSD.
+
+    `free` is less an announced withdrawal, `limit` is the lower one where a lower one was announced, `paid` counts
+    all providers.
+    """
 
     free: MicroUSD
     allocated: MicroUSD
@@ -48,11 +55,9 @@ class Standing:
     limit: MicroUSD
 
     def available(self, owed: Exposure) -> MicroUSD:
-        """What new work can still reserve; nothing where the tenant lets no epoch debit it."""
-        if not self.limit:
-            return MicroUSD(0)
+        """What new work can still reserve: all that is not debited yet must fit into the next epoch's debit."""
         undebited = max(0, owed.worst - (self.allocated + self.pending + self.paid))
-        return MicroUSD(max(0, self.free - undebited))
+        return MicroUSD(max(0, min(self.free, self.limit) - undebited))
 
 
 def standing(account: ComputeAccount) -> Standing | None:

@@ -13,6 +13,8 @@ from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.placement.book import take
 
+MAX_NODES: Final = 100_000
+"""As many as a status can show; a member that claims more shows these."""
 UNKNOWN_PRODUCT: Final = ReportedProduct(product="none", total=0, foreign=0)
 
 
@@ -85,7 +87,7 @@ def inventory(provider: GPUProvider, report: ProviderReport, leases: list[Comput
             product=product.product,
             architecture=product.architecture,
             memory_mi_b=product.memory_mi_b,
-            nodes=sum(bucket.nodes for bucket in product.buckets),
+            nodes=min(MAX_NODES, sum(bucket.nodes for bucket in product.buckets)),
             total=product.total,
             free=sum(g * n for g, n in free_histogram(product, leases, limits[product.product]).items()),
         )

@@ -19,7 +19,9 @@ SUSPENDED: Final = "Suspended"
 DELETED: Final = "Deleted"
 DEADLINE: Final = "DeadlineExceeded"
 SUCCEEDED: Final = "Succeeded"
-RETRIED: Final = frozenset({SUSPENDED, "MemberRejected", "LeaseFenced"})
+SUPERSEDED: Final = "Superseded"
+"""The job changed, or the process died, between the decision and the lease: nothing ran."""
+RETRIED: Final = frozenset({SUSPENDED, SUPERSEDED, "MemberRejected", "LeaseFenced"})
 """Outcomes after which the job is placed again; every other outcome ends it."""
 
 

@@ -28,11 +28,17 @@ MAX_SHOWN: Final = 10**18 - 1
 State = Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"]
 
 
-def job_status(facts: JobFacts, now: datetime, transactions: Mapping[int, tuple[str, str]]) -> ComputeJobStatus:
-    """The status that follows from the facts; `transactions` gives (post, claim) hashes by epoch number."""
+def job_status(
+    facts: JobFacts, now: datetime, transactions: Mapping[int, tuple[str, str]], *, settlement: bool = True
+) -> ComputeJobStatus:
+    """The status that follows from the facts.
+
+    `transactions` gives (post, claim) hashes by epoch number; `settlement` is whether this hub pays on chain at all.
+    """
     job, known, where = facts.job, facts.job.status, phase(facts, now)
     findings = [
-        replace(each, message=each.message[:MAX_MESSAGE]) for each in (*_FINDINGS[where](facts), _settled(facts))
+        replace(each, message=each.message[:MAX_MESSAGE])
+        for each in (*_FINDINGS[where](facts), _settled(facts, settlement=settlement))
     ]
     ended = where in (Phase.FINISHED, Phase.INVALID, Phase.EXPIRED, Phase.DELETING)
     still = known.conditions if ended else [c for c in known.conditions if c.type not in ("Failed", "Complete")]
@@ -236,12 +242,14 @@ def _newest_cover(facts: JobFacts) -> Coverage | None:
     return max(covered, key=lambda cover: cover.epoch or 0) if covered else None
 
 
-def _settled(facts: JobFacts) -> Finding:
+def _settled(facts: JobFacts, *, settlement: bool) -> Finding:
     newest = facts.newest
+    if not settlement:
+        return Finding("Settled", "False", "SettlementDisabled", "this hub meters and does not pay on chain")
     if newest is None or newest.is_open:
         return Finding("Settled", "False", "NotFinished", "settled once the attempt has ended and its epoch is paid")
-    if not facts.gpu_seconds:
-        return Finding("Settled", "True", "NothingToPay", "no usage was billed")
+    if not facts.cost:
+        return Finding("Settled", "True", "NothingToPay", "what was used costs nothing")
     if any(not cover.complete for cover in facts.coverage) or not facts.coverage:
         return Finding("Settled", "False", "AwaitingEpoch", "the charge is in the ledger and waits for the next epoch")
     stages = {cover.stage for cover in facts.coverage if cover.gpu_seconds}
@@ -258,6 +266,9 @@ def _settlement(facts: JobFacts, transactions: Mapping[int, tuple[str, str]]) ->
     cover = _newest_cover(facts)
     if cover is None or cover.epoch is None:
         return None
+    known = facts.job.status.settlement
+    if known is not None and known.epoch == cover.epoch and cover.epoch not in transactions:
+        return known
     post, claim = transactions.get(cover.epoch, ("", ""))
     return SettlementStatus(epoch=cover.epoch, post_transaction=post, claim_transaction=claim)
 

@@ -17,6 +17,7 @@ from fedgpu_operator.hub.inventory import offers
 from fedgpu_operator.hub.jobfacts import JobFacts
 from fedgpu_operator.hub.providers import is_ready
 from fedgpu_operator.hub.store import HubState
+from fedgpu_operator.hub.wallets import tenant_wallets
 
 REJECTED: Final = "MemberRejected"
 
@@ -38,8 +39,8 @@ def _avoid(facts: JobFacts, now: datetime, cooldown: timedelta) -> Mapping[str, 
     avoid = {}
     for attempt in facts.attempts:
         if attempt.outcome == REJECTED and attempt.ended_at is not None and now - attempt.ended_at < cooldown:
-            ago = int((now - attempt.ended_at).total_seconds())
-            avoid[attempt.terms.provider] = f"the member rejected attempt {attempt.attempt} {ago} s ago"
+            when = f"{attempt.ended_at:%Y-%m-%dT%H:%M:%SZ}"
+            avoid[attempt.terms.provider] = f"the member rejected attempt {attempt.attempt} at {when}"
     return avoid
 
 
@@ -86,13 +87,14 @@ def funds_by_namespace(
     if not settlement:
         return dict.fromkeys(namespaces)
     all_pairs, all_open = list(pairs), list(open_attempts)
+    wallets = tenant_wallets(state.accounts.values())
     funds: dict[str, MicroUSD | None] = {}
     for namespace in set(namespaces):
-        account = state.accounts.get(namespace)
-        known = standing(account) if account is not None else None
+        wallet = wallets.get(namespace)
+        known = standing(state.accounts[namespace]) if wallet is not None else None
         owed = exposure(
-            (pair for pair in all_pairs if pair.tenant == namespace),
-            (entry for entry in all_open if entry.attempt.terms.tenant == namespace),
+            (pair for pair in all_pairs if pair.tenant_wallet == wallet),
+            (entry for entry in all_open if entry.attempt.terms.tenant_wallet == wallet),
         )
         funds[namespace] = known.available(owed) if known is not None else MicroUSD(0)
     return funds

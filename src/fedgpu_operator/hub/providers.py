@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,11 +15,11 @@ from fedgpu_operator.api.computelease import PROVIDER_LABEL
 from fedgpu_operator.api.conditions import Finding, find, is_true, merge
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, GPUProviderStatus, Inventory, LatencyStatus
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.errors import AlreadyExistsError, ConflictError, InvalidResourceError
+from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError
 from fedgpu_operator.hub.inventory import inventory
 from fedgpu_operator.hub.render import provider_namespace
 from fedgpu_operator.hub.store import HubState, load, load_heartbeats
-from fedgpu_operator.hub.write import emit, guard, write_status
+from fedgpu_operator.hub.write import emit, guard, one_of_many, write_status
 from fedgpu_operator.ports import NAMESPACES, Clock, Kube, Ledger, ResourceType
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ AWAITING_REPORT: Final = "AwaitingReport"
 """The agent has been asked but has not answered yet: neither good nor bad news."""
 PROVIDERS: Final = ResourceType.of(GPUProvider.info)
 FINALIZER: Final = "fedgpu.dev/provider"
+MAX_GPUS: Final = 10_000_000
+"""As many as a status can show."""
 ACCEPT_ANNOTATION: Final = "fedgpu.dev/accept"
 """Put the acceptance hash here to accept a provider whose location, claims, wallet or endpoint changed."""
 
@@ -42,8 +45,9 @@ class ProviderFacts:
     namespace: str
     stock: list[Inventory]
     leases: int
-    unsettled: int = 0
-    """Ended leases whose usage no epoch covers yet; counted only while the provider is being deleted."""
+    running: int = 0
+    """Attempts that the ledger holds open; those without a lease yet count as well."""
+    settlement: bool = False
 
 
 class ProviderLoop:
@@ -72,14 +76,16 @@ class ProviderLoop:
         """One pass over all providers; asks for the next within a third of the heartbeat timeout."""
         state = await load(self._kube)
         heartbeats = await load_heartbeats(self._kube)
+        running = Counter(entry.attempt.terms.provider for entry in await self._ledger.open_attempts())
         for provider in state.providers.values():
-            try:
-                await self._judge(provider, state, heartbeats.get(provider_namespace(provider.metadata.name)))
-            except ConflictError:
-                log.debug("provider %s changed under the pass; next pass", provider.metadata.name)
+            with one_of_many(provider):
+                beat = heartbeats.get(provider_namespace(provider.metadata.name))
+                await self._judge(provider, state, beat, running)
         return self._timeout.total_seconds() / 3
 
-    async def _judge(self, provider: GPUProvider, state: HubState, heartbeat: datetime | None) -> None:
+    async def _judge(
+        self, provider: GPUProvider, state: HubState, heartbeat: datetime | None, running: Mapping[str, int]
+    ) -> None:
         name = provider.metadata.name
         refusal = await self._ensure_namespace(provider, state) or self._refusals.get(name)
         report = state.reports.get(name)
@@ -92,7 +98,8 @@ class ProviderLoop:
             namespace=provider_namespace(name),
             stock=inventory(provider, report, leases) if report else [],
             leases=len(leases),
-            unsettled=await self._unsettled(provider),
+            running=running.get(name, 0),
+            settlement=self._settlement,
         )
         if await self._hold_or_release(facts):
             return
@@ -101,15 +108,8 @@ class ProviderLoop:
         if await write_status(self._kube, provider, provider.status, status):
             await self._tell(provider, status, now)
 
-    async def _unsettled(self, provider: GPUProvider) -> int:
-        """Leases that the provider's wallet must still be known for."""
-        if provider.metadata.deletion_timestamp is None or not self._settlement or provider.spec.payout is None:
-            return 0
-        books = await self._ledger.settlement_snapshot()
-        return sum(1 for lease in books.uncovered if lease.provider == provider.metadata.name)
-
     async def _hold_or_release(self, facts: ProviderFacts) -> bool:
-        """Keep a finalizer on the provider while it owes work or is owed money; True where the object changed now."""
+        """Keep a finalizer on the provider while anything runs there; True where the object changed now."""
         meta = facts.provider.metadata
         held = FINALIZER in meta.finalizers
         if meta.deletion_timestamp is None:
@@ -117,7 +117,7 @@ class ProviderLoop:
                 return False
             finalizers = [*meta.finalizers, FINALIZER]
         else:
-            if not held or facts.leases or facts.unsettled:
+            if not held or facts.leases or facts.running:
                 return False
             finalizers = [name for name in meta.finalizers if name != FINALIZER]
         patch: JSONObject = {"metadata": {**guard(meta), "finalizers": finalizers}}
@@ -174,8 +174,8 @@ def provider_status(
         namespace=facts.namespace,
         acceptance=record,
         inventory=facts.stock,
-        total_gpus=sum(entry.total for entry in facts.stock),
-        free_gpus=sum(entry.free for entry in facts.stock) if fresh else 0,
+        total_gpus=min(MAX_GPUS, sum(entry.total for entry in facts.stock)),
+        free_gpus=min(MAX_GPUS, sum(entry.free for entry in facts.stock)) if fresh else 0,
         leases=facts.leases,
         latency=_latency(facts.report) or provider.status.latency,
         conditions=conditions,
@@ -219,11 +219,13 @@ def _connected(facts: ProviderFacts, now: datetime, timeout: timedelta) -> Findi
 
 def _ready(accepted: Finding, connected: Finding, facts: ProviderFacts) -> Finding:
     if facts.provider.metadata.deletion_timestamp is not None:
-        left = f"{facts.leases} leases still run and {facts.unsettled} are not in an epoch yet"
-        return Finding("Ready", "False", "Terminating", f"takes no new work; {left}")
+        text = f"takes no new work; {max(facts.leases, facts.running)} leases still run"
+        return Finding("Ready", "False", "Terminating", text)
     for finding in (accepted, connected):
         if finding.status != "True":
             return Finding("Ready", finding.status, finding.reason, finding.message)
+    if facts.settlement and facts.provider.spec.payout is None:
+        return Finding("Ready", "False", "NoPayout", "set spec.payout.address: this hub pays on chain")
     if not any(entry.total for entry in facts.stock):
         offered = ", ".join(offer.product for offer in facts.provider.spec.offers)
         return Finding("Ready", "False", "NoGPUs", f"no schedulable node carries nvidia.com/gpu.product of {offered}")
@@ -257,5 +259,12 @@ def awaits_report(provider: GPUProvider) -> bool:
 
 
 def is_ready(provider: GPUProvider) -> bool:
-    """Whether new work may be placed there."""
-    return is_true(provider.status.conditions, "Ready")
+    """Whether new work may be placed there: judged Ready, on exactly the spec that is there now and was accepted."""
+    accepted = provider.status.acceptance
+    return (
+        is_true(provider.status.conditions, "Ready")
+        and provider.metadata.deletion_timestamp is None
+        and provider.status.observed_generation == provider.metadata.generation
+        and accepted is not None
+        and accepted.hash == provider.spec.acceptance_hash()
+    )

@@ -9,7 +9,7 @@ from typing import Final
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import JOB_UID_LABEL, LEASE_LABEL, PROVIDER_LABEL, TENANT_LABEL
-from fedgpu_operator.api.podtemplate import Container, PodTemplate, Volume
+from fedgpu_operator.api.podtemplate import Container, PodTemplate, Volume, harmless_annotation, takes_devices
 from fedgpu_operator.errors import InvalidResourceError
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
@@ -20,12 +20,12 @@ MAX_LABEL: Final = 63
 VISIBLE_DEVICES: Final = "NVIDIA_VISIBLE_DEVICES"
 
 _DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_RESERVED_DOMAINS: Final = ("kubernetes.io", "k8s.io", "cncf.io", "nvidia.com")
+_LIKE_A_DIGEST: Final = re.compile(r".*-[0-9a-f]{16}")
 
 
 def member_namespace(tenant: str) -> str:
-    """The tenant's namespace on every member: ``fedgpu-<tenant>``."""
-    return _namespace("fedgpu-", tenant)
+    """The tenant's namespace on every member: ``fedgpu-tenant-<tenant>``."""
+    return _namespace("fedgpu-tenant-", tenant)
 
 
 def provider_namespace(provider: str) -> str:
@@ -129,17 +129,15 @@ def _volume(volume: Volume) -> JSONObject:
 
 def _refuse_reserved(template: PodTemplate) -> None:
     for key in template.annotations:
-        domain = key.partition("/")[0]
-        if domain.startswith("io.kubernetes") or any(
-            domain == reserved or domain.endswith(f".{reserved}") for reserved in _RESERVED_DOMAINS
-        ):
+        if not harmless_annotation(key):
             raise InvalidResourceError(
                 "TemplateRefused",
-                f"spec.template.annotations: {key} steers the node or its devices; use a domain of your own",
+                f"spec.template.annotations: {key} could steer the node or its devices; use one word without dots, "
+                "or the domain fedgpu.dev",
             )
     for container in template.containers:
         for variable in container.env:
-            if variable.name.startswith("NVIDIA_VISIBLE") or variable.name.startswith("NVIDIA_MIG_"):
+            if takes_devices(variable.name):
                 raise InvalidResourceError(
                     "TemplateRefused",
                     f"spec.template.containers[{container.name}].env: {variable.name} is set by the member from "
@@ -150,7 +148,8 @@ def _refuse_reserved(template: PodTemplate) -> None:
 def _namespace(prefix: str, name: str) -> str:
     """A DNS label from an object's name: the same name always gives the same label, two names never share one."""
     full = prefix + name
-    if len(full) <= MAX_LABEL and _DNS_LABEL.fullmatch(full):
+    # A name that ends as a digest does could be spelt out to be what another name is cut to.
+    if len(full) <= MAX_LABEL and _DNS_LABEL.fullmatch(full) and not _LIKE_A_DIGEST.fullmatch(full):
         return full
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
     stem = re.sub(r"[^a-z0-9-]", "-", full)[: MAX_LABEL - len(digest) - 1].rstrip("-")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.domain.books import ChainTx, Epoch, EpochDraft, EpochLine, EpochStage, SettlementSnapshot, TxState
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import ChainSnapshot, EpochPlan, EpochState, Pair, SignedTx, TxReceipt
+from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, EpochState, Pair, SignedTx, TxReceipt
 from fedgpu_operator.errors import RevertedError
 from fedgpu_operator.hub.epochstatus import EpochFacts, publish
-from fedgpu_operator.hub.store import load_all
-from fedgpu_operator.hub.wallets import cumulative_pairs, payout_wallets, tenant_wallets
+from fedgpu_operator.hub.wallets import cumulative_pairs
 from fedgpu_operator.metering import covers
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.settlement import advances, build_epoch, claims, fund, parse_manifest
@@ -23,17 +20,9 @@ log = logging.getLogger(__name__)
 
 POST: Final = "post"
 CLAIM: Final = "claim"
+CLAIM_LINES: Final = 200
+"""Lines of one claim: at 40k gas for a line's first payment about 8 M gas, a fraction of any block."""
 LIVE: Final = frozenset({EpochStage.PREPARED, EpochStage.POSTED, EpochStage.FINALIZED})
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What the next epoch would settle."""
-
-    pairs: dict[Pair, MicroUSD]
-    tenants: dict[str, str]
-    providers: dict[str, str]
-    books: SettlementSnapshot
 
 
 class SettlementLoop:
@@ -61,6 +50,8 @@ class SettlementLoop:
         self._auto_claim = auto_claim
         self._began = clock.now()
         """Before any epoch there is, the first one is due one interval after this."""
+        self._refused_at = self._began - self._every
+        """When the contract last refused to take an epoch."""
         self._closed: set[int] = set()
         """Ended epochs that were published by this process; a restart publishes them once more."""
 
@@ -70,31 +61,56 @@ class SettlementLoop:
         for epoch in known:
             if epoch.stage not in LIVE and epoch.number not in self._closed:
                 await self._advance(epoch)
-        newest = next((epoch for epoch in known if epoch.stage in LIVE), None) or await self._begin()
-        if newest is not None:
-            await self._advance(newest)
+        live = [epoch for epoch in known if epoch.stage in LIVE]
+        if not any(self._blocks(epoch) for epoch in live):
+            begun = await self._begin()
+            live += [begun] if begun is not None else []
+        for epoch in live:
+            await self._advance(epoch)
         return self._poll
 
+    def _blocks(self, epoch: Epoch) -> bool:
+        """Whether the next epoch must wait for this one: always, but where its owners claim for themselves.
+
+        Such a root stays claimable only until the next one is active, which carries every unpaid pair again.
+        """
+        return self._auto_claim or epoch.stage is not EpochStage.FINALIZED
+
     async def _begin(self) -> Epoch | None:
-        """Prepare an epoch when the last one is old enough and there is something new to settle."""
+        """Prepare an epoch when the last one is old enough, there is something new, and the contract would take it."""
         now = self._clock.now()
         last = next(iter(await self._ledger.epochs(limit=1)), None)
-        since = last.created_at if last is not None and last.stage is EpochStage.PAID else self._began
-        if now - since < self._every:
+        since = last.created_at if last is not None else self._began
+        if now - max(since, self._refused_at) < self._every:
             return None
-        due = await self._due()
-        if not due.pairs:
+        books = await self._ledger.settlement_snapshot()
+        pairs = cumulative_pairs(books.pairs)
+        if not pairs:
             return None
-        chain = await self._escrow.snapshot(sorted({t for t, _ in due.pairs}), sorted(due.pairs))
+        chain = await self._escrow.snapshot(sorted({tenant for tenant, _ in pairs}), sorted(pairs))
         if not chain.head_is_active:
             return None
+        plan = await self._plan(pairs, chain, now)
+        if plan is None:
+            return None
+        try:
+            await self._escrow.prepare_post(plan)
+        except RevertedError as error:
+            self._refused_at = now
+            log.warning("the contract would refuse the next epoch (%s); tried again in %s", error, self._every)
+            return None
+        epoch = await self._ledger.store_epoch(_draft(plan, books, now), now)
+        log.info("epoch %d prepared: %d µUSD over %d pairs", epoch.number, plan.total, len(plan.pairs))
+        return epoch
+
+    async def _plan(self, pairs: dict[Pair, MicroUSD], chain: ChainSnapshot, now: datetime) -> EpochPlan | None:
         committed = await self._committed(chain)
-        funding = fund(due.pairs, chain, committed)
+        funding = fund(pairs, chain, committed)
         for wallet, short in funding.unfunded.items():
             log.warning("wallet %s lacks %d µUSD of escrow or spend limit for what it owes", wallet, short)
         if not funding.payable or not advances(funding, committed):
             return None
-        plan = build_epoch(
+        return build_epoch(
             chain_id=chain.chain_id,
             escrow=chain.escrow,
             seq=chain.seq,
@@ -103,15 +119,6 @@ class SettlementLoop:
             pairs=funding.payable,
             debits=funding.debits,
         )
-        epoch = await self._ledger.store_epoch(_draft(plan, due, now), now)
-        log.info("epoch %d prepared: %d µUSD over %d pairs", epoch.number, plan.total, len(plan.pairs))
-        return epoch
-
-    async def _due(self) -> Due:
-        books = await self._ledger.settlement_snapshot()
-        tenants = tenant_wallets(await load_all(self._kube, ComputeAccount))
-        providers = await payout_wallets(self._kube)
-        return Due(cumulative_pairs(books.pairs, tenants, providers), tenants, providers, books)
 
     async def _committed(self, chain: ChainSnapshot) -> dict[Pair, MicroUSD]:
         """The pairs of the newest root on chain: what was promised already."""
@@ -161,6 +168,8 @@ class SettlementLoop:
                 return await self._ledger.mark_epoch(epoch.number, EpochStage.PREPARED)
             return epoch
         if not receipt.succeeded:
+            if receipt.block_number > (await self._escrow.snapshot((), ())).block_number:
+                return epoch
             log.warning("epoch %d: the contract refused the post in %s", epoch.number, tx_hash)
             await self._ledger.mark_tx(tx_hash, TxState.REVERTED, receipt.block_number)
             return await self._ledger.mark_epoch(epoch.number, EpochStage.ABANDONED)
@@ -195,10 +204,17 @@ class SettlementLoop:
             if receipt is None and await self._send_again(txs[-1]):
                 return
             if receipt is not None and receipt.succeeded:
-                if receipt.block_number <= chain.block_number:
-                    log.error("epoch %d: the claim %s left lines unpaid; not repeated", epoch.number, txs[-1].tx_hash)
-                return
-        signed = await self._escrow.prepare_claim(epoch.chain_epoch or 0, claims(plan))
+                if receipt.block_number > chain.block_number:
+                    return
+                if not receipt.payments:
+                    log.error("epoch %d: the claim %s paid nothing; not repeated", epoch.number, txs[-1].tx_hash)
+                    return
+        unpaid = [
+            claim
+            for claim in claims(plan)
+            if any(chain.paid[line.tenant, claim.provider] < line.cumulative for line in claim.lines)
+        ]
+        signed = await self._escrow.prepare_claim(epoch.chain_epoch or 0, _first_lines(unpaid, CLAIM_LINES))
         await self._keep(signed, CLAIM, epoch)
         await self._escrow.broadcast(signed)
         await self._ledger.mark_tx(signed.tx_hash, TxState.BROADCAST)
@@ -238,18 +254,27 @@ class SettlementLoop:
         await self._ledger.store_tx(tx, self._clock.now())
 
 
+def _first_lines(unpaid: list[Claim], most: int) -> list[Claim]:
+    """As many leaves as hold at most that many lines, but at least one."""
+    taken: list[Claim] = []
+    lines = 0
+    for claim in unpaid:
+        lines += len(claim.lines)
+        if taken and lines > most:
+            break
+        taken.append(claim)
+    return taken
+
+
 def _signed(tx: ChainTx) -> SignedTx:
     return SignedTx(tx_hash=tx.tx_hash, raw=tx.raw, sender=tx.sender, nonce=tx.nonce or 0)
 
 
-def _draft(plan: EpochPlan, due: Due, now: datetime) -> EpochDraft:
-    def wallets(tenant: str, provider: str) -> Pair:
-        return due.tenants.get(tenant, ""), due.providers.get(provider, "")
-
+def _draft(plan: EpochPlan, books: SettlementSnapshot, now: datetime) -> EpochDraft:
     lines = tuple(
-        EpochLine(total.tenant, total.provider, *wallets(total.tenant, total.provider), total.cumulative)
-        for total in due.books.pairs
-        if wallets(total.tenant, total.provider) in plan.pairs
+        EpochLine(total.tenant, total.provider, total.tenant_wallet, total.provider_wallet, total.cumulative)
+        for total in books.pairs
+        if (total.tenant_wallet, total.provider_wallet) in plan.pairs
     )
     return EpochDraft(
         seq=plan.seq,
@@ -260,5 +285,5 @@ def _draft(plan: EpochPlan, due: Due, now: datetime) -> EpochDraft:
         period_end=now.replace(microsecond=0),
         total=plan.total,
         lines=lines,
-        covers=covers(due.books, plan.pairs, wallets),
+        covers=covers(books, plan.pairs),
     )

@@ -66,13 +66,18 @@ async def load_namespaces(kube: Kube) -> dict[str, dict[str, str]]:
 
 
 async def load_heartbeats(kube: Kube) -> dict[str, datetime]:
-    """When an agent last renewed its coordination Lease, by the provider namespace that it lies in."""
+    """When an agent last renewed its coordination Lease, by the namespace that it lies in.
+
+    Anybody may make a Lease of that name in a namespace of theirs: what cannot be read is nobody's heartbeat.
+    """
     items, _ = await kube.list(COORDINATION_LEASES, fields=f"metadata.name={AGENT_LEASE}")
-    return {
-        item["metadata"]["namespace"]: datetime.fromisoformat(str(item["spec"]["renewTime"]))
-        for item in items
-        if (item.get("spec") or {}).get("renewTime")
-    }
+    beats = {}
+    for item in items:
+        try:
+            beats[item["metadata"]["namespace"]] = datetime.fromisoformat(str(item["spec"]["renewTime"]))
+        except (KeyError, TypeError, ValueError):
+            log.debug("a Lease %s in %s holds no time", AGENT_LEASE, item["metadata"].get("namespace"))
+    return beats
 
 
 async def load(kube: Kube) -> HubState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from eth_utils.address import to_checksum_address
 
@@ -12,8 +12,7 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.books import PairTotal
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Pair
-from fedgpu_operator.hub.store import load_all
-from fedgpu_operator.ports import Kube
+from fedgpu_operator.metering import receipt_cumulative
 
 
 def tenant_wallets(accounts: Iterable[ComputeAccount]) -> dict[str, str]:
@@ -27,26 +26,21 @@ def tenant_wallets(accounts: Iterable[ComputeAccount]) -> dict[str, str]:
     return wallets
 
 
-async def payout_wallets(kube: Kube) -> dict[str, str]:
-    """Payout wallet (EIP-55) by provider, for those that named one and whose naming was accepted."""
-    return {
-        provider.metadata.name: str(to_checksum_address(provider.spec.payout.address))
-        for provider in await load_all(kube, GPUProvider)
-        if provider.spec.payout is not None
-        and provider.status.acceptance is not None
-        and provider.status.acceptance.hash == provider.spec.acceptance_hash()
-    }
+def payout_wallet(provider: GPUProvider) -> str:
+    """The provider's payout wallet (EIP-55) as it was accepted; empty where none was named or accepted."""
+    accepted = provider.status.acceptance
+    if provider.spec.payout is None or accepted is None or accepted.hash != provider.spec.acceptance_hash():
+        return ""
+    return str(to_checksum_address(provider.spec.payout.address))
 
 
-def cumulative_pairs(
-    totals: Iterable[PairTotal], tenants: Mapping[str, str], providers: Mapping[str, str]
-) -> dict[Pair, MicroUSD]:
-    """What each tenant wallet owes each provider wallet since the beginning (µUSD).
+def cumulative_pairs(totals: Iterable[PairTotal]) -> dict[Pair, MicroUSD]:
+    """What each tenant wallet owes each provider wallet since the beginning (µUSD), rounded down once per pair.
 
-    Pairs without a wallet on either side are left out: they stay in the ledger until there is one.
+    The wallets are those that each attempt was opened under. What was opened without one is never settled on chain.
     """
     owed: dict[Pair, int] = defaultdict(int)
     for total in totals:
-        if total.tenant in tenants and total.provider in providers:
-            owed[tenants[total.tenant], providers[total.provider]] += total.cumulative
-    return {pair: MicroUSD(amount) for pair, amount in owed.items()}
+        if total.tenant_wallet and total.provider_wallet:
+            owed[total.tenant_wallet, total.provider_wallet] += total.numerator
+    return {pair: receipt_cumulative([numerator]) for pair, numerator in owed.items()}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
 from typing import Literal
 
+from pydantic import ValidationError
+
 from fedgpu_operator.api.base import JSONObject, Meta, Model, Resource
-from fedgpu_operator.errors import AlreadyExistsError
+from fedgpu_operator.errors import AlreadyExistsError, ConflictError, FedGPUError, NotFoundError
 from fedgpu_operator.ports import EVENTS, Kube, ResourceType
+
+log = logging.getLogger(__name__)
 
 
 def merge_diff(old: JSONObject, new: JSONObject) -> JSONObject:
@@ -24,19 +31,33 @@ def merge_diff(old: JSONObject, new: JSONObject) -> JSONObject:
     return patch
 
 
+@contextmanager
+def one_of_many(obj: Resource | None) -> Iterator[None]:
+    """Around the work on one object of a pass: what goes wrong with it must not keep the pass from the others.
+
+    A conflict or a vanished object is no news, since the next pass loads again; anything else is logged.
+    """
+    name = "an object that is gone" if obj is None else f"{obj.info.kind} {obj.key}"
+    try:
+        yield
+    except (ConflictError, NotFoundError) as error:
+        log.debug("%s: %s; next pass", name, error)
+    except (FedGPUError, ValidationError) as error:
+        log.warning("%s: %s", name, error)
+
+
 def guard(meta: Meta) -> JSONObject:
     """Metadata that makes a patch fail with ConflictError on any other version of the object or another object."""
     return {"uid": meta.uid, "resourceVersion": meta.resource_version}
 
 
-async def write_status(kube: Kube, obj: Resource, old: Model, new: Model) -> bool:
-    """Patch the status where it changed; True when something was written."""
+async def write_status(kube: Kube, obj: Resource, old: Model, new: Model) -> JSONObject | None:
+    """Patch the status where it changed; the object as it is then, None where nothing had to be written."""
     patch = merge_diff(old.to_wire(), new.to_wire())
     if not patch:
-        return False
+        return None
     body = {"metadata": guard(obj.metadata), "status": patch}
-    await kube.patch_status(ResourceType.of(obj.info), obj.metadata.name, obj.metadata.namespace, body)
-    return True
+    return await kube.patch_status(ResourceType.of(obj.info), obj.metadata.name, obj.metadata.namespace, body)
 
 
 async def emit(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
 
-from fedgpu_operator.domain.books import LeaseCover, SettlementSnapshot
+from fedgpu_operator.domain.books import LeaseCover, SettlementSnapshot, UncoveredLease
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD, accrue
 
-K = TypeVar("K", bound=Hashable)
+Line = tuple[str, str]
+"""(tenant wallet, provider wallet)."""
 
 
 def receipt_cumulative(numerators: Iterable[int]) -> MicroUSD:
@@ -17,23 +17,25 @@ def receipt_cumulative(numerators: Iterable[int]) -> MicroUSD:
     return MicroUSD(sum(numerators) // SECONDS_PER_HOUR)
 
 
-def covers(
-    snapshot: SettlementSnapshot, payable: Mapping[K, MicroUSD], key: Callable[[str, str], K]
-) -> tuple[LeaseCover, ...]:
-    """Which leases an epoch pays for to the end, when its lines say `payable`.
+def covers(snapshot: SettlementSnapshot, payable: Mapping[Line, MicroUSD]) -> tuple[LeaseCover, ...]:
+    """Which leases an epoch pays for to the end, when its lines, by (tenant wallet, provider wallet), say `payable`.
 
-    `key(tenant, provider)` names the line a pair is paid by (its two wallets). Where a line falls short of what is
-    owed, the oldest usage is paid first and a lease that is reached only in part stays uncovered.
+    Where a line falls short of what is owed, the oldest usage is paid first and a lease that is reached only in part
+    stays uncovered.
     """
-    reached: defaultdict[K, int] = defaultdict(int)
+    reached: defaultdict[Line, int] = defaultdict(int)
     for pair in snapshot.pairs:
-        reached[key(pair.tenant, pair.provider)] += pair.numerator
+        reached[pair.tenant_wallet, pair.provider_wallet] += pair.numerator
     for lease in snapshot.uncovered:
-        reached[key(lease.tenant, lease.provider)] -= accrue(lease.price, lease.gpu_seconds - lease.covered_gpu_seconds)
+        reached[lease.tenant_wallet, lease.provider_wallet] -= _left(lease)
     covered = []
     for lease in snapshot.uncovered:
-        line = key(lease.tenant, lease.provider)
-        reached[line] += accrue(lease.price, lease.gpu_seconds - lease.covered_gpu_seconds)
-        if receipt_cumulative([reached[line]]) <= payable.get(line, 0):
+        line = (lease.tenant_wallet, lease.provider_wallet)
+        reached[line] += _left(lease)
+        if line in payable and receipt_cumulative([reached[line]]) <= payable[line]:
             covered.append(LeaseCover(lease.lease_name, lease.gpu_seconds))
     return tuple(covered)
+
+
+def _left(lease: UncoveredLease) -> int:
+    return accrue(lease.price, lease.gpu_seconds - lease.covered_gpu_seconds)

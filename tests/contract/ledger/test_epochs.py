@@ -103,8 +103,8 @@ async def test_what_is_paid_pays_the_epochs_before_it(used: SqlLedger, now: date
 async def test_a_cover_is_lost_with_its_epoch_and_found_again_by_the_next(used: SqlLedger, now: datetime) -> None:
     assert await used.coverage("job-1") == Coverage("job-1", 100, 0, None, None)
     snapshot = await used.settlement_snapshot()
-    line = {("team-a", "berlin"): snapshot.pairs[0].cumulative}
-    found = covers(snapshot, line, lambda tenant, provider: (tenant, provider))
+    pair = snapshot.pairs[0]
+    found = covers(snapshot, {(pair.tenant_wallet, pair.provider_wallet): pair.cumulative})
     assert found == (LeaseCover("job-1", 100),)
     await used.store_epoch(draft(now, "a", *found), now)
     assert (await used.settlement_snapshot()).uncovered == ()

@@ -70,6 +70,18 @@ CASES: Final = {
         UNKNOWN,
         "spec.connection.kubeconfigSecretRef.namespace",
     ),
+    "kubeconfig of another kind": provider(
+        "spec.connection.kubeconfigSecretRef.name",
+        "../configmaps/x",
+        "spec.connection.kubeconfigSecretRef.name",
+        "must be a Secret's name",
+    ),
+    "key that no Secret has": provider(
+        "spec.connection.kubeconfigSecretRef.key",
+        "a/b",
+        "spec.connection.kubeconfigSecretRef.key",
+        "must be a key of a Secret",
+    ),
     "kubeconfig in the open": provider("spec.connection.kubeconfig", "…", UNKNOWN, "spec.connection.kubeconfig"),
     "mode that does not exist": provider("spec.connection.mode", "Tunnel", "spec.connection.mode", '"Push"'),
     "payout without 0x": provider(
@@ -147,7 +159,19 @@ CASES: Final = {
         "spec.template.annotations",
         {"container.apparmor.security.beta.kubernetes.io/main": "unconfined"},
         "spec.template",
-        "use a domain of your own",
+        "a key must be one word without dots",
+    ),
+    "annotation of a mesh": job(
+        "spec.template.annotations", {"sidecar.istio.io/inject": "true"}, "spec.template", "rename it"
+    ),
+    "annotation of a runtime, without a slash": job(
+        "spec.template.annotations", {"io.katacontainers.config.hypervisor.path": "/x"}, "spec.template", "rename it"
+    ),
+    "variable that takes devices": job(
+        f"{CONTAINER}.env",
+        [{"name": "NVIDIA_IMEX_CHANNELS", "value": "all"}],
+        "spec.template",
+        "remove them from env",
     ),
     "annotation key without end": job("spec.template.annotations", {"k" * 318: ""}, "at most 317 characters"),
     "host network": job("spec.template.hostNetwork", True, UNKNOWN, "spec.template.hostNetwork"),

@@ -65,8 +65,9 @@ class FakeKube:
     async def watch(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
     ) -> AsyncIterator[WatchEvent]:
-        for event in ():
-            yield event
+        for key in sorted(self.objects):
+            if key[0] == kind.plural:
+                yield WatchEvent("ADDED", copy.deepcopy(self.objects[key]))
 
     async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
         meta = obj["metadata"]

@@ -1,4 +1,4 @@
-"""The account's status: figures of finalized state, one wallet for one namespace, and honest words when nothing answers."""
+"""The account's status: finalized figures, one wallet for one namespace, honest words when nothing answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tests.unit.hub.chain import FakeEscrow
 from tests.unit.hub.world import TEAM, World
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.hub.accounts import AccountLoop
 from fedgpu_operator.hub.placing import funds_by_namespace
 from fedgpu_operator.hub.store import load
@@ -35,7 +36,8 @@ async def test_what_is_reserved_accrued_and_available(world: World) -> None:
     assert reason(await read(world, escrow)) == "True Funded"
     world.settlement = True
     await world.provider("berlin", "1.25", payout={"address": OTHER})
-    await world.job(gpu={"count": 4})
+    template = {"terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": "example.com/work:1"}]}
+    await world.job(gpu={"count": 4}, template=template)
     await world.pass_once()
     assert world.says("Placed") == ("True", "Placed")
     status = (await read(world, escrow)).status
@@ -122,7 +124,7 @@ async def test_a_block_alone_is_no_news(world: World) -> None:
 async def test_an_announced_withdrawal_is_not_counted_on(world: World) -> None:
     escrow = FakeEscrow()
     escrow.fund(WALLET, 10)
-    leaving = replace(escrow.final.accounts[WALLET], withdraw_units=9_000_000, withdraw_at=1)
+    leaving = replace(escrow.final.accounts[WALLET], withdraw_units=MicroUSD(9_000_000), withdraw_at=1)
     escrow.final.accounts[WALLET] = leaving
     await world.account(WALLET)
     assert (await read(world, escrow)).status.available == "1.00"

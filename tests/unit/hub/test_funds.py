@@ -69,7 +69,7 @@ def test_reserving_what_is_available_never_outspends_the_escrow(
     deposit: int, work: list[LeaseUsage], wanted: list[LeaseUsage]
 ) -> None:
     """Runs begin only while their worst case fits; then all of them run to their limits."""
-    stands = Standing(MicroUSD(deposit), *[MicroUSD(0)] * 3, MicroUSD(1))
+    stands = Standing(*map(MicroUSD, (deposit, 0, 0, 0, deposit)))
     running: list[LeaseUsage] = []
     for each in wanted:
         new = LeaseUsage(each.attempt, 0, 0)

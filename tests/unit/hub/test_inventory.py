@@ -33,7 +33,7 @@ def lease(gpus: int, replicas: int = 1, name: str = H100) -> ComputeLease:
         "gpusPerReplica": gpus,
         "pricePerGPUHour": "1.25",
         "runLimitSeconds": 3600,
-        "memberNamespace": "fedgpu-team-a",
+        "memberNamespace": "fedgpu-tenant-team-a",
         "workload": {},
     }
     return ComputeLease.parse({"metadata": {"name": f"{uid}-1", "namespace": "fedgpu-provider-berlin"}, "spec": spec})
@@ -110,7 +110,7 @@ def test_offers_carry_the_owners_words_and_what_is_free() -> None:
     owner = provider(energy=energy, limits=limits, compliance=["HIPAA"])
     h100, l4 = offers(owner, report(product({8: 1})), [lease(2)], ready=True)
     assert (h100.price, h100.free_gpus, h100.lease_slots) == (1_250_000, 4, 0)
-    assert (h100.carbon_g_per_kwh, h100.compliance, dict(h100.labels)) == (40, {"HIPAA"}, {"tier": "gold"})
+    assert (h100.carbon_g_per_kwh, set(h100.compliance), dict(h100.labels)) == (40, {"HIPAA"}, {"tier": "gold"})
     assert (l4.gpu.product, l4.free_gpus) == ("L4", 0), "offered, and no node has it"
 
 

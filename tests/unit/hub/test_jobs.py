@@ -80,20 +80,20 @@ async def test_a_job_made_anew_under_the_same_name_does_not_inherit_the_decision
 @pytest.mark.parametrize(
     ("verb", "plural"), [("patch", "computejobs"), ("create", "computeleases"), ("status", "computejobs")]
 )
-async def test_a_crash_between_two_writes_gives_the_same_single_attempt(world: World, verb: str, plural: str) -> None:
+async def test_a_crash_between_two_writes_gives_one_single_lease(world: World, verb: str, plural: str) -> None:
     await world.provider("berlin")
     await world.provider("dallas", "1.10", country="US")
     job = await world.job()
     await world.crash(verb, plural)
     world.clock.forward(3)
-    # Prices move while the operator is away: the terms that the ledger holds are followed all the same.
+    # Prices move while the operator is away: what the job's status promised is kept all the same, nothing else is.
     await world.provider("cheaper", "0.10")
     await world.pass_once()
     attempts = await world.ledger.attempts(job.metadata.uid)
-    assert len(attempts) == 1
-    assert world.lease.metadata.name == attempts[0].lease_name
-    assert world.lease.spec.provider == attempts[0].terms.provider
-    expected = "cheaper" if plural == "computejobs" and verb == "patch" else "dallas"
+    assert [each.outcome for each in attempts] == ([""] if verb != "status" else ["Superseded", ""])
+    assert world.lease.metadata.name == attempts[-1].lease_name
+    assert world.lease.spec.provider == attempts[-1].terms.provider
+    expected = "dallas" if plural == "computeleases" else "cheaper"
     assert world.lease.spec.provider == expected
     placement = world.see().status.placement
     assert placement is not None
@@ -212,6 +212,48 @@ async def test_a_deleted_job_stops_is_billed_and_only_then_goes(world: World) ->
     assert last.gpu_seconds == 8
 
 
+async def test_a_deleted_job_stays_while_its_workload_takes_its_time_to_stop(world: World) -> None:
+    await _placed(world)
+    await world.runs(world.lease, 1)
+    await world.delete("train")
+    await world.pass_once()
+    await world.runs(world.lease, 2)
+    await world.cleared(world.lease)
+    await world.pass_once()
+    assert world.exists(), "the agent knows of the stop, the workload still runs"
+    assert len(world.leases) == 1
+    assert len(await world.ledger.open_attempts()) == 1
+
+
+async def test_the_books_stay_open_until_the_last_reading(world: World) -> None:
+    await _placed(world)
+    world.clock.forward(5)
+    await world.ends(world.lease, gpu_seconds=3, final=False)
+    await world.pass_once()
+    assert world.see().status.state == "Placed"
+    assert len(await world.ledger.open_attempts()) == 1
+    await world.ends(world.lease, gpu_seconds=5)
+    await world.pass_once()
+    status = world.see().status
+    assert (status.state, status.usage.gpu_seconds if status.usage else 0) == ("Succeeded", 5)
+
+
+async def test_a_reading_that_falls_takes_nothing_back_and_stops_nothing(world: World) -> None:
+    """An agent that lost its memory reads less than was billed before."""
+    await _placed(world)
+    for gpu_seconds in (8, 3, 4):
+        world.clock.forward(10)
+        await world.runs(world.lease, gpu_seconds)
+        await world.pass_once()
+        usage = world.see().status.usage
+        assert usage is not None
+        assert usage.gpu_seconds == 8
+    await world.ends(world.lease, gpu_seconds=5)
+    await world.pass_once()
+    assert world.see().status.state == "Succeeded", "the books are closed all the same"
+    assert world.metrics.gpu_seconds["berlin"] == 8
+
+
 async def test_a_finished_jobs_lease_is_stopped_first_so_that_the_agent_clears_the_member(world: World) -> None:
     await _placed(world)
     world.clock.forward(3)
@@ -253,7 +295,7 @@ async def test_dry_run_answers_and_reserves_nothing(world: World) -> None:
     assert status.state == "DryRun"
     assert world.says("Placed") == ("False", "DryRun")
     assert "would go to berlin" in world.message("Placed")
-    assert "at most 1.25 USD" in world.message("Placed")
+    assert "at most 1.260416 USD" in world.message("Placed")
     assert world.leases == []
     assert world.see().metadata.finalizers == []
     assert await world.ledger.attempts(job.metadata.uid) == ()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from tests.unit.hub.world import condition
 
-from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computejobstatus import ComputeJobStatus
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, Coverage, EpochStage, LeaseUsage

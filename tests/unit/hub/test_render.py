@@ -24,7 +24,7 @@ def rendered(template: dict[str, Any], *, gpus: int = 2, replicas: int = 3) -> d
     return render_workload(
         job,
         lease_name=f"{UID}-1",
-        member_namespace="fedgpu-team",
+        member_namespace="fedgpu-tenant-team",
         provider="prov",
         product="NVIDIA-L4",
         run_limit_seconds=60,
@@ -47,7 +47,7 @@ def test_job_and_pods_carry_the_lease() -> None:
         "fedgpu.dev/tenant": "team",
         "fedgpu.dev/job-uid": UID,
     }
-    assert workload["metadata"] == {"name": f"{UID}-1", "namespace": "fedgpu-team", "labels": labels}
+    assert workload["metadata"] == {"name": f"{UID}-1", "namespace": "fedgpu-tenant-team", "labels": labels}
     assert workload["spec"]["template"]["metadata"]["labels"] == labels
 
 
@@ -64,7 +64,7 @@ def test_the_first_container_alone_gets_gpus_and_the_others_see_none() -> None:
 
 def test_the_template_arrives() -> None:
     template = {
-        "annotations": {"example.com/a": "b"},
+        "annotations": {"team": "b", "lab.fedgpu.dev/a": "b"},
         "runAsUser": 1000,
         "terminationGracePeriodSeconds": 7,
         "containers": [
@@ -80,7 +80,7 @@ def test_the_template_arrives() -> None:
         "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
     }
     pods = rendered(template)["spec"]["template"]
-    assert pods["metadata"]["annotations"] == {"example.com/a": "b"}
+    assert pods["metadata"]["annotations"] == {"team": "b", "lab.fedgpu.dev/a": "b"}
     assert pods["spec"]["securityContext"]["runAsUser"] == 1000
     assert pods["spec"]["terminationGracePeriodSeconds"] == 7
     assert pods["spec"]["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}]
@@ -98,12 +98,27 @@ def test_the_template_arrives() -> None:
         ({"containers": [MAIN], "annotations": {"cdi.k8s.io/gpu": "nvidia.com/gpu=all"}}, "cdi.k8s.io"),
         ({"containers": [MAIN], "annotations": {"k8s.v1.cni.cncf.io/networks": "x"}}, "cncf.io"),
         ({"containers": [MAIN], "annotations": {"io.kubernetes.cri-o.Devices": "/dev/x"}}, "cri-o"),
+        ({"containers": [MAIN], "annotations": {"sidecar.istio.io/inject": "true"}}, "istio"),
+        ({"containers": [MAIN], "annotations": {"io.katacontainers.config.hypervisor.path": "/x"}}, "katacontainers"),
+        ({"containers": [MAIN], "annotations": {"evilfedgpu.dev/x": "y"}}, "evilfedgpu"),
+        ({"containers": [MAIN], "annotations": {"fedgpu.dev.evil.example/x": "y"}}, "evil.example"),
+        ({"containers": [MAIN], "annotations": {"team\n": "y"}}, "annotations"),
+        *(
+            ({"containers": [MAIN, {"name": "side", "image": "s", "env": [{"name": name, "value": "all"}]}]}, name)
+            for name in ("NVIDIA_IMEX_CHANNELS", "NVIDIA_MOFED", "NVIDIA_NVSWITCH", "NVIDIA_GDS", "NVIDIA_NEW_THING")
+        ),
     ],
 )
 def test_reaching_for_devices_is_refused_with_the_field(template: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidResourceError, match=field) as refusal:
         rendered(template)
     assert refusal.value.why == "TemplateRefused"
+
+
+def test_what_takes_no_devices_may_be_set() -> None:
+    env = [{"name": name, "value": "1"} for name in ("NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_TF32_OVERRIDE", "CUDA_X")]
+    (main,) = rendered({"containers": [{**MAIN, "env": env}]})["spec"]["template"]["spec"]["containers"]
+    assert main["env"] == env
 
 
 NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?", fullmatch=True)
@@ -136,14 +151,14 @@ def test_everything_that_is_rendered_passes_the_guard(
         "gpusPerReplica": gpus,
         "pricePerGPUHour": "1",
         "runLimitSeconds": 60,
-        "memberNamespace": "fedgpu-team",
+        "memberNamespace": "fedgpu-tenant-team",
         "workload": rendered(template, gpus=gpus, replicas=replicas),
     }
     check_workload(ComputeLease.parse({"metadata": {"name": f"{UID}-1"}, "spec": spec}))
 
 
 def test_namespaces_say_their_names() -> None:
-    assert member_namespace("team") == "fedgpu-team"
+    assert member_namespace("team") == "fedgpu-tenant-team"
     assert provider_namespace("acme") == "fedgpu-provider-acme"
 
 
@@ -159,3 +174,16 @@ def test_any_name_makes_a_stable_dns_label(name: str) -> None:
 def test_names_that_are_cut_alike_stay_apart() -> None:
     assert member_namespace("a" * 62 + "b") != member_namespace("a" * 62 + "c")
     assert provider_namespace("a.b") != provider_namespace("a-b")
+
+
+@given(st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,80}[a-z0-9])?", fullmatch=True))
+def test_no_name_can_be_spelt_to_be_what_another_is_cut_to(name: str) -> None:
+    for made, prefix in ((member_namespace, "fedgpu-tenant-"), (provider_namespace, "fedgpu-provider-")):
+        spelt = made(name).removeprefix(prefix)
+        assert spelt == name or made(spelt) != made(name)
+
+
+def test_a_tenant_cannot_be_called_like_what_is_ours() -> None:
+    """Its namespace on a member that is the hub too must be neither the operator's nor a provider's."""
+    assert member_namespace("system") != "fedgpu-system"
+    assert member_namespace("provider-acme") != provider_namespace("acme")

@@ -76,6 +76,7 @@ class World:
     ) -> None:
         """The Ready condition and state of a provider, as the provider loop would have written them."""
         body: JSONObject = {
+            "observedGeneration": self.kube.objects[PROVIDERS.plural, "", provider]["metadata"]["generation"],
             "state": state,
             "conditions": [condition("Ready", status, reason, self.clock.now())],
         }
@@ -107,12 +108,18 @@ class World:
         await self._agent(lease, gpu_seconds, "Running", [running])
 
     async def ends(
-        self, lease: ComputeLease, state: str = "Succeeded", reason: str = "Succeeded", gpu_seconds: int = 0
+        self,
+        lease: ComputeLease,
+        state: str = "Succeeded",
+        reason: str = "Succeeded",
+        gpu_seconds: int = 0,
+        *,
+        final: bool = True,
     ) -> None:
-        """The agent reports the end, with the last reading."""
+        """The agent reports the end, with the last reading unless there is another to come."""
         failed = [condition("Failed", "True", reason, self.clock.now(), "the words")] if state == "Failed" else []
         running = condition("Running", "False", "Ended", self.clock.now())
-        await self._agent(lease, gpu_seconds, state, [running, *failed], final=True)
+        await self._agent(lease, gpu_seconds, state, [running, *failed], final=final)
 
     async def cleared(self, lease: ComputeLease) -> None:
         """The agent has acted on the newest generation of the lease."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +13,9 @@ from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, Pa
 from fedgpu_operator.domain.money import MicroUSD, accrue
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.metering import receipt_cumulative
+
+PAIR = (attempts.c.tenant, attempts.c.provider, attempts.c.tenant_wallet, attempts.c.provider_wallet)
+"""What the books are kept by."""
 
 
 def open_attempt(connection: Connection, request: AttemptRequest, at: datetime) -> Attempt:
@@ -41,6 +45,8 @@ def open_attempt(connection: Connection, request: AttemptRequest, at: datetime) 
             price=request.price,
             gpus=request.gpus,
             run_limit=request.run_limit,
+            tenant_wallet=request.tenant_wallet,
+            provider_wallet=request.provider_wallet,
             created_at=at,
         )
     )
@@ -142,10 +148,9 @@ def spent(connection: Connection, job_uid: str) -> MicroUSD:
 
 
 def pair_totals(connection: Connection, tenant: str | None) -> tuple[PairTotal, ...]:
-    """Totals by (tenant, provider), sorted."""
+    """Totals by tenant, provider and their wallets, sorted."""
     used = select(
-        attempts.c.tenant,
-        attempts.c.provider,
+        *PAIR,
         attempts.c.price,
         func.coalesce(newest_gpu_seconds(), 0).label("gpu_seconds"),
         attempts.c.ended_at.is_(None).label("open"),
@@ -154,26 +159,26 @@ def pair_totals(connection: Connection, tenant: str | None) -> tuple[PairTotal, 
         used = used.where(attempts.c.tenant == tenant)
     lease = used.subquery()
     # Grouped by price too, so that rate × time is multiplied in Python, where an integer cannot overflow.
+    names = [lease.c[column.name] for column in PAIR]
     rows = connection.execute(
         select(
-            lease.c.tenant,
-            lease.c.provider,
+            *names,
             lease.c.price,
             func.sum(lease.c.gpu_seconds).label("gpu_seconds"),
             func.count().label("leases"),
             func.sum(lease.c.open).label("open"),
-        ).group_by(lease.c.tenant, lease.c.provider, lease.c.price)
+        ).group_by(*names, lease.c.price)
     )
-    totals: dict[tuple[str, str], PairTotal] = {}
+    totals: dict[tuple[str, str, str, str], PairTotal] = {}
     for row in rows:
-        pair = (row.tenant, row.provider)
-        before = totals.get(pair, PairTotal(*pair, 0, 0, 0, 0))
-        totals[pair] = PairTotal(
-            *pair,
-            before.gpu_seconds + row.gpu_seconds,
-            before.numerator + accrue(MicroUSD(row.price), row.gpu_seconds),
-            before.open_attempts + row.open,
-            before.ended_attempts + row.leases - row.open,
+        pair = (row.tenant, row.provider, row.tenant_wallet, row.provider_wallet)
+        before = totals.get(pair, PairTotal(row.tenant, row.provider, 0, 0, 0, 0, *pair[2:]))
+        totals[pair] = replace(
+            before,
+            gpu_seconds=before.gpu_seconds + row.gpu_seconds,
+            numerator=before.numerator + accrue(MicroUSD(row.price), row.gpu_seconds),
+            open_attempts=before.open_attempts + row.open,
+            ended_attempts=before.ended_attempts + row.leases - row.open,
         )
     return tuple(totals[pair] for pair in sorted(totals))
 
@@ -223,5 +228,7 @@ def _attempt(row: Row[Any]) -> Attempt:
         price=MicroUSD(row.price),
         gpus=row.gpus,
         run_limit=row.run_limit,
+        tenant_wallet=row.tenant_wallet,
+        provider_wallet=row.provider_wallet,
     )
     return Attempt(terms, row.attempt, row.created_at, row.ended_at, row.outcome)

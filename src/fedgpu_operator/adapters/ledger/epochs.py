@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
-from fedgpu_operator.adapters.ledger.attempts import newest_gpu_seconds, pair_totals
+from fedgpu_operator.adapters.ledger.attempts import PAIR, newest_gpu_seconds, pair_totals
 from fedgpu_operator.adapters.ledger.schema import attempts, epoch_leases, epoch_lines, epochs
 from fedgpu_operator.domain.books import (
     Coverage,
@@ -40,8 +40,7 @@ def settlement_snapshot(connection: Connection) -> SettlementSnapshot:
     """Every pair that owes something and every lease not covered to its end, of one moment."""
     leases = select(
         attempts.c.lease_name,
-        attempts.c.tenant,
-        attempts.c.provider,
+        *PAIR,
         attempts.c.price,
         attempts.c.created_at,
         func.coalesce(newest_gpu_seconds(), 0).label("gpu_seconds"),
@@ -51,7 +50,16 @@ def settlement_snapshot(connection: Connection) -> SettlementSnapshot:
         select(leases).where(leases.c.gpu_seconds > leases.c.covered).order_by(leases.c.created_at, leases.c.lease_name)
     )
     uncovered = tuple(
-        UncoveredLease(row.lease_name, row.tenant, row.provider, MicroUSD(row.price), row.gpu_seconds, row.covered)
+        UncoveredLease(
+            lease_name=row.lease_name,
+            tenant=row.tenant,
+            provider=row.provider,
+            price=MicroUSD(row.price),
+            gpu_seconds=row.gpu_seconds,
+            covered_gpu_seconds=row.covered,
+            tenant_wallet=row.tenant_wallet,
+            provider_wallet=row.provider_wallet,
+        )
         for row in rows
     )
     pairs = tuple(pair for pair in pair_totals(connection, None) if pair.numerator > 0)
