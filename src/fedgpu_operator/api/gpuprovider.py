@@ -144,14 +144,14 @@ class GPUProviderSpec(Model):
     payout: Payout | None = Field(default=None, description="Where earnings go; needed to be paid on chain.")
 
     def acceptance_hash(self) -> str:
-        """Twelve hex digits over what acceptance binds: location, compliance, payout wallet and endpoint."""
+        """Half a SHA-256, in hex, over what acceptance binds: location, compliance, payout wallet and endpoint."""
         bound = {
             "location": self.location.to_wire(),
             "compliance": sorted(self.compliance),
             "payout": self.payout.address.lower() if self.payout else None,
             "connection": self.connection.to_wire(),
         }
-        return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Inventory(Model):

@@ -55,6 +55,11 @@ class FakeChain:
         self._event("Deposited(address,address,uint64)", [tenant, tenant], units)
         self.in_units += units * self.scale
 
+    def send(self, source: str, token_units: int) -> None:
+        """A transfer past the contract: the token shows it, no account does."""
+        self._transfer(source, ESCROW, token_units)
+        self.in_units += token_units
+
     def pay(self, owner: str, units: int, *, event: bool = True) -> None:
         self._transfer(ESCROW, owner, units * self.scale)
         if event:
@@ -186,6 +191,70 @@ def test_a_token_with_eighteen_decimals_loses_no_dust() -> None:
     assert chain.audit().conserved
     chain.held = 100 * chain.scale - 1
     assert not chain.audit().conserved
+    chain.held = 100 * chain.scale + 1
+    assert not chain.audit().conserved
+
+
+@pytest.mark.parametrize("decimals", [6, 18])
+def test_money_sent_unasked_is_told_apart_and_spoils_nothing(decimals: int) -> None:
+    chain = FakeChain(decimals=decimals)
+    chain.deposit(ALICE, 100)
+    chain.accounts = {ALICE: (100, 0, 0)}
+    assert chain.audit().unsolicited == 0
+    chain.send(OTHER, 7 * chain.scale)
+    seen = chain.audit()
+    assert seen.conserved, seen.problems
+    assert (seen.deposited, seen.unsolicited, seen.held) == (100, 7, 107)
+
+
+def test_dust_sent_unasked_is_no_whole_unit_but_counted() -> None:
+    chain = FakeChain(decimals=18)
+    chain.deposit(ALICE, 100)
+    chain.accounts = {ALICE: (100, 0, 0)}
+    chain.send(OTHER, 1)
+    seen = chain.audit()
+    assert (seen.conserved, seen.unsolicited, seen.held) == (True, 0, 100)
+    chain.held = 100 * chain.scale
+    assert not chain.audit().conserved, "the dust is gone"
+
+
+def test_money_sent_unasked_covers_no_loss(chain: FakeChain) -> None:
+    chain.accounts[ALICE] = (50, 7, 3)
+    chain.send(OTHER, 10)
+    seen = chain.audit()
+    assert not seen.conserved
+    assert "add up to 90 units and 10 were sent unasked, the token says that the escrow holds 110" in seen.problems[0]
+    chain.held = 100
+    assert not chain.audit().conserved, "sums that agree with the accounts, but not with the transfers"
+
+
+def test_money_sent_beside_a_deposit_of_the_same_transaction_is_unsolicited(chain: FakeChain) -> None:
+    chain.deposit(ALICE, 5)
+    chain.accounts[ALICE] = (65, 7, 3)
+    chain.send(OTHER, 2)
+    chain.logs[-1]["transactionHash"] = chain.logs[-2]["transactionHash"]
+    seen = chain.audit()
+    assert seen.conserved, seen.problems
+    assert (seen.deposited, seen.unsolicited) == (155, 2)
+
+
+def test_a_deposit_that_no_transfer_bears_out_is_noticed_even_if_the_sums_agree(chain: FakeChain) -> None:
+    chain.deposit(ALICE, 10)
+    chain.logs[-2]["topics"] = [topic("Transfer(address,address,uint256)"), word(OTHER), word(ESCROW)]
+    chain.accounts[ALICE] = (70, 7, 3)
+    seen = chain.audit()
+    assert not seen.conserved
+    assert f"10 units are booked as deposited by {ALICE}" in seen.problems[0]
+
+
+def test_a_payment_of_the_escrow_to_itself_is_a_loss(chain: FakeChain) -> None:
+    """In minus out still is what is held, and so is what the accounts show: the tenth unit is nobody's."""
+    chain.pay(ESCROW, 10)
+    chain.in_units += 10
+    chain.accounts[ALICE] = (50, 7, 3)
+    seen = chain.audit()
+    assert not seen.conserved
+    assert "10 units went from the escrow to itself" in seen.problems[0]
 
 
 def test_an_rpc_error_is_no_verdict() -> None:

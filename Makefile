@@ -1,0 +1,61 @@
+# Short names for what the project does; each is one command that also works by itself. `make help` lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := src tests hack
+
+# The first Python that is there, runs and is new enough: some on the PATH are only shims that end with an error.
+PYTHON ?= $(shell for each in python3.13 python3.12 python3.11 python3; do \
+	if $$each -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	echo $$each; break; fi; done)
+
+.PHONY: help demo test lint contracts unit integration e2e fmt pins clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
+	|| sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1: \2/p' $(MAKEFILE_LIST)
+
+# Installed again only when what is to be installed has changed.
+$(VENV)/.installed: pyproject.toml hack/constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; set PYTHON=/path/to/it" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "Making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c hack/constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## from kubectl apply to paid, on this machine; needs about 4 GB of memory
+	$(BIN)/fedgpu demo
+
+test: lint contracts unit integration e2e ## everything that must hold before a change is merged
+
+lint: $(VENV)/.installed ## style, types, layers, and generated files
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python hack/generate.py --check
+
+contracts: $(VENV)/.installed ## the contracts' own tests, and that the packaged ones come from these sources
+	$(BIN)/python hack/build_contracts.py --check --test
+
+unit: $(VENV)/.installed ## the pure core; seconds
+	$(BIN)/python -m pytest tests/unit
+
+integration: $(VENV)/.installed ## real API servers, a real chain, a real database
+	$(BIN)/python -m pytest tests/contract tests/integration
+
+e2e: $(VENV)/.installed ## the demo, checked field by field
+	$(BIN)/python -m pytest tests/e2e
+
+fmt: $(VENV)/.installed ## format, and write the generated files
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/python hack/generate.py
+
+pins: $(VENV)/.installed ## write the versions installed now into hack/constraints.txt
+	@{ head -n 1 hack/constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > $(VENV)/pins
+	@mv $(VENV)/pins hack/constraints.txt
+
+clean: ## remove what was built here; the lab's programs stay in your cache directory
+	rm -rf $(VENV) build dist contracts/out contracts/cache contracts/node_modules
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
