@@ -110,7 +110,7 @@ contract ComputeEscrow is IComputeEscrow, AccessControl, ReentrancyGuardTransien
 
     /// @inheritdoc IComputeEscrow
     function withdraw(address to) external nonReentrant returns (uint64 units) {
-        if (to == address(0)) revert ZeroAddress();
+        _mayReceive(to);
         Side storage side = _sides[msg.sender];
         (uint64 wanted, uint40 at) = (side.withdrawUnits, side.withdrawAt);
         if (at == 0 || block.timestamp < at) revert NoticeRunning(at);
@@ -187,13 +187,14 @@ contract ComputeEscrow is IComputeEscrow, AccessControl, ReentrancyGuardTransien
 
     /// @inheritdoc IComputeEscrow
     function setProvider(address payee) external {
+        if (payee != address(0)) _mayReceive(payee);
         _payees[msg.sender] = payee;
         emit ProviderSet(msg.sender, payee);
     }
 
     /// @inheritdoc IComputeEscrow
     function collect(address to) external nonReentrant returns (uint64 units) {
-        if (to == address(0)) revert ZeroAddress();
+        _mayReceive(to);
         units = owed[msg.sender];
         if (units == 0) revert ZeroAmount();
         owed[msg.sender] = 0;
@@ -281,14 +282,19 @@ contract ComputeEscrow is IComputeEscrow, AccessControl, ReentrancyGuardTransien
             (address tenant, uint48 amount) = (debits[i].tenant, debits[i].amount);
             Account memory account = _settled(tenant);
             if (account.epoch == epoch) revert DuplicateTenant(tenant);
-            if (amount == 0 || amount > account.limit || amount > account.balance) {
-                revert DebitRefused(tenant, account.balance, account.limit, amount);
+            if (amount == 0) revert ZeroAmount();
+            uint64 available = account.limit < account.balance ? account.limit : account.balance;
+            // Its own tenant can make a debit too large at any moment; reverting would hand it everybody's epoch.
+            if (amount > available) {
+                emit DebitSkipped(epoch, tenant, amount, available);
+            } else {
+                account.balance -= amount;
+                account.pending = amount;
+                total += amount;
             }
-            account.balance -= amount;
-            account.pending = amount;
+            // A skipped tenant is marked as well, so that naming it twice is refused whatever became of the first.
             account.epoch = epoch;
             _accounts[tenant] = account;
-            total += amount;
         }
     }
 
@@ -309,12 +315,22 @@ contract ComputeEscrow is IComputeEscrow, AccessControl, ReentrancyGuardTransien
     /// @dev One payee that cannot receive must not hold up the others of the same batch.
     function _transfer(uint32 epoch, address provider, uint64 amount) private {
         address payee = payeeOf(provider);
-        if (TOKEN.trySafeTransfer(payee, amount * SCALE)) {
+        if (!_swallows(payee) && TOKEN.trySafeTransfer(payee, amount * SCALE)) {
             emit CreditPaid(epoch, provider, payee, amount);
         } else {
             owed[provider] += amount;
             emit CreditOwed(epoch, provider, payee, amount);
         }
+    }
+
+    function _mayReceive(address to) private view {
+        if (to == address(0)) revert ZeroAddress();
+        if (_swallows(to)) revert BadRecipient(to);
+    }
+
+    /// @dev Sent to itself, money would leave the books and stay in the contract; the token gives none back either.
+    function _swallows(address to) private view returns (bool) {
+        return to == address(this) || to == address(TOKEN);
     }
 
     function _leaf(address provider, Line[] calldata lines) private pure returns (bytes32) {

@@ -160,6 +160,20 @@ contract AccountsTest is EscrowTest {
         vm.stopPrank();
     }
 
+    function test_withdraw_never_goes_to_the_escrow_nor_the_token() public {
+        fund(alice, 100, 100);
+        vm.startPrank(alice);
+        escrow.requestWithdraw(100);
+        pass(NOTICE);
+        vm.expectRevert(abi.encodeWithSelector(I.BadRecipient.selector, address(escrow)));
+        escrow.withdraw(address(escrow));
+        vm.expectRevert(abi.encodeWithSelector(I.BadRecipient.selector, address(token)));
+        escrow.withdraw(address(token));
+        holds(alice, 100, 0, 0);
+        eq(escrow.withdraw(alice), 100, "the announcement is still good");
+        vm.stopPrank();
+    }
+
     function testFuzz_deposit_and_withdraw_conserve(uint64 units, uint64 wanted) public {
         units = uint64(bound(units, 1, type(uint64).max));
         wanted = uint64(bound(wanted, 1, type(uint64).max));

@@ -168,6 +168,49 @@ contract ClaimsTest is EscrowTest {
         eq(escrow.payeeOf(q), q, "itself by default");
     }
 
+    function test_payee_is_never_the_escrow_nor_the_token() public {
+        vm.startPrank(p);
+        vm.expectRevert(abi.encodeWithSelector(I.BadRecipient.selector, address(escrow)));
+        escrow.setProvider(address(escrow));
+        vm.expectRevert(abi.encodeWithSelector(I.BadRecipient.selector, address(token)));
+        escrow.setProvider(address(token));
+        escrow.setProvider(bob);
+        escrow.setProvider(address(0));
+        vm.stopPrank();
+        eq(escrow.payeeOf(p), p, "zero stands for itself");
+    }
+
+    function test_collect_never_goes_to_the_escrow_nor_the_token() public {
+        fund(alice, 100, 60);
+        (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
+        pass(CHALLENGE);
+        token.ban(p, true);
+        escrow.claim(n, credits);
+        vm.startPrank(p);
+        vm.expectRevert(abi.encodeWithSelector(I.BadRecipient.selector, address(escrow)));
+        escrow.collect(address(escrow));
+        vm.expectRevert(abi.encodeWithSelector(I.BadRecipient.selector, address(token)));
+        escrow.collect(address(token));
+        vm.stopPrank();
+        eq(escrow.owed(p), 60, "still owed");
+    }
+
+    /// @dev Nobody can collect for them, but the books go on to explain every unit that is held.
+    function test_a_leaf_for_the_escrow_or_the_token_is_owed() public {
+        fund(alice, 100, 60);
+        (bytes32 root, I.Credit[] memory credits) =
+            Leaves.two(address(escrow), Leaves.line(alice, 20), address(token), Leaves.line(alice, 30));
+        uint32 n = post(root, debit(alice, 60));
+        pass(CHALLENGE);
+        vm.expectEmit(address(escrow));
+        emit I.CreditOwed(n, address(escrow), address(escrow), 20);
+        escrow.claim(n, credits);
+        eq(escrow.owed(address(escrow)), 20, "escrow");
+        eq(escrow.owed(address(token)), 30, "token");
+        eq(token.balanceOf(address(escrow)), 100, "held");
+        holds(alice, 40, 10, 0);
+    }
+
     function test_lists_of_pairs_must_match() public {
         vm.expectRevert(abi.encodeWithSelector(I.LengthMismatch.selector));
         escrow.pairsOf(new address[](1), new address[](2));

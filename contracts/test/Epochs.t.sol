@@ -89,22 +89,114 @@ contract EpochsTest is EscrowTest {
         holds(alice, 70, 10, 20);
     }
 
-    function test_debits_hold_within_limit_and_balance_or_not_at_all() public {
+    function pair(address one, uint48 first, address other, uint48 second)
+        internal
+        pure
+        returns (I.Debit[] memory debits)
+    {
+        debits = new I.Debit[](2);
+        (debits[0], debits[1]) = (I.Debit(one, first), I.Debit(other, second));
+    }
+
+    function test_a_zero_debit_a_duplicate_and_a_zero_root_refuse_the_whole_post() public {
         fund(alice, 100, 60);
         fund(bob, 30, 60);
-        bytes memory reason = abi.encodeWithSelector(I.DebitRefused.selector, alice, 100, 60, 61);
-        expectPostRevert(ROOT, debit(alice, 61), reason);
-        reason = abi.encodeWithSelector(I.DebitRefused.selector, bob, 30, 60, 31);
-        I.Debit[] memory both = new I.Debit[](2);
-        (both[0], both[1]) = (I.Debit(alice, 10), I.Debit(bob, 31));
-        expectPostRevert(ROOT, both, reason);
-        holds(alice, 100, 0, 0);
-        expectPostRevert(
-            ROOT, debit(alice, 0), abi.encodeWithSelector(I.DebitRefused.selector, alice, 100, 60, 0)
-        );
-        both[1] = I.Debit(alice, 10);
-        expectPostRevert(ROOT, both, abi.encodeWithSelector(I.DuplicateTenant.selector, alice));
+        expectPostRevert(ROOT, pair(bob, 10, alice, 0), abi.encodeWithSelector(I.ZeroAmount.selector));
+        bytes memory twice = abi.encodeWithSelector(I.DuplicateTenant.selector, alice);
+        expectPostRevert(ROOT, pair(alice, 10, alice, 10), twice);
         expectPostRevert(0, debit(alice, 1), abi.encodeWithSelector(I.ZeroRoot.selector));
+        holds(alice, 100, 0, 0);
+        holds(bob, 30, 0, 0);
+    }
+
+    function test_a_skipped_tenant_named_again_is_a_duplicate_too() public {
+        fund(alice, 100, 60);
+        bytes memory twice = abi.encodeWithSelector(I.DuplicateTenant.selector, alice);
+        expectPostRevert(ROOT, pair(alice, 61, alice, 10), twice);
+        expectPostRevert(ROOT, pair(alice, 61, alice, 62), twice);
+    }
+
+    function test_a_debit_beyond_limit_or_balance_is_skipped_and_the_others_hold() public {
+        fund(alice, 100, 60);
+        fund(bob, 30, 60);
+        I.Debit[] memory debits = new I.Debit[](3);
+        (debits[0], debits[1], debits[2]) =
+        (I.Debit(alice, 61), I.Debit(named("stranger"), 1), I.Debit(bob, 30));
+        vm.expectEmit(address(escrow));
+        emit I.DebitSkipped(1, alice, 61, 60);
+        vm.expectEmit(address(escrow));
+        emit I.DebitSkipped(1, named("stranger"), 1, 0);
+        vm.expectEmit(address(escrow));
+        emit I.EpochPosted(1, ROOT, keccak256("manifest"), 0, 0, START, START + CHALLENGE, 30);
+        post(ROOT, debits);
+        eq(escrow.epochOf(1).total, 30, "what was taken");
+        holds(alice, 100, 0, 0);
+        holds(bob, 0, 0, 30);
+        pass(CHALLENGE);
+        holds(alice, 100, 0, 0);
+        holds(bob, 0, 30, 0);
+        vm.expectEmit(address(escrow));
+        emit I.DebitSkipped(2, bob, 31, 0);
+        post(keccak256("two"), pair(alice, 60, bob, 31));
+        holds(alice, 40, 0, 60);
+        holds(bob, 0, 30, 0);
+    }
+
+    function test_a_cancelled_epoch_gives_a_skipped_tenant_nothing() public {
+        fund(alice, 100, 60);
+        fund(bob, 30, 60);
+        post(ROOT, pair(alice, 61, bob, 20));
+        vm.prank(guardian);
+        escrow.cancelEpoch(1);
+        holds(alice, 100, 0, 0);
+        holds(bob, 30, 0, 0);
+    }
+
+    /// @dev The settler has decided on 50 of each; alice has long announced what she does right before the post.
+    function provePostOutlives(function() internal armed) internal {
+        fund(alice, 100, 100);
+        fund(bob, 100, 100);
+        (bytes32 root, I.Credit[] memory credits) =
+            Leaves.two(p, Leaves.line(alice, 50), q, Leaves.line(bob, 50));
+        armed();
+        uint32 n = post(root, pair(alice, 50, bob, 50));
+        eq(escrow.epochOf(n).total, 50, "bob's alone");
+        pass(CHALLENGE);
+        escrow.claim(n, credits);
+        eq(token.balanceOf(p), 0, "nothing of alice's is there to take");
+        eq(token.balanceOf(q), 50, "bob's provider in full");
+        holds(bob, 50, 0, 0);
+    }
+
+    function withdrawAll() internal {
+        vm.prank(alice);
+        escrow.requestWithdraw(100);
+        pass(NOTICE);
+        vm.prank(alice);
+        escrow.withdraw(alice);
+    }
+
+    function lowerTheLimit() internal {
+        vm.prank(alice);
+        escrow.setSpendLimit(0);
+        pass(NOTICE);
+        vm.prank(alice);
+        escrow.applySpendLimit();
+    }
+
+    function test_a_matured_withdrawal_stops_nobody_elses_epoch() public {
+        provePostOutlives(withdrawAll);
+    }
+
+    function test_a_lowered_limit_stops_nobody_elses_epoch() public {
+        provePostOutlives(lowerTheLimit);
+        // The debt is still there, and so is the money: it is billed as soon as it fits again.
+        vm.prank(alice);
+        escrow.setSpendLimit(50);
+        (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 50, 50);
+        pass(CHALLENGE);
+        escrow.claim(n, credits);
+        eq(token.balanceOf(p), 50, "billed again");
     }
 
     function test_500_debits_pass_and_501_do_not() public {
@@ -178,11 +270,11 @@ contract EpochsTest is EscrowTest {
             post(ROOT, debit(alice, amount));
             holds(alice, balance - amount, 0, amount);
         } else {
-            expectPostRevert(
-                ROOT,
-                debit(alice, amount),
-                abi.encodeWithSelector(I.DebitRefused.selector, alice, balance, limit, amount)
-            );
+            if (amount == 0) {
+                expectPostRevert(ROOT, debit(alice, 0), abi.encodeWithSelector(I.ZeroAmount.selector));
+            } else {
+                post(ROOT, debit(alice, amount));
+            }
             holds(alice, balance, 0, 0);
         }
     }

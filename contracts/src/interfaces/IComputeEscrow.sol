@@ -11,7 +11,8 @@ interface IComputeEscrow {
     /// @param allocated money of active epochs that only providers can receive
     /// @param pending the debit of the epoch that is in its challenge window
     /// @param limit the most that one epoch may debit
-    /// @param epoch the epoch that `pending` belongs to; 0 once that is decided
+    /// @param epoch the newest epoch that debited this tenant or skipped it, and that `pending` belongs to; 0 once
+    /// that is decided
     struct Account {
         uint64 balance;
         uint64 allocated;
@@ -42,7 +43,7 @@ interface IComputeEscrow {
     /// @param root Merkle root of all unpaid pairs
     /// @param activeAt when claims may begin
     /// @param periodEnd end of the metered period, as the settler states it
-    /// @param total sum of the debits
+    /// @param total sum of the debits that were taken; below the manifest's sum when some were skipped
     /// @param prev the epoch it was built on, 0 for the first
     /// @param cancelled whether the guardian stopped it in its window
     struct Epoch {
@@ -106,6 +107,8 @@ interface IComputeEscrow {
         uint40 activeAt,
         uint64 total
     );
+    /// @notice A debit exceeded `available` = min(limit, balance) and was passed over; nothing of it was taken
+    event DebitSkipped(uint32 indexed epoch, address indexed tenant, uint48 amount, uint64 available);
     /// @notice An epoch was stopped in its window; its debits return to the tenants
     event EpochCancelled(uint32 indexed epoch, uint40 seq);
     /// @notice A tenant's allocated money went to a provider; `paid` is the pair's new total
@@ -114,7 +117,8 @@ interface IComputeEscrow {
     );
     /// @notice One transfer for one leaf
     event CreditPaid(uint32 indexed epoch, address indexed provider, address indexed payee, uint64 amount);
-    /// @notice The token refused the transfer; the amount waits for `collect`
+    /// @notice The token refused the transfer, or the payee is this contract or the token; the amount waits for
+    /// `collect`
     event CreditOwed(uint32 indexed epoch, address indexed provider, address indexed payee, uint64 amount);
     /// @notice A leaf that is not in the root, or is too long, was passed over
     event CreditSkipped(uint32 indexed epoch, address indexed provider, uint256 index);
@@ -125,6 +129,8 @@ interface IComputeEscrow {
 
     /// @notice An address that must not be zero is
     error ZeroAddress();
+    /// @notice Money sent to this contract itself or to the token would be nobody's
+    error BadRecipient(address to);
     /// @notice An amount that must not be zero is
     error ZeroAmount();
     /// @notice The token has fewer than 6 or more than 18 decimals
@@ -147,8 +153,6 @@ interface IComputeEscrow {
     error TooManyDebits(uint256 count);
     /// @notice A tenant stands twice in the debits
     error DuplicateTenant(address tenant);
-    /// @notice A debit is zero or above min(limit, balance)
-    error DebitRefused(address tenant, uint64 balance, uint48 limit, uint48 amount);
     /// @notice Claims go against the active root only; `active` is its epoch, 0 for none
     error NotActive(uint32 epoch, uint32 active);
     /// @notice Two lists that belong together differ in length
@@ -171,17 +175,21 @@ interface IComputeEscrow {
     function requestWithdraw(uint64 units) external;
 
     /// @notice Takes out the announced amount, or what is left of the balance, once the notice is over
-    /// @param to who receives it
+    /// @param to who receives it; neither this contract nor the token
     /// @return units what was taken
     function withdraw(address to) external returns (uint64 units);
 
-    /// @notice Posts a settlement epoch on the state it was computed from; all debits hold or none
+    /// @notice Posts a settlement epoch on the state it was computed from
+    /// @dev A debit that does not fit (any more) is skipped with DebitSkipped and the others hold: no tenant can stop
+    /// the epoch of the others by withdrawing or lowering its limit in front of it. The root may then show more for
+    /// the skipped tenant than is allocated; a claim pays what is there, as ever. A zero amount or a tenant named twice
+    /// still refuses the whole call, since only the settler can be the cause of those.
     /// @param seq the present `state().seq`
     /// @param prevRoot root of the present head, 0 when there is none
     /// @param root Merkle root of all unpaid pairs
     /// @param manifestHash keccak of the canonical manifest, from which anybody can rebuild root and debits
     /// @param periodEnd end of the metered period
-    /// @param debits what each tenant sets aside; 0 < amount <= min(limit, balance), no tenant twice
+    /// @param debits what each tenant sets aside; amount > 0, no tenant twice, taken if <= min(limit, balance)
     /// @return epoch the number of the new epoch
     function postEpoch(
         uint40 seq,
@@ -203,11 +211,11 @@ interface IComputeEscrow {
     function claim(uint32 epoch, Credit[] calldata credits) external;
 
     /// @notice Names the wallet that the calling provider is paid to
-    /// @param payee the wallet; 0 for the provider's own address
+    /// @param payee the wallet, neither this contract nor the token; 0 for the provider's own address
     function setProvider(address payee) external;
 
     /// @notice Fetches what the calling provider is owed after a refused transfer
-    /// @param to who receives it
+    /// @param to who receives it; neither this contract nor the token
     /// @return units what was fetched
     function collect(address to) external returns (uint64 units);
 

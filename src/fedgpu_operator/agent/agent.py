@@ -49,6 +49,7 @@ class Agent:
         self._closing = asyncio.Event()
         self._done = asyncio.Event()
         self._done.set()
+        self._work: asyncio.Task[None] | None = None
         self._watch = MemberWatch(member, self._identity, self.wake, longest_pause=settings.backoff_most)
         self._reporter = Reporter(provider, hub, settings, clock)
         self._leases = LeaseReconciler(hub, Workloads(member, self._identity), settings, clock)
@@ -71,16 +72,24 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch.run(), name=f"watch-{self.provider}")
-                await self._loop()
+                self._work = group.create_task(self._loop(), name=f"loop-{self.provider}")
+                await asyncio.wait({self._work})
                 watch.cancel()
         finally:
             self._done.set()
 
     async def aclose(self) -> None:
-        """End `run`; the workloads go on."""
+        """End `run`, a pass that hangs on its member in the middle of it; the workloads go on."""
         self._closing.set()
         self.wake()
-        await self._done.wait()
+        try:
+            async with asyncio.timeout(self._settings.close_within):
+                await self._done.wait()
+        except TimeoutError:
+            log.warning("agent of %s: a pass still waits for an answer: cancelled", self.provider)
+            if self._work is not None:
+                self._work.cancel()
+            await self._done.wait()
 
     async def _loop(self) -> None:
         pause = SHORTEST_PAUSE

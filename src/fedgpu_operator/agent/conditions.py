@@ -24,6 +24,7 @@ MEMBER_REJECTED: Final = "MemberRejected"
 WORKLOAD_VANISHED: Final = "WorkloadVanished"
 RUN_LIMIT_EXCEEDED: Final = "RunLimitExceeded"
 IMAGE_PULL_FAILED: Final = "ImagePullFailed"
+START_TIMEOUT: Final = "StartTimeout"
 LEASE_FENCED: Final = "LeaseFenced"
 
 MAX_MESSAGE: Final = 1024

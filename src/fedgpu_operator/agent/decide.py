@@ -17,6 +17,7 @@ from fedgpu_operator.agent.conditions import (
     MEMBER_REJECTED,
     RUN_LIMIT_EXCEEDED,
     RUNNING,
+    START_TIMEOUT,
     STOPPED,
     STOPPING,
     SUCCEEDED,
@@ -35,6 +36,7 @@ _HINDRANCES: Final[Mapping[str, str]] = {
     "NoPods": MEMBER_REJECTED,
     "Unschedulable": MEMBER_REJECTED,
     "ImagePull": IMAGE_PULL_FAILED,
+    "NotStarted": START_TIMEOUT,
 }
 
 
@@ -191,14 +193,23 @@ def _hindered(view: View, settings: AgentSettings) -> Decision | None:
     found = podlib.hindrance(
         view.pods, replicas=view.lease.spec.replicas, ever=len(view.reading.pods), events=view.events
     )
-    if found is None or (found.kind == "ImagePull" and waited < settings.image_after):
+    if found is None or waited < _patience(found, settings):
         return None
-    reason = _HINDRANCES[found.kind]
-    step = _stop(view, Verdict("False", reason, found.message))
+    reason, why = _HINDRANCES[found.kind], found.message
+    if reason == START_TIMEOUT:
+        why += f" within {settings.start_after:g} s: use a smaller image, or a registry nearer to the member"
+    step = _stop(view, Verdict("False", reason, why))
     if reason != MEMBER_REJECTED:
         return step
     accepted = Verdict("False", found.kind, found.message)
     return Decision(remove=step.remove, verdicts={**step.verdicts, "Accepted": accepted}, due=step.due)
+
+
+def _patience(found: podlib.Hindrance, settings: AgentSettings) -> float:
+    """Seconds from acceptance for which that hindrance may still pass by itself."""
+    return {"ImagePull": settings.image_after, "NotStarted": settings.start_after}.get(
+        found.kind, settings.reject_after
+    )
 
 
 def _go_on(view: View, *, due: float | None) -> Decision:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedgpu_operator.api.base import wire_name
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.podtemplate import harmless_annotation, takes_devices
 from fedgpu_operator.errors import InvalidResourceError
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
@@ -16,9 +17,6 @@ PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 REFUSED: Final = "WorkloadRefused"
 LONGEST_BACKSTOP: Final = 3600
 """Seconds past the run limit within which the member itself must end the Job, should the agent be gone."""
-
-_RESERVED_DOMAINS: Final = ("kubernetes.io", "k8s.io", "cncf.io", "nvidia.com")
-_DEVICE_VARIABLES: Final = ("NVIDIA_VISIBLE", "NVIDIA_MIG_")
 
 
 class _Strict(BaseModel):
@@ -182,22 +180,15 @@ def _complaints(lease: ComputeLease, workload: _Workload) -> Iterator[str]:
     if asked != {str(spec.gpus_per_replica)}:
         yield f"the first container must ask for {spec.gpus_per_replica} GPUs"
     for key in job.template.metadata.annotations:
-        if _reserved(key):
-            yield f"annotation {key} steers the node or its devices"
+        if not harmless_annotation(key):
+            yield f"annotation {key} could steer the node or its devices"
     yield from _device_variables(pod)
 
 
 def _device_variables(pod: _PodSpec) -> Iterator[str]:
     """NVIDIA's runtime gives a container that asked for no GPU whatever its environment (or its image's) names."""
     for position, container in enumerate(pod.containers):
-        found = [(v.name, v.value) for v in container.env if v.name.startswith(_DEVICE_VARIABLES)]
+        found = [(v.name, v.value) for v in container.env if takes_devices(v.name)]
         allowed = [("NVIDIA_VISIBLE_DEVICES", "void")] if position else []
         if found != allowed:
             yield f"container {container.name} must leave the choice of its GPUs to the member"
-
-
-def _reserved(annotation: str) -> bool:
-    domain = annotation.partition("/")[0]
-    return domain.startswith("io.kubernetes") or any(
-        domain == reserved or domain.endswith(f".{reserved}") for reserved in _RESERVED_DOMAINS
-    )

@@ -31,7 +31,7 @@ class Outcome:
 class Hindrance:
     """Why a workload does not start."""
 
-    kind: Literal["NoPods", "Unschedulable", "ImagePull"]
+    kind: Literal["NoPods", "Unschedulable", "ImagePull", "NotStarted"]
     message: str
 
 
@@ -117,7 +117,23 @@ def hindrance(pods: Sequence[JSONObject], *, replicas: int, ever: int, events: s
             if waiting.get("reason") in _PULL_PROBLEMS:
                 text = f"{entry.get('image', '')}: {waiting['reason']}: {waiting.get('message', '')}"
                 return Hindrance("ImagePull", text[:MAX_MESSAGE])
-    return None
+    idle = next((pod for pod in pods if not terminal(pod) and not _ever_started(pod)), None)
+    return Hindrance("NotStarted", _waits_for(idle)) if idle is not None else None
+
+
+def _ever_started(pod: JSONObject) -> bool:
+    """Whether a container of it ever ran; from then on the pod is metered."""
+    return any(container.started_at is not None for container in pod_facts(pod).containers)
+
+
+def _waits_for(pod: JSONObject) -> str:
+    """E.g. ``pod x has started no container (main: ContainerCreating)``."""
+    waits = [
+        f"{entry.get('name', '')}: {_mapping(_mapping(entry, 'state'), 'waiting').get('reason') or 'waiting'}"
+        for entry in _sequence(_mapping(pod, "status"), "containerStatuses")
+    ]
+    name = _mapping(pod, "metadata").get("name", "")
+    return f"pod {name} has started no container ({', '.join(waits) or 'no word of any'})"[:MAX_MESSAGE]
 
 
 def _container_facts(entry: JSONObject) -> ContainerFacts:

@@ -15,7 +15,7 @@ from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.agent import Agent, AgentSettings
 from fedgpu_operator.api.gpuprovider import GPUProvider, SecretKeyRef
-from fedgpu_operator.errors import InvalidResourceError, NotFoundError
+from fedgpu_operator.errors import FedGPUError, InvalidResourceError, NotFoundError
 from fedgpu_operator.hub.render import provider_namespace
 from fedgpu_operator.hub.store import load_all, load_namespaces
 from fedgpu_operator.ports import SECRETS, Clock, Kube
@@ -55,33 +55,47 @@ class AgentSupervisor:
         """One pass over all providers."""
         providers = {provider.metadata.name: provider for provider in await load_all(self._hub, GPUProvider)}
         namespaces = await load_namespaces(self._hub)
-        for name in set(self._running) - set(providers):
-            await self._end(name)
+        await asyncio.gather(*(self._end(name) for name in set(self._running) - set(providers)))
         for name in set(self.refusals) - set(providers):
             del self.refusals[name]
         for name, provider in providers.items():
             if _accepted(provider) and provider_namespace(name) in namespaces:
-                await self._keep(name, provider.spec.connection.kubeconfig_secret_ref)
+                await self._keep_apart(name, provider.spec.connection.kubeconfig_secret_ref)
         return None
 
     async def aclose(self) -> None:
         """End every agent; workloads go on."""
-        for name in list(self._running):
+        await asyncio.gather(*(self._end(name) for name in list(self._running)))
+
+    async def _keep_apart(self, name: str, ref: SecretKeyRef) -> None:
+        """`_keep`, with whatever goes wrong in it told of this provider and kept from all others."""
+        try:
+            await self._keep(name, ref)
+        except InvalidResourceError as error:
+            self._refuse(name, error)
             await self._end(name)
+        except FedGPUError as error:
+            self._hinder(name, f"{error.reason}: {error}")
+        except Exception as error:
+            log.exception("provider %s: its agent could not be kept", name)
+            self._hinder(name, f"unexpected {type(error).__name__}; the operator's log has more")
+
+    def _hinder(self, name: str, why: str) -> None:
+        """Trouble that says nothing about the provider's spec: an agent that runs goes on, and speaks for itself."""
+        if name not in self._running:
+            self._refuse(name, InvalidResourceError("AgentNotStarted", why))
+
+    def _refuse(self, name: str, error: InvalidResourceError) -> None:
+        if str(self.refusals.get(name)) != str(error):
+            log.warning("provider %s: %s: %s", name, error.why, error)
+        self.refusals[name] = error
 
     async def _keep(self, name: str, ref: SecretKeyRef) -> None:
-        try:
-            text, version = await self._kubeconfig(ref)
-            running = self._running.get(name)
-            if running is not None and running.secret_version == version and not running.task.done():
-                return
-            member = KubeClient(member_client(text))
-        except InvalidResourceError as error:
-            if str(self.refusals.get(name)) != str(error):
-                log.warning("provider %s: %s: %s", name, error.why, error)
-            self.refusals[name] = error
-            await self._end(name)
+        text, version = await self._kubeconfig(ref)
+        running = self._running.get(name)
+        if running is not None and running.secret_version == version and not running.task.done():
             return
+        member = KubeClient(member_client(text))
         self.refusals.pop(name, None)
         await self._end(name)
         self._start(name, member, version)
@@ -119,7 +133,9 @@ class AgentSupervisor:
         if running is None:
             return
         await running.agent.aclose()
-        await asyncio.gather(running.task, return_exceptions=True)
+        (outcome,) = await asyncio.gather(running.task, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            log.error("agent of provider %s broke off", name, exc_info=outcome)
         await running.member.close()
         log.info("agent of provider %s ended", name)
 

@@ -38,8 +38,9 @@ class Account:
 class Audit:
     """What the chain shows at block `block`.
 
-    `paid_to` sums the token transfers by payee, `owed` what a refused transfer left behind. `problems` is empty when
-    every identity holds to the last unit.
+    `deposited` is what came in by the escrow's own deposits, `unsolicited` what somebody sent past it: that belongs to
+    nobody's account and lies in `held` for good. `paid_to` sums the token transfers by payee, `owed` what a refused
+    transfer left behind. `problems` is empty when every identity holds to the last unit of the token.
     """
 
     block: int
@@ -51,6 +52,7 @@ class Audit:
     owed: int
     paid_to: Mapping[str, int]
     problems: tuple[str, ...]
+    unsolicited: int = 0
 
     @property
     def balances(self) -> int:
@@ -82,6 +84,7 @@ class _Flows:
     """Token transfers into and out of the escrow, in token units, and what could not be explained."""
 
     deposited: int
+    unsolicited: int
     paid: int
     withdrawn: int
     paid_to: Mapping[str, int]
@@ -93,7 +96,9 @@ def audit(
 ) -> Audit:
     """Read the chain and check the identity in − paid − withdrawn = balanceOf = Σ balance + Σ (allocated + pending).
 
-    A payment that the token refused waits as `owed` and counts on the right side too. Raises AuditError.
+    A payment that the token refused waits as `owed` and counts on the right side too. A transfer that no Deposited
+    event of the same transaction and sender explains is `unsolicited`: subtracted on both sides, so that nobody can
+    spoil the verdict, nor cover up a loss, by sending money. Raises AuditError.
     """
     # trust_env=False: a proxy of the environment has no business between us and the chain.
     with httpx.Client(base_url=rpc_url, timeout=timeout, trust_env=False, transport=transport) as client:
@@ -105,7 +110,7 @@ def _audit(chain: _Chain, token: str, escrow: str) -> Audit:
     block = chain.finalized()
     scale = 10 ** (chain.number(token, "decimals()", block) - 6)
     events = chain.logs(escrow, [], block)
-    flows = _flows(chain, token, escrow, events, block)
+    flows = _flows(chain, token, escrow, events, block, scale)
     accounts = {tenant: chain.account(escrow, tenant, block) for tenant in _named(events, _DEPOSITED)}
     owed = sum(chain.number(escrow, "owed(address)", block, who) for who in _named(events, _CREDIT_OWED))
     held = chain.number(token, "balanceOf(address)", block, escrow)
@@ -120,40 +125,68 @@ def _audit(chain: _Chain, token: str, escrow: str) -> Audit:
         owed=owed,
         paid_to={payee: units // scale for payee, units in flows.paid_to.items()},
         problems=tuple(problems),
+        unsolicited=flows.unsolicited // scale,
     )
 
 
 def _problems(flows: _Flows, held: int, scale: int, accounts: Mapping[str, Account], owed: int) -> list[str]:
     """Both equations in the token's own units, so that no division hides a remainder."""
     found = []
-    moved = flows.deposited - flows.paid - flows.withdrawn
+    moved = flows.deposited + flows.unsolicited - flows.paid - flows.withdrawn
     if moved != held:
         found.append(f"transfers leave {moved} units, the token says that the escrow holds {held}")
     owned = sum(each.balance + each.allocated + each.pending for each in accounts.values()) + owed
-    if owned * scale != held:
-        found.append(f"the accounts add up to {owned * scale} units, the token says that the escrow holds {held}")
+    if owned * scale + flows.unsolicited != held:
+        apart = f" and {flows.unsolicited} were sent unasked" if flows.unsolicited else ""
+        found.append(
+            f"the accounts add up to {owned * scale} units{apart}, the token says that the escrow holds {held}"
+        )
     return found
 
 
-def _flows(chain: _Chain, token: str, escrow: str, events: Sequence[_Log], block: int) -> _Flows:
-    """Transfers from the token's own logs; the escrow's events only tell a payment from a withdrawal."""
+def _flows(chain: _Chain, token: str, escrow: str, events: Sequence[_Log], block: int, scale: int) -> _Flows:
+    """Transfers from the token's own logs; the escrow's events only tell what each of them was for."""
     here = _topic(escrow)
-    incoming = chain.logs(token, [_TRANSFER, None, here], block)
+    deposited, unsolicited, astray = _came_in(chain.logs(token, [_TRANSFER, None, here], block), events, scale)
     outgoing = chain.logs(token, [_TRANSFER, here], block)
     withdrawals = {(log.transaction, _address(log.topics[2])) for log in events if log.topics[0] == _WITHDRAWN}
     payments = {(log.transaction, payee) for log in events for payee in _payees(log)}
     paid_to: dict[str, int] = defaultdict(int)
-    withdrawn, unexplained = 0, []
+    withdrawn, unexplained = 0, [*astray]
     for log in outgoing:
         units, to = int.from_bytes(log.data), _address(log.topics[2])
+        if to == escrow:
+            # It came in again as unsolicited: both sums still agree, and yet its owner has lost it.
+            unexplained.append(f"{units} units went from the escrow to itself in {log.transaction}")
         if (log.transaction, to) in withdrawals:
             withdrawn += units
             continue
         paid_to[to] += units
         if (log.transaction, to) not in payments:
             unexplained.append(f"{units} units left for {to} in {log.transaction} without a payment event")
-    deposited = sum(int.from_bytes(log.data) for log in incoming)
-    return _Flows(deposited, sum(paid_to.values()), withdrawn, dict(paid_to), tuple(unexplained))
+    return _Flows(deposited, unsolicited, sum(paid_to.values()), withdrawn, dict(paid_to), tuple(unexplained))
+
+
+def _came_in(incoming: Sequence[_Log], events: Sequence[_Log], scale: int) -> tuple[int, int, list[str]]:
+    """Token units deposited and unsolicited, and deposits that the token's logs do not bear out.
+
+    A transfer and the deposit it is for share their transaction and the account that paid: Deposited's second
+    argument, Transfer's first.
+    """
+    arrived: dict[tuple[str, str], int] = defaultdict(int)
+    for log in incoming:
+        arrived[log.transaction, _address(log.topics[1])] += int.from_bytes(log.data)
+    credited: dict[tuple[str, str], int] = defaultdict(int)
+    for log in events:
+        if log.topics[0] == _DEPOSITED:
+            credited[log.transaction, _address(log.topics[2])] += int.from_bytes(log.data) * scale
+    problems = [
+        f"{units} units are booked as deposited by {sender} in {transaction}, {arrived[transaction, sender]} came in"
+        for (transaction, sender), units in credited.items()
+        if arrived[transaction, sender] < units
+    ]
+    deposited = sum(credited.values())
+    return deposited, sum(arrived.values()) - deposited, problems
 
 
 def _payees(log: _Log) -> tuple[str, ...]:

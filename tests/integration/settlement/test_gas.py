@@ -15,13 +15,13 @@ CHALLENGE = 3600
 MEASURED = {
     "deposit, first": 77_475,
     "deposit, repeat": 43_275,
-    "postEpoch, 1 tenant, first": 110_115,
-    "postEpoch, 1 tenant, steady": 93_411,
-    "postEpoch, 10 tenants": 164_811,
-    "claim, 1 line, first": 103_543,
-    "claim, 1 line, steady": 69_343,
-    "claim, 16 lines, first": 597_562,
-    "claim, 16 lines, steady": 323_962,
+    "postEpoch, 1 tenant, first": 110_106,
+    "postEpoch, 1 tenant, steady": 93_402,
+    "postEpoch, 10 tenants": 164_829,
+    "claim, 1 line, first": 103_695,
+    "claim, 1 line, steady": 69_495,
+    "claim, 16 lines, first": 597_714,
+    "claim, 16 lines, steady": 324_114,
 }
 
 

@@ -14,6 +14,7 @@ from fedgpu_operator.artifacts import load
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import ZERO_HASH, Pair
 from fedgpu_operator.errors import ChainMismatchError, RevertedError
+from fedgpu_operator.lab.audit import audit
 from fedgpu_operator.settlement import advances, build_epoch, claims, fund, parse_manifest
 
 CHALLENGE = 3600
@@ -158,15 +159,71 @@ async def test_over_committed_root_takes_only_its_own_tenants_allocated(world: A
     world.conserves()
 
 
-@pytest.mark.parametrize(
-    ("debit", "reason"), [(51, r"DebitRefused\(tenant=0x\w+, balance=1000, limit=50, amount=51\)"), (0, "DebitRefused")]
-)
-async def test_a_debit_beyond_the_limit_is_refused_with_its_figures(world: Any, debit: int, reason: str) -> None:
+async def test_a_zero_debit_is_refused(world: Any) -> None:
     alice, p = world.tenants[0], world.providers[0]
     await world.fund(0, 1_000, 50)
-    plan = await world.plan({(alice, p): 51}, {alice: debit})
-    with pytest.raises(RevertedError, match=reason):
+    plan = await world.plan({(alice, p): 51}, {alice: 0})
+    with pytest.raises(RevertedError, match="ZeroAmount"):
         await world.settler.post_epoch(plan)
+
+
+async def test_a_tenant_that_leaves_right_before_the_post_stops_nobody_else(world: Any) -> None:
+    """Signed on the state of before; the withdrawal gets into the block first."""
+    (alice, bob), (p, q) = world.tenants[:2], world.providers
+    await world.fund(0, 1_000, 1_000)
+    await world.fund(1, 1_000, 1_000)
+    wallet, escrow = await world.wallet(0), world.deployment.escrow
+    await world.mined(wallet.request_withdraw(escrow, 900))
+    world.chain.jump(NOTICE)
+    owed: dict[Pair, MicroUSD] = {(alice, p): MicroUSD(400), (alice, q): MicroUSD(1), (bob, q): MicroUSD(50)}
+    plan = await world.plan(owed, {alice: 401, bob: 50})
+    signed = await world.settler.prepare_post(plan)
+    await world.mined(wallet.withdraw(escrow))
+    posted = await world.mined(world.settler.broadcast(signed))
+    assert (posted.epoch, posted.skipped) == (1, (alice,))
+    assert (await world.settler.epoch(1)).total == 50 < plan.total
+    world.chain.jump(CHALLENGE)
+    paid = await world.mined(world.keeper.claim(1, claims(plan)))
+    assert {(line.tenant, line.provider): line.amount for line in paid.payments} == {(bob, q): 50}
+    assert paid.skipped == ()
+    world.conserves()
+
+    # Nothing more can be claimed under this root; the next one takes what alice still has, and shares it.
+    chain = await world.settler.snapshot([alice, bob], list(owed), "latest")
+    assert (chain.accounts[alice].balance, chain.accounts[alice].allocated) == (100, 0)
+    funding = fund(owed, chain, plan.pairs)
+    assert funding.debits == {alice: 100}
+    assert advances(funding, plan.pairs)
+    assert funding.unfunded == {alice: 301}
+    again = await world.plan(dict(funding.payable), dict(funding.debits))
+    assert (await world.mined(world.settler.post_epoch(again))).skipped == ()
+    world.chain.jump(CHALLENGE)
+    await world.mined(world.keeper.claim(2, claims(again)))
+    assert world.balance(p) + world.balance(q) == 150
+    world.conserves()
+
+
+async def test_money_sent_past_the_contract_spoils_no_audit(world: Any) -> None:
+    token, escrow = world.deployment.token, world.deployment.escrow
+    await world.fund(0, 1_000, 1_000)
+    world.force(world.providers[0], token, "mint(address,uint256)", escrow, 7)
+    world.chain.mine(3)
+    seen = audit(world.chain.rpc_url, token, escrow)
+    assert seen.problems == ()
+    assert (seen.deposited, seen.unsolicited, seen.held, seen.balances) == (1_000, 7, 1_007, 1_000)
+
+
+async def test_money_never_goes_to_the_escrow_itself(world: Any) -> None:
+    alice, p, escrow = world.tenants[0], world.providers[0], world.deployment.escrow
+    await world.fund(0, 1_000, 1_000)
+    plan = await world.plan({(alice, p): 60, (alice, escrow): 40}, {alice: 100})
+    await world.mined(world.settler.post_epoch(plan))
+    world.chain.jump(CHALLENGE)
+    paid = await world.mined(world.keeper.claim(1, claims(plan)))
+    assert len(paid.payments) == 2
+    assert world.balance(p) == 60
+    assert world.balance(escrow) == 940
+    world.auditor().conserves(world.tenants, [p, escrow])
 
 
 async def test_the_guardian_cancels_and_the_next_epoch_bills_again(world: Any) -> None:

@@ -50,9 +50,9 @@ class FakeChain:
     def scale(self) -> int:
         return int(10 ** (self.decimals - 6))
 
-    def deposit(self, tenant: str, units: int) -> None:
-        self._transfer(tenant, ESCROW, units * self.scale)
-        self._event("Deposited(address,address,uint64)", [tenant, tenant], units)
+    def deposit(self, tenant: str, units: int, *, by: str = "") -> None:
+        self._transfer(by or tenant, ESCROW, units * self.scale)
+        self._event("Deposited(address,address,uint64)", [tenant, by or tenant], units)
         self.in_units += units * self.scale
 
     def send(self, source: str, token_units: int) -> None:
@@ -205,6 +205,14 @@ def test_money_sent_unasked_is_told_apart_and_spoils_nothing(decimals: int) -> N
     seen = chain.audit()
     assert seen.conserved, seen.problems
     assert (seen.deposited, seen.unsolicited, seen.held) == (100, 7, 107)
+
+
+def test_a_deposit_that_somebody_else_pays_for_is_one(chain: FakeChain) -> None:
+    chain.deposit(ALICE, 5, by=OTHER)
+    chain.accounts[ALICE] = (65, 7, 3)
+    seen = chain.audit()
+    assert seen.conserved, seen.problems
+    assert (seen.deposited, seen.unsolicited) == (155, 0)
 
 
 def test_dust_sent_unasked_is_no_whole_unit_but_counted() -> None:

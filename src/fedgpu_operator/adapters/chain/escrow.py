@@ -50,6 +50,8 @@ class EscrowClient:
         self._rpc = Rpc(rpc_url, timeout=timeout)
         self.chain_id = chain_id
         self._sender = Sender(self._rpc, signer_key) if signer_key is not None else None
+        self._verified = False
+        """Set by the first verification that passed: a chain that was away at the start is checked when it is back."""
         self.escrow: ChecksumAddress = to_checksum_address(escrow)
         self._contract = contract_at(self._rpc, self.escrow)
 
@@ -91,11 +93,14 @@ class EscrowClient:
             decimals = await coin.functions.decimals().call()
         if scale != 10 ** (decimals - 6):
             raise ChainMismatchError(f"the token {token} has {decimals} decimals, the escrow scales by {scale}")
+        self._verified = True
 
     async def snapshot(
         self, tenants: Sequence[str], pairs: Sequence[Pair], block: BlockIdentifier = "finalized"
     ) -> ChainSnapshot:
         """Read the escrow, these tenants' accounts and these pairs' books, all at the one block that `block` names."""
+        if not self._verified:
+            await self.verify()
         with self._rpc.speaking("reading a block"):
             header = await self._rpc.w3.eth.get_block(block)
         at = header["number"]

@@ -15,7 +15,7 @@ from fedgpu_operator.domain.settlement import Payment, TxReceipt
 
 
 def read_receipt(raw: RawReceipt, contract: AsyncContract, escrow: ChecksumAddress) -> TxReceipt:
-    """Block, outcome, gas, the epoch posted (if any) and the lines paid."""
+    """Block, outcome, gas, the epoch posted (if any), the tenants it skipped and the lines paid."""
     logs = [log for log in raw["logs"] if log["address"] == escrow]
     posted = _of("EpochPosted", logs, contract)
     return TxReceipt(
@@ -35,6 +35,7 @@ def read_receipt(raw: RawReceipt, contract: AsyncContract, escrow: ChecksumAddre
             )
             for values in _of("LinePaid", logs, contract)
         ),
+        skipped=tuple(values["tenant"] for values in _of("DebitSkipped", logs, contract)),
     )
 
 

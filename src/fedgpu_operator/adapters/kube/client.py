@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import ssl
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import Final, TypeAlias, cast
+from urllib.parse import quote
 
 import aiohttp
 from kubernetes.aio.client import ApiClient
 
+from fedgpu_operator.adapters.kube.answers import checked, read_error, read_events, read_object, refuse_redirects, told
 from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.errors import (
-    AlreadyExistsError,
-    ConflictError,
-    ForbiddenError,
-    GoneError,
-    KubeError,
-    NotFoundError,
-    RejectedError,
-    UnreachableError,
-)
+from fedgpu_operator.errors import NotFoundError, RejectedError, UnreachableError
 from fedgpu_operator.ports import ResourceType, WatchEvent
 
 FIELD_MANAGER: Final = "fedgpu-operator"
@@ -30,24 +22,33 @@ PAGE_SIZE: Final = 500
 WATCH_SECONDS: Final = 290
 """The server ends the watch after this many seconds; below the 5 minutes of idle that common proxies allow."""
 
-_BY_STATUS: Final[Mapping[int, type[KubeError]]] = {
-    401: ForbiddenError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    409: ConflictError,
-    410: GoneError,
-    422: RejectedError,
-}
-_UNREACHABLE: Final = frozenset({0, 429, 500, 502, 503, 504})
-"""Statuses that say nothing about the object: the server or a proxy before it could not answer."""
+Listed: TypeAlias = tuple[list[JSONObject], str]
+"""Objects, and the resourceVersion of the list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server may make us hold and wait for; a list is all of its pages together."""
+
+    answer_bytes: int = 64 * 2**20
+    list_bytes: int = 256 * 2**20
+    list_pages: int = 400
+    list_seconds: float = 120.0
 
 
 class KubeClient:
-    """Implements `ports.Kube`; owns its `ApiClient` and closes it."""
+    """Implements `ports.Kube`; owns its `ApiClient`, which has asked nothing yet, and closes it.
 
-    def __init__(self, api: ApiClient, *, timeout: float = 15.0) -> None:
+    It follows no redirect and unpacks nothing, whoever the server is; `timeout` bounds one call in seconds.
+    """
+
+    def __init__(self, api: ApiClient, *, timeout: float = 15.0, limits: Limits | None = None) -> None:
         self._api = api
         self._timeout = timeout
+        self._limits = limits or Limits()
+        configuration = api.configuration
+        configuration.trace_configs = [*(configuration.trace_configs or []), refuse_redirects()]
+        configuration.client_session_kwargs = {**(configuration.client_session_kwargs or {}), "auto_decompress": False}
 
     async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
         return await self._call("GET", _path(kind, namespace, name))
@@ -55,19 +56,17 @@ class KubeClient:
     async def list(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
     ) -> tuple[list[JSONObject], str]:
-        items: list[JSONObject] = []
         query: dict[str, str] = {"limit": str(PAGE_SIZE)}
         if labels:
             query["labelSelector"] = labels
         if fields:
             query["fieldSelector"] = fields
-        while True:
-            page = await self._call("GET", _path(kind, namespace), query=query)
-            items.extend(page.get("items") or [])
-            meta = page["metadata"]
-            if not meta.get("continue"):
-                return items, str(meta["resourceVersion"])
-            query["continue"] = meta["continue"]
+        path = _path(kind, namespace)
+        try:
+            async with asyncio.timeout(self._limits.list_seconds):
+                return await self._pages(path, query)
+        except TimeoutError as error:
+            raise UnreachableError(f"GET {path}: the list took more than {self._limits.list_seconds:g} s") from error
 
     async def watch(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
@@ -83,7 +82,7 @@ class KubeClient:
         timeout = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, sock_connect=self._timeout)
         response = await self._send("GET", _path(kind, namespace), query=query, limits=timeout)
         try:
-            async for event in _events(response):
+            async for event in read_events(response):
                 yield event
         finally:
             connection = response.connection
@@ -121,10 +120,29 @@ class KubeClient:
             return
 
     async def server_version(self) -> str:
-        return str((await self._call("GET", "/version"))["gitVersion"])
+        return str((await self._call("GET", "/version")).get("gitVersion", ""))
 
     async def close(self) -> None:
+        pool: aiohttp.ClientSession | None = self._api.rest_client.pool_manager
+        if pool is not None and pool.connector is not None:
+            # TLS's farewell waits for the peer, which may never answer.
+            await pool.connector.close(abort_ssl=True)
         await self._api.close()
+
+    async def _pages(self, path: str, query: dict[str, str]) -> Listed:
+        items: list[JSONObject] = []
+        room = self._limits.list_bytes
+        for _ in range(self._limits.list_pages):
+            page, size = await self._sized_call("GET", path, query=query, most=min(room, self._limits.answer_bytes))
+            room -= size
+            found, meta = page.get("items") or [], checked(page, f"GET {path}")["metadata"]
+            if not isinstance(found, list):
+                raise UnreachableError(f"GET {path}: sent a list without items")
+            items.extend(checked(item, f"GET {path}") for item in found)
+            if not meta.get("continue"):
+                return items, str(meta.get("resourceVersion", ""))
+            query = {**query, "continue": str(meta["continue"])}
+        raise UnreachableError(f"GET {path}: the list has more than {self._limits.list_pages} pages")
 
     async def _merge(self, path: str, patch: JSONObject) -> JSONObject:
         return await self._call(
@@ -144,10 +162,25 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> JSONObject:
+        answer, _ = await self._sized_call(
+            method, path, body=body, query=query, content_type=content_type, most=self._limits.answer_bytes
+        )
+        return answer
+
+    async def _sized_call(
+        self,
+        method: str,
+        path: str,
+        *,
+        most: int,
+        body: JSONObject | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> tuple[JSONObject, int]:
         timeout = aiohttp.ClientTimeout(total=self._timeout)
         response = await self._send(method, path, body=body, query=query, content_type=content_type, limits=timeout)
         async with response:
-            return cast("JSONObject", json.loads(await _read(response)))
+            return await read_object(response, most)
 
     async def _send(
         self,
@@ -159,7 +192,7 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> aiohttp.ClientResponse:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "Content-Type": content_type}
         try:
             _, url, headers, _, _ = await self._api.param_serialize(
                 method,
@@ -169,59 +202,32 @@ class KubeClient:
                 auth_settings=["BearerToken"],
             )
             answer = await self._api.call_api(method, url, header_params=headers, body=body, _request_timeout=limits)
-        except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError) as error:
-            raise UnreachableError(f"{method} {path}: {type(error).__name__}: {error}") from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise UnreachableError(f"{method} {path}: {told(error)}") from error
         response = cast("aiohttp.ClientResponse", answer.response)
         if response.status >= 300:
             async with response:
-                raise _error(method, path, response.status, await _read(response))
+                raise await read_error(method, path, response)
         return response
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    try:
-        return await response.read()
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise UnreachableError(f"{response.method} {response.url.path}: {type(error).__name__}: {error}") from error
-
-
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[WatchEvent]:
-    try:
-        async for line in response.content:
-            raw = cast("dict[str, Any]", json.loads(line))
-            if raw["type"] == "ERROR":
-                status = raw["object"]
-                raise _error("WATCH", response.url.path, int(status.get("code", 0)), json.dumps(status).encode())
-            yield WatchEvent(raw["type"], raw["object"])
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise UnreachableError(f"WATCH {response.url.path}: {type(error).__name__}: {error}") from error
-    except asyncio.IncompleteReadError as error:
-        raise UnreachableError(f"WATCH {response.url.path}: the stream ended in mid-line") from error
-
-
-def _error(method: str, path: str, status: int, body: bytes) -> KubeError:
-    """The API server's Status object as one of our errors; its message already names the field and the fix."""
-    try:
-        parsed = json.loads(body)
-    except ValueError:
-        parsed = None
-    details = parsed if isinstance(parsed, dict) else {}
-    text = str(details.get("message") or body[:200].decode(errors="replace"))
-    message = f"{method} {path}: {status}: {text}"
-    if status == 409 and details.get("reason") == "AlreadyExists":
-        return AlreadyExistsError(message, status=status)
-    if status in _UNREACHABLE:
-        return UnreachableError(message, status=status)
-    return _BY_STATUS.get(status, KubeError)(message, status=status)
 
 
 def _namespace(obj: JSONObject) -> str:
     return str(obj["metadata"].get("namespace", ""))
 
 
-def _path(kind: ResourceType, namespace: str = "", name: str = "") -> str:
-    base = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
+def _path(kind: ResourceType, namespace: str = "", name: str | None = None) -> str:
+    """The path of a collection, or with a name that of one object."""
+    parts = ["apis", kind.group, kind.version] if kind.group else ["api", kind.version]
     if kind.namespaced and namespace:
-        base += f"/namespaces/{namespace}"
-    base += f"/{kind.plural}"
-    return f"{base}/{name}" if name else base
+        parts += ["namespaces", namespace]
+    parts.append(kind.plural)
+    if name is not None:
+        parts.append(name)
+    return "".join(f"/{_part(part)}" for part in parts)
+
+
+def _part(text: str) -> str:
+    """One segment of a path, which can be nothing but one segment; raises RejectedError for what never can be."""
+    if text in {"", ".", ".."}:
+        raise RejectedError(f"{text!r} is not a name: no object can be called so")
+    return quote(text, safe="")

@@ -7,17 +7,19 @@ import binascii
 import ssl
 import tempfile
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 from urllib.parse import urlsplit
 
-import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 
-from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.adapters.kube.plainyaml import Mapping, Value, parse
 from fedgpu_operator.errors import InvalidResourceError
 
 REFUSED: Final = "KubeconfigRefused"
 MAX_BYTES: Final = 128 * 1024
+
+_UNSET: Final[tuple[Value, ...]] = ("", "null", "Null", "NULL", "~", {}, [])
+_FALSE: Final[tuple[Value, ...]] = (*_UNSET, "false", "False", "FALSE")
 
 _USER_FIELDS: Final = {
     "exec": "it would run a program; use a token or a client certificate",
@@ -42,18 +44,23 @@ def member_client(text: str) -> ApiClient:
     """
     if len(text.encode()) > MAX_BYTES:
         raise InvalidResourceError(REFUSED, f"kubeconfig is larger than {MAX_BYTES} bytes")
-    cluster, user = _current_context(_parse(text))
+    try:
+        cluster, user = _current_context(parse(text))
+    except ValueError as error:
+        raise InvalidResourceError(REFUSED, f"kubeconfig: {error}") from error
     _refuse_fields(cluster, _CLUSTER_FIELDS, "cluster")
     _refuse_fields(user, _USER_FIELDS, "user")
-    if cluster.get("insecure-skip-tls-verify"):
+    if cluster.get("insecure-skip-tls-verify", "") not in _FALSE:
         raise InvalidResourceError(
             REFUSED, "cluster.insecure-skip-tls-verify is refused: set certificate-authority-data instead"
         )
     configuration = Configuration(host=_server(cluster))
-    configuration.tls_server_name = cluster.get("tls-server-name")
+    # The environment may hold proxies and a .netrc with passwords: none of that is for a stranger's server.
+    configuration.client_session_kwargs = {"trust_env": False}
+    configuration.tls_server_name = _word(cluster, "tls-server-name", "cluster") or None
     if "certificate-authority-data" in cluster:
         configuration.ca_cert_data = _decode(cluster, "certificate-authority-data", "cluster")
-    token = user.get("token")
+    token = _word(user, "token", "user")
     if token:
         configuration.api_key["BearerToken"] = f"Bearer {token}"
     elif "client-certificate-data" not in user:
@@ -64,7 +71,7 @@ def member_client(text: str) -> ApiClient:
         raise InvalidResourceError(REFUSED, "certificate or key data is not valid PEM") from error
 
 
-def _with_client_certificate(configuration: Configuration, user: JSONObject) -> ApiClient:
+def _with_client_certificate(configuration: Configuration, user: Mapping) -> ApiClient:
     if "client-certificate-data" not in user:
         return ApiClient(configuration)
     # ssl reads client certificates from files only; they live for the length of this call.
@@ -72,55 +79,73 @@ def _with_client_certificate(configuration: Configuration, user: JSONObject) -> 
         cert, key = Path(folder, "cert.pem"), Path(folder, "key.pem")
         for path, field in ((cert, "client-certificate-data"), (key, "client-key-data")):
             path.touch(mode=0o600)
-            path.write_text(_decode(user, field, "user"))
+            pem = _decode(user, field, "user")
+            if "ENCRYPTED" in pem:
+                # OpenSSL would ask a terminal for the pass phrase, and wait.
+                raise InvalidResourceError(REFUSED, f"user.{field} is encrypted: put the key in without a pass phrase")
+            path.write_text(pem)
         configuration.cert_file, configuration.key_file = str(cert), str(key)
         return ApiClient(configuration)
 
 
-def _parse(text: str) -> JSONObject:
-    try:
-        parsed = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidResourceError(REFUSED, "kubeconfig is not valid YAML") from error
-    if not isinstance(parsed, dict):
-        raise InvalidResourceError(REFUSED, "kubeconfig is not a mapping")
-    return cast("JSONObject", parsed)
-
-
-def _current_context(config: JSONObject) -> tuple[JSONObject, JSONObject]:
-    context = _entry(config, "contexts", "context", str(config.get("current-context", "")))
+def _current_context(config: Mapping) -> tuple[Mapping, Mapping]:
+    context = _entry(config, "contexts", "context", _line(config, "current-context", "kubeconfig"))
     return (
-        _entry(config, "clusters", "cluster", str(context.get("cluster", ""))),
-        _entry(config, "users", "user", str(context.get("user", ""))),
+        _entry(config, "clusters", "cluster", _line(context, "cluster", "context")),
+        _entry(config, "users", "user", _line(context, "user", "context")),
     )
 
 
-def _entry(config: JSONObject, section: str, field: str, name: str) -> JSONObject:
-    entries: Any = config.get(section)
+def _entry(config: Mapping, section: str, field: str, name: str) -> Mapping:
+    entries = config.get(section)
     for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, dict) and entry.get("name") == name and isinstance(entry.get(field), dict):
-            return cast("JSONObject", entry[field])
+        if isinstance(entry, dict) and entry.get("name") == name:
+            found = entry.get(field)
+            if isinstance(found, dict):
+                return found
     raise InvalidResourceError(REFUSED, f"{section}: there is no entry that current-context leads to")
 
 
-def _refuse_fields(entry: JSONObject, fields: dict[str, str], where: str) -> None:
+def _line(entry: Mapping, field: str, where: str) -> str:
+    """One line of text, empty where there is none."""
+    value = entry.get(field, "")
+    if value in _UNSET:
+        return ""
+    if not isinstance(value, str) or not value.isprintable():
+        raise InvalidResourceError(REFUSED, f"{where}.{field} must be text on one line")
+    return value
+
+
+def _word(entry: Mapping, field: str, where: str) -> str:
+    """As `_line`, for what goes into a request: a line break there would begin a header of its own."""
+    value = _line(entry, field, where)
+    if not value.isascii() or " " in value:
+        raise InvalidResourceError(REFUSED, f"{where}.{field} must be ASCII without spaces")
+    return value
+
+
+def _refuse_fields(entry: Mapping, fields: dict[str, str], where: str) -> None:
     for field, why in fields.items():
-        if entry.get(field):
+        if entry.get(field, "") not in _UNSET:
             raise InvalidResourceError(REFUSED, f"{where}.{field} is refused: {why}")
 
 
-def _server(cluster: JSONObject) -> str:
-    server = str(cluster.get("server", ""))
-    parts = urlsplit(server)
-    if parts.scheme != "https" or not parts.hostname:
+def _server(cluster: Mapping) -> str:
+    server = _word(cluster, "server", "cluster")
+    try:
+        parts = urlsplit(server)
+        valid = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
         raise InvalidResourceError(REFUSED, "cluster.server must be an https URL")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InvalidResourceError(REFUSED, "cluster.server must be a plain URL without user, query or fragment")
     return server.rstrip("/")
 
 
-def _decode(entry: JSONObject, field: str, where: str) -> str:
+def _decode(entry: Mapping, field: str, where: str) -> str:
     try:
-        return base64.b64decode(str(entry.get(field, "")), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError) as error:
-        raise InvalidResourceError(REFUSED, f"{where}.{field} is not base64 of PEM text") from error
+        return base64.b64decode(_line(entry, field, where), validate=True).decode()
+    except (binascii.Error, UnicodeError) as error:
+        raise InvalidResourceError(REFUSED, f"{where}.{field} is not base64 of PEM text, on one line") from error
