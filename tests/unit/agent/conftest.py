@@ -25,7 +25,7 @@ class Make:
     now = NOW
     uid = UID
     lease_name = f"{UID}-1"
-    namespace = "fedgpu-team"
+    namespace = "fedgpu-tenant-team"
     product = "NVIDIA-L4"
 
     def job(self, *, replicas: int = 1, gpus: int = 1, template: Object | None = None) -> ComputeJob:

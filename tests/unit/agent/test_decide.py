@@ -178,6 +178,30 @@ def test_an_image_that_cannot_be_pulled_fails_later(make: Any) -> None:
     assert (late.state, late.reason("Failed"), late.reason("Accepted")) == ("Stopping", "ImagePullFailed", "Accepted")
 
 
+def test_a_pod_that_never_starts_does_not_hold_its_gpus_for_ever(make: Any) -> None:
+    """It is not billed before a container runs, so a registry that sends a byte a minute would be a free lease."""
+    slow = make.pod(phase="Pending", waiting={"reason": "ContainerCreating"})
+    early = Case(make, make.lease(verdicts=ACCEPTED, since=1799), job=make.member_job(), pods=(slow,))
+    assert (early.state, early.decision.remove) == ("Pending", False)
+    late = Case(make, make.lease(verdicts=ACCEPTED, since=1800), job=make.member_job(), pods=(slow,))
+    assert (late.state, late.reason("Failed"), late.reason("Accepted")) == ("Stopping", "StartTimeout", "Accepted")
+    assert late.decision.remove
+    said = late.decision.verdicts["Failed"].message
+    assert "main: ContainerCreating" in said
+    assert "within 1800 s: use a smaller image" in said
+
+
+def test_one_idle_pod_of_a_gang_is_enough_and_a_running_one_is_left(make: Any) -> None:
+    idle = make.pod(uid="b", index=1, phase="Pending", waiting={"reason": "ContainerCreating"})
+    verdicts = {"Accepted": ACCEPTED["Accepted"], "Running": Verdict("False", "Waiting")}
+    runs = make.pod(uid="a", ago=30)
+    lease = make.lease(replicas=2, verdicts=verdicts, since=1800)
+    gang = Case(make, lease, job=make.member_job(), pods=(runs, idle))
+    assert gang.reason("Failed") == "StartTimeout"
+    whole = Case(make, lease, job=make.member_job(), pods=(runs, make.pod(uid="b", index=1, ago=30)))
+    assert (whole.state, whole.decision.remove) == ("Running", False)
+
+
 def test_an_ended_lease_keeps_its_finished_job_until_stop_and_never_a_live_one(make: Any) -> None:
     ended = {"Complete": Verdict("True", "Succeeded")}
     finished = make.member_job(("Complete", ""))

@@ -13,14 +13,14 @@ from fedgpu_operator.errors import InvalidResourceError
 
 Object = dict[str, Any]
 RICH = {
-    "annotations": {"example.com/team": "a"},
+    "annotations": {"team": "a", "lab.fedgpu.dev/duration": "1s"},
     "containers": [
         {
             "name": "main",
             "image": "work:1",
             "command": ["run"],
             "args": ["--fast"],
-            "env": [{"name": "MODE", "value": "x"}],
+            "env": [{"name": "MODE", "value": "x"}, {"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute"}],
             "workingDir": "/work",
             "resources": {"requests": {"cpu": "1", "ephemeral-storage": "1Gi"}, "limits": {"memory": "1Gi"}},
             "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
@@ -67,6 +67,13 @@ HOSTILE: dict[str, Callable[[Object], Any]] = {
     "another network": lambda w: w["spec"]["template"]["metadata"].update(
         annotations={"k8s.v1.cni.cncf.io/networks": "host"}
     ),
+    "a sidecar": lambda w: w["spec"]["template"]["metadata"].update(annotations={"sidecar.istio.io/inject": "true"}),
+    "a hypervisor": lambda w: w["spec"]["template"]["metadata"].update(
+        annotations={"io.katacontainers.config.hypervisor.path": "/x"}
+    ),
+    "channels of other nodes": lambda w: _main(w).update(env=[{"name": "NVIDIA_IMEX_CHANNELS", "value": "all"}]),
+    "network cards": lambda w: _main(w).update(env=[{"name": "NVIDIA_MOFED", "value": "enabled"}]),
+    "switches": lambda w: _pod(w)["containers"][1]["env"].append({"name": "NVIDIA_NVSWITCH", "value": "enabled"}),
     "a pod finalizer": lambda w: w["spec"]["template"]["metadata"].update(finalizers=["x/y"]),
     "restarting containers": lambda w: _pod(w).update(restartPolicy="OnFailure"),
     "a token": lambda w: _pod(w).update(automountServiceAccountToken=True),

@@ -116,5 +116,7 @@ def test_hindrances(make: Any) -> None:
     assert kind([], 0) == "NoPods"
     assert kind([stuck], 1) == "Unschedulable"
     assert kind([pulling], 1) == "ImagePull"
-    assert kind([starting], 1) is None
+    assert kind([starting], 1) == "NotStarted"
+    assert kind([make.pod(phase="Pending", ago=None)], 1) == "NotStarted"
     assert kind([make.pod()], 1) is None
+    assert kind([make.pod(phase="Failed", ago=None)], 1) is None

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import MAX_BYTES, member_client
 from fedgpu_operator.errors import InvalidResourceError
 
@@ -87,6 +88,30 @@ async def test_a_token_is_taken() -> None:
         await client.close()
 
 
+@pytest.mark.parametrize("line", ["x: 2020-99-99", "x: " + "1" * 5000, "x: !!int abc", "<<: {a: b}"])
+async def test_what_is_not_used_cannot_hurt(line: str) -> None:
+    client = member_client(_dumped() + line + "\n")
+    await client.close()
+
+
+@pytest.mark.parametrize("value", [False, None, "false", ""])
+async def test_verified_tls_in_any_words_is_taken(value: object) -> None:
+    written = config()
+    cluster(written)["insecure-skip-tls-verify"] = value
+    user(written).update(exec=None, tokenFile="")
+    client = member_client(yaml.safe_dump(written))
+    assert client.configuration.verify_ssl
+    await client.close()
+
+
+async def test_the_environment_is_not_for_a_stranger() -> None:
+    """Neither its proxies, nor the passwords of its .netrc."""
+    kube = KubeClient(member_client(_dumped()))
+    kwargs = kube._api.configuration.client_session_kwargs
+    assert kwargs == {"trust_env": False, "auto_decompress": False}
+    await kube.close()
+
+
 async def test_a_client_certificate_is_taken() -> None:
     value = config()
     value["users"][0]["user"] = {"client-certificate-data": b64(CERT), "client-key-data": b64(KEY)}
@@ -105,6 +130,23 @@ REFUSED: dict[str, tuple[Callable[[Object], Any], str]] = {
     "CA file": (lambda c: cluster(c).update({"certificate-authority": "/x"}), "cluster.certificate-authority"),
     "proxy": (lambda c: cluster(c).update({"proxy-url": "http://p"}), "cluster.proxy-url"),
     "insecure TLS": (lambda c: cluster(c).update({"insecure-skip-tls-verify": True}), "insecure-skip-tls-verify"),
+    "insecure TLS in other words": (lambda c: cluster(c).update({"insecure-skip-tls-verify": "yes"}), "insecure-skip"),
+    "a token of two lines": (
+        lambda c: user(c).update(token="s3cret\nX-Evil: 1"),
+        "user.token must be text on one line",
+    ),
+    "a token of two words": (lambda c: user(c).update(token="s3cret s3cret"), "user.token must be ASCII"),
+    "a token that is a list": (lambda c: user(c).update(token=["s3cret"]), "user.token must be text"),
+    "a server name of two lines": (lambda c: cluster(c).update({"tls-server-name": "a\nb"}), "tls-server-name"),
+    "a context name that is a list": (lambda c: c.update({"current-context": ["here"]}), "current-context must be"),
+    "half an IPv6 address": (lambda c: cluster(c).update(server="https://[::1"), "https URL"),
+    "a port past all ports": (lambda c: cluster(c).update(server="https://member.example:99999"), "https URL"),
+    "a locked key": (
+        lambda c: c["users"][0].update(
+            user={"client-certificate-data": b64(CERT), "client-key-data": b64("-----BEGIN ENCRYPTED PRIVATE KEY-----")}
+        ),
+        "without a pass phrase",
+    ),
     "http": (lambda c: cluster(c).update(server="http://member.example"), "https"),
     "a file server": (lambda c: cluster(c).update(server="file:///etc/passwd"), "https"),
     "no server": (lambda c: cluster(c).pop("server"), "https"),
@@ -133,7 +175,38 @@ async def test_it_is_refused_with_the_field_and_never_a_secret(change: Callable[
     assert "s3cret" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "just text", "{a: [", "!!python/object/apply:os.system ['true']"])
+def _laughs(lines: int) -> str:
+    """A text that grows tenfold with each line once its aliases are written out."""
+    text = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+    for n in range(1, lines):
+        text += f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n"
+    return text + f"current-context: *a{lines - 1}\n"
+
+
+def _dumped() -> str:
+    return str(yaml.safe_dump(config()))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "just text",
+        "{a: [",
+        "!!python/object/apply:os.system ['true']",
+        "[" * 20_000,
+        "{a: " * 20_000,
+        "- " * 20_000,
+        _laughs(9),
+        _dumped() + "x: &anchor y\n",
+        _dumped() + "current-context: elsewhere\n",
+        _dumped() + "[a, list]: as a key\n",
+        _dumped() + "---\n" + _dumped(),
+        "\x00",
+    ],
+    ids=range(14),
+)
 async def test_what_is_no_kubeconfig_is_refused(text: str) -> None:
     with pytest.raises(InvalidResourceError) as refusal:
         member_client(text)

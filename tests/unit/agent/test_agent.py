@@ -1,0 +1,91 @@
+"""The agent's loop and its end, over members that do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+
+from fedgpu_operator.agent import Agent, AgentSettings
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.ports import ResourceType, WatchEvent
+
+Listed = tuple[list[JSONObject], str]
+
+
+class Silent:
+    """A member that answers its version, and hangs on everything else; as a hub it has no leases."""
+
+    def __init__(self, *, hub: bool = False) -> None:
+        self.hub = hub
+        self.asked = asyncio.Event()
+
+    async def server_version(self) -> str:
+        return "v1"
+
+    async def list(self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
+        return ([], "1") if self.hub else await self._hang()
+
+    async def watch(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
+    ) -> AsyncIterator[WatchEvent]:
+        await self._hang()
+        yield WatchEvent("ADDED", {})
+
+    async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
+        raise NotImplementedError
+
+    async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
+        raise NotImplementedError
+
+    async def apply(self, kind: ResourceType, obj: JSONObject, *, force: bool = True) -> JSONObject:
+        raise NotImplementedError
+
+    async def patch(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
+        raise NotImplementedError
+
+    async def patch_status(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
+        raise NotImplementedError
+
+    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        return
+
+    async def _hang(self) -> Listed:
+        self.asked.set()
+        await asyncio.Event().wait()
+        return [], ""
+
+
+class Clock:
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def test_a_member_that_hangs_does_not_hold_the_end_up() -> None:
+    member = Silent()
+    settings = AgentSettings("fedgpu-provider-prov", "hub", close_within=0.05)
+    agent = Agent("prov", Silent(hub=True), member, settings, Clock())
+    run = asyncio.create_task(agent.run())
+    await member.asked.wait()
+    async with asyncio.timeout(5):
+        await agent.aclose()
+        await run
+
+
+async def test_an_error_of_our_own_ends_the_run_and_is_told() -> None:
+    """Whoever started it sees it, and starts another; an agent that is silently half dead would be worse."""
+
+    class Broken(Silent):
+        async def server_version(self) -> str:
+            raise ZeroDivisionError
+
+    agent = Agent("prov", Silent(hub=True), Broken(), AgentSettings("ns", "hub"), Clock())
+    with pytest.raises(ExceptionGroup) as raised:
+        await agent.run()
+    assert isinstance(raised.value.exceptions[0], ZeroDivisionError)
+    await agent.aclose()

@@ -1,0 +1,179 @@
+"""The operator's entry: what can never work is one line and exit code 2; Kopf wakes loops and decides nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from fedgpu_operator import errors
+from fedgpu_operator.api.registry import KINDS
+from fedgpu_operator.bootstrap import system
+from fedgpu_operator.bootstrap.system import WAKES, System
+from fedgpu_operator.errors import (
+    ChainMismatchError,
+    ConfigurationError,
+    FedGPUError,
+    ForbiddenError,
+    InvalidResourceError,
+    NotFoundError,
+    UnreachableError,
+)
+from fedgpu_operator.hub.loop import Loop
+from fedgpu_operator.operator import main
+from fedgpu_operator.ports import Kube
+from fedgpu_operator.settings import Settings
+
+FATAL = (ConfigurationError, ChainMismatchError)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """`run` configures the process's logging; the tests' own comes back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.from_env({"FEDGPU_LEDGER": str(tmp_path / "ledger.db"), "FEDGPU_METRICS_PORT": "0"})
+
+
+def every(kind: type[FedGPUError]) -> list[type[FedGPUError]]:
+    return [kind, *(each for child in kind.__subclasses__() for each in every(child))]
+
+
+def make(kind: type[FedGPUError]) -> FedGPUError:
+    return InvalidResourceError("UnknownPlace", "no") if kind is InvalidResourceError else kind("no such thing")
+
+
+@pytest.mark.parametrize("kind", every(FedGPUError), ids=lambda kind: kind.__name__)
+def test_every_error_has_a_reason_that_a_condition_may_carry(kind: type[FedGPUError]) -> None:
+    assert kind.__module__ == errors.__name__
+    assert kind.reason[:1].isupper()
+    assert kind.reason.isalnum()
+    assert len(kind.reason) <= 64
+    assert kind is FedGPUError or kind.reason != FedGPUError.reason
+
+
+def test_the_tree_is_drawn_as_it_is() -> None:
+    drawn = {word for word in (errors.__doc__ or "").split() if word.endswith("Error")}
+    assert {kind.__name__ for kind in every(FedGPUError)} <= drawn
+
+
+@pytest.mark.parametrize("kind", every(FedGPUError), ids=lambda kind: kind.__name__)
+def test_only_what_can_never_work_is_one_line_and_code_2(
+    kind: type[FedGPUError], settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def build(_: Settings) -> System:
+        raise make(kind)
+
+    monkeypatch.setattr(main, "build", build)
+    if not issubclass(kind, FATAL):
+        with pytest.raises(kind):
+            main.run(settings)
+        return
+    assert main.run(settings) == 2
+    written = capsys.readouterr().err
+    assert written == "error: no such thing\n"
+
+
+def test_a_port_that_is_taken_is_a_wrong_configuration(settings: Settings) -> None:
+    def serve(port: int, address: str) -> None:
+        raise OSError("Address already in use")
+
+    taken = cast("System", SimpleNamespace(metrics=SimpleNamespace(serve=serve)))
+    with pytest.raises(ConfigurationError, match=r"FEDGPU_METRICS_PORT: cannot listen on 0: Address already in use"):
+        main._serve_metrics(taken, settings)
+
+
+class Hub:
+    """Answers every question with one error, until it is told to answer."""
+
+    def __init__(self, *script: Exception) -> None:
+        self.script = list(script)
+
+    async def list(self, *_: object, **__: object) -> tuple[list[object], str]:
+        if self.script:
+            raise self.script.pop(0)
+        return [], ""
+
+    async def get(self, *_: object) -> dict[str, object]:
+        return {"metadata": {"uid": "the-hub"}}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NotFoundError("404", status=404), r"fedgpu crds \| kubectl apply"),
+        (ForbiddenError("403: computejobs", status=403), "may not do its work on the hub: 403: computejobs"),
+    ],
+)
+async def test_a_hub_that_cannot_be_worked_on_is_said_at_once(error: Exception, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        await system._check_hub(cast("Kube", Hub(error)))
+
+
+async def test_a_hub_that_is_starting_is_waited_for_and_one_that_never_answers_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(system, "HUB_PATIENCE_SECONDS", 5.0)
+    assert await system._check_hub(cast("Kube", Hub(UnreachableError("refused")))) == "the-hub"
+    monkeypatch.setattr(system, "HUB_PATIENCE_SECONDS", -1.0)
+    with pytest.raises(ConfigurationError, match="does not answer: refused"):
+        await system._check_hub(cast("Kube", Hub(UnreachableError("refused"))))
+
+
+def test_every_kind_wakes_a_loop_or_is_written_by_nobody_else() -> None:
+    silent = {kind.info.plural for kind in KINDS} - set(WAKES)
+    assert silent == set()
+    assert {name for names in WAKES.values() for name in names} == {"jobs", "providers", "agents", "accounts"}
+
+
+def test_an_event_wakes_the_loops_of_its_kind_and_a_lease_its_agent() -> None:
+    woken: list[str] = []
+
+    class Counting:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wake(self, *rest: str) -> None:
+            woken.append(" ".join((self.name, *rest)))
+
+    loops = {name: cast("Loop", Counting(name)) for name in ("jobs", "providers", "agents")}
+    made = SimpleNamespace(loops=loops, supervisor=Counting("supervisor"))
+    wake = System.wake
+    wake(cast("System", made), "computeleases", "fedgpu-provider-berlin")
+    assert woken == ["jobs", "providers", "supervisor fedgpu-provider-berlin"]
+    woken.clear()
+    wake(cast("System", made), "computeaccounts", "team-a")
+    assert woken == ["jobs"], "there is no account loop without a chain"
+    woken.clear()
+    wake(cast("System", made), "pods", "team-a")
+    assert woken == []
+
+
+def test_the_log_is_one_json_object_a_line_with_its_exception() -> None:
+    with pytest.raises(ValueError, match="broken") as raised:
+        int("broken")
+    trouble = (ValueError, raised.value, raised.tb)
+    record = logging.LogRecord("fedgpu", logging.ERROR, __file__, 1, "pass %s\nfailed", ("one",), trouble)
+    line = main._JSONFormatter().format(record)
+    assert "\n" not in line
+    said = json.loads(line)
+    assert (said["level"], said["message"]) == ("ERROR", "pass one\nfailed")
+    assert "ValueError: invalid literal" in said["exception"]
+
+
+def test_libraries_that_print_every_request_are_quiet_even_when_we_debug() -> None:
+    main._configure_logging(Settings.from_env({"FEDGPU_LOG_LEVEL": "DEBUG"}))
+    for name in ("httpx", "aiohttp", "web3", "kopf"):
+        assert not logging.getLogger(name).isEnabledFor(logging.INFO)
+    assert logging.getLogger("fedgpu_operator").isEnabledFor(logging.DEBUG)
