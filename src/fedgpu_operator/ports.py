@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -187,9 +187,15 @@ class Ledger(Protocol):
         ...
 
     async def mark_epoch(
-        self, number: int, stage: EpochStage, *, chain_epoch: int | None = None, post_tx: str | None = None
+        self,
+        number: int,
+        stage: EpochStage,
+        *,
+        chain_epoch: int | None = None,
+        post_tx: str | None = None,
+        skipped: Collection[str] = (),
     ) -> Epoch:
-        """Move an epoch along its stages."""
+        """Move an epoch along its stages; leases of `skipped` tenant wallets are no longer covered by it."""
         ...
 
     async def store_tx(self, tx: ChainTx, at: datetime) -> None:

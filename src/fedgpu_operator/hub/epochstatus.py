@@ -113,7 +113,11 @@ def _findings(facts: EpochFacts) -> Iterator[Finding]:
         "the finalized chain shows this root" if final else "the root is not in a finalized block yet",
     )
     if stage is EpochStage.PAID:
-        yield Finding("Paid", "True", "Paid", "every line is paid, read back at finalized")
+        if facts.state is not None and facts.state.total < facts.epoch.draft.total:
+            text = "some debits did not fit any more; what was taken is paid, the rest is settled by a later epoch"
+            yield Finding("Paid", "True", "PaidInPart", text)
+        else:
+            yield Finding("Paid", "True", "Paid", "every line is paid, read back at finalized")
     elif final and facts.state is not None and facts.chain.timestamp < facts.state.active_at:
         ends = datetime.fromtimestamp(facts.state.active_at, UTC)
         yield Finding("Paid", "False", "ChallengeWindow", f"claims open at {ends:%Y-%m-%dT%H:%M:%SZ} chain time")

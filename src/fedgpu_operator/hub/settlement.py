@@ -8,9 +8,10 @@ from typing import Final
 
 from fedgpu_operator.domain.books import ChainTx, Epoch, EpochDraft, EpochLine, EpochStage, SettlementSnapshot, TxState
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, EpochState, Pair, SignedTx, TxReceipt
+from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, EpochState, Pair
 from fedgpu_operator.errors import RevertedError
 from fedgpu_operator.hub.epochstatus import EpochFacts, publish
+from fedgpu_operator.hub.sending import KeptSender
 from fedgpu_operator.hub.wallets import cumulative_pairs
 from fedgpu_operator.metering import covers
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
@@ -43,6 +44,7 @@ class SettlementLoop:
         self._kube = kube
         self._ledger = ledger
         self._escrow = escrow
+        self._sender = KeptSender(ledger, escrow, clock)
         self._clock = clock
         self._metrics = metrics
         self._every = timedelta(seconds=epoch_seconds)
@@ -133,7 +135,7 @@ class SettlementLoop:
             epoch = await self._post(epoch, plan)
         if epoch.stage is EpochStage.POSTED:
             epoch = await self._settle_post(epoch, plan)
-        chain = await self._escrow.snapshot(sorted(plan.debits), sorted(plan.pairs))
+        chain = await self._escrow.snapshot(sorted({tenant for tenant, _ in plan.pairs}), sorted(plan.pairs))
         state = await self._escrow.finalized_epoch(epoch.chain_epoch) if epoch.chain_epoch else None
         if state is not None and epoch.stage is EpochStage.FINALIZED:
             epoch = await self._collect(epoch, plan, chain, state)
@@ -143,18 +145,18 @@ class SettlementLoop:
             self._closed.add(epoch.number)
 
     async def _post(self, epoch: Epoch, plan: EpochPlan) -> Epoch:
-        kept = await self._kept(epoch, POST)
+        kept = await self._sender.kept(epoch, POST)
+        if kept:
+            # Where the process died right after sending, they may be mined by now: a node refuses such bytes for good.
+            if await self._escrow.receipt(kept[-1].tx_hash) is None and not await self._sender.send_again(kept[-1]):
+                return epoch
+            return await self._ledger.mark_epoch(epoch.number, EpochStage.POSTED, post_tx=kept[-1].tx_hash)
         try:
-            signed = _signed(kept[-1]) if kept else await self._escrow.prepare_post(plan)
+            signed = await self._escrow.prepare_post(plan)
         except RevertedError as error:
             log.warning("epoch %d cannot be posted (%s); it is built anew", epoch.number, error)
             return await self._ledger.mark_epoch(epoch.number, EpochStage.ABANDONED)
-        if not kept:
-            await self._keep(signed, POST, epoch)
-        # Where the process died right after sending, they may be mined by now: a node refuses such bytes for good.
-        if not kept or await self._escrow.receipt(signed.tx_hash) is None:
-            await self._escrow.broadcast(signed)
-            await self._ledger.mark_tx(signed.tx_hash, TxState.BROADCAST)
+        await self._sender.send(signed, POST, epoch)
         return await self._ledger.mark_epoch(epoch.number, EpochStage.POSTED, post_tx=signed.tx_hash)
 
     async def _settle_post(self, epoch: Epoch, plan: EpochPlan) -> Epoch:
@@ -163,8 +165,8 @@ class SettlementLoop:
         receipt = await self._escrow.receipt(tx_hash)
         if receipt is None:
             # In no block: not mined yet, dropped, or undone by a reorg. The same bytes can do no harm twice.
-            kept = await self._kept(epoch, POST)
-            if not kept or not await self._send_again(kept[-1]):
+            kept = await self._sender.kept(epoch, POST)
+            if not kept or not await self._sender.send_again(kept[-1]):
                 return await self._ledger.mark_epoch(epoch.number, EpochStage.PREPARED)
             return epoch
         if not receipt.succeeded:
@@ -180,78 +182,46 @@ class SettlementLoop:
             await self._ledger.mark_tx(tx_hash, TxState.INCLUDED, receipt.block_number)
             return await self._ledger.mark_epoch(epoch.number, EpochStage.POSTED, chain_epoch=receipt.epoch)
         await self._ledger.mark_tx(tx_hash, TxState.FINALIZED, receipt.block_number)
-        return await self._ledger.mark_epoch(epoch.number, EpochStage.FINALIZED, chain_epoch=receipt.epoch)
+        if receipt.skipped:
+            log.warning("epoch %d: debits of %s did not fit any more", epoch.number, ", ".join(receipt.skipped))
+        return await self._ledger.mark_epoch(
+            epoch.number, EpochStage.FINALIZED, chain_epoch=receipt.epoch, skipped=receipt.skipped
+        )
 
     async def _collect(self, epoch: Epoch, plan: EpochPlan, chain: ChainSnapshot, state: EpochState) -> Epoch:
         """From a finalized root to a paid one; whoever claims, the books at finalized say that it is paid."""
         if state.cancelled:
             log.warning("epoch %d was cancelled by the guardian; its usage is settled anew", epoch.number)
             return await self._ledger.mark_epoch(epoch.number, EpochStage.CANCELLED)
-        txs = await self._kept(epoch, CLAIM)
-        if all(chain.paid[pair] >= total for pair, total in plan.pairs.items()):
+        txs = await self._sender.kept(epoch, CLAIM)
+        active = chain.active_epoch == epoch.chain_epoch
+        unpaid = {pair for pair, total in plan.pairs.items() if chain.paid[pair] < total}
+        # A line is paid up to what was taken of its tenant: where nothing is left, a later epoch has to bring it.
+        claimable = {pair for pair in unpaid if chain.accounts[pair[0]].allocated} if active else unpaid
+        if not claimable:
             for tx in txs:
-                await self._note(tx, await self._escrow.receipt(tx.tx_hash), final=True)
-            self._metrics.paid(epoch.draft.total)
+                await self._sender.note(tx, await self._escrow.receipt(tx.tx_hash), final=True)
+            self._metrics.paid(state.total)
             return await self._ledger.mark_epoch(epoch.number, EpochStage.PAID)
-        if self._auto_claim and chain.timestamp >= state.active_at and epoch.chain_epoch:
-            await self._claim(epoch, plan, txs, chain)
+        if self._auto_claim and active and epoch.chain_epoch:
+            await self._claim(epoch, plan, txs, claimable, chain.block_number)
         return epoch
 
-    async def _claim(self, epoch: Epoch, plan: EpochPlan, txs: list[ChainTx], chain: ChainSnapshot) -> None:
+    async def _claim(
+        self, epoch: Epoch, plan: EpochPlan, txs: list[ChainTx], claimable: set[Pair], finalized: int
+    ) -> None:
         if txs:
             receipt = await self._escrow.receipt(txs[-1].tx_hash)
-            await self._note(txs[-1], receipt, final=False)
-            if receipt is None and await self._send_again(txs[-1]):
+            await self._sender.note(txs[-1], receipt, final=False)
+            if receipt is None and await self._sender.send_again(txs[-1]):
                 return
-            if receipt is not None and receipt.succeeded:
-                if receipt.block_number > chain.block_number:
-                    return
-                if not receipt.payments:
-                    log.error("epoch %d: the claim %s paid nothing; not repeated", epoch.number, txs[-1].tx_hash)
-                    return
-        unpaid = [
-            claim
-            for claim in claims(plan)
-            if any(chain.paid[line.tenant, claim.provider] < line.cumulative for line in claim.lines)
+            if receipt is not None and receipt.succeeded and receipt.block_number > finalized:
+                return
+        wanted = [
+            claim for claim in claims(plan) if any((line.tenant, claim.provider) in claimable for line in claim.lines)
         ]
-        signed = await self._escrow.prepare_claim(epoch.chain_epoch or 0, _first_lines(unpaid, CLAIM_LINES))
-        await self._keep(signed, CLAIM, epoch)
-        await self._escrow.broadcast(signed)
-        await self._ledger.mark_tx(signed.tx_hash, TxState.BROADCAST)
-
-    async def _kept(self, epoch: Epoch, kind: str) -> list[ChainTx]:
-        """Transactions of that kind that may still count, oldest first."""
-        txs = await self._ledger.transactions(epoch=epoch.number)
-        return [tx for tx in txs if tx.kind == kind and tx.state is not TxState.REPLACED]
-
-    async def _send_again(self, tx: ChainTx) -> bool:
-        """Broadcast kept bytes that are in no block; False where another transaction took their nonce for good."""
-        if await self._escrow.finalized_nonce(tx.sender) > (tx.nonce or 0):
-            if await self._escrow.receipt(tx.tx_hash) is None:
-                log.warning("the nonce of %s was used by another transaction of the same key", tx.tx_hash)
-                await self._ledger.mark_tx(tx.tx_hash, TxState.REPLACED)
-                return False
-            return True
-        await self._escrow.broadcast(_signed(tx))
-        return True
-
-    async def _note(self, tx: ChainTx, receipt: TxReceipt | None, *, final: bool) -> None:
-        if receipt is None or tx.state in (TxState.FINALIZED, TxState.REVERTED):
-            return
-        state = TxState.REVERTED if not receipt.succeeded else TxState.FINALIZED if final else TxState.INCLUDED
-        await self._ledger.mark_tx(tx.tx_hash, state, receipt.block_number)
-
-    async def _keep(self, signed: SignedTx, kind: str, epoch: Epoch) -> None:
-        tx = ChainTx(
-            tx_hash=signed.tx_hash,
-            kind=kind,
-            epoch=epoch.number,
-            provider_wallet=None,
-            sender=signed.sender,
-            nonce=signed.nonce,
-            raw=signed.raw,
-        )
-        await self._ledger.store_tx(tx, self._clock.now())
+        signed = await self._escrow.prepare_claim(epoch.chain_epoch or 0, _first_lines(wanted, CLAIM_LINES))
+        await self._sender.send(signed, CLAIM, epoch)
 
 
 def _first_lines(unpaid: list[Claim], most: int) -> list[Claim]:
@@ -264,10 +234,6 @@ def _first_lines(unpaid: list[Claim], most: int) -> list[Claim]:
             break
         taken.append(claim)
     return taken
-
-
-def _signed(tx: ChainTx) -> SignedTx:
-    return SignedTx(tx_hash=tx.tx_hash, raw=tx.raw, sender=tx.sender, nonce=tx.nonce or 0)
 
 
 def _draft(plan: EpochPlan, books: SettlementSnapshot, now: datetime) -> EpochDraft:

@@ -91,13 +91,13 @@ async def test_steps_lead_where_the_chain_leads(used: SqlLedger, now: datetime) 
         await used.mark_epoch(9, POSTED)
 
 
-async def test_what_is_paid_pays_the_epochs_before_it(used: SqlLedger, now: datetime) -> None:
+async def test_that_one_epoch_is_paid_says_nothing_of_the_one_before(used: SqlLedger, now: datetime) -> None:
     for name in ("a", "b"):
         number = (await used.store_epoch(draft(now, name), now)).number
         await used.mark_epoch(number, POSTED)
         await used.mark_epoch(number, FINALIZED)
     await used.mark_epoch(2, EpochStage.PAID)
-    assert [epoch.stage for epoch in await used.epochs()] == [EpochStage.PAID, EpochStage.PAID]
+    assert [epoch.stage for epoch in await used.epochs()] == [EpochStage.PAID, FINALIZED]
 
 
 async def test_a_cover_is_lost_with_its_epoch_and_found_again_by_the_next(used: SqlLedger, now: datetime) -> None:

@@ -41,6 +41,7 @@ class Books:
     epochs: list[EpochState] = field(default_factory=list)
     debits: dict[int, dict[str, MicroUSD]] = field(default_factory=dict)
     receipts: dict[str, TxReceipt] = field(default_factory=dict)
+    skipped: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def head(self) -> EpochState | None:
@@ -90,7 +91,9 @@ class FakeEscrow:
             except RevertedError:
                 books.receipts[tx_hash] = TxReceipt(tx_hash, books.block, "0x", False, 21_000)
             else:
-                attempt.receipts[tx_hash] = TxReceipt(tx_hash, books.block, "0x", True, 90_000, number)
+                skipped = attempt.skipped.get(number or 0, ())
+                made = TxReceipt(tx_hash, books.block, "0x", True, 90_000, number, skipped=skipped)
+                attempt.receipts[tx_hash] = made
                 books = attempt
         self._pool.clear()
         self.latest = books
@@ -199,10 +202,12 @@ def _post(books: Books, plan: EpochPlan) -> int:
     prev_root = head.root if head else ZERO_HASH
     if (plan.seq, plan.prev_root) != (books.seq, prev_root):
         raise RevertedError("StaleState")
+    taken: dict[str, MicroUSD] = {}
     for tenant, amount in plan.debits.items():
         account = books.accounts[tenant]
         if amount > min(account.balance, account.limit):
-            raise RevertedError("DebitRefused")
+            continue
+        taken[tenant] = amount
         left, pending = MicroUSD(account.balance - amount), MicroUSD(account.pending + amount)
         books.accounts[tenant] = replace(account, balance=left, pending=pending)
     number = len(books.epochs) + 1
@@ -211,12 +216,13 @@ def _post(books: Books, plan: EpochPlan) -> int:
         root=plan.root,
         active_at=books.timestamp + WINDOW,
         period_end=plan.period_end,
-        total=plan.total,
+        total=MicroUSD(sum(taken.values())),
         prev=head.number if head else 0,
         cancelled=False,
     )
     books.epochs.append(made)
-    books.debits[number] = dict(plan.debits)
+    books.debits[number] = taken
+    books.skipped[number] = tuple(tenant for tenant in plan.debits if tenant not in taken)
     books.seq += 1
     return number
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -230,6 +231,27 @@ async def test_a_post_that_would_revert_is_never_sent(bank: Bank) -> None:
     await bank.to_the_end()
     assert (await bank.stages())[-1] == "Paid"
     assert bank.paid == 1_250_000
+
+
+async def test_a_debit_that_no_longer_fits_holds_up_nobody_and_is_settled_later(bank: Bank) -> None:
+    other = str(to_checksum_address("0x" + "cc" * 20))
+    bank.escrow.fund(other, 100)
+    await bank.used(USED, "theirs", tenant="others", wallets=(other, OWNER))
+    await bank.step(mine=False)
+    held = bank.escrow.latest.accounts[TENANT]
+    bank.escrow.latest.accounts[TENANT] = replace(held, balance=MicroUSD(0))
+    await bank.to_the_end()
+    assert bank.escrow.latest.paid == {(other, OWNER): 1_250_000, PAIR: 0}
+    assert await bank.stages() == ["Paid"]
+    assert bank.says("Paid") == ("True", "PaidInPart")
+    assert not (await bank.ledger.coverage("job-1")).complete, "what was not taken waits for the next epoch"
+    assert (await bank.ledger.coverage("theirs-1")).stage is EpochStage.PAID
+    bank.escrow.latest.accounts[TENANT] = held
+    bank.escrow.finalize()
+    bank.world.clock.forward(60)
+    await bank.to_the_end()
+    assert bank.paid == 1_250_000
+    assert (await bank.ledger.coverage("job-1")).stage is EpochStage.PAID
 
 
 async def test_a_cancelled_epoch_is_settled_anew_and_nothing_is_paid_twice(bank: Bank) -> None:

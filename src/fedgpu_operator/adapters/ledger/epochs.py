@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
@@ -76,7 +77,7 @@ def coverage(connection: Connection, lease: str) -> Coverage:
     row = connection.execute(
         select(epoch_leases.c.gpu_seconds, epochs.c.number, epochs.c.stage)
         .join(epochs, epochs.c.number == epoch_leases.c.epoch)
-        .where(epoch_leases.c.lease_name == lease, epochs.c.stage.not_in(DEAD_STAGES))
+        .where(epoch_leases.c.lease_name == lease, epoch_leases.c.skipped == 0, epochs.c.stage.not_in(DEAD_STAGES))
         .order_by(epochs.c.number.desc())
         .limit(1)
     ).one_or_none()
@@ -154,9 +155,17 @@ def epochs_newest(connection: Connection, limit: int) -> tuple[Epoch, ...]:
 
 
 def mark_epoch(
-    connection: Connection, number: int, stage: EpochStage, chain_epoch: int | None, post_tx: str | None
+    connection: Connection,
+    number: int,
+    stage: EpochStage,
+    chain_epoch: int | None,
+    post_tx: str | None,
+    skipped: Collection[str],
 ) -> Epoch:
-    """Move an epoch along; its transaction and chain number are kept with it where given."""
+    """Move an epoch along; its transaction and chain number are kept with it where given.
+
+    `skipped` are tenant wallets that the chain took nothing from: their leases are no longer covered by it.
+    """
     found = _stored(connection, number)
     if stage is not found.stage and stage not in NEXT_STAGES[found.stage]:
         raise LedgerError(f"epoch {number} is {found.stage}, it cannot become {stage}")
@@ -166,12 +175,12 @@ def mark_epoch(
     if post_tx is not None:
         values["post_tx"] = post_tx
     connection.execute(update(epochs).where(epochs.c.number == number).values(values))
-    if stage is EpochStage.PAID:
-        # Lines are cumulative and a root carries every unpaid pair, so what came before is paid with it.
+    if skipped:
+        theirs = select(attempts.c.lease_name).where(attempts.c.tenant_wallet.in_(skipped))
         connection.execute(
-            update(epochs)
-            .where(epochs.c.number < number, epochs.c.stage == EpochStage.FINALIZED)
-            .values(stage=EpochStage.PAID)
+            update(epoch_leases)
+            .where(epoch_leases.c.epoch == number, epoch_leases.c.lease_name.in_(theirs))
+            .values(skipped=1)
         )
     return _stored(connection, number)
 
@@ -180,7 +189,11 @@ def _covered() -> ColumnElement[int]:
     return func.coalesce(
         select(func.max(epoch_leases.c.gpu_seconds))
         .join(epochs, epochs.c.number == epoch_leases.c.epoch)
-        .where(epoch_leases.c.lease_name == attempts.c.lease_name, epochs.c.stage.not_in(DEAD_STAGES))
+        .where(
+            epoch_leases.c.lease_name == attempts.c.lease_name,
+            epoch_leases.c.skipped == 0,
+            epochs.c.stage.not_in(DEAD_STAGES),
+        )
         .correlate(attempts)
         .scalar_subquery(),
         0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -154,13 +154,19 @@ class SqlLedger:
         return await self._read(epochs.epochs_newest, limit)
 
     async def mark_epoch(
-        self, number: int, stage: EpochStage, *, chain_epoch: int | None = None, post_tx: str | None = None
+        self,
+        number: int,
+        stage: EpochStage,
+        *,
+        chain_epoch: int | None = None,
+        post_tx: str | None = None,
+        skipped: Collection[str] = (),
     ) -> Epoch:
-        """Move an epoch along its stages; Paid takes every earlier Finalized one along.
+        """Move an epoch along its stages; `skipped` tenant wallets are no longer covered by it.
 
         Raises LedgerError for a step that `epochs.NEXT_STAGES` does not know.
         """
-        return await self._write(epochs.mark_epoch, number, stage, chain_epoch, post_tx)
+        return await self._write(epochs.mark_epoch, number, stage, chain_epoch, post_tx, skipped)
 
     async def store_tx(self, tx: ChainTx, at: datetime) -> None:
         """Keep a transaction before it is sent."""

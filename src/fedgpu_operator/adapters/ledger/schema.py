@@ -128,6 +128,8 @@ epoch_leases = Table(
     Column("lease_name", String, ForeignKey(attempts.c.lease_name), primary_key=True),
     Column("epoch", Integer, ForeignKey(epochs.c.number), primary_key=True),
     Column("gpu_seconds", BigInteger, nullable=False),
+    # Set where the chain skipped the tenant's debit: the epoch does not pay for the lease after all.
+    Column("skipped", Integer, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 Index("epoch_leases_by_epoch", epoch_leases.c.epoch)
@@ -184,5 +186,5 @@ _refuse(
 )
 _fixed(epochs, "stage", "chain_epoch", "post_tx")
 _fixed(epoch_lines)
-_fixed(epoch_leases)
+_fixed(epoch_leases, "skipped")
 _fixed(chain_txs, "state", "block_number")

@@ -1,0 +1,102 @@
+"""Members, chain and operator that fail while jobs run: silence is never failure, and nothing runs or is paid twice."""
+
+from __future__ import annotations
+
+import time
+
+from tests.integration.operator.federation import PRICES, SECONDS_PER_HOUR, Federation, Tenant, eventually, micro
+
+GERMAN = {"countries": ["DE"]}
+AMERICAN = {"countries": ["US"]}
+
+
+def test_a_silent_member_is_unknown_and_its_running_job_is_left_alone(running: Federation, tenant: Tenant) -> None:
+    tenant.apply(tenant.job("work", run="12s", placement=AMERICAN))
+    tenant.until_state("work", "Running")
+    beta = running.lab.members["beta"]
+    beta.pause()
+    try:
+        silent = running.until_provider("beta", "Connected", "Unknown")
+        assert silent["reason"]
+        assert running.provider("beta")["state"] == "Unreachable"
+        tenant.apply(tenant.job("next", run="1s"))
+        assert tenant.until_state("next", "Succeeded")["placement"]["provider"] == "alpha", "no new work goes there"
+        status = tenant.status("work")
+        assert (status["state"], status["placement"]["attempt"]) == ("Running", 1)
+        (lease,) = tenant.leases("work")
+        assert lease["spec"]["desired"] == "Run"
+    finally:
+        beta.resume()
+    running.until_provider("beta", "Ready", "True")
+    status = tenant.until_state("work", "Succeeded", "Failed")
+    assert status["state"] == "Succeeded"
+    assert 10 <= status["usage"]["gpuSeconds"] <= 14
+
+
+def test_a_silent_chain_stops_settlement_and_not_computing(running: Federation, tenant: Tenant) -> None:
+    running.chain.pause()
+    try:
+        tenant.apply(tenant.job("work", run="2s"))
+        tenant.until_state("work", "Succeeded")
+        eventually("the account to say so", lambda: tenant.account()["state"] == "Unknown")
+        account = tenant.account()
+        assert account["conditions"][0]["reason"] == "ChainUnreachable"
+        assert account["balance"] == "200.00", "the last figures stay"
+        assert tenant.condition("work", "Settled")["status"] == "False"
+    finally:
+        running.chain.resume()
+    running.until_settled([(tenant, "work")])
+    eventually("the account to be funded again", lambda: tenant.account()["state"] == "Funded")
+
+
+def test_a_killed_operator_comes_back_to_the_same_attempt_and_bills_once(running: Federation, tenant: Tenant) -> None:
+    tenant.apply(tenant.job("work", run="8s", gpu={"count": 2}, placement=GERMAN))
+    before = tenant.until_state("work", "Running")
+    running.operator.kill()
+    tenant.apply(tenant.job("meanwhile", run="1s", placement=GERMAN))
+    time.sleep(1)  # no condition to wait for: nobody is there to write one
+    running.operator.start()
+    status = tenant.until_state("work", "Succeeded")
+    assert status["placement"] == before["placement"]
+    (lease,) = tenant.leases("work")
+    assert lease["spec"]["attempt"] == 1
+    assert len([job for job in tenant.workloads("alpha") if job["metadata"]["name"] == lease["metadata"]["name"]]) == 1
+    assert 2 * 6 <= status["usage"]["gpuSeconds"] <= 2 * 10
+    tenant.until_state("meanwhile", "Succeeded")
+    running.until_settled([(tenant, "work"), (tenant, "meanwhile")])
+    seconds = sum(tenant.status(name)["usage"]["gpuSeconds"] for name in ("work", "meanwhile"))
+    assert running.paid(tenant.wallet, "alpha") == micro(PRICES["alpha"]) * seconds // SECONDS_PER_HOUR
+
+
+def test_a_member_that_has_no_room_after_all_rejects_and_the_job_goes_elsewhere(
+    running: Federation, tenant: Tenant
+) -> None:
+    beta, space = running.lab.members["beta"], f"foreign-{tenant.namespace}"
+    beta.create_namespace(space)
+
+    def foreign(name: str, gpus: int) -> None:
+        limits = {"nvidia.com/gpu": str(gpus)}
+        container = {"name": "main", "image": "example.com/own:1", "resources": {"limits": limits}}
+        toleration = {"key": "nvidia.com/gpu", "operator": "Exists"}
+        body = {"metadata": {"name": name}, "spec": {"containers": [container], "tolerations": [toleration]}}
+        beta.api.create(f"/api/v1/namespaces/{space}/pods", body)
+        path = f"/api/v1/namespaces/{space}/pods/{name}"
+        eventually("the owner's own pod", lambda: beta.api.get(path)["status"].get("phase") == "Running")
+
+    try:
+        foreign("small", 1)
+        # The report has just been made when the small pod shows; the next one is 10 s away.
+        eventually("a fresh report", lambda: running.provider("beta")["freeGPUs"] == 7)
+        foreign("large", 7)
+        tenant.apply(tenant.job("work", run="2s"))
+        status = tenant.until_state("work", "Succeeded")
+        assert [lease["spec"]["provider"] for lease in tenant.leases("work")] == ["beta", "alpha"]
+        assert status["placement"]["attempt"] == 2
+        rejected = tenant.leases("work")[0]["status"]
+        assert rejected["state"] == "Failed"
+        assert "MemberRejected" in {one["reason"] for one in rejected["conditions"]}
+        assert rejected["usage"]["gpuSeconds"] == 0
+    finally:
+        beta.kubectl("delete", "namespace", space, "--wait=false")
+        eventually("the owner's pods to be gone", lambda: not beta.api.get(f"/api/v1/namespaces/{space}/pods")["items"])
+        eventually("free GPUs again", lambda: running.provider("beta")["freeGPUs"] == 8)
