@@ -128,6 +128,20 @@ class Agent:
         try:
             await self._ping()
             sight = await self._look()
+        except KubeError as error:
+            self.reachable = False
+            await self._reporter.silent(unreachable(error))
+            raise
+        # Leases come first: what runs is metered and stopped even where the nodes may not be read.
+        self._count_orphans(sight, names)
+        due = await self._reconcile(leases, sight)
+        self._forget(leases)
+        await self._tell_inventory()
+        await self._renew()
+        return max(0.0, min(self._settings.resync, self._settings.inventory_interval, due))
+
+    async def _tell_inventory(self) -> None:
+        try:
             products = await self._inventory()
         except KubeError as error:
             self.reachable = False
@@ -136,11 +150,6 @@ class Agent:
         self.reachable = True
         if products is not None:
             await self._reporter.report(products, self._version)
-        await self._renew()
-        self._count_orphans(sight, names)
-        due = await self._reconcile(leases, sight)
-        self._forget(leases)
-        return max(0.0, min(self._settings.resync, self._settings.inventory_interval, due))
 
     async def _load_leases(self) -> tuple[list[ComputeLease], set[str]]:
         """Leases of this provider, and the names of all there are: one that cannot be read still has its workload."""

@@ -15,10 +15,12 @@ from fedgpu_operator.agent.workload import Workloads
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseStatus, LeaseUsage
 from fedgpu_operator.domain.usage import UsageReading
-from fedgpu_operator.errors import ForbiddenError, InvalidResourceError, RejectedError
+from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.metering import measure
 from fedgpu_operator.ports import Clock, Kube, ResourceType
 
+REFUSALS: Final = frozenset({400, 403, 404, 413, 422})
+"""Answers to the creation of a workload that will be the same the next time."""
 LEASES: Final = ResourceType.of(ComputeLease.info)
 
 
@@ -91,8 +93,8 @@ class LeaseReconciler:
         except InvalidResourceError as error:
             await self._write(lease, refused(error.why, str(error)), reading)
             return
-        except (RejectedError, ForbiddenError) as error:
-            if error.status == 401:
+        except KubeError as error:
+            if error.status not in REFUSALS:
                 raise
             await self._write(lease, refused("CreateRefused", str(error)), reading)
             return

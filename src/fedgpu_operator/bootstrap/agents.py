@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,19 +58,21 @@ class AgentSupervisor:
         await asyncio.gather(*(self._end(name) for name in set(self._running) - set(providers)))
         for name in set(self.refusals) - set(providers):
             del self.refusals[name]
+        owners = _secret_owners(providers.values())
         for name, provider in providers.items():
             if _accepted(provider) and provider_namespace(name) in namespaces:
-                await self._keep_apart(name, provider.spec.connection.kubeconfig_secret_ref)
+                ref = provider.spec.connection.kubeconfig_secret_ref
+                await self._keep_apart(name, ref, owners[ref.name, ref.key])
         return None
 
     async def aclose(self) -> None:
         """End every agent; workloads go on."""
         await asyncio.gather(*(self._end(name) for name in list(self._running)))
 
-    async def _keep_apart(self, name: str, ref: SecretKeyRef) -> None:
+    async def _keep_apart(self, name: str, ref: SecretKeyRef, owner: str) -> None:
         """`_keep`, with whatever goes wrong in it told of this provider and kept from all others."""
         try:
-            await self._keep(name, ref)
+            await self._keep(name, ref, owner)
         except InvalidResourceError as error:
             self._refuse(name, error)
             await self._end(name)
@@ -90,7 +92,9 @@ class AgentSupervisor:
             log.warning("provider %s: %s: %s", name, error.why, error)
         self.refusals[name] = error
 
-    async def _keep(self, name: str, ref: SecretKeyRef) -> None:
+    async def _keep(self, name: str, ref: SecretKeyRef, owner: str) -> None:
+        if owner != name:
+            raise InvalidResourceError("SecretTaken", f"Secret {ref.name} key {ref.key} is named by provider {owner}")
         text, version = await self._kubeconfig(ref)
         running = self._running.get(name)
         if running is not None and running.secret_version == version and not running.task.done():
@@ -113,7 +117,7 @@ class AgentSupervisor:
             text = base64.b64decode(encoded).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
             raise InvalidResourceError("KubeconfigRefused", f"{where} key {ref.key} is not text") from error
-        return text, str(secret["metadata"]["resourceVersion"])
+        return text, f"{ref.name}/{ref.key}@{secret['metadata']['resourceVersion']}"
 
     def _start(self, name: str, member: KubeClient, version: str) -> None:
         settings = AgentSettings(
@@ -138,6 +142,15 @@ class AgentSupervisor:
             log.error("agent of provider %s broke off", name, exc_info=outcome)
         await running.member.close()
         log.info("agent of provider %s ended", name)
+
+
+def _secret_owners(providers: Iterable[GPUProvider]) -> dict[tuple[str, str], str]:
+    """Which provider a Secret's key belongs to: the oldest that names it, or one owner could sell another's cluster."""
+    owners: dict[tuple[str, str], str] = {}
+    for provider in sorted(providers, key=lambda p: (str(p.metadata.creation_timestamp), p.metadata.name)):
+        ref = provider.spec.connection.kubeconfig_secret_ref
+        owners.setdefault((ref.name, ref.key), provider.metadata.name)
+    return owners
 
 
 def _accepted(provider: GPUProvider) -> bool:

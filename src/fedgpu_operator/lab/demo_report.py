@@ -280,10 +280,11 @@ def _providers_table(providers: Sequence[ProviderResult], *, wide: bool) -> Tabl
 def conservation(audit: Audit) -> str:
     """The identity in base units, as the independent audit read it."""
     sign = "=" if audit.conserved else "≠"
-    left = f"{audit.deposited} in − {audit.paid} paid − {audit.withdrawn} withdrawn"
+    unasked = f" + {audit.unsolicited} sent unasked" if audit.unsolicited else ""
+    left = f"{audit.deposited} in − {audit.paid} paid − {audit.withdrawn} withdrawn{unasked}"
     accounts = f"{audit.balances} balances + {audit.allocated} allocated + {audit.pending} pending"
     owed = f" + {audit.owed} owed" if audit.owed else ""
-    return f"{left} {sign} {audit.held} held {sign} {accounts}{owed}"
+    return f"{left} {sign} {audit.held} held {sign} {accounts}{owed}{unasked}"
 
 
 def _verdict(report: Report) -> RenderableType:

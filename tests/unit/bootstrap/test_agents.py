@@ -101,6 +101,21 @@ async def test_dates_and_numbers_nobody_asked_for_stop_nothing() -> None:
     assert supervisor.started == ["acme", "berlin"]
 
 
+async def test_nobody_sells_the_cluster_that_an_older_provider_named() -> None:
+    hub = Hub()
+    await hub.provider("berlin")
+    await hub.provider("acme")
+    spec = {"connection": {"kubeconfigSecretRef": {"name": "berlin"}}}
+    thief = GPUProvider.parse(await hub.patch(PROVIDERS, "acme", "", {"spec": spec}))
+    accepted = {"hash": thief.spec.acceptance_hash(), "acceptedAt": NOW.isoformat()}
+    await hub.patch_status(PROVIDERS, "acme", "", {"status": {"acceptance": accepted}})
+    hub.objects[PROVIDERS.plural, "", "acme"]["metadata"]["creationTimestamp"] = "2026-01-02T00:00:00Z"
+    supervisor = Supervisor(hub)
+    await supervisor.pass_once()
+    assert supervisor.started == ["berlin"]
+    assert supervisor.refusals["acme"].why == "SecretTaken"
+
+
 async def test_a_refusal_goes_when_its_cause_does() -> None:
     hub = Hub()
     await hub.provider("acme")
