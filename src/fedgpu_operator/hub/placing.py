@@ -60,6 +60,9 @@ def policies_by_namespace(
     bound: dict[str, tuple[Policy, ...]] = {}
     broken: dict[str, InvalidResourceError] = {}
     for namespace in set(namespaces):
+        for name in state.unreadable_policies:
+            text = f"PlacementPolicy {name} cannot be read by this version, so it is not known what it forbids"
+            broken[namespace] = InvalidResourceError("InvalidPolicy", text)
         labels = dict(state.namespaces.get(namespace, {}))
         policies = []
         for policy in state.policies:

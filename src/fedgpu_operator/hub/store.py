@@ -37,6 +37,8 @@ class HubState:
     reports: Mapping[str, ProviderReport]
     accounts: Mapping[str, ComputeAccount]
     policies: tuple[PlacementPolicy, ...]
+    unreadable_policies: tuple[str, ...]
+    """Leaving them out would loosen the law without a trace: nothing is placed until they can be read."""
     namespaces: Mapping[str, Mapping[str, str]]
 
     def leases_of(self, provider: str) -> list[ComputeLease]:
@@ -44,19 +46,23 @@ class HubState:
         return [lease for lease in self.leases.values() if lease.spec.provider == provider and not lease.status.ended]
 
 
-async def load_all(kube: Kube, kind: type[R], *, strict: bool = False) -> list[R]:
-    """Every readable object of that kind; an unreadable one is logged and left as it is, or raised if `strict`."""
+async def load_all(kube: Kube, kind: type[R]) -> list[R]:
+    """Every readable object of that kind; an unreadable one is logged and left as it is."""
+    return (await _load_both(kube, kind))[0]
+
+
+async def _load_both(kube: Kube, kind: type[R]) -> tuple[list[R], list[str]]:
+    """The readable objects of that kind, and the names of the others."""
     items, _ = await kube.list(ResourceType.of(kind.info))
-    parsed = []
+    parsed, unreadable = [], []
     for item in items:
         try:
             parsed.append(kind.parse(item))
         except InvalidResourceError as error:
-            if strict:
-                raise
             meta = item.get("metadata", {})
             log.warning("%s %s/%s: %s", kind.info.kind, meta.get("namespace", ""), meta.get("name"), error)
-    return parsed
+            unreadable.append(str(meta.get("name")))
+    return parsed, unreadable
 
 
 async def load_namespaces(kube: Kube) -> dict[str, dict[str, str]]:
@@ -88,9 +94,8 @@ async def load(kube: Kube) -> HubState:
         load_all(kube, GPUProvider),
         load_all(kube, ProviderReport),
     )
-    # An unreadable policy would loosen the law without a trace: nothing is decided until it can be read.
-    accounts, policies, namespaces = await asyncio.gather(
-        load_all(kube, ComputeAccount), load_all(kube, PlacementPolicy, strict=True), load_namespaces(kube)
+    accounts, (policies, unreadable), namespaces = await asyncio.gather(
+        load_all(kube, ComputeAccount), _load_both(kube, PlacementPolicy), load_namespaces(kube)
     )
     return HubState(
         jobs=tuple(jobs),
@@ -99,5 +104,6 @@ async def load(kube: Kube) -> HubState:
         reports={report.spec.provider: report for report in reports},
         accounts={account.metadata.namespace: account for account in accounts},
         policies=tuple(policies),
+        unreadable_policies=tuple(unreadable),
         namespaces=namespaces,
     )

@@ -86,3 +86,18 @@ def test_new_work_counts_on_no_more_than_the_next_epoch_may_debit() -> None:
     assert rich_and_locked.available(Exposure(usd(0), usd(0))) == 1
     limited = Standing(usd(1000), usd(0), usd(0), usd(0), usd(100))
     assert limited.available(Exposure(usd(0), usd(60))) == usd(40)
+
+
+async def test_a_policy_of_a_newer_version_holds_up_placement_and_nothing_that_runs(world: World) -> None:
+    await world.provider("berlin")
+    await world.job("first")
+    await world.pass_once()
+    lease = world.lease
+    await world.policy("newer", {}, {})
+    world.kube.objects["placementpolicies", "", "newer"]["spec"]["placement"] = "a shape of tomorrow"
+    await world.job("second")
+    await world.ends(lease, gpu_seconds=10)
+    world.clock.forward(10)
+    await world.pass_once()
+    assert world.see("first").status.state == "Succeeded"
+    assert world.says("Placed", "second") == ("False", "InvalidPolicy")
