@@ -119,7 +119,9 @@ CASES: Final = {
     "17 GPUs on a node": job("spec.gpu", {"count": 17}, "spec.gpu.count", "less than or equal to 16"),
     "negative cap": job("spec.maxPricePerGPUHour", "-2", "spec.maxPricePerGPUHour", MONEY),
     "budget with a currency": job("spec.budget", "5 EUR", "spec.budget", MONEY),
-    "deadline in words": job("spec.deadline", "tomorrow", "spec.deadline", "date-time"),
+    "deadline in words": job("spec.deadline", "tomorrow", "spec.deadline", "instant", "2026-12-31T18:00:00Z"),
+    "deadline in no zone on Earth": job("spec.deadline", "2030-01-01T00:00:00+99:00", "spec.deadline", "its zone"),
+    "deadline in year 0": job("spec.deadline", "0000-01-01T00:00:00Z", "spec.deadline", "1970 to 2999"),
     "latency from nowhere": job("spec.latency", {"from": {}}, "latency.from", "exactly one of region, country"),
     "latency from two places": job(
         "spec.latency", {"from": {"country": "SG", "region": "ap-southeast-1"}}, "latency.from", "exactly one of"
