@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ def clean_install(folder: Path, home: Path, cache: Path, task: Task) -> None:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(folder / name, target / name)
         done = subprocess.run(
-            [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
+            [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=http"],
             cwd=target,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -40,7 +41,20 @@ def clean_install(folder: Path, home: Path, cache: Path, task: Task) -> None:
         if done.returncode != 0:
             last = "\n".join((done.stderr or done.stdout).splitlines()[-8:])
             raise LabError(f"npm could not install the packages of {folder.name}:\n{last}")
+        _check_optional(target, done.stderr)
         target.rename(home)
+
+
+def _check_optional(target: Path, log: str) -> None:
+    """Optional packages are left out without a word, for another platform as well as for a network that fails."""
+    wanted = json.loads((target / "package.json").read_text(encoding="utf-8")).get("optionalDependencies", {})
+    if not wanted or any((target / "node_modules" / name).is_dir() for name in wanted):
+        return
+    failed = [line for line in log.splitlines() if "failed with" in line][-3:]
+    why = f"none is for this kind of machine ({os.uname().sysname} {os.uname().machine})"
+    if failed:
+        why = "npm could not reach its registry:\n" + "\n".join(failed)
+    raise LabError(f"npm installed none of {', '.join(wanted)}: {why}")
 
 
 def find_npm(cache: Path, task: Task) -> tuple[list[str], dict[str, str]]:

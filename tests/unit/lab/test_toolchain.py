@@ -125,6 +125,24 @@ def test_node_comes_from_pypi_where_the_machines_is_too_old(
     assert env["PATH"].startswith(str(node.parent))
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("http fetch GET somewhere attempt 3 failed with ETIMEDOUT", "failed with ETIMEDOUT"),
+        ("", "this kind of machine"),
+    ],
+)
+def test_an_optional_package_that_did_not_come_is_told_and_not_kept(
+    said: str, told: str, tmp_path: Path, bare_path: Path
+) -> None:
+    script(bare_path / "node", "echo v22.20.0")
+    script(bare_path / "npm", f"echo '{said}' >&2")
+    home = tmp_path / "cache" / "home"
+    with QuietProgress().task("") as task, pytest.raises(LabError, match=told):
+        npm.clean_install(ROOT / "hack/tools/node", home, tmp_path, task)
+    assert not home.exists()
+
+
 def test_every_program_the_lab_builds_is_a_tool_of_its_go_mod() -> None:
     for module in (toolchain.KUBERNETES, toolchain.HELM):
         text = (ROOT / module.folder / "go.mod").read_text()
