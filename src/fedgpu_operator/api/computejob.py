@@ -231,6 +231,7 @@ class ComputeJob(Resource):
                 f"!(has(oldSelf.status) && has(oldSelf.status.placement)) || ({_unchanged(field)})",
                 f"spec.{field}: cannot change after placement; only suspend, deadline and budget can. "
                 "Delete the job and create a new one",
+                f".spec.{field}",
             )
             for field in _FROZEN
         ),

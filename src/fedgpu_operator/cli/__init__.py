@@ -85,4 +85,6 @@ def advice(error: FedGPUError) -> str:
             "this cluster does not know the fedgpu.dev resources; install them with "
             "`fedgpu crds | kubectl apply --server-side -f -`"
         )
+    if isinstance(error, NotFoundError):
+        return f"{text.rsplit(': 404: ', 1)[-1]}; check the name, and the namespace with -n"
     return text

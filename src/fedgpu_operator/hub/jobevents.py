@@ -29,7 +29,9 @@ def job_events(before: ComputeJobStatus, after: ComputeJobStatus) -> Iterator[Jo
         known = find(before.conditions, condition.type)
         if known is None or (known.status, known.reason) != (condition.status, condition.reason):
             event = _event(condition)
-            if event is not None:
+            # A workload that is being stopped still runs: only that it began is news.
+            old_news = condition.type == "Running" and known is not None and known.status == condition.status
+            if event is not None and not old_news:
                 yield event
 
 

@@ -41,7 +41,7 @@ def usage(outcome: str = "", gpu_seconds: int = 0, attempt: int = 1) -> LeaseUsa
     return LeaseUsage(Attempt(terms, attempt, NOW, NOW if outcome else None, outcome), gpu_seconds, 1)
 
 
-def lease(state: str, running: str = "") -> ComputeLease:
+def lease(state: str, running: str = "", why: str = "Running") -> ComputeLease:
     spec = {
         "job": {"namespace": "team-a", "name": "train", "uid": UID},
         "attempt": 1,
@@ -55,7 +55,7 @@ def lease(state: str, running: str = "") -> ComputeLease:
         "memberNamespace": "n",
         "workload": {},
     }
-    conditions = [condition("Running", running, "Running", NOW)] if running else []
+    conditions = [condition("Running", running, why, NOW)] if running else []
     stamps = {"startedAt": "2026-01-01T11:50:00Z", "finishedAt": "2026-01-01T11:55:00Z"}
     status = {"state": state, "conditions": conditions, "usage": stamps, "exitMessage": "exit code 3"}
     return ComputeLease.parse({"metadata": {"name": f"{UID}-1"}, "spec": spec, "status": status})
@@ -235,6 +235,7 @@ def test_events_tell_what_is_new_to_a_person_and_nothing_twice() -> None:
         (JobFacts(job(), decision=FULL), []),
         (JobFacts(job(), (usage(),), decision=CHOSEN), [("Normal", "Placed")]),
         (JobFacts(job(), (usage(),), lease("Running", "True")), [("Normal", "Running")]),
+        (JobFacts(job(), (usage(),), lease("Stopping", "True", "Stopping")), []),
         (JobFacts(job(suspend=True), (usage("Suspended", 5),)), [("Normal", "Suspended")]),
         (JobFacts(job(), (usage("Suspended", 5), usage(attempt=2)), decision=CHOSEN), [("Normal", "Placed")]),
         (
