@@ -19,13 +19,12 @@ from fedgpu_operator.agent.watch import MemberWatch
 from fedgpu_operator.agent.workload import Workloads
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.providerreport import ReportedProduct
+from fedgpu_operator.api.providerreport import AGENT_LEASE, ReportedProduct
 from fedgpu_operator.errors import ConflictError, FedGPUError, InvalidResourceError, KubeError, UnreachableError
 from fedgpu_operator.ports import COORDINATION_LEASES, JOBS, NODES, PODS, Clock, Kube
 
 log = logging.getLogger(__name__)
 
-COORDINATION_LEASE: Final = "fedgpu-agent"
 LEASE_DURATION_SECONDS: Final = 40
 """As long as a kubelet's node lease: a reader may call the agent silent after this."""
 SHORTEST_PAUSE: Final = 1.0
@@ -212,7 +211,7 @@ class Agent:
             "leaseDurationSeconds": LEASE_DURATION_SECONDS,
             "renewTime": renewed,
         }
-        metadata = {"name": COORDINATION_LEASE, "namespace": self._settings.namespace}
+        metadata = {"name": AGENT_LEASE, "namespace": self._settings.namespace}
         await self._hub.apply(COORDINATION_LEASES, {"metadata": metadata, "spec": spec})
         self._renewed = now
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from fedgpu_operator.api.base import Condition
+from fedgpu_operator.api.conditions import Finding, merge
 
 LeaseState = Literal["Pending", "Running", "Stopping", "Succeeded", "Failed", "Stopped"]
 
@@ -43,28 +44,10 @@ Verdicts = Mapping[str, Verdict]
 """By condition type; types that are not named stay as they are."""
 
 
-def find(conditions: Sequence[Condition], kind: str) -> Condition | None:
-    """The condition of that type."""
-    return next((condition for condition in conditions if condition.type == kind), None)
-
-
 def update(conditions: Sequence[Condition], verdicts: Verdicts, *, now: datetime, generation: int) -> list[Condition]:
-    """The conditions with these verdicts; the transition time moves only with the status."""
-    kept = [condition for condition in conditions if condition.type not in verdicts]
-    for kind, verdict in verdicts.items():
-        before = find(conditions, kind)
-        same = before is not None and before.status == verdict.status
-        kept.append(
-            Condition(
-                type=kind,
-                status=verdict.status,
-                reason=verdict.reason,
-                message=verdict.message[:MAX_MESSAGE],
-                last_transition_time=before.last_transition_time if before is not None and same else now,
-                observed_generation=generation,
-            )
-        )
-    return sorted(kept, key=lambda condition: condition.type)
+    """The conditions with these verdicts, by type; the transition time moves only with the status."""
+    findings = [Finding(kind, each.status, each.reason, each.message[:MAX_MESSAGE]) for kind, each in verdicts.items()]
+    return sorted(merge(conditions, findings, generation=generation, now=now), key=lambda condition: condition.type)
 
 
 def state_of(conditions: Sequence[Condition]) -> LeaseState:

@@ -25,11 +25,11 @@ from fedgpu_operator.agent.conditions import (
     WORKLOAD_VANISHED,
     Verdict,
     Verdicts,
-    find,
 )
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.usage import UsageReading
 
 _HINDRANCES: Final[Mapping[str, str]] = {

@@ -69,8 +69,7 @@ class LeaseReconciler:
     async def _acknowledge(self, lease: ComputeLease) -> None:
         """Tell the hub that nothing of an ended lease is left here, so that its object may go."""
         meta = lease.metadata
-        guard = {"uid": meta.uid, "resourceVersion": meta.resource_version}
-        patch = {"metadata": guard, "status": {"observedGeneration": meta.generation}}
+        patch = {"metadata": meta.guard(), "status": {"observedGeneration": meta.generation}}
         await self._hub.patch_status(LEASES, meta.name, meta.namespace, patch)
 
     async def _view(self, lease: ComputeLease, sight: Sight, newest_epoch: int) -> View:
@@ -111,8 +110,7 @@ class LeaseReconciler:
         if not _worth_writing(lease.status, status, timedelta(seconds=self._settings.usage_interval)):
             return lease
         meta = lease.metadata
-        guard = {"uid": meta.uid, "resourceVersion": meta.resource_version}
-        patch = {"metadata": guard, "status": _wire(status)}
+        patch = {"metadata": meta.guard(), "status": _wire(status)}
         return ComputeLease.parse(await self._hub.patch_status(LEASES, meta.name, meta.namespace, patch))
 
     def _status(

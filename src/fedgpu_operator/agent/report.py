@@ -6,8 +6,9 @@ from collections import deque
 from datetime import datetime
 from typing import Final
 
-from fedgpu_operator.agent.conditions import Verdict, find, update
+from fedgpu_operator.agent.conditions import Verdict, update
 from fedgpu_operator.agent.settings import AgentSettings
+from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.providerreport import ProviderReport, ReportedProduct, ReportStatus
 from fedgpu_operator.errors import KubeError, NotFoundError
 from fedgpu_operator.ports import Clock, Kube, ResourceType

@@ -148,6 +148,10 @@ class Meta(Model):
     annotations: dict[str, str] = Field(default_factory=dict)
     finalizers: list[str] = Field(default_factory=list)
 
+    def guard(self) -> JSONObject:
+        """Metadata that makes a patch fail with ConflictError on any other version of the object or another object."""
+        return {"uid": self.uid, "resourceVersion": self.resource_version}
+
 
 class Resource(Model):
     """Base of every kind; subclasses add `spec` and `status` and set `info`."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
 from fedgpu_operator.api.base import Column, Conditions, KindInfo, Model, ObjectName, Resource, Word, map_list
+
+AGENT_LEASE: Final = "fedgpu-agent"
+"""The one coordination Lease that an agent renews beside its report: the hub's sign of life of the member."""
 
 
 class NodeBucket(Model):

@@ -23,7 +23,6 @@ from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError, NotFoundError
 from fedgpu_operator.hub.jobfacts import SUPERSEDED, JobFacts, outcome_of, stop_reason
 from fedgpu_operator.hub.render import member_namespace, provider_namespace, render_workload
-from fedgpu_operator.hub.write import guard
 from fedgpu_operator.metering import HubObservation, bill
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, ResourceType
 
@@ -32,6 +31,8 @@ log = logging.getLogger(__name__)
 LEASES = ResourceType.of(ComputeLease.info)
 JOBS = ResourceType.of(ComputeJob.info)
 JOB_GONE = "JobGone"
+ALL_ATTEMPTS = 1_000_000
+"""As many as a job can have: its cost is the sum over all of them."""
 
 
 class AttemptKeeper:
@@ -42,6 +43,10 @@ class AttemptKeeper:
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
+
+    async def usage(self, job_uid: str) -> tuple[LeaseUsage, ...]:
+        """Every attempt of a job with its newest billed usage, oldest first."""
+        return tuple(reversed(await self._ledger.history(job_uid=job_uid, limit=ALL_ATTEMPTS)))
 
     async def begin(self, facts: JobFacts, chosen: Verdict, wallets: Pair) -> Attempt:
         """Open an attempt on these terms; repeating it after a crash gives the same attempt. It has no lease yet.
@@ -123,7 +128,7 @@ class AttemptKeeper:
         """Set the tombstone; the agent ends the workload and, where it has ended, clears it away."""
         stamp = self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
         spec = {"desired": "Stop", "stopReason": reason, "stopRequestedAt": stamp}
-        patch: JSONObject = {"metadata": guard(lease.metadata), "spec": spec}
+        patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": spec}
         written = await self._kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, patch)
         log.info("lease %s of %s stops: %s", lease.metadata.name, lease.spec.job.name, reason)
         return ComputeLease.parse(written)

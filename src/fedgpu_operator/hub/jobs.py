@@ -14,9 +14,9 @@ from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
 from fedgpu_operator.hub.jobfacts import DELETED, JobFacts, Phase, phase
 from fedgpu_operator.hub.jobstatus import is_settled
 from fedgpu_operator.hub.jobwriter import JobWriter
-from fedgpu_operator.hub.placer import ALL_ATTEMPTS, FINALIZER, JobPlacer
+from fedgpu_operator.hub.placer import FINALIZER, JobPlacer
 from fedgpu_operator.hub.store import HubState, load
-from fedgpu_operator.hub.write import guard, one_of_many
+from fedgpu_operator.hub.write import one_of_many
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class JobLoop:
 
     async def _follow(self, job: ComputeJob, state: HubState) -> JobFacts:
         """The job's facts after its open attempt was followed."""
-        usage = tuple(reversed(await self._ledger.history(job_uid=job.metadata.uid, limit=ALL_ATTEMPTS)))
+        usage = await self._keeper.usage(job.metadata.uid)
         facts = JobFacts(job=job, usage=usage)
         newest = facts.newest
         if newest is None:
@@ -140,7 +140,7 @@ class JobLoop:
             await self._keeper.remove(lease)
         if FINALIZER in job.metadata.finalizers:
             kept = [name for name in job.metadata.finalizers if name != FINALIZER]
-            patch: JSONObject = {"metadata": {**guard(job.metadata), "finalizers": kept}}
+            patch: JSONObject = {"metadata": {**job.metadata.guard(), "finalizers": kept}}
             await self._kube.patch(JOBS, job.metadata.name, job.metadata.namespace, patch)
         return True
 

@@ -21,7 +21,7 @@ from fedgpu_operator.hub.placing import all_offers, domain_job, funds_by_namespa
 from fedgpu_operator.hub.providers import awaits_report
 from fedgpu_operator.hub.store import HubState
 from fedgpu_operator.hub.wallets import payout_wallet, tenant_wallets
-from fedgpu_operator.hub.write import guard, one_of_many
+from fedgpu_operator.hub.write import one_of_many
 from fedgpu_operator.placement import Snapshot, decide, evaluate
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
 
@@ -137,7 +137,7 @@ class JobPlacer:
         except InvalidResourceError as error:
             return replace(facts, decision=None, invalid=error)
         same = (attempt.terms.provider, attempt.terms.price) == (chosen.provider, chosen.price)
-        usage = tuple(reversed(await self._ledger.history(job_uid=facts.job.metadata.uid, limit=ALL_ATTEMPTS)))
+        usage = await self._keeper.usage(facts.job.metadata.uid)
         facts = replace(facts, usage=usage, decision=decision if same else None)
         try:
             facts = await self._writer.write(facts, {})
@@ -152,7 +152,7 @@ class JobPlacer:
     async def _hold(self, job: ComputeJob) -> ComputeJob:
         """The guarded write on the job itself that every chain of writes begins with: our finalizer."""
         finalizers = sorted({*job.metadata.finalizers, FINALIZER})
-        patch: JSONObject = {"metadata": {**guard(job.metadata), "finalizers": finalizers}}
+        patch: JSONObject = {"metadata": {**job.metadata.guard(), "finalizers": finalizers}}
         return ComputeJob.parse(await self._kube.patch(JOBS, job.metadata.name, job.metadata.namespace, patch))
 
     def _wallets(self, job: ComputeJob, chosen: Verdict, state: HubState) -> Pair:
@@ -161,7 +161,3 @@ class JobPlacer:
             return "", ""
         tenant = tenant_wallets(state.accounts.values()).get(job.metadata.namespace, "")
         return tenant, payout_wallet(state.providers[chosen.provider])
-
-
-ALL_ATTEMPTS = 1_000_000
-"""As many as a job can have: its cost is the sum over all of them."""

@@ -19,7 +19,7 @@ from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError
 from fedgpu_operator.hub.inventory import inventory
 from fedgpu_operator.hub.render import provider_namespace
 from fedgpu_operator.hub.store import HubState, load, load_heartbeats
-from fedgpu_operator.hub.write import emit, guard, one_of_many, write_status
+from fedgpu_operator.hub.write import emit, one_of_many, write_status
 from fedgpu_operator.ports import NAMESPACES, Clock, Kube, Ledger, ResourceType
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class ProviderLoop:
             if not held or facts.leases or facts.running:
                 return False
             finalizers = [name for name in meta.finalizers if name != FINALIZER]
-        patch: JSONObject = {"metadata": {**guard(meta), "finalizers": finalizers}}
+        patch: JSONObject = {"metadata": {**meta.guard(), "finalizers": finalizers}}
         await self._kube.patch(PROVIDERS, meta.name, "", patch)
         return True
 

@@ -65,7 +65,7 @@ class SettlementLoop:
                 await self._advance(epoch)
         live = [epoch for epoch in known if epoch.stage in LIVE]
         if not any(self._blocks(epoch) for epoch in live):
-            begun = await self._begin()
+            begun = await self._begin(known[0] if known else None)
             live += [begun] if begun is not None else []
         for epoch in live:
             await self._advance(epoch)
@@ -78,10 +78,9 @@ class SettlementLoop:
         """
         return self._auto_claim or epoch.stage is not EpochStage.FINALIZED
 
-    async def _begin(self) -> Epoch | None:
+    async def _begin(self, last: Epoch | None) -> Epoch | None:
         """Prepare an epoch when the last one is old enough, there is something new, and the contract would take it."""
         now = self._clock.now()
-        last = next(iter(await self._ledger.epochs(limit=1)), None)
         since = last.created_at if last is not None else self._began
         if now - max(since, self._refused_at) < self._every:
             return None

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from fedgpu_operator.api.base import Resource
 from fedgpu_operator.api.computeaccount import ComputeAccount
@@ -15,16 +15,13 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
-from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.api.providerreport import AGENT_LEASE, ProviderReport
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.ports import COORDINATION_LEASES, NAMESPACES, Kube, ResourceType
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Resource)
-
-AGENT_LEASE: Final = "fedgpu-agent"
-"""Name of the one coordination Lease that an agent renews in its provider's namespace."""
 
 
 @dataclass(frozen=True, slots=True)

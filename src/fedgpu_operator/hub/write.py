@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from fedgpu_operator.api.base import JSONObject, Meta, Model, Resource
+from fedgpu_operator.api.base import JSONObject, Model, Resource
 from fedgpu_operator.errors import AlreadyExistsError, ConflictError, FedGPUError, NotFoundError
 from fedgpu_operator.ports import EVENTS, Kube, ResourceType
 
@@ -46,17 +46,12 @@ def one_of_many(obj: Resource | None) -> Iterator[None]:
         log.warning("%s: %s", name, error)
 
 
-def guard(meta: Meta) -> JSONObject:
-    """Metadata that makes a patch fail with ConflictError on any other version of the object or another object."""
-    return {"uid": meta.uid, "resourceVersion": meta.resource_version}
-
-
 async def write_status(kube: Kube, obj: Resource, old: Model, new: Model) -> JSONObject | None:
     """Patch the status where it changed; the object as it is then, None where nothing had to be written."""
     patch = merge_diff(old.to_wire(), new.to_wire())
     if not patch:
         return None
-    body = {"metadata": guard(obj.metadata), "status": patch}
+    body = {"metadata": obj.metadata.guard(), "status": patch}
     return await kube.patch_status(ResourceType.of(obj.info), obj.metadata.name, obj.metadata.namespace, body)
 
 

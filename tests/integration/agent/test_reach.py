@@ -7,8 +7,8 @@ from typing import Any
 
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
-from fedgpu_operator.agent.agent import COORDINATION_LEASE
-from fedgpu_operator.agent.conditions import find
+from fedgpu_operator.api.conditions import find
+from fedgpu_operator.api.providerreport import AGENT_LEASE
 from fedgpu_operator.errors import NotFoundError
 from fedgpu_operator.ports import COORDINATION_LEASES
 
@@ -71,7 +71,7 @@ async def test_a_silent_member_is_unknown_and_its_leases_are_left_alone(site: An
             return bool(condition and condition.status == "Unknown" and condition.reason == "Unreachable")
 
         await eventually("Reachable=Unknown", unknown)
-        beat = (await site.hub.get(COORDINATION_LEASES, COORDINATION_LEASE, site.namespace))["spec"]["renewTime"]
+        beat = (await site.hub.get(COORDINATION_LEASES, AGENT_LEASE, site.namespace))["spec"]["renewTime"]
         await site.order_stop(name)
         after = await site.read(name)
         assert after.status.conditions == before.status.conditions
@@ -83,7 +83,7 @@ async def test_a_silent_member_is_unknown_and_its_leases_are_left_alone(site: An
     assert (await reachable(site)).status == "True"
 
     async def beats_again() -> bool:
-        spec = (await site.hub.get(COORDINATION_LEASES, COORDINATION_LEASE, site.namespace))["spec"]
+        spec = (await site.hub.get(COORDINATION_LEASES, AGENT_LEASE, site.namespace))["spec"]
         return bool(spec["renewTime"] > beat)
 
     await eventually("the sign of life to go on", beats_again)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from fedgpu_operator.agent.conditions import find
+from fedgpu_operator.api.conditions import find
 
 DURATION = "lab.fedgpu.dev/duration"
 
