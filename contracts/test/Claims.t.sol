@@ -5,12 +5,12 @@ import {IComputeEscrow as I} from "../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "./utils/EscrowTest.sol";
 import {Leaves} from "./utils/Leaves.sol";
 
-contract ClaimsTest is EscrowTest {
+contract ClaimTest is EscrowTest {
     function setUp() public {
         start(6);
     }
 
-    function test_claim_pays_exactly_once() public {
+    function test_WhenActive_ItPaysExactlyOnce() public {
         fund(alice, 100, 60);
         (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
         pass(CHALLENGE);
@@ -21,11 +21,11 @@ contract ClaimsTest is EscrowTest {
         escrow.claim(n, credits);
         escrow.claim(n, credits);
         eq(token.balanceOf(p), 60, "received");
-        eq(paidOf(alice, p), 60, "paid");
+        eq(pairOf(alice, p).paid, 60, "paid");
         holds(alice, 40, 0, 0);
     }
 
-    function test_claim_before_activation_or_after_cancel_is_refused() public {
+    function test_WhenNotActiveYetOrCancelled_ItRefuses() public {
         fund(alice, 100, 60);
         (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
         pass(CHALLENGE - 1);
@@ -40,7 +40,7 @@ contract ClaimsTest is EscrowTest {
         escrow.claim(n, credits);
     }
 
-    function test_claims_go_on_while_the_next_epoch_is_in_its_window() public {
+    function test_WhenTheNextEpochIsInItsWindow_ItGoesOnWithTheActiveOne() public {
         fund(alice, 100, 50);
         (uint32 first, I.Credit[] memory credits) = postLine(alice, p, 50, 50);
         pass(CHALLENGE);
@@ -55,15 +55,13 @@ contract ClaimsTest is EscrowTest {
         eq(token.balanceOf(p), 90, "all");
     }
 
-    function test_over_committed_root_takes_only_its_own_tenant() public {
+    function test_WhenTheRootIsOverCommitted_ItTakesOnlyFromItsOwnTenant() public {
         fund(alice, 100, 60);
         fund(bob, 100, 60);
         I.Line[] memory greedy = Leaves.line(alice, type(uint64).max);
         I.Line[] memory fair = Leaves.line(bob, 60);
         (bytes32 root, I.Credit[] memory credits) = Leaves.two(p, greedy, q, fair);
-        I.Debit[] memory debits = new I.Debit[](2);
-        (debits[0], debits[1]) = (I.Debit(alice, 10), I.Debit(bob, 60));
-        uint32 n = post(root, debits);
+        uint32 n = post(root, debit(alice, 10, bob, 60));
         pass(CHALLENGE);
         escrow.claim(n, credits);
         eq(token.balanceOf(p), 10, "capped by alice's allocated");
@@ -78,14 +76,12 @@ contract ClaimsTest is EscrowTest {
         eq(token.balanceOf(p), 10, "the stale leaf is skipped");
     }
 
-    function test_bad_leaf_is_skipped_and_the_others_are_paid() public {
+    function test_WhenALeafIsNotInTheRoot_ItIsSkippedAndTheOthersArePaid() public {
         fund(alice, 100, 100);
         fund(bob, 100, 100);
         (bytes32 root, I.Credit[] memory credits) =
             Leaves.two(p, Leaves.line(alice, 40), q, Leaves.line(bob, 50));
-        I.Debit[] memory debits = new I.Debit[](2);
-        (debits[0], debits[1]) = (I.Debit(alice, 40), I.Debit(bob, 50));
-        uint32 n = post(root, debits);
+        uint32 n = post(root, debit(alice, 40, bob, 50));
         pass(CHALLENGE);
         credits[0].lines[0].cumulative = 41;
         vm.expectEmit(address(escrow));
@@ -99,7 +95,7 @@ contract ClaimsTest is EscrowTest {
         eq(token.balanceOf(q), 50, "altered provider");
     }
 
-    function test_a_leaf_of_64_lines_passes_and_of_65_is_skipped() public {
+    function test_WhenALeafHas64Lines_ItPays_When65_ItIsSkipped() public {
         for (uint64 count = 64; count <= 65; ++count) {
             I.Line[] memory lines = new I.Line[](count);
             I.Debit[] memory debits = new I.Debit[](count);
@@ -116,14 +112,12 @@ contract ClaimsTest is EscrowTest {
         }
     }
 
-    function test_refused_transfer_is_owed_and_collected() public {
+    function test_WhenAPayeeIsBannedMidBatch_ItIsOwedAndTheOthersArePaid() public {
         fund(alice, 100, 60);
         fund(bob, 100, 60);
         (bytes32 root, I.Credit[] memory credits) =
             Leaves.two(p, Leaves.line(alice, 60), q, Leaves.line(bob, 60));
-        I.Debit[] memory debits = new I.Debit[](2);
-        (debits[0], debits[1]) = (I.Debit(alice, 60), I.Debit(bob, 60));
-        uint32 n = post(root, debits);
+        uint32 n = post(root, debit(alice, 60, bob, 60));
         pass(CHALLENGE);
         token.ban(p, true);
         escrow.claim(n, credits);
@@ -132,15 +126,9 @@ contract ClaimsTest is EscrowTest {
         vm.prank(p);
         eq(escrow.collect(bob), 60, "collected");
         eq(token.balanceOf(bob), 60, "received");
-        vm.startPrank(p);
-        vm.expectRevert(abi.encodeWithSelector(I.ZeroAmount.selector));
-        escrow.collect(bob);
-        vm.expectRevert(abi.encodeWithSelector(I.ZeroAddress.selector));
-        escrow.collect(address(0));
-        vm.stopPrank();
     }
 
-    function test_token_that_answers_false_is_owed() public {
+    function test_WhenTheTokenAnswersFalse_ItIsOwed() public {
         fund(alice, 100, 60);
         (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
         pass(CHALLENGE);
@@ -156,10 +144,10 @@ contract ClaimsTest is EscrowTest {
         eq(token.balanceOf(p), 60, "received");
     }
 
-    function test_payee_receives_instead_of_provider() public {
+    function test_WhenAPayeeIsNamed_ItReceivesInstead() public {
         fund(alice, 100, 60);
         vm.prank(p);
-        escrow.setProvider(bob);
+        escrow.setProvider(bob, NOBODY);
         (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
         pass(CHALLENGE);
         escrow.claim(n, credits);
@@ -168,35 +156,8 @@ contract ClaimsTest is EscrowTest {
         eq(escrow.payeeOf(q), q, "itself by default");
     }
 
-    function test_payee_is_never_the_escrow_nor_the_token() public {
-        vm.startPrank(p);
-        vm.expectRevert(abi.encodeWithSelector(I.BadRecipient.selector, address(escrow)));
-        escrow.setProvider(address(escrow));
-        vm.expectRevert(abi.encodeWithSelector(I.BadRecipient.selector, address(token)));
-        escrow.setProvider(address(token));
-        escrow.setProvider(bob);
-        escrow.setProvider(address(0));
-        vm.stopPrank();
-        eq(escrow.payeeOf(p), p, "zero stands for itself");
-    }
-
-    function test_collect_never_goes_to_the_escrow_nor_the_token() public {
-        fund(alice, 100, 60);
-        (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
-        pass(CHALLENGE);
-        token.ban(p, true);
-        escrow.claim(n, credits);
-        vm.startPrank(p);
-        vm.expectRevert(abi.encodeWithSelector(I.BadRecipient.selector, address(escrow)));
-        escrow.collect(address(escrow));
-        vm.expectRevert(abi.encodeWithSelector(I.BadRecipient.selector, address(token)));
-        escrow.collect(address(token));
-        vm.stopPrank();
-        eq(escrow.owed(p), 60, "still owed");
-    }
-
     /// @dev Nobody can collect for them, but the books go on to explain every unit that is held.
-    function test_a_leaf_for_the_escrow_or_the_token_is_owed() public {
+    function test_WhenALeafIsForTheEscrowOrTheToken_ItIsOwed() public {
         fund(alice, 100, 60);
         (bytes32 root, I.Credit[] memory credits) =
             Leaves.two(address(escrow), Leaves.line(alice, 20), address(token), Leaves.line(alice, 30));
@@ -211,14 +172,11 @@ contract ClaimsTest is EscrowTest {
         holds(alice, 40, 10, 0);
     }
 
-    function test_lists_of_pairs_must_match() public {
-        vm.expectRevert(abi.encodeWithSelector(I.LengthMismatch.selector));
-        escrow.pairsOf(new address[](1), new address[](2));
-    }
-
-    function testFuzz_payment_is_the_least_of_due_and_allocated(uint48 amount, uint64 cumulative, uint48 more)
-        public
-    {
+    function testFuzz_WhateverIsDue_ItPaysTheLeastOfItAndTheAllocated(
+        uint48 amount,
+        uint64 cumulative,
+        uint48 more
+    ) public {
         amount = uint48(bound(amount, 1, type(uint48).max));
         more = uint48(bound(more, 1, type(uint48).max));
         fund(alice, uint64(amount) + more, type(uint48).max);
@@ -232,5 +190,67 @@ contract ClaimsTest is EscrowTest {
         escrow.claim(n, credits);
         uint64 all = cumulative < uint64(amount) + more ? cumulative : uint64(amount) + more;
         eq(token.balanceOf(p), all, "both");
+    }
+
+    function test_WhenPaused_ItRefusesUntilThePauseIsOver() public conserves {
+        fund(alice, 100, 60);
+        (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
+        pass(CHALLENGE);
+        pause();
+        vm.expectRevert(abi.encodeWithSelector(I.Paused.selector, uint40(block.timestamp) + MAX_PAUSE));
+        escrow.claim(n, credits);
+        pass(MAX_PAUSE);
+        escrow.claim(n, credits);
+        eq(token.balanceOf(p), 60, "paid");
+    }
+
+    function test_WhenTheTokenReenters_ItPaysOnce() public conserves {
+        fund(alice, 100, 100);
+        (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 100, 60);
+        pass(CHALLENGE);
+        token.reenterOnTransfer(address(escrow), abi.encodeCall(I.claim, (n, credits)));
+        escrow.claim(n, credits);
+        yes(!token.reentered(), "reentered");
+        eq(token.balanceOf(p), 60, "paid");
+    }
+
+    function test_WhenALineIsHeldByADispute_ItPaysTheRest() public conserves {
+        fund(alice, 100, 100);
+        (uint32 n, I.Credit[] memory credits) = postLine(alice, p, 60, 60);
+        disputeLine(alice, credits[0], 25);
+        pass(CHALLENGE);
+        escrow.claim(n, credits);
+        escrow.claim(n, credits);
+        eq(token.balanceOf(p), 35, "undisputed");
+        pairIs(alice, p, 35, 0, 25);
+    }
+
+    function test_WhenAPairIsTwiceInTheRoot_ItPaysTheHigherLineOnce() public conserves {
+        fund(alice, 100, 100);
+        (bytes32 root, I.Credit[] memory credits) =
+            Leaves.two(p, Leaves.line(alice, 40), p, Leaves.line(alice, 60));
+        uint32 n = post(root, debit(alice, 100));
+        pass(CHALLENGE);
+        escrow.claim(n, credits);
+        eq(token.balanceOf(p), 60, "the higher one");
+    }
+
+    function testFuzz_WhateverTheOrder_EachPairIsPaidOnceAndNeverMore(uint64[8] calldata seed)
+        public
+        conserves
+    {
+        fund(alice, 1e9, 1e9);
+        (uint64 toP, uint64 toQ) = (seed[6] % 1e9, seed[7] % 1e9);
+        uint48 amount = uint48(bound(seed[0], 1, 1e9));
+        (uint32 n, I.Credit[] memory credits) = postBoth(toP, toQ, amount);
+        pass(CHALLENGE);
+        for (uint256 i = 0; i < 6; ++i) {
+            I.Credit[] memory one = new I.Credit[](1);
+            one[0] = credits[seed[i] % 2];
+            escrow.claim(n, one);
+        }
+        escrow.claim(n, credits);
+        yes(token.balanceOf(p) <= toP && token.balanceOf(q) <= toQ, "within each line");
+        eq(token.balanceOf(p) + token.balanceOf(q), lesser(amount, uint256(toP) + toQ), "all that is there");
     }
 }

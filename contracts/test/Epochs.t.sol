@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
 import {IComputeEscrow as I} from "../src/interfaces/IComputeEscrow.sol";
 import {EscrowTest} from "./utils/EscrowTest.sol";
 import {Leaves} from "./utils/Leaves.sol";
 
-contract EpochsTest is EscrowTest {
+contract PostEpochTest is EscrowTest {
     bytes32 internal constant ROOT = keccak256("root");
 
     function setUp() public {
@@ -21,7 +20,7 @@ contract EpochsTest is EscrowTest {
         escrow.postEpoch(seq, prev, root, 0, START, debits);
     }
 
-    function test_post_moves_balance_to_pending_then_allocated() public {
+    function test_WhenItFits_MoneyMovesFromBalanceToPendingToAllocated() public {
         fund(alice, 100, 60);
         vm.expectEmit(address(escrow));
         emit I.EpochPosted(1, ROOT, keccak256("manifest"), 0, 0, START, START + CHALLENGE, 60);
@@ -39,24 +38,35 @@ contract EpochsTest is EscrowTest {
         eq(escrow.epochOf(1).total, 60, "total");
     }
 
-    function test_only_the_roles_post_and_cancel() public {
-        (bytes32 settling, bytes32 guarding) = (escrow.SETTLER(), escrow.GUARDIAN());
-        vm.prank(alice);
-        vm.expectRevert(
-            abi.encodeWithSelector(IAccessControl.AccessControlUnauthorizedAccount.selector, alice, settling)
-        );
+    function test_WhenNotTheSettler_ItRefuses() public {
+        bytes32 settling = escrow.SETTLER();
+        vm.prank(guardian);
+        vm.expectRevert(missing(guardian, settling));
         escrow.postEpoch(0, 0, ROOT, 0, START, new I.Debit[](0));
-        post(ROOT, new I.Debit[](0));
-        vm.prank(settler);
-        vm.expectRevert(
-            abi.encodeWithSelector(
-                IAccessControl.AccessControlUnauthorizedAccount.selector, settler, guarding
-            )
-        );
-        escrow.cancelEpoch(1);
     }
 
-    function test_post_on_older_state_is_refused() public {
+    function test_WhenPaused_ItRefuses() public {
+        pause();
+        expectPostRevert(ROOT, debit(alice, 1), abi.encodeWithSelector(I.Paused.selector, START + MAX_PAUSE));
+        pass(MAX_PAUSE);
+        post(ROOT, new I.Debit[](0));
+    }
+
+    function test_WhenTwoSettlersPost_OneEpochIsThereAndTheOtherReverts() public conserves {
+        address second = named("second settler");
+        bytes32 settling = escrow.SETTLER();
+        vm.prank(admin);
+        escrow.grantRole(settling, second);
+        fund(alice, 100, 60);
+        post(ROOT, debit(alice, 10));
+        vm.prank(second);
+        vm.expectRevert(abi.encodeWithSelector(I.StaleState.selector, 1, ROOT));
+        escrow.postEpoch(0, 0, ROOT, 0, START, debit(alice, 10));
+        holds(alice, 90, 0, 10);
+        eq(escrow.state().last, 1, "one epoch");
+    }
+
+    function test_WhenDecidedOnOlderState_ItRefuses() public {
         fund(alice, 100, 60);
         post(ROOT, debit(alice, 10));
         pass(CHALLENGE);
@@ -69,7 +79,7 @@ contract EpochsTest is EscrowTest {
         holds(alice, 90, 10, 0);
     }
 
-    function test_post_stale_after_cancel_although_the_root_came_back() public {
+    function test_WhenTheRootCameBackByACancel_ItIsStaleAllTheSame() public {
         fund(alice, 100, 60);
         (uint32 n,) = postLine(alice, p, 10, 10);
         vm.prank(guardian);
@@ -79,7 +89,7 @@ contract EpochsTest is EscrowTest {
         escrow.postEpoch(0, 0, ROOT, 0, START, debit(alice, 10));
     }
 
-    function test_post_waits_for_the_window() public {
+    function test_WhenTheWindowIsOpen_ItRefuses() public {
         fund(alice, 100, 60);
         post(ROOT, debit(alice, 10));
         bytes memory open = abi.encodeWithSelector(I.WindowOpen.selector, 1, START + CHALLENGE);
@@ -89,34 +99,25 @@ contract EpochsTest is EscrowTest {
         holds(alice, 70, 10, 20);
     }
 
-    function pair(address one, uint48 first, address other, uint48 second)
-        internal
-        pure
-        returns (I.Debit[] memory debits)
-    {
-        debits = new I.Debit[](2);
-        (debits[0], debits[1]) = (I.Debit(one, first), I.Debit(other, second));
-    }
-
-    function test_a_zero_debit_a_duplicate_and_a_zero_root_refuse_the_whole_post() public {
+    function test_WhenADebitIsZeroOrTwiceOrTheRootIsZero_ItRefusesTheWhole() public {
         fund(alice, 100, 60);
         fund(bob, 30, 60);
-        expectPostRevert(ROOT, pair(bob, 10, alice, 0), abi.encodeWithSelector(I.ZeroAmount.selector));
+        expectPostRevert(ROOT, debit(bob, 10, alice, 0), abi.encodeWithSelector(I.ZeroAmount.selector));
         bytes memory twice = abi.encodeWithSelector(I.DuplicateTenant.selector, alice);
-        expectPostRevert(ROOT, pair(alice, 10, alice, 10), twice);
+        expectPostRevert(ROOT, debit(alice, 10, alice, 10), twice);
         expectPostRevert(0, debit(alice, 1), abi.encodeWithSelector(I.ZeroRoot.selector));
         holds(alice, 100, 0, 0);
         holds(bob, 30, 0, 0);
     }
 
-    function test_a_skipped_tenant_named_again_is_a_duplicate_too() public {
+    function test_WhenASkippedTenantIsNamedAgain_ItIsADuplicateToo() public {
         fund(alice, 100, 60);
         bytes memory twice = abi.encodeWithSelector(I.DuplicateTenant.selector, alice);
-        expectPostRevert(ROOT, pair(alice, 61, alice, 10), twice);
-        expectPostRevert(ROOT, pair(alice, 61, alice, 62), twice);
+        expectPostRevert(ROOT, debit(alice, 61, alice, 10), twice);
+        expectPostRevert(ROOT, debit(alice, 61, alice, 62), twice);
     }
 
-    function test_a_debit_beyond_limit_or_balance_is_skipped_and_the_others_hold() public {
+    function test_WhenADebitIsBeyondLimitOrBalance_ItIsSkippedAndTheOthersHold() public {
         fund(alice, 100, 60);
         fund(bob, 30, 60);
         I.Debit[] memory debits = new I.Debit[](3);
@@ -137,15 +138,15 @@ contract EpochsTest is EscrowTest {
         holds(bob, 0, 30, 0);
         vm.expectEmit(address(escrow));
         emit I.DebitSkipped(2, bob, 31, 0);
-        post(keccak256("two"), pair(alice, 60, bob, 31));
+        post(keccak256("two"), debit(alice, 60, bob, 31));
         holds(alice, 40, 0, 60);
         holds(bob, 0, 30, 0);
     }
 
-    function test_a_cancelled_epoch_gives_a_skipped_tenant_nothing() public {
+    function test_WhenCancelled_ASkippedTenantGetsNothing() public {
         fund(alice, 100, 60);
         fund(bob, 30, 60);
-        post(ROOT, pair(alice, 61, bob, 20));
+        post(ROOT, debit(alice, 61, bob, 20));
         vm.prank(guardian);
         escrow.cancelEpoch(1);
         holds(alice, 100, 0, 0);
@@ -159,7 +160,7 @@ contract EpochsTest is EscrowTest {
         (bytes32 root, I.Credit[] memory credits) =
             Leaves.two(p, Leaves.line(alice, 50), q, Leaves.line(bob, 50));
         armed();
-        uint32 n = post(root, pair(alice, 50, bob, 50));
+        uint32 n = post(root, debit(alice, 50, bob, 50));
         eq(escrow.epochOf(n).total, 50, "bob's alone");
         pass(CHALLENGE);
         escrow.claim(n, credits);
@@ -184,11 +185,11 @@ contract EpochsTest is EscrowTest {
         escrow.applySpendLimit();
     }
 
-    function test_a_matured_withdrawal_stops_nobody_elses_epoch() public {
+    function test_WhenAWithdrawalMatured_ItStopsNobodyElsesEpoch() public {
         provePostOutlives(withdrawAll);
     }
 
-    function test_a_lowered_limit_stops_nobody_elses_epoch() public {
+    function test_WhenALimitWasLowered_ItStopsNobodyElsesEpoch() public {
         provePostOutlives(lowerTheLimit);
         // The debt is still there, and so is the money: it is billed as soon as it fits again.
         vm.prank(alice);
@@ -199,7 +200,7 @@ contract EpochsTest is EscrowTest {
         eq(token.balanceOf(p), 50, "billed again");
     }
 
-    function test_500_debits_pass_and_501_do_not() public {
+    function test_When500Debits_ItPasses_When501_ItRefuses() public {
         I.Debit[] memory debits = new I.Debit[](500);
         for (uint160 i = 0; i < 500; ++i) {
             debits[i] = I.Debit(address(i + 1), 1);
@@ -210,7 +211,56 @@ contract EpochsTest is EscrowTest {
         eq(escrow.epochOf(1).total, 500, "total");
     }
 
-    function test_cancel_returns_the_money_and_opens_the_way() public {
+    function testFuzz_WhateverTheDebit_ItStaysWithinLimitAndBalance(
+        uint48 balance,
+        uint48 limit,
+        uint48 amount
+    ) public {
+        balance = uint48(bound(balance, 1, type(uint48).max));
+        fund(alice, balance, limit);
+        bool fits = amount != 0 && amount <= limit && amount <= balance;
+        if (fits) {
+            post(ROOT, debit(alice, amount));
+            holds(alice, balance - amount, 0, amount);
+        } else {
+            if (amount == 0) {
+                expectPostRevert(ROOT, debit(alice, 0), abi.encodeWithSelector(I.ZeroAmount.selector));
+            } else {
+                post(ROOT, debit(alice, amount));
+            }
+            holds(alice, balance, 0, 0);
+        }
+    }
+}
+
+contract CancelEpochTest is EscrowTest {
+    bytes32 internal constant ROOT = keccak256("root");
+
+    function setUp() public {
+        start(6);
+    }
+
+    function test_WhenNotTheGuardian_ItRefuses() public {
+        bytes32 guarding = escrow.GUARDIAN();
+        post(ROOT, new I.Debit[](0));
+        vm.prank(settler);
+        vm.expectRevert(missing(settler, guarding));
+        escrow.cancelEpoch(1);
+    }
+
+    function test_WhenPaused_ItCancelsAllTheSame() public conserves {
+        fund(alice, 100, 60);
+        post(ROOT, debit(alice, 60));
+        pass(CHALLENGE - 1);
+        pause();
+        pass(MAX_PAUSE - 1);
+        vm.expectEmit(address(escrow));
+        emit I.EpochCancelled(1, 2);
+        cancel(1);
+        holds(alice, 100, 0, 0);
+    }
+
+    function test_WhenInTheWindow_TheMoneyGoesBackAndTheWayIsOpen() public {
         fund(alice, 100, 60);
         post(ROOT, debit(alice, 10));
         pass(CHALLENGE);
@@ -228,7 +278,7 @@ contract EpochsTest is EscrowTest {
         eq(escrow.epochOf(3).prev, 1, "built on the active one");
     }
 
-    function test_two_cancels_in_a_row() public {
+    function test_WhenTwiceInARow_EverythingIsAsBeforeButTheSeq() public {
         fund(alice, 100, 60);
         for (uint32 n = 1; n <= 2; ++n) {
             post(ROOT, debit(alice, 60));
@@ -241,7 +291,7 @@ contract EpochsTest is EscrowTest {
         eq(escrow.activeEpoch(), 0, "active");
     }
 
-    function test_cancel_is_over_with_the_window() public {
+    function test_WhenNotTheHeadInItsWindow_ItRefuses() public {
         bytes memory reason = abi.encodeWithSelector(I.NotInWindow.selector, 0);
         vm.startPrank(guardian);
         vm.expectRevert(reason);
@@ -258,24 +308,5 @@ contract EpochsTest is EscrowTest {
         vm.expectRevert(abi.encodeWithSelector(I.NotInWindow.selector, 2));
         escrow.cancelEpoch(2);
         vm.stopPrank();
-    }
-
-    function testFuzz_a_debit_never_exceeds_limit_or_balance(uint48 balance, uint48 limit, uint48 amount)
-        public
-    {
-        balance = uint48(bound(balance, 1, type(uint48).max));
-        fund(alice, balance, limit);
-        bool fits = amount != 0 && amount <= limit && amount <= balance;
-        if (fits) {
-            post(ROOT, debit(alice, amount));
-            holds(alice, balance - amount, 0, amount);
-        } else {
-            if (amount == 0) {
-                expectPostRevert(ROOT, debit(alice, 0), abi.encodeWithSelector(I.ZeroAmount.selector));
-            } else {
-                post(ROOT, debit(alice, amount));
-            }
-            holds(alice, balance, 0, 0);
-        }
     }
 }

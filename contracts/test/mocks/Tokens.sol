@@ -2,10 +2,11 @@
 pragma solidity 0.8.30;
 
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
-import {IComputeEscrow} from "../../src/interfaces/IComputeEscrow.sol";
+import {ERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Permit.sol";
+import {Eip3009} from "./Eip3009.sol";
 
 /// @dev A token with switchable vices: other decimals, a ban list, false instead of revert, a fee, a call back.
-contract OddToken is ERC20("Odd", "ODD") {
+contract OddToken is ERC20("Odd", "ODD"), ERC20Permit("Odd"), Eip3009 {
     uint8 private immutable _decimals;
     mapping(address who => bool) public banned;
     bool public answersFalse;
@@ -45,6 +46,11 @@ contract OddToken is ERC20("Odd", "ODD") {
     function transfer(address to, uint256 amount) public override returns (bool) {
         if (answersFalse) return false;
         return super.transfer(to, amount);
+    }
+
+    function transferFrom(address from, address to, uint256 amount) public override returns (bool) {
+        if (answersFalse) return false;
+        return super.transferFrom(from, to, amount);
     }
 
     function _update(address from, address to, uint256 amount) internal override {

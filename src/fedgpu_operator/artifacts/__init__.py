@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 from fedgpu_operator.errors import ConfigurationError
 
-ContractName = Literal["ComputeEscrow", "TestUSD"]
+ContractName = Literal["ComputeEscrow", "ProviderStake", "TimelockController", "TestUSD"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Artifact:
     """One compiled contract.
 
     `bytecode` is the creation code without constructor arguments, `deployed_bytecode` the code on chain with zeros
-    at `immutables` (start, length in bytes). `input_sha256` names the compiler's standard-JSON input.
+    at `immutables` (start, length in bytes). `input_sha256` is the hash of `compiler_input(name)`.
     """
 
     name: str
@@ -61,3 +61,8 @@ def load(name: ContractName) -> Artifact:
         input_sha256=raw["inputSha256"],
         test_only=raw["testOnly"],
     )
+
+
+def compiler_input(name: ContractName) -> bytes:
+    """The standard-JSON input that solc alone makes a contract's bytecode of, for whoever wants to check that."""
+    return files(__package__).joinpath(f"{name}.input.json").read_bytes()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from typing import get_args
 
 import pytest
 
 from fedgpu_operator import artifacts
-from fedgpu_operator.artifacts import ContractName, load
+from fedgpu_operator.artifacts import ContractName, compiler_input, load
 from fedgpu_operator.errors import ConfigurationError
 
 EIP_170_LIMIT = 24_576
+NAMES: tuple[ContractName, ...] = get_args(ContractName)
 
 
-@pytest.mark.parametrize("name", ["ComputeEscrow", "TestUSD"])
+@pytest.mark.parametrize("name", NAMES)
 def test_an_artifact_is_complete(name: ContractName) -> None:
     artifact = load(name)
     assert artifact.name == name
@@ -25,7 +29,14 @@ def test_an_artifact_is_complete(name: ContractName) -> None:
 
 
 def test_only_the_token_is_for_tests() -> None:
-    assert [load(name).test_only for name in ("ComputeEscrow", "TestUSD")] == [False, True]
+    assert [name for name in NAMES if load(name).test_only] == ["TestUSD"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_compiler_input_is_the_one_that_the_artifact_names(name: ContractName) -> None:
+    given = compiler_input(name)
+    assert hashlib.sha256(given).hexdigest() == load(name).input_sha256
+    assert all(not path.startswith(("/", ".")) for path in json.loads(given)["sources"]), "the same in any folder"
 
 
 def test_deployed_code_is_recognised_whatever_its_immutables() -> None:
