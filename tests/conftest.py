@@ -2,4 +2,8 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["fedgpu_operator.lab.pytest_plugin", "fedgpu_operator.lab.pytest_chart"]
+pytest_plugins = [
+    "fedgpu_operator.lab.pytest_plugin",
+    "fedgpu_operator.lab.pytest_chart",
+    "fedgpu_operator.lab.pytest_postgres",
+]

@@ -59,6 +59,22 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class SignedUsage:
+    """What the provider's key signed of a reading: its own figure, which the hub may have clipped since.
+
+    `sequence` is the agent's own count, `observed_at` Unix seconds, `usage_hash` a ``0x…`` hash of the detail, `signer`
+    an EIP-55 address: with the lease's name all that the signature was made over, so anyone can check it again.
+    """
+
+    sequence: int
+    gpu_seconds: int
+    observed_at: int
+    usage_hash: str
+    signer: str
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class UsageRecord:
     """One append: `gpu_seconds` is the cumulative billed usage of the lease at that sequence."""
 
@@ -66,6 +82,7 @@ class UsageRecord:
     sequence: int
     gpu_seconds: int
     observed_at: datetime
+    signed: SignedUsage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +121,20 @@ class PairTotal:
     def cumulative(self) -> MicroUSD:
         """The figure of a receipt: rounded down once for the whole pair."""
         return MicroUSD(self.numerator // SECONDS_PER_HOUR)
+
+
+@dataclass(frozen=True, slots=True)
+class PairLease:
+    """One lease of a pair of wallets with its newest record; without one it used nothing and was never observed.
+
+    `price` is µUSD per GPU-hour, `open` whether its attempt may still run.
+    """
+
+    lease_name: str
+    price: MicroUSD
+    gpu_seconds: int
+    observed_at: datetime | None
+    open: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +178,8 @@ class EpochStage(StrEnum):
     """Was on chain and the guardian took it back before it became active."""
     ABANDONED = "Abandoned"
     """Never reached the chain: the intent was stale or the contract refused it."""
+    SUPERSEDED = "Superseded"
+    """Stood on chain, but another settler's root became active before all of it was paid: the rest is settled anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +195,10 @@ class EpochLine:
 
 @dataclass(frozen=True, slots=True)
 class EpochDraft:
-    """An epoch before it is on chain; hashes and roots are ``0x…`` strings, `total` is the sum of debits in µUSD."""
+    """An epoch before it is on chain; hashes and roots are ``0x…`` strings, `total` is the sum of debits in µUSD.
+
+    `ledger_head` is the text of the ledger's hash chains at that moment (LedgerHead): every later audit is held to it.
+    """
 
     seq: int
     prev_root: str
@@ -173,6 +209,7 @@ class EpochDraft:
     total: MicroUSD
     lines: tuple[EpochLine, ...]
     covers: tuple[LeaseCover, ...]
+    ledger_head: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +253,10 @@ class TxState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChainTx:
-    """One transaction; `raw` are the signed bytes where the caller has them, so that the same can be sent again."""
+    """One transaction; `raw` are the signed bytes where the caller has them, so that the same can be sent again.
+
+    `intent` is what it is a version of: same sender and nonce. `max_fee` and `tip` are its fees in wei per gas.
+    """
 
     tx_hash: str
     kind: str
@@ -227,3 +267,6 @@ class ChainTx:
     raw: bytes = b""
     state: TxState = TxState.SIGNED
     block_number: int | None = None
+    intent: int | None = None
+    max_fee: int = 0
+    tip: int = 0

@@ -19,6 +19,7 @@ from fedgpu_operator.domain.books import (
     LeaseCover,
     TxState,
 )
+from fedgpu_operator.domain.ledger import LedgerHead
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.metering import covers
@@ -116,8 +117,8 @@ async def test_a_cover_is_lost_with_its_epoch_and_found_again_by_the_next(used: 
     rest = (await used.settlement_snapshot()).uncovered
     assert [(lease.gpu_seconds, lease.covered_gpu_seconds) for lease in rest] == [(130, 100)]
 
-    await used.mark_epoch(1, POSTED)
-    await used.mark_epoch(1, EpochStage.CANCELLED)
+    for stage in (POSTED, FINALIZED, EpochStage.CANCELLED):
+        await used.mark_epoch(1, stage)
     assert await used.coverage("job-1") == Coverage("job-1", 130, 0, None, None)
     rest = (await used.settlement_snapshot()).uncovered
     assert [(lease.gpu_seconds, lease.covered_gpu_seconds) for lease in rest] == [(130, 0)]
@@ -135,6 +136,13 @@ async def test_an_epoch_that_covers_too_much_leaves_nothing_behind(used: SqlLedg
     assert await used.epochs() == ()
     with pytest.raises(LedgerError, match="job-9"):
         await used.coverage("job-9")
+
+
+async def test_the_heads_of_the_ledger_are_kept_with_an_epoch(used: SqlLedger, now: datetime) -> None:
+    head = await used.head()
+    stored = await used.store_epoch(draft(now, "a", ledger_head=str(head)), now)
+    assert LedgerHead.parse(stored.draft.ledger_head) == head
+    assert head.chains["usage_records"].length == 1
 
 
 async def test_a_transaction_is_kept_before_it_is_sent(used: SqlLedger, now: datetime) -> None:

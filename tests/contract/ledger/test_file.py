@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from fedgpu_operator.adapters.ledger import SCHEMA_VERSION, SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest, ChainTx, EpochDraft, EpochLine, LeaseCover
-from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.errors import ConfigurationError
+from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 Ask = Callable[..., AttemptRequest]
 
@@ -80,37 +79,6 @@ async def test_the_event_loop_lives_while_a_write_waits_for_the_file(path: Path,
         assert (await waiting).attempt == 1
 
 
-async def test_the_file_itself_refuses_to_be_rewritten(path: Path, ask: Ask, now: datetime) -> None:
-    async with await SqlLedger.open(path) as ledger:
-        await ledger.open_attempt(ask(), now)
-        await ledger.record_usage("job-1", 5, 100, now)
-        line = EpochLine("team-a", "berlin", "0xT", "0xB", MicroUSD(1))
-        draft = EpochDraft(1, "0x0", "0x1", b"{}", "0xh", now, MicroUSD(1), (line,), (LeaseCover("job-1", 100),))
-        await ledger.store_epoch(draft, now)
-        await ledger.store_tx(ChainTx("0x1", "post", 1, None, "0xS"), now)
-        await ledger.end_attempt("job-1", "Succeeded", now)
-    with closing(sqlite3.connect(path)) as raw:
-        for table, column in [
-            ("usage_records", "gpu_seconds"),
-            ("usage_records", "sequence"),
-            ("attempts", "price"),
-            ("attempts", "attempt"),
-            ("epochs", "manifest"),
-            ("epoch_lines", "cumulative"),
-            ("epoch_leases", "gpu_seconds"),
-            ("chain_txs", "raw"),
-        ]:
-            for statement in (f"UPDATE {table} SET {column} = 9", f"DELETE FROM {table}"):
-                with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-                    raw.execute(statement)
-        with pytest.raises(sqlite3.IntegrityError, match="ends once"):
-            raw.execute("UPDATE attempts SET ended_at = NULL")
-        for sequence, gpu_seconds in [(5, 100), (4, 100), (6, 99)]:
-            for verb in ("INSERT", "INSERT OR REPLACE"):
-                with pytest.raises(sqlite3.IntegrityError, match="only rises"):
-                    raw.execute(f"{verb} INTO usage_records VALUES ('job-1', ?, ?, 0)", (sequence, gpu_seconds))
-
-
 async def test_a_url_and_a_path_name_the_same_file(path: Path, ask: Ask, now: datetime) -> None:
     async with await SqlLedger.open(f"sqlite:///{path}") as ledger:
         await ledger.open_attempt(ask(), now)
@@ -133,7 +101,7 @@ async def test_two_processes_may_create_the_file_together(path: Path) -> None:
         ("sqlite://", "must be a file"),
         ("sqlite:///:memory:", "must be a file"),
         ("", "must be a file"),
-        ("postgresql://hub/ledger", "postgresql"),
+        ("mysql://hub/ledger", "cannot use mysql"),
         ("://", "sqlite:///path"),
         ("/nowhere/at/all/ledger.db", "does not exist"),
     ],
@@ -150,6 +118,7 @@ async def test_a_newer_a_foreign_and_a_broken_file_are_refused(tmp_path: Path) -
         raw.execute("UPDATE schema_version SET version = ?", (SCHEMA_VERSION + 1,))
     with closing(sqlite3.connect(foreign)) as raw, raw:
         raw.execute("CREATE TABLE photographs (name)")
+        raw.execute("CREATE TABLE schema_version (version)")
     broken.write_bytes(b"not a database at all" * 100)
     for path, why in [
         (newer, f"schema version {SCHEMA_VERSION + 1}"),
@@ -159,3 +128,37 @@ async def test_a_newer_a_foreign_and_a_broken_file_are_refused(tmp_path: Path) -
     ]:
         with pytest.raises(ConfigurationError, match=why):
             await SqlLedger.open(path)
+
+
+async def test_a_reader_changes_nothing_and_holds_up_nobody(path: Path, ask: Ask, now: datetime) -> None:
+    async with await SqlLedger.open(path) as ledger:
+        await ledger.open_attempt(ask(), now)
+        async with await SqlLedger.open(path, read_only=True) as reader:
+            assert await reader.current_attempt("job") is not None
+            assert (await reader.verify()).sound
+            with pytest.raises(LedgerError, match="read only"):
+                await reader.end_attempt("job-1", "Failed", now)
+            await ledger.end_attempt("job-1", "Succeeded", now)
+            assert await reader.current_attempt("job") is None
+
+
+async def test_a_copy_on_a_medium_that_cannot_be_written_is_read(
+    path: Path, ask: Ask, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with await SqlLedger.open(path) as ledger:
+        await ledger.open_attempt(ask(), now)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    async with await SqlLedger.open(path, read_only=True) as reader:
+        assert (await reader.verify()).rows["attempts"] == 1
+        assert [each.name for each in path.parent.glob("ledger.db*")] == ["ledger.db"]
+
+
+async def test_a_reader_makes_and_upgrades_no_ledger(tmp_path: Path) -> None:
+    absent, old = tmp_path / "absent.db", tmp_path / "old.db"
+    await (await SqlLedger.open(old)).close()
+    with closing(sqlite3.connect(old)) as raw, raw:
+        raw.execute("UPDATE schema_version SET version = 1")
+    for path, why in [(absent, "there is no ledger"), (old, "schema version 1")]:
+        with pytest.raises(ConfigurationError, match=why):
+            await SqlLedger.open(path, read_only=True)
+    assert not absent.exists()

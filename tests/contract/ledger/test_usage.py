@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest, PairTotal, UsageRecord
+from fedgpu_operator.domain.books import AttemptRequest, PairTotal, SignedUsage, UsageRecord
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 
@@ -22,19 +22,49 @@ async def test_a_record_is_appended_once_and_only_rises(ledger: SqlLedger, ask: 
     assert await ledger.last_usage("job-1") is None
     assert await ledger.record_usage("job-1", 2, 100, now) is True
     assert await ledger.record_usage("job-1", 2, 100, now) is False
-    assert await ledger.record_usage("job-1", 5, 100, now) is True
+    assert await ledger.record_usage("job-1", 5, 110, now) is True
     assert await ledger.record_usage("job-1", 2, 100, now) is False
-    for sequence, gpu_seconds, seen in [
-        (2, 101, now),
-        (2, 100, now + timedelta(microseconds=1)),
-        (6, 99, now),
-        (4, 100, now),
-        (0, 100, now),
-        (7, 2**70, now),
+    for sequence, gpu_seconds, seen, why in [
+        (2, 101, now, "contradicts"),
+        (2, 100, now + timedelta(microseconds=1), "contradicts"),
+        (6, 109, now, "after 110"),
+        (4, 111, now, "before 110"),
+        (3, 99, now, "after 100"),
+        (1, 101, now, "before 100"),
+        (0, 100, now, "no ledger holds"),
+        (7, 2**70, now, "no ledger holds"),
+        (2**70, 200, now, "no ledger holds"),
+        (7, 200, now.replace(tzinfo=None), "time zone"),
     ]:
-        with pytest.raises(LedgerError):
+        with pytest.raises(LedgerError, match=why):
             await ledger.record_usage("job-1", sequence, gpu_seconds, seen)
-    assert await ledger.last_usage("job-1") == UsageRecord("job-1", 5, 100, now)
+    assert await ledger.last_usage("job-1") == UsageRecord("job-1", 5, 110, now)
+
+
+async def test_an_older_record_that_comes_late_is_kept_and_bills_nothing(
+    ledger: SqlLedger, ask: Ask, now: datetime
+) -> None:
+    await ledger.open_attempt(ask(), now)
+    for sequence, gpu_seconds in [(5, 110), (2, 100), (1, 100), (4, 110), (3, 105)]:
+        assert await ledger.record_usage("job-1", sequence, gpu_seconds, now)
+        assert (await ledger.pair_totals())[0].gpu_seconds == 110
+        assert (await ledger.settlement_snapshot()).uncovered[0].gpu_seconds == 110
+    assert [(r.sequence, r.gpu_seconds) for r in await ledger.usage("job-1")] == [
+        (1, 100),
+        (2, 100),
+        (3, 105),
+        (4, 110),
+        (5, 110),
+    ]
+    assert (await ledger.verify()).sound
+
+
+async def test_what_the_provider_signed_stays_with_the_record(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    await ledger.open_attempt(ask(), now)
+    signed = SignedUsage(3, 130, 1_748_779_200, "0x" + "ab" * 32, "0xS", b"\x00\xff\x1b")
+    assert await ledger.record_usage("job-1", 3, 100, now, signed=signed)
+    assert not await ledger.record_usage("job-1", 3, 100, now), "an unsigned repetition takes nothing away"
+    assert await ledger.last_usage("job-1") == UsageRecord("job-1", 3, 100, now, signed)
 
 
 async def test_usage_needs_an_attempt_and_may_come_after_its_end(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
@@ -84,6 +114,7 @@ async def test_totals_beyond_64_bits_of_product_stay_exact(ledger: SqlLedger, as
 
 
 async def test_one_of_many_appends_of_a_sequence_wins(path: Path, ask: Ask, now: datetime) -> None:
+    """On SQLite, where two processes may hold the file; on PostgreSQL there is no second writer."""
     async with await SqlLedger.open(path) as one, await SqlLedger.open(path) as two:
         await one.open_attempt(ask(), now)
         for sequence in range(1, 11):

@@ -1,4 +1,4 @@
-"""Attempts and their billed usage, as functions of one connection; sums of money are made in Python, exactly."""
+"""Attempts and what they cost, as functions of one connection; sums of money are made in Python, exactly."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, ScalarSelect, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, ScalarSelect, Select, case, func, select, update
 
+from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, usage_records
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairTotal, UsageRecord, lease_name
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairLease, PairTotal, lease_name
 from fedgpu_operator.domain.money import MicroUSD, accrue
+from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.metering import receipt_cumulative
 
@@ -32,24 +34,23 @@ def open_attempt(connection: Connection, request: AttemptRequest, at: datetime) 
         select(func.max(attempts.c.attempt)).where(attempts.c.job_uid == request.job_uid)
     ).scalar_one()
     number = (last or 0) + 1
-    connection.execute(
-        insert(attempts).values(
-            lease_name=lease_name(request.job_uid, number),
-            job_uid=request.job_uid,
-            attempt=number,
-            request_id=request.request_id,
-            tenant=request.tenant,
-            job_name=request.job_name,
-            provider=request.provider,
-            product=request.product,
-            price=request.price,
-            gpus=request.gpus,
-            run_limit=request.run_limit,
-            tenant_wallet=request.tenant_wallet,
-            provider_wallet=request.provider_wallet,
-            created_at=at,
-        )
+    row: tuple[Field, ...] = (
+        lease_name(request.job_uid, number),
+        request.job_uid,
+        number,
+        request.request_id,
+        request.tenant,
+        request.job_name,
+        request.provider,
+        request.product,
+        request.price,
+        request.gpus,
+        request.run_limit,
+        request.tenant_wallet,
+        request.provider_wallet,
+        stamp(at),
     )
+    append(connection, attempts, [row])
     return Attempt(request, number, at)
 
 
@@ -69,53 +70,15 @@ def attempts_of(connection: Connection, job_uid: str) -> tuple[Attempt, ...]:
 
 def end_attempt(connection: Connection, lease: str, outcome: str, at: datetime) -> Attempt:
     """End an attempt once; the same outcome again changes nothing, another one is a LedgerError."""
-    found = _lease(connection, lease)
+    found = attempt_of(connection, lease)
     if not outcome:
         raise LedgerError(f"attempt {lease} cannot end without an outcome")
     if found.ended_at is None:
         connection.execute(update(attempts).where(attempts.c.lease_name == lease).values(ended_at=at, outcome=outcome))
-        return _lease(connection, lease)
+        return attempt_of(connection, lease)
     if found.outcome != outcome:
         raise LedgerError(f"attempt {lease} ended as {found.outcome}, it cannot end as {outcome} too")
     return found
-
-
-def record_usage(connection: Connection, lease: str, sequence: int, gpu_seconds: int, observed_at: datetime) -> bool:
-    """Append one cumulative figure; False where this very record was there already."""
-    known = connection.execute(
-        select(usage_records).where(usage_records.c.lease_name == lease, usage_records.c.sequence == sequence)
-    ).one_or_none()
-    if known is not None:
-        if (known.gpu_seconds, known.observed_at) == (gpu_seconds, observed_at):
-            return False
-        raise LedgerError(
-            f"usage {sequence} of {lease} is {known.gpu_seconds} gpu-seconds seen at {known.observed_at.isoformat()}, "
-            f"not {gpu_seconds} seen at {observed_at.isoformat()}"
-        )
-    _lease(connection, lease)
-    last = last_usage(connection, lease)
-    if last is not None and (sequence < last.sequence or gpu_seconds < last.gpu_seconds):
-        raise LedgerError(
-            f"usage of {lease} only rises: {gpu_seconds} gpu-seconds at {sequence} "
-            f"after {last.gpu_seconds} at {last.sequence}"
-        )
-    connection.execute(
-        insert(usage_records).values(
-            lease_name=lease, sequence=sequence, gpu_seconds=gpu_seconds, observed_at=observed_at
-        )
-    )
-    return True
-
-
-def last_usage(connection: Connection, lease: str) -> UsageRecord | None:
-    """The newest record of a lease."""
-    row = connection.execute(
-        select(usage_records)
-        .where(usage_records.c.lease_name == lease)
-        .order_by(usage_records.c.sequence.desc())
-        .limit(1)
-    ).one_or_none()
-    return None if row is None else UsageRecord(row.lease_name, row.sequence, row.gpu_seconds, row.observed_at)
 
 
 def lease_usage(connection: Connection, lease: str) -> LeaseUsage | None:
@@ -153,7 +116,7 @@ def pair_totals(connection: Connection, tenant: str | None) -> tuple[PairTotal, 
         *PAIR,
         attempts.c.price,
         func.coalesce(newest_gpu_seconds(), 0).label("gpu_seconds"),
-        attempts.c.ended_at.is_(None).label("open"),
+        case((attempts.c.ended_at.is_(None), 1), else_=0).label("open"),
     )
     if tenant is not None:
         used = used.where(attempts.c.tenant == tenant)
@@ -175,12 +138,38 @@ def pair_totals(connection: Connection, tenant: str | None) -> tuple[PairTotal, 
         before = totals.get(pair, PairTotal(row.tenant, row.provider, 0, 0, 0, 0, *pair[2:]))
         totals[pair] = replace(
             before,
-            gpu_seconds=before.gpu_seconds + row.gpu_seconds,
-            numerator=before.numerator + accrue(MicroUSD(row.price), row.gpu_seconds),
+            # PostgreSQL answers a sum of 64-bit numbers as a decimal, which is exact.
+            gpu_seconds=before.gpu_seconds + int(row.gpu_seconds),
+            numerator=before.numerator + accrue(MicroUSD(row.price), int(row.gpu_seconds)),
             open_attempts=before.open_attempts + row.open,
             ended_attempts=before.ended_attempts + row.leases - row.open,
         )
     return tuple(totals[pair] for pair in sorted(totals))
+
+
+def pair_leases(connection: Connection, pair: Pair) -> tuple[PairLease, ...]:
+    """Every lease between two wallets with its newest record, by name."""
+    newest = _newest(select(usage_records.c.sequence))
+    rows = connection.execute(
+        select(
+            attempts.c.lease_name,
+            attempts.c.price,
+            attempts.c.ended_at,
+            usage_records.c.gpu_seconds,
+            usage_records.c.observed_at,
+        )
+        .join(
+            usage_records,
+            (usage_records.c.lease_name == attempts.c.lease_name) & (usage_records.c.sequence == newest),
+            isouter=True,
+        )
+        .where(attempts.c.tenant_wallet == pair[0], attempts.c.provider_wallet == pair[1])
+        .order_by(attempts.c.lease_name)
+    )
+    return tuple(
+        PairLease(row.lease_name, MicroUSD(row.price), row.gpu_seconds or 0, row.observed_at, row.ended_at is None)
+        for row in rows
+    )
 
 
 def newest_gpu_seconds() -> ScalarSelect[int]:
@@ -206,7 +195,8 @@ def _usage_query() -> Select[Any]:
     )
 
 
-def _lease(connection: Connection, lease: str) -> Attempt:
+def attempt_of(connection: Connection, lease: str) -> Attempt:
+    """The attempt of a lease; LedgerError where none was opened."""
     row = connection.execute(select(attempts).where(attempts.c.lease_name == lease)).one_or_none()
     if row is None:
         raise LedgerError(f"no attempt was opened for lease {lease}")

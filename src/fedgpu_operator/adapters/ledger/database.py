@@ -1,4 +1,4 @@
-"""One SQLite file: how it is opened, its transactions, and how its errors become ours; blocking, for threads."""
+"""An open ledger on either engine: its transactions, and how a database's errors become ours; blocking, for threads."""
 
 from __future__ import annotations
 
@@ -6,144 +6,109 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote, quote_plus
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION, metadata, schema_version
+from fedgpu_operator.adapters.ledger import migrate, postgres, sqlite
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 T = TypeVar("T")
 
-BUSY_TIMEOUT_MS = 10_000
-"""How long a writer waits for another process before it gives up; our own writes last milliseconds."""
-
-PRAGMAS = (
-    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA foreign_keys = ON",
-    # FULL: in WAL mode NORMAL may lose acknowledged commits at a power failure.
-    "PRAGMA synchronous = FULL",
-)
+HINT = "write a path, sqlite:///path/to/ledger.db or postgresql://user@host/database"
 
 
 class Database:
-    """An open ledger file; `write` and `read` each run one function in one transaction, from any thread."""
+    """An open ledger; `write` and `read` each run one function in one transaction, from any thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._writes = engine.execution_options(fedgpu_write=True)
+    def __init__(self, name: str, reads: Engine, writes: Engine | None, secret: str = "") -> None:
+        self._name, self._reads, self._writes, self._secret = name, reads, writes, secret
 
     @classmethod
-    def open(cls, location: str | Path) -> Database:
-        """Open or create the ledger at a path or ``sqlite:///`` URL; ConfigurationError where that cannot be."""
-        path = _path(location)
-        engine = _engine(path)
-        database = cls(engine)
+    def open(cls, location: str | Path, *, read_only: bool = False, wait: float = 10.0) -> Database:
+        """Open the ledger at a path or URL; ConfigurationError, without any password in it, where that cannot be.
+
+        Makes or upgrades its schema, unless `read_only`: then nothing at all is written, and no writer is shut out.
+        `wait` is how many seconds to wait for another operator to let go of it.
+        """
+        database = cls._connected(location, read_only=read_only, wait=wait)
         try:
-            with database._writes.begin() as connection:
-                _prepare(connection, path)
-        except SQLAlchemyError as error:
-            engine.dispose()
-            raise ConfigurationError(f"the ledger {path} cannot be opened: {_cause(error)}") from error
+            database.prepare()
         except ConfigurationError:
-            engine.dispose()
+            database.close()
             raise
         return database
 
+    @classmethod
+    def _connected(cls, location: str | Path, *, read_only: bool, wait: float) -> Database:
+        text = str(location)
+        url = _url(text) if "://" in text else None
+        if url is None or url.get_backend_name() == "sqlite":
+            path = sqlite.path_of(text if url is None else url.database or "", must_exist=read_only)
+            engine = sqlite.engine(path, read_only=read_only)
+            return cls(str(path), engine, None if read_only else sqlite.writing(engine))
+        name = f"postgresql://{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
+        reads = postgres.reading(url)
+        writes = None if read_only else postgres.writing(url, name, wait)
+        return cls(name, reads, writes, url.password or str(url.query.get("password", "")))
+
+    def prepare(self) -> None:
+        """Connect, and make or upgrade the schema, or only look at it where nothing may be written."""
+        try:
+            with (self._writes or self._reads).begin() as connection:
+                migrate.prepare(connection, self._name, upgrade=self._writes is not None)
+        except (SQLAlchemyError, UnicodeError) as error:
+            raise ConfigurationError(f"the ledger {self._name} cannot be opened: {self._cause(error)}") from error
+
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in one immediate transaction; when this returns, the file has it for good."""
-        with _ledger_errors(), self._writes.begin() as connection:
+        """Run `work` in one transaction that no other writer comes between; when this returns it is kept for good."""
+        if self._writes is None:
+            raise LedgerError(f"the ledger {self._name} was opened to be read only")
+        with self._ledger_errors(), self._writes.begin() as connection:
             return work(connection)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on one consistent snapshot."""
-        with _ledger_errors(), self._engine.begin() as connection:
+        with self._ledger_errors(), self._reads.begin() as connection:
             return work(connection)
 
     def close(self) -> None:
         """Close every connection; the object is of no use afterwards."""
-        self._engine.dispose()
+        self._reads.dispose()
+        if self._writes is not None:
+            self._writes.dispose()
+
+    @contextmanager
+    def _ledger_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, OverflowError, UnicodeError) as error:
+            raise LedgerError(f"the ledger refused: {self._cause(error)}") from error
+        except ConfigurationError as error:
+            # The connection was lost, and another operator took the ledger before it was made again.
+            raise LedgerError(str(error)) from error
+
+    def _cause(self, error: Exception) -> str:
+        """The database's own words, without the statement around them and without the password."""
+        text = " ".join(str(getattr(error, "orig", None) or error).split())
+        for secret in {self._secret, quote(self._secret), quote_plus(self._secret)} - {""}:
+            text = text.replace(secret, "***")
+        return text
 
 
-def _path(location: str | Path) -> Path:
-    text = str(location)
-    if "://" in text:
-        text = _sqlite_file(text)
-    if not text or text == ":memory:" or text.startswith("file:"):
-        raise ConfigurationError(
-            "the ledger must be a file: a ledger in memory would forget every payment at the first restart"
-        )
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise ConfigurationError(f"the ledger's directory {path.parent} does not exist")
-    return path
-
-
-def _sqlite_file(text: str) -> str:
+def _url(text: str) -> URL:
+    if text.startswith("postgres://"):
+        text = "postgresql" + text.removeprefix("postgres")
     try:
         url = make_url(text)
-    except ArgumentError as error:
-        raise ConfigurationError("the ledger's URL cannot be parsed; write sqlite:///path/to/ledger.db") from error
-    if url.get_backend_name() != "sqlite":
-        raise ConfigurationError(
-            f"the ledger cannot use {url.get_backend_name()} yet; write sqlite:///path/to/ledger.db"
-        )
-    return url.database or ""
-
-
-def _engine(path: Path) -> Engine:
-    # isolation_level None hands BEGIN to us: the driver's own would start writers as readers and then fail to upgrade.
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)), connect_args={"isolation_level": None}, hide_parameters=True
-    )
-    event.listen(engine, "connect", _on_connect)
-    event.listen(engine, "begin", _on_begin)
-    return engine
-
-
-def _on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    cursor = connection.cursor()
-    try:
-        for pragma in PRAGMAS:
-            cursor.execute(pragma)
-    finally:
-        cursor.close()
-
-
-def _on_begin(connection: Connection) -> None:
-    write = connection.get_execution_options().get("fedgpu_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _prepare(connection: Connection, path: Path) -> None:
-    tables = inspect(connection).get_table_names()
-    if not tables:
-        metadata.create_all(connection)
-        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
-        return
-    if schema_version.name not in tables:
-        raise ConfigurationError(f"{path} is a database, but no fedgpu ledger; name another file")
-    found = connection.execute(select(schema_version.c.version)).scalar_one()
-    if found > SCHEMA_VERSION:
-        raise ConfigurationError(
-            f"the ledger {path} has schema version {found}, this fedgpu knows {SCHEMA_VERSION}: run the newer release"
-        )
-    if found < SCHEMA_VERSION:
-        raise ConfigurationError(f"the ledger {path} has schema version {found}, which has no way up from here")
-
-
-@contextmanager
-def _ledger_errors() -> Iterator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, OverflowError) as error:
-        raise LedgerError(f"the ledger refused: {_cause(error)}") from error
-
-
-def _cause(error: Exception) -> str:
-    """The database's own words, without the statement around them."""
-    return str(getattr(error, "orig", None) or error)
+    except (ArgumentError, ValueError):
+        # The cause quotes the URL, and with it a password.
+        raise ConfigurationError(f"the ledger's URL cannot be parsed; {HINT}") from None
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ConfigurationError(f"the ledger cannot use {url.get_backend_name()}; {HINT}")
+    if "@" in (url.host or ""):
+        # Else the rest of a password would be taken for the host, and written wherever the host is.
+        raise ConfigurationError(f"the ledger's URL has a password with characters to be percent-encoded; {HINT}")
+    return url

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Iterable
 from datetime import datetime
+from hashlib import sha256
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from fedgpu_operator.adapters.ledger.attempts import PAIR, newest_gpu_seconds, pair_totals
+from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, epoch_leases, epoch_lines, epochs
 from fedgpu_operator.domain.books import (
     Coverage,
@@ -21,20 +24,11 @@ from fedgpu_operator.domain.books import (
 )
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
+from fedgpu_operator.settlement import protocol
 
-OPEN_STAGES = (EpochStage.PREPARED, EpochStage.POSTED)
-DEAD_STAGES = (EpochStage.CANCELLED, EpochStage.ABANDONED)
-NEXT_STAGES: dict[EpochStage, frozenset[EpochStage]] = {
-    EpochStage.PREPARED: frozenset({EpochStage.POSTED, EpochStage.ABANDONED}),
-    # Back to Prepared: a reorganisation took the post away, and the same bytes are sent again.
-    EpochStage.POSTED: frozenset(
-        {EpochStage.PREPARED, EpochStage.FINALIZED, EpochStage.CANCELLED, EpochStage.ABANDONED}
-    ),
-    EpochStage.FINALIZED: frozenset({EpochStage.PAID, EpochStage.CANCELLED}),
-    EpochStage.PAID: frozenset(),
-    EpochStage.CANCELLED: frozenset(),
-    EpochStage.ABANDONED: frozenset(),
-}
+OPEN_STAGES = tuple(sorted(protocol.OPEN))
+DEAD_STAGES = tuple(sorted(protocol.DEAD))
+NEXT_STAGES = protocol.next_stages()
 
 
 def settlement_snapshot(connection: Connection) -> SettlementSnapshot:
@@ -96,21 +90,21 @@ def store_epoch(connection: Connection, draft: EpochDraft, at: datetime) -> Epoc
     waiting = open_epoch(connection)
     if waiting is not None:
         raise LedgerError(f"epoch {waiting.number} is still {waiting.stage}: one epoch at a time")
-    number = connection.execute(
-        insert(epochs)
-        .values(
-            seq=draft.seq,
-            prev_root=draft.prev_root,
-            root=draft.root,
-            manifest=draft.manifest,
-            manifest_hash=draft.manifest_hash,
-            period_end=draft.period_end,
-            total=draft.total,
-            stage=EpochStage.PREPARED,
-            created_at=at,
-        )
-        .returning(epochs.c.number)
-    ).scalar_one()
+    # Not a sequence of the database: those skip a number for each transaction that was given up.
+    number: int = connection.execute(select(func.coalesce(func.max(epochs.c.number), 0) + 1)).scalar_one()
+    row: tuple[Field, ...] = (
+        number,
+        draft.seq,
+        draft.prev_root,
+        draft.root,
+        draft.manifest_hash,
+        stamp(draft.period_end),
+        draft.total,
+        stamp(at),
+        draft.ledger_head,
+        parts_hash(draft.lines, draft.covers),
+    )
+    append(connection, epochs, [row], manifest=draft.manifest, stage=EpochStage.PREPARED.value)
     _store_parts(connection, number, draft)
     return _stored(connection, number)
 
@@ -126,12 +120,7 @@ def epoch(connection: Connection, number: int) -> Epoch | None:
     row = connection.execute(select(epochs).where(epochs.c.number == number)).one_or_none()
     if row is None:
         return None
-    lines = connection.execute(
-        select(epoch_lines).where(epoch_lines.c.epoch == number).order_by(epoch_lines.c.tenant, epoch_lines.c.provider)
-    )
-    covers = connection.execute(
-        select(epoch_leases).where(epoch_leases.c.epoch == number).order_by(epoch_leases.c.lease_name)
-    )
+    lines, covers = parts_of(connection, number)
     draft = EpochDraft(
         seq=row.seq,
         prev_root=row.prev_root,
@@ -140,10 +129,9 @@ def epoch(connection: Connection, number: int) -> Epoch | None:
         manifest_hash=row.manifest_hash,
         period_end=row.period_end,
         total=MicroUSD(row.total),
-        lines=tuple(
-            EpochLine(p.tenant, p.provider, p.tenant_wallet, p.provider_wallet, MicroUSD(p.cumulative)) for p in lines
-        ),
-        covers=tuple(LeaseCover(c.lease_name, c.gpu_seconds) for c in covers),
+        lines=lines,
+        covers=covers,
+        ledger_head=row.ledger_head,
     )
     return Epoch(number, draft, EpochStage(row.stage), row.created_at, row.chain_epoch, row.post_tx)
 
@@ -152,6 +140,32 @@ def epochs_newest(connection: Connection, limit: int) -> tuple[Epoch, ...]:
     """The last epochs, newest first."""
     numbers = connection.execute(select(epochs.c.number).order_by(epochs.c.number.desc()).limit(limit)).scalars()
     return tuple(_stored(connection, number) for number in numbers.all())
+
+
+def parts_of(connection: Connection, number: int) -> tuple[tuple[EpochLine, ...], tuple[LeaseCover, ...]]:
+    """The lines and the covers of an epoch."""
+    lines = connection.execute(
+        select(epoch_lines).where(epoch_lines.c.epoch == number).order_by(epoch_lines.c.tenant, epoch_lines.c.provider)
+    )
+    covers = connection.execute(
+        select(epoch_leases).where(epoch_leases.c.epoch == number).order_by(epoch_leases.c.lease_name)
+    )
+    return (
+        tuple(
+            EpochLine(p.tenant, p.provider, p.tenant_wallet, p.provider_wallet, MicroUSD(p.cumulative)) for p in lines
+        ),
+        tuple(LeaseCover(c.lease_name, c.gpu_seconds) for c in covers),
+    )
+
+
+def parts_hash(lines: Iterable[EpochLine], covers: Iterable[LeaseCover]) -> bytes:
+    """SHA-256 over the JSON of an epoch's lines and covers, each sorted, so that the chain over epochs binds them."""
+    rows: list[list[str]] = [
+        [line.tenant, line.provider, line.tenant_wallet, line.provider_wallet, str(line.cumulative)] for line in lines
+    ]
+    leases = [[cover.lease_name, str(cover.gpu_seconds)] for cover in covers]
+    text = json.dumps([sorted(rows), sorted(leases)], ensure_ascii=False, separators=(",", ":"))
+    return sha256(text.encode()).digest()
 
 
 def mark_epoch(

@@ -1,20 +1,23 @@
-"""The ledger as the operator sees it: every call is a coroutine, every write goes through one thread, in order."""
+"""The ledger as the operator sees it: what can be asked of it and appended to it, one method per statement."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable
 from datetime import datetime
-from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import Concatenate, ParamSpec, Self, TypeVar
 
-from sqlalchemy import Connection
-
-from fedgpu_operator.adapters.ledger import attempts, epochs, transactions
-from fedgpu_operator.adapters.ledger.database import Database
+from fedgpu_operator.adapters.ledger import (
+    attempts,
+    audit,
+    binding,
+    chaining,
+    epochs,
+    intents,
+    journal,
+    receipts,
+    transactions,
+    usage,
+)
+from fedgpu_operator.adapters.ledger.calls import Calls
 from fedgpu_operator.domain.books import (
     Attempt,
     AttemptRequest,
@@ -24,48 +27,54 @@ from fedgpu_operator.domain.books import (
     EpochDraft,
     EpochStage,
     LeaseUsage,
+    PairLease,
     PairTotal,
     SettlementSnapshot,
+    SignedUsage,
     TxState,
     UsageRecord,
 )
+from fedgpu_operator.domain.ledger import (
+    BoundEscrow,
+    BulkResult,
+    Intent,
+    IntentState,
+    LedgerAudit,
+    LedgerHead,
+    Position,
+    Posting,
+    SignedReceipt,
+    TrialBalance,
+    UsageDispute,
+    UsageDisputeState,
+)
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import Pair, Receipt
+from fedgpu_operator.errors import ConfigurationError
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
+class SqlLedger(Calls):
+    """The books of one hub, in an SQLite file or a PostgreSQL database.
 
-class SqlLedger:
-    """The books of one hub in one file.
-
-    A write that returned is on disk. Every method raises LedgerError where the append contradicts what is held or the
-    database fails; instants must carry a time zone. A cancelled call may still have written: all writes may
-    be repeated.
+    A write that returned is kept for good. Every method raises LedgerError where the append contradicts what is held
+    or the database fails; instants must carry a time zone. A cancelled call may still have written: all writes may be
+    repeated.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+    async def bind(self, chain_id: int, escrow: str) -> None:
+        """Tie the books to one escrow, by its EIP-55 address, before anything is settled in it; again is no change.
 
-    @classmethod
-    async def open(cls, location: str | Path) -> Self:
-        """Open or create the ledger at a path or ``sqlite:///`` URL.
-
-        Raises ConfigurationError for a ledger in memory, another engine, a newer schema or a foreign file.
+        All figures count from the first epoch in one contract: another one would be made to pay all work again.
+        Raises ConfigurationError where the books are those of another escrow.
         """
-        return cls(await asyncio.to_thread(Database.open, location))
-
-    async def close(self) -> None:
-        """Wait for the write in progress and close the file."""
-        await asyncio.to_thread(self._close)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
+        wanted = BoundEscrow(chain_id, escrow)
+        held = await self._write(binding.bind, wanted)
+        if held != wanted:
+            raise ConfigurationError(
+                f"the ledger holds the books of {held}, but configured is {wanted}, which would be made to pay all "
+                "work again: set FEDGPU_CHAIN_ID and FEDGPU_ESCROW_ADDRESS back, or, once all epochs there are paid, "
+                "name a new ledger with FEDGPU_LEDGER; books cannot be moved from one escrow to another yet"
+            )
 
     async def open_attempt(self, request: AttemptRequest, at: datetime) -> Attempt:
         """The attempt of this request: as stored when (job_uid, request_id) is known, else the job's next one.
@@ -91,17 +100,70 @@ class SqlLedger:
         """End an attempt; again with the same outcome is no change, with another one a LedgerError."""
         return await self._write(attempts.end_attempt, lease_name, outcome, at)
 
-    async def record_usage(self, lease_name: str, sequence: int, gpu_seconds: int, observed_at: datetime) -> bool:
-        """Append cumulative billed usage; False where this very record is held already.
+    async def record_usage(
+        self,
+        lease_name: str,
+        sequence: int,
+        gpu_seconds: int,
+        observed_at: datetime,
+        *,
+        signed: SignedUsage | None = None,
+    ) -> bool:
+        """Append cumulative billed usage; False where this very record is held already, however it was signed.
 
-        Raises LedgerError where the sequence or the figure falls, or the same sequence says something else.
+        The newest sequence counts. An older one that comes late is kept for the audit and changes nothing that is
+        billed. Raises LedgerError where the same sequence says something else, or a later one has the smaller figure.
         Usage of an ended attempt is taken: a member that was cut off reports late.
         """
-        return await self._write(attempts.record_usage, lease_name, sequence, gpu_seconds, observed_at)
+        record = UsageRecord(lease_name, sequence, gpu_seconds, observed_at, signed)
+        return await self._write(usage.record_usage, record)
+
+    async def record_many(self, records: Iterable[UsageRecord]) -> BulkResult:
+        """Append records in any order, with any duplicates, in one transaction; other writes wait for it.
+
+        What contradicts is left out and reported; which of two that is does not depend on their order.
+        """
+        return await self._write(usage.record_many, records)
 
     async def last_usage(self, lease_name: str) -> UsageRecord | None:
         """The newest record of a lease."""
-        return await self._read(attempts.last_usage, lease_name)
+        return await self._read(usage.last_usage, lease_name)
+
+    async def usage(self, lease_name: str) -> tuple[UsageRecord, ...]:
+        """All records of a lease, by sequence."""
+        return await self._read(usage.usage_of, lease_name)
+
+    async def dispute_usage(self, dispute: UsageDispute) -> bool:
+        """Keep the disputed rest of a reading; False where it is held already. An earlier open one is superseded."""
+        return await self._write(receipts.dispute_usage, dispute)
+
+    async def rule_usage_dispute(
+        self, lease_name: str, sequence: int, state: UsageDisputeState, note: str, at: datetime
+    ) -> UsageDispute:
+        """Close an open dispute as Granted or Refused, for good."""
+        return await self._write(receipts.rule_usage_dispute, lease_name, sequence, state, note, at)
+
+    async def usage_disputes(
+        self, *, lease_name: str | None = None, tenant: str | None = None, open_only: bool = False
+    ) -> tuple[UsageDispute, ...]:
+        """Disputes, oldest first; of one lease or one tenant's namespace where it is named."""
+        return await self._read(receipts.disputes_of, lease_name, tenant, open_only=open_only)
+
+    async def append_receipt(
+        self, receipt: Receipt, provider_signature: bytes, meter_signature: bytes, at: datetime
+    ) -> bool:
+        """Append a receipt; False where the same statement is held already.
+
+        Raises LedgerError where cumulative or period end of the pair falls, or the same two name another usage root.
+        """
+        signed = SignedReceipt(receipt, provider_signature, meter_signature, at)
+        return await self._write(receipts.append_receipt, signed)
+
+    async def receipts(
+        self, *, tenant: str | None = None, provider: str | None = None, newest_only: bool = True
+    ) -> tuple[SignedReceipt, ...]:
+        """Receipts by tenant wallet, provider wallet and time; the newest of each pair, or all of them."""
+        return await self._read(receipts.receipts_of, tenant, provider, newest_only=newest_only)
 
     async def lease_usage(self, lease_name: str) -> LeaseUsage | None:
         """One attempt with its newest usage and cost; None for an unknown lease."""
@@ -125,6 +187,10 @@ class SqlLedger:
     ) -> tuple[LeaseUsage, ...]:
         """Attempts with their usage, newest first."""
         return await self._read(attempts.history, tenant, job_uid, limit)
+
+    async def pair_leases(self, pair: Pair) -> tuple[PairLease, ...]:
+        """Every lease between two wallets, by name."""
+        return await self._read(attempts.pair_leases, pair)
 
     async def settlement_snapshot(self) -> SettlementSnapshot:
         """What is owed and what no live epoch covers yet, of one moment."""
@@ -176,17 +242,66 @@ class SqlLedger:
         """Say where a transaction stands; LedgerError once it has a final state."""
         await self._write(transactions.mark_tx, tx_hash, state, block_number)
 
-    async def transactions(self, *, epoch: int | None = None, pending_only: bool = False) -> tuple[ChainTx, ...]:
+    async def transactions(
+        self, *, epoch: int | None = None, intent: int | None = None, pending_only: bool = False
+    ) -> tuple[ChainTx, ...]:
         """Transactions, oldest first."""
-        return await self._read(transactions.transactions, epoch, pending_only)
+        return await self._read(transactions.transactions, epoch, intent, pending_only)
 
-    async def _write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        call = partial(self._database.write, lambda connection: work(connection, *args, **kwargs))
-        return await asyncio.get_running_loop().run_in_executor(self._writer, call)
+    async def open_intent(
+        self,
+        key: str,
+        kind: str,
+        epoch: int | None,
+        sender: str,
+        nonce: int,
+        to: str,
+        data: bytes,
+        at: datetime,
+    ) -> Intent:
+        """Write down what is to be done on chain before it is signed; or the sender's open intent of that key.
 
-    async def _read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.to_thread(self._database.read, lambda connection: work(connection, *args, **kwargs))
+        Follow the terms that come back. Raises LedgerError while the sender has another open intent.
+        """
+        return await self._write(intents.open_intent, Intent(0, key, kind, epoch, sender, nonce, to, data, at))
 
-    def _close(self) -> None:
-        self._writer.shutdown(wait=True)
-        self._database.close()
+    async def close_intent(self, intent: int, state: IntentState) -> Intent:
+        """Close an intent: Done where a version of it is Finalized, Dead where none can be mined any more.
+
+        Raises LedgerError where its versions say otherwise.
+        """
+        return await self._write(intents.close_intent, intent, state)
+
+    async def intents(self, *, sender: str | None = None, open_only: bool = False) -> tuple[Intent, ...]:
+        """Intents, oldest first."""
+        return await self._read(intents.intents, sender, open_only=open_only)
+
+    async def post(
+        self, positions: Iterable[Position], at: datetime, *, block: int | None = None
+    ) -> tuple[Posting, ...]:
+        """Append the double entries that lead from the last positions to these (settlement.journal); none, if none do.
+
+        Positions of an older finalized block than the newest posted change nothing. Raises LedgerError where what was
+        charged, paid or refunded has fallen.
+        """
+        return await self._write(journal.post, tuple(positions), at, block)
+
+    async def trial_balance(self) -> TrialBalance:
+        """Whether all that was ever posted sums to zero, and each entry by itself."""
+        return await self._read(journal.trial_balance)
+
+    async def balances(self) -> dict[str, int]:
+        """The balance of each account, in µUSD, by name."""
+        return await self._read(journal.balances)
+
+    async def postings(self, *, account: str | None = None, limit: int = 100) -> tuple[Posting, ...]:
+        """The last postings, newest first."""
+        return await self._read(journal.postings_newest, account, limit)
+
+    async def head(self) -> LedgerHead:
+        """The ends of the hash chains now; kept with an epoch, they bind everything that came before it."""
+        return await self._read(chaining.head)
+
+    async def verify(self) -> LedgerAudit:
+        """Read everything, and name the first row of each chain that was altered, taken out, put in or moved."""
+        return await self._read(audit.verify)

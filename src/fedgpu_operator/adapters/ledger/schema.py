@@ -1,4 +1,4 @@
-"""The ledger's tables, their triggers and the schema version; no query lives here."""
+"""The ledger's tables as the queries see them; migrations/ makes and guards them, and no query lives here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    Connection,
     Dialect,
     ForeignKey,
     Index,
@@ -19,13 +18,28 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     UniqueConstraint,
-    event,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Number of the newest migration; the ledger's file carries it, so that an older release can name what it refuses."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+Text = String().with_variant(String(collation="C"), "postgresql")
+"""Text that every engine sorts by code point, whatever language its server was set up for."""
+
+
+def microseconds(instant: datetime) -> int:
+    """The instant as the ledger keeps it: whole microseconds since 1970 in UTC; ValueError without a time zone."""
+    if instant.tzinfo is None:
+        raise ValueError(f"{instant!r} has no time zone")
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def instant(count: int) -> datetime:
+    """The instant that is so many microseconds after 1970 in UTC."""
+    return _EPOCH + count * _MICROSECOND
 
 
 class Instant(TypeDecorator[datetime]):
@@ -35,39 +49,53 @@ class Instant(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> int | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"{value!r} has no time zone")
-        return (value - _EPOCH) // _MICROSECOND
+        return None if value is None else microseconds(value)
 
     def process_result_value(self, value: int | None, _dialect: Dialect) -> datetime | None:
-        return None if value is None else _EPOCH + value * _MICROSECOND
+        return None if value is None else instant(value)
 
 
 metadata = MetaData()
 
-schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+
+def _chained() -> tuple[Column[int], Column[bytes]]:
+    """Where a row stands in its table's hash chain, and the hash up to and with it; see chaining.py."""
+    return (
+        Column("position", BigInteger, nullable=False, server_default="0"),
+        Column("hash", LargeBinary, nullable=False, server_default=""),
+    )
+
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+
+chain_heads = Table(
+    "chain_heads",
+    metadata,
+    Column("chain", Text, primary_key=True),
+    Column("length", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
 
 attempts = Table(
     "attempts",
     metadata,
-    Column("lease_name", String, primary_key=True),
-    Column("job_uid", String, nullable=False),
+    Column("lease_name", Text, primary_key=True),
+    Column("job_uid", Text, nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("request_id", String, nullable=False),
-    Column("tenant", String, nullable=False),
-    Column("job_name", String, nullable=False),
-    Column("provider", String, nullable=False),
-    Column("product", String, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("job_name", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("product", Text, nullable=False),
     Column("price", BigInteger, nullable=False),
     Column("gpus", Integer, nullable=False),
     Column("run_limit", BigInteger, nullable=False),
-    Column("tenant_wallet", String, nullable=False, server_default=""),
-    Column("provider_wallet", String, nullable=False, server_default=""),
+    Column("tenant_wallet", Text, nullable=False, server_default=""),
+    Column("provider_wallet", Text, nullable=False, server_default=""),
     Column("created_at", Instant, nullable=False),
     Column("ended_at", Instant),
-    Column("outcome", String, nullable=False, server_default=""),
+    Column("outcome", Text, nullable=False, server_default=""),
+    *_chained(),
     UniqueConstraint("job_uid", "attempt"),
     UniqueConstraint("job_uid", "request_id"),
     CheckConstraint("attempt > 0 AND price >= 0 AND gpus > 0 AND run_limit > 0", name="attempts_sane"),
@@ -84,12 +112,51 @@ Index("attempts_by_pair", attempts.c.tenant, attempts.c.provider)
 usage_records = Table(
     "usage_records",
     metadata,
-    Column("lease_name", String, ForeignKey(attempts.c.lease_name), primary_key=True),
+    Column("lease_name", Text, ForeignKey(attempts.c.lease_name), primary_key=True),
     Column("sequence", BigInteger, primary_key=True, autoincrement=False),
     Column("gpu_seconds", BigInteger, nullable=False),
     Column("observed_at", Instant, nullable=False),
+    # What the provider signed of it; the four are null, and the signer empty, where nothing was.
+    Column("signed_sequence", BigInteger),
+    Column("signed_gpu_seconds", BigInteger),
+    Column("signed_at", BigInteger),
+    Column("usage_hash", Text),
+    Column("signer", Text, nullable=False, server_default=""),
+    Column("signature", LargeBinary),
+    *_chained(),
     CheckConstraint("sequence > 0 AND gpu_seconds >= 0", name="usage_sane"),
     sqlite_with_rowid=False,
+)
+
+usage_disputes = Table(
+    "usage_disputes",
+    metadata,
+    Column("lease_name", Text, ForeignKey(attempts.c.lease_name), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("claimed", BigInteger, nullable=False),
+    Column("payable", BigInteger, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("note", Text, nullable=False, server_default=""),
+    Column("ruled_at", Instant),
+    CheckConstraint("sequence > 0 AND payable >= 0 AND claimed > payable", name="dispute_sane"),
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("tenant_wallet", Text, primary_key=True),
+    Column("provider_wallet", Text, primary_key=True),
+    Column("cumulative", BigInteger, primary_key=True, autoincrement=False),
+    Column("period_end", BigInteger, primary_key=True, autoincrement=False),
+    Column("usage_root", Text, nullable=False),
+    Column("provider_signature", LargeBinary, nullable=False),
+    Column("meter_signature", LargeBinary, nullable=False),
+    Column("at", Instant, nullable=False),
+    *_chained(),
+    CheckConstraint("cumulative >= 0 AND period_end >= 0", name="receipt_sane"),
 )
 
 epochs = Table(
@@ -97,16 +164,20 @@ epochs = Table(
     metadata,
     Column("number", Integer, primary_key=True),
     Column("seq", BigInteger, nullable=False),
-    Column("prev_root", String, nullable=False),
-    Column("root", String, nullable=False),
+    Column("prev_root", Text, nullable=False),
+    Column("root", Text, nullable=False),
     Column("manifest", LargeBinary, nullable=False),
-    Column("manifest_hash", String, nullable=False),
+    Column("manifest_hash", Text, nullable=False),
     Column("period_end", Instant, nullable=False),
     Column("total", BigInteger, nullable=False),
-    Column("stage", String, nullable=False),
+    Column("stage", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("chain_epoch", BigInteger),
-    Column("post_tx", String),
+    Column("post_tx", Text),
+    Column("ledger_head", Text, nullable=False, server_default=""),
+    # Hash over the epoch's lines and covers, so that the chain over the epochs binds them too.
+    Column("parts_hash", LargeBinary, nullable=False, server_default=""),
+    *_chained(),
 )
 Index("epochs_by_manifest", epochs.c.manifest_hash)
 
@@ -114,10 +185,10 @@ epoch_lines = Table(
     "epoch_lines",
     metadata,
     Column("epoch", Integer, ForeignKey(epochs.c.number), primary_key=True),
-    Column("tenant", String, primary_key=True),
-    Column("provider", String, primary_key=True),
-    Column("tenant_wallet", String, primary_key=True),
-    Column("provider_wallet", String, primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("tenant_wallet", Text, primary_key=True),
+    Column("provider_wallet", Text, primary_key=True),
     Column("cumulative", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -125,7 +196,7 @@ epoch_lines = Table(
 epoch_leases = Table(
     "epoch_leases",
     metadata,
-    Column("lease_name", String, ForeignKey(attempts.c.lease_name), primary_key=True),
+    Column("lease_name", Text, ForeignKey(attempts.c.lease_name), primary_key=True),
     Column("epoch", Integer, ForeignKey(epochs.c.number), primary_key=True),
     Column("gpu_seconds", BigInteger, nullable=False),
     # Set where the chain skipped the tenant's debit: the epoch does not pay for the lease after all.
@@ -134,57 +205,75 @@ epoch_leases = Table(
 )
 Index("epoch_leases_by_epoch", epoch_leases.c.epoch)
 
+chain_intents = Table(
+    "chain_intents",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("epoch", Integer, ForeignKey(epochs.c.number)),
+    Column("sender", Text, nullable=False),
+    Column("nonce", BigInteger, nullable=False),
+    Column("to", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("state", Text, nullable=False),
+)
+# Not one per key: what an earlier key of the settler left open must not hold up the present one.
+Index(
+    "one_open_intent_per_sender",
+    chain_intents.c.sender,
+    unique=True,
+    sqlite_where=chain_intents.c.state == "Open",
+    postgresql_where=chain_intents.c.state == "Open",
+)
+
 chain_txs = Table(
     "chain_txs",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("tx_hash", String, nullable=False, unique=True),
-    Column("kind", String, nullable=False),
+    Column("tx_hash", Text, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),
     Column("epoch", Integer, ForeignKey(epochs.c.number)),
-    Column("provider_wallet", String),
-    Column("sender", String, nullable=False),
+    Column("provider_wallet", Text),
+    Column("sender", Text, nullable=False),
     Column("nonce", BigInteger),
     Column("raw", LargeBinary, nullable=False),
-    Column("state", String, nullable=False),
+    Column("state", Text, nullable=False),
     Column("block_number", BigInteger),
     Column("created_at", Instant, nullable=False),
+    Column("intent", Integer, ForeignKey(chain_intents.c.id)),
+    Column("max_fee", BigInteger, nullable=False, server_default="0"),
+    Column("tip", BigInteger, nullable=False, server_default="0"),
+)
+Index("chain_txs_by_intent", chain_txs.c.intent)
+
+postings = Table(
+    "postings",
+    metadata,
+    Column("entry", BigInteger, primary_key=True, autoincrement=False),
+    Column("leg", Integer, primary_key=True, autoincrement=False),
+    Column("kind", Text, nullable=False),
+    Column("tenant_wallet", Text, nullable=False),
+    Column("provider_wallet", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("block", BigInteger),
+    Column("at", Instant, nullable=False),
+    *_chained(),
+    CheckConstraint("leg IN (1, 2) AND amount <> 0", name="posting_sane"),
+)
+Index("postings_by_account", postings.c.account)
+
+# The escrow whose books these are: the row with the highest number, the last one once anything was settled.
+bound_escrows = Table(
+    "bound_escrows",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("chain_id", BigInteger, nullable=False),
+    Column("escrow", Text, nullable=False),
 )
 
-
-def _refuse(table: Table, name: str, when: str, why: str) -> None:
-    """Add an SQLite trigger that aborts a statement; PostgreSQL's come with its migrations."""
-    statement = f"CREATE TRIGGER {table.name}_{name} BEFORE {when} BEGIN SELECT RAISE(ABORT, '{why}'); END"
-
-    def create(_table: Table, connection: Connection, **_: object) -> None:
-        if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql(statement)
-
-    event.listen(table, "after_create", create)
-
-
-def _fixed(table: Table, *changing: str) -> None:
-    """Refuse DELETE, and UPDATE of every column but those that may change."""
-    columns = ", ".join(f'"{column.name}"' for column in table.columns if column.name not in changing)
-    _refuse(table, "no_update", f"UPDATE OF {columns} ON {table.name}", f"{table.name} is append-only")
-    _refuse(table, "no_delete", f"DELETE ON {table.name}", f"{table.name} is append-only")
-
-
-_fixed(attempts, "ended_at", "outcome")
-_refuse(
-    attempts,
-    "ends_once",
-    "UPDATE OF ended_at, outcome ON attempts WHEN OLD.ended_at IS NOT NULL",
-    "an attempt ends once",
-)
-_fixed(usage_records)
-_refuse(
-    usage_records,
-    "only_rises",
-    "INSERT ON usage_records WHEN EXISTS (SELECT 1 FROM usage_records AS u WHERE u.lease_name = NEW.lease_name"
-    " AND (u.sequence >= NEW.sequence OR u.gpu_seconds > NEW.gpu_seconds))",
-    "usage only rises",
-)
-_fixed(epochs, "stage", "chain_epoch", "post_tx")
-_fixed(epoch_lines)
-_fixed(epoch_leases, "skipped")
-_fixed(chain_txs, "state", "block_number")
+CHAINED = (attempts, epochs, postings, receipts, usage_records)
+for _table in CHAINED:
+    Index(f"{_table.name}_position", _table.c.position, unique=True)

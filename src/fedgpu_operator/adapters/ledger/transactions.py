@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from fedgpu_operator.adapters.ledger.intents import intent_of
 from fedgpu_operator.adapters.ledger.schema import chain_txs
 from fedgpu_operator.domain.books import ChainTx, TxState
+from fedgpu_operator.domain.ledger import FINAL_TX, IntentState
 from fedgpu_operator.errors import LedgerError
 
-PENDING_TX = (TxState.SIGNED, TxState.BROADCAST, TxState.INCLUDED)
+PENDING_TX = tuple(state for state in TxState if state not in FINAL_TX)
 
 
 def store_tx(connection: Connection, tx: ChainTx, at: datetime) -> None:
@@ -19,10 +22,11 @@ def store_tx(connection: Connection, tx: ChainTx, at: datetime) -> None:
     row = connection.execute(select(chain_txs).where(chain_txs.c.tx_hash == tx.tx_hash)).one_or_none()
     if row is not None:
         known = _tx(row)
-        identity = (known.kind, known.epoch, known.provider_wallet, known.sender, known.nonce, known.raw)
-        if identity != (tx.kind, tx.epoch, tx.provider_wallet, tx.sender, tx.nonce, tx.raw):
+        if replace(known, state=tx.state, block_number=tx.block_number) != tx:
             raise LedgerError(f"transaction {tx.tx_hash} is kept with other contents")
         return
+    if tx.intent is not None:
+        _check_version(connection, tx, tx.intent)
     connection.execute(
         insert(chain_txs).values(
             tx_hash=tx.tx_hash,
@@ -35,6 +39,9 @@ def store_tx(connection: Connection, tx: ChainTx, at: datetime) -> None:
             state=tx.state,
             block_number=tx.block_number,
             created_at=at,
+            intent=tx.intent,
+            max_fee=tx.max_fee,
+            tip=tx.tip,
         )
     )
 
@@ -53,11 +60,15 @@ def mark_tx(connection: Connection, tx_hash: str, state: TxState, block_number: 
     )
 
 
-def transactions(connection: Connection, number: int | None, pending_only: bool) -> tuple[ChainTx, ...]:
+def transactions(
+    connection: Connection, epoch: int | None, intent: int | None, pending_only: bool
+) -> tuple[ChainTx, ...]:
     """Transactions, oldest first."""
     query = select(chain_txs).order_by(chain_txs.c.id)
-    if number is not None:
-        query = query.where(chain_txs.c.epoch == number)
+    if epoch is not None:
+        query = query.where(chain_txs.c.epoch == epoch)
+    if intent is not None:
+        query = query.where(chain_txs.c.intent == intent)
     if pending_only:
         query = query.where(chain_txs.c.state.in_(PENDING_TX))
     return tuple(_tx(row) for row in connection.execute(query))
@@ -74,4 +85,21 @@ def _tx(row: Row[Any]) -> ChainTx:
         row.raw,
         TxState(row.state),
         row.block_number,
+        row.intent,
+        row.max_fee,
+        row.tip,
     )
+
+
+def _check_version(connection: Connection, tx: ChainTx, number: int) -> None:
+    """All versions of an intent share its sender and nonce: then no two of them can ever count."""
+    intent = intent_of(connection, number)
+    if intent.state is not IntentState.OPEN:
+        raise LedgerError(f"intent {intent.key} is {intent.state}: nothing more is signed for it")
+    if (tx.sender, tx.nonce) != (intent.sender, intent.nonce):
+        raise LedgerError(
+            f"a version of intent {intent.key} has nonce {intent.nonce} of {intent.sender}, "
+            f"not {tx.nonce} of {tx.sender}"
+        )
+    if not tx.raw:
+        raise LedgerError(f"a version of intent {intent.key} is kept with its signed bytes")

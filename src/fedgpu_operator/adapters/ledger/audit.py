@@ -1,0 +1,159 @@
+"""Reads the whole ledger and finds any row that was altered, taken out, put in or moved; on one connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from eth_utils.crypto import keccak
+from sqlalchemy import BigInteger, Connection, Table, select, type_coerce
+
+from fedgpu_operator.adapters.ledger.binding import bound, named_in
+from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, head, row_hash
+from fedgpu_operator.adapters.ledger.epochs import parts_hash, parts_of
+from fedgpu_operator.adapters.ledger.journal import trial_balance
+from fedgpu_operator.adapters.ledger.schema import CHAINED, Instant, epochs
+from fedgpu_operator.domain.ledger import BoundEscrow, ChainHead, LedgerAudit, LedgerFault, LedgerHead
+
+ROWS_AT_ONCE = 10_000
+"""Rows held in memory while a table is read."""
+
+KEYS = {table.name: tuple(column.name for column in table.primary_key) for table in CHAINED}
+
+Promises = dict[int, list[tuple[int, str]]]
+"""By length of a chain: the epochs that were stored over that head, each with the hash it names."""
+
+Anchors = dict[str, Promises]
+"""Promises by chain."""
+
+
+@dataclass
+class _Walk:
+    """One chain as it was read: how far it is sound, and what ends that."""
+
+    length: int
+    hash: bytes
+    faults: list[LedgerFault] = field(default_factory=list)
+
+
+def verify(connection: Connection) -> LedgerAudit:
+    """Judge every chain against its rows, its head and the heads that epochs were stored with, then the trial balance.
+
+    Of a chain the first fault alone is named: every later row of it is a consequence.
+    """
+    found = head(connection)
+    anchors, unreadable = _anchors(connection)
+    walks = {table.name: _walk(connection, table, found, anchors) for table in CHAINED}
+    faults = [fault for walk in walks.values() for fault in walk.faults]
+    escrow = bound(connection)
+    faults += unreadable + _epoch_faults(connection, escrow)
+    balance = trial_balance(connection)
+    if not balance.balanced:
+        why = f"{balance.unbalanced} entries do not sum to zero, all postings together to {balance.total}"
+        faults.append(LedgerFault("postings", "trial balance", why))
+    rows = {name: walk.length for name, walk in walks.items()}
+    return LedgerAudit(rows, found, balance, tuple(faults), escrow)
+
+
+def _walk(connection: Connection, table: Table, found: LedgerHead, anchors: Anchors) -> _Walk:
+    """Follow one chain from its first row to its head, or to the first fault."""
+    name = table.name
+    walk = _Walk(0, genesis(name))
+    promised = anchors.get(name, {})
+    bound = [table.c[column] for column in COLUMNS[name]]
+    raw = [type_coerce(column, BigInteger) if isinstance(column.type, Instant) else column for column in bound]
+    query = select(table.c.position, table.c.hash, *raw).order_by(table.c.position)
+    with connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE)) as result:
+        for rows in result.partitions(ROWS_AT_ONCE):
+            for position, stored, *fields in rows:
+                _step(walk, name, position, stored, fields, promised)
+                if walk.faults:
+                    return walk
+    walk.faults += _at_the_end(name, walk, found.chains.get(name), promised)
+    return walk
+
+
+def _step(walk: _Walk, name: str, position: int, stored: bytes, fields: Sequence[Any], promised: Promises) -> None:
+    """Judge one row, and go on to it or note what is wrong with it."""
+    if position != walk.length + 1:
+        walk.faults.append(_gap(name, position, walk.length + 1))
+        return
+    expected = _hash(walk.hash, name, position, fields)
+    if expected != stored:
+        walk.faults.append(LedgerFault(name, _key(name, fields), "was altered, or stands where another row stood"))
+        return
+    walk.length, walk.hash = position, expected
+    for epoch, promise in promised.get(position, ()):
+        if promise != expected.hex():
+            why = f"is not what epoch {epoch} was stored over: history up to here was written anew"
+            walk.faults.append(LedgerFault(name, _key(name, fields), why))
+            return
+
+
+def _key(name: str, fields: Sequence[Any]) -> str:
+    return " ".join(str(fields[COLUMNS[name].index(column)]) for column in KEYS[name])
+
+
+def _hash(before: bytes, name: str, position: int, fields: Sequence[Any]) -> bytes:
+    """The hash that the row should have; of nothing where a column holds what no ledger writes."""
+    try:
+        return row_hash(before, name, position, fields)
+    except TypeError:
+        return b""
+
+
+def _gap(name: str, position: object, expected: int) -> LedgerFault:
+    if isinstance(position, int) and position > expected:
+        missing = f"position {expected}" if position == expected + 1 else f"positions {expected} to {position - 1}"
+        return LedgerFault(name, missing, "is missing: a row was taken out, or moved")
+    return LedgerFault(name, f"position {position}", f"stands where position {expected} should")
+
+
+def _at_the_end(name: str, walk: _Walk, end: ChainHead | None, promised: Promises) -> list[LedgerFault]:
+    if end is None:
+        return [LedgerFault("chain_heads", name, "is missing")]
+    if walk.length < end.length:
+        missing = f"positions {walk.length + 1} to {end.length}"
+        return [LedgerFault(name, missing, "are missing at the end of the chain")]
+    if (walk.length, walk.hash.hex()) != (end.length, end.hash):
+        return [LedgerFault("chain_heads", name, f"is not the end of the chain, which has {walk.length} rows")]
+    beyond = {length: names for length, names in promised.items() if length > walk.length or length < 1}
+    return [
+        LedgerFault(name, f"position {length}", f"is missing: epoch {epoch} was stored over it")
+        for length, names in sorted(beyond.items())[:1]
+        for epoch, promise in names[:1]
+        if length > 0 or promise != genesis(name).hex()
+    ]
+
+
+def _anchors(connection: Connection) -> tuple[Anchors, list[LedgerFault]]:
+    """The heads that epochs were stored with, and a fault for each that cannot be read."""
+    anchors: Anchors = {}
+    faults = []
+    rows = connection.execute(select(epochs.c.number, epochs.c.ledger_head).where(epochs.c.ledger_head != ""))
+    for number, text in rows:
+        try:
+            stored = LedgerHead.parse(text)
+        except ValueError as error:
+            faults.append(LedgerFault("epochs", str(number), f"has no readable ledger head: {error}"))
+            continue
+        for name, end in stored.chains.items():
+            anchors.setdefault(name, {}).setdefault(end.length, []).append((number, end.hash))
+    return anchors, faults
+
+
+def _epoch_faults(connection: Connection, escrow: BoundEscrow | None) -> list[LedgerFault]:
+    """Epochs whose manifest, lines or covers are not those that their row names, or which another escrow holds."""
+    faults = []
+    numbers = connection.execute(select(epochs.c.number).order_by(epochs.c.number)).scalars().all()
+    for number in numbers:
+        row = connection.execute(select(epochs).where(epochs.c.number == number)).one()
+        if "0x" + keccak(row.manifest).hex() != row.manifest_hash:
+            faults.append(LedgerFault("epochs", str(number), "holds another manifest than its hash names"))
+        named = named_in(row.manifest)
+        if escrow is not None and named not in (None, escrow):
+            faults.append(LedgerFault("epochs", str(number), f"is of {named}, the ledger is bound to {escrow}"))
+        if parts_hash(*parts_of(connection, number)) != row.parts_hash:
+            faults.append(LedgerFault("epochs", str(number), "has other lines or covers than it was stored with"))
+    return faults

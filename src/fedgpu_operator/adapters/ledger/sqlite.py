@@ -1,0 +1,81 @@
+"""The ledger in one SQLite file: where it may lie, its pragmas, and how its transactions begin."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from fedgpu_operator.errors import ConfigurationError
+
+BUSY_TIMEOUT_MS = 10_000
+"""How long a writer waits for another process before it gives up; our own writes last milliseconds."""
+
+PRAGMAS = (
+    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA foreign_keys = ON",
+    # FULL: in WAL mode NORMAL may lose acknowledged commits at a power failure.
+    "PRAGMA synchronous = FULL",
+    # 64 MiB, taken as it is needed: a bulk append touches the pages of all its leases again and again.
+    "PRAGMA cache_size = -65536",
+)
+READ_ONLY_PRAGMAS = (f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}", "PRAGMA query_only = ON")
+
+
+def path_of(text: str, *, must_exist: bool) -> Path:
+    """The file that is meant; ConfigurationError where it could not keep money, or is not there though it must be."""
+    if not text or text == ":memory:" or text.startswith("file:"):
+        raise ConfigurationError(
+            "the ledger must be a file: a ledger in memory would forget every payment at the first restart"
+        )
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"the ledger's directory {path.parent} does not exist")
+    if must_exist and not path.is_file():
+        raise ConfigurationError(f"there is no ledger at {path}")
+    return path
+
+
+def engine(path: Path, *, read_only: bool) -> Engine:
+    """Connections to the file; each transaction reads one snapshot and, on `writing`, is the only one that writes."""
+    database, query = str(path), {}
+    if read_only:
+        database, query = f"file:{quote(str(path))}", {"mode": "ro", "uri": "true"}
+        if not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
+            # Even a reader of a WAL file writes beside it; on a medium that cannot be written nothing can change.
+            query["immutable"] = "1"
+    # isolation_level None hands BEGIN to us: the driver's own would start writers as readers and then fail to upgrade.
+    made = create_engine(
+        URL.create("sqlite", database=database, query=query),
+        connect_args={"isolation_level": None},
+        hide_parameters=True,
+    )
+    pragmas = READ_ONLY_PRAGMAS if read_only else PRAGMAS
+
+    def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        try:
+            for pragma in pragmas:
+                cursor.execute(pragma)
+        finally:
+            cursor.close()
+
+    event.listen(made, "connect", on_connect)
+    event.listen(made, "begin", _on_begin)
+    return made
+
+
+def writing(reads: Engine) -> Engine:
+    """The same connections, for transactions that write."""
+    return reads.execution_options(fedgpu_write=True)
+
+
+def _on_begin(connection: Connection) -> None:
+    write = connection.get_execution_options().get("fedgpu_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,140 @@
+"""Intents: one thing at a time per key of the signer, and none is given up while bytes of it may still be mined."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.domain.books import ChainTx, TxState
+from fedgpu_operator.domain.ledger import Intent, IntentState
+from fedgpu_operator.errors import LedgerError
+
+OPEN, DONE, DEAD = IntentState.OPEN, IntentState.DONE, IntentState.DEAD
+FINAL_BUT_UNMINED = (TxState.REVERTED, TxState.REPLACED)
+
+
+def version(intent: Intent, name: str, fee: int = 10) -> ChainTx:
+    """Signed bytes of an intent."""
+    return ChainTx(
+        tx_hash=f"0x{name}",
+        kind=intent.kind,
+        epoch=None,
+        provider_wallet=None,
+        sender=intent.sender,
+        nonce=intent.nonce,
+        raw=name.encode(),
+        intent=intent.id,
+        max_fee=fee,
+        tip=1,
+    )
+
+
+async def opened(ledger: SqlLedger, now: datetime, key: str = "post:1", sender: str = "0xS", nonce: int = 4) -> Intent:
+    return await ledger.open_intent(key, "post", None, sender, nonce, "0xEscrow", b"\x01\xff", now)
+
+
+async def test_an_intent_comes_back_as_it_was_first_written(ledger: SqlLedger, now: datetime) -> None:
+    first = await opened(ledger, now)
+    assert first == Intent(first.id, "post:1", "post", None, "0xS", 4, "0xEscrow", b"\x01\xff", now, OPEN)
+    assert await opened(ledger, now, nonce=9) == first, "the terms of the open one count"
+    assert await ledger.intents() == (first,)
+
+
+async def test_one_sender_has_one_open_intent(ledger: SqlLedger, now: datetime) -> None:
+    first = await opened(ledger, now)
+    with pytest.raises(LedgerError, match="post:1 of 0xS is still open"):
+        await opened(ledger, now, key="claim:1:0")
+    other = await opened(ledger, now, key="claim:1:0", sender="0xOther")
+    assert await ledger.intents(sender="0xOther") == (other,)
+    await ledger.close_intent(first.id, DEAD)
+    second = await opened(ledger, now, key="claim:2:0", nonce=4)
+    assert await ledger.intents(open_only=True) == (other, second)
+
+
+async def test_what_an_earlier_key_left_open_holds_up_no_other_sender(ledger: SqlLedger, now: datetime) -> None:
+    old = await opened(ledger, now, sender="0xOld")
+    await ledger.store_tx(version(old, "a"), now)
+    new = await opened(ledger, now, sender="0xNew", nonce=0)
+    assert (new.key, new.sender, new.nonce) == ("post:1", "0xNew", 0)
+    await ledger.store_tx(version(new, "b"), now)
+    assert await opened(ledger, now, sender="0xNew", nonce=9) == new
+    assert await opened(ledger, now, sender="0xOld", nonce=9) == old
+    assert await ledger.intents(open_only=True) == (old, new)
+    await ledger.mark_tx("0xb", TxState.FINALIZED, 9)
+    await ledger.close_intent(new.id, DONE)
+    await ledger.mark_tx("0xa", TxState.REVERTED, 10)
+    assert (await ledger.close_intent(old.id, DEAD)).state is DEAD
+
+
+async def test_a_key_may_come_again_once_its_intent_is_closed(ledger: SqlLedger, now: datetime) -> None:
+    first = await opened(ledger, now)
+    await ledger.close_intent(first.id, DEAD)
+    again = await opened(ledger, now, nonce=5)
+    assert again.id != first.id
+    assert (again.nonce, again.state) == (5, OPEN)
+
+
+async def test_versions_share_sender_and_nonce_and_have_their_bytes(ledger: SqlLedger, now: datetime) -> None:
+    intent = await opened(ledger, now)
+    first, dearer = version(intent, "a"), version(intent, "b", fee=13)
+    for tx in (first, dearer, first):
+        await ledger.store_tx(tx, now)
+    assert await ledger.transactions(intent=intent.id) == (first, dearer)
+    for other in (
+        ChainTx("0xc", "post", None, None, "0xS", 5, b"c", intent=intent.id),
+        ChainTx("0xd", "post", None, None, "0xZ", 4, b"d", intent=intent.id),
+        ChainTx("0xe", "post", None, None, "0xS", 4, b"", intent=intent.id),
+        ChainTx("0xf", "post", None, None, "0xS", 4, b"f", intent=99),
+        ChainTx("0xa", "post", None, None, "0xS", 4, b"a", intent=intent.id, max_fee=11, tip=1),
+    ):
+        with pytest.raises(LedgerError):
+            await ledger.store_tx(other, now)
+    assert len(await ledger.transactions()) == 2
+
+
+@pytest.mark.parametrize("state", [state for state in TxState if state not in FINAL_BUT_UNMINED])
+async def test_an_intent_is_not_dead_while_a_version_may_be_mined(
+    held: SqlLedger, now: datetime, state: TxState
+) -> None:
+    intent = await opened(held, now)
+    for name in ("a", "b"):
+        await held.store_tx(version(intent, name), now)
+    await held.mark_tx("0xa", TxState.REPLACED)
+    await held.mark_tx("0xb", state)
+    with pytest.raises(LedgerError, match="cannot be Dead"):
+        await held.close_intent(intent.id, DEAD)
+    assert [found.state for found in await held.intents()] == [OPEN]
+
+
+async def test_an_intent_is_dead_once_every_version_is_final_and_none_counts(held: SqlLedger, now: datetime) -> None:
+    intent = await opened(held, now)
+    for name, state in zip(("a", "b"), FINAL_BUT_UNMINED, strict=True):
+        await held.store_tx(version(intent, name), now)
+        await held.mark_tx(f"0x{name}", state, 7)
+    with pytest.raises(LedgerError, match="cannot be Done"):
+        await held.close_intent(intent.id, DONE)
+    dead = await held.close_intent(intent.id, DEAD)
+    assert dead.state is DEAD
+    assert await held.close_intent(intent.id, DEAD) == dead
+    with pytest.raises(LedgerError, match="for good"):
+        await held.close_intent(intent.id, DONE)
+    with pytest.raises(LedgerError, match="nothing more is signed"):
+        await held.store_tx(version(intent, "c"), now)
+
+
+async def test_an_intent_is_done_by_one_finalized_version(ledger: SqlLedger, now: datetime) -> None:
+    intent = await opened(ledger, now)
+    for name in ("a", "b"):
+        await ledger.store_tx(version(intent, name), now)
+    with pytest.raises(LedgerError, match="Done or Dead"):
+        await ledger.close_intent(intent.id, OPEN)
+    await ledger.mark_tx("0xb", TxState.INCLUDED, 7)
+    await ledger.mark_tx("0xb", TxState.BROADCAST)
+    await ledger.mark_tx("0xb", TxState.FINALIZED, 9)
+    assert (await ledger.close_intent(intent.id, DONE)).state is DONE
+    with pytest.raises(LedgerError, match="for good"):
+        await ledger.close_intent(intent.id, DEAD)
+    with pytest.raises(LedgerError, match="no intent 77"):
+        await ledger.close_intent(77, DONE)

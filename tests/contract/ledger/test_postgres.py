@@ -1,0 +1,180 @@
+"""What only PostgreSQL can do to a ledger: a second operator, a lost connection, a server that dies, a password."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import psycopg
+import pytest
+
+from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.errors import ConfigurationError, LedgerError
+from fedgpu_operator.lab.postgres import Postgres, running
+
+Ask = Callable[..., AttemptRequest]
+
+KEEPER = """
+import asyncio, sys
+from datetime import UTC, datetime
+from fedgpu_operator.adapters.ledger import SqlLedger
+
+async def main():
+    ledger = await SqlLedger.open(sys.stdin.readline().strip())
+    sequence = 0
+    while True:
+        sequence += 1
+        await ledger.record_usage("job-1", sequence, sequence * 3, datetime.now(UTC))
+        print(sequence, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def sessions(url: str, kind: str) -> list[int]:
+    """Process ids of the server's sessions that hold the ledger ("held") or of all of ours in this database ("all")."""
+    query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'fedgpu'"
+    if kind == "held":
+        query += " AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)"
+    with psycopg.connect(url) as connection:
+        return [row[0] for row in connection.execute(query.encode())]
+
+
+async def test_one_operator_has_the_ledger_and_readers_may_look(postgres_url: str, ask: Ask, now: datetime) -> None:
+    async with await SqlLedger.open(postgres_url) as one:
+        await one.open_attempt(ask(), now)
+        with pytest.raises(ConfigurationError, match="another operator has the ledger postgresql://127"):
+            await SqlLedger.open(postgres_url, wait=0.1)
+        async with await SqlLedger.open(postgres_url, read_only=True) as reader:
+            assert (await reader.verify()).rows["attempts"] == 1
+            with pytest.raises(LedgerError, match="read only"):
+                await reader.end_attempt("job-1", "Failed", now)
+        assert len(sessions(postgres_url, "held")) == 1
+    async with await SqlLedger.open(postgres_url, wait=5) as two:
+        assert await two.current_attempt("job") is not None
+
+
+async def test_the_next_operator_waits_for_the_one_before(postgres_url: str) -> None:
+    one = await SqlLedger.open(postgres_url)
+    waiting = asyncio.create_task(SqlLedger.open(postgres_url, wait=30))
+    await asyncio.to_thread(until_two_knock, postgres_url)
+    assert not waiting.done()
+    await one.close()
+    await (await waiting).close()
+
+
+def until_two_knock(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while len(sessions(url, "all")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+async def test_an_operator_whose_session_was_cut_goes_on_or_learns_that_it_lost_the_ledger(
+    postgres_url: str, ask: Ask, now: datetime
+) -> None:
+    async with await SqlLedger.open(postgres_url, wait=0.2) as one:
+        cut(postgres_url)
+        await one.open_attempt(ask(), now)
+        cut(postgres_url)
+        async with await SqlLedger.open(postgres_url, wait=5):
+            with pytest.raises(LedgerError, match="another operator has the ledger"):
+                await one.end_attempt("job-1", "Failed", now)
+        assert (await one.end_attempt("job-1", "Succeeded", now)).outcome == "Succeeded"
+
+
+def cut(url: str) -> None:
+    """End all our sessions in this database from the server's side, and wait until they are gone."""
+    with psycopg.connect(url) as connection:
+        for pid in sessions(url, "all"):
+            connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+
+
+async def test_nothing_acknowledged_is_lost_when_the_operator_is_killed(
+    postgres_url: str, ask: Ask, now: datetime
+) -> None:
+    async with await SqlLedger.open(postgres_url) as ledger:
+        await ledger.open_attempt(ask(), now)
+    acknowledged = await asyncio.to_thread(append_until_killed, postgres_url, 20)
+    async with await SqlLedger.open(postgres_url) as ledger:
+        last = await ledger.last_usage("job-1")
+        assert last is not None
+        assert acknowledged <= last.sequence <= acknowledged + 1
+        assert (await ledger.verify()).rows["usage_records"] == last.sequence
+
+
+def append_until_killed(url: str, appends: int) -> int:
+    argv = [sys.executable, "-c", KEEPER]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(f"{url}\n")
+        child.stdin.flush()
+        lines = [child.stdout.readline() for _ in range(appends)]
+        child.kill()
+        lines += child.stdout.read().splitlines()
+    assert child.returncode == -signal.SIGKILL
+    return int(lines[-1])
+
+
+@pytest.fixture
+def own() -> Iterator[Postgres]:
+    """A server that a test may kill."""
+    with running() as server:
+        yield server
+
+
+async def test_a_server_that_dies_and_comes_back_holds_the_same_ledger(own: Postgres, ask: Ask, now: datetime) -> None:
+    async with await SqlLedger.open(own.create()) as ledger:
+        await ledger.open_attempt(ask(), now)
+        await asyncio.to_thread(own.kill)
+        for call in (ledger.end_attempt("job-1", "Failed", now), ledger.attempts("job")):
+            with pytest.raises(LedgerError, match="refused"):
+                await call
+        await asyncio.to_thread(own.start)
+        assert len(await ledger.attempts("job")) == 1
+        await ledger.end_attempt("job-1", "Succeeded", now)
+        assert (await ledger.verify()).sound
+
+
+async def test_a_server_may_not_forget_what_it_acknowledged(postgres_url: str, ask: Ask, now: datetime) -> None:
+    name = postgres_url.rpartition("/")[2]
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off".encode())
+    async with await SqlLedger.open(postgres_url) as ledger:
+        shown = await asyncio.to_thread(
+            ledger._database.write, lambda c: c.exec_driver_sql("SHOW synchronous_commit").scalar_one()
+        )
+        assert shown == "on"
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "hunter%402%2Fx", "hunter@2"])
+async def test_no_password_is_in_any_error(postgres_url: str, secret: str) -> None:
+    address = postgres_url.rpartition("@")[2]
+    for url in (
+        f"postgresql://lab:{secret}@{address}",
+        f"postgresql://lab:{secret}@127.0.0.1:1/ledger",
+        f"postgresql://lab:{secret}@127.0.0.1:notaport/ledger",
+        f"postgresql://lab@127.0.0.1:1/ledger?password={secret}",
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            await SqlLedger.open(url, wait=1)
+        assert "hunter" not in repr(caught.value)
+        assert "hunter" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_foreign_database_is_left_alone(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("CREATE TABLE photographs (name text)")
+    with pytest.raises(ConfigurationError, match="no fedgpu ledger"):
+        await SqlLedger.open(postgres_url)
+    with psycopg.connect(postgres_url) as connection:
+        count = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
+        assert count == (1,)

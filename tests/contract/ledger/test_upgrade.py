@@ -1,0 +1,123 @@
+"""The way from one schema to the next: what an older release wrote is kept, and both engines have the same tables."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect
+
+from fedgpu_operator.adapters.ledger import SCHEMA_VERSION, SqlLedger
+from fedgpu_operator.adapters.ledger.chaining import COLUMNS
+from fedgpu_operator.adapters.ledger.migrate import STEPS
+from fedgpu_operator.adapters.ledger.schema import CHAINED, metadata
+from fedgpu_operator.domain.books import EpochStage, UsageRecord
+
+SCHEMA_1 = Path(__file__).with_name("schema1.sql")
+"""A ledger as the release with schema 1 wrote it."""
+
+
+@pytest.fixture
+def old(path: Path) -> Path:
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("PRAGMA journal_mode = WAL")
+        raw.executescript(SCHEMA_1.read_text())
+    return path
+
+
+async def test_a_ledger_of_schema_1_keeps_everything_and_joins_the_chains(old: Path, now: datetime) -> None:
+    async with await SqlLedger.open(old) as ledger:
+        assert [(u.attempt.lease_name, u.gpu_seconds) for u in reversed(await ledger.history())] == [
+            ("job-1", 7200),
+            ("job-2", 11),
+            ("other-1", 0),
+        ]
+        seen = datetime(2025, 6, 1, 12, 0, 5, 123456, tzinfo=UTC)
+        assert await ledger.last_usage("job-1") == UsageRecord("job-1", 5, 7200, seen)
+        (epoch,) = await ledger.epochs()
+        assert (epoch.stage, epoch.draft.manifest, len(epoch.draft.lines)) == (EpochStage.POSTED, b'{"kind":"x"}', 1)
+        (tx,) = await ledger.transactions()
+        assert (tx.raw, tx.intent, tx.max_fee) == (b"\x02\xf8", None, 0)
+        audit = await ledger.verify()
+        assert audit.sound
+        assert audit.rows == {"attempts": 3, "epochs": 1, "postings": 0, "receipts": 0, "usage_records": 4}
+        await ledger.record_usage("job-2", 7, 12, now)
+        await ledger.record_usage("job-1", 4, 7000, now)
+        assert (await ledger.verify()).rows["usage_records"] == 6
+    async with await SqlLedger.open(old) as again:
+        assert (await again.verify()).sound
+
+
+async def test_what_an_upgrade_bound_is_guarded_from_then_on(old: Path) -> None:
+    await (await SqlLedger.open(old)).close()
+    with closing(sqlite3.connect(old)) as raw:
+        for statement in (
+            "UPDATE usage_records SET hash = ''",
+            "UPDATE epochs SET manifest = ''",
+            "DELETE FROM attempts",
+        ):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                raw.execute(statement)
+        raw.execute("DROP TRIGGER usage_records_no_update")
+        raw.execute("UPDATE usage_records SET gpu_seconds = 41 WHERE sequence = 1")
+        raw.commit()
+    async with await SqlLedger.open(old) as ledger:
+        (fault,) = (await ledger.verify()).faults
+        assert (fault.table, fault.key) == ("usage_records", "job-1 1")
+
+
+async def test_an_upgrade_that_fails_leaves_the_old_ledger(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(old)) as raw, raw:
+        raw.execute("CREATE TABLE postings (name)")
+        before = sorted(raw.execute("SELECT name, sql FROM sqlite_master").fetchall())
+    with pytest.raises(Exception, match="postings"):
+        await SqlLedger.open(old)
+    with closing(sqlite3.connect(old)) as raw:
+        assert sorted(raw.execute("SELECT name, sql FROM sqlite_master").fetchall()) == before
+        assert raw.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+async def test_the_steps_make_the_tables_that_the_queries_know(
+    request: pytest.FixtureRequest, path: Path, engine: str
+) -> None:
+    url = f"sqlite:///{path}" if engine == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    await (await SqlLedger.open(url)).close()
+    made = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with made.connect() as connection:
+        difference = [
+            change
+            for change in compare_metadata(MigrationContext.configure(connection), metadata)
+            if "alembic_version" not in str(change)
+        ]
+        constraints = {
+            check["name"] for table in CHAINED for check in inspect(connection).get_check_constraints(table.name)
+        }
+    made.dispose()
+    assert difference == []
+    assert constraints == {"attempts_sane", "usage_sane", "receipt_sane", "posting_sane"}
+
+
+def test_the_schema_is_that_of_the_newest_step() -> None:
+    steps = [step.revision for step in ScriptDirectory(str(STEPS)).walk_revisions()]
+    assert sorted(steps) == [f"{number:04}" for number in range(1, SCHEMA_VERSION + 1)]
+
+
+def test_a_chain_binds_every_column_but_those_that_may_change() -> None:
+    free = {
+        table.name: {column.name for column in table.columns} - set(COLUMNS[table.name]) - {"position", "hash"}
+        for table in CHAINED
+    }
+    assert free == {
+        "attempts": {"ended_at", "outcome"},
+        "epochs": {"stage", "chain_epoch", "post_tx", "manifest"},
+        "postings": set(),
+        "receipts": set(),
+        "usage_records": set(),
+    }
