@@ -2,19 +2,20 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := src tests hack
+SOURCES := src tests hack benchmarks
 
 # The first Python that is there, runs and is new enough: some on the PATH are only shims that end with an error.
 PYTHON ?= $(shell for each in python3.13 python3.12 python3.11 python3; do \
 	if $$each -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 	echo $$each; break; fi; done)
 
-.PHONY: help demo test lint contracts unit integration e2e fmt pins clean
+.PHONY: help demo test lint contracts unit integration chaos e2e fmt pins clean \
+	audit bench bench-gas bench-ledger bench-signatures chaos-settlement
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
-	|| sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1: \2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @ 2>/dev/null \
+	|| sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1: \2/p' $(MAKEFILE_LIST)
 
 # Installed again only when what is to be installed has changed.
 $(VENV)/.installed: pyproject.toml hack/constraints.txt
@@ -26,7 +27,7 @@ $(VENV)/.installed: pyproject.toml hack/constraints.txt
 demo: $(VENV)/.installed ## from kubectl apply to paid, on this machine; needs about 4 GB of memory
 	$(BIN)/fedgpu demo
 
-test: lint contracts unit integration e2e ## everything that must hold before a change is merged
+test: lint contracts unit integration chaos e2e ## everything that must hold before a change is merged
 
 lint: $(VENV)/.installed ## style, types, layers, and generated files
 	$(BIN)/ruff check $(SOURCES)
@@ -44,8 +45,28 @@ unit: $(VENV)/.installed ## the pure core; seconds
 integration: $(VENV)/.installed ## real API servers, a real chain, a real database
 	$(BIN)/python -m pytest tests/contract tests/integration
 
+chaos: $(VENV)/.installed ## settlement, killed at every write and lied to by its chain
+	$(BIN)/python -m pytest tests/chaos
+
 e2e: $(VENV)/.installed ## the demo, checked field by field
 	$(BIN)/python -m pytest tests/e2e
+
+chaos-settlement: $(VENV)/.installed ## the same with 20 seeds of many kills each; minutes
+	$(BIN)/python -m tests.chaos.seeds
+
+audit: $(VENV)/.installed ## slither, halmos, coverage, deep states and mutants of the contracts; long
+	$(BIN)/python -m hack.audit_contracts all
+
+bench: bench-gas bench-ledger bench-signatures ## all benchmarks, into benchmarks/results
+
+bench-gas: $(VENV)/.installed ## what settlement costs on chain, beside its rivals and the floor
+	$(BIN)/python -m benchmarks.gas
+
+bench-ledger: $(VENV)/.installed ## a million usage records, one root
+	$(BIN)/python benchmarks/ledger/million.py --write
+
+bench-signatures: $(VENV)/.installed ## signed records that a core makes and verifies in a second
+	$(BIN)/python benchmarks/signatures/verify.py
 
 fmt: $(VENV)/.installed ## format, and write the generated files
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fedgpu_operator.api.crd import crd, to_yaml
 from fedgpu_operator.api.registry import KINDS
+from fedgpu_operator.settlement import protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +28,26 @@ def crds() -> dict[str, str]:
 
 GENERATORS: Mapping[str, Generator] = {"crds": crds, "helm/fedgpu-operator/crds": crds}
 """Folder below the repository's root -> what generates all of it; Helm packs no links, so the chart has copies."""
+
+
+Section = tuple[str, Callable[[], str]]
+"""The name of a section and what generates its lines."""
+
+SECTIONS: Mapping[str, Section] = {
+    "docs/settlement.md": ("protocol", lambda: f"```mermaid\n{protocol.diagram()}```\n"),
+}
+"""File below the root -> the section of it that is generated; the rest of the file is written by hand."""
+
+
+def with_section(text: str, section: Section) -> str:
+    """The text with the lines between its two markers made anew; ValueError where it has no such markers."""
+    name, generator = section
+    begin, end = f"<!-- generated: {name} -->\n", f"<!-- end: {name} -->\n"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"no lines {begin.strip()} … {end.strip()} to write between")
+    return before + begin + generator() + end + after
 
 
 def drift(root: Path, generators: Mapping[str, Generator] = GENERATORS) -> list[str]:
@@ -55,14 +76,28 @@ def write(root: Path, generators: Mapping[str, Generator] = GENERATORS) -> None:
             (root / folder / name).write_text(text, encoding="utf-8")
 
 
+def stale_sections(root: Path, sections: Mapping[str, Section] = SECTIONS) -> list[str]:
+    """Paths, relative to `root`, of files with a section that differs from what generates it."""
+    texts = {name: (root / name).read_text(encoding="utf-8") for name in sections}
+    return sorted(name for name, section in sections.items() if with_section(texts[name], section) != texts[name])
+
+
+def write_sections(root: Path, sections: Mapping[str, Section] = SECTIONS) -> None:
+    """Write every generated section into its file."""
+    for name, section in sections.items():
+        path = root / name
+        path.write_text(with_section(path.read_text(encoding="utf-8"), section), encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Run as a script; exit code 1 says that --check found a difference."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 naming every file that differs")
     if not parser.parse_args(arguments).check:
         write(root)
+        write_sections(root)
         return 0
-    stale = drift(root)
+    stale = drift(root) + stale_sections(root)
     for path in stale:
         print(f"{path} differs from its source: run `python hack/generate.py` and commit", file=sys.stderr)
     return 1 if stale else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -19,21 +19,43 @@ from fedgpu_operator.domain.books import (
     EpochDraft,
     EpochStage,
     LeaseUsage,
+    PairLease,
     PairTotal,
     SettlementSnapshot,
+    SignedUsage,
     TxState,
     UsageRecord,
 )
+from fedgpu_operator.domain.ledger import (
+    BulkResult,
+    Intent,
+    IntentState,
+    LedgerAudit,
+    LedgerHead,
+    Position,
+    Posting,
+    SignedReceipt,
+    TrialBalance,
+    UsageDispute,
+    UsageDisputeState,
+)
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import (
+    Answer,
     ChainSnapshot,
     Claim,
+    DisputeState,
     EpochPlan,
     EpochState,
+    ExitState,
     Pair,
+    Receipt,
     SignedTx,
     TxReceipt,
 )
+from fedgpu_operator.domain.terms import EscrowPeriods, Role
+from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
+from fedgpu_operator.settlement.typeddata import TypedData
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +83,7 @@ NAMESPACES = ResourceType("", "v1", "Namespace", "namespaces", namespaced=False)
 NODES = ResourceType("", "v1", "Node", "nodes", namespaced=False)
 PODS = ResourceType("", "v1", "Pod", "pods", namespaced=True)
 SECRETS = ResourceType("", "v1", "Secret", "secrets", namespaced=True)
+CONFIG_MAPS = ResourceType("", "v1", "ConfigMap", "configmaps", namespaced=True)
 EVENTS = ResourceType("", "v1", "Event", "events", namespaced=True)
 JOBS = ResourceType("batch", "v1", "Job", "jobs", namespaced=True)
 COORDINATION_LEASES = ResourceType("coordination.k8s.io", "v1", "Lease", "leases", namespaced=True)
@@ -125,6 +148,19 @@ class Kube(Protocol):
         ...
 
 
+class TypedSigner(Protocol):
+    """A key that signs EIP-712 typed data; its address is public, the key never leaves it."""
+
+    @property
+    def address(self) -> str:
+        """EIP-55 address of the key."""
+        ...
+
+    async def sign_typed(self, data: TypedData) -> bytes:
+        """65 bytes r, s, v with v 27 or 28; raises ChainError where a remote signer refuses or is silent."""
+        ...
+
+
 class Clock(Protocol):
     """Where the loops take the time from."""
 
@@ -152,8 +188,48 @@ class Ledger(Protocol):
         """Close the attempt for good."""
         ...
 
-    async def record_usage(self, lease_name: str, sequence: int, gpu_seconds: int, observed_at: datetime) -> bool:
-        """Append cumulative billed usage; False where it was there already."""
+    async def record_usage(
+        self,
+        lease_name: str,
+        sequence: int,
+        gpu_seconds: int,
+        observed_at: datetime,
+        *,
+        signed: SignedUsage | None = None,
+    ) -> bool:
+        """Append cumulative billed usage; False where it was there already. The newest sequence is what counts."""
+        ...
+
+    async def record_many(self, records: Iterable[UsageRecord]) -> BulkResult:
+        """Append many records in any order, all in one transaction; contradicting ones are reported, not lost."""
+        ...
+
+    async def dispute_usage(self, dispute: UsageDispute) -> bool:
+        """Keep the disputed rest of a reading; False where it is held already."""
+        ...
+
+    async def rule_usage_dispute(
+        self, lease_name: str, sequence: int, state: UsageDisputeState, note: str, at: datetime
+    ) -> UsageDispute:
+        """Close an open dispute of a reading."""
+        ...
+
+    async def usage_disputes(
+        self, *, lease_name: str | None = None, tenant: str | None = None, open_only: bool = False
+    ) -> tuple[UsageDispute, ...]:
+        """Oldest first; `tenant` is a namespace."""
+        ...
+
+    async def append_receipt(
+        self, receipt: Receipt, provider_signature: bytes, meter_signature: bytes, at: datetime
+    ) -> bool:
+        """Append a receipt; False where it is held already. Neither cumulative nor period end of a pair falls."""
+        ...
+
+    async def receipts(
+        self, *, tenant: str | None = None, provider: str | None = None, newest_only: bool = True
+    ) -> tuple[SignedReceipt, ...]:
+        """Receipts by pair of wallets, the newest of each or all of them."""
         ...
 
     async def last_usage(self, lease_name: str) -> UsageRecord | None:
@@ -168,6 +244,10 @@ class Ledger(Protocol):
 
     async def pair_totals(self, tenant: str | None = None) -> tuple[PairTotal, ...]:
         """What each tenant owes each provider since the beginning."""
+        ...
+
+    async def pair_leases(self, pair: Pair) -> tuple[PairLease, ...]:
+        """Every lease between these two wallets, by name: what a receipt of the pair is made of."""
         ...
 
     async def settlement_snapshot(self) -> SettlementSnapshot:
@@ -206,8 +286,58 @@ class Ledger(Protocol):
         """Note where a transaction stands."""
         ...
 
-    async def transactions(self, *, epoch: int | None = None, pending_only: bool = False) -> tuple[ChainTx, ...]:
+    async def transactions(
+        self, *, epoch: int | None = None, intent: int | None = None, pending_only: bool = False
+    ) -> tuple[ChainTx, ...]:
         """Oldest first."""
+        ...
+
+    async def open_intent(
+        self,
+        key: str,
+        kind: str,
+        epoch: int | None,
+        sender: str,
+        nonce: int,
+        to: str,
+        data: bytes,
+        at: datetime,
+    ) -> Intent:
+        """Write down what is to be done before it is signed; the sender's open intent of that key stands as it is."""
+        ...
+
+    async def close_intent(self, intent: int, state: IntentState) -> Intent:
+        """Done where a version is finalized; Dead only where every version is final and none is."""
+        ...
+
+    async def intents(self, *, sender: str | None = None, open_only: bool = False) -> tuple[Intent, ...]:
+        """Oldest first."""
+        ...
+
+    async def post(
+        self, positions: Iterable[Position], at: datetime, *, block: int | None = None
+    ) -> tuple[Posting, ...]:
+        """Append what changed since the last positions as double entries; those of an older block change nothing."""
+        ...
+
+    async def trial_balance(self) -> TrialBalance:
+        """Whether all that was ever posted sums to zero."""
+        ...
+
+    async def balances(self) -> dict[str, int]:
+        """The balance of each account, in µUSD."""
+        ...
+
+    async def postings(self, *, account: str | None = None, limit: int = 100) -> tuple[Posting, ...]:
+        """Newest first."""
+        ...
+
+    async def head(self) -> LedgerHead:
+        """The ends of the hash chains now: kept with an epoch, they bind everything before it."""
+        ...
+
+    async def verify(self) -> LedgerAudit:
+        """Read everything and find any row that was altered, removed, put in or moved."""
         ...
 
     async def close(self) -> None:
@@ -216,12 +346,20 @@ class Ledger(Protocol):
 
 
 class Escrow(Protocol):
-    """The escrow on its chain. Every method returns at once and raises the ChainError tree and nothing else."""
+    """The escrow on its chain. Every method returns at once and raises the ChainError tree and nothing else.
+
+    ChainUnreachableError means unknown: no answer, or endpoints that do not agree. It never means "not done".
+    """
 
     escrow: ChecksumAddress
     """Address of the contract."""
     chain_id: int
     """EIP-155 chain id."""
+
+    @property
+    def address(self) -> str | None:
+        """Whose signatures it sends; None for a reader."""
+        ...
 
     async def verify(self) -> None:
         """Raises ChainMismatchError unless chain, code and decimals are the expected ones."""
@@ -235,20 +373,72 @@ class Escrow(Protocol):
         """One epoch at the newest finalized block; all zero where it does not exist there."""
         ...
 
-    async def prepare_post(self, plan: EpochPlan) -> SignedTx:
-        """Simulate and sign an epoch without sending it."""
+    async def periods(self) -> EscrowPeriods:
+        """The contract's periods, which never change."""
         ...
 
-    async def prepare_claim(self, epoch: int, claims: Sequence[Claim]) -> SignedTx:
-        """Simulate and sign a claim without sending it."""
+    async def holds_role(self, role: Role, account: str) -> bool:
+        """Whether an account holds a role of the escrow at the newest finalized block."""
+        ...
+
+    async def signer_of(self, provider: str) -> str:
+        """Whose signature a provider's receipts need at the newest finalized block; itself where it named nobody."""
+        ...
+
+    async def posted(self, number: int) -> PostedEpoch | None:
+        """How an epoch was posted, by finalized blocks alone; None where it does not exist there."""
+        ...
+
+    async def disputes(self) -> tuple[DisputeState, ...]:
+        """The disputes that are open at the newest finalized block, oldest first."""
+        ...
+
+    async def exits(self) -> tuple[ExitState, ...]:
+        """The exits that are open at the newest finalized block, oldest first."""
+        ...
+
+    async def is_valid_signature(self, address: str, digest: bytes, signature: bytes) -> bool:
+        """Whether a contract at that address calls the signature its own (ERC-1271); False where no contract is."""
+        ...
+
+    def call_post(self, plan: EpochPlan) -> Call:
+        """Post a plan as the settler; encoding needs no connection, here and below."""
+        ...
+
+    def call_claim(self, epoch: int, claims: Sequence[Claim]) -> Call:
+        """Have the active epoch's leaves paid to their providers."""
+        ...
+
+    def call_close(self, epoch: int, tenant: str, provider: str) -> Call:
+        """End a dispute that is decided; the provider is the zero address where none was named."""
+        ...
+
+    def call_answer(self, epoch: int, tenant: str, provider: str, answers: Sequence[Answer]) -> Call:
+        """Show the receipts that back a disputed amount."""
+        ...
+
+    async def simulate(self, call: Call) -> int:
+        """The gas limit to give a call; RevertedError where the contract would refuse it now."""
+        ...
+
+    async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
+        """Sign a call whose gas is set; sends nothing."""
+        ...
+
+    async def self_transfer(self, nonce: int, fees: Fees) -> SignedTx:
+        """Sign nothing to oneself, which frees a nonce that something else holds; sends nothing."""
         ...
 
     async def broadcast(self, signed: SignedTx) -> str:
-        """Send signed bytes, or the same again."""
+        """Send signed bytes, or the same again; ChainError where every endpoint refuses them."""
         ...
 
-    async def finalized_nonce(self, sender: str) -> int:
-        """How many transactions of that account are in finalized blocks: nonces below are used up for good."""
+    async def nonces(self, account: str) -> Nonces:
+        """The next nonce of an account, by finalized blocks, by all blocks, and by what waits in pools."""
+        ...
+
+    async def suggest_fees(self) -> FeeView:
+        """What the chain asks now."""
         ...
 
     async def receipt(self, tx_hash: str) -> TxReceipt | None:
@@ -268,7 +458,7 @@ class Metrics(Protocol):
         ...
 
     def loop_failed(self, loop: str, reason: str) -> None:
-        """A pass of a loop ended with an error."""
+        """A pass of a loop, or its work on one object, ended with an error."""
         ...
 
     def billed(self, provider: str, gpu_seconds: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
+from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.errors import ConfigurationError
 
 PREFIX: Final = "FEDGPU_"
@@ -18,14 +19,33 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class ChainSettings:
-    """Where settlement happens; `settler_key_file` holds the settler's private key and nothing else."""
+class SignerSettings:
+    """Who signs: exactly one of a key file, a keystore with its password's file, or a remote signer's URL."""
 
-    rpc_url: str
+    key_file: Path | None = None
+    keystore: Path | None = None
+    password_file: Path | None = None
+    url: str = ""
+    address: str = ""
+    """Of the account that the remote signer signs with."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSettings:
+    """Where and how settlement happens. `native_usd` is µUSD per whole native coin, None where gas costs nothing."""
+
+    rpc_urls: tuple[str, ...]
+    rpc_quorum: int
     chain_id: int
     escrow: str
-    settler_key_file: Path
+    settler: SignerSettings
+    meter_key_file: Path | None
     epoch_seconds: float
+    max_epoch_seconds: float
+    min_payout: MicroUSD
+    native_usd: MicroUSD | None
+    max_cost_share: float
+    fee_cap_wei: int
     auto_claim: bool
 
 
@@ -43,6 +63,8 @@ class Settings:
     reject_after_seconds: float
     usage_interval_seconds: float
     inventory_interval_seconds: float
+    funding_warn_seconds: float
+    funding_checkpoint_seconds: float
     bind_address: str
     metrics_port: int
     health_port: int
@@ -67,6 +89,8 @@ class Settings:
             reject_after_seconds=env.seconds("REJECT_AFTER_SECONDS", 30),
             usage_interval_seconds=env.seconds("USAGE_INTERVAL_SECONDS", 15),
             inventory_interval_seconds=env.seconds("INVENTORY_INTERVAL_SECONDS", 10),
+            funding_warn_seconds=env.seconds("FUNDING_WARN_SECONDS", 86400),
+            funding_checkpoint_seconds=env.seconds("FUNDING_CHECKPOINT_SECONDS", 900),
             bind_address=env.text("BIND_ADDRESS", "0.0.0.0"),
             metrics_port=env.number("METRICS_PORT", "9090", int, minimum=0, maximum=65535),
             health_port=env.number("HEALTH_PORT", "8080", int, minimum=1, maximum=65535),
@@ -79,30 +103,105 @@ class Settings:
             raise ConfigurationError(f"{PREFIX}NAMESPACE: must not be empty; it is where members' Secrets are read")
         if settings.metrics_port == settings.health_port:
             raise ConfigurationError(f"{PREFIX}METRICS_PORT and {PREFIX}HEALTH_PORT: must differ")
+        if settings.funding_checkpoint_seconds > settings.funding_warn_seconds:
+            raise ConfigurationError(
+                f"{PREFIX}FUNDING_CHECKPOINT_SECONDS: must not be above {PREFIX}FUNDING_WARN_SECONDS"
+            )
         return settings
 
 
 def _chain(env: _Environment) -> ChainSettings | None:
-    rpc_url = env.text("CHAIN_RPC_URL", "")
-    parts = {name: env.text(name, "") for name in ("CHAIN_ID", "ESCROW_ADDRESS", "SETTLER_KEY_FILE")}
-    epoch_seconds = env.seconds("EPOCH_SECONDS", 3600)
+    rpc_urls = tuple(url for url in (part.strip() for part in env.text("CHAIN_RPC_URL", "").split(",")) if url)
+    names = ("CHAIN_ID", "ESCROW_ADDRESS", *SETTLER_VARIABLES, "METER_KEY_FILE", "CHAIN_RPC_QUORUM", "NATIVE_USD")
+    parts = {name: env.text(name, "") for name in names}
+    chain = {
+        "epoch_seconds": env.seconds("EPOCH_SECONDS", 3600),
+        "max_epoch_seconds": env.seconds("MAX_EPOCH_SECONDS", 604800),
+        "max_cost_share": env.number("MAX_COST_SHARE", "0.05", float, minimum=0.0001, maximum=1),
+    }
+    min_payout = env.usd("MIN_PAYOUT_USD", "0")
+    fee_cap = env.number("FEE_CAP_GWEI", "500", float, minimum=0.000001, maximum=10**6)
     auto_claim = env.flag("AUTO_CLAIM", default=True)
-    if not rpc_url:
+    if not rpc_urls:
         if given := [PREFIX + name for name, value in parts.items() if value]:
             raise ConfigurationError(f"{', '.join(given)} set without {PREFIX}CHAIN_RPC_URL: set it, or none of them")
         return None
-    if missing := [PREFIX + name for name, value in parts.items() if not value]:
+    if missing := [PREFIX + name for name in ("CHAIN_ID", "ESCROW_ADDRESS") if not parts[name]]:
         raise ConfigurationError(f"{PREFIX}CHAIN_RPC_URL needs {', '.join(missing)} as well")
-    if urlsplit(rpc_url).scheme not in {"http", "https"} or not urlsplit(rpc_url).hostname:
-        raise ConfigurationError(f"{PREFIX}CHAIN_RPC_URL: must be an http or https URL")
-    escrow = parts["ESCROW_ADDRESS"]
-    if not _ADDRESS.fullmatch(escrow):
-        raise ConfigurationError(f"{PREFIX}ESCROW_ADDRESS: must be 0x and 40 hex digits, not {escrow!r}")
-    key_file = Path(parts["SETTLER_KEY_FILE"])
-    if not key_file.is_file():
-        raise ConfigurationError(f"{PREFIX}SETTLER_KEY_FILE: there is no file {key_file}")
-    chain_id = env.number("CHAIN_ID", "", int, minimum=1, maximum=2**53)
-    return ChainSettings(rpc_url, chain_id, escrow, key_file, epoch_seconds, auto_claim)
+    for url in rpc_urls:
+        _refuse_other_than_http("CHAIN_RPC_URL", url)
+    _refuse_other_than_address("ESCROW_ADDRESS", parts["ESCROW_ADDRESS"])
+    if parts["METER_KEY_FILE"] and parts["METER_KEY_FILE"] == parts["SETTLER_KEY_FILE"]:
+        raise ConfigurationError(f"{PREFIX}METER_KEY_FILE: must be another key than {PREFIX}SETTLER_KEY_FILE")
+    if chain["max_epoch_seconds"] < chain["epoch_seconds"]:
+        raise ConfigurationError(f"{PREFIX}MAX_EPOCH_SECONDS: must not be below {PREFIX}EPOCH_SECONDS")
+    return ChainSettings(
+        rpc_urls=rpc_urls,
+        rpc_quorum=_quorum(env, len(rpc_urls)),
+        chain_id=env.number("CHAIN_ID", "", int, minimum=1, maximum=2**53),
+        escrow=parts["ESCROW_ADDRESS"],
+        settler=_settler(parts),
+        meter_key_file=_file("METER_KEY_FILE", parts["METER_KEY_FILE"]),
+        min_payout=min_payout,
+        native_usd=env.usd("NATIVE_USD", "") if parts["NATIVE_USD"] else None,
+        fee_cap_wei=int(fee_cap * 10**9),
+        auto_claim=auto_claim,
+        **chain,
+    )
+
+
+SETTLER_VARIABLES: Final = (
+    "SETTLER_KEY_FILE",
+    "SETTLER_KEYSTORE",
+    "SETTLER_PASSWORD_FILE",
+    "SETTLER_SIGNER_URL",
+    "SETTLER_ADDRESS",
+)
+
+
+def _settler(parts: Mapping[str, str]) -> SignerSettings:
+    key, keystore, password, url, address = (parts[name] for name in SETTLER_VARIABLES)
+    if sum(map(bool, (key, keystore, url))) != 1:
+        raise ConfigurationError(
+            f"{PREFIX}CHAIN_RPC_URL needs exactly one of {PREFIX}SETTLER_KEY_FILE, {PREFIX}SETTLER_KEYSTORE and "
+            f"{PREFIX}SETTLER_SIGNER_URL"
+        )
+    if bool(keystore) != bool(password):
+        raise ConfigurationError(f"{PREFIX}SETTLER_KEYSTORE and {PREFIX}SETTLER_PASSWORD_FILE: set both, or neither")
+    if bool(url) != bool(address):
+        raise ConfigurationError(f"{PREFIX}SETTLER_SIGNER_URL and {PREFIX}SETTLER_ADDRESS: set both, or neither")
+    if url:
+        _refuse_other_than_http("SETTLER_SIGNER_URL", url)
+        _refuse_other_than_address("SETTLER_ADDRESS", address)
+    return SignerSettings(
+        key_file=_file("SETTLER_KEY_FILE", key),
+        keystore=_file("SETTLER_KEYSTORE", keystore),
+        password_file=_file("SETTLER_PASSWORD_FILE", password),
+        url=url,
+        address=address,
+    )
+
+
+def _quorum(env: _Environment, endpoints: int) -> int:
+    """How many endpoints must agree: more than half, or two answers that contradict each other could both count."""
+    majority = endpoints // 2 + 1
+    return env.number("CHAIN_RPC_QUORUM", str(majority), int, minimum=majority, maximum=endpoints)
+
+
+def _file(name: str, text: str) -> Path | None:
+    if text and not Path(text).is_file():
+        raise ConfigurationError(f"{PREFIX}{name}: there is no file {text}")
+    return Path(text) if text else None
+
+
+def _refuse_other_than_http(name: str, url: str) -> None:
+    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+        raise ConfigurationError(f"{PREFIX}{name}: must be an http or https URL")
+
+
+def _refuse_other_than_address(name: str, text: str) -> None:
+    if not _ADDRESS.fullmatch(text):
+        raise ConfigurationError(f"{PREFIX}{name}: must be 0x and 40 hex digits, not {text!r}")
 
 
 class _Environment:
@@ -139,6 +238,13 @@ class _Environment:
 
     def seconds(self, name: str, default: float) -> float:
         return self.number(name, str(default), float, minimum=0.05, maximum=MAX_SECONDS)
+
+    def usd(self, name: str, default: str) -> MicroUSD:
+        text = self.text(name, default)
+        try:
+            return parse_usd(text)
+        except ValueError as error:
+            raise ConfigurationError(f"{PREFIX}{name}: must be an amount of USD such as 0.50: {error}") from error
 
     def refuse_unknown(self) -> None:
         """A misspelt variable must not be ignored silently."""

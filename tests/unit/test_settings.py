@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from fedgpu_operator import settings as module
+from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import ConfigurationError
-from fedgpu_operator.settings import ChainSettings, Settings
+from fedgpu_operator.settings import ChainSettings, Settings, SignerSettings
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 ROW = re.compile(r"^\| `(?P<name>FEDGPU_[A-Z_]+)` \| (?P<default>[^|]*) \| (?P<meaning>[^|]*) \| (?P<value>[^|]*) \|$")
@@ -81,13 +82,70 @@ def test_given_values_arrive_with_their_types() -> None:
 def test_a_complete_chain_configuration_arrives(chain: dict[str, str]) -> None:
     settings = Settings.from_env(chain | {"FEDGPU_EPOCH_SECONDS": "60", "FEDGPU_AUTO_CLAIM": "false"})
     assert settings.chain == ChainSettings(
-        rpc_url="https://rpc.example.com",
+        rpc_urls=("https://rpc.example.com",),
+        rpc_quorum=1,
         chain_id=11155111,
         escrow=ESCROW,
-        settler_key_file=Path(chain["FEDGPU_SETTLER_KEY_FILE"]),
+        settler=SignerSettings(key_file=Path(chain["FEDGPU_SETTLER_KEY_FILE"])),
+        meter_key_file=None,
         epoch_seconds=60,
+        max_epoch_seconds=604800,
+        min_payout=MicroUSD(0),
+        native_usd=None,
+        max_cost_share=0.05,
+        fee_cap_wei=500 * 10**9,
         auto_claim=False,
     )
+
+
+def test_the_price_of_an_epoch_is_read_exactly(chain: dict[str, str]) -> None:
+    given = {
+        "FEDGPU_MIN_PAYOUT_USD": "0.10",
+        "FEDGPU_NATIVE_USD": "3120.55",
+        "FEDGPU_MAX_COST_SHARE": "0.25",
+        "FEDGPU_FEE_CAP_GWEI": "0.5",
+        "FEDGPU_EPOCH_SECONDS": "60",
+        "FEDGPU_MAX_EPOCH_SECONDS": "60",
+    }
+    settings = Settings.from_env(chain | given).chain
+    assert settings is not None
+    assert (settings.min_payout, settings.native_usd) == (100_000, 3_120_550_000)
+    assert (settings.max_cost_share, settings.fee_cap_wei) == (0.25, 5 * 10**8)
+
+
+@pytest.mark.parametrize(("endpoints", "quorum"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
+def test_more_than_half_of_the_endpoints_must_agree(chain: dict[str, str], endpoints: int, quorum: int) -> None:
+    urls = [f"https://rpc{number}.example.com/" for number in range(endpoints)]
+    settings = Settings.from_env(chain | {"FEDGPU_CHAIN_RPC_URL": " , ".join(urls)}).chain
+    assert settings is not None
+    assert (settings.rpc_urls, settings.rpc_quorum) == (tuple(urls), quorum)
+
+
+def test_a_settler_can_sign_by_keystore_or_by_a_remote_signer(chain: dict[str, str], tmp_path: Path) -> None:
+    del chain["FEDGPU_SETTLER_KEY_FILE"]
+    keystore, password = tmp_path / "keystore.json", tmp_path / "password"
+    keystore.touch()
+    password.touch()
+    local = {"FEDGPU_SETTLER_KEYSTORE": str(keystore), "FEDGPU_SETTLER_PASSWORD_FILE": str(password)}
+    remote = {"FEDGPU_SETTLER_SIGNER_URL": "http://signer:9000", "FEDGPU_SETTLER_ADDRESS": ESCROW}
+    by_keystore, by_signer = Settings.from_env(chain | local).chain, Settings.from_env(chain | remote).chain
+    assert by_keystore is not None
+    assert by_signer is not None
+    assert by_keystore.settler == SignerSettings(keystore=keystore, password_file=password)
+    assert by_signer.settler == SignerSettings(url="http://signer:9000", address=ESCROW)
+    assert "exactly one of" in refusal(chain | local | remote)
+    assert "FEDGPU_SETTLER_PASSWORD_FILE" in refusal(chain | {"FEDGPU_SETTLER_KEYSTORE": str(keystore)})
+    assert "FEDGPU_SETTLER_ADDRESS" in refusal(chain | {"FEDGPU_SETTLER_SIGNER_URL": "http://signer:9000"})
+
+
+def test_the_meter_signs_with_a_key_of_its_own(chain: dict[str, str], tmp_path: Path) -> None:
+    meter = tmp_path / "meter.key"
+    meter.touch()
+    settings = Settings.from_env(chain | {"FEDGPU_METER_KEY_FILE": str(meter)}).chain
+    assert settings is not None
+    assert settings.meter_key_file == meter
+    message = refusal(chain | {"FEDGPU_METER_KEY_FILE": chain["FEDGPU_SETTLER_KEY_FILE"]})
+    assert message == "FEDGPU_METER_KEY_FILE: must be another key than FEDGPU_SETTLER_KEY_FILE"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +169,12 @@ def test_a_complete_chain_configuration_arrives(chain: dict[str, str]) -> None:
         ("FEDGPU_NAMESPACE", "", "must not be empty"),
         ("FEDGPU_EPOCH_SECONDS", "1h", "must be a number"),
         ("FEDGPU_AUTO_CLAIM", "1", "true, false"),
+        ("FEDGPU_FUNDING_WARN_SECONDS", "1d", "must be a number"),
+        ("FEDGPU_FUNDING_CHECKPOINT_SECONDS", "86401", "must not be above FEDGPU_FUNDING_WARN_SECONDS"),
+        ("FEDGPU_MIN_PAYOUT_USD", "-1", "must be an amount of USD"),
+        ("FEDGPU_MAX_COST_SHARE", "5 %", "must be a number"),
+        ("FEDGPU_MAX_COST_SHARE", "1.5", "at most 1"),
+        ("FEDGPU_FEE_CAP_GWEI", "0", "at least 1e-06"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_variable_and_the_fix(variable: str, value: str, fix: str) -> None:
@@ -132,6 +196,12 @@ def test_a_wrong_value_is_refused_with_its_variable_and_the_fix(variable: str, v
         ("FEDGPU_ESCROW_ADDRESS", "5F" * 21, "0x and 40 hex digits"),
         ("FEDGPU_ESCROW_ADDRESS", "0x5F", "0x and 40 hex digits"),
         ("FEDGPU_SETTLER_KEY_FILE", "/nonexistent/settler.key", "there is no file /nonexistent/settler.key"),
+        ("FEDGPU_METER_KEY_FILE", "/nonexistent/meter.key", "there is no file /nonexistent/meter.key"),
+        ("FEDGPU_CHAIN_RPC_URL", "https://rpc.example.com,ftp://rpc.example.com", "http or https"),
+        ("FEDGPU_CHAIN_RPC_QUORUM", "2", "at most 1"),
+        ("FEDGPU_CHAIN_RPC_QUORUM", "0", "at least 1"),
+        ("FEDGPU_NATIVE_USD", "3,120", "must be an amount of USD"),
+        ("FEDGPU_MAX_EPOCH_SECONDS", "3599", "must not be below FEDGPU_EPOCH_SECONDS"),
     ],
 )
 def test_a_wrong_chain_value_is_refused_with_its_variable_and_the_fix(
@@ -147,7 +217,14 @@ def test_a_folder_is_no_settler_key(chain: dict[str, str], tmp_path: Path) -> No
     assert message == f"FEDGPU_SETTLER_KEY_FILE: there is no file {tmp_path}"
 
 
-@pytest.mark.parametrize("missing", ["FEDGPU_CHAIN_ID", "FEDGPU_ESCROW_ADDRESS", "FEDGPU_SETTLER_KEY_FILE"])
+def test_a_chain_without_a_signer_is_refused_naming_the_ways_to_sign(chain: dict[str, str]) -> None:
+    del chain["FEDGPU_SETTLER_KEY_FILE"]
+    message = refusal(chain)
+    for way in ("FEDGPU_SETTLER_KEY_FILE", "FEDGPU_SETTLER_KEYSTORE", "FEDGPU_SETTLER_SIGNER_URL"):
+        assert way in message
+
+
+@pytest.mark.parametrize("missing", ["FEDGPU_CHAIN_ID", "FEDGPU_ESCROW_ADDRESS"])
 def test_half_a_chain_is_refused_naming_what_is_missing(chain: dict[str, str], missing: str) -> None:
     del chain[missing]
     assert refusal(chain) == f"FEDGPU_CHAIN_RPC_URL needs {missing} as well"

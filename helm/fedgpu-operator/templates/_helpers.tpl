@@ -60,7 +60,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - name: FEDGPU_NAMESPACE
   value: {{ .Release.Namespace | quote }}
 - name: FEDGPU_LEDGER
+{{- with .Values.ledger.urlSecret }}
+  {{- if .name }}
+  {{- include "fedgpu.fromSecret" . | nindent 2 }}
+  {{- else }}
   value: /var/lib/fedgpu/ledger.db
+  {{- end }}
+{{- end }}
 - name: FEDGPU_ACCEPTANCE
   value: {{ $settings.acceptance | quote }}
 - name: FEDGPU_DEFAULT_DENY
@@ -77,6 +83,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ $settings.usageIntervalSeconds | quote }}
 - name: FEDGPU_INVENTORY_INTERVAL_SECONDS
   value: {{ $settings.inventoryIntervalSeconds | quote }}
+- name: FEDGPU_FUNDING_WARN_SECONDS
+  value: {{ $settings.fundingWarnSeconds | quote }}
+- name: FEDGPU_FUNDING_CHECKPOINT_SECONDS
+  value: {{ $settings.fundingCheckpointSeconds | quote }}
 - name: FEDGPU_BIND_ADDRESS
   value: 0.0.0.0
 - name: FEDGPU_METRICS_PORT
@@ -87,24 +97,124 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ $settings.logLevel | quote }}
 - name: FEDGPU_LOG_FORMAT
   value: {{ $settings.logFormat | quote }}
-{{- with .Values.chain }}
-{{- if .enabled }}
+{{- if .Values.chain.enabled }}
+{{ include "fedgpu.chainEnv" .Values.chain }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The part of the environment that settles on chain; its context is .Values.chain. */}}
+{{- define "fedgpu.chainEnv" -}}
 - name: FEDGPU_CHAIN_RPC_URL
+{{- if .rpcURLSecret.name }}
+  {{- include "fedgpu.fromSecret" .rpcURLSecret | nindent 2 }}
+{{- else }}
   value: {{ .rpcURL | quote }}
+{{- end }}
+{{- with .rpcQuorum | int64 }}
+- name: FEDGPU_CHAIN_RPC_QUORUM
+  value: {{ . | quote }}
+{{- end }}
 - name: FEDGPU_CHAIN_ID
   value: {{ .chainID | int64 | quote }}
 - name: FEDGPU_ESCROW_ADDRESS
   value: {{ .escrowAddress | quote }}
+{{- with .settler }}
+{{- if .keySecret.name }}
 - name: FEDGPU_SETTLER_KEY_FILE
   value: /etc/fedgpu/settler/key
+{{- else if .keystoreSecret.name }}
+- name: FEDGPU_SETTLER_KEYSTORE
+  value: /etc/fedgpu/settler/keystore
+- name: FEDGPU_SETTLER_PASSWORD_FILE
+  value: /etc/fedgpu/settler/password
+{{- else }}
+- name: FEDGPU_SETTLER_SIGNER_URL
+  value: {{ .web3signer.url | quote }}
+- name: FEDGPU_SETTLER_ADDRESS
+  value: {{ .web3signer.address | quote }}
+{{- end }}
+{{- end }}
+{{- if .meterKeySecret.name }}
+- name: FEDGPU_METER_KEY_FILE
+  value: /etc/fedgpu/meter/key
+{{- end }}
 - name: FEDGPU_EPOCH_SECONDS
   value: {{ .epochSeconds | quote }}
+- name: FEDGPU_MAX_EPOCH_SECONDS
+  value: {{ .maxEpochSeconds | quote }}
+- name: FEDGPU_MIN_PAYOUT_USD
+  value: {{ .minPayoutUSD | quote }}
+{{- with .nativeUSD }}
+- name: FEDGPU_NATIVE_USD
+  value: {{ . | quote }}
+{{- end }}
+- name: FEDGPU_MAX_COST_SHARE
+  value: {{ .maxCostShare | quote }}
+- name: FEDGPU_FEE_CAP_GWEI
+  value: {{ .feeCapGwei | quote }}
 - name: FEDGPU_AUTO_CLAIM
   value: {{ .autoClaim | quote }}
+{{- end -}}
+
+{{- define "fedgpu.fromSecret" -}}
+valueFrom:
+  secretKeyRef:
+    name: {{ .name }}
+    key: {{ .key }}
+{{- end -}}
+
+{{/* The chain's keys as files: `mounts` and `volumes` belong together, entry by entry. */}}
+{{- define "fedgpu.keyMounts" -}}
+{{- if or .settler.keySecret.name .settler.keystoreSecret.name }}
+- name: settler-key
+  mountPath: /etc/fedgpu/settler
+  readOnly: true
+{{- end }}
+{{- if .meterKeySecret.name }}
+- name: meter-key
+  mountPath: /etc/fedgpu/meter
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "fedgpu.keyVolumes" -}}
+{{- with .settler.keySecret }}
+{{- if .name }}
+- name: settler-key
+  secret:
+    secretName: {{ .name }}
+    defaultMode: 0440
+    items:
+      - key: {{ .key }}
+        path: key
 {{- end }}
 {{- end }}
-{{- with .Values.extraEnv }}
-{{ toYaml . }}
+{{- with .settler.keystoreSecret }}
+{{- if .name }}
+- name: settler-key
+  secret:
+    secretName: {{ .name }}
+    defaultMode: 0440
+    items:
+      - key: {{ .key }}
+        path: keystore
+      - key: {{ .passwordKey }}
+        path: password
+{{- end }}
+{{- end }}
+{{- with .meterKeySecret }}
+{{- if .name }}
+- name: meter-key
+  secret:
+    secretName: {{ .name }}
+    defaultMode: 0440
+    items:
+      - key: {{ .key }}
+        path: key
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -117,5 +227,50 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- if eq (int64 .Values.healthPort) (int64 .Values.metrics.port) -}}
 {{- fail (printf "healthPort and metrics.port are both %d; give each a port of its own" (int64 .Values.healthPort)) -}}
+{{- end -}}
+{{- if gt (float64 .Values.settings.fundingCheckpointSeconds) (float64 .Values.settings.fundingWarnSeconds) -}}
+{{- fail "settings.fundingCheckpointSeconds is above settings.fundingWarnSeconds: the warning comes first" -}}
+{{- end -}}
+{{- if and .Values.ledger.urlSecret.name .Values.persistence.existingClaim -}}
+{{- fail "ledger.urlSecret.name and persistence.existingClaim: the ledger lives in one place, so give one of them" -}}
+{{- end -}}
+{{- if .Values.chain.enabled -}}
+{{- include "fedgpu.refuseChain" .Values.chain -}}
+{{- include "fedgpu.refuseSigners" .Values.chain -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "fedgpu.refuseChain" -}}
+{{- if eq (empty .rpcURL) (empty .rpcURLSecret.name) -}}
+{{- fail "chain: needs exactly one of rpcURL and rpcURLSecret.name" -}}
+{{- end -}}
+{{- $endpoints := len (splitList "," .rpcURL) -}}
+{{- $quorum := int64 .rpcQuorum -}}
+{{- if and .rpcURL $quorum (or (gt $quorum (int64 $endpoints)) (le (mul 2 $quorum) (int64 $endpoints))) -}}
+{{- fail (printf "chain.rpcQuorum: %d of the %d endpoints in chain.rpcURL is not more than half of them and at most all" $quorum $endpoints) -}}
+{{- end -}}
+{{- if lt (float64 .maxEpochSeconds) (float64 .epochSeconds) -}}
+{{- fail "chain.maxEpochSeconds is below chain.epochSeconds: it is the longest that an epoch may wait" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "fedgpu.refuseSigners" -}}
+{{- $ways := list -}}
+{{- if .settler.keySecret.name -}}{{- $ways = append $ways "keySecret.name" -}}{{- end -}}
+{{- if .settler.keystoreSecret.name -}}{{- $ways = append $ways "keystoreSecret.name" -}}{{- end -}}
+{{- if or .settler.web3signer.url .settler.web3signer.address -}}{{- $ways = append $ways "web3signer" -}}{{- end -}}
+{{- if not $ways -}}
+{{- fail "chain.settler: needs one of keySecret.name, keystoreSecret.name and web3signer; none is given" -}}
+{{- end -}}
+{{- if gt (len $ways) 1 -}}
+{{- fail (printf "chain.settler: needs one of keySecret.name, keystoreSecret.name and web3signer; given are %s" (join " and " $ways)) -}}
+{{- end -}}
+{{- if ne (empty .settler.web3signer.url) (empty .settler.web3signer.address) -}}
+{{- fail "chain.settler.web3signer: needs url and address, the account that the signer signs for" -}}
+{{- end -}}
+{{- with .settler.keySecret -}}
+{{- if and .name (eq .name $.meterKeySecret.name) (eq .key $.meterKeySecret.key) -}}
+{{- fail "chain.meterKeySecret is the settler's own key: receipts are signed by another, or one thief has both" -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -25,7 +25,10 @@ class PrometheusMetrics:
             registry=self.registry,
         )
         self._failed = Counter(
-            "fedgpu_loop_failures", "Passes that ended with an error.", ["loop", "reason"], registry=self.registry
+            "fedgpu_loop_failures",
+            "Passes, and objects within a pass, that ended with an error.",
+            ["loop", "reason"],
+            registry=self.registry,
         )
         self._gpu_seconds = Counter(
             "fedgpu_billed_gpu_seconds", "Billed GPU-seconds.", ["provider"], registry=self.registry

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from fedgpu_operator.agent.agent import Agent
 from fedgpu_operator.agent.settings import AgentSettings
+from fedgpu_operator.agent.signing import Signing
 
-__all__ = ["Agent", "AgentSettings"]
+__all__ = ["Agent", "AgentSettings", "Signing"]

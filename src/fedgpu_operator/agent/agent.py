@@ -13,8 +13,10 @@ from typing import Final
 from fedgpu_operator.agent.identity import Identity, lease_of
 from fedgpu_operator.agent.inventory import inventory
 from fedgpu_operator.agent.lease import LEASES, LeaseReconciler, Sight
+from fedgpu_operator.agent.receipts import ReceiptDesk
 from fedgpu_operator.agent.report import Reporter, unreachable
 from fedgpu_operator.agent.settings import AgentSettings
+from fedgpu_operator.agent.signing import Signing, UsageSigner
 from fedgpu_operator.agent.watch import MemberWatch
 from fedgpu_operator.agent.workload import Workloads
 from fedgpu_operator.api.base import JSONObject
@@ -33,10 +35,19 @@ SHORTEST_PAUSE: Final = 1.0
 class Agent:
     """Carries out the ComputeLeases of one provider on its member cluster; see the package's docstring.
 
-    `run` returns after `aclose`. Neither client is closed here: who made them closes them.
+    `run` returns after `aclose`. Neither client is closed here: who made them closes them. Without `signing`, usage
+    goes out unsigned and no receipt is signed.
     """
 
-    def __init__(self, provider: str, hub: Kube, member: Kube, settings: AgentSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        provider: str,
+        hub: Kube,
+        member: Kube,
+        settings: AgentSettings,
+        clock: Clock,
+        signing: Signing | None = None,
+    ) -> None:
         self.provider = provider
         self.reachable = False
         self._hub = hub
@@ -51,7 +62,9 @@ class Agent:
         self._work: asyncio.Task[None] | None = None
         self._watch = MemberWatch(member, self._identity, self.wake, longest_pause=settings.backoff_most)
         self._reporter = Reporter(provider, hub, settings, clock)
-        self._leases = LeaseReconciler(hub, Workloads(member, self._identity), settings, clock)
+        self._signer = UsageSigner(signing) if signing is not None else None
+        self._receipts = ReceiptDesk(provider, self._reporter, signing, clock) if signing is not None else None
+        self._leases = LeaseReconciler(hub, Workloads(member, self._identity), settings, clock, self._signer)
         self._orphans: frozenset[str] = frozenset()
         self._version = ""
         self._pinged = self._renewed = self._counted = float("-inf")
@@ -137,6 +150,8 @@ class Agent:
         self._forget(leases)
         await self._tell_inventory()
         await self._renew()
+        if self._receipts is not None:
+            await self._receipts.serve(leases)
         return max(0.0, min(self._settings.resync, self._settings.inventory_interval, due))
 
     async def _tell_inventory(self) -> None:
@@ -255,4 +270,6 @@ class Agent:
     def _forget(self, leases: Iterable[ComputeLease]) -> None:
         live = [lease.metadata for lease in leases if not lease.status.ended]
         self._leases.forget({meta.uid for meta in live})
+        if self._signer is not None:
+            self._signer.forget({lease.metadata.uid for lease in leases})
         self._watch.forget({meta.name for meta in live})

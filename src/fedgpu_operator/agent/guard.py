@@ -83,9 +83,29 @@ class _EmptyDir(_Strict):
     size_limit: str = ""
 
 
+class _FieldRef(_Strict):
+    field_path: Literal["metadata.annotations['fedgpu.dev/checkpoint-requested']"]
+
+
+class _DownwardFile(_Strict):
+    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][-.A-Za-z0-9_]*$")]
+    field_ref: _FieldRef
+
+
+class _DownwardAPI(_Strict):
+    items: Annotated[list[_DownwardFile], Field(min_length=1, max_length=4)]
+
+
 class _Volume(_Strict):
     name: str
-    empty_dir: _EmptyDir
+    empty_dir: _EmptyDir | None = None
+    downward_api: _DownwardAPI | None = Field(default=None, alias="downwardAPI")
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if (self.empty_dir is None) == (self.downward_api is None):
+            raise ValueError(f"volume {self.name} must be of one kind, emptyDir or downwardAPI")
+        return self
 
 
 class _Seccomp(_Strict):

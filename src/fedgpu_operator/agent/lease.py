@@ -11,6 +11,7 @@ from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.conditions import ACCEPTED, WAITING, Verdict, state_of, update
 from fedgpu_operator.agent.decide import Decision, View, decide, dispatching, refused, waits_for_pods
 from fedgpu_operator.agent.settings import AgentSettings
+from fedgpu_operator.agent.signing import UsageSigner, shown
 from fedgpu_operator.agent.workload import Workloads
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseStatus, LeaseUsage
@@ -36,11 +37,19 @@ class Sight:
 class LeaseReconciler:
     """Carries out leases of one provider; keeps the newest reading of each, which bounds the next one."""
 
-    def __init__(self, hub: Kube, workloads: Workloads, settings: AgentSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        hub: Kube,
+        workloads: Workloads,
+        settings: AgentSettings,
+        clock: Clock,
+        signer: UsageSigner | None = None,
+    ) -> None:
         self._hub = hub
         self._workloads = workloads
         self._settings = settings
         self._clock = clock
+        self._signer = signer
         self._readings: dict[str, UsageReading] = {}
 
     def forget(self, keep: set[str]) -> None:
@@ -59,9 +68,13 @@ class LeaseReconciler:
             return None
         if not lease.status.ended:
             uid = str(view.job["metadata"]["uid"]) if view.job is not None else ""
-            await self._write(lease, decision, view.reading, workload_uid=uid)
+            lease = await self._write(lease, decision, view.reading, workload_uid=uid)
+        elif self._signer is not None and self._signer.lacks(lease):
+            lease = await self._sign_again(lease, self._signer)
         if decision.remove:
             await self._workloads.remove(view.job, view.pods)
+        elif view.job is not None and not lease.status.ended:
+            await self._workloads.ask_checkpoint(lease, view.job, view.pods)
         elif _cleared(view) and lease.status.observed_generation < lease.metadata.generation:
             await self._acknowledge(lease)
         return decision.due
@@ -72,12 +85,18 @@ class LeaseReconciler:
         patch = {"metadata": meta.guard(), "status": {"observedGeneration": meta.generation}}
         await self._hub.patch_status(LEASES, meta.name, meta.namespace, patch)
 
+    async def _sign_again(self, lease: ComputeLease, signer: UsageSigner) -> ComputeLease:
+        """The last reading of an ended lease under the key of now: after a rotation the hub takes no other."""
+        usage, meta = await signer.signed(lease, lease.status.usage), lease.metadata
+        patch = {"metadata": meta.guard(), "status": {"usage": {"signature": usage.signature}}}
+        return ComputeLease.parse(await self._hub.patch_status(LEASES, meta.name, meta.namespace, patch))
+
     async def _view(self, lease: ComputeLease, sight: Sight, newest_epoch: int) -> View:
         name, uid = lease.metadata.name, lease.metadata.uid
         now = self._clock.now()
         job = _own_job(lease, sight)
         pods, gone = sight.pods.get(name, ()), sight.gone.get(name, ())
-        previous = _newest(self._readings.get(uid), lease.status.usage.to_domain())
+        previous = _newest(self._readings.get(uid), shown(lease.status.usage))
         reading = measure([podlib.pod_facts(pod) for pod in pods + gone], now, previous)
         self._readings[uid] = reading
         view = View(lease=lease, job=job, pods=pods, gone=gone, reading=reading, now=now, newest_epoch=newest_epoch)
@@ -109,6 +128,8 @@ class LeaseReconciler:
         status = self._status(lease, decision, reading, workload_uid)
         if not _worth_writing(lease.status, status, timedelta(seconds=self._settings.usage_interval)):
             return lease
+        if self._signer is not None:
+            status = status.model_copy(update={"usage": await self._signer.signed(lease, status.usage)})
         meta = lease.metadata
         patch = {"metadata": meta.guard(), "status": _wire(status)}
         return ComputeLease.parse(await self._hub.patch_status(LEASES, meta.name, meta.namespace, patch))

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Final, Literal
 
 from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.computelease import plausible
+from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.metering import ContainerFacts, PodFacts
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
@@ -188,7 +190,13 @@ def _gpus(container: JSONObject) -> int:
 
 
 def _instant(value: object) -> datetime | None:
-    return datetime.fromisoformat(value) if isinstance(value, str) and value else None
+    """What the member's API server says; an instant that no clock shows is not known."""
+    if not isinstance(value, str) or not value:
+        return None
+    try:
+        return plausible(datetime.fromisoformat(value))
+    except (ValueError, InvalidResourceError):
+        return None
 
 
 def _mapping(obj: JSONObject, key: str) -> JSONObject:

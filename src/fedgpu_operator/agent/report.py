@@ -1,4 +1,4 @@
-"""Writes the ProviderReport: what the member shows, and whether it answers at all."""
+"""Writes the ProviderReport: what the member shows, whether it answers at all, and which receipts are signed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Final
 from fedgpu_operator.agent.conditions import Verdict, update
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.api.conditions import find
-from fedgpu_operator.api.providerreport import ProviderReport, ReportedProduct, ReportStatus
+from fedgpu_operator.api.providerreport import (
+    ProposedReceipt,
+    ProviderReport,
+    ReportedProduct,
+    ReportStatus,
+    SignedReceipt,
+)
 from fedgpu_operator.errors import KubeError, NotFoundError
 from fedgpu_operator.ports import Clock, Kube, ResourceType
 
@@ -52,6 +58,7 @@ class Reporter:
             kubernetes_version=version[:64],
             products=products,
             round_trips_ms=list(self._round_trips),
+            receipts=before.receipts,
             conditions=update(before.conditions, {"Reachable": ANSWERING}, now=now, generation=0),
         )
         if not self._current(before, status, now):
@@ -66,6 +73,18 @@ class Reporter:
         conditions = update(before.conditions, {"Reachable": why}, now=self._clock.now(), generation=0)
         await self._write(before.model_copy(update={"conditions": conditions}))
 
+    async def proposals(self) -> list[ProposedReceipt]:
+        """The receipts that the hub asks to be signed now."""
+        report = await self._load()
+        self._written = report.status
+        return report.spec.receipts
+
+    async def sign(self, receipts: list[SignedReceipt]) -> None:
+        """Write these signatures in place of the ones before, if they differ."""
+        before = await self._before()
+        if before.receipts != receipts:
+            await self._write(before.model_copy(update={"receipts": receipts}))
+
     def _current(self, before: ReportStatus, after: ReportStatus, now: datetime) -> bool:
         """Whether the report on the hub says the same and is young enough."""
         young = before.observed_at is not None and (
@@ -76,10 +95,10 @@ class Reporter:
 
     async def _before(self) -> ReportStatus:
         if self._written is None:
-            self._written = await self._load()
+            self._written = (await self._load()).status
         return self._written
 
-    async def _load(self) -> ReportStatus:
+    async def _load(self) -> ProviderReport:
         name, namespace = self._provider, self._settings.namespace
         try:
             found = await self._hub.get(REPORTS, name, namespace)
@@ -93,7 +112,7 @@ class Reporter:
                     "spec": {"provider": name},
                 },
             )
-        return ProviderReport.parse(found).status
+        return ProviderReport.parse(found)
 
     async def _write(self, status: ReportStatus) -> None:
         patch = {"status": status.to_wire()}

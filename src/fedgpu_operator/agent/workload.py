@@ -1,8 +1,10 @@
-"""What the agent does to a member for one lease: the tenant's namespace, the Job, and their removal."""
+"""What the agent does to a member for one lease: the tenant's namespace, the Job, a request to it, and their end."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from datetime import UTC
 from typing import Final
 
 from fedgpu_operator.agent import pods as podlib
@@ -10,9 +12,22 @@ from fedgpu_operator.agent.guard import check_workload
 from fedgpu_operator.agent.identity import HUB_LABEL, Identity, labels_of, lease_of
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import TENANT_LABEL, ComputeLease
-from fedgpu_operator.errors import AlreadyExistsError, ConflictError, InvalidResourceError, NotFoundError
+from fedgpu_operator.api.podtemplate import CHECKPOINT_ANNOTATION
+from fedgpu_operator.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    ForbiddenError,
+    InvalidResourceError,
+    KubeError,
+    NotFoundError,
+    RejectedError,
+)
 from fedgpu_operator.ports import EVENTS, JOBS, NAMESPACES, PODS, Kube, ResourceType
 
+log = logging.getLogger(__name__)
+
+MOST_NOTED: Final = 10_000
+"""Refused requests that are remembered; beyond, some are said again."""
 RESTRICTED: Final = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
 
 
@@ -22,6 +37,7 @@ class Workloads:
     def __init__(self, member: Kube, identity: Identity) -> None:
         self._member = member
         self._identity = identity
+        self._refused: set[str] = set()
 
     async def create(self, lease: ComputeLease) -> JSONObject:
         """The Job of that lease, created or adopted.
@@ -47,6 +63,38 @@ class Workloads:
         for pod in pods:
             if not podlib.terminal(pod):
                 await self._delete(PODS, pod)
+
+    async def ask_checkpoint(self, lease: ComputeLease, job: JSONObject, pods: Sequence[JSONObject]) -> None:
+        """Annotate a Job and its live pods with the checkpoint that the lease asks for; what says so is left alone.
+
+        A downward-API volume shows it to the workload. It is a request and no more: a member that lets nobody annotate
+        is noted once in the log, and the lease goes on.
+        """
+        asked = lease.spec.checkpoint_requested_at
+        if asked is None:
+            return
+        stamp = asked.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        for kind, obj in ((JOBS, job), *((PODS, pod) for pod in pods if not podlib.terminal(pod))):
+            meta = obj["metadata"]
+            if (meta.get("annotations") or {}).get(CHECKPOINT_ANNOTATION) == stamp or meta.get("deletionTimestamp"):
+                continue
+            patch: JSONObject = {"metadata": {"uid": meta["uid"], "annotations": {CHECKPOINT_ANNOTATION: stamp}}}
+            try:
+                await self._member.patch(kind, str(meta["name"]), str(meta["namespace"]), patch)
+            except (ConflictError, NotFoundError):
+                # It is another object by now, or none: there is nothing left to save.
+                continue
+            except (ForbiddenError, RejectedError) as error:
+                self._note_refusal(f"{kind.kind} {meta['name']}", f"{meta['uid']} {stamp}", error)
+
+    def _note_refusal(self, what: str, request: str, error: KubeError) -> None:
+        """Said once per request, though it is tried in each pass."""
+        if request in self._refused:
+            return
+        log.warning("%s cannot be asked for a checkpoint: %s", what, error)
+        if len(self._refused) >= MOST_NOTED:
+            self._refused.clear()
+        self._refused.add(request)
 
     async def complaints(self, job: JSONObject) -> str:
         """The newest warning Event about the Job: why the member creates no pods; empty where there is none."""

@@ -252,6 +252,15 @@ WalletAddress: TypeAlias = Annotated[
     ),
 ]
 """A 20-byte account address in hex."""
+WalletOrNone: TypeAlias = Annotated[
+    str,
+    Field(
+        pattern=r"^(0x[0-9a-fA-F]{40})?$",
+        max_length=64,
+        json_schema_extra=hint("must be a chain address, 0x and 40 hex digits, or empty"),
+    ),
+]
+"""An account address in hex, or empty where there is none; fields that a CEL rule compares cannot be absent."""
 HexBytes32: TypeAlias = Annotated[
     str,
     Field(
@@ -261,7 +270,23 @@ HexBytes32: TypeAlias = Annotated[
     ),
 ]
 """32 bytes in lower-case hex."""
+HexSignature: TypeAlias = Annotated[
+    str,
+    Field(
+        pattern=r"^0x([0-9a-fA-F]{2})+$",
+        max_length=2050,
+        json_schema_extra=hint("must be a signature in hex: 0x and an even number of digits"),
+    ),
+]
+"""A signature: 65 bytes of an ordinary account, or what a contract account (ERC-1271) takes."""
 ObjectName: TypeAlias = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class WalletProof(Model):
+    """A wallet's EIP-712 signature over who may use it here; `fedgpu account prove` and `provider prove` make it."""
+
+    signature: HexSignature = Field(description="Signature of the wallet, in hex.")
+    issued_at: int = Field(ge=0, le=2**40, description="When it was signed, Unix seconds; part of what is signed.")
 
 
 def parse_duration(text: str) -> int:

@@ -16,6 +16,7 @@ from fedgpu_operator.api.base import (
     Resource,
     Rule,
     WalletAddress,
+    WalletProof,
 )
 
 
@@ -23,9 +24,21 @@ class ComputeAccountSpec(Model):
     """Who pays."""
 
     wallet: WalletAddress = Field(description="The tenant's account on the chain, whose escrow balance is spent.")
+    proof: WalletProof | None = Field(
+        default=None,
+        description="The wallet's own signature that this namespace on this hub may spend from it; nothing is "
+        "reserved before it is there. Made by `fedgpu account prove`.",
+    )
     max_per_job: DecimalUSD | None = Field(
         default=None, description="Most that one job may cost, USD; applies as a budget of every job."
     )
+
+
+class Expiring(Model):
+    """Money that running work may still count on for a while, and new work no more."""
+
+    amount: DecimalUSD = Field(description="USD.")
+    until: datetime = Field(description="Until when: its notice ends so much later that all work before is debited.")
 
 
 class ComputeAccountStatus(Model):
@@ -42,7 +55,22 @@ class ComputeAccountStatus(Model):
     committed: DecimalUSD = Field(default="0", description="Reserved for running leases up to their run limit, USD.")
     accrued: DecimalUSD = Field(default="0", description="Metered and not yet debited on chain, USD.")
     settled: DecimalUSD = Field(default="0", description="Paid to providers on chain, USD.")
+    secured: DecimalUSD = Field(
+        default="0",
+        description="Part of all charges ever that needs no further debit, USD: paid, set aside, disputed or refunded.",
+    )
+    leaving: Expiring | None = Field(
+        default=None, description="An announced withdrawal; it is taken off the balance already."
+    )
+    former_limit: Expiring | None = Field(
+        default=None, description="The limit before an announced lower one, which epochLimit shows already."
+    )
     available: DecimalUSD = Field(default="0", description="What new work can still reserve, USD.")
+    burn_per_hour: DecimalUSD = Field(default="0", description="What running leases cost together now, USD per hour.")
+    funded_until: datetime | None = Field(
+        default=None,
+        description="When the money ends at the present burn; unset where it covers all running leases to their limit.",
+    )
     observed_block: int = Field(default=0, ge=0, le=2**53, description="Finalized block that the balances are of.")
     observed_at: datetime | None = Field(default=None, description="When that block was read.")
     conditions: Conditions
@@ -63,6 +91,7 @@ class ComputeAccount(Resource):
             Column("Available", ".status.available", description="USD"),
             Column("Accrued", ".status.accrued", description="USD"),
             Column("Settled", ".status.settled", description="USD"),
+            Column("Funded-Until", ".status.fundedUntil", description="Empty: all that runs is covered to its end"),
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Wallet", ".spec.wallet", wide=True),
             Column("Committed", ".status.committed", wide=True),

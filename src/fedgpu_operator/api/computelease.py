@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import ClassVar, Literal
+from datetime import UTC, datetime
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -11,20 +11,37 @@ from fedgpu_operator.api.base import (
     Column,
     Conditions,
     DecimalUSD,
+    Instant,
     JSONObject,
     KindInfo,
     Model,
     ObjectName,
     Resource,
     Rule,
+    WalletOrNone,
     Word,
 )
 from fedgpu_operator.domain.usage import PodUsage, UsageReading
+from fedgpu_operator.errors import InvalidResourceError
 
 LEASE_LABEL = "fedgpu.dev/lease"
 PROVIDER_LABEL = "fedgpu.dev/provider"
 TENANT_LABEL = "fedgpu.dev/tenant"
 JOB_UID_LABEL = "fedgpu.dev/job-uid"
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+"""Between them lies every instant that a reading may hold: sums with it stay far from the ends of the calendar."""
+
+
+def plausible(at: datetime | None) -> datetime | None:
+    """The instant itself; raises InvalidResourceError where it has no zone or lies outside of the years 2000 to 2199.
+
+    A provider writes these: the schema holds new objects to it, and this also what was there before the schema.
+    """
+    if at is not None and (at.tzinfo is None or not EARLIEST <= at < LATEST):
+        text = f"usage holds the instant {at.isoformat()}: it must have a zone and lie in the years 2000 to 2199"
+        raise InvalidResourceError("BadReading", text)
+    return at
 
 
 class JobRef(Model):
@@ -36,7 +53,7 @@ class JobRef(Model):
 
 
 class ComputeLeaseSpec(Model):
-    """What was agreed; nothing but `desired`, `stopReason` and `stopRequestedAt` changes afterwards."""
+    """What was agreed; nothing but the stop and the request for a checkpoint changes afterwards."""
 
     job: JobRef = Field(description="The job that this lease is an attempt of.")
     attempt: int = Field(ge=1, le=1_000_000, description="Which attempt of the job.")
@@ -60,6 +77,8 @@ class ComputeLeaseSpec(Model):
         description="Added to the agent's reading sequence in the ledger; above 0 where the object was made again.",
     )
     member_namespace: str = Field(min_length=1, max_length=63, description="The tenant's namespace on the member.")
+    tenant_wallet: WalletOrNone = Field(default="", description="Whose escrow pays; empty where nothing is settled.")
+    provider_wallet: WalletOrNone = Field(default="", description="Who is paid; empty where nothing is settled.")
     desired: Literal["Run", "Stop"] = Field(
         default="Run",
         description="Stop is the tombstone: only it ends the workload, a missing lease never does.",
@@ -68,6 +87,10 @@ class ComputeLeaseSpec(Model):
         default=None, description="When Stop was set, by the hub's clock; usage long after it is not payable."
     )
     stop_reason: str = Field(default="", max_length=64, description="Why it is to stop, in one word.")
+    checkpoint_requested_at: datetime | None = Field(
+        default=None,
+        description="When the workload was asked to save its work, because the money for it runs out.",
+    )
     workload: JSONObject = Field(
         description="The rendered batch/v1 Job.",
         json_schema_extra={
@@ -89,20 +112,20 @@ class PodReading(Model):
     uid: str = Field(default="", max_length=64, description="UID of the pod.")
     index: int = Field(default=0, ge=0, le=1023, description="Completion index.")
     gpus: int = Field(ge=0, le=64, description="GPUs the pod holds.")
-    started_at: datetime | None = Field(default=None, description="Start of the first container, member clock.")
-    finished_at: datetime | None = Field(default=None, description="End of the last container, member clock.")
+    started_at: Instant | None = Field(default=None, description="Start of the first container, member clock.")
+    finished_at: Instant | None = Field(default=None, description="End of the last container, member clock.")
     seconds: int = Field(default=0, ge=0, le=2**53, description="Allocated seconds so far.")
 
     def to_domain(self) -> PodUsage:
-        """The same as a domain value."""
+        """The same as a domain value; raises InvalidResourceError for an instant that no clock of a member shows."""
         return PodUsage(
             uid=self.uid,
             name=self.name,
             index=self.index,
             gpus=self.gpus,
             seconds=self.seconds,
-            started_at=self.started_at,
-            finished_at=self.finished_at,
+            started_at=plausible(self.started_at),
+            finished_at=plausible(self.finished_at),
         )
 
     @classmethod
@@ -130,22 +153,30 @@ class LeaseUsage(Model):
         le=2**53,
         description="Part of it from pods no longer listed.",
     )
-    started_at: datetime | None = Field(default=None, description="When the first container started.")
-    finished_at: datetime | None = Field(default=None, description="When the last container ended.")
-    observed_at: datetime | None = Field(default=None, description="When it was read.")
+    started_at: Instant | None = Field(default=None, description="When the first container started.")
+    finished_at: Instant | None = Field(default=None, description="When the last container ended.")
+    observed_at: Instant | None = Field(default=None, description="When it was read.")
+    signature: str = Field(
+        default="",
+        max_length=2050,
+        description="The provider's EIP-712 signature over sequence, GPU-seconds and the hash of the detail, in hex.",
+    )
     final: bool = Field(default=False, description="Whether the workload has ended and this is the last reading.")
     pods: list[PodReading] = Field(default_factory=list, max_length=128, description="By pod.")
 
     def to_domain(self) -> UsageReading | None:
-        """The reading as a domain value; None before the first one."""
-        if self.observed_at is None:
+        """The reading as a domain value; None before the first one.
+
+        Raises InvalidResourceError with reason ``BadReading`` for an instant that no clock of a member shows.
+        """
+        if (observed_at := plausible(self.observed_at)) is None:
             return None
         return UsageReading(
             sequence=self.sequence,
             gpu_seconds=self.gpu_seconds,
-            started_at=self.started_at,
-            finished_at=self.finished_at,
-            observed_at=self.observed_at,
+            started_at=plausible(self.started_at),
+            finished_at=plausible(self.finished_at),
+            observed_at=observed_at,
             pods=tuple(pod.to_domain() for pod in self.pods),
             folded_gpu_seconds=self.folded_gpu_seconds,
         )
@@ -196,6 +227,8 @@ _FROZEN = (
     "graceSeconds",
     "sequenceBase",
     "memberNamespace",
+    "tenantWallet",
+    "providerWallet",
 )
 
 

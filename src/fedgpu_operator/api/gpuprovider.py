@@ -20,6 +20,8 @@ from fedgpu_operator.api.base import (
     Resource,
     Rule,
     WalletAddress,
+    WalletOrNone,
+    WalletProof,
     Word,
     cel,
     hint,
@@ -119,6 +121,35 @@ class Payout(Model):
     """Where earnings go."""
 
     address: WalletAddress = Field(description="The provider's account on the chain; claims are paid to it.")
+    proof: WalletProof | None = Field(
+        default=None,
+        description="The payout wallet's own signature that this provider of this hub may name it; nothing is let "
+        "for pay before it is there. Made by `fedgpu provider prove`.",
+    )
+    signer: WalletAddress | None = Field(
+        default=None,
+        description="The account whose key signs usage and receipts; never the payout wallet itself.",
+    )
+    signer_key_secret_ref: SecretKeyRef | None = Field(
+        default=None, description="Private key of `signer`, for an agent that runs inside the operator (Push)."
+    )
+
+    model_config = Model.model_config | {
+        "json_schema_extra": cel(
+            Rule(
+                "!has(self.signer) || self.signer.lowerAscii() != self.address.lowerAscii()",
+                "signer: must be another account than the payout address, so that a lost receipt key costs no money",
+            ),
+            Rule(
+                "has(self.signer) || !has(self.signerKeySecretRef)",
+                "signerKeySecretRef: needs signer, the address that the key belongs to",
+            ),
+        )
+    }
+
+    def bound(self) -> str:
+        """What an acceptance binds of it: the payout wallet and, where one is named, the receipt signer."""
+        return "/".join(part.lower() for part in (self.address, self.signer) if part)
 
 
 class GPUProviderSpec(Model):
@@ -148,7 +179,7 @@ class GPUProviderSpec(Model):
         bound = {
             "location": self.location.to_wire(),
             "compliance": sorted(self.compliance),
-            "payout": self.payout.address.lower() if self.payout else None,
+            "payout": self.payout.bound() if self.payout else None,
             "connection": self.connection.to_wire(),
         }
         return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()[:32]
@@ -178,6 +209,7 @@ class Acceptance(Model):
 
     hash: str = Field(max_length=64, description="Hash over location, compliance, payout wallet and endpoint.")
     accepted_at: datetime = Field(description="When it was accepted.")
+    signer: WalletOrNone = Field(default="", description="Receipt signer that was accepted; empty where none was.")
 
 
 class GPUProviderStatus(Model):

@@ -116,11 +116,54 @@ class EmptyDir(Model):
     size_limit: Quantity | None = Field(default=None, description="At most this much, e.g. 10Gi.")
 
 
+CHECKPOINT_ANNOTATION: Final = "fedgpu.dev/checkpoint-requested"
+"""On a workload's Job and pods: when it was asked to save its work, RFC 3339 in UTC."""
+
+
+class FieldRef(Model):
+    """The one field of its pod that a workload may be shown."""
+
+    field_path: Literal["metadata.annotations['fedgpu.dev/checkpoint-requested']"] = Field(
+        description="When a checkpoint was asked for; empty until then."
+    )
+
+
+class DownwardFile(Model):
+    """One file of a downward-API volume."""
+
+    path: str = Field(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[A-Za-z0-9_][-.A-Za-z0-9_]*$",
+        description="Name of the file.",
+        json_schema_extra=hint("must be a file name of letters, digits, '-', '.' and '_', e.g. checkpoint-requested"),
+    )
+    field_ref: FieldRef = Field(description="What the file shows.")
+
+
+class DownwardAPI(Model):
+    """Files that show the workload what it is asked for; kept up to date by the member's kubelet."""
+
+    items: list[DownwardFile] = Field(min_length=1, max_length=4, description="The files.")
+
+
 class Volume(Model):
     """A volume of a safe kind."""
 
     name: DNSLabel = Field(description="Name of the volume.")
-    empty_dir: EmptyDir = Field(description="Scratch space that lives as long as the pod.")
+    empty_dir: EmptyDir | None = Field(default=None, description="Scratch space that lives as long as the pod.")
+    downward_api: DownwardAPI | None = Field(
+        default=None, alias="downwardAPI", description="Files that show what the workload is asked for."
+    )
+
+    model_config = Model.model_config | {
+        "json_schema_extra": cel(
+            Rule(
+                "has(self.emptyDir) != has(self.downwardAPI)",
+                "template.volumes: a volume is of one kind, emptyDir or downwardAPI",
+            )
+        )
+    }
 
 
 class PodTemplate(Model):

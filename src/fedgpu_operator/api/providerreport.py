@@ -5,9 +5,25 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, ClassVar, Final
 
+from eth_utils.address import to_checksum_address
 from pydantic import Field
 
-from fedgpu_operator.api.base import Column, Conditions, KindInfo, Model, ObjectName, Resource, Word, map_list
+from fedgpu_operator.api.base import (
+    Column,
+    Conditions,
+    DecimalUSD,
+    HexBytes32,
+    HexSignature,
+    KindInfo,
+    Model,
+    ObjectName,
+    Resource,
+    WalletAddress,
+    Word,
+    map_list,
+)
+from fedgpu_operator.domain.money import parse_usd
+from fedgpu_operator.domain.settlement import Receipt
 
 AGENT_LEASE: Final = "fedgpu-agent"
 """The one coordination Lease that an agent renews beside its report: the hub's sign of life of the member."""
@@ -37,6 +53,42 @@ class ReportedProduct(Model):
     )
 
 
+MAX_RECEIPTS: Final = 64
+"""Receipts that wait for a signature at once; the others follow when these are signed."""
+
+
+class ProposedReceipt(Model):
+    """What the hub holds that a tenant owes this provider since the beginning; the provider signs it if it agrees."""
+
+    tenant: WalletAddress = Field(description="The tenant's wallet.")
+    provider: WalletAddress = Field(description="The provider's payout wallet.")
+    cumulative: DecimalUSD = Field(description="All that is owed since the beginning, USD.")
+    period_end: int = Field(ge=0, le=2**40, description="Usage up to this Unix second is counted.")
+    usage_root: HexBytes32 = Field(description="Hash over the leases that are counted.")
+    disputed: DecimalUSD = Field(
+        default="0.00", description="What the provider claims beyond it and the hub holds in dispute, USD; not signed."
+    )
+
+    def to_domain(self) -> Receipt:
+        """What is to be signed."""
+        return Receipt(
+            tenant=str(to_checksum_address(self.tenant)),
+            provider=str(to_checksum_address(self.provider)),
+            cumulative=parse_usd(self.cumulative),
+            period_end=self.period_end,
+            usage_root=self.usage_root,
+        )
+
+
+class SignedReceipt(Model):
+    """The provider's signature under a proposed receipt."""
+
+    tenant: WalletAddress = Field(description="The tenant's wallet.")
+    provider: WalletAddress = Field(description="The provider's payout wallet.")
+    digest: HexBytes32 = Field(description="EIP-712 digest that was signed.")
+    signature: HexSignature = Field(description="Signature of the provider's receipt signer, in hex.")
+
+
 class ReportStatus(Model):
     """The newest reading of the member cluster."""
 
@@ -53,13 +105,21 @@ class ReportStatus(Model):
     round_trips_ms: list[Annotated[float, Field(ge=0, le=1e6)]] = Field(
         default_factory=list, max_length=16, description="Newest round trips to the member's API server, ms."
     )
+    receipts: list[SignedReceipt] = Field(
+        default_factory=list, max_length=MAX_RECEIPTS, description="Signatures under the receipts of the spec."
+    )
     conditions: Conditions
 
 
 class ReportSpec(Model):
-    """Whose report this is."""
+    """Whose report this is, and what the hub asks its agent to sign."""
 
     provider: ObjectName = Field(description="Name of the GPUProvider.")
+    receipts: list[ProposedReceipt] = Field(
+        default_factory=list,
+        max_length=MAX_RECEIPTS,
+        description="Receipts that wait for the provider's signature; written by the hub.",
+    )
 
 
 class ProviderReport(Resource):

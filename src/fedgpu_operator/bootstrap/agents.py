@@ -1,4 +1,4 @@
-"""Keeps one Push agent running for each accepted provider, over the kubeconfig that its Secret holds now."""
+"""Keeps one Push agent running for each accepted provider, with what its Secrets hold now: kubeconfig and key."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from eth_utils.address import to_checksum_address
+
 from fedgpu_operator import __version__
+from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
-from fedgpu_operator.agent import Agent, AgentSettings
+from fedgpu_operator.agent import Agent, AgentSettings, Signing
 from fedgpu_operator.api.gpuprovider import GPUProvider, SecretKeyRef
-from fedgpu_operator.errors import FedGPUError, InvalidResourceError, NotFoundError
+from fedgpu_operator.errors import ConfigurationError, FedGPUError, InvalidResourceError, NotFoundError
 from fedgpu_operator.hub.render import provider_namespace
 from fedgpu_operator.hub.store import load_all, load_namespaces
 from fedgpu_operator.ports import SECRETS, Clock, Kube
@@ -31,17 +34,24 @@ class Running:
     agent: Agent
     member: KubeClient
     task: asyncio.Task[None]
-    secret_version: str
+    made_of: str
 
 
 class AgentSupervisor:
-    """Starts, restarts and ends agents; `refusals` says why a provider has none, for its status."""
+    """Starts, restarts and ends agents; `refusals` says why a provider has none, for its status.
 
-    def __init__(self, hub: Kube, clock: Clock, settings: Settings, hub_uid: str) -> None:
+    `reserved` are the addresses of the operator's own keys: a provider that could have one sign for it would have
+    both signatures of a receipt from one hand.
+    """
+
+    def __init__(
+        self, hub: Kube, clock: Clock, settings: Settings, hub_uid: str, reserved: Collection[str] = ()
+    ) -> None:
         self._hub = hub
         self._clock = clock
         self._settings = settings
         self._hub_uid = hub_uid
+        self._reserved = frozenset(address.lower() for address in reserved)
         self._running: dict[str, Running] = {}
         self.refusals: dict[str, InvalidResourceError] = {}
 
@@ -61,18 +71,18 @@ class AgentSupervisor:
         owners = _secret_owners(providers.values())
         for name, provider in providers.items():
             if _accepted(provider) and provider_namespace(name) in namespaces:
-                ref = provider.spec.connection.kubeconfig_secret_ref
-                await self._keep_apart(name, ref, owners[ref.name, ref.key])
+                await self._keep_apart(provider, owners)
         return None
 
     async def aclose(self) -> None:
         """End every agent; workloads go on."""
         await asyncio.gather(*(self._end(name) for name in list(self._running)))
 
-    async def _keep_apart(self, name: str, ref: SecretKeyRef, owner: str) -> None:
+    async def _keep_apart(self, provider: GPUProvider, owners: Owners) -> None:
         """`_keep`, with whatever goes wrong in it told of this provider and kept from all others."""
+        name = provider.metadata.name
         try:
-            await self._keep(name, ref, owner)
+            await self._keep(provider, owners)
         except InvalidResourceError as error:
             self._refuse(name, error)
             await self._end(name)
@@ -92,20 +102,55 @@ class AgentSupervisor:
             log.warning("provider %s: %s: %s", name, error.why, error)
         self.refusals[name] = error
 
-    async def _keep(self, name: str, ref: SecretKeyRef, owner: str) -> None:
-        if owner != name:
-            raise InvalidResourceError("SecretTaken", f"Secret {ref.name} key {ref.key} is named by provider {owner}")
-        text, version = await self._kubeconfig(ref)
-        running = self._running.get(name)
-        if running is not None and running.secret_version == version and not running.task.done():
+    async def _keep(self, provider: GPUProvider, owners: Owners) -> None:
+        name, running = provider.metadata.name, self._running.get(provider.metadata.name)
+        text, version = await self._secret(provider, provider.spec.connection.kubeconfig_secret_ref, owners)
+        try:
+            signing, key_version = await self._signing(provider, owners)
+        except InvalidResourceError as error:
+            if running is None or running.task.done():
+                raise
+            # Work that runs must not get out of hand over a key: it goes on, unbilled, and nothing new is placed.
+            self._refuse(name, error)
+            return
+        made_of = f"{version} {key_version}"
+        if running is not None and running.made_of == made_of and not running.task.done():
+            self.refusals.pop(name, None)
             return
         member = KubeClient(member_client(text))
         self.refusals.pop(name, None)
         await self._end(name)
-        self._start(name, member, version)
+        self._start(name, member, signing, made_of)
 
-    async def _kubeconfig(self, ref: SecretKeyRef) -> tuple[str, str]:
-        where = f"Secret {self._settings.namespace}/{ref.name}"
+    async def _signing(self, provider: GPUProvider, owners: Owners) -> tuple[Signing | None, str]:
+        """With what the provider's agent signs, and which version of it that is; None where nothing is to be signed."""
+        chain, payout = self._settings.chain, provider.spec.payout
+        if chain is None or payout is None or payout.signer is None:
+            return None, ""
+        signer = str(to_checksum_address(payout.signer))
+        if signer.lower() in self._reserved:
+            raise InvalidResourceError("SignerRefused", f"spec.payout.signer {signer} is a key of this operator")
+        ref = payout.signer_key_secret_ref
+        if ref is None:
+            fix = "the agent runs in the operator and cannot sign its usage otherwise"
+            raise InvalidResourceError("NoSignerKey", f"set spec.payout.signerKeySecretRef: {fix}")
+        text, version = await self._secret(provider, ref, owners)
+        try:
+            key = LocalSigner(text.strip())
+        except ConfigurationError as error:
+            where = f"Secret {self._settings.namespace}/{ref.name} key {ref.key}"
+            raise InvalidResourceError("SignerKeyRefused", f"{where}: {error}") from None
+        if key.address != signer:
+            text = f"the key in Secret {ref.name} is that of {key.address}, spec.payout.signer says {signer}"
+            raise InvalidResourceError("SignerMismatch", text)
+        made_of = f"{version} {payout.address} {signer}"
+        return Signing(key, str(to_checksum_address(payout.address)), chain.chain_id, chain.escrow), made_of
+
+    async def _secret(self, provider: GPUProvider, ref: SecretKeyRef, owners: Owners) -> tuple[str, str]:
+        """What a key of a Secret holds, and its version; InvalidResourceError where another provider owns it."""
+        where, owner = f"Secret {self._settings.namespace}/{ref.name}", owners[ref.name, ref.key]
+        if owner != provider.metadata.name:
+            raise InvalidResourceError("SecretTaken", f"Secret {ref.name} key {ref.key} is named by provider {owner}")
         try:
             secret: Mapping[str, Any] = await self._hub.get(SECRETS, ref.name, self._settings.namespace)
         except NotFoundError as error:
@@ -115,11 +160,11 @@ class AgentSupervisor:
             raise InvalidResourceError("SecretNotFound", f"{where} has no key {ref.key}")
         try:
             text = base64.b64decode(encoded).decode()
-        except (binascii.Error, UnicodeDecodeError) as error:
-            raise InvalidResourceError("KubeconfigRefused", f"{where} key {ref.key} is not text") from error
+        except (binascii.Error, UnicodeDecodeError):
+            raise InvalidResourceError("SecretRefused", f"{where} key {ref.key} is not text") from None
         return text, f"{ref.name}/{ref.key}@{secret['metadata']['resourceVersion']}"
 
-    def _start(self, name: str, member: KubeClient, version: str) -> None:
+    def _start(self, name: str, member: KubeClient, signing: Signing | None, made_of: str) -> None:
         settings = AgentSettings(
             namespace=provider_namespace(name),
             hub_uid=self._hub_uid,
@@ -128,8 +173,8 @@ class AgentSupervisor:
             reject_after=self._settings.reject_after_seconds,
             version=__version__,
         )
-        agent = Agent(name, self._hub, member, settings, self._clock)
-        self._running[name] = Running(agent, member, asyncio.create_task(agent.run(), name=f"agent-{name}"), version)
+        agent = Agent(name, self._hub, member, settings, self._clock, signing)
+        self._running[name] = Running(agent, member, asyncio.create_task(agent.run(), name=f"agent-{name}"), made_of)
         log.info("agent of provider %s started", name)
 
     async def _end(self, name: str) -> None:
@@ -144,12 +189,19 @@ class AgentSupervisor:
         log.info("agent of provider %s ended", name)
 
 
+Owners = Mapping[tuple[str, str], str]
+"""Which provider a key of a Secret belongs to, by (Secret, key)."""
+
+
 def _secret_owners(providers: Iterable[GPUProvider]) -> dict[tuple[str, str], str]:
-    """Which provider a Secret's key belongs to: the oldest that names it, or one owner could sell another's cluster."""
+    """The oldest provider that names a key owns it, or one owner could sell another's cluster, or sign for it."""
     owners: dict[tuple[str, str], str] = {}
     for provider in sorted(providers, key=lambda p: (str(p.metadata.creation_timestamp), p.metadata.name)):
-        ref = provider.spec.connection.kubeconfig_secret_ref
-        owners.setdefault((ref.name, ref.key), provider.metadata.name)
+        refs = [provider.spec.connection.kubeconfig_secret_ref]
+        if provider.spec.payout is not None and provider.spec.payout.signer_key_secret_ref is not None:
+            refs.append(provider.spec.payout.signer_key_secret_ref)
+        for ref in refs:
+            owners.setdefault((ref.name, ref.key), provider.metadata.name)
     return owners
 
 

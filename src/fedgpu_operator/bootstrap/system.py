@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from fedgpu_operator.adapters.chain import EscrowClient
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.adapters.kube.connect import connect
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
+from fedgpu_operator.bootstrap.settling import Settling, open_settling, settling_passes, thresholds
 from fedgpu_operator.errors import (
-    ChainMismatchError,
-    ChainUnreachableError,
     ConfigurationError,
     ForbiddenError,
     NotFoundError,
     UnreachableError,
 )
-from fedgpu_operator.hub.accounts import AccountLoop
+from fedgpu_operator.hub.chainsigners import SignerBook
 from fedgpu_operator.hub.jobs import JobLoop
 from fedgpu_operator.hub.loop import Loop
+from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.providers import ProviderLoop
-from fedgpu_operator.hub.settlement import SettlementLoop
+from fedgpu_operator.hub.published import Published, publish
+from fedgpu_operator.hub.signatures import UsageVerifier
 from fedgpu_operator.ports import NAMESPACES, Kube, ResourceType
-from fedgpu_operator.settings import ChainSettings, Settings
+from fedgpu_operator.settings import Settings
+from fedgpu_operator.settlement.typeddata import hub_domain
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ WAKES: dict[str, tuple[str, ...]] = {
     "computejobs": ("jobs",),
     "computeleases": ("jobs", "providers"),
     "gpuproviders": ("agents", "providers", "jobs"),
-    "providerreports": ("providers", "jobs"),
+    "providerreports": ("providers", "jobs", "receipts"),
     "computeaccounts": ("accounts", "jobs"),
     "placementpolicies": ("jobs",),
     "settlementepochs": ("jobs",),
@@ -51,7 +53,7 @@ class System:
 
     kube: Kube
     ledger: SqlLedger
-    escrow: EscrowClient | None
+    settling: Settling | None
     supervisor: AgentSupervisor
     metrics: PrometheusMetrics
     loops: dict[str, Loop]
@@ -66,7 +68,7 @@ class System:
         for name in WAKES.get(plural, ()):
             if name in self.loops:
                 self.loops[name].wake()
-        if plural == "computeleases":
+        if plural in ("computeleases", "providerreports"):
             self.supervisor.wake(namespace)
 
     async def close(self) -> None:
@@ -75,8 +77,8 @@ class System:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.supervisor.aclose()
-        if self.escrow is not None:
-            await self.escrow.aclose()
+        if self.settling is not None:
+            await self.settling.aclose()
         await self.ledger.close()
         await self.kube.close()
 
@@ -87,56 +89,69 @@ async def build(settings: Settings) -> System:
         kube = await connect()
         opened.push_async_callback(kube.close)
         hub_uid = await _check_hub(kube)
-        escrow = None
+        settling = None
         if settings.chain is not None:
-            escrow = await _escrow(settings.chain)
-            opened.push_async_callback(escrow.aclose)
+            settling = await open_settling(settings.chain)
+            opened.push_async_callback(settling.aclose)
         ledger = await SqlLedger.open(settings.ledger)
-        system = _assemble(settings, kube, hub_uid, ledger, escrow)
+        opened.push_async_callback(ledger.close)
+        if settling is not None:
+            escrow = settling.escrow
+            await ledger.bind(escrow.chain_id, escrow.escrow)
+            await _publish(kube, settings.namespace, Published(hub_uid, escrow.chain_id, escrow.escrow))
+        system = _assemble(settings, kube, hub_uid, ledger, settling)
         opened.pop_all()
     return system
 
 
-def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, escrow: EscrowClient | None) -> System:
+def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, settling: Settling | None) -> System:
     clock, metrics = SystemClock(), PrometheusMetrics()
-    supervisor = AgentSupervisor(kube, clock, settings, hub_uid)
+    escrow = settling.escrow if settling is not None else None
+    proofs = ProofBook(escrow, clock, hub=hub_uid) if escrow is not None else None
+    verifier = UsageVerifier(hub_domain(escrow.chain_id, escrow.escrow) if escrow is not None else None)
+    reserved = settling.own_addresses if settling is not None else []
+    supervisor = AgentSupervisor(kube, clock, settings, hub_uid, reserved=reserved)
     providers = ProviderLoop(
         kube,
         ledger,
         clock,
-        settlement=escrow is not None,
+        proofs=proofs,
         acceptance=settings.acceptance,
         heartbeat_timeout=settings.heartbeat_timeout_seconds,
         refusals=supervisor.refusals,
+        verifier=verifier,
+        signers=SignerBook(escrow, clock) if escrow is not None else None,
     )
     jobs = JobLoop(
         kube,
         ledger,
         clock,
         metrics,
-        settlement=escrow is not None,
+        proofs=proofs,
         default_deny=settings.default_deny,
         cooldown=settings.cooldown_seconds,
+        verifier=verifier,
+        thresholds=thresholds(settings, settling),
     )
-    passes = {"agents": supervisor.pass_once, "providers": providers.pass_once, "jobs": jobs.pass_once}
-    if escrow is not None and settings.chain is not None:
-        poll = min(10.0, settings.chain.epoch_seconds)
-        passes["accounts"] = AccountLoop(kube, ledger, escrow, clock, poll=poll).pass_once
-        passes["settlement"] = SettlementLoop(
-            kube,
-            ledger,
-            escrow,
-            clock,
-            metrics,
-            epoch_seconds=settings.chain.epoch_seconds,
-            poll=poll,
-            auto_claim=settings.chain.auto_claim,
-        ).pass_once
+    passes: dict[str, Callable[[], Awaitable[float | None]]] = {
+        "agents": supervisor.pass_once,
+        "providers": providers.pass_once,
+        "jobs": jobs.pass_once,
+    }
+    if settling is not None and proofs is not None:
+        passes |= settling_passes(settings, settling, kube, ledger, clock, metrics, proofs=proofs)
     loops = {
         name: Loop(name, pass_once, resync=settings.resync_seconds, metrics=metrics)
         for name, pass_once in passes.items()
     }
-    return System(kube, ledger, escrow, supervisor, metrics, loops)
+    return System(kube, ledger, settling, supervisor, metrics, loops)
+
+
+async def _publish(kube: Kube, namespace: str, known: Published) -> None:
+    try:
+        await publish(kube, namespace, known)
+    except (ForbiddenError, NotFoundError) as error:
+        raise ConfigurationError(f"the operator cannot say in its namespace where it settles: {error}") from error
 
 
 async def _check_hub(kube: Kube) -> str:
@@ -157,19 +172,3 @@ async def _check_hub(kube: Kube) -> str:
             if asyncio.get_running_loop().time() > deadline:
                 raise ConfigurationError(f"the hub's API server does not answer: {error}") from error
             await asyncio.sleep(0.5)
-
-
-async def _escrow(chain: ChainSettings) -> EscrowClient:
-    try:
-        key = chain.settler_key_file.read_text().strip()
-    except OSError as error:
-        raise ConfigurationError(f"FEDGPU_SETTLER_KEY_FILE: cannot be read: {error.strerror}") from error
-    escrow = EscrowClient(chain.rpc_url, chain.escrow, chain.chain_id, key)
-    try:
-        await escrow.verify()
-    except ChainMismatchError:
-        await escrow.aclose()
-        raise
-    except ChainUnreachableError as error:
-        log.warning("the chain does not answer at start; computing goes on, settlement waits: %s", error)
-    return escrow

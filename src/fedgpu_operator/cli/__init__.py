@@ -13,7 +13,21 @@ from typing import Final
 
 import typer
 
-from fedgpu_operator.cli import cost, crds, demo, explain, offers, operator, version
+from fedgpu_operator.cli import (
+    account,
+    chain,
+    cost,
+    crds,
+    demo,
+    explain,
+    ledger,
+    offers,
+    operator,
+    payouts,
+    provider,
+    settle,
+    version,
+)
 from fedgpu_operator.errors import (
     ConfigurationError,
     FedGPUError,
@@ -38,6 +52,8 @@ app = typer.Typer(
 )
 for verb in (demo, operator, crds, explain, offers, cost, version):
     app.command(verb.NAME)(verb.command)
+for group in (account, provider, chain, settle, payouts, ledger):
+    app.add_typer(group.app, name=group.NAME)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,6 +101,6 @@ def advice(error: FedGPUError) -> str:
             "this cluster does not know the fedgpu.dev resources; install them with "
             "`fedgpu crds | kubectl apply --server-side -f -`"
         )
-    if isinstance(error, NotFoundError):
+    if isinstance(error, NotFoundError) and ": 404: " in text:
         return f"{text.rsplit(': 404: ', 1)[-1]}; check the name, and the namespace with -n"
     return text

@@ -21,13 +21,37 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class PairState:
+    """The contract's books of one pair.
+
+    `paid` went to the provider, `deducted` was refunded by closed disputes, `reserved` is held by open disputes and
+    exits. What a root shows beyond the sum of the three is payable, but not by roots up to epoch `dead`: they were
+    made while a dispute held money of the pair.
+    """
+
+    paid: MicroUSD = NOTHING
+    deducted: MicroUSD = NOTHING
+    reserved: MicroUSD = NOTHING
+    dead: int = 0
+
+    @property
+    def base(self) -> MicroUSD:
+        """What a cumulative line must exceed to be payable."""
+        return MicroUSD(self.paid + self.deducted + self.reserved)
+
+
+NO_BOOKS = PairState()
+"""A pair that the contract has never seen."""
+
+
+@dataclass(frozen=True, slots=True)
 class AccountState:
     """A tenant's account, with the outcome of its last epoch already applied.
 
     `balance` is free, `allocated` only providers can receive, `pending` is the debit of the epoch in its window,
-    `limit` the most one epoch may debit. From `withdraw_at` on (0: never) up to `withdraw_units` may leave, and from
-    `limit_at` on (0: never) the limit may become `new_limit`: subtract both when deciding on *new* work, not when
-    debiting work that is done.
+    `held` is disputed without naming a provider, `limit` the most one epoch may debit. From `withdraw_at` on (0: never)
+    up to `withdraw_units` may leave, and from `limit_at` on (0: never) the limit may become `new_limit`: subtract both
+    when deciding on *new* work, not when debiting work that is done.
     """
 
     balance: MicroUSD
@@ -38,6 +62,7 @@ class AccountState:
     withdraw_at: int = 0
     new_limit: MicroUSD = NOTHING
     limit_at: int = 0
+    held: MicroUSD = NOTHING
 
     @property
     def free(self) -> MicroUSD:
@@ -65,7 +90,8 @@ class ChainSnapshot:
 
     `seq` and `head_root` are what the next epoch must be built on. `head_epoch` is the newest epoch not cancelled
     (0: none), `active_at` when it becomes active, `active_epoch` the one that claims go against (0: none).
-    `accounts` and `paid` hold exactly what was asked for.
+    `active_at` is a time of the settlement clock, which stands still while the contract is paused; `clock` is that
+    clock at the block, `timestamp` the block's own. `accounts` and `books` hold exactly what was asked for.
     """
 
     chain_id: int
@@ -80,12 +106,28 @@ class ChainSnapshot:
     active_epoch: int
     active_at: int
     accounts: Mapping[str, AccountState]
-    paid: Mapping[Pair, MicroUSD]
+    books: Mapping[Pair, PairState]
+    clock: int = 0
+    paused: bool = False
 
     @property
     def head_is_active(self) -> bool:
         """Whether a new epoch may be posted; true when there is no epoch yet."""
         return self.head_epoch == self.active_epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a provider has earned from a tenant since the beginning, as both sides sign it; `period_end` Unix seconds.
+
+    `usage_root` is a hash over the leases it counts.
+    """
+
+    tenant: str
+    provider: str
+    cumulative: MicroUSD
+    period_end: int
+    usage_root: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +154,51 @@ class Claim:
     provider: str
     lines: tuple[Line, ...]
     proof: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeState:
+    """One open dispute; `provider` is the zero address where the tenant disputes a debit that no line explains.
+
+    `amount` is held, `shown` of it is backed by receipts so far: what a receipt says beyond `floor`, which is the
+    line's cumulative less the amount. Until `deadline` (settlement clock) it can be `ruled` on once.
+    """
+
+    epoch: int
+    tenant: str
+    provider: str
+    amount: MicroUSD
+    bond: MicroUSD
+    shown: MicroUSD
+    deadline: int
+    ruled: bool
+    floor: MicroUSD = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class ExitState:
+    """A provider that takes its money without a settler: `amount` is reserved and paid after `active_at`."""
+
+    tenant: str
+    provider: str
+    amount: MicroUSD
+    active_at: int
+    disputed: bool
+    ruled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What backs a disputed line: the leaf with its proof, the line's index in it, and the receipt of both sides."""
+
+    provider: str
+    lines: tuple[Line, ...]
+    index: int
+    proof: tuple[str, ...]
+    receipt: Receipt
+    meter: str
+    meter_signature: bytes
+    provider_signature: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +253,17 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class SignedTx:
-    """A signed transaction that can be kept before it is sent, and sent again byte for byte."""
+    """A signed transaction that can be kept before it is sent, and sent again byte for byte.
+
+    `max_fee` and `tip` are what it offers, in wei per gas.
+    """
 
     tx_hash: str
     raw: bytes
     sender: str
     nonce: int
+    max_fee: int = 0
+    tip: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +271,7 @@ class TxReceipt:
     """A mined transaction; `epoch` is the number it posted, if it did, `payments` what it paid.
 
     `skipped` are the tenants whose debit did not fit any more when it was posted: nothing was taken from them.
+    `gas_price` is what a unit of gas cost in the end, in wei.
     """
 
     tx_hash: str
@@ -189,12 +282,19 @@ class TxReceipt:
     epoch: int | None = None
     payments: tuple[Payment, ...] = ()
     skipped: tuple[str, ...] = ()
+    gas_price: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Where an escrow and its token live."""
+    """Where an escrow, its token, the providers' stake and the timelock that administers both live.
+
+    `block` is one in which the escrow did not exist yet: nothing of it is to be looked for before.
+    """
 
     chain_id: int
     token: str
     escrow: str
+    stake: str = ""
+    timelock: str = ""
+    block: int = 0

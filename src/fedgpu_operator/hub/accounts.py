@@ -3,70 +3,81 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final, Literal
+from dataclasses import replace
 
 from eth_utils.address import to_checksum_address
 
-from fedgpu_operator.api.computeaccount import ComputeAccount, ComputeAccountStatus
-from fedgpu_operator.api.conditions import Finding, merge
-from fedgpu_operator.domain.money import MicroUSD, format_usd
+from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.api.conditions import find
+from fedgpu_operator.domain.books import LeaseUsage, PairTotal
 from fedgpu_operator.domain.settlement import ChainSnapshot
 from fedgpu_operator.errors import ChainError
-from fedgpu_operator.hub.funds import Exposure, Standing, exposure
+from fedgpu_operator.hub.accountstatus import ALARMS, FUNDED, AccountFacts, account_status
+from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.store import load_all
 from fedgpu_operator.hub.wallets import cumulative_pairs, tenant_wallets
-from fedgpu_operator.hub.write import one_of_many, write_status
+from fedgpu_operator.hub.write import emit, one_of_many, write_status
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger
+from fedgpu_operator.settlement import Thresholds
 
 log = logging.getLogger(__name__)
-
-BLOCK_NOTED_EVERY: Final = timedelta(minutes=1)
-
-
-@dataclass(frozen=True, slots=True)
-class AccountFacts:
-    """All that an account's status is derived from; `chain` is None where the chain did not answer."""
-
-    account: ComputeAccount
-    owner: bool
-    owed: Exposure
-    chain: ChainSnapshot | None
-    error: str = ""
 
 
 class AccountLoop:
     """Load → read the chain → write."""
 
-    def __init__(self, kube: Kube, ledger: Ledger, escrow: Escrow, clock: Clock, *, poll: float) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        ledger: Ledger,
+        escrow: Escrow,
+        clock: Clock,
+        *,
+        proofs: ProofBook,
+        poll: float,
+        thresholds: Thresholds | None = None,
+    ) -> None:
         self._kube = kube
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock
+        self._proofs = proofs
         self._poll = poll
+        self._thresholds = thresholds or Thresholds()
 
     async def pass_once(self) -> float | None:
         """One pass over all accounts; asks for the next after the poll interval."""
         accounts = await load_all(self._kube, ComputeAccount)
         if not accounts:
             return self._poll
-        owners = tenant_wallets(accounts)
-        totals, running = await self._ledger.pair_totals(), await self._ledger.open_attempts()
-        wallets = set(owners.values())
-        pairs = {pair for pair in cumulative_pairs(totals) if pair[0] in wallets}
+        facts = await self._facts(accounts)
+        wallets = {each.wallet for each in facts if each.watched}
+        pairs = {pair for each in facts if each.watched for pair in cumulative_pairs(each.pairs)}
         chain, error = await self._read(wallets, pairs)
-        for account in accounts:
-            wallet = owners.get(account.metadata.namespace, "")
-            owed = exposure(
-                (pair for pair in totals if wallet and pair.tenant_wallet == wallet),
-                (entry for entry in running if wallet and entry.attempt.terms.tenant_wallet == wallet),
-            )
-            with one_of_many(account):
-                status = account_status(AccountFacts(account, bool(wallet), owed, chain, error), self._clock.now())
-                await write_status(self._kube, account, account.status, status)
+        for each in facts:
+            with one_of_many(each.account):
+                await self._write(replace(each, chain=chain, error=error))
         return self._poll
+
+    async def _facts(self, accounts: list[ComputeAccount]) -> list[AccountFacts]:
+        proofs = await self._proofs.accounts(accounts, refresh=True)
+        owners = tenant_wallets(each for each in accounts if proofs[each.metadata.namespace].proven)
+        pairs: dict[str, list[PairTotal]] = defaultdict(list)
+        running: dict[str, list[LeaseUsage]] = defaultdict(list)
+        for pair in await self._ledger.pair_totals():
+            pairs[pair.tenant_wallet].append(pair)
+        for entry in await self._ledger.open_attempts():
+            running[entry.attempt.terms.tenant_wallet].append(entry)
+        found = []
+        for account in accounts:
+            namespace, wallet = account.metadata.namespace, str(to_checksum_address(account.spec.wallet))
+            owner = namespace in owners
+            here = [entry for entry in running[wallet] if owner or entry.attempt.terms.tenant == namespace]
+            spent = tuple(pairs[wallet]) if owner or here else ()
+            found.append(AccountFacts(account, proofs[namespace], owner, spent, tuple(here and running[wallet]), None))
+        return found
 
     async def _read(self, wallets: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[ChainSnapshot | None, str]:
         try:
@@ -75,64 +86,10 @@ class AccountLoop:
             log.warning("the chain does not answer; funding goes by the last finalized reading: %s", error)
             return None, str(error)
 
-
-def account_status(facts: AccountFacts, now: datetime) -> ComputeAccountStatus:
-    """The account's status from the facts; pure. Without an answer of the chain the last figures stay, marked so."""
-    account, known = facts.account, facts.account.status
-    finding, state = _finding(facts)
-    conditions = merge(known.conditions, (finding,), generation=account.metadata.generation, now=now)
-    judged = known.model_copy(
-        update={"observed_generation": account.metadata.generation, "state": state, "conditions": conditions}
-    )
-    if not facts.owner or facts.chain is None:
-        return judged
-    stands = _standing(facts.chain, account.spec.wallet)
-    undebited = facts.owed.accrued - stands.allocated - stands.pending - stands.paid
-    fresh = judged.model_copy(
-        update={
-            "balance": format_usd(stands.free),
-            "allocated": format_usd(stands.allocated),
-            "pending": format_usd(stands.pending),
-            "epoch_limit": format_usd(stands.limit),
-            "committed": format_usd(facts.owed.committed),
-            "accrued": format_usd(max(0, undebited)),
-            "settled": format_usd(stands.paid),
-            "available": format_usd(stands.available(facts.owed)),
-        }
-    )
-    # The block moves all the time: noting it alone would make the status a heartbeat.
-    if fresh == known and known.observed_at is not None and now - known.observed_at < BLOCK_NOTED_EVERY:
-        return known
-    return fresh.model_copy(
-        update={"observed_block": facts.chain.block_number, "observed_at": now.replace(microsecond=0)}
-    )
-
-
-def _standing(chain: ChainSnapshot, wallet: str) -> Standing:
-    owner = to_checksum_address(wallet)
-    state = chain.accounts[owner]
-    return Standing(
-        free=state.free,
-        allocated=state.allocated,
-        pending=state.pending,
-        paid=MicroUSD(sum(paid for (tenant, _), paid in chain.paid.items() if tenant == owner)),
-        limit=MicroUSD(min(state.limit, state.new_limit)) if state.limit_at else state.limit,
-    )
-
-
-def _finding(facts: AccountFacts) -> tuple[Finding, Literal["Pending", "Funded", "Unfunded", "Unknown"]]:
-    wallet = facts.account.spec.wallet
-    if not facts.owner:
-        text = f"wallet {wallet} belongs to the account of another namespace already"
-        return Finding("Funded", "False", "WalletTaken", text), "Unfunded"
-    if facts.chain is None:
-        text = f"the chain does not answer, the figures are of the last finalized reading: {facts.error}"
-        return Finding("Funded", "Unknown", "ChainUnreachable", text), "Unknown"
-    stands = _standing(facts.chain, wallet)
-    if not stands.limit:
-        text = f"wallet {wallet} has set no spend limit on the escrow: call setSpendLimit"
-        return Finding("Funded", "False", "NoSpendLimit", text), "Unfunded"
-    if not stands.available(facts.owed):
-        text = f"nothing of wallet {wallet} is left for new work: deposit to the escrow"
-        return Finding("Funded", "False", "NoBalance", text), "Unfunded"
-    return Finding("Funded", "True", "Funded", "new work can be reserved"), "Funded"
+    async def _write(self, facts: AccountFacts) -> None:
+        known, now = facts.account.status, self._clock.now()
+        status = account_status(facts, now, self._thresholds)
+        before, after = find(known.conditions, FUNDED), find(status.conditions, FUNDED)
+        if after is not None and after.reason in ALARMS and (before is None or before.reason != after.reason):
+            await emit(self._kube, facts.account, "Warning", after.reason, after.message, now=now)
+        await write_status(self._kube, facts.account, known, status)

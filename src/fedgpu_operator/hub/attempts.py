@@ -16,14 +16,16 @@ from fedgpu_operator.api.computelease import (
     ComputeLeaseSpec,
     JobRef,
 )
+from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError, NotFoundError
-from fedgpu_operator.hub.jobfacts import SUPERSEDED, JobFacts, outcome_of, stop_reason
+from fedgpu_operator.hub.billing import UsageBiller
+from fedgpu_operator.hub.jobfacts import SUPERSEDED, UNFUNDED, JobFacts, outcome_of, stop_reason
 from fedgpu_operator.hub.render import member_namespace, provider_namespace, render_workload
-from fedgpu_operator.metering import HubObservation, bill
+from fedgpu_operator.hub.signatures import UsageVerifier
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, ResourceType
 
 log = logging.getLogger(__name__)
@@ -38,11 +40,11 @@ ALL_ATTEMPTS = 1_000_000
 class AttemptKeeper:
     """The only one that opens, stops, bills and ends attempts."""
 
-    def __init__(self, kube: Kube, ledger: Ledger, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, kube: Kube, ledger: Ledger, clock: Clock, metrics: Metrics, verifier: UsageVerifier) -> None:
         self._kube = kube
         self._ledger = ledger
         self._clock = clock
-        self._metrics = metrics
+        self._biller = UsageBiller(kube, ledger, clock, metrics, verifier)
 
     async def usage(self, job_uid: str) -> tuple[LeaseUsage, ...]:
         """Every attempt of a job with its newest billed usage, oldest first."""
@@ -72,8 +74,13 @@ class AttemptKeeper:
         lease_object(job, Attempt(request, 1, now), sequence_base=0)
         return await self._ledger.open_attempt(request, now)
 
-    async def follow(self, facts: JobFacts, attempt: Attempt) -> JobFacts:
-        """Bring an open attempt and its lease into line; returns the facts as they are then."""
+    async def follow(
+        self, facts: JobFacts, attempt: Attempt, provider: GPUProvider | None, *, funded: bool = True
+    ) -> JobFacts:
+        """Bring an open attempt at that provider and its lease into line; returns the facts as they are then.
+
+        `funded` is whether there is still money for it.
+        """
         lease = facts.lease
         if lease is None:
             placement = facts.job.status.placement
@@ -83,11 +90,11 @@ class AttemptKeeper:
                 return replace(facts, usage=(*facts.usage[:-1], ended))
             return replace(facts, lease=await self.dispatch(facts.job, attempt))
         now = self._clock.now()
-        reason = stop_reason(facts.job, now)
+        reason = stop_reason(facts.job, now, funded=funded)
         if reason and lease.spec.desired == "Run" and not lease.status.ended:
             lease = await self.stop(lease, reason)
-        await self._bill(attempt, lease)
-        if lease.status.ended and lease.status.usage.final:
+        complete = await self._biller.bill(attempt, lease, provider, facts.job)
+        if complete and lease.status.ended and lease.status.usage.final:
             attempt = await self._ledger.end_attempt(lease.metadata.name, outcome_of(lease), now)
         newest = await self._ledger.last_usage(lease.metadata.name)
         entry = facts.usage[-1]
@@ -95,19 +102,23 @@ class AttemptKeeper:
             entry = LeaseUsage(attempt, newest.gpu_seconds, newest.sequence)
         return replace(facts, lease=lease, usage=(*facts.usage[:-1], replace(entry, attempt=attempt)))
 
-    async def wind_up(self, entry: LeaseUsage, lease: ComputeLease | None) -> None:
-        """Bill and close an open attempt whose job object is gone or cannot be read; where it is gone, stop it first.
+    async def wind_up(
+        self, entry: LeaseUsage, lease: ComputeLease | None, provider: GPUProvider | None, *, funded: bool = True
+    ) -> None:
+        """Bill and close an open attempt whose job object is gone or cannot be read.
+
+        Where the job, or the money for it, is gone, it is stopped first.
 
         Without the job its lease cannot be made again either: then nothing more can be metered and it is closed as
         it stands.
         """
         attempt = entry.attempt
-        exists = await self._job_exists(attempt)
+        exists, complete = await self._job_exists(attempt), True
         if lease is not None:
-            if not exists and lease.spec.desired == "Run" and not lease.status.ended:
-                lease = await self.stop(lease, JOB_GONE)
-            await self._bill(attempt, lease)
-        ended = lease is not None and lease.status.ended and lease.status.usage.final
+            if not (exists and funded) and lease.spec.desired == "Run" and not lease.status.ended:
+                lease = await self.stop(lease, UNFUNDED if exists else JOB_GONE)
+            complete = await self._biller.bill(attempt, lease, provider, None)
+        ended = complete and lease is not None and lease.status.ended and lease.status.usage.final
         if ended or (lease is None and not exists):
             outcome = JOB_GONE if lease is None else outcome_of(lease)
             await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
@@ -147,37 +158,6 @@ class AttemptKeeper:
             written = await self._kube.get(LEASES, attempt.lease_name, obj["metadata"]["namespace"])
         return ComputeLease.parse(written)
 
-    async def _bill(self, attempt: Attempt, lease: ComputeLease) -> None:
-        reading = lease.status.usage.to_domain()
-        last = await self._ledger.last_usage(attempt.lease_name)
-        if reading is None:
-            return
-        sequence = lease.spec.sequence_base + reading.sequence
-        if last is not None and sequence <= last.sequence:
-            return
-        before = last.gpu_seconds if last is not None else 0
-        terms = attempt.terms
-        hub = HubObservation(
-            created_at=attempt.created_at,
-            observed_at=self._clock.now(),
-            gpus=terms.gpus,
-            run_limit=terms.run_limit,
-            stopped_at=lease.spec.stop_requested_at,
-            grace=lease.spec.grace_seconds,
-            billed=before,
-        )
-        billed = bill(reading, hub)
-        if billed.clipped:
-            log.warning(
-                "lease %s: member claims %d GPU-seconds, %d are payable (%s)",
-                attempt.lease_name,
-                reading.gpu_seconds,
-                billed.gpu_seconds,
-                billed.why,
-            )
-        await self._ledger.record_usage(attempt.lease_name, sequence, billed.gpu_seconds, reading.observed_at)
-        self._metrics.billed(terms.provider, billed.gpu_seconds - before)
-
 
 def lease_object(job: ComputeJob, attempt: Attempt, *, sequence_base: int) -> JSONObject:
     """The ComputeLease of an attempt; made from identity and the ledger's terms alone, so it can be made again."""
@@ -199,6 +179,8 @@ def lease_object(job: ComputeJob, attempt: Attempt, *, sequence_base: int) -> JS
         grace_seconds=job.spec.template.termination_grace_period_seconds,
         sequence_base=sequence_base,
         member_namespace=tenant_namespace,
+        tenant_wallet=terms.tenant_wallet,
+        provider_wallet=terms.provider_wallet,
         workload=render_workload(
             job,
             lease_name=attempt.lease_name,

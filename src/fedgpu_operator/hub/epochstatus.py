@@ -31,7 +31,16 @@ _STATES: Final[dict[EpochStage, EpochWord]] = {
     EpochStage.PAID: "Paid",
     EpochStage.CANCELLED: "Cancelled",
     EpochStage.ABANDONED: "Cancelled",
+    EpochStage.SUPERSEDED: "Cancelled",
 }
+
+
+_DEAD: Final = {
+    EpochStage.ABANDONED: "NotAccepted",
+    EpochStage.CANCELLED: "CancelledByGuardian",
+    EpochStage.SUPERSEDED: "SupersededByAnotherSettler",
+}
+"""Why an epoch pays nothing, as its conditions say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +56,19 @@ class EpochFacts:
 
 async def publish(kube: Kube, now: datetime, facts: EpochFacts) -> None:
     """Create the object where it is missing, and write its status where it changed."""
-    name = f"epoch-{facts.epoch.number}"
-    try:
-        obj = await kube.create(EPOCHS, _object(name, facts))
-    except AlreadyExistsError:
-        obj = await kube.get(EPOCHS, name)
-    known = SettlementEpoch.parse(obj)
+    known = await _found_or_made(kube, f"epoch-{facts.epoch.number}", facts)
+    if known.spec.manifest_hash != facts.plan.manifest_hash:
+        # A ledger that began anew numbers its epochs anew; the older object stays what it was.
+        name = f"epoch-{facts.epoch.number}-{facts.plan.manifest_hash[2:10]}"
+        known = await _found_or_made(kube, name, facts)
     await write_status(kube, known, known.status, epoch_status(known, facts, now))
+
+
+async def _found_or_made(kube: Kube, name: str, facts: EpochFacts) -> SettlementEpoch:
+    try:
+        return SettlementEpoch.parse(await kube.create(EPOCHS, _object(name, facts)))
+    except AlreadyExistsError:
+        return SettlementEpoch.parse(await kube.get(EPOCHS, name))
 
 
 def _object(name: str, facts: EpochFacts) -> JSONObject:
@@ -77,18 +92,26 @@ def _object(name: str, facts: EpochFacts) -> JSONObject:
 def epoch_status(known: SettlementEpoch, facts: EpochFacts, now: datetime) -> SettlementEpochStatus:
     """The status that follows from the facts; pure."""
     by_kind = {tx.kind: tx.tx_hash for tx in facts.txs}
-    active_at = facts.state.active_at if facts.state is not None else 0
+    active_at = _active_at(facts)
     before = _paid_before(facts)
-    paid = sum(min(facts.chain.paid[pair], total) for pair, total in facts.plan.pairs.items())
+    books = facts.chain.books
+    paid = sum(min(books[pair].paid + books[pair].deducted, total) for pair, total in facts.plan.pairs.items())
     generation = known.metadata.generation
     return SettlementEpochStatus(
         observed_generation=generation,
         state=_STATES[facts.epoch.stage],
         transactions=EpochTransactions(post=by_kind.get("post", ""), claim=by_kind.get("claim", "")),
-        active_at=datetime.fromtimestamp(active_at, UTC) if active_at else known.status.active_at,
+        active_at=active_at or known.status.active_at,
         paid=format_usd(max(0, paid - before)),
         conditions=merge(known.status.conditions, _findings(facts), generation=generation, now=now),
     )
+
+
+def _active_at(facts: EpochFacts) -> datetime | None:
+    """When claims open by the chain's time: its settlement clock stood still while the contract was paused."""
+    if facts.state is None or not facts.state.active_at:
+        return None
+    return datetime.fromtimestamp(facts.state.active_at + facts.chain.timestamp - facts.chain.clock, UTC)
 
 
 def _paid_before(facts: EpochFacts) -> int:
@@ -98,9 +121,9 @@ def _paid_before(facts: EpochFacts) -> int:
 
 def _findings(facts: EpochFacts) -> Iterator[Finding]:
     stage = facts.epoch.stage
-    if stage in (EpochStage.ABANDONED, EpochStage.CANCELLED):
-        why = "CancelledByGuardian" if stage is EpochStage.CANCELLED else "NotAccepted"
-        text = "this epoch pays nothing; its usage is settled by a later one"
+    if stage in _DEAD:
+        why = _DEAD[stage]
+        text = "this epoch pays nothing (more); its usage is settled by a later one"
         yield from (Finding(kind, "False", why, text) for kind in ("Posted", "Finalized", "Paid"))
         return
     posted = stage is not EpochStage.PREPARED
@@ -118,8 +141,8 @@ def _findings(facts: EpochFacts) -> Iterator[Finding]:
             yield Finding("Paid", "True", "PaidInPart", text)
         else:
             yield Finding("Paid", "True", "Paid", "every line is paid, read back at finalized")
-    elif final and facts.state is not None and facts.chain.timestamp < facts.state.active_at:
-        ends = datetime.fromtimestamp(facts.state.active_at, UTC)
+    elif final and facts.state is not None and facts.chain.clock < facts.state.active_at:
+        ends = _active_at(facts)
         yield Finding("Paid", "False", "ChallengeWindow", f"claims open at {ends:%Y-%m-%dT%H:%M:%SZ} chain time")
     else:
         yield Finding("Paid", "False", "AwaitingClaim" if final else "AwaitingFinality")

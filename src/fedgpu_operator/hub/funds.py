@@ -1,14 +1,17 @@
-"""What a namespace may still commit: finalized escrow less all that its work may yet cost; pure integers in µUSD."""
+"""What a namespace may still commit, and how long its running work is paid for; pure integers in µUSD."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.api.computeaccount import ComputeAccount, Expiring
 from fedgpu_operator.domain.books import LeaseUsage, PairTotal
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD, accrue, parse_usd
+from fedgpu_operator.domain.settlement import NOTHING, ChainSnapshot, Pair
+from fedgpu_operator.settlement import Burn, Cover, Plan, cover_of, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +47,142 @@ def exposure(pairs: Iterable[PairTotal], open_attempts: Iterable[LeaseUsage]) ->
 class Standing:
     """A wallet's escrow at a finalized block, µUSD.
 
-    `free` is less an announced withdrawal, `limit` is the lower one where a lower one was announced, `paid` counts
-    all providers.
+    `cover` stands behind work that is not debited yet; `secured` is the part of all charges ever that needs no further
+    debit: paid, set aside, held by disputes and exits, or refunded by them.
     """
 
-    free: MicroUSD
-    allocated: MicroUSD
-    pending: MicroUSD
-    paid: MicroUSD
-    limit: MicroUSD
+    cover: Cover
+    secured: MicroUSD
 
     def available(self, owed: Exposure) -> MicroUSD:
         """What new work can still reserve: all that is not debited yet must fit into the next epoch's debit."""
-        undebited = max(0, owed.worst - (self.allocated + self.pending + self.paid))
-        return MicroUSD(max(0, min(self.free, self.limit) - undebited))
+        undebited = max(0, owed.worst - self.secured)
+        return MicroUSD(max(0, min(self.cover.balance, self.cover.limit) - undebited))
 
 
-def standing(account: ComputeAccount) -> Standing | None:
-    """The last finalized standing that the account's status holds; None before the first reading."""
+def chain_standing(
+    chain: ChainSnapshot, wallet: str, charged: Mapping[Pair, MicroUSD], now: datetime, lag: float
+) -> Standing:
+    """How the chain says that a wallet stands; `charged` is what each pair owes since the beginning, µUSD.
+
+    The chain's clock is that of a finalized block, so it may be behind ours; the later of the two counts.
+    """
+    state = chain.accounts[wallet]
+    covered = sum(min(charged.get(pair, NOTHING), book.base) for pair, book in chain.books.items() if pair[0] == wallet)
+    return Standing(
+        cover=cover_of(state, max(chain.timestamp, int(now.timestamp())), lag),
+        secured=MicroUSD(covered + state.allocated + state.pending + state.held),
+    )
+
+
+def standing(account: ComputeAccount, now: datetime | None = None) -> Standing | None:
+    """The last finalized standing that the account's status holds; None before the first reading.
+
+    What only running work may count on is left out where `now` is not given: new work never may.
+    """
     status = account.status
     if not status.observed_block:
         return None
-    return Standing(
-        free=parse_usd(status.balance),
-        allocated=parse_usd(status.allocated),
-        pending=parse_usd(status.pending),
-        paid=parse_usd(status.settled),
+    leaving, leaving_in = _expiring(status.leaving, now)
+    former_limit, limit_in = _expiring(status.former_limit, now)
+    cover = Cover(
+        balance=parse_usd(status.balance),
         limit=parse_usd(status.epoch_limit),
+        leaving=leaving,
+        leaving_in=leaving_in,
+        former_limit=former_limit,
+        limit_in=limit_in,
     )
+    return Standing(cover, parse_usd(status.secured))
+
+
+def _expiring(money: Expiring | None, now: datetime | None) -> tuple[MicroUSD, int]:
+    if money is None or now is None:
+        return NOTHING, 0
+    return parse_usd(money.amount), max(0, int((money.until - now).total_seconds()))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An open attempt as its tenant's money sees it; `unbilled` is µUSD·s/h that may be payable and is not billed."""
+
+    lease: str
+    created_at: datetime
+    burn: Burn
+    unbilled: int
+
+
+def run_of(entry: LeaseUsage, now: datetime, ends: datetime | None = None) -> Run:
+    """What an open attempt may cost from now on; `ends` is when a stop takes hold, its grace included.
+
+    It counts as running since it was opened, whatever its member says: a silent one may bill all of that later.
+    """
+    terms, attempt = entry.attempt.terms, entry.attempt
+    longest = terms.run_limit if ends is None else min(terms.run_limit, _seconds(ends - attempt.created_at))
+    elapsed = min(longest, _seconds(now - attempt.created_at))
+    return Run(
+        lease=attempt.lease_name,
+        created_at=attempt.created_at,
+        burn=Burn(MicroUSD(terms.price * terms.gpus), longest - elapsed),
+        unbilled=accrue(terms.price, max(0, terms.gpus * elapsed - entry.gpu_seconds)),
+    )
+
+
+def _seconds(duration: timedelta) -> int:
+    """In whole seconds, rounded up as the bill is, and never negative."""
+    return max(0, -(-duration // timedelta(seconds=1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How long a wallet's running work is paid for.
+
+    `ending` has been stopped or has ended, `running` may go on, both the oldest first. `secured` are the leases that
+    are covered to their end; the others are covered for `lasts` seconds, None where there are no others.
+    `undebited` is µUSD·s/h of work that is done and not debited.
+    """
+
+    ending: tuple[Run, ...]
+    running: tuple[Run, ...]
+    undebited: int
+    cover: Cover
+    secured: frozenset[str]
+    lasts: int | None
+
+    @property
+    def burn_per_hour(self) -> MicroUSD:
+        """What all of it costs together, µUSD per hour."""
+        return MicroUSD(sum(each.rate for each in self.burns if each.seconds > 0))
+
+    @property
+    def burns(self) -> list[Burn]:
+        """Of all that still costs something."""
+        return [run.burn for run in (*self.ending, *self.running)]
+
+
+def outlook(
+    stands: Standing,
+    pairs: Iterable[PairTotal],
+    open_attempts: Iterable[LeaseUsage],
+    now: datetime,
+    ends: Mapping[str, datetime] | None = None,
+) -> Outlook:
+    """The outlook of one wallet from its pairs and open attempts.
+
+    `ends` says by lease name when what was stopped, or has ended, costs nothing more.
+    """
+    totals, entries, told = list(pairs), list(open_attempts), ends or {}
+    runs = [run_of(entry, now, told.get(entry.attempt.lease_name)) for entry in entries]
+    runs.sort(key=lambda run: (run.created_at, run.lease))
+    ending = tuple(run for run in runs if run.lease in told)
+    running = tuple(run for run in runs if run.lease not in told)
+    billed = sum(pair.numerator for pair in totals)
+    undebited = billed + sum(run.unbilled for run in runs) - SECONDS_PER_HOUR * stands.secured
+    stays = min(stands.cover.balance, stands.cover.limit)
+    if exposure(totals, entries).worst - stands.secured <= stays:
+        # What was let start by the rounding of receipts must not be stopped for a fraction of a unit.
+        found = Plan(frozenset(range(len(running))), None)
+    else:
+        found = plan(undebited, [run.burn for run in ending], [run.burn for run in running], stands.cover)
+    secured = frozenset(running[position].lease for position in found.secured)
+    return Outlook(ending, running, undebited, stands.cover, secured, found.lasts)

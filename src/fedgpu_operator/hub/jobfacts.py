@@ -11,7 +11,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.books import Attempt, Coverage, LeaseUsage
-from fedgpu_operator.domain.decision import Decision
+from fedgpu_operator.domain.decision import Decision, Reason
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError
 
@@ -21,7 +21,9 @@ DEADLINE: Final = "DeadlineExceeded"
 SUCCEEDED: Final = "Succeeded"
 SUPERSEDED: Final = "Superseded"
 """The job changed, or the process died, between the decision and the lease: nothing ran."""
-RETRIED: Final = frozenset({SUSPENDED, SUPERSEDED, "MemberRejected", "LeaseFenced"})
+UNFUNDED: Final = "Unfunded"
+"""The tenant's money for it ended; it is placed again as soon as its whole run is funded."""
+RETRIED: Final = frozenset({SUSPENDED, SUPERSEDED, UNFUNDED, "MemberRejected", "LeaseFenced"})
 """Outcomes after which the job is placed again; every other outcome ends it."""
 
 
@@ -92,13 +94,23 @@ def phase(facts: JobFacts, now: datetime) -> Phase:
     return Phase.DRY_RUN if job.spec.dry_run else Phase.PENDING
 
 
-def stop_reason(job: ComputeJob, now: datetime) -> str:
+def waits_for_money(facts: JobFacts) -> bool:
+    """Whether a job that waits was stopped for want of money, and has it not yet."""
+    newest, decision = facts.newest, facts.decision
+    if newest is None or newest.is_open or newest.outcome != UNFUNDED:
+        return False
+    return decision is None or (decision.chosen is None and decision.reason is Reason.UNFUNDED)
+
+
+def stop_reason(job: ComputeJob, now: datetime, *, funded: bool = True) -> str:
     """Why an open attempt must stop now; empty where it may go on."""
     if job.metadata.deletion_timestamp is not None:
         return DELETED
     if job.spec.deadline is not None and job.spec.deadline <= now:
         return DEADLINE
-    return SUSPENDED if job.spec.suspend else ""
+    if job.spec.suspend:
+        return SUSPENDED
+    return "" if funded else UNFUNDED
 
 
 def outcome_of(lease: ComputeLease) -> str:

@@ -18,7 +18,7 @@ from fedgpu_operator.api.conditions import Finding, find, is_true, merge
 from fedgpu_operator.domain.books import Attempt, Coverage, EpochStage
 from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.money import format_usd
-from fedgpu_operator.hub.jobfacts import DEADLINE, SUCCEEDED, JobFacts, Phase, phase
+from fedgpu_operator.hub.jobfacts import DEADLINE, SUCCEEDED, UNFUNDED, JobFacts, Phase, phase, waits_for_money
 
 MAX_CANDIDATES: Final = 10
 MAX_MESSAGE: Final = 768
@@ -71,6 +71,8 @@ def _state(where: Phase, facts: JobFacts) -> State:
         return "Running" if running else "Placed"
     if where is Phase.FINISHED:
         return "Succeeded" if facts.newest is not None and facts.newest.outcome == SUCCEEDED else "Failed"
+    if where is Phase.PENDING and waits_for_money(facts):
+        return "Suspended"
     return _STATES.get(where, facts.job.status.state)
 
 
@@ -122,8 +124,20 @@ def _dry_run(facts: JobFacts) -> Iterable[Finding]:
     return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "DryRun", text))
 
 
+def _stopped_for_money(facts: JobFacts) -> Iterable[Finding]:
+    why = facts.decision.message if facts.decision is not None else "its whole run must be funded again"
+    text = f"stopped when the account's money for it ended; runs again by itself after a deposit: {why}"
+    return (
+        Finding("Admitted", "False", UNFUNDED, text),
+        Finding("Placed", "False", UNFUNDED, text),
+        Finding("Running", "False", UNFUNDED, text),
+    )
+
+
 def _pending(facts: JobFacts) -> Iterable[Finding]:
     decision = facts.decision
+    if waits_for_money(facts):
+        return _stopped_for_money(facts)
     if decision is None or decision.chosen is not None:
         text = "waiting for the next placement pass"
         return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "Queued", text))

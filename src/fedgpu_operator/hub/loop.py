@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from fedgpu_operator.errors import ConflictError, FedGPUError
+from fedgpu_operator.hub.write import counting_failures
 from fedgpu_operator.ports import Metrics
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,14 @@ class Loop:
             await asyncio.sleep(max(DEBOUNCE_SECONDS, self._backoff))
 
     async def _guarded_pass(self) -> float:
+        with counting_failures() as failures:
+            delay = await self._one_pass()
+        for reason, objects in failures.items():
+            for _ in range(objects):
+                self._metrics.loop_failed(self.name, reason)
+        return delay
+
+    async def _one_pass(self) -> float:
         try:
             sooner = await self._pass_once()
         except ConflictError as error:

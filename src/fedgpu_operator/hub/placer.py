@@ -20,7 +20,6 @@ from fedgpu_operator.hub.jobwriter import JobWriter
 from fedgpu_operator.hub.placing import all_offers, domain_job, funds_by_namespace, policies_by_namespace
 from fedgpu_operator.hub.providers import awaits_report
 from fedgpu_operator.hub.store import HubState
-from fedgpu_operator.hub.wallets import payout_wallet, tenant_wallets
 from fedgpu_operator.hub.write import one_of_many
 from fedgpu_operator.placement import Snapshot, decide, evaluate
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
@@ -44,7 +43,6 @@ class JobPlacer:
         keeper: AttemptKeeper,
         writer: JobWriter,
         *,
-        settlement: bool,
         default_deny: bool,
         cooldown: timedelta,
     ) -> None:
@@ -54,7 +52,6 @@ class JobPlacer:
         self._metrics = metrics
         self._keeper = keeper
         self._writer = writer
-        self._settlement = settlement
         self._default_deny = default_deny
         self._cooldown = cooldown
         self._began = clock.now()
@@ -109,7 +106,6 @@ class JobPlacer:
             {job.namespace for job in asked},
             await self._ledger.pair_totals(),
             await self._ledger.open_attempts(),
-            settlement=self._settlement,
         )
         return Snapshot(now, tuple(asked), all_offers(state), laws, funds, self._default_deny), errors
 
@@ -157,7 +153,7 @@ class JobPlacer:
 
     def _wallets(self, job: ComputeJob, chosen: Verdict, state: HubState) -> Pair:
         """(tenant wallet, provider wallet) that this attempt is settled between; empty without settlement."""
-        if not self._settlement:
+        if state.wallets is None:
             return "", ""
-        tenant = tenant_wallets(state.accounts.values()).get(job.metadata.namespace, "")
-        return tenant, payout_wallet(state.providers[chosen.provider])
+        known = state.wallets
+        return known.tenants.get(job.metadata.namespace, ""), known.payouts.get(chosen.provider, "")

@@ -17,7 +17,6 @@ from fedgpu_operator.hub.inventory import offers
 from fedgpu_operator.hub.jobfacts import JobFacts
 from fedgpu_operator.hub.providers import is_ready
 from fedgpu_operator.hub.store import HubState
-from fedgpu_operator.hub.wallets import tenant_wallets
 
 REJECTED: Final = "MemberRejected"
 
@@ -45,11 +44,16 @@ def _avoid(facts: JobFacts, now: datetime, cooldown: timedelta) -> Mapping[str, 
 
 
 def all_offers(state: HubState) -> tuple[Offer, ...]:
-    """Every offer of every provider, the hub's own leases subtracted."""
+    """Every offer of every provider, the hub's own leases subtracted; what cannot be paid for is not ready."""
     return tuple(
         offer
         for name, provider in state.providers.items()
-        for offer in offers(provider, state.reports.get(name), state.leases_of(name), ready=is_ready(provider))
+        for offer in offers(
+            provider,
+            state.reports.get(name),
+            state.leases_of(name),
+            ready=is_ready(provider) and (state.wallets is None or name in state.wallets.payouts),
+        )
     )
 
 
@@ -83,17 +87,14 @@ def funds_by_namespace(
     namespaces: Iterable[str],
     pairs: Iterable[PairTotal],
     open_attempts: Iterable[LeaseUsage],
-    *,
-    settlement: bool,
 ) -> dict[str, MicroUSD | None]:
     """What each namespace may still commit; None (unlimited) where nothing is settled on chain at all."""
-    if not settlement:
+    if state.wallets is None:
         return dict.fromkeys(namespaces)
     all_pairs, all_open = list(pairs), list(open_attempts)
-    wallets = tenant_wallets(state.accounts.values())
     funds: dict[str, MicroUSD | None] = {}
     for namespace in set(namespaces):
-        wallet = wallets.get(namespace)
+        wallet = state.wallets.tenants.get(namespace)
         known = standing(state.accounts[namespace]) if wallet is not None else None
         owed = exposure(
             (pair for pair in all_pairs if pair.tenant_wallet == wallet),

@@ -16,8 +16,11 @@ from fedgpu_operator.api.conditions import Finding, find, is_true, merge
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, GPUProviderStatus, Inventory, LatencyStatus
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError
+from fedgpu_operator.hub.chainsigners import RECEIPTS_VALID, SIGNER_NOT_ON_CHAIN, SignerBook
 from fedgpu_operator.hub.inventory import inventory
+from fedgpu_operator.hub.proofs import ProofBook, ProofVerdict
 from fedgpu_operator.hub.render import provider_namespace
+from fedgpu_operator.hub.signatures import UsageVerifier, usage_signed
 from fedgpu_operator.hub.store import HubState, load, load_heartbeats
 from fedgpu_operator.hub.write import emit, one_of_many, write_status
 from fedgpu_operator.ports import NAMESPACES, Clock, Kube, Ledger, ResourceType
@@ -47,7 +50,12 @@ class ProviderFacts:
     leases: int
     running: int = 0
     """Attempts that the ledger holds open; those without a lease yet count as well."""
-    settlement: bool = False
+    proof: ProofVerdict | None = None
+    """Whether the payout wallet agreed; None where nothing is settled on chain."""
+    signed: Finding | None = None
+    """Whether its usage carries its signature; None where that means nothing."""
+    receipts: Finding | None = None
+    """Whether its receipts count on chain; None where nothing is settled there."""
 
 
 class ProviderLoop:
@@ -59,32 +67,45 @@ class ProviderLoop:
         ledger: Ledger,
         clock: Clock,
         *,
-        settlement: bool,
+        proofs: ProofBook | None,
         acceptance: Literal["OnCreate", "Manual"],
         heartbeat_timeout: float,
         refusals: Mapping[str, InvalidResourceError],
+        verifier: UsageVerifier | None = None,
+        signers: SignerBook | None = None,
     ) -> None:
         self._kube = kube
         self._ledger = ledger
         self._clock = clock
-        self._settlement = settlement
+        self._proofs = proofs
         self._acceptance = acceptance
         self._timeout = timedelta(seconds=heartbeat_timeout)
         self._refusals = refusals
+        self._verifier = verifier or UsageVerifier(None)
+        self._signers = signers
 
     async def pass_once(self) -> float | None:
         """One pass over all providers; asks for the next within a third of the heartbeat timeout."""
         state = await load(self._kube)
         heartbeats = await load_heartbeats(self._kube)
         running = Counter(entry.attempt.terms.provider for entry in await self._ledger.open_attempts())
+        proofs = await self._proofs.providers(state.providers.values(), refresh=True) if self._proofs else {}
+        receipts = await self._signers.findings(state.providers.values()) if self._signers else {}
         for provider in state.providers.values():
             with one_of_many(provider):
-                beat = heartbeats.get(provider_namespace(provider.metadata.name))
-                await self._judge(provider, state, beat, running)
+                name = provider.metadata.name
+                beat = heartbeats.get(provider_namespace(name))
+                await self._judge(provider, state, beat, running, proofs.get(name), receipts.get(name))
         return self._timeout.total_seconds() / 3
 
     async def _judge(
-        self, provider: GPUProvider, state: HubState, heartbeat: datetime | None, running: Mapping[str, int]
+        self,
+        provider: GPUProvider,
+        state: HubState,
+        heartbeat: datetime | None,
+        running: Mapping[str, int],
+        proof: ProofVerdict | None,
+        receipts: Finding | None,
     ) -> None:
         name = provider.metadata.name
         refusal = await self._ensure_namespace(provider, state) or self._refusals.get(name)
@@ -99,7 +120,9 @@ class ProviderLoop:
             stock=inventory(provider, report, leases) if report else [],
             leases=len(leases),
             running=running.get(name, 0),
-            settlement=self._settlement,
+            proof=proof,
+            signed=usage_signed(provider, state.leases.values(), self._verifier),
+            receipts=receipts,
         )
         if await self._hold_or_release(facts):
             return
@@ -143,6 +166,9 @@ class ProviderLoop:
         return None
 
     async def _tell(self, provider: GPUProvider, status: GPUProviderStatus, now: datetime) -> None:
+        known, receipts = (find(each.conditions, RECEIPTS_VALID) for each in (provider.status, status))
+        if receipts is not None and receipts.reason == SIGNER_NOT_ON_CHAIN and receipts != known:
+            await emit(self._kube, provider, "Warning", receipts.reason, receipts.message, now=now)
         before, after = find(provider.status.conditions, "Ready"), find(status.conditions, "Ready")
         if after is not None and after.reason == AWAITING_REPORT:
             return
@@ -163,7 +189,7 @@ def provider_status(
     ready = _ready(accepted, connected, facts)
     conditions = merge(
         provider.status.conditions,
-        (accepted, connected, verified, ready),
+        [each for each in (accepted, connected, verified, ready, facts.signed, facts.receipts) if each is not None],
         generation=provider.metadata.generation,
         now=now,
     )
@@ -189,12 +215,16 @@ def _accepted(
     if refusal is not None and refusal.why == "NamespaceTaken":
         return Finding("Accepted", "False", refusal.why, str(refusal)), known
     asked = provider.metadata.annotations.get(ACCEPT_ANNOTATION) == digest
+    payout = provider.spec.payout
+    signer = (payout.signer or "") if payout is not None else ""
     if known is not None and known.hash == digest:
-        return Finding("Accepted", "True", "Accepted", f"accepted as {digest}"), known
+        return Finding("Accepted", "True", "Accepted", f"accepted as {digest}"), known.model_copy(
+            update={"signer": signer}
+        )
     if asked or (known is None and mode == "OnCreate"):
         return (
             Finding("Accepted", "True", "Accepted", f"accepted as {digest}"),
-            Acceptance(hash=digest, accepted_at=now.replace(microsecond=0)),
+            Acceptance(hash=digest, accepted_at=now.replace(microsecond=0), signer=signer),
         )
     reason = "AwaitingAcceptance" if known is None else "OfferChanged"
     why = "has not been accepted" if known is None else "location, compliance, payout wallet or endpoint changed"
@@ -224,12 +254,18 @@ def _ready(accepted: Finding, connected: Finding, facts: ProviderFacts) -> Findi
     for finding in (accepted, connected):
         if finding.status != "True":
             return Finding("Ready", finding.status, finding.reason, finding.message)
-    if facts.settlement and facts.provider.spec.payout is None:
-        return Finding("Ready", "False", "NoPayout", "set spec.payout.address: this hub pays on chain")
+    if facts.proof is not None and not facts.proof.proven:
+        return Finding("Ready", facts.proof.status, _unpaid(facts), facts.proof.message)
     if not any(entry.total for entry in facts.stock):
         offered = ", ".join(offer.product for offer in facts.provider.spec.offers)
         return Finding("Ready", "False", "NoGPUs", f"no schedulable node carries nvidia.com/gpu.product of {offered}")
     return Finding("Ready", "True", "Ready", "")
+
+
+def _unpaid(facts: ProviderFacts) -> str:
+    if facts.provider.spec.payout is None:
+        return "NoPayout"
+    return "ChainUnreachable" if facts.proof is not None and facts.proof.status == "Unknown" else "WalletUnproven"
 
 
 def _state(

@@ -9,7 +9,14 @@ from typing import Final
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import JOB_UID_LABEL, LEASE_LABEL, PROVIDER_LABEL, TENANT_LABEL
-from fedgpu_operator.api.podtemplate import Container, PodTemplate, Volume, harmless_annotation, takes_devices
+from fedgpu_operator.api.podtemplate import (
+    Container,
+    EmptyDir,
+    PodTemplate,
+    Volume,
+    harmless_annotation,
+    takes_devices,
+)
 from fedgpu_operator.errors import InvalidResourceError
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
@@ -123,8 +130,10 @@ def _container(container: Container, *, gpus: int) -> JSONObject:
 
 
 def _volume(volume: Volume) -> JSONObject:
-    empty_dir = {key: value for key, value in volume.empty_dir.to_wire().items() if value}
-    return {"name": volume.name, "emptyDir": empty_dir}
+    if volume.downward_api is not None:
+        return {"name": volume.name, "downwardAPI": volume.downward_api.to_wire()}
+    scratch = volume.empty_dir or EmptyDir()
+    return {"name": volume.name, "emptyDir": {key: value for key, value in scratch.to_wire().items() if value}}
 
 
 def _refuse_reserved(template: PodTemplate) -> None:

@@ -1,21 +1,22 @@
-"""The settlement loop: from receipts in the ledger to an epoch on chain, to finality, to payment; one step per pass."""
+"""The settlement loop: looks at the epoch on its way, takes the step that the protocol names, writes it down."""
 
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
+from collections.abc import Iterable
 from typing import Final
 
-from fedgpu_operator.domain.books import ChainTx, Epoch, EpochDraft, EpochLine, EpochStage, SettlementSnapshot, TxState
-from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.books import Epoch, EpochStage, TxState
+from fedgpu_operator.domain.ledger import Intent
 from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, EpochState, Pair
-from fedgpu_operator.errors import RevertedError
+from fedgpu_operator.errors import InvalidResourceError, KubeError
+from fedgpu_operator.hub.disputes import DisputeKeeper, Errand
 from fedgpu_operator.hub.epochstatus import EpochFacts, publish
-from fedgpu_operator.hub.sending import KeptSender
-from fedgpu_operator.hub.wallets import cumulative_pairs
-from fedgpu_operator.metering import covers
+from fedgpu_operator.hub.manifests import publish_manifest
+from fedgpu_operator.hub.planning import Planner
+from fedgpu_operator.hub.sending import Fate, IntentSender, Progress
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
-from fedgpu_operator.settlement import advances, build_epoch, claims, fund, parse_manifest
+from fedgpu_operator.settlement import Act, Sight, Terms, claims, parse_manifest, protocol
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +24,21 @@ POST: Final = "post"
 CLAIM: Final = "claim"
 CLAIM_LINES: Final = 200
 """Lines of one claim: at 40k gas for a line's first payment about 8 M gas, a fraction of any block."""
-LIVE: Final = frozenset({EpochStage.PREPARED, EpochStage.POSTED, EpochStage.FINALIZED})
+LOOKED_AT: Final = 20
+"""Epochs, newest first, that a pass looks at: all that can still change, and a few more."""
+_SEEN: Final = {
+    Fate.IN_FLIGHT: Sight.IN_FLIGHT,
+    Fate.MINED: Sight.MINED,
+    # Final and successful, but the root is not there: nothing of ours was posted by it.
+    Fate.DONE: Sight.FAILED,
+    Fate.FAILED: Sight.FAILED,
+    Fate.LOST: Sight.LOST,
+    Fate.REFUSED: Sight.REFUSED,
+}
 
 
 class SettlementLoop:
-    """At most one epoch is on its way; every step is kept in the ledger before the next one begins."""
+    """At most one epoch and one transaction are on their way; what happens next follows from ledger and chain alone."""
 
     def __init__(
         self,
@@ -37,39 +48,80 @@ class SettlementLoop:
         clock: Clock,
         metrics: Metrics,
         *,
-        epoch_seconds: float,
+        namespace: str,
+        terms: Terms,
+        fee_cap: int,
         poll: float,
         auto_claim: bool,
     ) -> None:
         self._kube = kube
         self._ledger = ledger
         self._escrow = escrow
-        self._sender = KeptSender(ledger, escrow, clock)
         self._clock = clock
         self._metrics = metrics
-        self._every = timedelta(seconds=epoch_seconds)
+        self._sender = IntentSender(ledger, escrow, clock, fee_cap=fee_cap)
+        self._planner = Planner(ledger, escrow, clock, terms)
+        self._disputes = DisputeKeeper(ledger, escrow)
+        self._namespace = namespace
         self._poll = poll
         self._auto_claim = auto_claim
-        self._began = clock.now()
-        """Before any epoch there is, the first one is due one interval after this."""
-        self._refused_at = self._began - self._every
-        """When the contract last refused to take an epoch."""
         self._closed: set[int] = set()
         """Ended epochs that were published by this process; a restart publishes them once more."""
+        self._plans: dict[str, EpochPlan] = {}
+        """Of the epochs that were last looked at, by manifest hash."""
 
     async def pass_once(self) -> float | None:
-        """Take the open epoch one step further, or begin the next one; then publish what changed."""
-        known = await self._ledger.epochs(limit=20)
-        for epoch in known:
-            if epoch.stage not in LIVE and epoch.number not in self._closed:
-                await self._advance(epoch)
-        live = [epoch for epoch in known if epoch.stage in LIVE]
-        if not any(self._blocks(epoch) for epoch in live):
-            begun = await self._begin(known[0] if known else None)
-            live += [begun] if begun is not None else []
+        """Take what is on its way one step further, or begin the next; then publish what changed."""
+        known = await self._ledger.epochs(limit=LOOKED_AT)
+        self._plans = {hash_: plan for hash_, plan in self._plans.items() if hash_ in _hashes(known)}
+        live = [epoch for epoch in reversed(known) if epoch.stage in protocol.LIVE]
+        await self._drive_errand(live)
         for epoch in live:
             await self._advance(epoch)
+        if await self._sender.open_intent() is None:
+            await self._idle()
+        for epoch in known:
+            if epoch.stage not in protocol.LIVE and epoch.number not in self._closed:
+                await self._publish(epoch)
+                self._closed.add(epoch.number)
         return self._poll
+
+    async def _idle(self) -> None:
+        """No transaction is on its way: first what a dispute needs in time, then the next epoch, then what can wait."""
+        urgent, waiting = await self._disputes.errands()
+        if urgent is not None:
+            await self._run(urgent)
+            return
+        known = await self._ledger.epochs(limit=LOOKED_AT)
+        if not any(self._blocks(epoch) for epoch in known if epoch.stage in protocol.LIVE):
+            begun = await self._planner.begin(known)
+            if begun is not None:
+                await self._advance(begun)
+                return
+        if waiting is not None:
+            await self._run(waiting)
+            return
+        await self._collect_late(known)
+
+    async def _collect_late(self, known: Iterable[Epoch]) -> None:
+        """Claim what the active root has to pay once more: money that an answered dispute gave back to its line.
+
+        No epoch would bring it, since that line is in a root already and asks for no debit.
+        """
+        paid = next((epoch for epoch in known if epoch.stage is EpochStage.PAID and epoch.chain_epoch), None)
+        if paid is None or not self._auto_claim:
+            return
+        plan = self._plan(paid)
+        chain = await self._chain(plan)
+        if chain.paused or chain.active_epoch != paid.chain_epoch:
+            return
+        state = await self._escrow.finalized_epoch(paid.chain_epoch or 0)
+        _, wanted = _look_at_root(paid, plan, chain, state, ours=True)
+        if wanted:
+            await self._claim(paid, plan, wanted)
+
+    async def _run(self, errand: Errand) -> None:
+        await self._sender.drive(await self._sender.begin(errand.key, errand.kind, None, errand.call))
 
     def _blocks(self, epoch: Epoch) -> bool:
         """Whether the next epoch must wait for this one: always, but where its owners claim for themselves.
@@ -78,149 +130,190 @@ class SettlementLoop:
         """
         return self._auto_claim or epoch.stage is not EpochStage.FINALIZED
 
-    async def _begin(self, last: Epoch | None) -> Epoch | None:
-        """Prepare an epoch when the last one is old enough, there is something new, and the contract would take it."""
-        now = self._clock.now()
-        since = last.created_at if last is not None else self._began
-        if now - max(since, self._refused_at) < self._every:
-            return None
-        books = await self._ledger.settlement_snapshot()
-        pairs = cumulative_pairs(books.pairs)
-        if not pairs:
-            return None
-        chain = await self._escrow.snapshot(sorted({tenant for tenant, _ in pairs}), sorted(pairs))
-        if not chain.head_is_active:
-            return None
-        plan = await self._plan(pairs, chain, now)
-        if plan is None:
-            return None
-        try:
-            await self._escrow.prepare_post(plan)
-        except RevertedError as error:
-            self._refused_at = now
-            log.warning("the contract would refuse the next epoch (%s); tried again in %s", error, self._every)
-            return None
-        epoch = await self._ledger.store_epoch(_draft(plan, books, now), now)
-        log.info("epoch %d prepared: %d µUSD over %d pairs", epoch.number, plan.total, len(plan.pairs))
-        return epoch
+    async def _drive_errand(self, live: list[Epoch]) -> None:
+        """Take a transaction further that no epoch waits for.
 
-    async def _plan(self, pairs: dict[Pair, MicroUSD], chain: ChainSnapshot, now: datetime) -> EpochPlan | None:
-        committed = await self._committed(chain)
-        funding = fund(pairs, chain, committed)
-        for wallet, short in funding.unfunded.items():
-            log.warning("wallet %s lacks %d µUSD of escrow or spend limit for what it owes", wallet, short)
-        if not funding.payable or not advances(funding, committed):
-            return None
-        return build_epoch(
-            chain_id=chain.chain_id,
-            escrow=chain.escrow,
-            seq=chain.seq,
-            prev_root=chain.head_root,
-            period_end=int(now.timestamp()),
-            pairs=funding.payable,
-            debits=funding.debits,
-        )
+        Also one whose epoch went on without it: the root, or its payment, can be seen at finalized a moment before the
+        transaction is. Left open it would hold up the key for ever.
+        """
+        await self._sender.watch_others()
+        intent = await self._sender.open_intent()
+        if intent is None:
+            return
+        posting = {epoch.number for epoch in live if epoch.stage in protocol.OPEN}
+        paying = {epoch.number for epoch in live if epoch.stage is EpochStage.FINALIZED}
+        if intent.epoch not in {POST: posting, CLAIM: paying}.get(intent.kind, set()):
+            progress = await self._sender.drive(intent)
+            log.info("%s: %s %s", intent.key, progress.fate.name, progress.why)
 
-    async def _committed(self, chain: ChainSnapshot) -> dict[Pair, MicroUSD]:
-        """The pairs of the newest root on chain: what was promised already."""
-        for epoch in await self._ledger.epochs():
-            if epoch.draft.root == chain.head_root and epoch.stage in (EpochStage.FINALIZED, EpochStage.PAID):
-                return dict(parse_manifest(epoch.draft.manifest).pairs)
-        return {}
+    def _plan(self, epoch: Epoch) -> EpochPlan:
+        if epoch.draft.manifest_hash not in self._plans:
+            self._plans[epoch.draft.manifest_hash] = parse_manifest(epoch.draft.manifest)
+        return self._plans[epoch.draft.manifest_hash]
 
     async def _advance(self, epoch: Epoch) -> None:
-        plan = parse_manifest(epoch.draft.manifest)
-        if epoch.stage is EpochStage.PREPARED:
-            epoch = await self._post(epoch, plan)
-        if epoch.stage is EpochStage.POSTED:
-            epoch = await self._settle_post(epoch, plan)
-        chain = await self._escrow.snapshot(sorted({tenant for tenant, _ in plan.pairs}), sorted(plan.pairs))
-        state = await self._escrow.finalized_epoch(epoch.chain_epoch) if epoch.chain_epoch else None
-        if state is not None and epoch.stage is EpochStage.FINALIZED:
-            epoch = await self._collect(epoch, plan, chain, state)
-        txs = await self._ledger.transactions(epoch=epoch.number)
-        await publish(self._kube, self._clock.now(), EpochFacts(epoch, plan, chain, state, txs))
-        if epoch.stage not in LIVE:
-            self._closed.add(epoch.number)
+        plan = self._plan(epoch)
+        if epoch.stage in protocol.OPEN:
+            epoch = await self._carry(epoch, plan)
+        if epoch.stage is EpochStage.FINALIZED:
+            epoch = await self._collect(epoch, plan)
+        await self._publish(epoch)
 
-    async def _post(self, epoch: Epoch, plan: EpochPlan) -> Epoch:
-        kept = await self._sender.kept(epoch, POST)
-        if kept:
-            # Where the process died right after sending, they may be mined by now: a node refuses such bytes for good.
-            if await self._escrow.receipt(kept[-1].tx_hash) is None and not await self._sender.send_again(kept[-1]):
+    # ---------------------------------------------------------------- from Prepared to Finalized
+
+    async def _carry(self, epoch: Epoch, plan: EpochPlan) -> Epoch:
+        """Bring the root onto the chain: look, step, and look once more where something was begun."""
+        sight, progress, stands = await self._look(epoch, plan)
+        step = protocol.step(epoch.stage, sight)
+        if step.act is Act.SEND:
+            epoch = await self._write(epoch, step.stage, progress, stands)
+            if not await self._begin_post(epoch, plan):
                 return epoch
-            return await self._ledger.mark_epoch(epoch.number, EpochStage.POSTED, post_tx=kept[-1].tx_hash)
-        try:
-            signed = await self._escrow.prepare_post(plan)
-        except RevertedError as error:
-            log.warning("epoch %d cannot be posted (%s); it is built anew", epoch.number, error)
-            return await self._ledger.mark_epoch(epoch.number, EpochStage.ABANDONED)
-        await self._sender.send(signed, POST, epoch)
-        return await self._ledger.mark_epoch(epoch.number, EpochStage.POSTED, post_tx=signed.tx_hash)
+            sight, progress, stands = await self._look(epoch, plan)
+            step = protocol.step(epoch.stage, sight)
+        return await self._write(epoch, step.stage, progress, stands)
 
-    async def _settle_post(self, epoch: Epoch, plan: EpochPlan) -> Epoch:
-        """From a broadcast to a finalized root; the receipt only tells where to look, the state decides."""
-        tx_hash = epoch.post_tx or ""
-        receipt = await self._escrow.receipt(tx_hash)
-        if receipt is None:
-            # In no block: not mined yet, dropped, or undone by a reorg. The same bytes can do no harm twice.
-            kept = await self._sender.kept(epoch, POST)
-            if not kept or not await self._sender.send_again(kept[-1]):
-                return await self._ledger.mark_epoch(epoch.number, EpochStage.PREPARED)
-            return epoch
-        if not receipt.succeeded:
-            if receipt.block_number > (await self._escrow.snapshot((), ())).block_number:
-                return epoch
-            log.warning("epoch %d: the contract refused the post in %s", epoch.number, tx_hash)
-            await self._ledger.mark_tx(tx_hash, TxState.REVERTED, receipt.block_number)
-            return await self._ledger.mark_epoch(epoch.number, EpochStage.ABANDONED)
-        if receipt.epoch is None:
-            return epoch
-        state = await self._escrow.finalized_epoch(receipt.epoch)
-        if state.root != plan.root:
-            await self._ledger.mark_tx(tx_hash, TxState.INCLUDED, receipt.block_number)
-            return await self._ledger.mark_epoch(epoch.number, EpochStage.POSTED, chain_epoch=receipt.epoch)
-        await self._ledger.mark_tx(tx_hash, TxState.FINALIZED, receipt.block_number)
-        if receipt.skipped:
-            log.warning("epoch %d: debits of %s did not fit any more", epoch.number, ", ".join(receipt.skipped))
-        return await self._ledger.mark_epoch(
-            epoch.number, EpochStage.FINALIZED, chain_epoch=receipt.epoch, skipped=receipt.skipped
-        )
+    async def _look(self, epoch: Epoch, plan: EpochPlan) -> tuple[Sight, Progress | None, EpochState | None]:
+        """What is seen of an epoch that is not final; looking at a transaction in no block sends it again."""
+        progress = await self._post_progress(epoch)
+        stands = await self._stands(plan, progress)
+        if stands is not None and stands.active_at:
+            return Sight.STANDS, progress, stands
+        if stands is not None:
+            # Its receipt is final, and this node's finalized state does not have the epoch yet: nothing is known.
+            return Sight.MINED, progress, None
+        return (_SEEN[progress.fate] if progress is not None else Sight.UNSENT), progress, None
 
-    async def _collect(self, epoch: Epoch, plan: EpochPlan, chain: ChainSnapshot, state: EpochState) -> Epoch:
+    async def _post_progress(self, epoch: Epoch) -> Progress | None:
+        """How far the epoch's transaction got; None where none was begun, or all that was came to nothing."""
+        intent = await self._sender.open_intent()
+        if intent is not None and (intent.kind, intent.epoch) == (POST, epoch.number):
+            return await self._sender.drive(intent)
+        for tx in await self._ledger.transactions(epoch=epoch.number):
+            # The intent was closed, and the process died before the epoch's stage was written.
+            if tx.kind == POST and tx.state in (TxState.FINALIZED, TxState.REVERTED):
+                fate = Fate.DONE if tx.state is TxState.FINALIZED else Fate.FAILED
+                return Progress(fate, await self._escrow.receipt(tx.tx_hash))
+        return None
+
+    async def _stands(self, plan: EpochPlan, progress: Progress | None) -> EpochState | None:
+        """The contract's epoch with this very root, at finalized; whoever posted it."""
+        if progress is not None and progress.receipt is not None and progress.receipt.epoch is not None:
+            state = await self._escrow.finalized_epoch(progress.receipt.epoch)
+            return state if state.root == plan.root or (progress.fate is Fate.DONE and not state.active_at) else None
+        chain = await self._escrow.snapshot((), ())
+        if chain.head_root != plan.root or not chain.head_epoch:
+            return None
+        posted = await self._escrow.posted(chain.head_epoch)
+        if posted is None or (posted.seq, posted.manifest_hash) != (plan.seq, plan.manifest_hash):
+            return None
+        return await self._escrow.finalized_epoch(chain.head_epoch)
+
+    async def _begin_post(self, epoch: Epoch, plan: EpochPlan) -> bool:
+        """Write the intent of the post; False while another transaction of the key is on its way."""
+        if await self._sender.open_intent() is not None:
+            return False
+        await publish_manifest(self._kube, self._namespace, epoch)
+        await self._sender.begin(f"{POST}:{epoch.number}", POST, epoch.number, self._escrow.call_post(plan))
+        return True
+
+    async def _write(
+        self, epoch: Epoch, stage: EpochStage, progress: Progress | None, stands: EpochState | None
+    ) -> Epoch:
+        """Keep the stage, with the transaction and the contract's number where they are known."""
+        if stage is EpochStage.ABANDONED:
+            log.warning("epoch %d is given up: %s", epoch.number, progress.why if progress else "it reverted")
+        receipt = progress.receipt if progress is not None else None
+        newest = [tx for tx in await self._ledger.transactions(epoch=epoch.number) if tx.kind == POST]
+        tx_hash = receipt.tx_hash if receipt is not None else newest[-1].tx_hash if newest else None
+        skipped = receipt.skipped if receipt is not None and stands is not None else ()
+        if stands is not None and receipt is None:
+            posted = await self._escrow.posted(stands.number)
+            skipped = posted.skipped if posted is not None else ()
+        if skipped:
+            log.warning("epoch %d: debits of %s did not fit any more", epoch.number, ", ".join(skipped))
+        number = stands.number if stands is not None else None
+        return await self._ledger.mark_epoch(epoch.number, stage, chain_epoch=number, post_tx=tx_hash, skipped=skipped)
+
+    # ---------------------------------------------------------------- from Finalized to Paid
+
+    async def _collect(self, epoch: Epoch, plan: EpochPlan) -> Epoch:
         """From a finalized root to a paid one; whoever claims, the books at finalized say that it is paid."""
-        if state.cancelled:
+        claimed = await self._claim_progress(epoch)
+        chain = await self._chain(plan)
+        state = await self._escrow.finalized_epoch(epoch.chain_epoch or 0)
+        ours = {known.chain_epoch for known in await self._ledger.epochs(limit=LOOKED_AT)}
+        sight, wanted = _look_at_root(epoch, plan, chain, state, ours=chain.active_epoch in ours)
+        step = protocol.step(epoch.stage, sight)
+        if step.act is Act.CLAIM and self._auto_claim and wanted and claimed is None and not chain.paused:
+            await self._claim(epoch, plan, wanted)
+        if step.stage is EpochStage.CANCELLED:
             log.warning("epoch %d was cancelled by the guardian; its usage is settled anew", epoch.number)
-            return await self._ledger.mark_epoch(epoch.number, EpochStage.CANCELLED)
-        txs = await self._sender.kept(epoch, CLAIM)
-        active = chain.active_epoch == epoch.chain_epoch
-        unpaid = {pair for pair, total in plan.pairs.items() if chain.paid[pair] < total}
-        # A line is paid up to what was taken of its tenant: where nothing is left, a later epoch has to bring it.
-        claimable = {pair for pair in unpaid if chain.accounts[pair[0]].allocated} if active else unpaid
-        if not claimable:
-            for tx in txs:
-                await self._sender.note(tx, await self._escrow.receipt(tx.tx_hash), final=True)
+        if step.stage is EpochStage.SUPERSEDED:
+            log.warning("epoch %d: another settler's root is active; what is unpaid is settled anew", epoch.number)
+        if step.stage is EpochStage.PAID:
+            await self._planner.keep_books()
             self._metrics.paid(state.total)
-            return await self._ledger.mark_epoch(epoch.number, EpochStage.PAID)
-        if self._auto_claim and active and epoch.chain_epoch:
-            await self._claim(epoch, plan, txs, claimable, chain.block_number)
-        return epoch
+        return epoch if step.stage is epoch.stage else await self._ledger.mark_epoch(epoch.number, step.stage)
 
-    async def _claim(
-        self, epoch: Epoch, plan: EpochPlan, txs: list[ChainTx], claimable: set[Pair], finalized: int
-    ) -> None:
-        if txs:
-            receipt = await self._escrow.receipt(txs[-1].tx_hash)
-            await self._sender.note(txs[-1], receipt, final=False)
-            if receipt is None and await self._sender.send_again(txs[-1]):
-                return
-            if receipt is not None and receipt.succeeded and receipt.block_number > finalized:
-                return
-        wanted = [
-            claim for claim in claims(plan) if any((line.tenant, claim.provider) in claimable for line in claim.lines)
-        ]
-        signed = await self._escrow.prepare_claim(epoch.chain_epoch or 0, _first_lines(wanted, CLAIM_LINES))
-        await self._sender.send(signed, CLAIM, epoch)
+    async def _claim_progress(self, epoch: Epoch) -> Intent | None:
+        """The transaction that must end before the next claim; driven on where it is this epoch's own."""
+        intent = await self._sender.open_intent()
+        if intent is not None and (intent.kind, intent.epoch) == (CLAIM, epoch.number):
+            await self._sender.drive(intent)
+            return await self._sender.open_intent()
+        return intent
+
+    async def _claim(self, epoch: Epoch, plan: EpochPlan, wanted: set[Pair]) -> None:
+        leaves = [leaf for leaf in claims(plan) if any((line.tenant, leaf.provider) in wanted for line in leaf.lines)]
+        call = self._escrow.call_claim(epoch.chain_epoch or 0, _first_lines(leaves, CLAIM_LINES))
+        intent = await self._sender.begin(f"{CLAIM}:{epoch.number}", CLAIM, epoch.number, call)
+        progress = await self._sender.drive(intent)
+        if progress.fate is Fate.REFUSED:
+            log.warning("epoch %d: the contract refuses the claim: %s", epoch.number, progress.why)
+
+    # ---------------------------------------------------------------- both
+
+    async def _chain(self, plan: EpochPlan) -> ChainSnapshot:
+        return await self._escrow.snapshot(sorted({tenant for tenant, _ in plan.pairs}), sorted(plan.pairs))
+
+    async def _publish(self, epoch: Epoch) -> None:
+        """Show the epoch on the hub; a hub that does not take it holds up no money."""
+        plan = self._plan(epoch)
+        state = await self._escrow.finalized_epoch(epoch.chain_epoch) if epoch.chain_epoch else None
+        txs = await self._ledger.transactions(epoch=epoch.number)
+        facts = EpochFacts(epoch, plan, await self._chain(plan), state, txs)
+        try:
+            await publish(self._kube, self._clock.now(), facts)
+        except (KubeError, InvalidResourceError) as error:
+            log.warning("epoch %d cannot be shown on the hub: %s", epoch.number, error)
+
+
+def _hashes(epochs: Iterable[Epoch]) -> set[str]:
+    return {epoch.draft.manifest_hash for epoch in epochs}
+
+
+def _look_at_root(
+    epoch: Epoch, plan: EpochPlan, chain: ChainSnapshot, state: EpochState, *, ours: bool
+) -> tuple[Sight, set[Pair]]:
+    """What is seen of a finalized root, and the pairs that a claim would pay; `ours`: the active root is."""
+    if state.cancelled:
+        return Sight.CANCELLED, set()
+    active = chain.active_epoch == epoch.chain_epoch
+    if not active and chain.clock < state.active_at:
+        return Sight.IN_WINDOW, set()
+    number = epoch.chain_epoch or 0
+    # A line that a closed dispute made void in this root is brought again by the next one.
+    books = {pair: chain.books[pair] for pair in plan.pairs if chain.books[pair].dead < number}
+    unpaid = {pair for pair, book in books.items() if book.base < plan.pairs[pair]}
+    if not active:
+        if unpaid and not ours:
+            return Sight.SUPERSEDED, set()
+        # A later root carries what this one leaves; claims go against that one.
+        return (Sight.PAYABLE if unpaid else Sight.PAID_UP), set()
+    # A line is paid up to what was taken of its tenant: where nothing is left, a later epoch has to bring it.
+    claimable = {pair for pair in unpaid if chain.accounts[pair[0]].allocated}
+    return (Sight.PAYABLE if claimable else Sight.PAID_UP), claimable
 
 
 def _first_lines(unpaid: list[Claim], most: int) -> list[Claim]:
@@ -233,22 +326,3 @@ def _first_lines(unpaid: list[Claim], most: int) -> list[Claim]:
             break
         taken.append(claim)
     return taken
-
-
-def _draft(plan: EpochPlan, books: SettlementSnapshot, now: datetime) -> EpochDraft:
-    lines = tuple(
-        EpochLine(total.tenant, total.provider, total.tenant_wallet, total.provider_wallet, total.cumulative)
-        for total in books.pairs
-        if (total.tenant_wallet, total.provider_wallet) in plan.pairs
-    )
-    return EpochDraft(
-        seq=plan.seq,
-        prev_root=plan.prev_root,
-        root=plan.root,
-        manifest=plan.manifest,
-        manifest_hash=plan.manifest_hash,
-        period_end=now.replace(microsecond=0),
-        total=plan.total,
-        lines=lines,
-        covers=covers(books, plan.pairs),
-    )

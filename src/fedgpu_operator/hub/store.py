@@ -17,6 +17,8 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ProviderReport
 from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.proofs import ProofBook
+from fedgpu_operator.hub.wallets import Wallets
 from fedgpu_operator.ports import COORDINATION_LEASES, NAMESPACES, Kube, ResourceType
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ class HubState:
     unreadable_policies: tuple[str, ...]
     """Leaving them out would loosen the law without a trace: nothing is placed until they can be read."""
     namespaces: Mapping[str, Mapping[str, str]]
+    wallets: Wallets | None = None
+    """Who pays and who is paid; None where nothing is settled on chain."""
 
     def leases_of(self, provider: str) -> list[ComputeLease]:
         """Leases of one provider that have not ended."""
@@ -83,8 +87,8 @@ async def load_heartbeats(kube: Kube) -> dict[str, datetime]:
     return beats
 
 
-async def load(kube: Kube) -> HubState:
-    """Everything that placement and the job loop decide on."""
+async def load(kube: Kube, proofs: ProofBook | None = None) -> HubState:
+    """Everything that placement and the job loop decide on; `proofs` says which wallets count."""
     jobs, leases, providers, reports = await asyncio.gather(
         load_all(kube, ComputeJob),
         load_all(kube, ComputeLease),
@@ -103,4 +107,5 @@ async def load(kube: Kube) -> HubState:
         policies=tuple(policies),
         unreadable_policies=tuple(unreadable),
         namespaces=namespaces,
+        wallets=await proofs.wallets(accounts, providers) if proofs is not None else None,
     )

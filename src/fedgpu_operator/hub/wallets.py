@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from eth_utils.address import to_checksum_address
 
@@ -15,10 +16,21 @@ from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.metering import receipt_cumulative
 
 
-def tenant_wallets(accounts: Iterable[ComputeAccount]) -> dict[str, str]:
-    """Wallet (EIP-55) by namespace. A wallet named by two accounts belongs to the older one alone."""
+@dataclass(frozen=True, slots=True)
+class Wallets:
+    """The wallets that may be used (EIP-55): `tenants` by namespace, `payouts` by provider; others are none."""
+
+    tenants: Mapping[str, str]
+    payouts: Mapping[str, str]
+
+
+def tenant_wallets(proven: Iterable[ComputeAccount]) -> dict[str, str]:
+    """Wallet (EIP-55) by namespace, of accounts whose proofs hold.
+
+    A wallet that agreed to two accounts is spent by the older one alone, so that its funds are summed in one place.
+    """
     wallets: dict[str, str] = {}
-    ordered = sorted(accounts, key=lambda a: (str(a.metadata.creation_timestamp), a.metadata.namespace))
+    ordered = sorted(proven, key=lambda a: (str(a.metadata.creation_timestamp), a.metadata.namespace))
     for account in ordered:
         wallet = str(to_checksum_address(account.spec.wallet))
         if wallet not in wallets.values():
@@ -26,12 +38,15 @@ def tenant_wallets(accounts: Iterable[ComputeAccount]) -> dict[str, str]:
     return wallets
 
 
-def payout_wallet(provider: GPUProvider) -> str:
-    """The provider's payout wallet (EIP-55) as it was accepted; empty where none was named or accepted."""
-    accepted = provider.status.acceptance
-    if provider.spec.payout is None or accepted is None or accepted.hash != provider.spec.acceptance_hash():
-        return ""
-    return str(to_checksum_address(provider.spec.payout.address))
+def payout_wallets(proven: Iterable[GPUProvider]) -> dict[str, str]:
+    """Payout wallet (EIP-55) by provider, of providers whose proofs hold; only where it is the one accepted."""
+    return {
+        provider.metadata.name: str(to_checksum_address(provider.spec.payout.address))
+        for provider in proven
+        if provider.spec.payout is not None
+        and provider.status.acceptance is not None
+        and provider.status.acceptance.hash == provider.spec.acceptance_hash()
+    }
 
 
 def cumulative_pairs(totals: Iterable[PairTotal]) -> dict[Pair, MicroUSD]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from hashlib import sha256
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import ValidationError
 
@@ -16,6 +18,8 @@ from fedgpu_operator.errors import AlreadyExistsError, ConflictError, FedGPUErro
 from fedgpu_operator.ports import EVENTS, Kube, ResourceType
 
 log = logging.getLogger(__name__)
+
+_failed: Final[ContextVar[Counter[str] | None]] = ContextVar("failed_objects", default=None)
 
 
 def merge_diff(old: JSONObject, new: JSONObject) -> JSONObject:
@@ -35,15 +39,39 @@ def merge_diff(old: JSONObject, new: JSONObject) -> JSONObject:
 def one_of_many(obj: Resource | None) -> Iterator[None]:
     """Around the work on one object of a pass: what goes wrong with it must not keep the pass from the others.
 
-    A conflict or a vanished object is no news, since the next pass loads again; anything else is logged.
+    A conflict or a vanished object is no news, since the next pass loads again; anything else is logged and counted.
+    What people and providers write may find an error of ours: it costs that object, never the pass.
     """
     name = "an object that is gone" if obj is None else f"{obj.info.kind} {obj.key}"
     try:
         yield
     except (ConflictError, NotFoundError) as error:
         log.debug("%s: %s; next pass", name, error)
-    except (FedGPUError, ValidationError) as error:
+    except FedGPUError as error:
         log.warning("%s: %s", name, error)
+        _count(error.reason)
+    except ValidationError as error:
+        log.warning("%s: %s", name, error)
+        _count("ValidationError")
+    except Exception:
+        log.exception("%s: work on it failed", name)
+        _count("InternalError")
+
+
+@contextmanager
+def counting_failures() -> Iterator[Counter[str]]:
+    """Around a pass: the counter receives, by reason, every object whose work failed inside `one_of_many`."""
+    found: Counter[str] = Counter()
+    token = _failed.set(found)
+    try:
+        yield found
+    finally:
+        _failed.reset(token)
+
+
+def _count(reason: str) -> None:
+    if (found := _failed.get()) is not None:
+        found[reason] += 1
 
 
 async def write_status(kube: Kube, obj: Resource, old: Model, new: Model) -> JSONObject | None:

@@ -11,11 +11,13 @@ from pathlib import Path
 import httpx
 from eth_utils.address import to_checksum_address
 
+from fedgpu_operator.adapters.chain import Roles
 from fedgpu_operator.errors import ChainError, ChainUnreachableError
 from fedgpu_operator.lab.process import Child, Rank, Watchdog, end
 
 CHAIN_ID = 31337
 START_TIMEOUT_S = 30.0
+ACCOUNTS = 24
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Chain:
             f"--chain-id={CHAIN_ID}",
             f"--block-time={block_time}",
             f"--slots-in-an-epoch={slots_in_an_epoch}",
+            f"--accounts={ACCOUNTS}",
             f"--config-out={directory / 'accounts.json'}",
             # What a restart needs to go on where it was.
             f"--state={directory / 'state.json'}",
@@ -59,6 +62,12 @@ class Chain:
         self._child = Child("anvil", argv, log=directory / "anvil.log", rank=Rank.CLIENT, watchdog=watchdog)
         self._client = httpx.Client(base_url=self.rpc_url, timeout=15.0, trust_env=False)
         self.accounts: tuple[Account, ...] = ()
+
+    @property
+    def roles(self) -> Roles:
+        """A holder for each role of an escrow: the first accounts own it and settle, the last hold the other roles."""
+        owner, settler, *_, reserve, guardian, arbiter, meter = (account.address for account in self.accounts)
+        return Roles(settler, meter, arbiter, guardian, reserve, owners=(owner,))
 
     @property
     def children(self) -> list[Child]:

@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
-from fedgpu_operator.adapters.chain import TenantWallet, deploy
+from fedgpu_operator.adapters.chain import Periods, TenantWallet, deploy
 from fedgpu_operator.api.crd import all_crds
+from fedgpu_operator.api.gpuprovider import SecretKeyRef
 from fedgpu_operator.domain.settlement import Deployment
 from fedgpu_operator.errors import LabError
-from fedgpu_operator.lab.chain import Account, Chain
+from fedgpu_operator.lab.chain import Chain
+from fedgpu_operator.lab.demo_proofs import key_of, keys_of, prove_wallets
 from fedgpu_operator.lab.demo_scenario import Scenario, Tenant
 from fedgpu_operator.lab.process import Child, Rank, Watchdog, end, free_ports
 from fedgpu_operator.lab.progress import Progress
@@ -30,8 +32,6 @@ T = TypeVar("T")
 NAMESPACE: Final = "fedgpu-system"
 CHALLENGE_SECONDS: Final = 86_400
 """A day, as a real deployment would have it: the demo jumps over it, and says so."""
-NOTICE_SECONDS: Final = 2 * CHALLENGE_SECONDS + 86_400
-"""The least that the escrow allows."""
 RECEIPT_PATIENCE_S: Final = 20.0
 POLL_S: Final = 0.05
 
@@ -60,7 +60,9 @@ def stage(lab: Lab, scenario: Scenario, progress: Progress, *, epoch_seconds: fl
         operator.start()
         try:
             with progress.task(f"kubectl apply of providers and policies; {len(scenario.tenants)} tenants deposit"):
-                _side_by_side(partial(_apply, lab, scenario), _fund(chain, deployment, scenario.tenants))
+                _side_by_side(partial(_apply, lab, chain, scenario), _fund(chain, deployment, scenario.tenants))
+            with progress.task("fedgpu account prove, fedgpu provider prove: every wallet agrees to its use"):
+                prove_wallets(lab, chain, deployment, scenario)
             yield Stage(lab, chain, deployment, operator)
         finally:
             end([operator], grace=8.0)
@@ -84,33 +86,37 @@ def _install(lab: Lab) -> None:
     lab.hub.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
 
 
-def _apply(lab: Lab, scenario: Scenario) -> None:
-    """Kubeconfigs of the members, tenants, policies and providers, as their people would apply them; no jobs yet."""
-    lab.hub.apply(_secrets(lab, scenario))
+def _apply(lab: Lab, chain: Chain, scenario: Scenario) -> None:
+    """Members' kubeconfigs, signers' keys, tenants, policies and providers, as their people would apply them."""
+    lab.hub.apply([*_secrets(lab, scenario), *_signer_keys(chain, scenario)])
     files = [f"--filename={scenario.folder / part}" for part in ("accounts.yaml", "policies", "providers")]
     lab.hub.kubectl("apply", "--server-side", *files)
 
 
 def _secrets(lab: Lab, scenario: Scenario) -> list[dict[str, object]]:
-    manifests: list[dict[str, object]] = []
-    for provider in scenario.providers:
-        wanted = provider.spec.connection.kubeconfig_secret_ref
-        text = lab.members[provider.metadata.name].kubeconfig_text()
-        manifests.append(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": wanted.name, "namespace": NAMESPACE},
-                "stringData": {wanted.key: text},
-            }
-        )
-    return manifests
+    return [
+        _secret(provider.spec.connection.kubeconfig_secret_ref, lab.members[provider.metadata.name].kubeconfig_text())
+        for provider in scenario.providers
+    ]
+
+
+def _signer_keys(chain: Chain, scenario: Scenario) -> list[dict[str, object]]:
+    """The keys that owners lend their agents to sign usage and receipts with; no money is behind them."""
+    keys, payouts = keys_of(chain), [provider.spec.payout for provider in scenario.providers]
+    return [
+        _secret(payout.signer_key_secret_ref, key_of(keys, payout.signer))
+        for payout in payouts
+        if payout is not None and payout.signer is not None and payout.signer_key_secret_ref is not None
+    ]
+
+
+def _secret(ref: SecretKeyRef, text: str) -> dict[str, object]:
+    meta = {"name": ref.name, "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {ref.key: text}}
 
 
 def _operator(lab: Lab, chain: Chain, deployment: Deployment, watchdog: Watchdog, epoch_seconds: float) -> Child:
-    key_file = lab.directory / "settler.key"
-    key_file.touch(mode=0o600)
-    key_file.write_text(_settler(chain).private_key)
+    settler, meter = (_key_file(lab, who, chain) for who in ("settler", "meter"))
     metrics, health = free_ports(2)
     settings = {
         "NAMESPACE": NAMESPACE,
@@ -125,7 +131,8 @@ def _operator(lab: Lab, chain: Chain, deployment: Deployment, watchdog: Watchdog
         "CHAIN_RPC_URL": chain.rpc_url,
         "CHAIN_ID": str(chain.chain_id),
         "ESCROW_ADDRESS": deployment.escrow,
-        "SETTLER_KEY_FILE": str(key_file),
+        "SETTLER_KEY_FILE": str(settler),
+        "METER_KEY_FILE": str(meter),
         "EPOCH_SECONDS": str(epoch_seconds),
     }
     # `env -u` drops what the user's own shell may hold: a setting meant for another operator must not leak in.
@@ -136,34 +143,27 @@ def _operator(lab: Lab, chain: Chain, deployment: Deployment, watchdog: Watchdog
     return Child("operator", argv, log=log, rank=Rank.CLIENT, watchdog=watchdog, env=lab.hub.env)
 
 
-def _settler(chain: Chain) -> Account:
-    return chain.accounts[1]
+def _key_file(lab: Lab, role: Literal["settler", "meter"], chain: Chain) -> Path:
+    path = lab.directory / f"{role}.key"
+    path.touch(mode=0o600)
+    path.write_text(key_of(keys_of(chain), getattr(chain.roles, role)))
+    return path
 
 
 async def _deploy(chain: Chain) -> Deployment:
-    admin = chain.accounts[0]
-    return await deploy(
-        chain.rpc_url,
-        admin.private_key,
-        challenge_seconds=CHALLENGE_SECONDS,
-        notice_seconds=NOTICE_SECONDS,
-        settler=_settler(chain).address,
-        guardian=admin.address,
-    )
+    owner = chain.accounts[0]
+    return await deploy(chain.rpc_url, owner.private_key, chain.roles, Periods(challenge=CHALLENGE_SECONDS))
 
 
 async def _fund(chain: Chain, deployment: Deployment, tenants: Iterable[Tenant]) -> None:
     """Every tenant mints test dollars, deposits them and allows an epoch to debit all of them."""
-    keys = {account.address.lower(): account.private_key for account in chain.accounts}
+    keys = keys_of(chain)
     await asyncio.gather(*(_fund_one(chain, deployment, tenant, keys) for tenant in tenants))
 
 
 async def _fund_one(chain: Chain, deployment: Deployment, tenant: Tenant, keys: dict[str, str]) -> None:
-    key = keys.get(tenant.wallet.lower())
-    if key is None:
-        raise LabError(f"{tenant.namespace}: the lab's chain holds no key for wallet {tenant.wallet}")
     token, escrow = deployment.token, deployment.escrow
-    async with TenantWallet(chain.rpc_url, key) as wallet:
+    async with TenantWallet(chain.rpc_url, key_of(keys, tenant.wallet)) as wallet:
         await wallet.mint(token, tenant.deposit)
         approved = await wallet.approve(token, escrow, tenant.deposit)
         await _mined(chain, approved)

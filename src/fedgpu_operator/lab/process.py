@@ -83,8 +83,9 @@ class Child:
         rank: Rank,
         watchdog: Watchdog,
         env: Mapping[str, str] | None = None,
+        user: int | None = None,
     ) -> None:
-        self.name, self.log, self.rank = name, log, rank
+        self.name, self.log, self.rank, self._user = name, log, rank, user
         self._argv = [str(word) for word in argv]
         self._env = dict(env or {})
         self._watchdog = watchdog
@@ -111,6 +112,7 @@ class Child:
                     stderr=subprocess.STDOUT,
                     cwd=self.log.parent,
                     env=_clean_environment() | self._env,
+                    user=self._user,
                     # A Ctrl-C at the terminal must reach the lab alone, which then ends its children in order.
                     start_new_session=True,
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedgpu_operator.metering.accrual import covers, receipt_cumulative
 from fedgpu_operator.metering.billing import DEFAULT_GRACE, Billed, Clip, HubObservation, bill, ceiling
 from fedgpu_operator.metering.measure import ContainerFacts, PodFacts, measure
+from fedgpu_operator.metering.tolerance import disputed, tolerance
 
 __all__ = [
     "DEFAULT_GRACE",
@@ -16,6 +17,8 @@ __all__ = [
     "bill",
     "ceiling",
     "covers",
+    "disputed",
     "measure",
     "receipt_cumulative",
+    "tolerance",
 ]

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import cast
 
-from eth_utils.address import is_address, to_checksum_address
+from eth_utils.address import is_address, is_checksum_address, to_checksum_address
 from eth_utils.crypto import keccak
 
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Claim, EpochPlan, Leaf, Line, Pair
-from fedgpu_operator.settlement.merkle import MAX_LINES, leaf_hash, merkle_proof, merkle_root
+from fedgpu_operator.settlement.merkle import KNOWN_ADDRESSES, MAX_LINES, leaf_hash, merkle_proofs, merkle_root
 
 KIND = "fedgpu.dev/settlement/v1"
 
@@ -30,9 +31,11 @@ def build_epoch(
     period_end: int,
     pairs: Mapping[Pair, MicroUSD],
     debits: Mapping[str, MicroUSD],
+    ledger_head: str = "",
 ) -> EpochPlan:
     """Make the epoch that pays `pairs` (cumulative per (tenant, provider)) and debits `debits`.
 
+    `ledger_head` goes into the manifest as it is: with it, the posted hash pins the ledger's hash chains too.
     The order in which the mappings were filled does not matter. Raises ValueError when there is nothing to pay, an
     address is not one or comes in two spellings, or an amount does not fit the contract.
     """
@@ -44,7 +47,8 @@ def build_epoch(
         raise ValueError("a tenant stands in the debits in two spellings")
     ordered = {tenant: taken[tenant] for tenant in sorted(taken, key=str.lower)}
     root = _hex(merkle_root([bytes.fromhex(leaf.hash[2:]) for leaf in leaves]))
-    manifest = _manifest(chain_id, _address(escrow), seq, prev_root.lower(), root, period_end, leaves, ordered)
+    place = (chain_id, _address(escrow), seq, prev_root.lower())
+    manifest = _manifest(*place, root, period_end, leaves, ordered, ledger_head)
     return EpochPlan(
         chain_id=chain_id,
         escrow=_address(escrow),
@@ -68,6 +72,7 @@ def _manifest(
     period_end: int,
     leaves: tuple[Leaf, ...],
     debits: Mapping[str, MicroUSD],
+    ledger_head: str,
 ) -> bytes:
     return _canonical(
         {
@@ -78,6 +83,7 @@ def _manifest(
             "prevRoot": prev_root,
             "root": root,
             "periodEnd": period_end,
+            "ledger": ledger_head,
             "debits": [{"tenant": tenant, "amount": str(amount)} for tenant, amount in debits.items()],
             "leaves": [
                 {
@@ -92,10 +98,10 @@ def _manifest(
 
 def claims(plan: EpochPlan, provider: str | None = None) -> tuple[Claim, ...]:
     """What to hand to the contract so that `provider`, or everybody, is paid."""
-    hashes = [bytes.fromhex(leaf.hash[2:]) for leaf in plan.leaves]
+    proofs = merkle_proofs([bytes.fromhex(leaf.hash[2:]) for leaf in plan.leaves])
     return tuple(
-        Claim(leaf.provider, leaf.lines, tuple(_hex(node) for node in merkle_proof(hashes, index)))
-        for index, leaf in enumerate(plan.leaves)
+        Claim(leaf.provider, leaf.lines, tuple(_hex(node) for node in proof))
+        for leaf, proof in zip(plan.leaves, proofs, strict=True)
         if provider is None or leaf.provider.lower() == provider.lower()
     )
 
@@ -119,6 +125,7 @@ def parse_manifest(manifest: bytes) -> EpochPlan:
                 for line in leaf["lines"]
             },
             debits={debit["tenant"]: MicroUSD(int(debit["amount"])) for debit in raw["debits"]},
+            ledger_head=raw["ledger"],
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a settlement manifest: {error!r}") from error
@@ -147,8 +154,10 @@ def _canonical(document: Mapping[str, object]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
 
+@lru_cache(maxsize=KNOWN_ADDRESSES)
 def _address(text: str) -> str:
-    if not is_address(text):
+    # is_address alone takes any mixture of capitals: a mistyped letter would name somebody else's wallet.
+    if not is_address(text) or not (text[2:] in (text[2:].lower(), text[2:].upper()) or is_checksum_address(text)):
         raise ValueError(f"{text!r} is not an address, or its checksum is wrong")
     return cast("str", to_checksum_address(text))
 

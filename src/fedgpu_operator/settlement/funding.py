@@ -19,27 +19,36 @@ def fund(
     cumulatives: Mapping[Pair, MicroUSD],
     chain: ChainSnapshot,
     committed: Mapping[Pair, MicroUSD] | None = None,
+    *,
+    min_payout: MicroUSD = NOTHING,
 ) -> Funding:
     """Decide debits and payable totals from what is owed and what finalized chain state shows.
 
     `cumulatives` is all that each tenant ever owed each provider, `committed` the pairs of the newest root on the
-    chain. Per tenant, debit = Σ max(0, cumulative − paid) − (allocated + pending), never below zero: an equation
-    over state, so a cancelled epoch is billed again and nothing is billed twice. Where cumulative ≥ paid, as the
-    contract guarantees for honest roots, it is the one of the settlement paper.
+    chain. Per tenant, debit = Σ max(0, cumulative − deducted − paid − reserved) − (allocated + pending + held), never
+    below zero: an equation over state, so a cancelled epoch is billed again, a refund and an exit are accounted for,
+    and nothing is billed twice.
 
     A debit is clipped to min(limit, balance): work is done already, so an announced withdrawal does not reduce it.
     What cannot be debited stays `unfunded` and comes back by itself in the next epoch. Its money is *not* promised
     in the root: a tenant's money is shared pro rata among its providers, what an earlier root already promised
     first. So Σ payable ≤ allocated + pending + debit, and no provider is paid less for claiming later than another.
 
+    A pair that is owed less than `min_payout` waits until it is worth a transfer, unless a root promises it already or
+    its tenant has announced to take money out or to lower its limit.
+
     Raises ValueError when the snapshot was not taken for these tenants and pairs.
     """
-    missing = [pair for pair in cumulatives if pair[0] not in chain.accounts or pair not in chain.paid]
+    missing = [pair for pair in cumulatives if pair[0] not in chain.accounts or pair not in chain.books]
     if missing:
         raise ValueError(f"the snapshot lacks {len(missing)} of the pairs, such as {missing[0]}")
     dues: dict[str, dict[Pair, int]] = defaultdict(dict)
     for pair in sorted(cumulatives, key=_order):
-        dues[pair[0]][pair] = max(0, cumulatives[pair] - chain.paid[pair])
+        due = max(0, cumulatives[pair] - chain.books[pair].base)
+        promised = (committed or {}).get(pair, NOTHING) > chain.books[pair].base
+        account = chain.accounts[pair[0]]
+        waits = due < min_payout and not promised and not (account.withdraw_at or account.limit_at)
+        dues[pair[0]][pair] = 0 if waits else due
     debits = _debits({tenant: sum(owed.values()) for tenant, owed in dues.items()}, chain.accounts)
     payable: dict[Pair, MicroUSD] = {}
     unfunded: dict[str, MicroUSD] = {}
@@ -47,7 +56,7 @@ def fund(
         account = chain.accounts[tenant]
         available = account.allocated + account.pending + debits.get(tenant, 0)
         shares = _shares(available, owed, _promised(owed, chain, committed or {}))
-        payable |= {pair: MicroUSD(chain.paid[pair] + share) for pair, share in shares.items() if share}
+        payable |= {pair: MicroUSD(chain.books[pair].base + share) for pair, share in shares.items() if share}
         short = sum(owed.values()) - sum(shares.values())
         if short:
             unfunded[tenant] = MicroUSD(short)
@@ -64,7 +73,7 @@ def _debits(owed: Mapping[str, int], accounts: Mapping[str, AccountState]) -> di
     wanted = {}
     for tenant, due in owed.items():
         account = accounts[tenant]
-        lacking = due - account.allocated - account.pending
+        lacking = due - account.allocated - account.pending - account.held
         amount = min(lacking, account.limit, account.balance, MAX_DEBIT)
         if amount > 0:
             wanted[tenant] = MicroUSD(amount)
@@ -74,7 +83,7 @@ def _debits(owed: Mapping[str, int], accounts: Mapping[str, AccountState]) -> di
 
 def _promised(owed: Mapping[Pair, int], chain: ChainSnapshot, committed: Mapping[Pair, MicroUSD]) -> dict[Pair, int]:
     """The part of each due that the newest root shows already."""
-    return {pair: min(due, max(0, committed.get(pair, NOTHING) - chain.paid[pair])) for pair, due in owed.items()}
+    return {pair: min(due, max(0, committed.get(pair, NOTHING) - chain.books[pair].base)) for pair, due in owed.items()}
 
 
 def _shares(available: int, owed: Mapping[Pair, int], promised: Mapping[Pair, int]) -> dict[Pair, int]:

@@ -8,6 +8,8 @@ rising order, so a proof carries no directions; a node without a sibling moves u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
 
 from eth_utils.crypto import keccak
 
@@ -16,6 +18,10 @@ from fedgpu_operator.domain.settlement import Line
 
 MAX_LINES = 64
 """Lines per leaf that the contract accepts."""
+
+KNOWN_ADDRESSES: Final = 2**16
+"""Addresses whose checked form is remembered: a manifest names the same ones in most of its lines and in each epoch,
+and to check one costs more than to hash a leaf."""
 
 
 def leaf_hash(provider: str, lines: Sequence[Line]) -> bytes:
@@ -34,13 +40,13 @@ def merkle_root(hashes: Sequence[bytes]) -> bytes:
 
 def merkle_proof(hashes: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     """The siblings that lead from leaf `index` up to the root."""
-    proof = []
-    for layer in _layers(hashes)[:-1]:
-        sibling = index ^ 1
-        if sibling < len(layer):
-            proof.append(layer[sibling])
-        index //= 2
-    return tuple(proof)
+    return _siblings(_layers(hashes), index)
+
+
+def merkle_proofs(hashes: Sequence[bytes]) -> tuple[tuple[bytes, ...], ...]:
+    """The proofs of all leaves, in their order, out of one tree."""
+    layers = _layers(hashes)
+    return tuple(_siblings(layers, index) for index in range(len(hashes)))
 
 
 def verify_proof(root: bytes, leaf: bytes, proof: Sequence[bytes]) -> bool:
@@ -48,6 +54,16 @@ def verify_proof(root: bytes, leaf: bytes, proof: Sequence[bytes]) -> bool:
     for sibling in proof:
         leaf = _node(leaf, sibling)
     return leaf == root
+
+
+def _siblings(layers: Sequence[Sequence[bytes]], index: int) -> tuple[bytes, ...]:
+    proof = []
+    for layer in layers[:-1]:
+        sibling = index ^ 1
+        if sibling < len(layer):
+            proof.append(layer[sibling])
+        index //= 2
+    return tuple(proof)
 
 
 def _layers(hashes: Sequence[bytes]) -> list[list[bytes]]:
@@ -71,6 +87,7 @@ def _word(line: Line) -> bytes:
     return bytes(4) + _address(line.tenant) + line.cumulative.to_bytes(8, "big")
 
 
+@lru_cache(maxsize=KNOWN_ADDRESSES)
 def _address(text: str) -> bytes:
     raw = bytes.fromhex(text.removeprefix("0x"))
     if len(raw) != 20:

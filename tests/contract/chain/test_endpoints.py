@@ -14,7 +14,7 @@ from aiohttp import web
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.adapters.chain import EscrowClient, TenantWallet, deploy
+from fedgpu_operator.adapters.chain import EscrowClient, Roles, TenantWallet, calls, deploy
 from fedgpu_operator.domain.settlement import ZERO_HASH
 from fedgpu_operator.errors import (
     ChainError,
@@ -31,10 +31,12 @@ Answer = Callable[[dict[str, Any]], Awaitable[web.Response]]
 
 
 @asynccontextmanager
-async def endpoint(answer: Answer) -> AsyncIterator[str]:
+async def endpoint(answer: Answer, seen: list[web.Request] | None = None) -> AsyncIterator[str]:
     """A JSON-RPC server that gives `answer`; yields its address, which carries an API key as real ones do."""
 
     async def handle(request: web.Request) -> web.Response:
+        if seen is not None:
+            seen[:] = [request]
         return await answer(await request.json())
 
     app = web.Application()
@@ -78,9 +80,9 @@ async def ask(url: str, patience: float = 5.0) -> FedGPUError:
             client.snapshot([ESCROW], []),
             client.epoch(1),
             client.receipt(ZERO_HASH),
-            client.cancel_epoch(1),
+            client.send(calls.encode(client.escrow, "cancelEpoch", [1])),
         ]
-        results = await asyncio.gather(*calls, return_exceptions=True)
+        results = await asyncio.gather(*asked, return_exceptions=True)
     errors = [result for result in results if isinstance(result, FedGPUError)]
     assert len(errors) == len(results), results
     assert len({type(error) for error in errors}) == 1, errors
@@ -119,9 +121,60 @@ async def test_silence_means_unknown_after_the_timeout() -> None:
         assert isinstance(await ask(url, patience=0.2), ChainUnreachableError)
 
 
+RUBBISH = [0, "", "0x", "0xzz", "-0x1", [], {}, [{}], {"number": "0x1"}, {"hash": "0x", "number": "0x2"}, True, 1e400]
+
+
+@pytest.mark.parametrize("result", RUBBISH, ids=repr)
+async def test_whatever_an_endpoint_says_is_an_error_of_ours_or_a_no(result: object) -> None:
+    async def answer(request: dict[str, Any]) -> web.Response:
+        told = "0x1" if request["method"] == "eth_chainId" else result
+        return web.json_response({"jsonrpc": "2.0", "id": request["id"], "result": told})
+
+    async with endpoint(answer) as url, EscrowClient(url, ESCROW, 1, KEY, 5.0) as client:
+        reads: list[Awaitable[object]] = [
+            client.verify(),
+            client.snapshot([ESCROW], []),
+            client.epoch(1),
+            client.posted(1),
+            client.disputes(),
+            client.nonces(ESCROW),
+            client.suggest_fees(),
+            client.send(calls.encode(client.escrow, "cancelEpoch", [1])),
+        ]
+        for outcome in await asyncio.gather(*reads, return_exceptions=True):
+            assert isinstance(outcome, ChainError), outcome
+        for each in (client.receipt(ZERO_HASH), client.is_valid_signature(ESCROW, b"\1" * 32, b"")):
+            (said,) = await asyncio.gather(each, return_exceptions=True)
+            assert isinstance(said, ChainError) or not said
+
+
+async def test_json_nested_without_end_is_no_answer() -> None:
+    async def answer(request: dict[str, Any]) -> web.Response:
+        return web.Response(text='{"result":' + "[" * 200_000 + "]" * 200_000 + "}", content_type="application/json")
+
+    async with endpoint(answer) as url:
+        assert isinstance(await ask(url), ChainUnreachableError)
+
+
+async def test_an_endpoint_that_drips_is_given_up() -> None:
+    async def answer(request: dict[str, Any]) -> web.Response:
+        response = web.StreamResponse()
+        await response.prepare(asking[0])
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.02)
+
+    asking: list[web.Request] = []
+    async with endpoint(answer, seen=asking) as url:
+        assert isinstance(await ask(url, patience=0.3), ChainUnreachableError)
+
+
 async def test_a_refused_request_is_an_error_of_the_chain() -> None:
     async with endpoint(rpc_error(-32000, "header not found")) as url:
         error = await ask(url)
+        async with EscrowClient(url, ESCROW, 1) as client:
+            with pytest.raises(ChainError, match="reading fees"):
+                await client.suggest_fees()
     assert type(error) is ChainError
     assert "header not found" in str(error)
 
@@ -163,11 +216,11 @@ def revert_with(signature: str, *values: object) -> Answer:
 async def test_a_revert_says_what_the_contract_said(answer: Answer, words: str) -> None:
     async with endpoint(answer) as url, EscrowClient(url, ESCROW, 1, KEY) as client:
         with pytest.raises(RevertedError) as caught:
-            await client.cancel_epoch(1)
+            await client.send(calls.encode(client.escrow, "cancelEpoch", [1]))
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["", "0x12", "a7" * 33, "not a key at all"])
+@pytest.mark.parametrize("key", ["", "0x12", "a7" * 33, KEY[:-1], "0x" + "0" * 64, "f" * 64, "not a key at all"])
 async def test_a_wrong_key_is_refused_without_being_shown(key: str) -> None:
     for make in (
         lambda: EscrowClient("http://127.0.0.1:1", ESCROW, 1, key),
@@ -188,10 +241,12 @@ async def test_no_key_is_shown_by_what_holds_it() -> None:
 async def test_a_reader_cannot_write() -> None:
     async with EscrowClient("http://127.0.0.1:1", ESCROW, 1) as client:
         assert client.address is None
-        with pytest.raises(ConfigurationError, match="without a signer key"):
-            await client.cancel_epoch(1)
+        with pytest.raises(ConfigurationError, match="without a signer"):
+            await client.send(calls.encode(client.escrow, "cancelEpoch", [1]))
 
 
 async def test_deploying_to_nobody_means_unknown() -> None:
+    settler, meter, other = ("0x" + digit * 40 for digit in "234")
+    roles = Roles(settler, meter, arbiter=other, guardian=other, reserve=other, owners=(ESCROW,))
     with pytest.raises(ChainUnreachableError):
-        await deploy("http://127.0.0.1:1", KEY, challenge_seconds=1, notice_seconds=1, settler=ESCROW, guardian=ESCROW)
+        await deploy("http://127.0.0.1:1", KEY, roles)

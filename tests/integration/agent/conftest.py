@@ -14,7 +14,7 @@ import pytest
 
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
-from fedgpu_operator.agent import Agent, AgentSettings
+from fedgpu_operator.agent import Agent, AgentSettings, Signing
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.crd import all_crds
@@ -55,9 +55,9 @@ class Site:
         self.product = "NVIDIA-H100-80GB-HBM3"
         self._running: list[tuple[Agent, asyncio.Task[None]]] = []
 
-    def start(self, **settings: Any) -> Agent:
+    def start(self, *, signing: Signing | None = None, **settings: Any) -> Agent:
         chosen = AgentSettings(self.namespace, self.hub_uid, **{"reject_after": 4.0, "answer_timeout": 1.5, **settings})
-        agent = Agent(self.provider, self.hub, self.member, chosen, SystemClock())
+        agent = Agent(self.provider, self.hub, self.member, chosen, SystemClock(), signing)
         self._running.append((agent, asyncio.create_task(agent.run())))
         return agent
 
@@ -82,6 +82,7 @@ class Site:
         job_uid: str = "",
         attempt: int = 1,
         grace: int = 5,
+        wallets: tuple[str, str] = ("", ""),
     ) -> str:
         """Write a lease as the hub would and wake the agent; returns its name."""
         uid = job_uid or str(uuid4())
@@ -123,6 +124,8 @@ class Site:
                     "pricePerGPUHour": "1.25",
                     "runLimitSeconds": run_limit,
                     "memberNamespace": self.member_namespace,
+                    "tenantWallet": wallets[0],
+                    "providerWallet": wallets[1],
                     "workload": workload,
                 },
             },

@@ -93,13 +93,15 @@ def test_a_lease_can_be_stopped_and_never_run_again(desk: Any, sample: Sample) -
     assert "a stopped lease never runs again" in again.stderr
 
 
-def test_a_wallet_cannot_be_exchanged_but_the_limit_can(desk: Any, sample: Sample) -> None:
+def test_a_wallet_cannot_be_exchanged_but_its_proof_and_the_limit_can(desk: Any, sample: Sample) -> None:
     stored = desk.create(sample("minimal", "ComputeAccount"))
     other = desk.patch(stored, {"spec": {"wallet": "0x" + "ab" * 20}})
     assert other.returncode != 0
     assert "spec.wallet: cannot change" in other.stderr
     assert "use a new namespace" in other.stderr
     assert desk.patch(stored, {"spec": {"maxPerJob": "5"}}).returncode == 0
+    for proof in ({"signature": "0x1b", "issuedAt": 1}, {"signature": "0x1c", "issuedAt": 2}, None):
+        assert desk.patch(stored, {"spec": {"proof": proof}}).returncode == 0
 
 
 def test_a_settlement_epoch_is_never_corrected(desk: Any, sample: Sample) -> None:
@@ -147,3 +149,24 @@ def test_a_status_written_with_the_object_is_ignored_and_a_spec_with_the_status_
     after = desk.read(stored)
     assert (after["spec"]["replicas"], after["status"]["state"]) == (2, "Placed")
     assert after["metadata"]["generation"] == 1
+
+
+def test_a_provider_cannot_date_its_usage_beyond_the_calendar_nor_mark_its_lease(desk: Any, sample: Sample) -> None:
+    document = sample("full", "ComputeLease")
+    stored = desk.create(document)
+    name, usage = stored["metadata"]["name"], document["status"]["usage"]
+    for instant in ("9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "2026-01-02T03:04:05"):
+        pods = [{**usage["pods"][0], "startedAt": instant}]
+        changes = [{field: instant} for field in ("observedAt", "startedAt", "finishedAt")] + [{"pods": pods}]
+        for change in changes:
+            answer = desk.patch(stored, {"status": {"usage": {**usage, **change}}}, "--subresource=status")
+            assert answer.returncode != 0, change
+            assert "must be an instant of the years 1970 to 2999 with its zone" in answer.stderr
+    wide = [{**usage["pods"][0], "name": f"trainer-{index}", "startedAt": f"{instant}.000001Z"} for index in range(128)]
+    mark = {"annotations": {"fedgpu.dev/unsigned-since": "2026-01-01T00:00:00Z"}}
+    written = {**document["status"], "usage": {**usage, "pods": wide}}
+    answer = desk.patch(stored, {"metadata": mark, "status": written}, "--subresource=status")
+    assert answer.returncode == 0, answer.stderr
+    assert "annotations" not in desk.read(stored)["metadata"], "whoever may write a status may write nothing else"
+    shown = desk.kubectl("get", "clease", name, "-o", "wide").stdout
+    assert "<invalid>" not in shown

@@ -16,10 +16,15 @@ DROP: Final = object()
 """In place of a value: the field is taken away."""
 
 CONTAINER: Final = "spec.template.containers.0"
+SHOWN: Final = {
+    "path": "asked",
+    "fieldRef": {"fieldPath": "metadata.annotations['fedgpu.dev/checkpoint-requested']"},
+}
 COUNTRY: Final = "must be an ISO 3166-1 alpha-2 country code in capitals, e.g. DE, US or GB"
 MONEY: Final = "must be a decimal string of US dollars, not negative, with at most six places"
 DURATION: Final = "must be hours, minutes and seconds in that order, e.g. 1h30m or 90s"
 WALLET: Final = "must be a chain address: 0x and 40 hex digits"
+SIGNATURE: Final = "must be a signature in hex: 0x and an even number of digits"
 UNKNOWN: Final = "unknown field"
 
 
@@ -86,6 +91,24 @@ CASES: Final = {
     "mode that does not exist": provider("spec.connection.mode", "Tunnel", "spec.connection.mode", '"Push"'),
     "payout without 0x": provider(
         "spec.payout", {"address": "70997970C51812dc3A010C7d01b50e0d17dc79C8"}, "spec.payout.address", WALLET
+    ),
+    "payout signed for by its own key": provider(
+        "spec.payout",
+        {"address": "0x" + "ab" * 20, "signer": "0x" + "AB" * 20},
+        "spec.payout",
+        "must be another account than the payout address",
+    ),
+    "signer's key without a signer": provider(
+        "spec.payout",
+        {"address": "0x" + "ab" * 20, "signerKeySecretRef": {"name": "key"}},
+        "spec.payout",
+        "needs signer, the address that the key belongs to",
+    ),
+    "proof of half a byte": provider(
+        "spec.payout",
+        {"address": "0x" + "ab" * 20, "proof": {"signature": "0x1b1", "issuedAt": 1}},
+        "spec.payout.proof.signature",
+        SIGNATURE,
     ),
     "name too long for a namespace": provider("metadata.name", "p" * 41, "metadata.name", "at most 40 characters"),
     # ComputeJob
@@ -191,7 +214,25 @@ CASES: Final = {
         "volumes[0].hostPath",
     ),
     "volume of no kind": job(
-        "spec.template.volumes", [{"name": "root"}], "spec.template.volumes[0].emptyDir", "Required value"
+        "spec.template.volumes", [{"name": "root"}], "spec.template.volumes[0]", "one kind, emptyDir or downwardAPI"
+    ),
+    "volume of two kinds": job(
+        "spec.template.volumes",
+        [{"name": "root", "emptyDir": {}, "downwardAPI": {"items": [SHOWN]}}],
+        "spec.template.volumes[0]",
+        "one kind, emptyDir or downwardAPI",
+    ),
+    "volume that shows the member's secrets": job(
+        "spec.template.volumes",
+        [{"name": "root", "downwardAPI": {"items": [SHOWN | {"fieldRef": {"fieldPath": "spec.nodeName"}}]}}],
+        "volumes[0].downwardAPI.items[0].fieldRef.fieldPath",
+        "Unsupported value",
+    ),
+    "volume that writes elsewhere": job(
+        "spec.template.volumes",
+        [{"name": "root", "downwardAPI": {"items": [SHOWN | {"path": "../x"}]}}],
+        "volumes[0].downwardAPI.items[0].path",
+        "must be a file name",
     ),
     "no spec at all": job("spec", DROP, "spec: Required value"),
     "misspelt field": job("spec.replica", 2, UNKNOWN, "spec.replica"),
@@ -200,6 +241,12 @@ CASES: Final = {
         "ComputeAccount", "spec.wallet", "70997970C51812dc3A010C7d01b50e0d17dc79C8", ("spec.wallet", WALLET)
     ),
     "wallet as a name": Case("ComputeAccount", "spec.wallet", "vitalik.eth", ("spec.wallet", WALLET)),
+    "proof without its time": Case(
+        "ComputeAccount", "spec.proof", {"signature": "0x1b"}, ("spec.proof.issuedAt", "Required value")
+    ),
+    "proof from before all clocks": Case(
+        "ComputeAccount", "spec.proof", {"signature": "0x1b", "issuedAt": -1}, ("spec.proof.issuedAt", "greater than")
+    ),
     "second account": Case("ComputeAccount", "metadata.name", "second", ("metadata.name", "named default")),
     "policy on an unknown group": Case(
         "PlacementPolicy", "spec.placement", {"groups": ["Mars"]}, ("spec.placement.groups[0]", '"GDPR_ADEQUATE"')

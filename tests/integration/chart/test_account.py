@@ -72,6 +72,34 @@ def test_a_secret_can_be_read_by_name_in_the_own_namespace_only(
             operator.get(f"/api/v1/namespaces/{path}")
 
 
+def test_what_is_published_can_be_read_by_everybody_and_written_by_the_operator_alone(
+    operator: ClusterApi, hub: Cluster, unique_name: Callable[[str], str]
+) -> None:
+    tenant = unique_name("tenant")
+    hub.create_namespace(tenant)
+    hub.api.create(f"/api/v1/namespaces/{tenant}/serviceaccounts", {"metadata": {"name": "someone"}})
+    token = yaml.safe_load(hub.kubeconfig_for_service_account(tenant, "someone"))["users"][0]["user"]["token"]
+    someone = ClusterApi(hub.server, hub.ca_pem, token)
+    maps, name = f"/api/v1/namespaces/{NAMESPACE}/configmaps", "fedgpu-settlement"
+    try:
+        operator.create(maps, {"metadata": {"name": name}, "data": {"hub": "here"}})
+        operator.patch(f"{maps}/{name}", {"data": {"hub": "there"}})
+        assert someone.get(f"{maps}/{name}")["data"] == {"hub": "there"}
+        refusals: tuple[Callable[[], object], ...] = (
+            lambda: someone.get(maps),
+            lambda: someone.patch(f"{maps}/{name}", {"data": {"escrow": "mine"}}),
+            lambda: someone.get("/api/v1/namespaces/kube-system/configmaps/kube-root-ca.crt"),
+            lambda: operator.patch(f"{maps}/kube-root-ca.crt", {"data": {}}),
+            lambda: operator.create(f"/api/v1/namespaces/{tenant}/configmaps", {"metadata": {"name": "there"}}),
+        )
+        for refused in refusals:
+            with pytest.raises(ForbiddenError):
+                refused()
+    finally:
+        someone.close()
+        hub.api.delete(f"{maps}/{name}")
+
+
 def test_what_others_write_cannot_be_written(operator: ClusterApi, unique_name: Callable[[str], str]) -> None:
     name = unique_name("none")
     with pytest.raises(ForbiddenError):

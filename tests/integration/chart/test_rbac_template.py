@@ -17,7 +17,7 @@ Rule = tuple[str, str, str, str]
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "rbac.md"
 ROLES = ("ClusterRole", "Role")
 OPERATOR = "fedgpu-operator"
-USERS = ("-view", "-edit", "-admin")
+USERS = ("-view", "-edit", "-admin", "-published")
 
 
 def rules(objects: list[Manifest]) -> Iterator[tuple[Manifest, Manifest]]:
@@ -92,12 +92,15 @@ def test_every_kind_can_be_watched(defaults: list[Manifest], find: Find) -> None
     assert {kind.info.plural for kind in KINDS} <= watched
 
 
-def test_the_operator_is_the_only_subject(defaults: list[Manifest], find: Find) -> None:
+def test_the_operator_is_the_only_subject_but_for_what_is_published(defaults: list[Manifest], find: Find) -> None:
     account = find(defaults, "ServiceAccount")["metadata"]
     subject = {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
     bindings = [one for one in defaults if one["kind"] in {"ClusterRoleBinding", "RoleBinding"}]
-    assert len(bindings) == 2
-    assert all(binding["subjects"] == [subject] for binding in bindings)
+    public = [binding for binding in bindings if binding["subjects"] != [subject]]
+    assert (len(bindings), len(public)) == (3, 1)
+    assert [each["name"] for each in public[0]["subjects"]] == ["system:authenticated"]
+    role = find(defaults, "Role", public[0]["roleRef"]["name"])
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]
     assert pod_account(find(defaults, "Deployment")) == account["name"]
 
 

@@ -22,7 +22,8 @@ CHAIN = {
     "chainID": 11155111,
     "escrowAddress": "0x" + "5F" * 20,
     "epochSeconds": 1_000_000,
-    "settlerKeySecret": {"name": "settler", "key": "private-key"},
+    "maxEpochSeconds": 1_000_000,
+    "settler": {"keySecret": {"name": "settler", "key": "private-key"}},
 }
 
 
@@ -33,9 +34,27 @@ def pod(deployment: Manifest) -> Manifest:
 
 def env(deployment: Manifest) -> dict[str, str]:
     entries = pod(deployment)["containers"][0]["env"]
-    values = {entry["name"]: entry["value"] for entry in entries}
-    assert len(values) == len(entries), "a variable is set twice"
+    values = {entry["name"]: entry["value"] for entry in entries if "value" in entry}
+    assert len({entry["name"] for entry in entries}) == len(entries), "a variable is set twice"
     return values
+
+
+def from_secrets(deployment: Manifest) -> dict[str, tuple[str, str]]:
+    """Variable -> (Secret, entry) of those that a Secret gives."""
+    entries = [entry for entry in pod(deployment)["containers"][0]["env"] if "valueFrom" in entry]
+    refs = {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in entries}
+    return {name: (ref["name"], ref["key"]) for name, ref in refs.items()}
+
+
+def key_file(deployment: Manifest, variable: str) -> Manifest:
+    """The Secret volume behind a variable that names a file, whose mount is read-only and whose mode is tight."""
+    file = Path(env(deployment)[variable])
+    mount = next(m for m in pod(deployment)["containers"][0]["volumeMounts"] if m["mountPath"] == str(file.parent))
+    volume = next(v for v in pod(deployment)["volumes"] if v["name"] == mount["name"])
+    assert mount["readOnly"] is True
+    assert volume["secret"]["defaultMode"] == 0o440, "only the operator's group may read it"
+    entry = next(item["key"] for item in volume["secret"]["items"] if item["path"] == file.name)
+    return {"secret": volume["secret"]["secretName"], "key": entry}
 
 
 def test_lint_finds_nothing(helm: Helm) -> None:
@@ -99,6 +118,8 @@ def test_every_setting_reaches_the_operator(render: Render, find: Find) -> None:
         "rejectAfterSeconds": 4,
         "usageIntervalSeconds": 5,
         "inventoryIntervalSeconds": 6,
+        "fundingWarnSeconds": 8,
+        "fundingCheckpointSeconds": 7,
         "logLevel": "DEBUG",
         "logFormat": "json",
     }
@@ -111,6 +132,7 @@ def test_every_setting_reaches_the_operator(render: Render, find: Find) -> None:
     assert settings.reject_after_seconds == 4
     assert settings.usage_interval_seconds == 5
     assert settings.inventory_interval_seconds == 6
+    assert (settings.funding_warn_seconds, settings.funding_checkpoint_seconds) == (8, 7)
     assert (settings.log_level, settings.log_format) == ("DEBUG", "json")
 
 
@@ -119,24 +141,76 @@ def test_the_operator_is_told_its_own_namespace(helm: Helm, find: Find) -> None:
     assert Settings.from_env(env(deployment)).namespace == "elsewhere" == deployment["metadata"]["namespace"]
 
 
-def test_settlement_comes_with_its_key_as_a_file(render: Render, find: Find, tmp_path: Path) -> None:
-    deployment = find(render({"chain": CHAIN}), "Deployment")
-    variables = env(deployment)
-    container = pod(deployment)["containers"][0]
-    key_file = Path(variables["FEDGPU_SETTLER_KEY_FILE"])
-    mount = next(m for m in container["volumeMounts"] if m["mountPath"] == str(key_file.parent))
-    volume = next(v for v in pod(deployment)["volumes"] if v["name"] == mount["name"])
-    assert mount["readOnly"] is True
-    assert volume["secret"]["secretName"] == "settler"
-    assert volume["secret"]["items"] == [{"key": "private-key", "path": key_file.name}]
-    assert volume["secret"]["defaultMode"] == 0o440, "only the operator's group may read it"
+def test_settlement_comes_with_its_keys_as_files(render: Render, find: Find, tmp_path: Path) -> None:
+    deployment = find(render({"chain": CHAIN | {"meterKeySecret": {"name": "meter"}}}), "Deployment")
+    assert key_file(deployment, "FEDGPU_SETTLER_KEY_FILE") == {"secret": "settler", "key": "private-key"}
+    assert key_file(deployment, "FEDGPU_METER_KEY_FILE") == {"secret": "meter", "key": "key"}
 
-    here = tmp_path / "key"
-    here.touch()
-    chain = Settings.from_env(variables | {"FEDGPU_SETTLER_KEY_FILE": str(here)}).chain
+    settler, meter = tmp_path / "settler", tmp_path / "meter"
+    settler.touch()
+    meter.touch()
+    files = {"FEDGPU_SETTLER_KEY_FILE": str(settler), "FEDGPU_METER_KEY_FILE": str(meter)}
+    chain = Settings.from_env(env(deployment) | files).chain
     assert chain is not None
-    assert (chain.chain_id, chain.escrow, chain.rpc_url) == (11155111, CHAIN["escrowAddress"], CHAIN["rpcURL"])
+    assert (chain.chain_id, chain.escrow, chain.rpc_urls) == (11155111, CHAIN["escrowAddress"], (CHAIN["rpcURL"],))
     assert (chain.epoch_seconds, chain.auto_claim) == (1_000_000, True)
+    defaults = Settings.from_env(
+        {
+            "FEDGPU_CHAIN_RPC_URL": "http://x",
+            "FEDGPU_CHAIN_ID": "1",
+            "FEDGPU_ESCROW_ADDRESS": chain.escrow,
+            "FEDGPU_SETTLER_KEY_FILE": str(settler),
+        }
+    ).chain
+    assert defaults is not None
+    for name in ("rpc_quorum", "min_payout", "native_usd", "max_cost_share", "fee_cap_wei"):
+        assert getattr(chain, name) == getattr(defaults, name), f"{name}: the chart's default is not the operator's"
+
+
+def test_every_chain_value_reaches_the_operator(render: Render, find: Find) -> None:
+    given = {
+        "rpcURL": "https://a.example.com, https://b.example.com/key,https://c.example.com",
+        "rpcQuorum": 3,
+        "settler": {"web3signer": {"url": "http://signer:9000", "address": "0x" + "5e" * 20}},
+        "epochSeconds": 60,
+        "maxEpochSeconds": 90000,
+        "minPayoutUSD": "12.5",
+        "nativeUSD": "3120.55",
+        "maxCostShare": 0.1,
+        "feeCapGwei": 2.5,
+        "autoClaim": False,
+    }
+    deployment = find(render({"chain": CHAIN | given}), "Deployment")
+    chain = Settings.from_env(env(deployment)).chain
+    assert chain is not None
+    assert (len(chain.rpc_urls), chain.rpc_quorum) == (3, 3)
+    assert (chain.settler.url, chain.settler.address) == ("http://signer:9000", "0x" + "5e" * 20)
+    assert (chain.epoch_seconds, chain.max_epoch_seconds) == (60, 90000)
+    assert (chain.min_payout, chain.native_usd) == (12_500_000, 3_120_550_000)
+    assert (chain.max_cost_share, chain.fee_cap_wei, chain.auto_claim) == (0.1, 2_500_000_000, False)
+    assert not {volume["name"] for volume in pod(deployment)["volumes"]} & {"settler-key", "meter-key"}
+
+
+def test_a_keystore_comes_with_its_password(render: Render, find: Find) -> None:
+    settler = {"keySecret": {"name": ""}, "keystoreSecret": {"name": "vault", "passwordKey": "word"}}
+    deployment = find(render({"chain": CHAIN | {"settler": settler}}), "Deployment")
+    assert key_file(deployment, "FEDGPU_SETTLER_KEYSTORE") == {"secret": "vault", "key": "keystore"}
+    assert key_file(deployment, "FEDGPU_SETTLER_PASSWORD_FILE") == {"secret": "vault", "key": "word"}
+    assert "FEDGPU_SETTLER_KEY_FILE" not in env(deployment)
+
+
+def test_what_holds_a_secret_comes_from_one(render: Render, find: Find) -> None:
+    chain = CHAIN | {"rpcURL": "", "rpcURLSecret": {"name": "rpc"}}
+    objects = render({"chain": chain, "ledger": {"urlSecret": {"name": "books", "key": "dsn"}}})
+    deployment = find(objects, "Deployment")
+    assert from_secrets(deployment) == {
+        "FEDGPU_LEDGER": ("books", "dsn"),
+        "FEDGPU_CHAIN_RPC_URL": ("rpc", "url"),
+    }
+    assert not {"FEDGPU_LEDGER", "FEDGPU_CHAIN_RPC_URL"} & env(deployment).keys()
+    assert "PersistentVolumeClaim" not in {o["kind"] for o in objects}
+    assert "ledger" not in {volume["name"] for volume in pod(deployment)["volumes"]}
+    assert "ledger" not in {mount["name"] for mount in pod(deployment)["containers"][0]["volumeMounts"]}
 
 
 def test_the_ledger_survives_the_pod(defaults: list[Manifest], find: Find) -> None:
@@ -230,9 +304,33 @@ def test_an_existing_account_is_bound_and_not_made(render: Render, find: Find) -
         ({"settings": {"acceptance": "Sometimes"}}, ["/settings/acceptance", "OnCreate", "Manual"]),
         ({"settings": {"defaultDeny": "yes"}}, ["/settings/defaultDeny", "want boolean"]),
         ({"settings": {"logLevel": None}}, ["/settings", "logLevel"]),
-        ({"chain": CHAIN | {"settlerKeySecret": {"name": ""}}}, ["/chain/settlerKeySecret/name"]),
-        ({"chain": CHAIN | {"settlerKeySecret": None}}, ["/chain", "settlerKeySecret"]),
+        ({"settings": {"fundingCheckpointSeconds": 86401}}, ["fundingCheckpointSeconds", "the warning comes first"]),
+        ({"chain": CHAIN | {"settler": {"keySecret": {"name": ""}}}}, ["chain.settler", "none is given"]),
+        ({"chain": CHAIN | {"settler": None}}, ["/chain", "settler"]),
         ({"chain": CHAIN | {"settlerKey": "0x11"}}, ["/chain", "settlerKey"]),
+        (
+            {"chain": CHAIN | {"settler": {"keySecret": {"name": "a"}, "keystoreSecret": {"name": "b"}}}},
+            ["given are keySecret.name and keystoreSecret.name"],
+        ),
+        (
+            {"chain": CHAIN | {"settler": {"web3signer": {"url": "http://signer"}}}},
+            ["chain.settler.web3signer", "address"],
+        ),
+        (
+            {"chain": CHAIN | {"meterKeySecret": {"name": "settler", "key": "private-key"}}},
+            ["chain.meterKeySecret", "settler's own key"],
+        ),
+        ({"chain": CHAIN | {"rpcURLSecret": {"name": "a"}}}, ["exactly one of rpcURL and rpcURLSecret.name"]),
+        ({"chain": CHAIN | {"rpcURL": ""}}, ["exactly one of rpcURL and rpcURLSecret.name"]),
+        ({"chain": CHAIN | {"rpcURL": "http://a,http://b", "rpcQuorum": 3}}, ["chain.rpcQuorum", "at most all"]),
+        ({"chain": CHAIN | {"rpcURL": "http://a,http://b", "rpcQuorum": 1}}, ["chain.rpcQuorum", "more than half"]),
+        ({"chain": CHAIN | {"maxEpochSeconds": 999_999}}, ["chain.maxEpochSeconds", "chain.epochSeconds"]),
+        ({"chain": CHAIN | {"minPayoutUSD": "1e3"}}, ["/chain/minPayoutUSD"]),
+        ({"chain": CHAIN | {"maxCostShare": 5}}, ["/chain/maxCostShare", "1"]),
+        (
+            {"ledger": {"urlSecret": {"name": "a"}}, "persistence": {"existingClaim": "b"}},
+            ["ledger.urlSecret.name and persistence.existingClaim"],
+        ),
         ({"chain": CHAIN | {"rpcURL": "rpc.example.com"}}, ["/chain/rpcURL", "https?://"]),
         ({"chain": CHAIN | {"chainID": 0}}, ["/chain/chainID"]),
         ({"chain": CHAIN | {"escrowAddress": "0x5F"}}, ["/chain/escrowAddress", "{40}"]),

@@ -107,7 +107,7 @@ def test_the_chain_jumps_and_finalizes(chain: Chain) -> None:
     assert int(block("latest")["timestamp"], 16) >= before + 86400
     chain.mine(3)
     assert int(block("latest")["number"], 16) - int(block("finalized")["number"], 16) == 2
-    assert len(chain.accounts) == 10
+    assert len(chain.accounts) == 24
 
 
 def test_a_member_that_hangs_or_restarts_comes_back_with_its_data(own_lab: Lab) -> None:

@@ -12,8 +12,9 @@ from tests.integration.operator.federation import (
     CHALLENGE,
     COUNTRIES,
     MEMBERS,
-    PAYOUT,
+    PAYOUT_KEYS,
     PRICES,
+    SIGNER_KEYS,
     Federation,
     Operator,
     Tenant,
@@ -22,13 +23,11 @@ from tests.integration.operator.federation import (
     offer,
 )
 
-from fedgpu_operator.adapters.chain import deploy
+from fedgpu_operator.adapters.chain import Periods, deploy
 from fedgpu_operator.lab import Lab, toolchain
 from fedgpu_operator.lab import chart as lab_chart
 from fedgpu_operator.lab.process import free_ports
 from fedgpu_operator.lab.progress import progress_for
-
-NOTICE = 2 * CHALLENGE + 86_400 + 3600
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +41,10 @@ def federation(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
         made = _prepare(lab, folder)
         made.operator.start()
         try:
+            for name in SIGNER_KEYS:
+                made.lend_key(name)
             for name in PRICES:
-                spec = offer(COUNTRIES[name], name, PRICES[name], PAYOUT[name])
+                spec = offer(COUNTRIES[name], name, PRICES[name], made.payout(name, PAYOUT_KEYS[name]))
                 made.add_provider(name, spec, lab.members[name].kubeconfig_text())
             for name in PRICES:
                 made.until_provider(name, "Ready", "True")
@@ -59,20 +60,13 @@ def _prepare(lab: Lab, folder: Path) -> Federation:
     """Chart and escrow are there, the operator is not started yet; it gets the chart's own identity."""
     chain = lab.chain
     assert chain is not None
-    admin, settler, guardian = chain.accounts[:3]
-    deployment = asyncio.run(
-        deploy(
-            chain.rpc_url,
-            admin.private_key,
-            challenge_seconds=CHALLENGE,
-            notice_seconds=NOTICE,
-            settler=settler.address,
-            guardian=guardian.address,
-        )
-    )
+    admin, settler = chain.accounts[:2]
+    periods = Periods(challenge=CHALLENGE, ruling=CHALLENGE, exit_after=CHALLENGE, longest_epoch=CHALLENGE)
+    deployment = asyncio.run(deploy(chain.rpc_url, admin.private_key, chain.roles, periods))
     identity = lab_chart.install(lab)
-    kubeconfig, key = folder / "kubeconfig.yaml", folder / "settler.key"
-    for path, text in ((kubeconfig, identity), (key, settler.private_key)):
+    kubeconfig, key, meter = folder / "kubeconfig.yaml", folder / "settler.key", folder / "meter.key"
+    metering = next(account for account in chain.accounts if account.address == chain.roles.meter)
+    for path, text in ((kubeconfig, identity), (key, settler.private_key), (meter, metering.private_key)):
         path.touch(mode=0o600)
         path.write_text(text)
     health, metrics = free_ports(2)
@@ -91,12 +85,14 @@ def _prepare(lab: Lab, folder: Path) -> Federation:
         "CHAIN_ID": str(chain.chain_id),
         "ESCROW_ADDRESS": deployment.escrow,
         "SETTLER_KEY_FILE": str(key),
+        "METER_KEY_FILE": str(meter),
         "EPOCH_SECONDS": "1",
         "LOG_LEVEL": "DEBUG",
     }
     variables = environment(settings, {"KUBECONFIG": str(kubeconfig), "HOME": str(folder)})
     tokens = [yaml.safe_load(text)["users"][0]["user"]["token"] for text in _kubeconfigs(lab, identity)]
-    secrets = [*tokens, settler.private_key.removeprefix("0x")]
+    keys = (settler.private_key, metering.private_key, *SIGNER_KEYS.values())
+    secrets = [*tokens, *(each.removeprefix("0x") for each in keys)]
     operator = Operator(variables, folder / "operator.log")
     return Federation(lab, chain, deployment, operator, variables, secrets)
 

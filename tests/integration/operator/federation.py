@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from eth_abi.abi import encode
 from eth_account import Account
+from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
 
 from fedgpu_operator.adapters.chain import TenantWallet
@@ -36,7 +37,10 @@ CHALLENGE: Final = 600
 SECONDS_PER_HOUR: Final = 3600
 PRICES: Final = {"alpha": "1.25", "beta": "1.10"}
 COUNTRIES: Final = {"alpha": "DE", "beta": "US"}
-PAYOUT: Final = {"alpha": "0x" + "a1" * 20, "beta": "0x" + "be" * 20}
+PAYOUT_KEYS: Final = {"alpha": "0x" + "a1" * 32, "beta": "0x" + "be" * 32}
+SIGNER_KEYS: Final = {"alpha": "0x" + "c7" * 32}
+"""Alpha signs its usage, beta is believed as it is."""
+PAYOUT: Final = {name: str(Account.from_key(key).address) for name, key in PAYOUT_KEYS.items()}
 MEMBERS: Final = (
     MemberSpec("alpha", (GpuNodes.of("h100", nodes=2, count_per_node=8, region="eu-central-1", zone="a"),)),
     MemberSpec("beta", (GpuNodes.of("h100", nodes=1, count_per_node=8, region="us-east-1", zone="a"),)),
@@ -233,14 +237,50 @@ class Federation:
             self.fund(tenant, usd)
         return tenant
 
-    def fund(self, tenant: Tenant, usd: int) -> None:
-        """Give a tenant an account with that much in escrow."""
-        tenant.wallet = asyncio.run(self._deposit(usd * 10**6))
-        self.hub.apply([manifest("ComputeAccount", "default", {"wallet": tenant.wallet}, tenant.namespace)])
+    def fund(self, tenant: Tenant, usd: int, key: str = "") -> None:
+        """Give a tenant an account with that much in escrow, of the wallet of `key` or else of a new one."""
+        owner = Account.from_key(key) if key else Account.create()
+        tenant.wallet = asyncio.run(self._deposit(owner, usd * 10**6))
+        self.name_wallet(tenant, tenant.wallet, self.account_proof(owner.key, tenant.namespace))
         eventually("a funded account", lambda: tenant.account().get("state") == "Funded")
 
-    async def _deposit(self, units: int) -> str:
-        key = Account.create()
+    def name_wallet(self, tenant: Tenant, wallet: str, proof: Json) -> None:
+        """Apply the tenant's account as it would write it: who names a wallet need not own it."""
+        spec = {"wallet": wallet, "proof": proof}
+        self.hub.apply([manifest("ComputeAccount", "default", spec, tenant.namespace)])
+
+    def account_proof(self, key: str | bytes, namespace: str) -> Json:
+        """The wallet's word that this namespace may spend from it, spelled out by hand."""
+        types = {"hub": "string", "namespace": "string", "wallet": "address", "issuedAt": "uint64"}
+        said = {"namespace": namespace, "wallet": Account.from_key(key).address}
+        return self._signed(key, "AccountProof", types, said)
+
+    def payout(self, provider: str, key: str) -> Json:
+        """spec.payout of that provider with the wallet of `key`, proven, and its signer where it has one."""
+        types = {"hub": "string", "provider": "string", "payout": "address", "signer": "address", "issuedAt": "uint64"}
+        address = Account.from_key(key).address
+        signs = SIGNER_KEYS.get(provider)
+        signer = Account.from_key(signs).address if signs else "0x" + "00" * 20
+        said = {"provider": provider, "payout": address, "signer": signer}
+        payout = {"address": address, "proof": self._signed(key, "ProviderProof", types, said)}
+        if not signs:
+            return payout
+        return payout | {"signer": signer, "signerKeySecretRef": {"name": f"{provider}-signer", "key": "key"}}
+
+    def _signed(self, key: str | bytes, primary: str, types: Mapping[str, str], said: Json) -> Json:
+        hub = self.hub.api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
+        domain = {
+            "name": "fedgpu",
+            "version": "1",
+            "chainId": self.chain.chain_id,
+            "verifyingContract": self.deployment.escrow,
+        }
+        fields = {primary: [{"name": name, "type": kind} for name, kind in types.items()]}
+        issued = int(time.time())
+        signed = Account.sign_typed_data(key, domain, fields, {"hub": hub, "issuedAt": issued, **said})
+        return {"signature": "0x" + bytes(signed.signature).hex(), "issuedAt": issued}
+
+    async def _deposit(self, key: LocalAccount, units: int) -> str:
         self.chain.rpc("anvil_setBalance", key.address, hex(10**21))
         token, escrow = self.deployment.token, self.deployment.escrow
         async with TenantWallet(self.chain.rpc_url, "0x" + key.key.hex().removeprefix("0x")) as wallet:
@@ -257,6 +297,11 @@ class Federation:
             secret = {"metadata": {"name": name}, "stringData": {"kubeconfig": kubeconfig}}
             self.hub.api.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", secret)
         self.hub.apply([manifest("GPUProvider", name, spec)])
+
+    def lend_key(self, provider: str) -> None:
+        """Put the key of a provider's signer where its agent in the operator reads it."""
+        secret = {"metadata": {"name": f"{provider}-signer"}, "stringData": {"key": SIGNER_KEYS[provider]}}
+        self.hub.api.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", secret)
 
     def provider(self, name: str) -> Json:
         return dict(self.hub.api.get(f"{API}/gpuproviders/{name}").get("status") or {})
@@ -278,7 +323,7 @@ class Federation:
         waiting = list(jobs)
 
         def settled() -> bool:
-            self._jump_over_windows()
+            self.jump_over_windows()
             waiting[:] = [(t, name) for t, name in waiting if t.condition(name, "Settled").get("status") != "True"]
             return not waiting
 
@@ -288,7 +333,7 @@ class Federation:
             said = {name: t.condition(name, "Settled") for t, name in waiting}
             raise AssertionError(f"{error}: {json.dumps(said, indent=1)}") from None
 
-    def _jump_over_windows(self) -> None:
+    def jump_over_windows(self) -> None:
         for epoch in self.hub.api.get(f"{API}/settlementepochs")["items"]:
             conditions = epoch.get("status", {}).get("conditions", [])
             if any(one["reason"] == "ChallengeWindow" for one in conditions):
@@ -318,14 +363,14 @@ class Federation:
         )
 
 
-def offer(country: str, secret: str, price: str, payout: str | None = None) -> Json:
+def offer(country: str, secret: str, price: str, payout: Json | None = None) -> Json:
     """A GPUProvider's spec."""
     spec: Json = {
         "location": {"country": country},
         "connection": {"kubeconfigSecretRef": {"name": secret}},
         "offers": [{"product": "NVIDIA-H100-80GB-HBM3", "pricePerGPUHour": price}],
     }
-    return spec | ({"payout": {"address": payout}} if payout else {})
+    return spec | ({"payout": payout} if payout else {})
 
 
 def environment(settings: Mapping[str, str], extra: Mapping[str, str], unset: Sequence[str] = ()) -> dict[str, str]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 
 import pytest
+from eth_account import Account
 from tests.integration.operator.conftest import clear
 from tests.integration.operator.federation import (
-    API,
     PRICES,
     SECONDS_PER_HOUR,
     Federation,
@@ -17,6 +16,8 @@ from tests.integration.operator.federation import (
     manifest,
     micro,
 )
+
+from fedgpu_operator.lab.chart import NAMESPACE
 
 
 @pytest.fixture(scope="module")
@@ -114,18 +115,52 @@ def test_a_namespace_without_an_account_waits_for_money_and_starts_when_there_is
         clear(poor)
 
 
-def test_a_wallet_of_somebody_else_pays_for_nothing(running: Federation, tenant: Tenant) -> None:
-    thief = running.tenant()
-    path = f"{API}/namespaces/{tenant.namespace}/computeaccounts/default"
-    made = datetime.fromisoformat(running.hub.api.get(path)["metadata"]["creationTimestamp"])
-    # Creation times are whole seconds: within the same one nobody is older.
-    eventually("the next second", lambda: datetime.now(UTC) - made > timedelta(seconds=1.1))
-    running.hub.apply([manifest("ComputeAccount", "default", {"wallet": tenant.wallet}, thief.namespace)])
+def test_a_wallet_of_somebody_else_pays_for_nothing(running: Federation) -> None:
+    """Not even to who names it first, or copies the proof of its owner; and the owner is not kept out."""
+    owner, squatter, thief, key = running.tenant(), running.tenant(), running.tenant(), Account.create().key.hex()
+    wallet = Account.from_key(key).address
+    nobodys = running.account_proof(Account.create().key, squatter.namespace)
+    running.name_wallet(squatter, wallet, nobodys)
+    eventually("the refusal", lambda: squatter.account().get("state") == "Unfunded")
+    running.fund(owner, 5, key)
+    running.name_wallet(thief, wallet, running.account_proof(key, owner.namespace))
     eventually("the refusal", lambda: thief.account().get("state") == "Unfunded")
-    (funded,) = thief.account()["conditions"]
-    assert funded["reason"] == "WalletTaken"
-    thief.apply(thief.job("work"))
     try:
-        thief.until("work", "Placed", "False", "Unfunded")
+        for one in (squatter, thief):
+            (funded,) = one.account()["conditions"]
+            assert (funded["status"], funded["reason"]) == ("False", "WalletUnproven")
+            assert f"fedgpu account prove -n {one.namespace}" in funded["message"]
+            one.apply(one.job("work"))
+            one.until("work", "Placed", "False", "Unfunded")
+        assert owner.account()["state"] == "Funded"
     finally:
-        clear(thief)
+        for one in (squatter, thief):
+            clear(one)
+
+
+ACCEPTS_ALL = "0x631626ba7e60e01b60005260206000f3"
+"""A contract that answers ERC-1271's magic word to whatever it is asked."""
+ACCEPTS_NONE = "0x60206000f3"
+"""One that answers a word of zeros."""
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(ACCEPTS_ALL, "NoSpendLimit"), (ACCEPTS_NONE, "WalletUnproven"), ("0x", "WalletUnproven")]
+)
+def test_a_contract_wallet_is_asked_on_the_chain(running: Federation, code: str, reason: str) -> None:
+    wallet, tenant = str(Account.create().address), running.tenant()
+    running.chain.rpc("anvil_setCode", wallet, code)
+    running.chain.mine(3)
+    running.name_wallet(tenant, wallet, {"signature": "0x01", "issuedAt": 1})
+
+    def said() -> str:
+        return next((str(one["reason"]) for one in tenant.account().get("conditions", [])), "")
+
+    assert eventually("a word on the account", said) == reason
+
+
+def test_everybody_can_read_where_the_hub_settles(running: Federation) -> None:
+    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps/fedgpu-settlement"
+    hub = running.hub.api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
+    chain = {"chainID": str(running.chain.chain_id), "escrow": running.deployment.escrow}
+    assert running.hub.api.get(path)["data"] == {"hub": hub, **chain}

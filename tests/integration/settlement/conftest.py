@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.adapters.chain import EscrowClient, TenantWallet, deploy
+from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, EpochPlan, Pair, TxReceipt
 from fedgpu_operator.lab import toolchain
@@ -20,7 +20,7 @@ from fedgpu_operator.lab.process import Watchdog, end, free_ports
 from fedgpu_operator.settlement import build_epoch
 
 CHALLENGE = 3600
-NOTICE = 3 * 86400
+PERIODS = Periods(challenge=CHALLENGE, ruling=CHALLENGE, exit_after=CHALLENGE, longest_epoch=CHALLENGE)
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +137,7 @@ class World:
         self.chain.rpc("anvil_stopImpersonatingAccount", sender)
 
     def grant(self, role: str, address: str) -> None:
-        admin = self.chain.accounts[0].address
+        admin = self.deployment.timelock
         self.force(admin, self.deployment.escrow, "grantRole(bytes32,address)", "0x" + keccak(text=role).hex(), address)
 
     def give(self, tenant: str, units: int, limit: int) -> None:
@@ -157,15 +157,9 @@ class World:
 
 @pytest.fixture
 async def world(own_chain: Chain, unique_name: Callable[[str], str]) -> AsyncIterator[World]:
-    admin, settler, guardian, keeper, *tenants = own_chain.accounts
-    deployment = await deploy(
-        own_chain.rpc_url,
-        admin.private_key,
-        challenge_seconds=CHALLENGE,
-        notice_seconds=NOTICE,
-        settler=settler.address,
-        guardian=guardian.address,
-    )
+    admin, settler, guardian, keeper, *tenants = own_chain.accounts[:10]
+    roles = replace(own_chain.roles, guardian=guardian.address)
+    deployment = await deploy(own_chain.rpc_url, admin.private_key, roles, PERIODS)
     async with AsyncExitStack() as stack:
         settling, guarding, keeping = [
             await stack.enter_async_context(

@@ -12,6 +12,10 @@ from fedgpu_operator.agent.guard import check_workload
 from fedgpu_operator.errors import InvalidResourceError
 
 Object = dict[str, Any]
+SHOWN = {
+    "path": "checkpoint-requested",
+    "fieldRef": {"fieldPath": "metadata.annotations['fedgpu.dev/checkpoint-requested']"},
+}
 RICH = {
     "annotations": {"team": "a", "lab.fedgpu.dev/duration": "1s"},
     "containers": [
@@ -27,7 +31,10 @@ RICH = {
         },
         {"name": "side", "image": "side:1"},
     ],
-    "volumes": [{"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}],
+    "volumes": [
+        {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+        {"name": "asked", "downwardAPI": {"items": [SHOWN]}},
+    ],
 }
 
 
@@ -97,6 +104,15 @@ HOSTILE: dict[str, Callable[[Object], Any]] = {
     ),
     "a secret": lambda w: _pod(w).update(volumes=[{"name": "r", "secret": {"secretName": "s"}}]),
     "a claim": lambda w: _pod(w).update(volumes=[{"name": "r", "persistentVolumeClaim": {"claimName": "c"}}]),
+    "a look at the node": lambda w: _pod(w).update(
+        volumes=[{"name": "r", "downwardAPI": {"items": [SHOWN | {"fieldRef": {"fieldPath": "spec.nodeName"}}]}}]
+    ),
+    "a file elsewhere": lambda w: _pod(w).update(
+        volumes=[{"name": "r", "downwardAPI": {"items": [SHOWN | {"path": "../etc/passwd"}]}}]
+    ),
+    "a volume of two kinds": lambda w: _pod(w).update(
+        volumes=[{"name": "r", "emptyDir": {}, "downwardAPI": {"items": [SHOWN]}}]
+    ),
     "a CSI volume": lambda w: _pod(w).update(volumes=[{"name": "r", "csi": {"driver": "d"}}]),
     "root": lambda w: _pod(w)["securityContext"].update(runAsUser=0),
     "perhaps root": lambda w: _pod(w)["securityContext"].update(runAsNonRoot=False),

@@ -22,6 +22,17 @@ from fedgpu_operator.ports import ResourceType, WatchEvent
 RUNNING = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("True", "Running")}
 
 
+def merged(old: JSONObject, patch: JSONObject) -> JSONObject:
+    """RFC 7396."""
+    new = {key: value for key, value in old.items() if key not in patch}
+    for key, value in patch.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            new[key] = merged(old[key], value)
+        elif value is not None:
+            new[key] = value
+    return new
+
+
 class FakeKube:
     """Records the calls of both clusters in one order; raises what a test planned for a call."""
 
@@ -29,6 +40,7 @@ class FakeKube:
         self.lease = lease.model_dump(mode="json", by_alias=True)
         self.calls: list[str] = []
         self.patches: list[JSONObject] = []
+        self.annotated: list[JSONObject] = []
         self.plan: dict[str, Exception] = {}
 
     def _note(self, call: str) -> None:
@@ -59,13 +71,15 @@ class FakeKube:
         raise NotImplementedError
 
     async def patch(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
-        raise NotImplementedError
+        self.annotated.append(patch["metadata"])
+        self._note(f"patch {kind.kind}")
+        return {}
 
     async def patch_status(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
         self._note("status")
         self.patches.append(patch)
         version = str(int(self.lease["metadata"]["resourceVersion"]) + 1)
-        self.lease = {**self.lease, "status": patch["status"]}
+        self.lease = {**self.lease, "status": merged(self.lease["status"], patch["status"])}
         self.lease["metadata"] = {**self.lease["metadata"], "resourceVersion": version}
         return self.lease
 
@@ -200,3 +214,58 @@ async def test_an_adopted_job_is_recorded(make: Any) -> None:
     bench = Bench(make, make.lease(verdicts={"Accepted": Verdict("Unknown", "Dispatching")}))
     assert await bench.step(job=make.member_job(), pods=(make.pod(),)) == ["status"]
     assert bench.lease.status.workload_uid == "job-uid"
+
+
+def asked(make: Any, *pods: JSONObject, **lease: Any) -> tuple[Bench, JSONObject, tuple[JSONObject, ...]]:
+    """A running lease whose workload is to save its work."""
+    bench = Bench(make, make.lease(verdicts=RUNNING, workload_uid="job-uid", **lease))
+    spec = bench.lease.spec.model_copy(update={"checkpoint_requested_at": make.now})
+    bench.lease = bench.lease.model_copy(update={"spec": spec})
+    bench.kube.lease = bench.lease.model_dump(mode="json", by_alias=True)
+    return bench, make.member_job(), pods
+
+
+def annotated(obj: JSONObject) -> JSONObject:
+    stamp = {"fedgpu.dev/checkpoint-requested": "2026-01-01T12:00:00Z"}
+    return {**obj, "metadata": {**obj["metadata"], "annotations": stamp}}
+
+
+async def test_a_checkpoint_is_asked_of_the_job_and_its_live_pods_once(make: Any) -> None:
+    bench, job, pods = asked(make, make.pod(uid="a"), make.pod(uid="b", phase="Succeeded", exit_code=0))
+    assert await bench.step(job=job, pods=pods) == ["status", "patch Job", "patch Pod"]
+    stamp = {"fedgpu.dev/checkpoint-requested": "2026-01-01T12:00:00Z"}
+    assert bench.kube.annotated == [{"uid": uid, "annotations": stamp} for uid in ("job-uid", "a")]
+    assert await bench.step(job=annotated(job), pods=tuple(map(annotated, pods))) == []
+    older = annotated(job)
+    older["metadata"]["annotations"] = {"fedgpu.dev/checkpoint-requested": "2025-12-31T12:00:00Z"}
+    assert await bench.step(job=older, pods=tuple(map(annotated, pods))) == ["patch Job"]
+
+
+@pytest.mark.parametrize(
+    "error", [ForbiddenError("no", status=403), RejectedError("no", status=422), ConflictError("no"), NotFoundError("")]
+)
+async def test_a_member_that_lets_nobody_annotate_keeps_its_lease(
+    make: Any, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench, job, pods = asked(make, make.pod())
+    bench.kube.plan = {"patch Job": error, "patch Pod": error}
+    assert await bench.step(job=job, pods=pods) == ["status", "patch Job", "patch Pod"]
+    assert bench.lease.status.state == "Running"
+    bench.kube.plan = {"patch Job": error, "patch Pod": error}
+    await bench.step(job=job, pods=pods)
+    said = [record for record in caplog.records if "checkpoint" in record.getMessage()]
+    assert len(said) == (2 if isinstance(error, (ForbiddenError, RejectedError)) else 0), "once for each object"
+
+
+async def test_a_member_that_does_not_answer_is_asked_again(make: Any) -> None:
+    bench, job, pods = asked(make, make.pod())
+    bench.kube.plan["patch Pod"] = UnreachableError("timeout")
+    with pytest.raises(UnreachableError):
+        await bench.step(job=job, pods=pods)
+    bench.lease = ComputeLease.parse(bench.kube.lease)
+    assert await bench.step(job=annotated(job), pods=pods) == ["patch Pod"]
+
+
+async def test_what_is_stopping_is_asked_nothing(make: Any) -> None:
+    bench, job, pods = asked(make, make.pod(), desired="Stop")
+    assert await bench.step(job=job, pods=pods) == ["status", "delete Job job-uid"]

@@ -31,6 +31,15 @@ def test_a_pod_that_is_barely_an_object_has_facts_too() -> None:
     assert (fact.uid, fact.gpus, fact.phase) == ("u", 0, "")
 
 
+@pytest.mark.parametrize("instant", ["soon", "", 7, "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z"])
+def test_a_start_that_no_clock_shows_is_no_start(make: Any, instant: object) -> None:
+    """Else one pod of a member would make the whole reading one that the hub refuses."""
+    pod = make.pod(uid="u", ago=10)
+    pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] = instant
+    (container,) = pod_facts(pod).containers
+    assert container.started_at is None
+
+
 def test_gpus_are_what_the_scheduler_sets_aside() -> None:
     def one(count: str) -> dict[str, Any]:
         return {"resources": {"limits": {"nvidia.com/gpu": count}}}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.hub.fakes import FakeClock, FakeKube
 
+from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.adapters.kube.client import KubeClient
+from fedgpu_operator.agent import Signing
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
@@ -16,6 +20,9 @@ from fedgpu_operator.errors import ForbiddenError, UnreachableError
 from fedgpu_operator.ports import NAMESPACES, SECRETS, ResourceType
 from fedgpu_operator.settings import Settings
 
+KEY, OTHER_KEY = "0x" + "c3" * 32, "0x" + "d4" * 32
+SIGNER, OTHER, METER = LocalSigner(KEY), LocalSigner(OTHER_KEY), LocalSigner("0x" + "e5" * 32)
+PAYOUT = LocalSigner("0x" + "b2" * 32).address
 PROVIDERS = ResourceType.of(GPUProvider.info)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GOOD = """
@@ -38,32 +45,44 @@ class Hub(FakeKube):
             raise self.troubles[name]
         return await super().get(kind, name, namespace)
 
-    async def provider(self, name: str, kubeconfig: str = GOOD) -> None:
+    async def provider(self, name: str, kubeconfig: str = GOOD, **spec: Any) -> None:
         """Accepted, with its namespace and its Secret."""
         offer = {"product": "NVIDIA-L4", "pricePerGPUHour": "1"}
-        spec = {
+        body = {
             "location": {"country": "DE"},
             "connection": {"kubeconfigSecretRef": {"name": name}},
             "offers": [offer],
+            **spec,
         }
-        made = GPUProvider.parse(await self.create(PROVIDERS, {"metadata": {"name": name}, "spec": spec}))
-        acceptance = {"hash": made.spec.acceptance_hash(), "acceptedAt": NOW.isoformat()}
-        await self.patch_status(PROVIDERS, name, "", {"status": {"acceptance": acceptance}})
+        await self.create(PROVIDERS, {"metadata": {"name": name}, "spec": body})
+        await self.accept(name)
         await self.create(NAMESPACES, {"metadata": {"name": f"fedgpu-provider-{name}"}})
-        data = {"kubeconfig": base64.b64encode(kubeconfig.encode()).decode()}
-        await self.create(SECRETS, {"metadata": {"name": name, "namespace": "fedgpu-system"}, "data": data})
+        await self.secret(name, kubeconfig=kubeconfig)
+
+    async def accept(self, name: str, **spec: Any) -> None:
+        """With these changes of its spec."""
+        changed = GPUProvider.parse(await self.patch(PROVIDERS, name, "", {"spec": spec}))
+        acceptance = {"hash": changed.spec.acceptance_hash(), "acceptedAt": NOW.isoformat()}
+        await self.patch_status(PROVIDERS, name, "", {"status": {"acceptance": acceptance}})
+
+    async def secret(self, name: str, **texts: str) -> None:
+        data = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
+        meta = {"name": name, "namespace": "fedgpu-system"}
+        await self.apply(SECRETS, {"metadata": meta, "data": data})
 
 
 class Supervisor(AgentSupervisor):
     """Notes the agents it would start."""
 
-    def __init__(self, hub: Hub) -> None:
-        settings = Settings.from_env({"FEDGPU_NAMESPACE": "fedgpu-system"})
-        super().__init__(hub, FakeClock(NOW), settings, "hub")
+    def __init__(self, hub: Hub, environ: dict[str, str] | None = None) -> None:
+        settings = Settings.from_env({"FEDGPU_NAMESPACE": "fedgpu-system", **(environ or {})})
+        super().__init__(hub, FakeClock(NOW), settings, "hub", reserved=[METER.address])
         self.started: list[str] = []
+        self.signings: list[Signing | None] = []
 
-    def _start(self, name: str, member: KubeClient, version: str) -> None:
+    def _start(self, name: str, member: KubeClient, signing: Signing | None, made_of: str) -> None:
         self.started.append(name)
+        self.signings.append(signing)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +124,7 @@ async def test_nobody_sells_the_cluster_that_an_older_provider_named() -> None:
     hub = Hub()
     await hub.provider("berlin")
     await hub.provider("acme")
-    spec = {"connection": {"kubeconfigSecretRef": {"name": "berlin"}}}
-    thief = GPUProvider.parse(await hub.patch(PROVIDERS, "acme", "", {"spec": spec}))
-    accepted = {"hash": thief.spec.acceptance_hash(), "acceptedAt": NOW.isoformat()}
-    await hub.patch_status(PROVIDERS, "acme", "", {"status": {"acceptance": accepted}})
+    await hub.accept("acme", connection={"kubeconfigSecretRef": {"name": "berlin"}})
     hub.objects[PROVIDERS.plural, "", "acme"]["metadata"]["creationTimestamp"] = "2026-01-02T00:00:00Z"
     supervisor = Supervisor(hub)
     await supervisor.pass_once()
@@ -144,3 +160,109 @@ async def test_an_agent_that_runs_outlives_a_hub_that_does_not_answer() -> None:
     finally:
         await supervisor.aclose()
     assert before.task.done()
+
+
+# ---- the key that signs usage
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> dict[str, str]:
+    """Settings of an operator that settles on chain."""
+    key = tmp_path / "settler"
+    key.write_text("0x" + "77" * 32)
+    return {
+        "FEDGPU_CHAIN_RPC_URL": "http://127.0.0.1:8545",
+        "FEDGPU_CHAIN_ID": "31337",
+        "FEDGPU_ESCROW_ADDRESS": "0x" + "11" * 20,
+        "FEDGPU_SETTLER_KEY_FILE": str(key),
+    }
+
+
+def payout(signer: str = SIGNER.address, ref: str | None = "acme-signer") -> dict[str, Any]:
+    named = {"signerKeySecretRef": {"name": ref, "key": "key"}} if ref is not None else {}
+    return {"address": PAYOUT, "signer": signer, **named}
+
+
+async def test_the_agent_signs_with_the_key_that_its_provider_names(chain: dict[str, str]) -> None:
+    hub = Hub()
+    await hub.provider("acme", payout=payout())
+    await hub.secret("acme-signer", key=KEY + "\n")
+    supervisor = Supervisor(hub, chain)
+    await supervisor.pass_once()
+    (signing,) = supervisor.signings
+    assert signing is not None
+    assert signing.signer.address == SIGNER.address
+    assert (signing.payout, signing.chain_id, signing.escrow) == (PAYOUT, 31337, "0x" + "11" * 20)
+
+
+async def test_without_settlement_no_key_is_read() -> None:
+    hub = Hub()
+    await hub.provider("acme", payout=payout())
+    hub.troubles["acme-signer"] = ZeroDivisionError("read")
+    supervisor = Supervisor(hub)
+    await supervisor.pass_once()
+    assert supervisor.signings == [None]
+
+
+@pytest.mark.parametrize(
+    ("spec", "held", "why"),
+    [
+        (payout(), OTHER_KEY, "SignerMismatch"),
+        (payout(), "no key at all", "SignerKeyRefused"),
+        (payout(), "0x" + "00" * 32, "SignerKeyRefused"),
+        (payout(), None, "SecretNotFound"),
+        (payout(ref=None), KEY, "NoSignerKey"),
+        (payout(METER.address), "0x" + "e5" * 32, "SignerRefused"),
+    ],
+)
+async def test_a_key_that_is_not_the_signers_starts_nothing_and_is_not_told(
+    spec: dict[str, Any], held: str | None, why: str, chain: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Hub()
+    await hub.provider("acme", payout=spec)
+    await hub.provider("berlin")
+    if held is not None:
+        await hub.secret("acme-signer", key=held)
+    supervisor = Supervisor(hub, chain)
+    await supervisor.pass_once()
+    assert supervisor.started == ["berlin"]
+    refusal = supervisor.refusals["acme"]
+    assert refusal.why == why
+    told = str(refusal) + caplog.text
+    assert held is None or held.removeprefix("0x") not in told
+
+
+async def test_nobody_signs_with_the_key_that_an_older_provider_named(chain: dict[str, str]) -> None:
+    hub = Hub()
+    await hub.provider("acme", payout=payout())
+    await hub.secret("acme-signer", key=KEY)
+    await hub.provider("thief", payout=payout())
+    hub.objects[PROVIDERS.plural, "", "thief"]["metadata"]["creationTimestamp"] = "2026-01-02T00:00:00Z"
+    supervisor = Supervisor(hub, chain)
+    await supervisor.pass_once()
+    assert supervisor.started == ["acme"]
+    assert supervisor.refusals["thief"].why == "SecretTaken"
+
+
+async def test_a_rotation_starts_the_agent_anew_and_a_wrong_key_ends_no_work(chain: dict[str, str]) -> None:
+    hub = Hub()
+    await hub.provider("acme", payout=payout())
+    await hub.secret("acme-signer", key=KEY)
+    settings = Settings.from_env({"FEDGPU_NAMESPACE": "fedgpu-system", **chain})
+    supervisor = AgentSupervisor(hub, FakeClock(NOW), settings, "hub")
+    try:
+        await supervisor.pass_once()
+        first = supervisor._running["acme"]
+        await supervisor.pass_once()
+        assert supervisor._running["acme"] is first
+        await hub.accept("acme", payout=payout(OTHER.address))
+        await supervisor.pass_once()
+        assert supervisor._running["acme"] is first, "the Secret still holds the old key: what runs goes on"
+        assert supervisor.refusals["acme"].why == "SignerMismatch"
+        await hub.secret("acme-signer", key=OTHER_KEY)
+        await supervisor.pass_once()
+        assert supervisor._running["acme"] is not first
+        assert first.task.done()
+        assert not supervisor.refusals
+    finally:
+        await supervisor.aclose()

@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm" / "fedgpu-operator"
-ROW = re.compile(r"^\| `(?P<name>[A-Za-z.]+)` \| `(?P<default>[^`]*)` \|")
+ROW = re.compile(r"^\| `(?P<name>[A-Za-z0-9.]+)` \| `(?P<default>[^`]*)` \|")
 OPEN = {"global", "affinity", "valueFrom"}
 """Objects that are passed on as Kubernetes or a parent chart defines them."""
 
@@ -81,6 +81,17 @@ def test_every_value_is_in_the_schema(values: Json, schema: Json) -> None:
             assert node, f"values.schema.json knows nothing of {path}"
 
 
+def test_the_schema_knows_no_value_that_the_chart_has_not(values: Json, schema: Json) -> None:
+    def known(node: Json, path: str = "") -> Iterator[str]:
+        for key, sub in node.get("properties", {}).items():
+            found = schema["$defs"][sub["$ref"].rsplit("/", 1)[1]] if "$ref" in sub else sub
+            below = list(known(found, f"{path}{key}."))
+            yield from below or [path + key]
+
+    assert set(known(schema["properties"]["chain"])) == {path for path, _ in leaves(values["chain"])}
+    assert set(known(schema["properties"]["ledger"])) == {path for path, _ in leaves(values["ledger"])}
+
+
 def test_the_schema_refuses_what_it_does_not_know(schema: Json) -> None:
     for path, node in objects(schema):
         if path.rsplit("/", 1)[-1] not in OPEN:
@@ -88,6 +99,11 @@ def test_the_schema_refuses_what_it_does_not_know(schema: Json) -> None:
 
 
 def test_no_value_can_hold_a_key_of_its_own(schema: Json) -> None:
-    secret = schema["properties"]["chain"]["properties"]
-    assert not {name for name in secret if "key" in name.lower()} - {"settlerKeySecret"}
-    assert set(secret["settlerKeySecret"]["properties"]) == {"name", "key"}
+    """A value that has to do with a secret is the name of a Secret and of its entries, and nothing else."""
+    chain, secret = schema["properties"]["chain"]["properties"], schema["$defs"]["secret"]
+    assert set(secret["properties"]) == {"name", "key"}
+    assert set(chain["settler"]["properties"]["keystoreSecret"]["properties"]) == {"name", "key", "passwordKey"}
+    given = [chain["rpcURLSecret"], chain["meterKeySecret"], chain["settler"]["properties"]["keySecret"]]
+    given.append(schema["properties"]["ledger"]["properties"]["urlSecret"])
+    assert all(one["$ref"] == "#/$defs/secret" for one in given)
+    assert {name for name in chain if "key" in name.lower()} == {"meterKeySecret"}

@@ -33,14 +33,21 @@ class FakeHub:
                 return each
         raise NotFoundError(f'{kind.plural} "{name}" not found', status=404)
 
-    async def list(self, kind: ResourceType, namespace: str = "") -> tuple[list[JSONObject], str]:
+    async def list(self, kind: ResourceType, namespace: str = "", *, labels: str = "") -> tuple[list[JSONObject], str]:
         if self.error is not None:
             raise self.error
-        found = [each for each in self.objects if each["kind"] == kind.kind]
+        found = [each for each in self.objects if each["kind"] == kind.kind and carries(each, labels)]
         return [each for each in found if namespace in ("", each["metadata"].get("namespace", ""))], "1"
 
     async def close(self) -> None:
         self.closed = True
+
+
+def carries(obj: JSONObject, selector: str) -> bool:
+    """Whether the object has the one label asked for: ``name=value`` or ``name``; everything where none is."""
+    name, _, value = selector.partition("=")
+    labels = obj["metadata"].get("labels", {})
+    return not selector or (name in labels and value in ("", labels[name]))
 
 
 @pytest.fixture

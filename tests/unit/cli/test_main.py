@@ -39,7 +39,8 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for verb in ("demo", "operator", "crds", "explain", "offers", "cost"):
+    verbs = ("demo", "operator", "crds", "explain", "offers", "cost")
+    for verb in (*verbs, "account", "provider", "chain", "settle", "payouts", "ledger"):
         assert f"\n  {verb} " in done.stdout
 
 
@@ -58,7 +59,7 @@ def test_a_wrong_setting_stops_the_operator_with_one_line(run: Run, monkeypatch:
 
 
 def test_an_unknown_verb_and_a_missing_job_are_usage_errors(run: Run) -> None:
-    assert run("settle")[0] == 2
+    assert run("settel")[0] == 2
     assert run("explain")[0] == 2
     assert run("cost", "job", "-A")[0] == 2
 

@@ -15,18 +15,31 @@ from fedgpu_operator.domain.settlement import (
     NOTHING,
     ZERO_HASH,
     AccountState,
+    Answer,
     ChainSnapshot,
     Claim,
+    DisputeState,
     EpochPlan,
     EpochState,
+    ExitState,
     Pair,
+    PairState,
     SignedTx,
     TxReceipt,
 )
+from fedgpu_operator.domain.terms import EscrowPeriods, Role
+from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
 from fedgpu_operator.errors import ChainError, ChainUnreachableError, RevertedError
 from fedgpu_operator.ports import Escrow
 
 WINDOW = 600
+Effect = Callable[["Books"], int | None]
+"""What a transaction does to the books; the number of the epoch that it posts, if it does."""
+
+
+def stamp(address: str, digest: bytes) -> bytes:
+    """What the contract wallets of these tests accept as their owners' signature."""
+    return sha256(address.lower().encode() + digest).digest()
 
 
 @dataclass
@@ -42,6 +55,8 @@ class Books:
     debits: dict[int, dict[str, MicroUSD]] = field(default_factory=dict)
     receipts: dict[str, TxReceipt] = field(default_factory=dict)
     skipped: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    posted: dict[int, PostedEpoch] = field(default_factory=dict)
+    nonce: int = 0
 
     @property
     def head(self) -> EpochState | None:
@@ -59,18 +74,27 @@ class Books:
 
 
 class FakeEscrow:
-    """`silent` answers nothing, `refuses` is what a simulation of a post says, `loses` forgets what is sent."""
+    """`silent` answers nothing, `refuses` is what a simulation of a post says, `loses` forgets what is sent.
+
+    Nothing is mined that offers less than `base_fee`; `disputed` is what is open on chain.
+    `signers` are the keys that providers named, `stripped` who lost which role; everybody else holds all of them.
+    """
 
     def __init__(self) -> None:
         self.escrow: ChecksumAddress = to_checksum_address("0x" + "e5" * 20)
         self.chain_id = 31337
         self.latest, self.final = Books(), Books()
         self.sent: list[bytes] = []
-        self.prepared = 0
-        self.spent_nonces = 0
+        self.address = str(self.escrow)
+        self.base_fee = 10
         self.silent, self.loses, self.refuses = False, False, ""
-        self._pool: dict[str, Callable[[Books], int | None]] = {}
-        self._signed: dict[str, Callable[[Books], int | None]] = {}
+        self.disputed: list[DisputeState] = []
+        self.answered: list[Sequence[Answer]] = []
+        self.signers: dict[str, str] = {}
+        self.stripped: set[tuple[Role, str]] = set()
+        self._calls: dict[str, Effect] = {}
+        self._signed: dict[str, tuple[Effect, Fees]] = {}
+        self._pool: dict[int, str] = {}
 
     # ---- what the test does
 
@@ -82,9 +106,11 @@ class FakeEscrow:
     def mine(self) -> None:
         books = self.latest
         books.block += 1
-        for tx_hash, effect in self._pool.items():
-            if tx_hash in books.receipts:
-                continue
+        while (tx_hash := self._pool.get(books.nonce)) is not None:
+            effect, fees = self._signed[tx_hash]
+            if fees.max_fee < self.base_fee:
+                break
+            del self._pool[books.nonce]
             attempt = copy.deepcopy(books)
             try:
                 number = effect(attempt)
@@ -95,8 +121,17 @@ class FakeEscrow:
                 made = TxReceipt(tx_hash, books.block, "0x", True, 90_000, number, skipped=skipped)
                 attempt.receipts[tx_hash] = made
                 books = attempt
-        self._pool.clear()
+            books.nonce += 1
         self.latest = books
+
+    def drop(self) -> None:
+        """The nodes forget what waits in their pools."""
+        self._pool.clear()
+
+    def take_nonce(self) -> None:
+        """Somebody else with the same key gets a transaction into a block."""
+        self._pool.pop(self.latest.nonce, None)
+        self.latest.nonce += 1
 
     def finalize(self) -> None:
         self.final = copy.deepcopy(self.latest)
@@ -122,6 +157,11 @@ class FakeEscrow:
         books.seq += 1
         self.finalize()
 
+    def post_as_another(self, plan: EpochPlan) -> None:
+        """Another settler posts an epoch."""
+        _post(self.latest, plan)
+        self.finalize()
+
     # ---- ports.Escrow
 
     async def verify(self) -> None:
@@ -145,7 +185,8 @@ class FakeEscrow:
             active_epoch=head.number if head is not None and active else before,
             active_at=head.active_at if head else 0,
             accounts={one: books.accounts.get(one, AccountState(*[NOTHING] * 4)) for one in tenants},
-            paid={pair: MicroUSD(books.paid.get(pair, 0)) for pair in pairs},
+            books={pair: PairState(MicroUSD(books.paid.get(pair, 0))) for pair in pairs},
+            clock=books.timestamp,
         )
 
     async def finalized_epoch(self, number: int) -> EpochState:
@@ -154,33 +195,95 @@ class FakeEscrow:
             return self.final.epochs[number - 1]
         return EpochState(number, ZERO_HASH, 0, 0, NOTHING, 0, False)
 
-    async def prepare_post(self, plan: EpochPlan) -> SignedTx:
+    async def is_valid_signature(self, address: str, digest: bytes, signature: bytes) -> bool:
+        """Every address is a contract here whose owner signs by `stamp`; nobody has to know a key."""
         self._answer()
-        if self.refuses:
-            raise RevertedError(self.refuses)
-        return self._sign(plan.root, lambda books: _post(books, plan))
+        return signature == stamp(address, digest)
 
-    async def prepare_claim(self, epoch: int, claims: Sequence[Claim]) -> SignedTx:
+    async def holds_role(self, role: Role, account: str) -> bool:
         self._answer()
-        return self._sign(f"claim {epoch}", lambda books: _claim(books, claims))
+        return (role, account) not in self.stripped
+
+    async def signer_of(self, provider: str) -> str:
+        self._answer()
+        return self.signers.get(provider, provider)
+
+    async def posted(self, number: int) -> PostedEpoch | None:
+        self._answer()
+        return self.final.posted.get(number)
+
+    async def disputes(self) -> tuple[DisputeState, ...]:
+        self._answer()
+        return tuple(self.disputed)
+
+    async def exits(self) -> tuple[ExitState, ...]:
+        self._answer()
+        return ()
+
+    async def periods(self) -> EscrowPeriods:
+        return EscrowPeriods(WINDOW, 10 * WINDOW, WINDOW, WINDOW, WINDOW)
+
+    def call_post(self, plan: EpochPlan) -> Call:
+        def effect(books: Books) -> int:
+            if self.refuses:
+                raise RevertedError(self.refuses)
+            return _post(books, plan)
+
+        return self._call(f"post {plan.manifest_hash}", effect)
+
+    def call_claim(self, epoch: int, claims: Sequence[Claim]) -> Call:
+        return self._call(f"claim {epoch} {claims}", lambda books: _claim(books, claims))
+
+    def call_close(self, epoch: int, tenant: str, provider: str) -> Call:
+        def effect(_books: Books) -> None:
+            self.disputed = [each for each in self.disputed if each.epoch != epoch]
+
+        return self._call(f"close {epoch} {tenant} {provider}", effect)
+
+    def call_answer(self, epoch: int, tenant: str, provider: str, answers: Sequence[Answer]) -> Call:
+        def effect(_books: Books) -> None:
+            self.answered.append(answers)
+
+        return self._call(f"answer {epoch} {tenant} {provider}", effect)
+
+    async def simulate(self, call: Call) -> int:
+        self._answer()
+        self._calls[call.data](copy.deepcopy(self.latest))
+        return 100_000
+
+    async def suggest_fees(self) -> FeeView:
+        self._answer()
+        return FeeView(base_fee=self.base_fee, tip=1)
+
+    async def nonces(self, sender: str) -> Nonces:
+        self._answer()
+        assert sender == self.address
+        return Nonces(self.final.nonce, self.latest.nonce, self.latest.nonce + len(self._pool))
+
+    async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
+        raw = f"{call.what} {call.data} #{nonce} {fees}".encode()
+        tx_hash = "0x" + sha256(raw).hexdigest()
+        self._signed[tx_hash] = self._calls[call.data], fees
+        return SignedTx(tx_hash, raw, self.address, nonce, fees.max_fee, fees.tip)
+
+    async def self_transfer(self, nonce: int, fees: Fees) -> SignedTx:
+        return await self.sign(self._call("nothing", lambda _books: None), nonce, fees)
 
     async def broadcast(self, signed: SignedTx) -> str:
         self._answer()
-        if signed.tx_hash in self.latest.receipts:
+        if signed.nonce < self.latest.nonce:
             raise ChainError("sending a transaction: nonce too low")
+        waiting = self._pool.get(signed.nonce)
+        if waiting is not None and self._signed[waiting][1].max_fee > self._signed[signed.tx_hash][1].max_fee:
+            raise ChainError("sending a transaction: replacement transaction underpriced")
         self.sent.append(signed.raw)
         if not self.loses:
-            self._pool[signed.tx_hash] = self._signed[signed.tx_hash]
+            self._pool[signed.nonce] = signed.tx_hash
         return signed.tx_hash
 
     async def receipt(self, tx_hash: str) -> TxReceipt | None:
         self._answer()
         return self.latest.receipts.get(tx_hash)
-
-    async def finalized_nonce(self, sender: str) -> int:
-        self._answer()
-        assert sender == self.escrow
-        return self.spent_nonces
 
     async def aclose(self) -> None:
         return
@@ -189,12 +292,10 @@ class FakeEscrow:
         if self.silent:
             raise ChainUnreachableError("no answer")
 
-    def _sign(self, what: str, effect: Callable[[Books], int | None]) -> SignedTx:
-        self.prepared += 1
-        raw = f"{what} #{self.prepared}".encode()
-        tx_hash = "0x" + sha256(raw).hexdigest()
-        self._signed[tx_hash] = effect
-        return SignedTx(tx_hash, raw, self.escrow, self.prepared)
+    def _call(self, what: str, effect: Effect) -> Call:
+        data = "0x" + what.encode().hex()
+        self._calls[data] = effect
+        return Call(str(self.escrow), data, what=what.split()[0])
 
 
 def _post(books: Books, plan: EpochPlan) -> int:
@@ -221,6 +322,20 @@ def _post(books: Books, plan: EpochPlan) -> int:
         cancelled=False,
     )
     books.epochs.append(made)
+    books.posted[number] = PostedEpoch(
+        number=number,
+        root=plan.root,
+        manifest_hash=plan.manifest_hash,
+        seq=plan.seq,
+        prev_root=plan.prev_root,
+        period_end=plan.period_end,
+        active_at=made.active_at,
+        total=made.total,
+        debits=dict(plan.debits),
+        skipped=tuple(tenant for tenant in plan.debits if tenant not in taken),
+        tx_hash="0x",
+        block_number=books.block,
+    )
     books.debits[number] = taken
     books.skipped[number] = tuple(tenant for tenant in plan.debits if tenant not in taken)
     books.seq += 1

@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.unit.hub.bank import OWNER, TENANT, USED, Bank
 from tests.unit.hub.fakes import FakeClock
+from tests.unit.hub.office import Office
 from tests.unit.hub.world import TEAM, World
 
 from fedgpu_operator.adapters.ledger import SqlLedger
@@ -30,3 +32,20 @@ async def world(ledger: SqlLedger, clock: FakeClock) -> World:
     made = World(ledger, clock)
     await made.namespace(TEAM)
     return made
+
+
+@pytest.fixture
+async def bank(world: World) -> Bank:
+    """One provider with a payout wallet, one funded tenant, one billed lease."""
+    made = Bank(world)
+    await world.provider("berlin", payout={"address": OWNER})
+    await world.account(TENANT)
+    made.escrow.fund(TENANT, 100)
+    await made.used(USED)
+    return made
+
+
+@pytest.fixture
+def office(world: World) -> Office:
+    """Where receipts are proposed, signed and kept."""
+    return Office(world)

@@ -10,6 +10,7 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.hub.funds import Exposure, Standing
 from fedgpu_operator.hub.store import load_heartbeats
 from fedgpu_operator.ports import COORDINATION_LEASES
+from fedgpu_operator.settlement import Cover
 
 
 def stubborn(grace: int) -> dict[str, Any]:
@@ -82,9 +83,9 @@ def test_new_work_counts_on_no_more_than_the_next_epoch_may_debit() -> None:
     def usd(amount: int) -> MicroUSD:
         return MicroUSD(amount * 1_000_000)
 
-    rich_and_locked = Standing(usd(1000), usd(0), usd(0), usd(0), MicroUSD(1))
+    rich_and_locked = Standing(Cover(usd(1000), MicroUSD(1)), usd(0))
     assert rich_and_locked.available(Exposure(usd(0), usd(0))) == 1
-    limited = Standing(usd(1000), usd(0), usd(0), usd(0), usd(100))
+    limited = Standing(Cover(usd(1000), usd(100)), usd(0))
     assert limited.available(Exposure(usd(0), usd(60))) == usd(40)
 
 

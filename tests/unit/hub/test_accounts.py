@@ -20,7 +20,7 @@ OTHER = str(to_checksum_address("0x" + "cc" * 20))
 
 
 async def read(world: World, escrow: FakeEscrow, namespace: str = TEAM) -> ComputeAccount:
-    await AccountLoop(world.kube, world.ledger, escrow, world.clock, poll=3).pass_once()
+    await AccountLoop(world.kube, world.ledger, escrow, world.clock, proofs=world.proofs, poll=3).pass_once()
     return ComputeAccount.parse(world.kube.objects["computeaccounts", namespace, "default"])
 
 
@@ -59,7 +59,7 @@ async def test_two_jobs_in_one_pass_share_what_there_is(world: World) -> None:
     await world.account(WALLET)
     await read(world, escrow)
     world.settlement = True
-    await world.provider("berlin", "1.25")
+    await world.provider("berlin", "1.25", payout={"address": OTHER})
     await world.job("one")
     await world.job("two")
     await world.pass_once()
@@ -88,21 +88,21 @@ async def test_a_chain_that_does_not_answer_is_unknown_and_the_last_figures_stay
     account = await read(world, escrow)
     assert (account.status.state, reason(account)) == ("Unknown", "Unknown ChainUnreachable")
     assert (account.status.balance, account.status.observed_block) == ("10.00", 100)
-    funds = funds_by_namespace(await load(world.kube), [TEAM], [], [], settlement=True)
+    funds = funds_by_namespace(await load(world.kube, world.proofs), [TEAM], [], [])
     assert funds == {TEAM: 10_000_000}, "computing goes on by the last finalized figures"
 
 
-async def test_a_wallet_belongs_to_the_older_account_alone(world: World) -> None:
+async def test_a_wallet_that_agreed_twice_belongs_to_the_older_account_alone(world: World) -> None:
     escrow = FakeEscrow()
     escrow.fund(WALLET, 10)
     await world.account(WALLET)
     world.clock.forward(1)
-    await world.account(WALLET.lower(), "aaa-thief")
-    account = await read(world, escrow, "aaa-thief")
+    await world.account(WALLET.lower(), "aaa-second")
+    account = await read(world, escrow, "aaa-second")
     assert (account.status.state, reason(account)) == ("Unfunded", "False WalletTaken")
     assert reason(await read(world, escrow)) == "True Funded"
-    funds = funds_by_namespace(await load(world.kube), ["aaa-thief", TEAM], [], [], settlement=True)
-    assert funds == {"aaa-thief": 0, TEAM: 10_000_000}
+    funds = funds_by_namespace(await load(world.kube, world.proofs), ["aaa-second", TEAM], [], [])
+    assert funds == {"aaa-second": 0, TEAM: 10_000_000}
     accounts = (await load(world.kube)).accounts.values()
     assert tenant_wallets(accounts) == tenant_wallets(reversed(list(accounts))) == {TEAM: WALLET}
 
@@ -131,4 +131,4 @@ async def test_an_announced_withdrawal_is_not_counted_on(world: World) -> None:
 
 
 async def test_without_settlement_money_is_no_limit(world: World) -> None:
-    assert funds_by_namespace(await load(world.kube), [TEAM], [], [], settlement=False) == {TEAM: None}
+    assert funds_by_namespace(await load(world.kube), [TEAM], [], []) == {TEAM: None}

@@ -10,7 +10,7 @@ from eth_utils.address import to_checksum_address
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.domain.books import ChainTx, Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import ZERO_HASH, ChainSnapshot, EpochState
+from fedgpu_operator.domain.settlement import ZERO_HASH, ChainSnapshot, EpochState, PairState
 from fedgpu_operator.hub.epochstatus import EpochFacts, epoch_status
 from fedgpu_operator.settlement import build_epoch
 
@@ -46,7 +46,8 @@ def facts(stage: EpochStage, *, paid: int = 3_000_000, chain_time: int = OPENS -
         active_epoch=0,
         active_at=OPENS,
         accounts={},
-        paid={(TENANT, OWNER): MicroUSD(paid)},
+        books={(TENANT, OWNER): PairState(MicroUSD(paid))},
+        clock=chain_time,
     )
     return EpochFacts(
         Epoch(1, draft, stage, NOW, 1 if on_chain else None),

@@ -184,7 +184,7 @@ async def test_a_policy_binds_by_namespace_label(world: World) -> None:
 
 async def test_without_an_account_nothing_is_funded_where_settlement_is_on(world: World) -> None:
     world.settlement = True
-    await world.provider("berlin")
+    await world.provider("berlin", payout={"address": "0x" + "66" * 20})
     await world.job()
     await world.pass_once()
     assert world.leases == []

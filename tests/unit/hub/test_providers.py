@@ -18,6 +18,7 @@ from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus, Inventory
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.proofs import ProofVerdict
 from fedgpu_operator.hub.providers import (
     ACCEPT_ANNOTATION,
     ProviderFacts,
@@ -96,6 +97,33 @@ def test_silence_is_unknown_and_refusal_is_false(facts: ProviderFacts, after: in
     assert says(status, "Connected") == connected
     assert status.state == state
     assert status.free_gpus == (5 if connected.startswith("True") and facts.stock else 0), "nothing unheard of is free"
+
+
+PAID = {"address": "0x" + "66" * 20}
+
+
+@pytest.mark.parametrize(
+    ("payout", "proof", "ready"),
+    [
+        (None, None, "True Ready"),
+        (PAID, None, "True Ready"),
+        (None, ProofVerdict("False", "set spec.payout.address"), "False NoPayout"),
+        (PAID, ProofVerdict("False", "run fedgpu provider prove berlin"), "False WalletUnproven"),
+        (PAID, ProofVerdict("Unknown", "the chain does not say"), "Unknown ChainUnreachable"),
+        (PAID, ProofVerdict("True", "agreed"), "True Ready"),
+    ],
+)
+def test_where_there_is_settlement_the_payout_wallet_must_agree(
+    payout: dict[str, str] | None, proof: ProofVerdict | None, ready: str
+) -> None:
+    named = provider(payout=payout) if payout else provider()
+    status = judge(replace(WELL, provider=named, proof=proof))
+    assert says(status, "Ready") == ready
+    assert (status.state == "Ready") == (ready == "True Ready")
+    found = find(status.conditions, "Ready")
+    assert found is not None
+    if proof is not None and not proof.proven:
+        assert found.message == proof.message, "it says what to run"
 
 
 @given(
@@ -190,7 +218,7 @@ class Hub:
                 self.world.kube,
                 self.world.ledger,
                 self.world.clock,
-                settlement=True,
+                proofs=self.world.proofs,
                 acceptance="OnCreate",
                 heartbeat_timeout=30,
                 refusals=self.refusals,

@@ -63,6 +63,8 @@ def test_the_first_container_alone_gets_gpus_and_the_others_see_none() -> None:
 
 
 def test_the_template_arrives() -> None:
+    shown = {"fieldPath": "metadata.annotations['fedgpu.dev/checkpoint-requested']"}
+    asked = {"items": [{"path": "checkpoint-requested", "fieldRef": shown}]}
     template = {
         "annotations": {"team": "b", "lab.fedgpu.dev/a": "b"},
         "runAsUser": 1000,
@@ -77,13 +79,13 @@ def test_the_template_arrives() -> None:
                 "volumeMounts": [{"name": "tmp", "mountPath": "/tmp", "readOnly": True}],
             }
         ],
-        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}, {"name": "asked", "downwardAPI": asked}],
     }
     pods = rendered(template)["spec"]["template"]
     assert pods["metadata"]["annotations"] == {"team": "b", "lab.fedgpu.dev/a": "b"}
     assert pods["spec"]["securityContext"]["runAsUser"] == 1000
     assert pods["spec"]["terminationGracePeriodSeconds"] == 7
-    assert pods["spec"]["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}]
+    assert pods["spec"]["volumes"] == template["volumes"]
     (main,) = pods["spec"]["containers"]
     assert (main["command"], main["args"], main["workingDir"]) == (["run"], ["-x"], "/w")
     assert main["env"] == [{"name": "A", "value": "1"}]

@@ -12,7 +12,7 @@ from tests.unit.hub.world import PROVIDERS, World
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.books import PairTotal
-from fedgpu_operator.hub.wallets import cumulative_pairs, payout_wallet, tenant_wallets
+from fedgpu_operator.hub.wallets import cumulative_pairs, payout_wallets, tenant_wallets
 
 A, B, C = (str(to_checksum_address("0x" + pair * 20)) for pair in ("aa", "bb", "cc"))
 
@@ -43,7 +43,7 @@ def test_a_wallet_has_one_namespace_whatever_the_order(entries: list[tuple[str, 
 
 async def test_a_payout_is_believed_only_as_it_was_accepted(world: World) -> None:
     async def wallet(name: str) -> str:
-        return payout_wallet(GPUProvider.parse(await world.kube.get(PROVIDERS, name)))
+        return payout_wallets([GPUProvider.parse(await world.kube.get(PROVIDERS, name))]).get(name, "")
 
     await world.provider("with", payout={"address": A.lower()})
     await world.provider("without")

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.hub.world import JOBS, World
+from tests.unit.hub.fakes import FakeMetrics
+from tests.unit.hub.world import JOBS, Crash, World
 
-from fedgpu_operator.errors import ConflictError
-from fedgpu_operator.hub.write import emit, merge_diff, write_status
+from fedgpu_operator.errors import ConflictError, InvalidResourceError
+from fedgpu_operator.hub.loop import Loop
+from fedgpu_operator.hub.write import emit, merge_diff, one_of_many, write_status
 
 Json = dict[str, Any]
 VALUES = st.recursive(
@@ -79,3 +81,37 @@ async def test_a_long_message_is_cut_to_what_an_event_holds(world: World) -> Non
     (event,) = [obj for (plural, *_), obj in world.kube.objects.items() if plural == "events"]
     assert len(event["message"]) == 1024
     assert len(event["metadata"]["name"]) <= 253
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [
+        (OverflowError("date value out of range"), {"InternalError": 1}),
+        (InvalidResourceError("BadReading", "no clock shows it"), {"InvalidResource": 1}),
+        (ConflictError("changed"), {}),
+    ],
+)
+async def test_what_goes_wrong_with_one_object_leaves_the_others_and_is_counted(
+    world: World, error: Exception, counted: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    job, metrics, reached = await world.job(), FakeMetrics(), []
+
+    async def pass_once() -> None:
+        for each in (job, job, None):
+            with one_of_many(each):
+                reached.append(each)
+                if len(reached) == 1:
+                    raise error
+
+    loop = Loop("jobs", pass_once, resync=60, metrics=metrics)
+    assert await loop._guarded_pass() == 60
+    assert len(reached) == 3
+    assert metrics.failed == {("jobs", reason): count for reason, count in counted.items()}
+    assert any(record.exc_info for record in caplog.records) == isinstance(error, OverflowError), (
+        "a bug has a traceback"
+    )
+
+
+async def test_nothing_holds_back_a_process_that_is_told_to_end(world: World) -> None:
+    with pytest.raises(Crash), one_of_many(await world.job()):
+        raise Crash

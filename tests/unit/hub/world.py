@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from tests.unit.hub.chain import FakeEscrow, stamp
 from tests.unit.hub.fakes import FakeClock, FakeKube, FakeMetrics
 
 from fedgpu_operator.adapters.ledger import SqlLedger
@@ -17,13 +18,20 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.hub.jobs import JobLoop
+from fedgpu_operator.hub.proofs import ProofBook
+from fedgpu_operator.hub.signatures import UsageVerifier
 from fedgpu_operator.ports import NAMESPACES, ResourceType
+from fedgpu_operator.settlement import Thresholds
+from fedgpu_operator.settlement.typeddata import TypedData, account_proof, hub_domain, provider_proof
 
 H100 = "NVIDIA-H100-80GB-HBM3"
 JOBS = ResourceType.of(ComputeJob.info)
 LEASES = ResourceType.of(ComputeLease.info)
 PROVIDERS = ResourceType.of(GPUProvider.info)
 TEAM = "team-a"
+HUB = "11111111-2222-3333-4444-555555555555"
+ISSUED = 1_767_000_000
+"""When the proofs of these tests were signed: some days before their clock begins."""
 
 
 class Crash(BaseException):
@@ -41,8 +49,11 @@ class World:
     def __init__(self, ledger: SqlLedger, clock: FakeClock) -> None:
         self.clock, self.ledger = clock, ledger
         self.kube, self.metrics = FakeKube(clock), FakeMetrics()
+        self.wallets = FakeEscrow()
+        self.proofs = ProofBook(self.wallets, clock, hub=HUB)
         self.settlement = False
         self.default_deny = False
+        self.thresholds = Thresholds()
 
     # ---- what people and agents write
 
@@ -56,6 +67,8 @@ class World:
         buckets = {8: 1} if free is None else free
         offer = {"product": H100, "pricePerGPUHour": price}
         connection = {"kubeconfigSecretRef": {"name": name}}
+        if payout := spec.get("payout"):
+            spec["payout"] = {"proof": self.payout_proof(name, **payout)} | payout
         body = {"location": {"country": country}, "connection": connection, "offers": [offer], **spec}
         made = await self._create(GPUProvider.info, {"name": name}, body)
         await self.ready(name, acceptance=GPUProvider.parse(made).spec.acceptance_hash())
@@ -89,8 +102,20 @@ class World:
         return ComputeJob.parse(await self._create(ComputeJob.info, {"name": name, "namespace": namespace}, body))
 
     async def account(self, wallet: str, namespace: str = TEAM, *, status: Any = None, **spec: Any) -> None:
-        body = {"wallet": wallet, **spec}
+        body = {"wallet": wallet, "proof": self.account_proof(wallet, namespace), **spec}
         await self._create(ComputeAccount.info, {"name": "default", "namespace": namespace}, body, status)
+
+    def account_proof(self, wallet: str, namespace: str = TEAM) -> JSONObject:
+        """The wallet's proof for that namespace, as `fedgpu account prove` makes it."""
+        domain = hub_domain(self.wallets.chain_id, self.wallets.escrow)
+        data = account_proof(domain, hub=HUB, namespace=namespace, wallet=wallet, issued_at=ISSUED)
+        return _stamped(wallet, data)
+
+    def payout_proof(self, provider: str, address: str, signer: str | None = None, **_: object) -> JSONObject:
+        """The payout wallet's proof for that provider, as `fedgpu provider prove` makes it."""
+        domain = hub_domain(self.wallets.chain_id, self.wallets.escrow)
+        data = provider_proof(domain, hub=HUB, provider=provider, payout=address, signer=signer, issued_at=ISSUED)
+        return _stamped(address, data)
 
     async def policy(self, name: str, labels: dict[str, str], placement: JSONObject) -> None:
         spec = {"namespaceSelector": {"matchLabels": labels}, "placement": placement}
@@ -136,9 +161,11 @@ class World:
             self.ledger,
             self.clock,
             self.metrics,
-            settlement=self.settlement,
+            proofs=self.proofs if self.settlement else None,
             default_deny=self.default_deny,
             cooldown=300.0,
+            thresholds=self.thresholds,
+            verifier=UsageVerifier(hub_domain(self.wallets.chain_id, self.wallets.escrow) if self.settlement else None),
         )
         return await loop.pass_once()
 
@@ -226,3 +253,7 @@ class World:
             "exitMessage": "the words" if final else "",
         }
         await self.kube.patch_status(LEASES, lease.metadata.name, lease.metadata.namespace, {"status": status})
+
+
+def _stamped(wallet: str, data: TypedData) -> JSONObject:
+    return {"signature": "0x" + stamp(wallet, data.digest).hex(), "issuedAt": ISSUED}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -14,9 +14,10 @@ from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
 from fedgpu_operator.lab import audit as module
+from fedgpu_operator.lab import rawchain
 from fedgpu_operator.lab.audit import Audit, AuditError, audit
 
-TOKEN, ESCROW = "0x" + "aa" * 20, "0x" + "bb" * 20
+TOKEN, ESCROW, RESERVE, NOBODY = ("0x" + digits * 20 for digits in ("aa", "bb", "cc", "00"))
 ALICE, BOB, OWNER, OTHER = ("0x" + f"{n:040x}" for n in (0xA11CE, 0xB0B, 0x0E4, 0x07E4))
 FINALIZED = 90
 
@@ -33,6 +34,9 @@ def selector(text: str) -> str:
     return "0x" + keccak(text=text)[:4].hex()
 
 
+TRANSFER = topic("Transfer(address,address,uint256)")
+
+
 @dataclass
 class FakeChain:
     """Events and balances that a test may bend; answers only for the finalized block."""
@@ -42,6 +46,7 @@ class FakeChain:
     accounts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     owed: dict[str, int] = field(default_factory=dict)
     logs: list[dict[str, object]] = field(default_factory=list)
+    getters: dict[str, tuple[list[str], list[object]]] = field(default_factory=dict)
     count: int = 0
     in_units: int = 0
     out_units: int = 0
@@ -71,6 +76,29 @@ class FakeChain:
         self._transfer(ESCROW, tenant, units * self.scale)
         self._event("Withdrawn(address,address,uint64)", [tenant, tenant], units)
         self.out_units += units * self.scale
+
+    def dispute(self, tenant: str, provider: str, amount: int, bond: int) -> None:
+        """A dispute of epoch 1: its bond comes in, and the getters show both."""
+        self._transfer(tenant, ESCROW, bond * self.scale)
+        signature = "Disputed(uint32,address,address,uint64,uint64,uint64,uint40,bytes32)"
+        self._event(signature, ["0x" + "00" * 19 + "01", tenant, provider], amount, bond)
+        self.in_units += bond * self.scale
+        named = provider != NOBODY
+        self.getters = {
+            "disputeOf(uint32,address,address)": (["uint256"] * 7, [amount, bond, 0, 0, 0, 0, 0]),
+            "pairsOf(address[],address[])": (["uint256[]"], [[0, 0, amount if named else 0]]),
+            "heldOf(address[])": (["uint64[]"], [[0 if named else amount]]),
+        }
+
+    def exit(self, tenant: str, provider: str, amount: int) -> None:
+        """An exit that waits."""
+        self.count += 1
+        signature = "ExitStarted(address,address,uint64,uint64,uint40,uint40,bytes32)"
+        self._event(signature, [tenant, provider], amount, 0)
+        self.getters = {
+            "exitOf(address,address)": (["uint256"] * 6, [amount, 0, 0, 0, 0, 0]),
+            "pairsOf(address[],address[])": (["uint256[]"], [[0, 0, amount]]),
+        }
 
     def refuse(self, owner: str, units: int) -> None:
         self.count += 1
@@ -104,7 +132,12 @@ class FakeChain:
             held = self.in_units - self.out_units if self.held is None else self.held
             return "0x" + encode(["uint256"], [held]).hex()
         if data.startswith(selector("owed(address)")):
-            return "0x" + encode(["uint64"], [self.owed[argument]]).hex()
+            return "0x" + encode(["uint64"], [self.owed.get(argument, 0)]).hex()
+        if data.startswith(selector("RESERVE()")):
+            return "0x" + encode(["address"], [RESERVE]).hex()
+        for signature, answers in self.getters.items():
+            if data.startswith(selector(signature)):
+                return "0x" + encode(*answers).hex()
         assert data.startswith(selector("accountOf(address)"))
         types = ["uint64", "uint64", "uint48", "uint48", "uint32"]
         return "0x" + encode(types, [*self.accounts[argument], 0, 0]).hex()
@@ -113,18 +146,18 @@ class FakeChain:
         self.count += 1
         self._event("Transfer(address,address,uint256)", [source, target], units, address=TOKEN)
 
-    def _event(self, signature: str, indexed: list[str], value: int, address: str = ESCROW) -> None:
+    def _event(self, signature: str, indexed: list[str], *values: int, address: str = ESCROW) -> None:
         self.logs.append(
             {
                 "address": address,
                 "transactionHash": f"0x{self.count:064x}",
                 "topics": [topic(signature), *(word(each) for each in indexed)],
-                "data": "0x" + encode(["uint256"], [value]).hex(),
+                "data": "0x" + encode(["uint256"] * len(values), values).hex(),
             }
         )
 
 
-def _matches(topics: object, wanted: list[str | None]) -> bool:
+def _matches(topics: object, wanted: Sequence[str | None]) -> bool:
     assert isinstance(topics, list)
     return all(each is None or topics[i] == each for i, each in enumerate(wanted))
 
@@ -265,6 +298,47 @@ def test_a_payment_of_the_escrow_to_itself_is_a_loss(chain: FakeChain) -> None:
     assert "10 units went from the escrow to itself" in seen.problems[0]
 
 
+def test_what_a_dispute_without_a_provider_holds_is_its_tenants() -> None:
+    chain = FakeChain()
+    chain.deposit(BOB, 50)
+    chain.dispute(BOB, NOBODY, 10, 1)
+    chain.accounts = {BOB: (40, 0, 0)}
+    seen = chain.audit()
+    assert seen.conserved, seen.problems
+    assert (seen.disputed, seen.reserved, seen.bonds) == (10, 0, 1)
+    chain.getters["heldOf(address[])"] = (["uint64[]"], [[9]])
+    assert not chain.audit().conserved
+
+
+def test_what_a_dispute_holds_and_its_bond_are_somebodys(chain: FakeChain) -> None:
+    chain.dispute(BOB, OWNER, 10, 1)
+    chain.accounts[BOB] = (20, 0, 0)
+    seen = chain.audit()
+    assert seen.conserved, seen.problems
+    assert (seen.bonded, seen.bonds, seen.reserved, seen.unsolicited) == (1, 1, 10, 0)
+    chain.getters["disputeOf(uint32,address,address)"][1][1] = 0
+    assert not chain.audit().conserved, "the bond is gone"
+    chain.owed = {RESERVE: 1}
+    assert chain.audit().conserved, "it waits for whoever won it"
+
+
+def test_what_an_exit_holds_is_somebodys(chain: FakeChain) -> None:
+    chain.exit(ALICE, OWNER, 7)
+    chain.accounts[ALICE] = (60, 0, 3)
+    seen = chain.audit()
+    assert seen.conserved, seen.problems
+    assert seen.reserved == 7
+    chain.getters["pairsOf(address[],address[])"] = (["uint256[]"], [[0, 0, 6]])
+    assert not chain.audit().conserved
+
+
+def test_a_bond_that_no_transfer_bears_out_is_noticed(chain: FakeChain) -> None:
+    chain.dispute(BOB, OWNER, 10, 1)
+    chain.accounts[BOB] = (20, 0, 0)
+    chain.logs = [log for log in chain.logs if not _matches(log["topics"], [TRANSFER, word(BOB)])]
+    assert not chain.audit().conserved
+
+
 def test_an_rpc_error_is_no_verdict() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "no"}})
@@ -274,8 +348,9 @@ def test_an_rpc_error_is_no_verdict() -> None:
 
 
 def test_the_audit_imports_nothing_of_the_operator() -> None:
-    tree = ast.parse(inspect.getsource(module))
-    imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    imported += [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
-    assert not [name for name in imported if name.startswith("fedgpu")]
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    trees = [ast.parse(inspect.getsource(each)) for each in (module, rawchain)]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    imported = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    imported += [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+    assert {name for name in imported if name.startswith("fedgpu")} == {rawchain.__name__}
+    assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level]

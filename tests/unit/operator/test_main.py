@@ -134,7 +134,13 @@ async def test_a_hub_that_is_starting_is_waited_for_and_one_that_never_answers_i
 def test_every_kind_wakes_a_loop_or_is_written_by_nobody_else() -> None:
     silent = {kind.info.plural for kind in KINDS} - set(WAKES)
     assert silent == set()
-    assert {name for names in WAKES.values() for name in names} == {"jobs", "providers", "agents", "accounts"}
+    assert {name for names in WAKES.values() for name in names} == {
+        "jobs",
+        "providers",
+        "agents",
+        "accounts",
+        "receipts",
+    }
 
 
 def test_an_event_wakes_the_loops_of_its_kind_and_a_lease_its_agent() -> None:

@@ -8,7 +8,7 @@ import pytest
 from eth_utils.address import to_checksum_address
 
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import ZERO_HASH, AccountState, ChainSnapshot, Pair
+from fedgpu_operator.domain.settlement import ZERO_HASH, AccountState, ChainSnapshot, Pair, PairState
 
 Address = Callable[[int], str]
 Snapshot = Callable[..., ChainSnapshot]
@@ -39,7 +39,7 @@ def snapshot() -> Snapshot:
             active_epoch=0,
             active_at=0,
             accounts=accounts,
-            paid=paid,
+            books={pair: PairState(total) for pair, total in paid.items()},
         )
 
     return make

@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import ZERO_HASH, EpochPlan, Line, Pair
-from fedgpu_operator.settlement import MAX_LINES, build_epoch, claims, leaf_hash, parse_manifest, verify_proof
+from fedgpu_operator.settlement import (
+    MAX_LINES,
+    build_epoch,
+    claims,
+    epoch,
+    leaf_hash,
+    merkle,
+    merkle_proof,
+    parse_manifest,
+    verify_proof,
+)
 
 Address = Callable[[int], str]
 Books = dict[tuple[int, int], int]
@@ -66,6 +76,29 @@ def test_every_claim_verifies_and_an_altered_one_does_not(books: Books, plan_of:
         assert not verify_proof(root, leaf_hash(address(777), claim.lines), proof)
         paid |= {(line.tenant, claim.provider): line.cumulative for line in claim.lines}
     assert paid == {(address(t), address(p)): total for (t, p), total in books.items()} == plan.pairs
+
+
+@given(hashes=st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=70))
+def test_all_proofs_together_are_each_leafs_own(hashes: list[bytes]) -> None:
+    assert merkle.merkle_proofs(hashes) == tuple(merkle_proof(hashes, index) for index in range(len(hashes)))
+
+
+def test_claims_and_a_known_manifest_cost_what_its_size_does(plan_of: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are done in the event loop, for each live epoch: a tree per leaf took seconds, each line its checksum."""
+    plan = plan_of({(0, 200 + p): 1 for p in range(300)})
+    work: list[str] = []
+    for module, name in ((merkle, "_node"), (epoch, "to_checksum_address"), (epoch, "is_checksum_address")):
+        true = getattr(module, name)
+
+        def counted(*given: object, name: str = name, true: Callable[..., object] = true) -> object:
+            work.append(name)
+            return true(*given)
+
+        monkeypatch.setattr(module, name, counted)
+    assert len(claims(plan)) == 300
+    assert work.count("_node") == 299
+    assert parse_manifest(plan.manifest) == plan
+    assert work == ["_node"] * 2 * 299, "no address is checked twice"
 
 
 @given(books=BOOKS, debits=st.dictionaries(st.integers(0, 150), st.integers(1, 2**48 - 1)))

@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
-from fedgpu_operator.adapters.chain.deploy import deploy
-from fedgpu_operator.adapters.chain.escrow import EscrowClient
-from fedgpu_operator.adapters.chain.wallet import TenantWallet
+import sys
 
-__all__ = ["EscrowClient", "TenantWallet", "deploy"]
+from fedgpu_operator.adapters.chain.authorization import Authorization, Transfer
+from fedgpu_operator.adapters.chain.deploy import Periods, Roles, deploy
+from fedgpu_operator.adapters.chain.escrow import EscrowClient
+from fedgpu_operator.adapters.chain.provider import ProviderWallet
+from fedgpu_operator.adapters.chain.remotesigner import RemoteSigner
+from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer, load_key
+from fedgpu_operator.adapters.chain.tenant import TenantWallet
+from fedgpu_operator.adapters.chain.wallet import Waiting, Wallet
+
+DEEPEST = 1_000
+"""Python's own recursion limit, put back here: web3 imports py_ecc, which raises it to 100,000 for the whole process.
+
+JSON nested that deep, as any endpoint or member may answer, then ends the process by a segmentation fault, where it
+should be a RecursionError.
+"""
+sys.setrecursionlimit(min(sys.getrecursionlimit(), DEEPEST))
+
+__all__ = [
+    "Authorization",
+    "EscrowClient",
+    "LocalSigner",
+    "Periods",
+    "ProviderWallet",
+    "RemoteSigner",
+    "Roles",
+    "Signer",
+    "TenantWallet",
+    "Transfer",
+    "Waiting",
+    "Wallet",
+    "deploy",
+    "load_key",
+]

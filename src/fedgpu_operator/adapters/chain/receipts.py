@@ -17,7 +17,7 @@ from fedgpu_operator.domain.settlement import Payment, TxReceipt
 def read_receipt(raw: RawReceipt, contract: AsyncContract, escrow: ChecksumAddress) -> TxReceipt:
     """Block, outcome, gas, the epoch posted (if any), the tenants it skipped and the lines paid."""
     logs = [log for log in raw["logs"] if log["address"] == escrow]
-    posted = _of("EpochPosted", logs, contract)
+    posted = events_of("EpochPosted", logs, contract)
     return TxReceipt(
         tx_hash=raw["transactionHash"].to_0x_hex(),
         block_number=raw["blockNumber"],
@@ -33,12 +33,18 @@ def read_receipt(raw: RawReceipt, contract: AsyncContract, escrow: ChecksumAddre
                 amount=MicroUSD(values["amount"]),
                 paid=MicroUSD(values["paid"]),
             )
-            for values in _of("LinePaid", logs, contract)
+            for values in events_of("LinePaid", logs, contract)
         ),
-        skipped=tuple(values["tenant"] for values in _of("DebitSkipped", logs, contract)),
+        skipped=tuple(values["tenant"] for values in events_of("DebitSkipped", logs, contract)),
+        gas_price=raw.get("effectiveGasPrice", 0),
     )
 
 
-def _of(name: str, logs: Sequence[LogReceipt], contract: AsyncContract) -> list[dict[str, Any]]:
+def events_of(name: str, logs: Sequence[LogReceipt], contract: AsyncContract) -> list[dict[str, Any]]:
+    """The arguments of each event of that name that the contract itself logged."""
     event = contract.events[name]()
-    return [dict(event.process_log(log)["args"]) for log in logs if log["topics"][0].to_0x_hex() == event.topic]
+    return [
+        dict(event.process_log(log)["args"])
+        for log in logs
+        if log["address"] == contract.address and log["topics"][0].to_0x_hex() == event.topic
+    ]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import cast
+from typing import Final, cast
 
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 from eth_utils.crypto import keccak
 from web3.exceptions import ContractLogicError
 
-from fedgpu_operator.artifacts import load
+from fedgpu_operator.artifacts import ContractName, load
+
+PACKAGED: Final[tuple[ContractName, ...]] = ("TimelockController", "ProviderStake", "TestUSD", "ComputeEscrow")
+"""Where two define an error of one name and type, the last one's names of the arguments are shown."""
 
 
 def explain(error: ContractLogicError) -> str:
@@ -43,7 +46,7 @@ def _errors() -> dict[bytes, tuple[str, list[tuple[str, str]]]]:
 
 
 def _definitions() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    for entry in (*load("ComputeEscrow").abi, *load("TestUSD").abi):
+    for entry in (entry for name in PACKAGED for entry in load(name).abi):
         if entry["type"] == "error":
             inputs = cast("list[dict[str, str]]", entry["inputs"])
             yield str(entry["name"]), [(field["name"], field["type"]) for field in inputs]

@@ -1,32 +1,38 @@
-"""Signs and sends for one key: simulated first, EIP-1559 fees, nonces in order; it never waits for a block."""
+"""Simulates, signs and sends for one signer; the caller names nonce and fees, and nothing waits here."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
-from eth_account import Account
-from eth_account.signers.local import LocalAccount
 from eth_account.types import TransactionDictType
 from eth_typing import ChecksumAddress, HexStr
+from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
 from web3.types import TxParams
 
+from fedgpu_operator.adapters.chain.chainview import fees_asked, next_nonce
 from fedgpu_operator.adapters.chain.rpc import Rpc
+from fedgpu_operator.adapters.chain.signers import Signer
 from fedgpu_operator.domain.settlement import SignedTx
-from fedgpu_operator.errors import ChainError, ConfigurationError
+from fedgpu_operator.domain.transactions import Call, Fees
+from fedgpu_operator.errors import ChainError
+from fedgpu_operator.settlement.fees import BASE_FEE_ROOM
 
 GAS_MARGIN = (5, 4)
 """Estimates are taken times 5/4: state may have moved by the time the transaction is mined."""
 
-KNOWN = ("already known", "already imported", "known transaction")
-"""How nodes say that they have these very bytes already (geth, anvil, others)."""
+TRANSFER_GAS = 21_000
+"""What a transaction without data costs (yellow paper, G_transaction)."""
 
 
 class Sender:
-    """The one sender of a key. Two of them for the same key would hand out the same nonce twice."""
+    """One signer on one connection; `chain_id` None asks the endpoints which chain they serve."""
 
-    def __init__(self, rpc: Rpc, key: str) -> None:
+    def __init__(self, rpc: Rpc, signer: Signer, chain_id: int | None = None) -> None:
         self._rpc = rpc
-        self._account = _account(key)
+        self.signer = signer
+        self._chain_id = chain_id
         self._lock = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -34,67 +40,78 @@ class Sender:
 
     @property
     def address(self) -> ChecksumAddress:
-        """The key's address."""
-        return self._account.address
+        """The signer's address."""
+        return self.signer.address
 
-    async def prepare(self, what: str, to: ChecksumAddress | None, data: str) -> SignedTx:
-        """Simulate and sign, send nothing; `to` None creates a contract.
+    async def simulate(self, call: Call) -> int:
+        """The gas limit to give the call; RevertedError with the decoded reason where the contract would refuse."""
+        asked: TxParams = {"from": self.address, "data": HexStr(call.data)}
+        if call.to is not None:
+            asked["to"] = to_checksum_address(call.to)
+        with self._rpc.speaking(call.what or "simulating a call"):
+            gas = await self._rpc.w3.eth.estimate_gas(asked)
+        return gas * GAS_MARGIN[0] // GAS_MARGIN[1]
 
-        RevertedError with the decoded reason where the contract would refuse. The nonce is the next one pending, so
-        what was prepared must be sent before the next is prepared.
-        """
-        w3 = self._rpc.w3
-        call: TxParams = {"from": self.address, "data": HexStr(data)}
-        if to is not None:
-            call["to"] = to
-        with self._rpc.speaking(what):
-            gas, chain_id, nonce, tip, head = await asyncio.gather(
-                w3.eth.estimate_gas(call),
-                w3.eth.chain_id,
-                w3.eth.get_transaction_count(self.address, "pending"),
-                w3.eth.max_priority_fee,
-                w3.eth.get_block("latest"),
+    async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
+        """Sign a simulated call; sends nothing. ChainError where its gas is not known."""
+        if call.gas < TRANSFER_GAS:
+            raise ChainError(
+                f"{call.what or 'a call'}: a gas limit of {call.gas} is too low, it must be simulated first"
             )
-        fee = 2 * head["baseFeePerGas"] + tip
-        unsigned: TransactionDictType = {
+        transaction: TransactionDictType = {
             "type": 2,
-            "chainId": chain_id,
+            "chainId": await self._chain(),
             "nonce": nonce,
-            "gas": gas * GAS_MARGIN[0] // GAS_MARGIN[1],
-            "maxFeePerGas": fee,
-            "maxPriorityFeePerGas": tip,
+            "gas": call.gas,
+            "maxFeePerGas": fees.max_fee,
+            "maxPriorityFeePerGas": fees.tip,
             "value": 0,
-            "data": HexStr(data),
+            "data": HexStr(call.data),
         }
-        if to is not None:
-            unsigned["to"] = to
-        signed = self._account.sign_transaction(unsigned)
+        if call.to is not None:
+            transaction["to"] = to_checksum_address(call.to)
+        raw = await self.signer.sign_transaction(transaction)
         return SignedTx(
-            tx_hash="0x" + signed.hash.hex().removeprefix("0x"),
-            raw=bytes(signed.raw_transaction),
+            tx_hash="0x" + keccak(raw).hex(),
+            raw=raw,
             sender=self.address,
             nonce=nonce,
+            max_fee=fees.max_fee,
+            tip=fees.tip,
         )
 
+    async def self_transfer(self, nonce: int, fees: Fees) -> SignedTx:
+        """Sign nothing to itself, which uses up a nonce that something else holds; sends nothing."""
+        return await self.sign(Call(self.address, "0x", TRANSFER_GAS, "freeing a nonce"), nonce, fees)
+
     async def broadcast(self, signed: SignedTx) -> str:
-        """Send signed bytes, or send them again; returns their hash at once."""
-        try:
-            with self._rpc.speaking("sending a transaction"):
-                await self._rpc.w3.eth.send_raw_transaction(signed.raw)
-        except ChainError as error:
-            if not any(word in str(error).lower() for word in KNOWN):
-                raise
+        """Send signed bytes, or send them again, to every endpoint; returns their hash at once.
+
+        Success where any endpoint takes them or has them. ChainError where all refuse; ChainUnreachableError where
+        some did not answer, which may mean that they are on their way all the same.
+        """
+        with self._rpc.speaking("sending a transaction"):
+            await self._rpc.w3.eth.send_raw_transaction(signed.raw)
         return signed.tx_hash
 
-    async def send(self, what: str, to: ChecksumAddress | None, data: str) -> str:
-        """Prepare and broadcast; concurrent calls take their turn."""
+    async def prepare(self, call: Call) -> SignedTx:
+        """Simulate and sign for the next nonce pending, at what the chain asks; sends nothing.
+
+        For wallets, which keep no record of what they sent: the next must be prepared after this one was sent.
+        """
+        gas, view, nonce = await asyncio.gather(
+            self.simulate(call), fees_asked(self._rpc), next_nonce(self._rpc, self.address)
+        )
+        fees = Fees(max_fee=BASE_FEE_ROOM * view.base_fee + view.tip, tip=view.tip)
+        return await self.sign(replace(call, gas=gas), nonce, fees)
+
+    async def send(self, call: Call) -> str:
+        """Prepare and broadcast; concurrent calls take their turn. Returns the transaction hash at once."""
         async with self._lock:
-            return await self.broadcast(await self.prepare(what, to, data))
+            return await self.broadcast(await self.prepare(call))
 
-
-def _account(key: str) -> LocalAccount:
-    try:
-        account: LocalAccount = Account.from_key(key)
-    except Exception:  # noqa: BLE001 (whatever is wrong with a key, its text must not travel in a cause)
-        raise ConfigurationError("the signer key is not a private key of 32 bytes in hex") from None
-    return account
+    async def _chain(self) -> int:
+        if self._chain_id is None:
+            with self._rpc.speaking("reading the chain id"):
+                self._chain_id = await self._rpc.w3.eth.chain_id
+        return self._chain_id

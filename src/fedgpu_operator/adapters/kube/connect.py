@@ -24,7 +24,9 @@ async def own_configuration(context: str | None = None) -> Configuration:
             kubeconfig.load_incluster_config(client_configuration=configuration)
             return configuration
         _require_kubeconfig()
-        await kubeconfig.load_kube_config(context=context, client_configuration=configuration)
+        # Named, since the library remembers what the environment said when it was imported.
+        named = os.environ.get("KUBECONFIG") or None
+        await kubeconfig.load_kube_config(named, context=context, client_configuration=configuration)
     except (ConfigException, OSError) as error:
         raise ConfigurationError(f"cannot load a kubeconfig: {error}") from error
     return configuration

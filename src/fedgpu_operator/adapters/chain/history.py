@@ -1,0 +1,142 @@
+"""What only the escrow's log tells: how an epoch was posted, and which disputes and exits there are; all finalized."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+from eth_typing import HexStr
+from web3.contract.async_contract import AsyncContract
+from web3.types import FilterParams, LogReceipt
+
+from fedgpu_operator.adapters.chain.chainview import block_at, first_block_since
+from fedgpu_operator.adapters.chain.reader import EscrowReader
+from fedgpu_operator.adapters.chain.receipts import events_of
+from fedgpu_operator.adapters.chain.rpc import Rpc
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import DisputeState, ExitState, Pair
+from fedgpu_operator.domain.transactions import PostedEpoch
+
+BLOCKS_PER_CALL: Final = 2_000
+"""Public endpoints refuse more."""
+
+Dispute = tuple[int, str, str]
+"""(epoch, tenant, provider)."""
+
+
+class History:
+    """Reads each finalized block's log once. `from_block` None begins where the first epoch was posted.
+
+    An exit that began before any epoch was posted is then not seen.
+    """
+
+    def __init__(self, rpc: Rpc, contract: AsyncContract, reader: EscrowReader, from_block: int | None) -> None:
+        self._rpc = rpc
+        self._contract = contract
+        self._reader = reader
+        self._from_block = from_block
+        self._next = from_block
+        self._lock = asyncio.Lock()
+        self._disputes: dict[Dispute, None] = {}
+        self._exits: dict[Pair, None] = {}
+
+    async def posted(self, number: int) -> PostedEpoch | None:
+        """The epoch's event with what its transaction asked for; None where there is none (yet)."""
+        final = (await block_at(self._rpc, "finalized")).number
+        if number < 1 or (await self._reader.epoch(number, final)).active_at == 0:
+            return None
+        start = await self._posted_since(number, final)
+        topics = [self._topic("EpochPosted"), "0x" + number.to_bytes(32, "big").hex()]
+        async for log in self._logs(start, final, topics):
+            return await self._described(log)
+        return None
+
+    async def disputes(self) -> tuple[DisputeState, ...]:
+        """The disputes open at the newest finalized block, oldest first."""
+        async with self._lock:
+            at = await self._catch_up()
+            found = await asyncio.gather(*(self._reader.dispute(*key, at) for key in self._disputes))
+            still = {key: each for key, each in zip(self._disputes, found, strict=True) if each is not None}
+            self._disputes = dict.fromkeys(still)
+        return tuple(still.values())
+
+    async def exits(self) -> tuple[ExitState, ...]:
+        """The exits open at the newest finalized block, oldest first."""
+        async with self._lock:
+            at = await self._catch_up()
+            found = await asyncio.gather(*(self._reader.exit(*key, at) for key in self._exits))
+            still = {key: each for key, each in zip(self._exits, found, strict=True) if each is not None}
+            self._exits = dict.fromkeys(still)
+        return tuple(still.values())
+
+    async def _catch_up(self) -> int:
+        """Read the log up to the newest finalized block; its number."""
+        final = (await block_at(self._rpc, "finalized")).number
+        if self._next is None:
+            if (await self._reader.epoch(1, final)).active_at == 0:
+                return final
+            self._next = await self._posted_since(1, final)
+        opened = [[self._topic("Disputed"), self._topic("ExitStarted")]]
+        async for log in self._logs(self._next, final, opened):
+            for values in events_of("Disputed", [log], self._contract):
+                self._disputes[values["epoch"], values["tenant"], values["provider"]] = None
+            for values in events_of("ExitStarted", [log], self._contract):
+                self._exits[values["tenant"], values["provider"]] = None
+        self._next = max(self._next, final + 1)
+        return final
+
+    async def _posted_since(self, number: int, final: int) -> int:
+        """A block at which the epoch was not posted yet: the settlement clock is never before the real one's past."""
+        active_at = (await self._reader.epoch(number, final)).active_at
+        challenge = await self._reader.read("CHALLENGE", at=final)
+        return await first_block_since(self._rpc, active_at - challenge, self._from_block or 0, final)
+
+    async def _logs(self, start: int, end: int, topics: Sequence[str | list[str]]) -> AsyncIterator[LogReceipt]:
+        for first in range(start, end + 1, BLOCKS_PER_CALL):
+            query: FilterParams = {
+                "address": self._contract.address,
+                "topics": [_topics(topic) for topic in topics],
+                "fromBlock": first,
+                "toBlock": min(end, first + BLOCKS_PER_CALL - 1),
+            }
+            with self._rpc.speaking("reading the escrow's log"):
+                logs = await self._rpc.w3.eth.get_logs(query)
+            for log in logs:
+                yield log
+
+    async def _described(self, log: LogReceipt) -> PostedEpoch:
+        tx_hash = log["transactionHash"]
+        with self._rpc.speaking("reading how an epoch was posted"):
+            transaction, receipt = await asyncio.gather(
+                self._rpc.w3.eth.get_transaction(tx_hash), self._rpc.w3.eth.get_transaction_receipt(tx_hash)
+            )
+            values = events_of("EpochPosted", [log], self._contract)[0]
+            number = values["epoch"]
+            skipped = events_of("DebitSkipped", receipt["logs"], self._contract)
+            direct = transaction.get("to") == self._contract.address
+            return PostedEpoch(
+                number=number,
+                root="0x" + values["root"].hex(),
+                manifest_hash="0x" + values["manifestHash"].hex(),
+                seq=values["seq"],
+                prev_root="0x" + values["prevRoot"].hex(),
+                period_end=values["periodEnd"],
+                active_at=values["activeAt"],
+                total=MicroUSD(values["total"]),
+                debits=self._debits(transaction["input"]) if direct else None,
+                skipped=tuple(each["tenant"] for each in skipped if each["epoch"] == number),
+                tx_hash=tx_hash.to_0x_hex(),
+                block_number=log["blockNumber"],
+            )
+
+    def _debits(self, data: Any) -> Mapping[str, MicroUSD]:
+        _, given = self._contract.decode_function_input(data)
+        return {debit["tenant"]: MicroUSD(debit["amount"]) for debit in given["debits"]}
+
+    def _topic(self, event: str) -> str:
+        return str(self._contract.events[event]().topic)
+
+
+def _topics(topic: str | list[str]) -> Any:
+    return HexStr(topic) if isinstance(topic, str) else [HexStr(each) for each in topic]

@@ -1,0 +1,254 @@
+"""JSON-RPC over M endpoints of which N must agree: what one of them says is only a vote; no contract is known here.
+
+One endpoint with a quorum of one is the same code. Tags such as `finalized` are turned into the newest block that N
+endpoints have with the same hash, and state is read at that number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Final, cast
+
+from eth_utils.crypto import keccak
+from web3.providers.async_base import AsyncJSONBaseProvider
+from web3.types import RPCEndpoint, RPCResponse
+
+from fedgpu_operator.adapters.chain.endpoint import Endpoint
+from fedgpu_operator.adapters.chain.inquiry import Inquiry
+from fedgpu_operator.adapters.chain.standing import Standing
+from fedgpu_operator.adapters.chain.votes import (
+    Answer,
+    Vote,
+    agreed,
+    choice,
+    fingerprint,
+    height_of,
+    quantities,
+)
+from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError, ConfigurationError
+
+GRACE_S: Final = 0.3
+"""How long further answers are waited for once enough have come: the more there are, the better the choice."""
+
+TAGS: Final = frozenset({"latest", "safe", "finalized"})
+STATE_AT: Final[Mapping[str, int]] = {
+    "eth_call": 1,
+    "eth_getBalance": 1,
+    "eth_getCode": 1,
+    "eth_getTransactionCount": 1,
+    "eth_getStorageAt": 2,
+}
+"""Where each of these methods takes its block."""
+BLOCK: Final = "eth_getBlockByNumber"
+RECEIPT: Final = "eth_getTransactionReceipt"
+SEND: Final = "eth_sendRawTransaction"
+KNOWN: Final = ("already known", "already imported", "known transaction")
+"""How nodes say that they have these very bytes already (geth, anvil, others)."""
+
+
+class QuorumProvider(AsyncJSONBaseProvider):
+    """A web3 provider over several endpoints; ConfigurationError unless `quorum` is a majority of them.
+
+    `chain_id` is the chain that every endpoint must serve; None where it is not known yet, then only answers count.
+    Requests raise ChainUnreachableError where too few agree, ChainMismatchError where a quorum serves another chain.
+    """
+
+    def __init__(self, urls: Sequence[str], quorum: int | None, timeout: float, chain_id: int | None) -> None:
+        super().__init__()
+        self.quorum = quorum if quorum is not None else len(urls) // 2 + 1
+        if not len(urls) < 2 * self.quorum <= 2 * len(urls):
+            raise ConfigurationError(
+                f"{self.quorum} of {len(urls)} endpoints is no quorum: it must be more than half of them, at most all"
+            )
+        self._endpoints = [Endpoint(url, timeout, chain_id) for url in urls]
+        self._running: set[asyncio.Task[Vote]] = set()
+        self._standing = Standing()
+        self._late: set[str] = set()
+        """Who did not answer within the grace when it was last given: nobody waits for them again."""
+        self._finalized = 0
+        """The highest block that a quorum called finalized: only who has got there can say that a transaction is in
+        no block, and nothing is read below it by that tag again."""
+        self._final_mark: Hashable = None
+        """That block's fingerprint."""
+
+    @property
+    def name(self) -> str:
+        """Who is asked, without secrets."""
+        hosts = [endpoint.host for endpoint in self._endpoints]
+        return hosts[0] if len(hosts) == 1 else f"{self.quorum} of {', '.join(hosts)}"
+
+    async def make_request(self, method: RPCEndpoint, params: object) -> RPCResponse:
+        """One request to all endpoints, never repeated, decided by what they agree on."""
+        given: list[object] = json.loads(self.encode_rpc_request(method, params))["params"]
+        if method == SEND:
+            answer = await self._send(given)
+        elif method == BLOCK and given[0] in TAGS:
+            answer = await self._newest(str(given[0]), given[1:])
+        elif (choose := choice(method, given, self.quorum)) is not None:
+            answer = await self._figure(method, given, choose)
+        else:
+            answer = await self._state(method, given)
+        return cast("RPCResponse", answer)
+
+    async def disconnect(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for endpoint in self._endpoints:
+            await endpoint.aclose()
+
+    # ---------------------------------------------------------------- ways to decide
+
+    async def _same(self, method: str, params: Sequence[object]) -> Answer:
+        """The answer that a quorum gives, as soon as there is one."""
+        inquiry = self._ask(method, params)
+        while await inquiry.more():
+            if (answer := agreed(inquiry.votes, self.quorum)) is not None:
+                inquiry.conclude(partial(self._compare, method, fingerprint(method, answer)))
+                return answer
+        raise self._undecided(inquiry.votes)
+
+    async def _figure(self, method: str, params: Sequence[object], choose: Callable[[Sequence[int]], int]) -> Answer:
+        """One of the figures of at least a quorum; an error where a quorum refuses alike."""
+        votes = await self._most(method, params)
+        figures = quantities(votes)
+        if len(figures) >= self.quorum:
+            return _result(hex(choose(figures)))
+        refusal = agreed((vote for vote in votes if vote.refused), self.quorum)
+        if refusal is None:
+            raise self._undecided(votes)
+        return refusal
+
+    async def _newest(self, tag: str, rest: Sequence[object]) -> Answer:
+        """The newest block that a quorum has under that tag, or on the way to it, with the same hash."""
+        votes = await self._most(BLOCK, [tag, *rest])
+        heights = sorted({height for vote in votes if (height := height_of(vote)) is not None}, reverse=True)
+        for height in heights:
+            block = await self._block_at(height, votes, rest)
+            if block is not None:
+                return await self._never_back(height, block, rest) if tag == "finalized" else block
+        refusal = agreed((vote for vote in votes if height_of(vote) is None), self.quorum)
+        if refusal is None:
+            raise self._undecided(votes)
+        return refusal
+
+    async def _never_back(self, height: int, block: Answer, rest: Sequence[object]) -> Answer:
+        """The block, or the one that a quorum called finalized before, if that is higher and a quorum still has it.
+
+        Finality does not go back; who tells of it does, when the endpoint that was ahead fails, or a balancer asks a
+        node that is behind. What somebody has read by that block would be undone for them: an open dispute forgotten.
+        """
+        newest, mark = self._finalized, self._final_mark
+        if height >= newest:
+            self._finalized, self._final_mark = height, fingerprint(BLOCK, block)
+            return block
+        held = await self._same(BLOCK, [hex(newest), *rest])
+        if fingerprint(BLOCK, held) != mark:
+            raise ChainUnreachableError(
+                f"{self.name} fell behind: block {newest} was finalized there, now {height} is, and {newest} is not "
+                "there, or another"
+            )
+        return held
+
+    async def _block_at(self, height: int, votes: Sequence[Vote], rest: Sequence[object]) -> Answer | None:
+        """The block of that height that a quorum has among those whose tag has got so far."""
+        there = [vote for vote in votes if height_of(vote) == height]
+        beyond = {vote.host for vote in votes if (height_of(vote) or 0) > height}
+        if len(there) + len(beyond) < self.quorum:
+            return None
+        inquiry = self._ask(BLOCK, [hex(height), *rest], [each for each in self._endpoints if each.host in beyond])
+        seen = there
+        while (block := agreed(seen, self.quorum)) is None:
+            if not await inquiry.more():
+                return None
+            seen = [*there, *inquiry.votes]
+        compare = partial(self._compare, BLOCK, fingerprint(BLOCK, block))
+        for vote in there:
+            compare(vote)
+        inquiry.conclude(compare)
+        return block
+
+    async def _send(self, params: Sequence[object]) -> Answer:
+        """To all; success where any takes the bytes or has them. Some silent and the others refusing: unknown."""
+        tx_hash = "0x" + keccak(hexstr=str(params[0])).hex()
+        inquiry = self._ask(SEND, params)
+        while await inquiry.more():
+            if any(vote.result == tx_hash or _knows(vote) for vote in inquiry.votes):
+                inquiry.conclude(partial(self._heard, SEND))
+                return _result(tx_hash)
+        refusals = [vote.answer for vote in inquiry.votes if vote.refused and vote.answer is not None]
+        if len(refusals) < len(self._endpoints):
+            raise self._undecided(inquiry.votes)
+        return refusals[0]
+
+    async def _state(self, method: str, params: Sequence[object]) -> Answer:
+        """What a quorum says, where a tag is asked for at the number of the block that a quorum has."""
+        place = STATE_AT.get(method)
+        if place is None or len(params) <= place or params[place] not in TAGS:
+            return await self._same(method, params)
+        block = await self._newest(str(params[place]), [False])
+        found = block.get("result")
+        if block.get("error") is not None:
+            return block
+        if not isinstance(found, Mapping):
+            raise ChainUnreachableError(f"{self.name}: there is no {params[place]} block")
+        return await self._same(method, [*params[:place], found["number"], *params[place + 1 :]])
+
+    # ---------------------------------------------------------------- asking and judging
+
+    def _ask(self, method: str, params: Sequence[object], among: Sequence[Endpoint] | None = None) -> Inquiry:
+        height = self._finalized if method == RECEIPT else 0
+        asked = self._endpoints if among is None else among
+        return Inquiry((endpoint.vote(method, params, height) for endpoint in asked), self._running)
+
+    async def _most(self, method: str, params: Sequence[object]) -> Sequence[Vote]:
+        """A quorum of answers, and those of the others that come within the grace."""
+        inquiry = self._ask(method, params)
+        prompt = [each for each in self._endpoints if each.host not in self._late]
+        grace = GRACE_S if len(prompt) > self.quorum else 0.0
+        votes = tuple(await inquiry.enough(self.quorum, grace))
+        inquiry.conclude(partial(self._heard, method))
+        came = {vote.host for vote in votes if vote.answer is not None}
+        self._late -= came
+        if grace:
+            self._late |= {each.host for each in self._endpoints} - came
+        return votes
+
+    def _compare(self, method: str, decided: Hashable, vote: Vote) -> None:
+        same = vote.answer is not None and vote.mark == decided
+        self._note(method, vote, "" if same else vote.why or "answers otherwise")
+
+    def _heard(self, method: str, vote: Vote) -> None:
+        self._note(method, vote, vote.why)
+
+    def _note(self, method: str, vote: Vote, fault: str) -> None:
+        """An endpoint that is alone is named by the error that its silence becomes."""
+        if len(self._endpoints) > 1:
+            self._standing.note(vote.host, method, fault)
+
+    def _undecided(self, votes: Sequence[Vote]) -> ChainUnreachableError | ChainMismatchError:
+        strangers = [vote for vote in votes if vote.wrong_chain is not None]
+        if len(strangers) >= self.quorum:
+            return ChainMismatchError(f"the endpoint {strangers[0].host} {strangers[0].why}")
+        said = ", ".join(f"{vote.host} {vote.why or _brief(vote)}" for vote in votes)
+        return ChainUnreachableError(said if len(self._endpoints) == 1 else f"{self.name} do not agree: {said}")
+
+
+def _result(value: object) -> Answer:
+    return {"jsonrpc": "2.0", "id": 1, "result": value}
+
+
+def _knows(vote: Vote) -> bool:
+    error = vote.answer.get("error") if vote.answer is not None else None
+    words = str(error.get("message", "")).lower() if isinstance(error, Mapping) else ""
+    return any(word in words for word in KNOWN)
+
+
+def _brief(vote: Vote) -> str:
+    error = vote.answer.get("error") if vote.answer is not None else None
+    if error is None:
+        return "answers otherwise"
+    return f"refuses ({error.get('message', error) if isinstance(error, Mapping) else error})"[:200]

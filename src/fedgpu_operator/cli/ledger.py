@@ -1,0 +1,144 @@
+"""``fedgpu ledger``: the books read by somebody who does not trust them; writes nothing and takes no lock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+
+import typer
+
+from fedgpu_operator.cli.common import Output, OutputOption, plain_table, print_data
+from fedgpu_operator.cli.options import TargetOptions, flat
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fedgpu_operator.adapters.ledger import SqlLedger
+    from fedgpu_operator.api.base import JSONObject
+    from fedgpu_operator.domain.ledger import LedgerAudit, TrialBalance
+    from fedgpu_operator.settlement.verify import Verdict
+
+NAME: Final = "ledger"
+T = TypeVar("T")
+
+LedgerOption = Annotated[
+    str,
+    typer.Option("--ledger", envvar="FEDGPU_LEDGER", help="Path, sqlite:/// or postgresql:// URL of the ledger."),
+]
+DEFAULT: Final = "/var/lib/fedgpu/ledger.db"
+
+app = typer.Typer(no_args_is_help=True, help="Audit the operator's books: hash chains, postings, trial balance.")
+
+
+def _verify(target: TargetOptions, ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE) -> None:
+    """Find any row that was altered, removed, put in or moved; with --rpc hold the books to what was posted too."""
+
+    async def read(books: SqlLedger) -> tuple[LedgerAudit, Verdict | None]:
+        from fedgpu_operator.cli.ledger_anchor import anchored
+
+        return await books.verify(), await anchored(books, target) if target.rpc else None
+
+    audit, anchor = _with_ledger(read, ledger)
+    print_data(output, audit_of(audit, anchor), lambda: audit_text(audit, anchor))
+    if not audit.sound or (anchor is not None and anchor.holds is False):
+        raise typer.Exit(1)
+
+
+app.command("verify")(flat(_verify))
+
+
+@app.command()
+def balance(ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE) -> None:
+    """Print the balance of every account, which sum to zero; exit 1 where they do not."""
+
+    async def read(books: SqlLedger) -> tuple[TrialBalance, dict[str, int]]:
+        return await books.trial_balance(), await books.balances()
+
+    trial, balances = _with_ledger(read, ledger)
+    document = balance_of(trial, balances)
+    print_data(output, document, lambda: balance_text(document))
+    if not trial.balanced:
+        raise typer.Exit(1)
+
+
+def audit_of(audit: LedgerAudit, anchor: Verdict | None) -> JSONObject:
+    """The audit as data."""
+    bound = audit.bound
+    return {
+        "sound": audit.sound,
+        "boundTo": None if bound is None else {"chainID": bound.chain_id, "escrow": bound.escrow},
+        "tables": dict(audit.rows),
+        "heads": {name: {"rows": head.length, "hash": head.hash} for name, head in audit.head.chains.items()},
+        "trialBalance": _trial(audit.trial_balance),
+        "anchor": None if anchor is None else {"holds": anchor.holds, "text": anchor.text},
+        "faults": [{"table": fault.table, "key": fault.key, "why": fault.why} for fault in audit.faults],
+    }
+
+
+def audit_text(audit: LedgerAudit, anchor: Verdict | None) -> list[Table | str]:
+    """The audit for people: what was read, then what is wrong with it."""
+    table = plain_table("TABLE", "ROWS", "HASH CHAIN ENDS IN", right=("ROWS",))
+    for name, rows in audit.rows.items():
+        head = audit.head.chains.get(name)
+        table.add_row(name, str(rows), head.hash if head else "-")
+    parts: list[Table | str] = [table, "", f"- books of {audit.bound or 'no escrow yet'}"]
+    parts += [f"✗ {fault.table}, row {fault.key}: {fault.why}" for fault in audit.faults]
+    trial = audit.trial_balance
+    parts.append(f"{_mark(trial.balanced)} {_trial_text(trial)}")
+    if anchor is not None:
+        parts.append(f"{'-' if anchor.holds is None else _mark(anchor.holds)} {anchor.text}")
+    parts.append("✓ nothing was altered, removed, put in or moved" if audit.sound else "✗ do not trust these books")
+    return parts
+
+
+def balance_of(trial: TrialBalance, balances: dict[str, int]) -> JSONObject:
+    """The trial balance as data; amounts are decimal strings of USD."""
+    from fedgpu_operator.domain.money import format_usd
+
+    accounts = [{"account": name, "balance": format_usd(amount)} for name, amount in sorted(balances.items())]
+    return {"accounts": accounts, "trialBalance": _trial(trial)}
+
+
+def balance_text(document: JSONObject) -> list[Table | str]:
+    """The trial balance for people."""
+    trial = document["trialBalance"]
+    if not document["accounts"]:
+        return ["Nothing is posted yet."]
+    table = plain_table("ACCOUNT", "USD", right=("USD",))
+    for each in document["accounts"]:
+        table.add_row(each["account"], each["balance"])
+    table.add_row("TOTAL", trial["total"])
+    return [table, "", f"{_mark(trial['balanced'])} {trial['postings']} postings, {trial['unbalanced']} do not add up"]
+
+
+def _trial(trial: TrialBalance) -> JSONObject:
+    from fedgpu_operator.domain.money import format_usd
+
+    return {
+        "balanced": trial.balanced,
+        "total": format_usd(trial.total),
+        "postings": trial.postings,
+        "unbalanced": trial.unbalanced,
+    }
+
+
+def _trial_text(trial: TrialBalance) -> str:
+    from fedgpu_operator.domain.money import format_usd
+
+    broken = f", {trial.unbalanced} entries do not add up" if trial.unbalanced else ""
+    return f"trial balance {format_usd(trial.total)} USD over {trial.postings} postings{broken}"
+
+
+def _mark(holds: bool) -> str:
+    return "✓" if holds else "✗"
+
+
+def _with_ledger(work: Callable[[SqlLedger], Awaitable[T]], location: str) -> T:
+    async def opened() -> T:
+        from fedgpu_operator.adapters.ledger import SqlLedger
+
+        async with await SqlLedger.open(location, read_only=True) as books:
+            return await work(books)
+
+    return asyncio.run(opened())

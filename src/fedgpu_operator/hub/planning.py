@@ -1,0 +1,167 @@
+"""Decides whether an epoch is due, and makes it: books and finalized chain in, a prepared epoch in the ledger out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochLine, EpochStage, SettlementSnapshot
+from fedgpu_operator.domain.ledger import LedgerHead
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import NO_BOOKS, NOTHING, ChainSnapshot, EpochPlan, Pair
+from fedgpu_operator.errors import RevertedError
+from fedgpu_operator.hub.wallets import cumulative_pairs
+from fedgpu_operator.metering import covers
+from fedgpu_operator.ports import Clock, Escrow, Ledger
+from fedgpu_operator.settlement import (
+    Terms,
+    advances,
+    build_epoch,
+    fund,
+    gas_of,
+    newly_paid,
+    parse_manifest,
+    positions,
+    protocol,
+    worth_its_gas,
+)
+
+log = logging.getLogger(__name__)
+
+STOOD: Final = frozenset({EpochStage.FINALIZED, EpochStage.PAID})
+RETRY: Final = timedelta(minutes=1)
+"""When to look again after an epoch was due and none was made; soon, since anybody can make one post stale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The books and the chain, read one after the other: what was metered since then waits for the next epoch."""
+
+    books: SettlementSnapshot
+    owed: dict[Pair, MicroUSD]
+    chain: ChainSnapshot
+    head: LedgerHead
+
+
+class Planner:
+    """Prepares at most one epoch at a time."""
+
+    def __init__(self, ledger: Ledger, escrow: Escrow, clock: Clock, terms: Terms) -> None:
+        self._ledger = ledger
+        self._escrow = escrow
+        self._clock = clock
+        self._terms = terms
+        self._began = clock.now()
+        """Before any epoch there is, the first one is due one interval after this."""
+        self._again_at = self._began
+        self._short: dict[str, MicroUSD] = {}
+        """What each wallet lacked when that was last said."""
+
+    async def begin(self, known: Sequence[Epoch]) -> Epoch | None:
+        """Prepare an epoch when one is due, there is something new, it is worth its gas and would be taken.
+
+        `known` are the newest epochs, newest first. One that came to nothing put nothing off: else whoever makes posts
+        stale, by an exit in front of each, would hold up everybody's settlement.
+        """
+        now = self._clock.now()
+        since = next((epoch.created_at for epoch in known if epoch.stage not in protocol.DEAD), self._began)
+        if now < max(since + self._terms.every, self._again_at):
+            return None
+        self._again_at = now + min(self._terms.every, RETRY)
+        reading = await self._read()
+        if reading is None or not reading.chain.head_is_active or reading.chain.paused:
+            return None
+        plan = await self._plan(reading, since, now)
+        if plan is None:
+            return None
+        epoch = await self._ledger.store_epoch(_draft(plan, reading, now), now)
+        log.info("epoch %d prepared: %d µUSD over %d pairs", epoch.number, plan.total, len(plan.pairs))
+        return epoch
+
+    async def keep_books(self) -> None:
+        """Post what the finalized chain and the ledger now show as double entries."""
+        await self._read()
+
+    async def _read(self) -> Reading | None:
+        books = await self._ledger.settlement_snapshot()
+        owed = cumulative_pairs(books.pairs)
+        if not owed:
+            return None
+        head = await self._ledger.head()
+        chain = await self._escrow.snapshot(sorted({tenant for tenant, _ in owed}), sorted(owed))
+        await self._ledger.post(positions(owed, chain), self._clock.now(), block=chain.block_number)
+        return Reading(books, owed, chain, head)
+
+    async def _plan(self, reading: Reading, since: datetime, now: datetime) -> EpochPlan | None:
+        chain = reading.chain
+        committed = await self._committed(chain)
+        least = self._terms.min_payout if now - since < self._terms.at_most else NOTHING
+        funding = fund(reading.owed, chain, committed, min_payout=least)
+        for wallet, short in funding.unfunded.items():
+            if self._short.get(wallet) != short:
+                log.warning("wallet %s lacks %d µUSD of escrow or spend limit for what it owes", wallet, short)
+        self._short = dict(funding.unfunded)
+        if not funding.payable or not advances(funding, committed):
+            return None
+        plan = build_epoch(
+            chain_id=chain.chain_id,
+            escrow=chain.escrow,
+            seq=chain.seq,
+            prev_root=chain.head_root,
+            period_end=int(now.timestamp()),
+            pairs=funding.payable,
+            debits=funding.debits,
+            ledger_head=str(reading.head),
+        )
+        return plan if await self._goes_out(plan, chain, committed, since, now) else None
+
+    async def _goes_out(
+        self, plan: EpochPlan, chain: ChainSnapshot, committed: dict[Pair, MicroUSD], since: datetime, now: datetime
+    ) -> bool:
+        books = chain.books
+        before = {pair: max(books.get(pair, NO_BOOKS).base, committed.get(pair, NOTHING)) for pair in plan.pairs}
+        pays, view = newly_paid(plan, before), await self._escrow.suggest_fees()
+        if not worth_its_gas(pays, gas_of(plan), view.base_fee + view.tip, self._terms, now - since):
+            log.info("%d µUSD are not worth an epoch's gas yet", pays)
+            return False
+        try:
+            await self._escrow.simulate(self._escrow.call_post(plan))
+        except RevertedError as error:
+            log.warning("the contract would refuse the next epoch: %s", error)
+            return False
+        return True
+
+    async def _committed(self, chain: ChainSnapshot) -> dict[Pair, MicroUSD]:
+        """The pairs of the newest root on chain: what was promised already, and still counts."""
+        for epoch in await self._ledger.epochs():
+            if epoch.draft.root == chain.head_root and epoch.stage in STOOD:
+                pairs = parse_manifest(epoch.draft.manifest).pairs
+                return {
+                    pair: total
+                    for pair, total in pairs.items()
+                    if chain.books.get(pair, NO_BOOKS).dead < chain.head_epoch
+                }
+        return {}
+
+
+def _draft(plan: EpochPlan, reading: Reading, now: datetime) -> EpochDraft:
+    lines = tuple(
+        EpochLine(total.tenant, total.provider, total.tenant_wallet, total.provider_wallet, total.cumulative)
+        for total in reading.books.pairs
+        if (total.tenant_wallet, total.provider_wallet) in plan.pairs
+    )
+    return EpochDraft(
+        seq=plan.seq,
+        prev_root=plan.prev_root,
+        root=plan.root,
+        manifest=plan.manifest,
+        manifest_hash=plan.manifest_hash,
+        period_end=now.replace(microsecond=0),
+        total=plan.total,
+        lines=lines,
+        covers=covers(reading.books, plan.pairs),
+        ledger_head=str(reading.head),
+    )

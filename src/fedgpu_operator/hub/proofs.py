@@ -1,0 +1,222 @@
+"""Whose wallet is it: judges the signatures of wallets over who may use them; reads no objects and writes none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal, Protocol
+
+from eth_typing import ChecksumAddress
+
+from fedgpu_operator.api.base import WalletProof
+from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.api.gpuprovider import GPUProvider, Payout
+from fedgpu_operator.errors import ChainError
+from fedgpu_operator.hub.wallets import Wallets, payout_wallets, tenant_wallets
+from fedgpu_operator.ports import Clock
+from fedgpu_operator.settlement.typeddata import TypedData, account_proof, hub_domain, provider_proof, signed_by
+
+log = logging.getLogger(__name__)
+
+NO_PAYOUT: Final = "set spec.payout.address: this hub pays on chain"
+SKEW_SECONDS: Final = 300
+"""How far a signer's clock may be ahead of ours."""
+RECHECK: Final = timedelta(minutes=1)
+"""A contract wallet may change its mind, so its answer is asked for again; so is a chain that was silent."""
+ASKED_AT_ONCE: Final = 16
+"""Contracts; many namespaces with proofs that are nobody's must not hold up those of the others."""
+MOST_KEPT: Final = 50_000
+"""Answers held in memory; a wallet beyond them is only verified once more."""
+
+
+class SignatureChecker(Protocol):
+    """The part of ports.Escrow that proofs need."""
+
+    @property
+    def escrow(self) -> ChecksumAddress: ...
+
+    @property
+    def chain_id(self) -> int: ...
+
+    async def is_valid_signature(self, address: str, digest: bytes, signature: bytes) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProofVerdict:
+    """Whether a wallet is proven, as a condition's status, and what to do where it is not.
+
+    ``Unknown`` is a contract wallet while the chain does not answer: nothing new is done with it, nothing is undone.
+    """
+
+    status: Literal["True", "False", "Unknown"]
+    message: str = ""
+
+    @property
+    def proven(self) -> bool:
+        """Whether the wallet itself agreed."""
+        return self.status == "True"
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One proof to judge; `whose` and `command` are for the message."""
+
+    wallet: str
+    whose: str
+    command: str
+    proof: WalletProof | None
+    key: tuple[bytes, str]
+    """Digest and signature, under which an answer is kept: the digest holds all that the verdict depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Whether the wallet signed; `asked` is when its contract said so, None where a key's signature said it."""
+
+    valid: bool
+    asked: datetime | None = None
+
+
+class ProofBook:
+    """Verdicts over proofs. An ordinary account's signature is verified once; a contract wallet is asked (ERC-1271).
+
+    One book serves all loops of a process. Only a loop that says `refresh` asks a contract again that answered
+    before, so that placing jobs never waits for the chain twice.
+    """
+
+    def __init__(self, checker: SignatureChecker, clock: Clock, *, hub: str) -> None:
+        self._checker = checker
+        self._clock = clock
+        self._hub = hub
+        self._domain = hub_domain(checker.chain_id, checker.escrow)
+        self._answers: dict[tuple[bytes, str], _Answer] = {}
+        self._silence: tuple[datetime, str] | None = None
+
+    async def wallets(self, accounts: Iterable[ComputeAccount], providers: Iterable[GPUProvider]) -> Wallets:
+        """Every wallet that may be used now: proven, and for payouts accepted as well."""
+        accounts, providers = list(accounts), list(providers)
+        tenants, owners = await self.accounts(accounts), await self.providers(providers)
+        return Wallets(
+            tenants=tenant_wallets(each for each in accounts if tenants[each.metadata.namespace].proven),
+            payouts=payout_wallets(each for each in providers if owners[each.metadata.name].proven),
+        )
+
+    async def accounts(self, accounts: Iterable[ComputeAccount], *, refresh: bool = False) -> dict[str, ProofVerdict]:
+        """Verdicts by namespace."""
+        asked = {account.metadata.namespace: self._of_account(account) for account in accounts}
+        return dict(zip(asked, await self._judge(list(asked.values()), refresh=refresh), strict=True))
+
+    async def providers(self, providers: Iterable[GPUProvider], *, refresh: bool = False) -> dict[str, ProofVerdict]:
+        """Verdicts by name; a provider without a payout wallet has none to prove."""
+        payouts = {each.metadata.name: each.spec.payout for each in providers}
+        verdicts = {name: ProofVerdict("False", NO_PAYOUT) for name, payout in payouts.items() if payout is None}
+        asked = {name: self._of_payout(name, payout) for name, payout in payouts.items() if payout is not None}
+        return verdicts | dict(zip(asked, await self._judge(list(asked.values()), refresh=refresh), strict=True))
+
+    def _of_account(self, account: ComputeAccount) -> _Question:
+        namespace, proof = account.metadata.namespace, account.spec.proof
+        issued = proof.issued_at if proof is not None else 0
+        wallet = account.spec.wallet
+        data = account_proof(self._domain, hub=self._hub, namespace=namespace, wallet=wallet, issued_at=issued)
+        command = f"fedgpu account prove -n {namespace}"
+        return _Question(wallet, f"namespace {namespace}", command, proof, _key(data, proof))
+
+    def _of_payout(self, provider: str, payout: Payout) -> _Question:
+        data = provider_proof(
+            self._domain,
+            hub=self._hub,
+            provider=provider,
+            payout=payout.address,
+            signer=payout.signer,
+            issued_at=payout.proof.issued_at if payout.proof is not None else 0,
+        )
+        command = f"fedgpu provider prove {provider}"
+        return _Question(payout.address, f"provider {provider}", command, payout.proof, _key(data, payout.proof))
+
+    async def _judge(self, questions: Sequence[_Question], *, refresh: bool) -> list[ProofVerdict]:
+        now = self._clock.now()
+        await self._verify_keys(
+            [each for each in questions if each.proof is not None and each.key not in self._answers]
+        )
+        await self._ask([each for each in questions if self._is_due(each, now, refresh=refresh)], now)
+        return [self._verdict(each, now) for each in questions]
+
+    async def _verify_keys(self, fresh: list[_Question]) -> None:
+        """Signatures of ordinary accounts; milliseconds each, so off the loop."""
+
+        def verify() -> list[bool]:
+            return [signed_by(each.wallet, *each.key) for each in fresh]
+
+        if fresh:
+            for each, valid in zip(fresh, await asyncio.to_thread(verify), strict=True):
+                if valid:
+                    self._keep(each, _Answer(valid=True))
+
+    def _is_due(self, question: _Question, now: datetime, *, refresh: bool) -> bool:
+        if question.proof is None:
+            return False
+        known = self._answers.get(question.key)
+        if known is None:
+            return True
+        return refresh and known.asked is not None and now - known.asked >= RECHECK
+
+    async def _ask(self, due: Sequence[_Question], now: datetime) -> None:
+        """The contracts themselves; after the first silence no other is asked for a while."""
+        turns = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def ask(question: _Question) -> None:
+            digest, signature = question.key
+            async with turns:
+                if self._silence is not None and now - self._silence[0] < RECHECK:
+                    return
+                try:
+                    raw = bytes.fromhex(signature.removeprefix("0x"))
+                    valid = await self._checker.is_valid_signature(question.wallet, digest, raw)
+                except ChainError as error:
+                    if self._silence is None or self._silence[0] != now:
+                        log.warning("contract wallets cannot be asked about their proofs: %s", error)
+                    self._silence = now, str(error)
+                    return
+            self._silence = None
+            self._keep(question, _Answer(valid, now))
+
+        await asyncio.gather(*(ask(question) for question in due))
+
+    def _keep(self, question: _Question, answer: _Answer) -> None:
+        self._answers.pop(question.key, None)
+        if len(self._answers) >= MOST_KEPT:
+            self._answers.pop(next(iter(self._answers)))
+        self._answers[question.key] = answer
+
+    def _verdict(self, question: _Question, now: datetime) -> ProofVerdict:
+        proof, wallet, command = question.proof, question.wallet, question.command
+        if proof is None:
+            return ProofVerdict(
+                "False", f"wallet {wallet} has not agreed to be used by {question.whose}: run {command}"
+            )
+        if proof.issued_at > now.timestamp() + SKEW_SECONDS:
+            text = (
+                f"the proof of wallet {wallet} is dated {proof.issued_at}, later than now: set the clock, run {command}"
+            )
+            return ProofVerdict("False", text)
+        known = self._answers.get(question.key)
+        if known is None:
+            silent = self._silence[1] if self._silence is not None else "not asked yet"
+            text = (
+                f"the proof is by no key of wallet {wallet}, and the chain does not say if it is a contract: {silent}"
+            )
+            return ProofVerdict("Unknown", text)
+        if not known.valid:
+            text = (
+                f"the proof is no signature of wallet {wallet} over {question.whose} of hub {self._hub}, "
+                f"chain {self._domain.chain_id} and escrow {self._domain.contract}: run {command}"
+            )
+            return ProofVerdict("False", text)
+        return ProofVerdict("True", f"wallet {wallet} has agreed to be used by {question.whose}")
+
+
+def _key(data: TypedData, proof: WalletProof | None) -> tuple[bytes, str]:
+    return data.digest, "" if proof is None else proof.signature

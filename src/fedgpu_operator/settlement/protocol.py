@@ -1,0 +1,110 @@
+"""The protocol of one settlement epoch as a table: what can be seen in each stage, what is done, what comes next; pure.
+
+The loop in hub/ looks (chain at finalized, transactions in the ledger), finds the row, acts, and writes the next stage
+down; it decides nothing beside this table. Every act may be repeated: a process killed between any two of them sees
+the same row again. docs/settlement.md shows the table as a diagram, made from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fedgpu_operator.domain.books import EpochStage
+
+
+class Sight(StrEnum):
+    """What is seen of an epoch; in each stage the first that holds, in this order."""
+
+    STANDS = "its root stands in the finalized chain"
+    CANCELLED = "the guardian cancelled it, finally"
+    REFUSED = "the contract would refuse it"
+    UNSENT = "no transaction carries it"
+    LOST = "its nonce went to another transaction, finally"
+    FAILED = "it reverted, finally"
+    IN_FLIGHT = "signed, in no block"
+    MINED = "in a block that is not final"
+    IN_WINDOW = "its challenge window is open"
+    SUPERSEDED = "another settler's root is active, and pairs are unpaid"
+    PAYABLE = "pairs are unpaid"
+    PAID_UP = "every pair that can be paid is paid"
+
+
+class Act(StrEnum):
+    """What is done about it."""
+
+    SEND = "write the intent, sign, keep, broadcast"
+    RESEND = "broadcast the kept bytes, or bump their fee"
+    CLAIM = "claim"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The stage that is written down next, and what is done then."""
+
+    stage: EpochStage
+    act: Act = Act.WAIT
+
+
+TABLE: Mapping[tuple[EpochStage, Sight], Step] = {
+    # Another transaction may carry the same root: a twin of this process, or an earlier life of it.
+    (EpochStage.PREPARED, Sight.STANDS): Step(EpochStage.FINALIZED),
+    (EpochStage.PREPARED, Sight.REFUSED): Step(EpochStage.ABANDONED),
+    (EpochStage.PREPARED, Sight.UNSENT): Step(EpochStage.PREPARED, Act.SEND),
+    (EpochStage.PREPARED, Sight.LOST): Step(EpochStage.PREPARED, Act.SEND),
+    (EpochStage.PREPARED, Sight.FAILED): Step(EpochStage.ABANDONED),
+    (EpochStage.PREPARED, Sight.IN_FLIGHT): Step(EpochStage.POSTED, Act.RESEND),
+    (EpochStage.PREPARED, Sight.MINED): Step(EpochStage.POSTED),
+    (EpochStage.POSTED, Sight.STANDS): Step(EpochStage.FINALIZED),
+    (EpochStage.POSTED, Sight.UNSENT): Step(EpochStage.PREPARED, Act.SEND),
+    (EpochStage.POSTED, Sight.LOST): Step(EpochStage.PREPARED, Act.SEND),
+    (EpochStage.POSTED, Sight.FAILED): Step(EpochStage.ABANDONED),
+    # Never mined, dropped, or taken out again by a reorg: the same bytes can happen only once.
+    (EpochStage.POSTED, Sight.IN_FLIGHT): Step(EpochStage.POSTED, Act.RESEND),
+    (EpochStage.POSTED, Sight.MINED): Step(EpochStage.POSTED),
+    (EpochStage.FINALIZED, Sight.CANCELLED): Step(EpochStage.CANCELLED),
+    (EpochStage.FINALIZED, Sight.IN_WINDOW): Step(EpochStage.FINALIZED),
+    # Claims go against the active root only; who made that one may know nothing of our pairs.
+    (EpochStage.FINALIZED, Sight.SUPERSEDED): Step(EpochStage.SUPERSEDED),
+    (EpochStage.FINALIZED, Sight.PAYABLE): Step(EpochStage.FINALIZED, Act.CLAIM),
+    (EpochStage.FINALIZED, Sight.PAID_UP): Step(EpochStage.PAID),
+}
+"""(stage, sight) → step; a pair that is not here cannot be."""
+
+OPEN = frozenset({EpochStage.PREPARED, EpochStage.POSTED})
+"""Stages in which the chain does not show the root yet: one epoch at a time may be in them."""
+LIVE = OPEN | {EpochStage.FINALIZED}
+"""Stages that still need something."""
+DEAD = frozenset({EpochStage.CANCELLED, EpochStage.ABANDONED, EpochStage.SUPERSEDED})
+"""Stages that pay nothing: what they covered is settled by a later epoch."""
+
+
+def step(stage: EpochStage, sight: Sight) -> Step:
+    """The row of the table; ValueError for a sight that the stage cannot have."""
+    found = TABLE.get((stage, sight))
+    if found is None:
+        raise ValueError(f"an epoch that is {stage} cannot be seen as: {sight}")
+    return found
+
+
+def next_stages() -> dict[EpochStage, frozenset[EpochStage]]:
+    """Which stage may follow which, as the ledger enforces it."""
+    return {
+        stage: frozenset(row.stage for (before, _), row in TABLE.items() if before is stage and row.stage is not stage)
+        for stage in EpochStage
+    }
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram."""
+    return "\n".join(["stateDiagram-v2", "    [*] --> Prepared: an epoch is due", *_arrows()]) + "\n"
+
+
+def _arrows() -> Iterator[str]:
+    for (stage, sight), row in TABLE.items():
+        act = "" if row.act is Act.WAIT else f" / {row.act}"
+        yield f"    {stage} --> {row.stage}: {sight}{act}"
+    for stage in (EpochStage.PAID, *sorted(DEAD)):
+        yield f"    {stage} --> [*]"

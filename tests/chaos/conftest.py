@@ -1,0 +1,27 @@
+"""Two shooting ranges, each with a hub of its own: a settlement epoch is named without a namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from tests.chaos.field import Range, open_range, prepare_hub
+
+from fedgpu_operator.lab.world import Lab, MemberSpec
+
+
+@pytest.fixture(scope="session")
+def ranges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Range, Range]]:
+    folder = tmp_path_factory.mktemp("chaos")
+    with Lab([MemberSpec("other")]) as lab, ExitStack() as stack:
+        hubs = lab.hub, lab.members["other"]
+        for hub in hubs:
+            prepare_hub(hub)
+        one, two = (stack.enter_context(open_range(hub, folder / hub.name)) for hub in hubs)
+        yield one, two
+
+
+@pytest.fixture
+def shooting_range(ranges: tuple[Range, Range]) -> Range:
+    return ranges[0]

@@ -1,0 +1,131 @@
+"""What tenants and providers do by their own hand, and how a wallet waits until it counts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from fedgpu_operator.adapters.chain import ProviderWallet, TenantWallet, Transfer, Waiting
+from fedgpu_operator.errors import ChainError, ChainMismatchError, RevertedError
+
+CHALLENGE = 3600
+
+
+async def accounts(world: Any) -> Any:
+    now = await (await world.client()).snapshot([world.address(5)], [], "latest")
+    return now.accounts[world.address(5)]
+
+
+async def test_a_deposit_needs_neither_gas_nor_approval_of_its_owner(world: Any) -> None:
+    tenant, sender = await world.tenant(), await world.tenant(7)
+    token, before = world.deployment.token, await accounts(world)
+    transfer = Transfer(world.escrow, 2_000_000, 0, 2**40, "0x" + "7a" * 32)
+    authorization = await tenant.authorize(token, transfer)
+    had, gas = await tenant.tokens(token), await tenant.coins()
+    await world.mined(await sender.deposit_with_authorization(world.escrow, 2_000_000, authorization))
+    assert (await accounts(world)).balance == before.balance + 2_000_000
+    assert (await tenant.tokens(token), await tenant.coins()) == (had - 2_000_000, gas)
+    with pytest.raises(RevertedError):
+        await sender.deposit_with_authorization(world.escrow, 2_000_000, authorization)
+
+
+async def test_limits_and_withdrawals_take_their_notice(world: Any) -> None:
+    tenant = await world.tenant()
+    await world.mined(await tenant.set_spend_limit(world.escrow, 5))
+    await world.mined(await tenant.request_withdraw(world.escrow, 70))
+    seen = await accounts(world)
+    assert (seen.new_limit, seen.withdraw_units, seen.limit) == (5, 70, 100_000_000)
+    for early in (tenant.apply_spend_limit(world.escrow), tenant.withdraw(world.escrow)):
+        with pytest.raises(RevertedError, match="NoticeRunning"):
+            await early
+    world.chain.jump(30 * 86400)
+    await world.mined(await tenant.apply_spend_limit(world.escrow))
+    await world.mined(await tenant.withdraw(world.escrow, world.address(7)))
+    seen = await accounts(world)
+    assert (seen.limit, seen.new_limit, seen.withdraw_units) == (5, 0, 0)
+    assert await (await world.tenant(7)).tokens(world.deployment.token) == 70
+    assert await tenant.allowance(world.deployment.token, world.escrow) == 100_000_000
+
+
+async def test_a_provider_names_its_payee_and_signer_apart(world: Any) -> None:
+    key = world.chain.accounts[6].private_key
+    provider = await world.stack.enter_async_context(ProviderWallet(world.chain.rpc_url, key))
+    with pytest.raises(RevertedError, match="SameKey"):
+        await provider.set_provider(world.escrow)
+    await world.mined(await provider.set_provider(world.escrow, signer=world.address(7)))
+    assert await provider.owed(world.escrow) == 0
+    with pytest.raises(RevertedError, match="ZeroAmount"):
+        await provider.collect(world.escrow)
+
+
+async def test_a_provider_puts_stake_down_and_takes_it_out(world: Any) -> None:
+    key, token, stake = world.chain.accounts[5].private_key, world.deployment.token, world.deployment.stake
+    provider = await world.stack.enter_async_context(ProviderWallet(world.chain.rpc_url, key))
+    had = await provider.tokens(token)
+    await world.mined(await provider.approve(token, stake, 500))
+    await world.mined(await provider.bond(stake, 500))
+    await world.mined(await provider.unbond(stake, 200))
+    with pytest.raises(RevertedError, match="NotYet"):
+        await provider.withdraw_stake(stake)
+    world.chain.jump(30 * 86400)
+    await world.mined(await provider.withdraw_stake(stake))
+    assert await provider.tokens(token) == had - 300
+
+
+async def test_waiting_shows_each_step_until_it_is_final(world: Any) -> None:
+    tenant, steps = await world.tenant(), []
+    tx_hash = await tenant.mint(world.deployment.token, 1)
+
+    def on(step: Waiting) -> None:
+        steps.append(step)
+        # Each look finds the chain a little further.
+        world.chain.mine(1 if step.block is None else 8)
+
+    receipt = await tenant.wait(tx_hash, progress=on, poll=0.01)
+    assert steps[0].block is None
+    assert [step.done for step in steps] == [False] * (len(steps) - 1) + [True]
+    assert steps[-1].head >= receipt.block_number == steps[-1].needed
+    assert receipt.succeeded
+
+
+async def test_waiting_for_confirmations_counts_the_first_block(world: Any) -> None:
+    tenant = await world.tenant()
+    tx_hash = await tenant.mint(world.deployment.token, 1)
+    world.chain.mine()
+    await tenant.wait(tx_hash, confirmations=1, patience=10)
+    with pytest.raises(ChainError, match=r"in block \d+, not final after"):
+        await tenant.wait(tx_hash, confirmations=3, patience=0.3, poll=0.05)
+    world.chain.mine(2)
+    await tenant.wait(tx_hash, confirmations=3, patience=10)
+
+
+async def test_waiting_goes_on_while_the_chain_is_away_and_says_so_at_the_end(world: Any) -> None:
+    (endpoint,) = await world.endpoints(1)
+    key = world.chain.accounts[5].private_key
+    tenant = await world.stack.enter_async_context(TenantWallet(endpoint.url, key, 0.2))
+    tx_hash = await tenant.mint(world.deployment.token, 1)
+    endpoint.refused.add("eth_getTransactionReceipt")
+    with pytest.raises(ChainError, match=r"in no block after .*HTTP 503"):
+        await tenant.wait(tx_hash, confirmations=1, patience=0.5, poll=0.05)
+    waiting = asyncio.create_task(tenant.wait(tx_hash, confirmations=1, patience=10, poll=0.05))
+    world.chain.mine()
+    endpoint.heal()
+    assert (await waiting).succeeded
+
+
+async def test_waiting_for_a_transaction_that_fails_says_so(world: Any) -> None:
+    tenant = await world.tenant()
+    call = {"from": tenant.address, "to": world.escrow, "data": "0xdeadbeef", "gas": hex(100_000)}
+    tx_hash = world.chain.rpc("eth_sendTransaction", call)
+    world.chain.mine()
+    with pytest.raises(RevertedError, match="was refused in block"):
+        await tenant.wait(tx_hash, confirmations=1, patience=10)
+
+
+async def test_a_wallet_signs_for_no_other_chain(world: Any) -> None:
+    key = world.chain.accounts[5].private_key
+    wallet = await world.stack.enter_async_context(TenantWallet(world.chain.rpc_url, key, chain_id=1))
+    with pytest.raises(ChainMismatchError, match="serves chain 31337, not 1"):
+        await wallet.mint(world.deployment.token, 1)

@@ -1,0 +1,176 @@
+"""The ledger read by somebody who does not trust it: sound books pass, an altered row is named."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.cli import main
+from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochStage
+from fedgpu_operator.domain.ledger import Position, PostingKind
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import EpochPlan
+from fedgpu_operator.settlement import build_epoch
+
+if TYPE_CHECKING:
+    from .conftest import Cli
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TENANT, PROVIDER = "0x" + "11" * 20, "0x" + "22" * 20
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Path:
+    """An attempt with five usage records, charged 5 dollars, 3 of them set aside."""
+    path = tmp_path / "ledger.db"
+    request = AttemptRequest(
+        job_uid="job",
+        request_id="first",
+        tenant="acme",
+        job_name="train",
+        provider="owner",
+        product="NVIDIA-L4",
+        price=MicroUSD(1_000_000),
+        gpus=1,
+        run_limit=3600,
+    )
+    positions = [
+        Position(PostingKind.CHARGED, TENANT, PROVIDER, MicroUSD(5_000_000)),
+        Position(PostingKind.SET_ASIDE, TENANT, "", MicroUSD(3_000_000)),
+    ]
+
+    async def fill() -> None:
+        async with await SqlLedger.open(path) as ledger:
+            attempt = await ledger.open_attempt(request, NOW)
+            for sequence in range(1, 6):
+                await ledger.record_usage(
+                    attempt.lease_name, sequence, 60 * sequence, NOW + timedelta(minutes=sequence)
+                )
+            await ledger.post(positions, NOW, block=4)
+
+    asyncio.run(fill())
+    return path
+
+
+def altered(path: Path, statement: str) -> None:
+    """What somebody with the file can do behind the ledger's back."""
+    with sqlite3.connect(path) as connection:
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f'DROP TRIGGER "{name}"')
+        connection.execute(statement)
+
+
+def test_sound_books_pass_and_sum_to_zero(books: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = books.read_bytes()
+    assert main(["ledger", "verify", "--ledger", str(books)]) == 0
+    out = capsys.readouterr().out
+    assert "✓ trial balance 0.00 USD over 4 postings" in out
+    assert "- books of no escrow yet" in out
+    assert "nothing was altered" in out
+    assert main(["ledger", "balance", "--ledger", f"sqlite:///{books}"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split() for line in out.splitlines()[1:5]] == [
+        [f"escrow/{TENANT}", "3.00"],
+        [f"provider/{PROVIDER}", "-5.00"],
+        [f"tenant/{TENANT}", "2.00"],
+        ["TOTAL", "0.00"],
+    ]
+    assert books.read_bytes() == before, "an audit writes nothing"
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("UPDATE usage_records SET gpu_seconds = 61 WHERE sequence = 1", ["usage_records", "-1 1"]),
+        ("DELETE FROM usage_records WHERE sequence = 3", ["usage_records"]),
+        ("UPDATE attempts SET price = 1", ["attempts", "job"]),
+        ("UPDATE postings SET amount = amount - 1 WHERE account LIKE 'provider/%'", ["postings", "trial balance"]),
+    ],
+)
+def test_what_was_altered_is_named_and_fails(
+    books: Path, capsys: pytest.CaptureFixture[str], statement: str, words: list[str]
+) -> None:
+    altered(books, statement)
+    assert main(["ledger", "verify", "--ledger", str(books)]) == 1
+    faults = [line for line in capsys.readouterr().out.splitlines() if line.startswith("✗")]
+    for word in words:
+        assert any(word in fault for fault in faults), faults
+
+
+def test_books_that_cannot_be_read_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for location in (str(tmp_path / "none" / "x.db"), "mysql://a", "postgresql://me:secret@127.0.0.1:1/db"):
+        assert main(["ledger", "verify", "--ledger", location]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ")
+        assert len(err.splitlines()) == 1
+        assert "secret" not in err
+
+
+def head_of(path: Path) -> str:
+    async def read() -> str:
+        async with await SqlLedger.open(path, read_only=True) as ledger:
+            return str(await ledger.head())
+
+    return asyncio.run(read())
+
+
+def keep(path: Path, plan: EpochPlan, head: str) -> None:
+    """The ledger's row of an epoch that it says is number 1 on the chain."""
+    draft = EpochDraft(
+        seq=plan.seq,
+        prev_root=plan.prev_root,
+        root=plan.root,
+        manifest=plan.manifest,
+        manifest_hash=plan.manifest_hash,
+        period_end=NOW,
+        total=plan.total,
+        lines=(),
+        covers=(),
+        ledger_head=head,
+    )
+
+    async def kept() -> None:
+        async with await SqlLedger.open(path) as ledger:
+            epoch = await ledger.store_epoch(draft, NOW)
+            await ledger.mark_epoch(epoch.number, EpochStage.POSTED, chain_epoch=1)
+            await ledger.mark_epoch(epoch.number, EpochStage.FINALIZED)
+
+    asyncio.run(kept())
+
+
+def test_what_was_posted_pins_the_books(own_cli: Cli, books: Path) -> None:
+    """Who owns the ledger can write a new one, sound in itself; the chain remembers the old one."""
+    tenant = own_cli.chain.accounts[14]
+    own_cli.fund(tenant, 10, 10)
+    verify, head = ("ledger", "verify", "--ledger", str(books)), head_of(books)
+    assert "no epoch of this ledger is on the chain yet" in own_cli(*verify).out
+    plan = own_cli.post({(tenant.address, PROVIDER): 1}, {tenant.address: 1}, ledger_head=head)
+    forged = books.with_name("forged.db")
+    forged.write_bytes(books.read_bytes())
+    keep(books, plan, head)
+    honest = own_cli(*verify)
+    assert honest.code == 0, honest.out
+    assert "✓ epoch 1 pins all rows up to attempts 1," in honest.out
+    assert "usage_records 5" in honest.out
+
+    other = build_epoch(
+        chain_id=plan.chain_id,
+        escrow=plan.escrow,
+        seq=plan.seq,
+        prev_root=plan.prev_root,
+        period_end=plan.period_end,
+        pairs={(tenant.address, PROVIDER): MicroUSD(2_000_000)},
+        debits=plan.debits,
+        ledger_head=head,
+    )
+    keep(forged, other, head)
+    assert main(["ledger", "verify", "--ledger", str(forged)]) == 0, "sound in itself"
+    found = own_cli("ledger", "verify", "--ledger", str(forged))
+    assert found.code == 1
+    assert f"posted was {plan.manifest_hash}" in found.out

@@ -1,0 +1,94 @@
+"""Fees stay under the cap whatever the chain asks, and a replacement is always one that nodes take."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedgpu_operator.domain.transactions import Fees, FeeView
+from fedgpu_operator.settlement.fees import bumped, cost_bound, first_fees, underpriced
+
+GWEI = 10**9
+WEI = st.integers(0, 10**15)
+CAPS = st.integers(1, 10**15)
+VIEWS = st.builds(FeeView, WEI, WEI)
+OFFERS = st.builds(lambda max_fee, share: Fees(max_fee, max_fee * share // 100), WEI, st.integers(0, 100))
+
+
+def replaces(new: Fees, old: Fees) -> bool:
+    """geth's rule: both strictly higher, and both by at least a tenth."""
+    return all(
+        after > before and after * 10 >= before * 11
+        for after, before in ((new.max_fee, old.max_fee), (new.tip, old.tip))
+    )
+
+
+def test_the_first_offer_survives_full_blocks() -> None:
+    assert first_fees(FeeView(10 * GWEI, 2 * GWEI), 500 * GWEI) == Fees(22 * GWEI, 2 * GWEI)
+
+
+def test_a_cap_below_the_base_fee_is_offered_and_waits() -> None:
+    view = FeeView(1000 * GWEI, 2 * GWEI)
+    fees = first_fees(view, 500 * GWEI)
+    assert fees == Fees(500 * GWEI, 2 * GWEI)
+    assert underpriced(fees, view)
+    assert bumped(fees, view, 500 * GWEI) is None
+
+
+def test_a_base_fee_that_rises_a_hundredfold_is_followed_up_to_the_cap() -> None:
+    cap = 300 * GWEI
+    fees = first_fees(FeeView(GWEI, GWEI), cap)
+    risen = FeeView(100 * GWEI, GWEI)
+    assert underpriced(fees, risen)
+    again = bumped(fees, risen, cap)
+    assert again == Fees(201 * GWEI, 1_125_000_000)
+    assert not underpriced(again, risen)
+
+
+def test_a_bump_is_an_eighth_where_the_chain_asks_no_more() -> None:
+    assert bumped(Fees(800, 80), FeeView(1, 1), 10_000) == Fees(900, 90)
+    assert bumped(Fees(900, 80), FeeView(1, 1), 1_013) == Fees(1_013, 90)
+    assert bumped(Fees(900, 80), FeeView(1, 1), 1_012) is None
+
+
+def test_a_tip_that_alone_is_too_low_does_not_make_an_offer_underpriced() -> None:
+    assert not underpriced(Fees(100, 1), FeeView(90, 50))
+    assert underpriced(Fees(100, 50), FeeView(90, 50))
+    assert not underpriced(Fees(100, 50), FeeView(90, 5)), "nobody asks for its whole tip"
+
+
+def test_a_cap_of_nothing_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="less than 1 wei"):
+        first_fees(FeeView(1, 1), 0)
+
+
+def test_the_cost_bound_is_the_whole_gas_at_the_highest_price() -> None:
+    assert cost_bound(100_000, Fees(30 * GWEI, GWEI)) == 3 * 10**15
+
+
+@given(VIEWS, CAPS)
+def test_no_first_offer_passes_the_cap(view: FeeView, cap: int) -> None:
+    fees = first_fees(view, cap)
+    assert 0 <= fees.tip <= fees.max_fee <= cap
+
+
+@given(OFFERS, VIEWS, CAPS)
+def test_a_bump_replaces_and_never_passes_the_cap(fees: Fees, view: FeeView, cap: int) -> None:
+    new = bumped(fees, view, cap)
+    if new is None:
+        assert -(-fees.max_fee * 9 // 8) > cap or fees.max_fee + 1 > cap, "the least bump was affordable"
+        return
+    assert replaces(new, fees)
+    assert new.tip <= new.max_fee <= cap
+
+
+@given(VIEWS, CAPS)
+def test_bumps_end(view: FeeView, cap: int) -> None:
+    fees: Fees | None = first_fees(view, cap)
+    for _ in range(400):
+        assert fees is not None
+        fees = bumped(fees, view, cap)
+        if fees is None:
+            return
+    raise AssertionError("an offer was raised for ever")
