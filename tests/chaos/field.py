@@ -37,7 +37,7 @@ PATIENCE_S = 90.0
 EPOCHS = "/apis/fedgpu.dev/v1alpha1/settlementepochs"
 FIRST_USAGE = ((0, "p"), (0, "q"), (1, "p"), (2, "q"), (0, "p"))
 """Whose attempts are billed at first: (tenant, provider)."""
-SHOWN_AS = {EpochStage.ABANDONED: "Cancelled"}
+SHOWN_AS = {EpochStage.ABANDONED: "Cancelled", EpochStage.SUPERSEDED: "Cancelled"}
 EPOCH_OF_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
-from fedgpu_operator.adapters.chain import Periods, TenantWallet, deploy
+from fedgpu_operator.adapters.chain import Periods, ProviderWallet, TenantWallet, deploy
 from fedgpu_operator.api.crd import all_crds
-from fedgpu_operator.api.gpuprovider import SecretKeyRef
+from fedgpu_operator.api.gpuprovider import Payout, SecretKeyRef
 from fedgpu_operator.domain.settlement import Deployment
 from fedgpu_operator.errors import LabError
 from fedgpu_operator.lab.chain import Chain
@@ -60,7 +60,7 @@ def stage(lab: Lab, scenario: Scenario, progress: Progress, *, epoch_seconds: fl
         operator.start()
         try:
             with progress.task(f"kubectl apply of providers and policies; {len(scenario.tenants)} tenants deposit"):
-                _side_by_side(partial(_apply, lab, chain, scenario), _fund(chain, deployment, scenario.tenants))
+                _side_by_side(partial(_apply, lab, chain, scenario), _on_chain(chain, deployment, scenario))
             with progress.task("fedgpu account prove, fedgpu provider prove: every wallet agrees to its use"):
                 prove_wallets(lab, chain, deployment, scenario)
             yield Stage(lab, chain, deployment, operator)
@@ -155,10 +155,19 @@ async def _deploy(chain: Chain) -> Deployment:
     return await deploy(chain.rpc_url, owner.private_key, chain.roles, Periods(challenge=CHALLENGE_SECONDS))
 
 
-async def _fund(chain: Chain, deployment: Deployment, tenants: Iterable[Tenant]) -> None:
-    """Every tenant mints test dollars, deposits them and allows an epoch to debit all of them."""
+async def _on_chain(chain: Chain, deployment: Deployment, scenario: Scenario) -> None:
+    """Every tenant deposits and allows an epoch to debit all of it; every owner names the key that signs receipts."""
     keys = keys_of(chain)
-    await asyncio.gather(*(_fund_one(chain, deployment, tenant, keys) for tenant in tenants))
+    payouts = [provider.spec.payout for provider in scenario.providers if provider.spec.payout is not None]
+    await asyncio.gather(
+        *(_fund_one(chain, deployment, tenant, keys) for tenant in scenario.tenants),
+        *(_name_signer(chain, deployment, payout, keys) for payout in payouts if payout.signer is not None),
+    )
+
+
+async def _name_signer(chain: Chain, deployment: Deployment, payout: Payout, keys: dict[str, str]) -> None:
+    async with ProviderWallet(chain.rpc_url, key_of(keys, payout.address)) as wallet:
+        await _mined(chain, await wallet.set_provider(deployment.escrow, None, payout.signer))
 
 
 async def _fund_one(chain: Chain, deployment: Deployment, tenant: Tenant, keys: dict[str, str]) -> None:

@@ -75,7 +75,7 @@ async def ask(url: str, patience: float = 5.0) -> FedGPUError:
     """The error that every kind of call gives at this endpoint; they must agree, and keep what is secret."""
     async with EscrowClient(url, ESCROW, 1, KEY, patience) as client:
         assert API_KEY not in repr(client)
-        calls: list[Awaitable[object]] = [
+        asked: list[Awaitable[object]] = [
             client.verify(),
             client.snapshot([ESCROW], []),
             client.epoch(1),

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from tests.contract.escrow_model.chainside import Tree
-from tests.contract.escrow_model.machine import ALICE, SEED, WHICH, WHO, Company
+from tests.contract.escrow_model.machine import ALICE, MONEY, SEED, WHICH, WHO, Company
 from tests.contract.escrow_model.model import CHALLENGE, DAY, EXIT_AFTER, HOUR, NOBODY, RULING
 from tests.contract.escrow_model.quarrels import bond_for
 
@@ -16,6 +16,43 @@ class EscrowMachine(Company):
     """Tenants that dispute, keepers that answer and close, an arbiter, and providers that leave."""
 
     # ------------------------------------------------------------------ disputes
+
+    @precondition(lambda self: any(self._pending(who) for who in range(3)))
+    @rule(
+        who=WHO,
+        which=st.sampled_from([0, 1, 2, 2]),
+        part=st.integers(1, 8),
+        total=MONEY,
+        honest=st.booleans(),
+        refund=st.integers(0, 16),
+        to_the_end=st.booleans(),
+    )
+    def quarrel(self, who: int, which: int, part: int, total: int, honest: bool, refund: int, to_the_end: bool) -> None:
+        """A dispute as most go: answered, ruled on or not, and closed at once or left open for others to come."""
+        open_ones = len(self.model.disputes)
+        self.dispute(who, which, part)
+        if len(self.model.disputes) == open_ones:
+            return
+        self.answer(open_ones, [total, total // 2], honest)
+        if refund <= 8:
+            self.judge(open_ones, refund, True)
+        if to_the_end:
+            self.close(open_ones, True)
+
+    @rule(who=WHO, which=WHICH, units=MONEY, disputed=st.booleans(), refund=st.integers(0, 16))
+    def leave(self, who: int, which: int, units: int, disputed: bool, refund: int) -> None:
+        """An exit as most go, with work that no epoch has billed."""
+        open_ones = len(self.model.exits)
+        self.work(who, [units, units])
+        self.exit(who, which, units, HOUR)
+        if len(self.model.exits) == open_ones:
+            return
+        if disputed:
+            self.dispute_exit(open_ones)
+            if refund <= 8:
+                self.judge_exit(open_ones, refund, True)
+        if refund % 2:
+            self.finish_exit(open_ones, RULING + CHALLENGE)
 
     @precondition(lambda self: self.model.in_window)
     @rule(who=WHO, which=st.integers(0, 2), part=st.integers(1, 9))

@@ -53,7 +53,7 @@ class FullModel(Model):
         must((epoch, name, provider) in self.disputes)
         dispute = self.disputes[epoch, name, provider]
         must(not dispute.ruled and self.clock < self.epochs[epoch].active_at + RULING // 2)
-        backed = self._backed(dispute, receipts) if provider == NOBODY else receipts[provider] - dispute.floor
+        backed = 0 if provider == NOBODY else receipts[provider] - dispute.floor
         dispute.shown = max(dispute.shown, min(backed, dispute.amount))
 
     def _backed(self, dispute: Dispute, receipts: Mapping[str, int]) -> int:

@@ -38,6 +38,9 @@ def test_a_run_becomes_a_receipt_that_the_contract_would_take(running: Federatio
     assert len(bytes.fromhex(usage["signature"][2:])) == 65
     eventually("usage to be signed", lambda: running.provider_says("alpha", "UsageSigned").get("status") == "True")
     assert running.provider_says("beta", "UsageSigned")["reason"] == "NoSigner"
+    # The payout wallet of this federation never named its signer to the escrow: that is said, and it stops nothing.
+    assert running.provider_says("alpha", "ReceiptsValid")["reason"] == "SignerNotOnChain"
+    assert running.provider_says("beta", "ReceiptsValid")["reason"] == "NoSigner"
 
     owed = micro(PRICES["alpha"]) * status["usage"]["gpuSeconds"] // SECONDS_PER_HOUR
     kept = eventually("a receipt of it all", lambda: _receipt(running, tenant, owed))
