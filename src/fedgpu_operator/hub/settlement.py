@@ -8,12 +8,13 @@ from typing import Final
 
 from fedgpu_operator.domain.books import Epoch, EpochStage, TxState
 from fedgpu_operator.domain.ledger import Intent
-from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, EpochState, Pair
+from fedgpu_operator.domain.settlement import ChainSnapshot, EpochPlan, EpochState, Pair
 from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.disputes import DisputeKeeper, Errand
 from fedgpu_operator.hub.epochstatus import EpochFacts, publish
 from fedgpu_operator.hub.manifests import publish_manifest
 from fedgpu_operator.hub.planning import Planner
+from fedgpu_operator.hub.roots import first_lines, look_at_root
 from fedgpu_operator.hub.sending import Fate, IntentSender, Progress
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.settlement import Act, Sight, Terms, claims, parse_manifest, protocol
@@ -116,7 +117,7 @@ class SettlementLoop:
         if chain.paused or chain.active_epoch != paid.chain_epoch:
             return
         state = await self._escrow.finalized_epoch(paid.chain_epoch or 0)
-        _, wanted = _look_at_root(paid, plan, chain, state, ours=True)
+        _, wanted = look_at_root(paid, plan, chain, state, ours=True)
         if wanted:
             await self._claim(paid, plan, wanted)
 
@@ -243,7 +244,7 @@ class SettlementLoop:
         chain = await self._chain(plan)
         state = await self._escrow.finalized_epoch(epoch.chain_epoch or 0)
         ours = {known.chain_epoch for known in await self._ledger.epochs(limit=LOOKED_AT)}
-        sight, wanted = _look_at_root(epoch, plan, chain, state, ours=chain.active_epoch in ours)
+        sight, wanted = look_at_root(epoch, plan, chain, state, ours=chain.active_epoch in ours)
         step = protocol.step(epoch.stage, sight)
         if step.act is Act.CLAIM and self._auto_claim and wanted and claimed is None and not chain.paused:
             await self._claim(epoch, plan, wanted)
@@ -266,7 +267,7 @@ class SettlementLoop:
 
     async def _claim(self, epoch: Epoch, plan: EpochPlan, wanted: set[Pair]) -> None:
         leaves = [leaf for leaf in claims(plan) if any((line.tenant, leaf.provider) in wanted for line in leaf.lines)]
-        call = self._escrow.call_claim(epoch.chain_epoch or 0, _first_lines(leaves, CLAIM_LINES))
+        call = self._escrow.call_claim(epoch.chain_epoch or 0, first_lines(leaves, CLAIM_LINES))
         intent = await self._sender.begin(f"{CLAIM}:{epoch.number}", CLAIM, epoch.number, call)
         progress = await self._sender.drive(intent)
         if progress.fate is Fate.REFUSED:
@@ -291,38 +292,3 @@ class SettlementLoop:
 
 def _hashes(epochs: Iterable[Epoch]) -> set[str]:
     return {epoch.draft.manifest_hash for epoch in epochs}
-
-
-def _look_at_root(
-    epoch: Epoch, plan: EpochPlan, chain: ChainSnapshot, state: EpochState, *, ours: bool
-) -> tuple[Sight, set[Pair]]:
-    """What is seen of a finalized root, and the pairs that a claim would pay; `ours`: the active root is."""
-    if state.cancelled:
-        return Sight.CANCELLED, set()
-    active = chain.active_epoch == epoch.chain_epoch
-    if not active and chain.clock < state.active_at:
-        return Sight.IN_WINDOW, set()
-    number = epoch.chain_epoch or 0
-    # A line that a closed dispute made void in this root is brought again by the next one.
-    books = {pair: chain.books[pair] for pair in plan.pairs if chain.books[pair].dead < number}
-    unpaid = {pair for pair, book in books.items() if book.base < plan.pairs[pair]}
-    if not active:
-        if unpaid and not ours:
-            return Sight.SUPERSEDED, set()
-        # A later root carries what this one leaves; claims go against that one.
-        return (Sight.PAYABLE if unpaid else Sight.PAID_UP), set()
-    # A line is paid up to what was taken of its tenant: where nothing is left, a later epoch has to bring it.
-    claimable = {pair for pair in unpaid if chain.accounts[pair[0]].allocated}
-    return (Sight.PAYABLE if claimable else Sight.PAID_UP), claimable
-
-
-def _first_lines(unpaid: list[Claim], most: int) -> list[Claim]:
-    """As many leaves as hold at most that many lines, but at least one."""
-    taken: list[Claim] = []
-    lines = 0
-    for claim in unpaid:
-        lines += len(claim.lines)
-        if taken and lines > most:
-            break
-        taken.append(claim)
-    return taken

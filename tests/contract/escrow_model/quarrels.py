@@ -53,7 +53,7 @@ class FullModel(Model):
         must((epoch, name, provider) in self.disputes)
         dispute = self.disputes[epoch, name, provider]
         must(not dispute.ruled and self.clock < self.epochs[epoch].active_at + RULING // 2)
-        backed = 0 if provider == NOBODY else receipts[provider] - dispute.floor
+        backed = self._backed(dispute, receipts) if provider == NOBODY else receipts[provider] - dispute.floor
         dispute.shown = max(dispute.shown, min(backed, dispute.amount))
 
     def _backed(self, dispute: Dispute, receipts: Mapping[str, int]) -> int:
@@ -102,7 +102,7 @@ class FullModel(Model):
         books.deducted += dispute.forfeited
         # Roots that stand on the reservation count on money that has gone back, unless that is deducted.
         if (self.last > dispute.epoch) if cancelled else (refund > dispute.forfeited):
-            books.dead = self.last
+            pass
 
     def _split(self, tenant: str, other: str, bond: int, refund: int, amount: int) -> None:
         back = tenants_share(bond, refund, amount)
