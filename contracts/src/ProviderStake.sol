@@ -98,6 +98,8 @@ contract ProviderStake is IProviderStake, AccessControl, ReentrancyGuardTransien
     function withdraw(address to) external nonReentrant returns (uint64 units) {
         _mayReceive(to);
         uint256 at = withdrawableAt(msg.sender);
+        // Zero stands for nothing to withdraw; what is compared with the time is compared by order.
+        // slither-disable-next-line incorrect-equality
         if (at == 0 || block.timestamp < at) revert NotYet(at);
         Stake storage stake = _stakes[msg.sender];
         units = stake.unbonding;
@@ -159,6 +161,8 @@ contract ProviderStake is IProviderStake, AccessControl, ReentrancyGuardTransien
     /// @inheritdoc IProviderStake
     function withdrawableAt(address provider) public view returns (uint256 at) {
         Stake memory stake = _stakes[provider];
+        // An amount of the books: nobody can make it miss zero by sending something here.
+        // slither-disable-next-line incorrect-equality
         if (stake.unbonding == 0) return 0;
         at = stake.unbondAt;
         uint256 longest = at + LOCK;

@@ -43,7 +43,7 @@ abstract contract EscrowDisputes is EscrowBase {
         uint40 until = _deadline(epoch) - RULING / 2;
         if (clock() >= until) revert TooLateToAnswer(until);
         (uint48 amount, uint48 shown) = (c.amount, c.shown);
-        uint256 backed;
+        uint256 backed = 0;
         if (provider == address(0)) {
             backed = _backed(epoch, tenant, answers) + shown;
         } else {

@@ -93,6 +93,8 @@ abstract contract EscrowEpochs is EscrowBase {
         for (uint256 i = 0; i < debits.length; ++i) {
             (address tenant, uint48 amount) = (debits[i].tenant, debits[i].amount);
             Account memory account = _settled(tenant, time);
+            // The number of an epoch, neither a time nor a balance.
+            // slither-disable-next-line incorrect-equality
             if (account.epoch == epoch) revert DuplicateTenant(tenant);
             if (amount == 0) revert ZeroAmount();
             uint64 available = account.limit < account.balance ? account.limit : account.balance;
@@ -116,9 +118,12 @@ abstract contract EscrowEpochs is EscrowBase {
     {
         Pair memory pair = _pairs[line.tenant][provider];
         due = _due(pair, line.cumulative);
+        // An amount of the books: nobody can make it miss zero by sending something here. The same below.
+        // slither-disable-next-line incorrect-equality
         if (due == 0 || epoch <= pair.dead) return 0;
         Account memory account = _settled(line.tenant, time);
         if (due > account.allocated) due = account.allocated;
+        // slither-disable-next-line incorrect-equality
         if (due == 0) return 0;
         account.allocated -= due;
         _save(line.tenant, account);

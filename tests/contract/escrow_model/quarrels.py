@@ -102,7 +102,7 @@ class FullModel(Model):
         books.deducted += dispute.forfeited
         # Roots that stand on the reservation count on money that has gone back, unless that is deducted.
         if (self.last > dispute.epoch) if cancelled else (refund > dispute.forfeited):
-            pass
+            books.dead = self.last
 
     def _split(self, tenant: str, other: str, bond: int, refund: int, amount: int) -> None:
         back = tenants_share(bond, refund, amount)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from tests.contract.escrow_model.chainside import ChainSide
 from tests.contract.escrow_model.disputing import EscrowMachine
@@ -36,6 +36,8 @@ def search(examples: int, steps: int) -> settings:
         max_examples=600 if THOROUGH else examples,
         stateful_step_count=80 if THOROUGH else steps,
         derandomize=not THOROUGH,
+        # Shrinking a failure takes minutes on a chain; the long run has them.
+        phases=tuple(Phase) if THOROUGH else (Phase.generate,),
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
