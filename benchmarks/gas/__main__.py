@@ -1,6 +1,6 @@
 """Gas of every call on anvil, beside other ways to pay and the floor of the protocol's own prices.
 
-    python -m benchmarks.gas           prints the table and writes benchmarks/results/gas.json (about two minutes)
+    python -m benchmarks.gas           prints the table and writes benchmarks/results/gas.json (half a minute)
     python -m benchmarks.gas --quick   a tenth of the large epoch, nothing written
 
 Fails where a target of the project is missed.
