@@ -108,6 +108,8 @@ def test_definitions_can_be_applied_by_the_client_side_too(
     path.write_text(to_yaml(document), encoding="utf-8")
     try:
         installed.kubectl("apply", "-f", str(path))
+        # Deleted before it is served, a definition can stay in its deletion for minutes.
+        installed.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{document['metadata']['name']}")
         annotations = json.loads(installed.kubectl("get", "crd", document["metadata"]["name"], "-o", "json").stdout)[
             "metadata"
         ]["annotations"]
