@@ -243,8 +243,8 @@ class SettlementLoop:
         claimed = await self._claim_progress(epoch)
         chain = await self._chain(plan)
         state = await self._escrow.finalized_epoch(epoch.chain_epoch or 0)
-        ours = {known.chain_epoch for known in await self._ledger.epochs(limit=LOOKED_AT)}
-        sight, wanted = look_at_root(epoch, plan, chain, state, ours=chain.active_epoch in ours)
+        ours = chain.active_epoch == epoch.chain_epoch or await self._is_ours(chain.active_epoch)
+        sight, wanted = look_at_root(epoch, plan, chain, state, ours=ours)
         step = protocol.step(epoch.stage, sight)
         if step.act is Act.CLAIM and self._auto_claim and wanted and claimed is None and not chain.paused:
             await self._claim(epoch, plan, wanted)
@@ -256,6 +256,9 @@ class SettlementLoop:
             await self._planner.keep_books()
             self._metrics.paid(state.total)
         return epoch if step.stage is epoch.stage else await self._ledger.mark_epoch(epoch.number, step.stage)
+
+    async def _is_ours(self, chain_epoch: int) -> bool:
+        return any(known.chain_epoch == chain_epoch for known in await self._ledger.epochs(limit=LOOKED_AT))
 
     async def _claim_progress(self, epoch: Epoch) -> Intent | None:
         """The transaction that must end before the next claim; driven on where it is this epoch's own."""

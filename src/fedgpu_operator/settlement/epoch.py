@@ -17,6 +17,7 @@ from eth_utils.crypto import keccak
 
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Claim, EpochPlan, Leaf, Line, Pair
+from fedgpu_operator.settlement.evidence import canonical
 from fedgpu_operator.settlement.merkle import KNOWN_ADDRESSES, MAX_LINES, leaf_hash, merkle_proofs, merkle_root
 
 KIND = "fedgpu.dev/settlement/v1"
@@ -74,7 +75,7 @@ def _manifest(
     debits: Mapping[str, MicroUSD],
     ledger_head: str,
 ) -> bytes:
-    return _canonical(
+    return canonical(
         {
             "kind": KIND,
             "chainId": chain_id,
@@ -93,7 +94,7 @@ def _manifest(
                 for leaf in leaves
             ],
         }
-    )
+    ).encode("ascii")
 
 
 def claims(plan: EpochPlan, provider: str | None = None) -> tuple[Claim, ...]:
@@ -147,11 +148,6 @@ def _leaves(pairs: Mapping[Pair, MicroUSD], given: int) -> tuple[Leaf, ...]:
             chunk = tuple(lines[start : start + MAX_LINES])
             leaves.append(Leaf(provider, chunk, _hex(leaf_hash(provider, chunk))))
     return tuple(leaves)
-
-
-def _canonical(document: Mapping[str, object]) -> bytes:
-    # For ASCII strings and integers below 2^53 this is RFC 8785: it sorts by UTF-16 units and writes both the same.
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
 
 @lru_cache(maxsize=KNOWN_ADDRESSES)

@@ -58,7 +58,10 @@ def usage_root(leases: Iterable[tuple[str, int]]) -> str:
 
 
 def canonical(document: object) -> str:
-    """Canonical JSON text of strings, whole numbers, lists and objects."""
+    """Canonical JSON text (RFC 8785) of ASCII strings, whole numbers below 2^53, lists and objects.
+
+    For these the RFC sorts keys by UTF-16 units and writes values just as the standard library does.
+    """
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
