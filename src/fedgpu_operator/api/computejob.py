@@ -16,18 +16,20 @@ from fedgpu_operator.api.base import (
     Instant,
     KindInfo,
     Model,
+    ObjectName,
     Resource,
     Rule,
     Word,
     cel,
+    map_list,
     parse_duration,
 )
 from fedgpu_operator.api.computejobstatus import ComputeJobStatus
-from fedgpu_operator.api.placementrules import PlacementSpec
+from fedgpu_operator.api.placementrules import DataResidency, PlacementSpec
 from fedgpu_operator.api.podtemplate import PodTemplate
 from fedgpu_operator.domain.geo import locate
 from fedgpu_operator.domain.gpu import GpuNeed
-from fedgpu_operator.domain.job import ExchangeRates, Job, LatencyRule
+from fedgpu_operator.domain.job import DataSet, ExchangeRates, Job, LatencyRule
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.errors import InvalidResourceError
 
@@ -96,6 +98,7 @@ class LatencySpec(Model):
 
     origin: Origin = Field(alias="from", description="Where the users are.")
     max_ms: int | None = Field(default=None, ge=1, le=10_000, description="Longest round trip in ms.")
+    max_age: Duration = Field(default="24h", description="Oldest measurement that may satisfy maxMs.")
     allow_estimate: bool = Field(
         default=False,
         description="Let a great-circle estimate (a lower bound) satisfy maxMs where no measurement exists.",
@@ -111,7 +114,7 @@ class LatencySpec(Model):
             origin = locate(country=where.country or "", region=where.region or "", coordinates=point)
         except ValueError as error:
             raise InvalidResourceError("UnknownPlace", f"spec.latency.from: {error}") from error
-        return LatencyRule(origin, self.max_ms, self.allow_estimate)
+        return LatencyRule(origin, self.max_ms, self.allow_estimate, max_age=parse_duration(self.max_age))
 
 
 class Rates(Model):
@@ -119,6 +122,74 @@ class Rates(Model):
 
     usd_per_ms: DecimalUSD = Field(default="0", description="USD per ms of round trip and GPU-hour.")
     usd_per_kg_co2e: DecimalUSD = Field(default="0", alias="usdPerKgCO2e", description="USD per kg of CO2e.")
+
+
+class DataSetSpec(Model):
+    """One data set that the job reads, and where the law lets it be processed."""
+
+    name: Word = Field(description="Name of the data set, for messages.")
+    size_gi_b: int = Field(default=0, alias="sizeGiB", ge=0, le=10_000_000, description="Size in GiB.")
+    provider: ObjectName | None = Field(
+        default=None, description="GPUProvider at which it lies already; nothing has to move there."
+    )
+    country: CountryCode | None = Field(default=None, description="Country in which it lies, where not at a provider.")
+    egress_price_per_gi_b: DecimalUSD = Field(
+        default="0", alias="egressPricePerGiB", description="What its host charges to read out one GiB, USD."
+    )
+    residency: DataResidency | None = Field(
+        default=None,
+        description="Where it may be processed; binds the job, its checkpoints and every later attempt.",
+    )
+
+    def to_domain(self) -> DataSet:
+        """The same as a domain value; raises InvalidResourceError (`UnknownPlace`)."""
+        allowed, excluded = (None, frozenset[str]())
+        if self.residency is not None:
+            allowed, excluded = self.residency.to_domain(f"spec.data.sets[{self.name}].residency")
+        return DataSet(
+            name=self.name,
+            mib=self.size_gi_b * 1024,
+            provider=self.provider or "",
+            country=self.country or "",
+            egress_per_gib=parse_usd(self.egress_price_per_gi_b),
+            countries=allowed,
+            excluded_countries=excluded,
+        )
+
+
+class DataSpec(Model):
+    """The data that the job moves."""
+
+    sets: list[DataSetSpec] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Data sets that the job reads.",
+        json_schema_extra=map_list("name"),
+    )
+    output_gi_b: int = Field(
+        default=0, alias="outputGiB", ge=0, le=10_000_000, description="GiB that leave the provider as results."
+    )
+
+    def to_domain(self) -> tuple[DataSet, ...]:
+        """The data sets by name; raises InvalidResourceError (`UnknownPlace`)."""
+        return tuple(each.to_domain() for each in sorted(self.sets, key=lambda each: each.name))
+
+
+class Checkpoint(Model):
+    """How the job saves its work."""
+
+    interval: Duration = Field(description="How often the work is saved, e.g. 10m; an interruption loses half of it.")
+    country: CountryCode | None = Field(default=None, description="Country in which checkpoints are kept.")
+
+
+class Disruption(Model):
+    """How far the job may be moved while it runs."""
+
+    reclaimable: bool = Field(
+        default=False, description="Whether it may be moved for work of higher priority, or where moving saves money."
+    )
+    max_moves: int = Field(default=1, ge=0, le=100, description="At most this often over the job's life.")
+    notice: Duration = Field(default="60s", description="Time between the announcement and the stop.")
 
 
 class Strategy(Model):
@@ -156,8 +227,17 @@ class ComputeJobSpec(Model):
     gpu: GPURequest = Field(default_factory=GPURequest, description="What GPUs each replica needs.")
     replicas: int = Field(default=1, ge=1, le=64, description="How many replicas run side by side, at one provider.")
     template: PodTemplate = Field(description="What one replica runs.")
+    priority_class_name: ObjectName | None = Field(
+        default=None,
+        description="PriorityClass of the hub whose value orders this job among the others; empty for the default.",
+    )
     placement: PlacementSpec = Field(default_factory=PlacementSpec, description="Where the work may lawfully run.")
     latency: LatencySpec | None = Field(default=None, description="How far from its users the work may run.")
+    data: DataSpec | None = Field(default=None, description="The data that the job reads and writes.")
+    checkpoint: Checkpoint | None = Field(default=None, description="How the job saves its work; unset: not at all.")
+    disruption: Disruption = Field(
+        default_factory=Disruption, description="How far the job may be moved while it runs."
+    )
     strategy: Strategy = Field(default_factory=lambda: Strategy(preset="Cheapest"), description="What is optimized.")
     max_price_per_gpu_hour: DecimalUSD | None = Field(
         default=None, description="Highest price of one GPU for one hour, USD as a decimal string."
@@ -192,6 +272,10 @@ _FROZEN = (
     "template",
     "placement",
     "latency",
+    "data",
+    "checkpoint",
+    "disruption",
+    "priorityClassName",
     "strategy",
     "maxPricePerGPUHour",
     "runLimit",
@@ -256,10 +340,11 @@ class ComputeJob(Resource):
         """The most seconds of one attempt that can be billed: a pod may hold its GPUs through its grace period."""
         return self.run_limit + self.spec.template.termination_grace_period_seconds
 
-    def to_domain(self, *, spent: MicroUSD, avoid: Mapping[str, str]) -> Job:
+    def to_domain(self, *, spent: MicroUSD, avoid: Mapping[str, str], priority: int = 0, preempts: bool = False) -> Job:
         """The job as placement sees it.
 
-        `spent` is what earlier attempts cost (µUSD), `avoid` maps providers to why they must not be asked.
+        `spent` is what earlier attempts cost (µUSD), `avoid` maps providers to why they must not be asked; `priority`
+        and `preempts` are those of its PriorityClass.
         Raises InvalidResourceError (`UnknownPlace`) for a country or origin that is not known.
         """
         spec = self.spec
@@ -278,4 +363,10 @@ class ComputeJob(Resource):
             deadline=spec.deadline,
             rates=spec.strategy.to_domain(),
             avoid=avoid,
+            data=spec.data.to_domain() if spec.data else (),
+            output_mib=spec.data.output_gi_b * 1024 if spec.data else 0,
+            checkpoint_seconds=parse_duration(spec.checkpoint.interval) if spec.checkpoint else None,
+            checkpoint_country=(spec.checkpoint.country or "") if spec.checkpoint else "",
+            priority=priority,
+            preempts=preempts,
         )

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from fedgpu_operator.api.base import Conditions, DecimalUSD, Model, ObjectName, Word, map_list
 
+ComponentName = Annotated[str, Field(min_length=1, max_length=32)]
+
 
 class Candidate(Model):
     """One offer as it was judged for this job."""
@@ -19,7 +21,12 @@ class Candidate(Model):
     reason: str = Field(default="", max_length=64, description="Why not, in one word.")
     message: str = Field(default="", max_length=256, description="Why not, in words.")
     price: DecimalUSD = Field(description="USD per GPU-hour.")
-    effective_price: DecimalUSD = Field(description="Price with latency and carbon at the job's exchange rates.")
+    effective_price: DecimalUSD = Field(description="Price with every component below.")
+    components: dict[ComponentName, DecimalUSD] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="What was added to the price, USD per GPU-hour by name: latency, carbon, egress, rerun, gas.",
+    )
     cost: DecimalUSD = Field(description="USD for the whole run limit: an upper bound.")
     latency_ms: float | None = Field(default=None, ge=0, le=1e6, description="Round trip used, ms.")
     latency_source: str = Field(default="", max_length=16, description="estimate or measured.")

@@ -111,6 +111,17 @@ class Energy(Model):
     carbon_intensity: int = Field(ge=0, le=3000, description="Carbon intensity of the power in g CO2e per kWh.")
 
 
+class Network(Model):
+    """How data comes in and what it costs to take it out."""
+
+    egress_price_per_gi_b: DecimalUSD | None = Field(
+        default=None, alias="egressPricePerGiB", description="What the owner charges for one GiB that leaves, USD."
+    )
+    ingress_mbps: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="How fast data comes in, in Mbit/s; for deadlines."
+    )
+
+
 class ProviderLimits(Model):
     """What the owner allows."""
 
@@ -171,6 +182,7 @@ class GPUProviderSpec(Model):
         json_schema_extra=SET_LIST,
     )
     energy: Energy | None = Field(default=None, description="Where the power comes from.")
+    network: Network | None = Field(default=None, description="How data comes in and what it costs to take it out.")
     limits: ProviderLimits = Field(default_factory=ProviderLimits, description="What the owner allows.")
     payout: Payout | None = Field(default=None, description="Where earnings go; needed to be paid on chain.")
 

@@ -59,6 +59,44 @@ class LabelSelector(Model):
         return tuple(labels + [entry.to_domain() for entry in self.match_expressions])
 
 
+class DataResidency(Model):
+    """Where data may lawfully be processed; every rule that is set must hold."""
+
+    countries: list[CountryCode] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Countries (ISO 3166-1 alpha-2) in which it may be processed; with groups, the union.",
+        json_schema_extra=SET_LIST,
+    )
+    groups: list[CountryGroup] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Groups of countries in which it may be processed, e.g. EEA.",
+        json_schema_extra=SET_LIST,
+    )
+    excluded_countries: list[CountryCode] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Countries in which it must not be processed; wins over countries and groups.",
+        json_schema_extra=SET_LIST,
+    )
+
+    def to_domain(self, path: str) -> tuple[frozenset[str] | None, frozenset[str]]:
+        """(countries or None for any, excluded countries); raises InvalidResourceError (`UnknownPlace`)."""
+        return _countries(self.countries, self.groups, self.excluded_countries, path)
+
+
+def _countries(
+    countries: list[str], groups: list[CountryGroup], excluded: list[str], path: str
+) -> tuple[frozenset[str] | None, frozenset[str]]:
+    try:
+        allowed = resolve_countries(countries, groups)
+        refused = resolve_countries(excluded, [])
+    except ValueError as error:
+        raise InvalidResourceError("UnknownPlace", f"{path}: {error}") from error
+    return (allowed if countries or groups else None), refused
+
+
 class PlacementSpec(Model):
     """Where work may lawfully run; every rule that is set must hold."""
 
@@ -93,21 +131,22 @@ class PlacementSpec(Model):
         json_schema_extra=SET_LIST,
     )
     provider_selector: LabelSelector | None = Field(default=None, description="Labels that the GPUProvider must carry.")
+    audited_location: bool = Field(
+        default=False,
+        description="Only where a platform admin has confirmed the location; the owner's word alone does not do.",
+    )
 
     def to_domain(self) -> PlacementRules:
         """Rules with groups resolved to countries; what is not set stays unrestricted.
 
         Raises InvalidResourceError (`UnknownPlace`) for two letters that are no ISO 3166-1 code.
         """
-        try:
-            allowed = resolve_countries(self.countries, self.groups)
-            excluded = resolve_countries(self.excluded_countries, [])
-        except ValueError as error:
-            raise InvalidResourceError("UnknownPlace", f"spec.placement: {error}") from error
+        allowed, excluded = _countries(self.countries, self.groups, self.excluded_countries, "spec.placement")
         return PlacementRules(
-            countries=allowed if self.countries or self.groups else None,
+            countries=allowed,
             excluded_countries=excluded,
             regions=frozenset(self.regions) if self.regions else None,
             compliance=frozenset(self.compliance),
             selector=self.provider_selector.to_domain() if self.provider_selector else (),
+            audited_location=self.audited_location,
         )

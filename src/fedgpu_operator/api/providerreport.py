@@ -89,6 +89,28 @@ class SignedReceipt(Model):
     signature: HexSignature = Field(description="Signature of the provider's receipt signer, in hex.")
 
 
+class VantageRef(Model):
+    """A measuring point that the hub asks the agent to probe."""
+
+    name: Word = Field(description="Name of the vantage.")
+    url: str = Field(
+        min_length=8, max_length=512, pattern=r"^https?://", description="Endpoint to measure a round trip to."
+    )
+
+
+class ProbeResult(Model):
+    """Round trips to one vantage, as the agent measured them."""
+
+    vantage: Word = Field(description="Name of the vantage.")
+    p50_ms: float = Field(ge=0, le=1e6, description="Median round trip in ms.")
+    p95_ms: float = Field(ge=0, le=1e6, description="95th percentile in ms.")
+    samples: int = Field(ge=1, le=1_000, description="How many round trips these figures are made of.")
+    measured_at: datetime = Field(description="When the newest sample was taken.")
+
+
+MAX_VANTAGES: Final = 32
+
+
 class ReportStatus(Model):
     """The newest reading of the member cluster."""
 
@@ -105,6 +127,12 @@ class ReportStatus(Model):
     round_trips_ms: list[Annotated[float, Field(ge=0, le=1e6)]] = Field(
         default_factory=list, max_length=16, description="Newest round trips to the member's API server, ms."
     )
+    probes: list[ProbeResult] = Field(
+        default_factory=list,
+        max_length=MAX_VANTAGES,
+        description="Round trips to the vantages of the spec.",
+        json_schema_extra=map_list("vantage"),
+    )
     receipts: list[SignedReceipt] = Field(
         default_factory=list, max_length=MAX_RECEIPTS, description="Signatures under the receipts of the spec."
     )
@@ -115,6 +143,12 @@ class ReportSpec(Model):
     """Whose report this is, and what the hub asks its agent to sign."""
 
     provider: ObjectName = Field(description="Name of the GPUProvider.")
+    vantages: list[VantageRef] = Field(
+        default_factory=list,
+        max_length=MAX_VANTAGES,
+        description="Measuring points that the agent probes; written by the hub.",
+        json_schema_extra=map_list("name"),
+    )
     receipts: list[ProposedReceipt] = Field(
         default_factory=list,
         max_length=MAX_RECEIPTS,

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from fedgpu_operator.domain.gpu import GpuNeed
 from fedgpu_operator.domain.location import Location
-from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.money import NOTHING, MicroUSD
 
 
 class SelectorOperator(StrEnum):
@@ -55,6 +55,26 @@ class PlacementRules:
     regions: frozenset[str] | None = None
     compliance: frozenset[str] = frozenset()
     selector: tuple[Requirement, ...] = ()
+    audited_location: bool = False
+    """Only where a platform admin has confirmed where the machines stand; the owner's word alone does not do."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """Data that a job reads, and the law that comes with it.
+
+    It lies at `provider` (a GPUProvider: nothing has to move there) or elsewhere, in `country`. `mib` is its size;
+    `egress_per_gib` is what its host charges to read it out (µUSD per GiB). `countries` and `excluded_countries`
+    say where it may be processed, as in PlacementRules.
+    """
+
+    name: str
+    mib: int = 0
+    provider: str = ""
+    country: str = ""
+    egress_per_gib: MicroUSD = NOTHING
+    countries: frozenset[str] | None = None
+    excluded_countries: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +89,17 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class LatencyRule:
-    """Round-trip bound from a point; an estimate satisfies `max_ms` only when `allow_estimate` is set."""
+    """Round-trip bound from a point; an estimate satisfies `max_ms` only when `allow_estimate` is set.
+
+    `vantages` names the measuring points that stand for the origin. A measurement from one of them counts for `max_ms`
+    while it is not older than `max_age` seconds.
+    """
 
     origin: Location
     max_ms: int | None = None
     allow_estimate: bool = False
+    vantages: frozenset[str] = frozenset()
+    max_age: int = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +118,9 @@ class Job:
     `run_limit` is the most billable seconds of one attempt and bounds the cost; `deadline` is the instant at which it
     is stopped.
     `avoid` names providers that must not be asked again now (a rejection cools down, a fenced attempt).
+    `data` is what it reads and `output_mib` what it writes out of the provider; `checkpoint_seconds` is how often its
+    work is saved (None: never, an interruption loses all of it) and `checkpoint_country` where to.
+    `priority` is the value of its PriorityClass; `preempts` is whether it may push others aside.
     """
 
     uid: str
@@ -108,6 +137,11 @@ class Job:
     deadline: datetime | None = None
     rates: ExchangeRates = ExchangeRates()
     avoid: Mapping[str, str] = field(default_factory=dict)
+    data: tuple[DataSet, ...] = ()
+    output_mib: int = 0
+    checkpoint_seconds: int | None = None
+    checkpoint_country: str = ""
+    preempts: bool = False
 
     @property
     def gpus(self) -> int:

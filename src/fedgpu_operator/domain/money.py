@@ -10,6 +10,7 @@ MicroUSD = NewType("MicroUSD", int)
 
 DECIMALS = 6
 ONE_USD = MicroUSD(10**DECIMALS)
+NOTHING = MicroUSD(0)
 SECONDS_PER_HOUR = 3600
 
 MAX_MICRO_USD = 2**64 - 1

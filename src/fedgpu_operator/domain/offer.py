@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.location import Location
-from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.money import NOTHING, MicroUSD
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Round trips that a provider's agent measured to one vantage: median and 95th percentile (µs), and when."""
+
+    p50_us: int
+    p95_us: int
+    measured_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +28,11 @@ class Offer:
     such nodes}`, our own non-terminal leases already subtracted, so it is what can still be sold. `lease_slots`
     bounds how many more leases the provider takes (owner's limit minus outstanding), None where unbounded.
     `carbon_g_per_kwh` and `watts` (per GPU under load) feed the carbon price; None means the owner did not say.
+    `location_audited` is whether a platform admin has confirmed `location`; else it is the owner's word.
+    `egress_per_gib` is what the owner charges for data that leaves (µUSD per GiB) and `ingress_mbps` how fast data
+    comes in (Mbit/s); None where not stated. `interruptions_per_mh` is how often work is cut off there, per million
+    hours, as the hub has seen it; None where it has seen nothing. `gas_share` is the gas that settling one run there
+    is expected to cost (µUSD). `probes` holds measured round trips by vantage name.
     """
 
     provider: str
@@ -31,6 +46,12 @@ class Offer:
     lease_slots: int | None = None
     carbon_g_per_kwh: int | None = None
     watts: int | None = None
+    location_audited: bool = False
+    egress_per_gib: MicroUSD | None = None
+    ingress_mbps: int | None = None
+    interruptions_per_mh: int | None = None
+    gas_share: MicroUSD = NOTHING
+    probes: Mapping[str, Probe] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.money import NOTHING, MicroUSD
 
 ZERO_HASH = "0x" + "00" * 32
 """The root of "no epoch yet"."""
 
-NOTHING = MicroUSD(0)
 
 Pair = tuple[str, str]
 """(tenant address, provider address)."""

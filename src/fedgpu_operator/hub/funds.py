@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from fedgpu_operator.api.computeaccount import ComputeAccount, Expiring
 from fedgpu_operator.domain.books import LeaseUsage, PairTotal
-from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD, accrue, parse_usd
-from fedgpu_operator.domain.settlement import NOTHING, ChainSnapshot, Pair
+from fedgpu_operator.domain.money import NOTHING, SECONDS_PER_HOUR, MicroUSD, accrue, parse_usd
+from fedgpu_operator.domain.settlement import ChainSnapshot, Pair
 from fedgpu_operator.settlement import Burn, Cover, Plan, cover_of, plan
 
 

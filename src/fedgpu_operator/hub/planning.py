@@ -10,8 +10,8 @@ from typing import Final
 
 from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochLine, EpochStage, SettlementSnapshot
 from fedgpu_operator.domain.ledger import LedgerHead
-from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import NO_BOOKS, NOTHING, ChainSnapshot, EpochPlan, Pair
+from fedgpu_operator.domain.money import NOTHING, MicroUSD
+from fedgpu_operator.domain.settlement import NO_BOOKS, ChainSnapshot, EpochPlan, Pair
 from fedgpu_operator.errors import RevertedError
 from fedgpu_operator.hub.wallets import cumulative_pairs
 from fedgpu_operator.metering import covers

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import NOTHING, EpochPlan, Pair
+from fedgpu_operator.domain.money import NOTHING, MicroUSD
+from fedgpu_operator.domain.settlement import EpochPlan, Pair
 
 WEI: Final = 10**18
 """Wei of one whole native coin."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import NOTHING, AccountState, ChainSnapshot, Funding, Pair
+from fedgpu_operator.domain.money import NOTHING, MicroUSD
+from fedgpu_operator.domain.settlement import AccountState, ChainSnapshot, Funding, Pair
 
 MAX_DEBITS = 500
 """Debits that the contract takes in one epoch."""

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD
-from fedgpu_operator.domain.settlement import NOTHING, AccountState
+from fedgpu_operator.domain.money import NOTHING, SECONDS_PER_HOUR, MicroUSD
+from fedgpu_operator.domain.settlement import AccountState
 
 EPOCHS_AHEAD: Final = 2
 """Debits that running work may be behind; the lag has a challenge window for each."""

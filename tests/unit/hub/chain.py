@@ -10,9 +10,8 @@ from hashlib import sha256
 from eth_typing import ChecksumAddress
 from eth_utils.address import to_checksum_address
 
-from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.money import NOTHING, MicroUSD
 from fedgpu_operator.domain.settlement import (
-    NOTHING,
     ZERO_HASH,
     AccountState,
     Answer,
