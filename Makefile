@@ -10,7 +10,7 @@ PYTHON ?= $(shell for each in python3.13 python3.12 python3.11 python3; do \
 	echo $$each; break; fi; done)
 
 .PHONY: help demo test lint contracts unit integration chaos e2e fmt pins clean \
-	audit bench bench-gas bench-ledger bench-signatures chaos-settlement
+	audit bench bench-gas bench-ledger bench-signatures bench-placement bench-e2e chaos-settlement
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -57,7 +57,7 @@ chaos-settlement: $(VENV)/.installed ## the same with 20 seeds of many kills eac
 audit: $(VENV)/.installed ## slither, halmos, coverage, deep states and mutants of the contracts; long
 	$(BIN)/python -m hack.audit_contracts all
 
-bench: bench-gas bench-ledger bench-signatures ## all benchmarks, into benchmarks/results
+bench: bench-gas bench-ledger bench-signatures bench-placement bench-e2e ## all benchmarks, into benchmarks/results
 
 bench-gas: $(VENV)/.installed ## what settlement costs on chain, beside its rivals and the floor
 	$(BIN)/python -m benchmarks.gas
@@ -67,6 +67,12 @@ bench-ledger: $(VENV)/.installed ## a million usage records, one root
 
 bench-signatures: $(VENV)/.installed ## signed records that a core makes and verifies in a second
 	$(BIN)/python benchmarks/signatures/verify.py
+
+bench-placement: $(VENV)/.installed ## the placement engine beside other schedulers, from ungrouped jobs
+	$(BIN)/python -m benchmarks.placement
+
+bench-e2e: $(VENV)/.installed ## create to workload on real API servers
+	$(BIN)/python -m benchmarks.e2e
 
 fmt: $(VENV)/.installed ## format, and write the generated files
 	$(BIN)/ruff check --fix $(SOURCES)

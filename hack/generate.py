@@ -10,6 +10,9 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, only this folder is there
+from hack import law_tables
+
 from fedgpu_operator.api.crd import crd, to_yaml
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.settlement import protocol
@@ -29,12 +32,18 @@ def crds() -> dict[str, str]:
 GENERATORS: Mapping[str, Generator] = {"crds": crds, "helm/fedgpu-operator/crds": crds}
 """Folder below the repository's root -> what generates all of it; Helm packs no links, so the chart has copies."""
 
+FILES: Mapping[str, Callable[[], str]] = {
+    "src/fedgpu_operator/domain/geo_groups.py": lambda: law_tables.module(law_tables.load()),
+}
+"""File below the root -> what generates all of it; its neighbours are written by hand."""
+
 
 Section = tuple[str, Callable[[], str]]
 """The name of a section and what generates its lines."""
 
 SECTIONS: Mapping[str, Section] = {
     "docs/settlement.md": ("protocol", lambda: f"```mermaid\n{protocol.diagram()}```\n"),
+    "docs/residency.md": ("law", lambda: law_tables.table(law_tables.load())),
 }
 """File below the root -> the section of it that is generated; the rest of the file is written by hand."""
 
@@ -52,20 +61,26 @@ def with_section(text: str, section: Section) -> str:
 
 def drift(root: Path, generators: Mapping[str, Generator] = GENERATORS) -> list[str]:
     """Paths, relative to `root`, that are missing, that differ, or that nothing generates any more."""
-    found = []
+    found = [name for name, generator in FILES.items() if not _holds(root / name, generator())]
     for folder, generator in generators.items():
         wanted = generator()
         present = {path.name for path in (root / folder).glob("*")}
         found += [f"{folder}/{name}" for name in sorted(present - wanted.keys())]
         for name, text in wanted.items():
-            path = root / folder / name
-            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            if not _holds(root / folder / name, text):
                 found.append(f"{folder}/{name}")
     return sorted(found)
 
 
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
 def write(root: Path, generators: Mapping[str, Generator] = GENERATORS) -> None:
-    """Make the folders hold exactly what the generators answer."""
+    """Make the files and folders hold exactly what the generators answer."""
+    for name, text in ((name, generator()) for name, generator in FILES.items()):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
     for folder, generator in generators.items():
         wanted = generator()
         (root / folder).mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ def scale(stage: Stage, *, providers: int = PROVIDERS, jobs: int = JOBS, tenants
         stage.mint(name, 1)
     for payer in payers:
         stage.fund(payer, 10**9, LIMIT)
-    dice = random.Random(SEED)  # noqa: S311 (a workload, not a secret)
+    dice = random.Random(SEED)
     owed: Counter[Pair] = Counter()
     for job in range(jobs):
         # Every provider gets its share of jobs, from tenants that are drawn.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from eth_typing import ChecksumAddress
 
-from fedgpu_operator.api.base import GROUP, VERSION, JSONObject, KindInfo
+from fedgpu_operator.api.base import GROUP, VERSION, JSONObject, KindInfo, Resource
 from fedgpu_operator.domain.books import (
     Attempt,
     AttemptRequest,
@@ -39,6 +39,7 @@ from fedgpu_operator.domain.ledger import (
     UsageDispute,
     UsageDisputeState,
 )
+from fedgpu_operator.domain.market import PriceBucket, PricePoint, ProviderRecord
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import (
     Answer,
@@ -55,7 +56,12 @@ from fedgpu_operator.domain.settlement import (
 )
 from fedgpu_operator.domain.terms import EscrowPeriods, Role
 from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
+from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.settlement.typeddata import TypedData
+
+if TYPE_CHECKING:
+    # Not at run time: every verb of the command imports this module, and that one brings numpy along.
+    from fedgpu_operator.placement.problem import Solution
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,14 @@ class WatchEvent:
 
     type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
     object: JSONObject
+
+
+class RoundTrips(Protocol):
+    """Measures round trips to endpoints."""
+
+    async def measure(self, url: str) -> float:
+        """Seconds of one round trip on an open connection; raises UnreachableError."""
+        ...
 
 
 class Kube(Protocol):
@@ -148,6 +162,47 @@ class Kube(Protocol):
         ...
 
 
+R = TypeVar("R", bound=Resource)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[R]):
+    """Objects of one kind at one moment, and the names of those that cannot be read."""
+
+    objects: tuple[R, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """What a client of an API server can do beside `Kube` where it follows our kinds by watches.
+
+    An object that did not change is the very same one in every reading. A write through the same client is in the next
+    reading; what others wrote may come late, so that only a guarded write or a `get` shows that nothing is newer.
+    """
+
+    async def reading(self, kind: type[R], namespace: str = "") -> Reading[R]:
+        """All objects of a kind; raises UnreachableError where the server has not answered yet."""
+        ...
+
+    async def labels(self) -> dict[str, dict[str, str]]:
+        """The labels of every namespace, by name."""
+        ...
+
+    def read(self, kind: type[R], obj: JSONObject) -> R:
+        """The answer to a request as an object, parsed only where it is not held; raises InvalidResourceError."""
+        ...
+
+    def answered(self, obj: Resource) -> float:
+        """Seconds since the server answered us with this very object; infinite where only a watch told of it."""
+        ...
+
+
+def read_back(kube: Kube, kind: type[R], obj: JSONObject) -> R:
+    """What a request of ours was answered, as the object that the next reading holds; raises InvalidResourceError."""
+    return kube.read(kind, obj) if isinstance(kube, Holding) else kind.parse(obj)
+
+
 class TypedSigner(Protocol):
     """A key that signs EIP-712 typed data; its address is public, the key never leaves it."""
 
@@ -174,6 +229,14 @@ class Ledger(Protocol):
 
     async def open_attempt(self, request: AttemptRequest, at: datetime) -> Attempt:
         """Hand out the next attempt, or the stored one for the same request; its terms are to be followed."""
+        ...
+
+    async def open_many(self, requests: Sequence[AttemptRequest], at: datetime) -> tuple[Attempt | LedgerError, ...]:
+        """`open_attempt` for each, in this order and in one transaction; an error where one alone would raise it."""
+        ...
+
+    async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
+        """Every attempt of these jobs with its newest billed usage, oldest first; jobs without any are left out."""
         ...
 
     async def attempts(self, job_uid: str) -> tuple[Attempt, ...]:
@@ -332,6 +395,24 @@ class Ledger(Protocol):
         """Newest first."""
         ...
 
+    async def record_prices(self, points: Iterable[PricePoint]) -> int:
+        """Keep market prices, rolled up by minute, hour and day; how many there were."""
+        ...
+
+    async def forget_prices(self, now: datetime) -> int:
+        """Drop prices that are older than their kind is kept; how many."""
+        ...
+
+    async def price_history(
+        self, since: datetime, *, span: int = 3600, product: str | None = None, region: str | None = None
+    ) -> tuple[PriceBucket, ...]:
+        """Prices by product, region and time, in buckets of 60, 3,600 or 86,400 seconds."""
+        ...
+
+    async def provider_records(self, since: datetime | None = None) -> tuple[ProviderRecord, ...]:
+        """How attempts ended, by provider, product and outcome: all, or those that ended since then."""
+        ...
+
     async def head(self) -> LedgerHead:
         """The ends of the hash chains now: kept with an epoch, they bind everything before it."""
         ...
@@ -465,10 +546,22 @@ class Metrics(Protocol):
         """Newly billed usage of one provider."""
         ...
 
+    def moved(self, reason: str) -> None:
+        """One running job was told to go, for that reason."""
+        ...
+
     def jobs(self, by_state: dict[str, int]) -> None:
         """How many jobs there are in each state."""
         ...
 
     def paid(self, micro_usd: MicroUSD) -> None:
         """Paid on chain, seen at finalized."""
+        ...
+
+    def solved(self, solution: Solution) -> None:
+        """One solve: how far it can be from the best, whether that is proven, and how many rounds it took."""
+        ...
+
+    def market(self, prices: Sequence[PricePoint]) -> None:
+        """What GPUs cost now, by product and region; those of earlier calls are gone."""
         ...

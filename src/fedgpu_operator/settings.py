@@ -10,6 +10,8 @@ from typing import Final, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
+from fedgpu_operator.domain.running import Hysteresis
+from fedgpu_operator.domain.vantage import Vantage, parse_vantages
 from fedgpu_operator.errors import ConfigurationError
 
 PREFIX: Final = "FEDGPU_"
@@ -65,11 +67,15 @@ class Settings:
     inventory_interval_seconds: float
     funding_warn_seconds: float
     funding_checkpoint_seconds: float
+    market_seconds: float
+    rebalance: Hysteresis
     bind_address: str
     metrics_port: int
     health_port: int
     log_level: str
     log_format: Literal["text", "json"]
+    vantages: tuple[Vantage, ...]
+    plugins: tuple[str, ...]
     chain: ChainSettings | None
 
     @classmethod
@@ -91,11 +97,15 @@ class Settings:
             inventory_interval_seconds=env.seconds("INVENTORY_INTERVAL_SECONDS", 10),
             funding_warn_seconds=env.seconds("FUNDING_WARN_SECONDS", 86400),
             funding_checkpoint_seconds=env.seconds("FUNDING_CHECKPOINT_SECONDS", 900),
+            market_seconds=env.seconds("MARKET_SECONDS", 60),
+            rebalance=_rebalance(env),
             bind_address=env.text("BIND_ADDRESS", "0.0.0.0"),
             metrics_port=env.number("METRICS_PORT", "9090", int, minimum=0, maximum=65535),
             health_port=env.number("HEALTH_PORT", "8080", int, minimum=1, maximum=65535),
             log_level=env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
             log_format=cast(Literal["text", "json"], env.choice("LOG_FORMAT", "text", ("text", "json"))),
+            vantages=env.vantages("VANTAGES"),
+            plugins=env.names("PLUGINS"),
             chain=_chain(env),
         )
         env.refuse_unknown()
@@ -108,6 +118,15 @@ class Settings:
                 f"{PREFIX}FUNDING_CHECKPOINT_SECONDS: must not be above {PREFIX}FUNDING_WARN_SECONDS"
             )
         return settings
+
+
+def _rebalance(env: _Environment) -> Hysteresis:
+    return Hysteresis(
+        relative=env.number("REBALANCE_MIN_SAVING_PERCENT", "10", int, minimum=0, maximum=100),
+        absolute=env.usd("REBALANCE_MIN_SAVING_USD", "0.10"),
+        residence=int(env.seconds("REBALANCE_RESIDENCE_SECONDS", 900)),
+        most=env.number("REBALANCE_MOVES_PER_PASS", "8", int, minimum=0, maximum=10_000),
+    )
 
 
 def _chain(env: _Environment) -> ChainSettings | None:
@@ -245,6 +264,18 @@ class _Environment:
             return parse_usd(text)
         except ValueError as error:
             raise ConfigurationError(f"{PREFIX}{name}: must be an amount of USD such as 0.50: {error}") from error
+
+    def vantages(self, name: str) -> tuple[Vantage, ...]:
+        try:
+            return parse_vantages(self.text(name, ""))
+        except ValueError as error:
+            raise ConfigurationError(f"{PREFIX}{name}: {error}") from error
+
+    def names(self, name: str) -> tuple[str, ...]:
+        found = [each.strip() for each in self.text(name, "").split(",")]
+        if found != [""] and ("" in found or len(set(found)) != len(found)):
+            raise ConfigurationError(f"{PREFIX}{name}: must be names with commas between them, each once")
+        return tuple(each for each in found if each)
 
     def refuse_unknown(self) -> None:
         """A misspelt variable must not be ignored silently."""

@@ -87,6 +87,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ $settings.fundingWarnSeconds | quote }}
 - name: FEDGPU_FUNDING_CHECKPOINT_SECONDS
   value: {{ $settings.fundingCheckpointSeconds | quote }}
+- name: FEDGPU_MARKET_SECONDS
+  value: {{ $settings.marketSeconds | quote }}
+- name: FEDGPU_REBALANCE_MIN_SAVING_PERCENT
+  value: {{ $settings.rebalanceMinSavingPercent | int64 | quote }}
+- name: FEDGPU_REBALANCE_MIN_SAVING_USD
+  value: {{ $settings.rebalanceMinSavingUSD | quote }}
+- name: FEDGPU_REBALANCE_RESIDENCE_SECONDS
+  value: {{ $settings.rebalanceResidenceSeconds | quote }}
+- name: FEDGPU_REBALANCE_MOVES_PER_PASS
+  value: {{ $settings.rebalanceMovesPerPass | int64 | quote }}
+{{- with .Values.vantages }}
+- name: FEDGPU_VANTAGES
+  value: {{ toJson . | quote }}
+{{- end }}
+{{- with .Values.plugins }}
+- name: FEDGPU_PLUGINS
+  value: {{ join "," . | quote }}
+{{- end }}
 - name: FEDGPU_BIND_ADDRESS
   value: 0.0.0.0
 - name: FEDGPU_METRICS_PORT

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from fedgpu_operator.adapters.marketmetrics import MarketMetrics
+from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD
+
+if TYPE_CHECKING:
+    from fedgpu_operator.placement.problem import Solution
 
 STATES = ("Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun")
 
@@ -34,7 +42,11 @@ class PrometheusMetrics:
             "fedgpu_billed_gpu_seconds", "Billed GPU-seconds.", ["provider"], registry=self.registry
         )
         self._jobs = Gauge("fedgpu_jobs", "ComputeJobs by state.", ["state"], registry=self.registry)
+        self._moves = Counter(
+            "fedgpu_moves", "Running jobs that were stopped to be placed again.", ["reason"], registry=self.registry
+        )
         self._paid = Counter("fedgpu_paid_micro_usd", "Paid on chain, seen at finalized.", registry=self.registry)
+        self._market = MarketMetrics(self.registry)
 
     def serve(self, port: int, address: str) -> None:
         """Serve `/metrics`; raises OSError where the port is taken."""
@@ -52,9 +64,18 @@ class PrometheusMetrics:
     def billed(self, provider: str, gpu_seconds: int) -> None:
         self._gpu_seconds.labels(provider).inc(gpu_seconds)
 
+    def moved(self, reason: str) -> None:
+        self._moves.labels(reason).inc()
+
     def jobs(self, by_state: dict[str, int]) -> None:
         for state in STATES:
             self._jobs.labels(state).set(by_state.get(state, 0))
 
     def paid(self, micro_usd: MicroUSD) -> None:
         self._paid.inc(micro_usd)
+
+    def solved(self, solution: Solution) -> None:
+        self._market.solved(solution)
+
+    def market(self, prices: Sequence[PricePoint]) -> None:
+        self._market.market(prices)

@@ -10,20 +10,20 @@ from collections.abc import Iterable
 from datetime import UTC
 from typing import Final
 
-from fedgpu_operator.agent.identity import Identity, lease_of
+from fedgpu_operator.agent.identity import Identity
 from fedgpu_operator.agent.inventory import inventory
-from fedgpu_operator.agent.lease import LEASES, LeaseReconciler, Sight
+from fedgpu_operator.agent.lease import LEASES, LeaseReconciler, Sight, Step
 from fedgpu_operator.agent.receipts import ReceiptDesk
 from fedgpu_operator.agent.report import Reporter, unreachable
+from fedgpu_operator.agent.rests import Rests, Seen
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import Signing, UsageSigner
 from fedgpu_operator.agent.watch import MemberWatch
 from fedgpu_operator.agent.workload import Workloads
-from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ReportedProduct
 from fedgpu_operator.errors import ConflictError, FedGPUError, InvalidResourceError, KubeError, UnreachableError
-from fedgpu_operator.ports import COORDINATION_LEASES, JOBS, NODES, PODS, Clock, Kube
+from fedgpu_operator.ports import COORDINATION_LEASES, NODES, PODS, Clock, Holding, Kube
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,9 @@ class Agent:
         self._reporter = Reporter(provider, hub, settings, clock)
         self._signer = UsageSigner(signing) if signing is not None else None
         self._receipts = ReceiptDesk(provider, self._reporter, signing, clock) if signing is not None else None
-        self._leases = LeaseReconciler(hub, Workloads(member, self._identity), settings, clock, self._signer)
+        workloads = Workloads(member, self._identity, self._watch.took)
+        self._leases = LeaseReconciler(hub, workloads, settings, clock, self._signer)
+        self._rests = Rests(settings)
         self._orphans: frozenset[str] = frozenset()
         self._version = ""
         self._pinged = self._renewed = self._counted = float("-inf")
@@ -139,7 +141,7 @@ class Agent:
         leases, names = await self._load_leases()
         try:
             await self._ping()
-            sight = await self._look()
+            sight = await self._watch.sight()
         except KubeError as error:
             self.reachable = False
             await self._reporter.silent(unreachable(error))
@@ -167,6 +169,10 @@ class Agent:
 
     async def _load_leases(self) -> tuple[list[ComputeLease], set[str]]:
         """Leases of this provider, and the names of all there are: one that cannot be read still has its workload."""
+        if isinstance(self._hub, Holding):
+            found = await self._hub.reading(ComputeLease, self._settings.namespace)
+            names = {lease.metadata.name for lease in found.objects}.union(found.unreadable)
+            return [lease for lease in found.objects if lease.spec.provider == self.provider], names
         objects, _ = await self._hub.list(LEASES, self._settings.namespace)
         leases = []
         for obj in objects:
@@ -191,19 +197,6 @@ class Agent:
             raise UnreachableError(f"no answer within {self._settings.answer_timeout:g} s") from error
         self._pinged = time.monotonic()
         self._reporter.measured(self._pinged - begun)
-
-    async def _look(self) -> Sight:
-        """Jobs first: a Job that is already gone then cannot bring forth a pod that the second list lacks."""
-        jobs, _ = await self._member.list(JOBS, labels=self._identity.selector)
-        pods, _ = await self._member.list(PODS, labels=self._identity.selector)
-        by_lease: defaultdict[str, list[JSONObject]] = defaultdict(list)
-        for pod in pods:
-            by_lease[lease_of(pod)].append(pod)
-        return Sight(
-            jobs={lease_of(job): job for job in jobs},
-            pods={lease: tuple(found) for lease, found in by_lease.items()},
-            gone=self._watch.gone({str(pod["metadata"]["uid"]) for pod in pods}),
-        )
 
     async def _inventory(self) -> list[ReportedProduct] | None:
         """The member's GPUs, None while the last count is young."""
@@ -231,24 +224,25 @@ class Agent:
         self._renewed = now
 
     async def _reconcile(self, leases: list[ComputeLease], sight: Sight) -> float:
-        """Every lease, a bounded number at a time; the trouble of one never stops another."""
+        """Every lease that changed or is due, a bounded number at a time; the trouble of one never stops another."""
         newest: defaultdict[str, int] = defaultdict(int)
         for lease in leases:
             newest[lease.spec.job.uid] = max(newest[lease.spec.job.uid], lease.spec.fencing_epoch)
+        seen = self._rests.restless(leases, sight)
         gate = asyncio.Semaphore(self._settings.concurrency)
 
-        async def one(lease: ComputeLease) -> float | None:
+        async def one(each: Seen) -> Step:
             async with gate:
-                return await self._leases.reconcile(lease, sight, newest_epoch=newest[lease.spec.job.uid])
+                epoch = newest[each.lease.spec.job.uid]
+                return await self._leases.reconcile(each.lease, each.sight, newest_epoch=epoch, look=self._watch.look)
 
-        results = await asyncio.gather(*map(one, leases), return_exceptions=True)
-        due = float("inf")
-        for lease, result in zip(leases, results, strict=True):
+        results = await asyncio.gather(*map(one, seen), return_exceptions=True)
+        for each, result in zip(seen, results, strict=True):
             if isinstance(result, BaseException):
-                self._complain(lease, result)
-            elif result is not None:
-                due = min(due, result)
-        return due
+                self._complain(each.lease, result)
+            else:
+                self._rests.keep(each, result)
+        return self._rests.due()
 
     def _complain(self, lease: ComputeLease, error: BaseException) -> None:
         if isinstance(error, ConflictError):
@@ -270,6 +264,7 @@ class Agent:
     def _forget(self, leases: Iterable[ComputeLease]) -> None:
         live = [lease.metadata for lease in leases if not lease.status.ended]
         self._leases.forget({meta.uid for meta in live})
+        self._rests.only({lease.metadata.uid for lease in leases})
         if self._signer is not None:
             self._signer.forget({lease.metadata.uid for lease in leases})
         self._watch.forget({meta.name for meta in live})

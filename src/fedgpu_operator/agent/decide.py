@@ -10,7 +10,6 @@ from typing import Final, Literal
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.conditions import (
     ACCEPTED,
-    DISPATCHING,
     ENDED,
     IMAGE_PULL_FAILED,
     LEASE_FENCED,
@@ -124,11 +123,6 @@ def refused(why: str, message: str) -> Decision:
         },
         exit_message=message,
     )
-
-
-def dispatching() -> Decision:
-    """The guarded write before a workload is created: nothing starts for a lease that is gone or was stopped."""
-    return Decision(verdicts={"Accepted": Verdict("Unknown", DISPATCHING), "Running": Verdict("False", WAITING)})
 
 
 def _clean_up(view: View) -> Decision:

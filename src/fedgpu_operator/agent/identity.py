@@ -31,6 +31,10 @@ class Identity:
         """Label selector of everything that belongs to leases of ours."""
         return f"{LEASE_LABEL},{HUB_LABEL}={self.hub_uid},{PROVIDER_LABEL}={self.provider}"
 
+    def selector_of(self, lease: str) -> str:
+        """Label selector of what belongs to one lease of ours."""
+        return f"{LEASE_LABEL}={lease},{HUB_LABEL}={self.hub_uid},{PROVIDER_LABEL}={self.provider}"
+
     def ours(self, labels: Mapping[str, str]) -> bool:
         """Whether labels say the same as `selector`."""
         return (

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.conditions import ACCEPTED, WAITING, Verdict, state_of, update
-from fedgpu_operator.agent.decide import Decision, View, decide, dispatching, refused, waits_for_pods
+from fedgpu_operator.agent.decide import Decision, View, decide, refused, waits_for_pods
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import UsageSigner, shown
 from fedgpu_operator.agent.workload import Workloads
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseStatus, LeaseUsage
 from fedgpu_operator.domain.usage import UsageReading
-from fedgpu_operator.errors import InvalidResourceError, KubeError
+from fedgpu_operator.errors import ConflictError, InvalidResourceError, KubeError
 from fedgpu_operator.metering import measure
-from fedgpu_operator.ports import Clock, Kube, ResourceType
+from fedgpu_operator.ports import Clock, Holding, Kube, ResourceType, read_back
 
 REFUSALS: Final = frozenset({400, 403, 404, 413, 422})
 """Answers to the creation of a workload that will be the same the next time."""
+FRESH_SECONDS: Final = 2.0
+"""An answer of the hub that is younger than this is as good as asking again: either may be overtaken at once."""
 LEASES: Final = ResourceType.of(ComputeLease.info)
 
 
@@ -32,6 +34,25 @@ class Sight:
     jobs: Mapping[str, JSONObject] = field(default_factory=dict)
     pods: Mapping[str, tuple[JSONObject, ...]] = field(default_factory=dict)
     gone: Mapping[str, tuple[JSONObject, ...]] = field(default_factory=dict)
+
+
+Look: TypeAlias = Callable[[str], Awaitable[Sight]]
+"""What the member shows now of the lease of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A lease after one step.
+
+    In `due` seconds it wants to be looked at again, None for whenever; `busy` while something is being removed, `live`
+    while something of it may run; `created` is the Job that the step made.
+    """
+
+    lease: ComputeLease
+    due: float | None = None
+    busy: bool = False
+    live: bool = False
+    created: JSONObject | None = None
 
 
 class LeaseReconciler:
@@ -56,16 +77,21 @@ class LeaseReconciler:
         """Drop the readings of all leases but those with these UIDs."""
         self._readings = {uid: reading for uid, reading in self._readings.items() if uid in keep}
 
-    async def reconcile(self, lease: ComputeLease, sight: Sight, *, newest_epoch: int) -> float | None:
-        """One step; returns in how many seconds it wants to be looked at again, None for whenever.
+    async def reconcile(
+        self, lease: ComputeLease, sight: Sight, *, newest_epoch: int, look: Look | None = None
+    ) -> Step:
+        """One step, and the lease after it.
 
-        Raises the KubeError tree: ConflictError means that the next pass decides again on what is then true.
+        `sight` may be some moments old: before a lease ends, or is told to have left nothing behind, `look` asks the
+        member. Raises the KubeError tree: ConflictError means that the next pass decides again on what is then true.
         """
         view = await self._view(lease, sight, newest_epoch)
         decision = decide(view, self._settings)
+        if look is not None and (_cleared(view) or self._ends(lease, decision)):
+            view = await self._view(lease, await look(lease.metadata.name), newest_epoch)
+            decision = decide(view, self._settings)
         if decision.create:
-            await self._dispatch(lease, view.reading)
-            return None
+            return await self._dispatch(lease, view.reading)
         if not lease.status.ended:
             uid = str(view.job["metadata"]["uid"]) if view.job is not None else ""
             lease = await self._write(lease, decision, view.reading, workload_uid=uid)
@@ -76,20 +102,34 @@ class LeaseReconciler:
         elif view.job is not None and not lease.status.ended:
             await self._workloads.ask_checkpoint(lease, view.job, view.pods)
         elif _cleared(view) and lease.status.observed_generation < lease.metadata.generation:
-            await self._acknowledge(lease)
-        return decision.due
+            lease = await self._acknowledge(lease)
+        return Step(lease, decision.due, busy=decision.remove, live=bool(view.live_pods))
 
-    async def _acknowledge(self, lease: ComputeLease) -> None:
+    def _ends(self, lease: ComputeLease, decision: Decision) -> bool:
+        """Whether that decision is the end of a lease that has not ended."""
+        if lease.status.ended or decision.create:
+            return False
+        now = self._clock.now()
+        conditions = update(lease.status.conditions, decision.verdicts, now=now, generation=lease.metadata.generation)
+        return ComputeLeaseStatus(state=state_of(conditions)).ended
+
+    async def _acknowledge(self, lease: ComputeLease) -> ComputeLease:
         """Tell the hub that nothing of an ended lease is left here, so that its object may go."""
         meta = lease.metadata
         patch = {"metadata": meta.guard(), "status": {"observedGeneration": meta.generation}}
-        await self._hub.patch_status(LEASES, meta.name, meta.namespace, patch)
+        return await self._patch(lease, patch)
+
+    async def _patch(self, lease: ComputeLease, patch: JSONObject) -> ComputeLease:
+        meta = lease.metadata
+        return read_back(
+            self._hub, ComputeLease, await self._hub.patch_status(LEASES, meta.name, meta.namespace, patch)
+        )
 
     async def _sign_again(self, lease: ComputeLease, signer: UsageSigner) -> ComputeLease:
         """The last reading of an ended lease under the key of now: after a rotation the hub takes no other."""
         usage, meta = await signer.signed(lease, lease.status.usage), lease.metadata
         patch = {"metadata": meta.guard(), "status": {"usage": {"signature": usage.signature}}}
-        return ComputeLease.parse(await self._hub.patch_status(LEASES, meta.name, meta.namespace, patch))
+        return await self._patch(lease, patch)
 
     async def _view(self, lease: ComputeLease, sight: Sight, newest_epoch: int) -> View:
         name, uid = lease.metadata.name, lease.metadata.uid
@@ -104,22 +144,32 @@ class LeaseReconciler:
             return replace(view, events=await self._workloads.complaints(job))
         return view
 
-    async def _dispatch(self, lease: ComputeLease, reading: UsageReading) -> None:
-        lease = await self._write(lease, dispatching(), reading)
+    async def _dispatch(self, lease: ComputeLease, reading: UsageReading) -> Step:
+        """Start the workload, after the hub was asked once more: nothing starts for a lease that is gone or changed."""
+        lease = await self._confirmed(lease)
         try:
             job = await self._workloads.create(lease)
         except InvalidResourceError as error:
-            await self._write(lease, refused(error.why, str(error)), reading)
-            return
+            return Step(await self._write(lease, refused(error.why, str(error)), reading))
         except KubeError as error:
             if error.status not in REFUSALS:
                 raise
-            await self._write(lease, refused("CreateRefused", str(error)), reading)
-            return
+            return Step(await self._write(lease, refused("CreateRefused", str(error)), reading))
         accepted = Decision(
             verdicts={"Accepted": Verdict("True", ACCEPTED), "Running": Verdict("False", WAITING)},
         )
-        await self._write(lease, accepted, reading, workload_uid=str(job["metadata"]["uid"]))
+        lease = await self._write(lease, accepted, reading, workload_uid=str(job["metadata"]["uid"]))
+        return Step(lease, self._settings.reject_after, created=job)
+
+    async def _confirmed(self, lease: ComputeLease) -> ComputeLease:
+        """The lease, unchanged, as the hub answered it a moment ago: to its creation, in this process, or else now."""
+        if isinstance(self._hub, Holding) and self._hub.answered(lease) < FRESH_SECONDS:
+            return lease
+        meta = lease.metadata
+        now = read_back(self._hub, ComputeLease, await self._hub.get(LEASES, meta.name, meta.namespace))
+        if (now.metadata.uid, now.spec, now.status) != (meta.uid, lease.spec, lease.status):
+            raise ConflictError(f"lease {lease.key} is another by now")
+        return now
 
     async def _write(
         self, lease: ComputeLease, decision: Decision, reading: UsageReading, *, workload_uid: str = ""
@@ -132,7 +182,7 @@ class LeaseReconciler:
             status = status.model_copy(update={"usage": await self._signer.signed(lease, status.usage)})
         meta = lease.metadata
         patch = {"metadata": meta.guard(), "status": _wire(status)}
-        return ComputeLease.parse(await self._hub.patch_status(LEASES, meta.name, meta.namespace, patch))
+        return await self._patch(lease, patch)
 
     def _status(
         self, lease: ComputeLease, decision: Decision, reading: UsageReading, workload_uid: str

@@ -90,7 +90,7 @@ class Reporter:
         young = before.observed_at is not None and (
             (now - before.observed_at).total_seconds() < self._settings.report_interval
         )
-        ignored: dict[str, object] = {"observed_at": None, "round_trips_ms": []}
+        ignored: dict[str, object] = {"observed_at": None, "round_trips_ms": [], "probes": []}
         return young and before.model_copy(update=ignored) == after.model_copy(update=ignored)
 
     async def _before(self) -> ReportStatus:
@@ -115,7 +115,8 @@ class Reporter:
         return ProviderReport.parse(found)
 
     async def _write(self, status: ReportStatus) -> None:
-        patch = {"status": status.to_wire()}
+        # The probes are written by whoever measures in the owner's cluster: a merge patch leaves them alone.
+        patch = {"status": {key: value for key, value in status.to_wire().items() if key != "probes"}}
         try:
             answer = await self._hub.patch_status(REPORTS, self._provider, self._settings.namespace, patch)
         except NotFoundError:

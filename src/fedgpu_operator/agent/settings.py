@@ -17,7 +17,7 @@ class AgentSettings:
     namespace: str
     hub_uid: str
     resync: float = 5.0
-    debounce: float = 0.1
+    debounce: float = 0.03
     inventory_interval: float = 10.0
     report_interval: float = 60.0
     usage_interval: float = 15.0

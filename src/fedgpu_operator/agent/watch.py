@@ -1,77 +1,97 @@
-"""Watches our Jobs and pods on a member: wakes the loop, and remembers how pods ended that are gone before it looks."""
+"""Follows our Jobs and pods on a member: what is there, and how pods ended that are gone before anybody looked."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import defaultdict
 from collections.abc import Callable
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.identity import Identity, lease_of
+from fedgpu_operator.agent.lease import Sight
 from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.errors import GoneError, KubeError
-from fedgpu_operator.ports import JOBS, PODS, Kube, ResourceType
-
-log = logging.getLogger(__name__)
+from fedgpu_operator.ports import JOBS, PODS, Kube
+from fedgpu_operator.reflector import Key, Reflector
 
 SHORTEST_PAUSE = 1.0
 
 
 class MemberWatch:
-    """List-and-watch of one member; only the lists of a pass decide anything, except how a vanished pod ended."""
+    """List-and-watch of one member. It shows what may have changed since; `look` asks the member itself."""
 
     def __init__(self, member: Kube, identity: Identity, wake: Callable[[], None], *, longest_pause: float) -> None:
         self._member = member
         self._identity = identity
         self._wake = wake
-        self._longest_pause = longest_pause
-        self._seen: defaultdict[str, dict[str, JSONObject]] = defaultdict(dict)
+        labels = identity.selector
+        self._jobs = Reflector(member, JOBS, _slim, self._job_changed, labels=labels, longest_pause=longest_pause)
+        self._pods = Reflector(member, PODS, _slim, self._pod_changed, labels=labels, longest_pause=longest_pause)
+        self._job_of: dict[str, JSONObject] = {}
+        self._present: dict[str, tuple[JSONObject, ...]] = {}
+        self._ended: dict[str, tuple[JSONObject, ...]] = {}
 
     async def run(self) -> None:
-        """Watch until cancelled; a member that does not answer is asked again, ever more slowly."""
+        """Follow until cancelled; a member that does not answer is asked again, ever more slowly."""
         async with asyncio.TaskGroup() as group:
-            for kind in (JOBS, PODS):
-                group.create_task(self._follow(kind))
+            group.create_task(self._jobs.run())
+            group.create_task(self._pods.run())
 
-    def gone(self, present: set[str]) -> dict[str, tuple[JSONObject, ...]]:
-        """By lease: pods that are not among the present UIDs and whose last sight bounds their end."""
-        return {
-            lease: found
-            for lease, pods in self._seen.items()
-            if (found := tuple(pod for uid, pod in pods.items() if uid not in present and podlib.settled(pod)))
-        }
+    async def sight(self) -> Sight:
+        """What is known of the member; raises the KubeError for which it cannot be followed."""
+        for each in (self._jobs, self._pods):
+            await each.synced()
+            each.check()
+        return Sight(self._job_of, self._present, self._ended)
+
+    async def look(self, lease: str) -> Sight:
+        """What the member shows of one lease, asked now.
+
+        Jobs first: a Job that is already gone then cannot bring forth a pod that the second list lacks.
+        """
+        labels = self._identity.selector_of(lease)
+        jobs, _ = await self._member.list(JOBS, labels=labels)
+        pods, _ = await self._member.list(PODS, labels=labels)
+        present = {str(pod["metadata"]["uid"]) for pod in pods}
+        seen = (*self._present.get(lease, ()), *self._ended.get(lease, ()))
+        gone = tuple(pod for pod in seen if pod["metadata"]["uid"] not in present and podlib.settled(pod))
+        return Sight({lease_of(job): job for job in jobs}, {lease: tuple(pods)}, {lease: gone})
+
+    def took(self, job: JSONObject) -> JSONObject:
+        """The member took a Job of ours: it is there from now on, as the object that the next sight shows."""
+        return self._jobs.put(job) or job
 
     def forget(self, keep: set[str]) -> None:
-        """Drop what is known of the pods of all leases but these."""
-        for lease in set(self._seen) - keep:
-            del self._seen[lease]
+        """Drop how pods ended, of all leases but these."""
+        for lease in set(self._ended) - keep:
+            del self._ended[lease]
 
-    async def _follow(self, kind: ResourceType) -> None:
-        pause = SHORTEST_PAUSE
-        while True:
-            try:
-                items, version = await self._member.list(kind, labels=self._identity.selector)
-                for item in items:
-                    self._notice(kind, item)
-                pause = SHORTEST_PAUSE
-                await self._stream(kind, version)
-            except GoneError:
-                continue
-            except KubeError as error:
-                log.debug("watch of %s on %s: %s", kind.plural, self._identity.provider, error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, self._longest_pause)
-
-    async def _stream(self, kind: ResourceType, version: str) -> None:
-        """Follow one watch after another while each goes on where the last one ended."""
-        while True:
-            async for event in self._member.watch(kind, labels=self._identity.selector, resource_version=version):
-                version = str(event.object["metadata"]["resourceVersion"])
-                if event.type != "BOOKMARK":
-                    self._notice(kind, event.object)
-
-    def _notice(self, kind: ResourceType, obj: JSONObject) -> None:
-        if kind is PODS:
-            self._seen[lease_of(obj)][str(obj["metadata"]["uid"])] = obj
+    def _job_changed(self, _: Key, before: JSONObject | None, after: JSONObject | None) -> None:
+        if after is not None:
+            self._job_of[lease_of(after)] = after
+        elif before is not None and self._job_of.get(lease_of(before)) is before:
+            del self._job_of[lease_of(before)]
         self._wake()
+
+    def _pod_changed(self, _: Key, before: JSONObject | None, after: JSONObject | None) -> None:
+        if before is not None and after is not None and before["metadata"]["uid"] != after["metadata"]["uid"]:
+            self._pod_changed(_, before, None)
+        known = after or before or {}
+        lease, uid = lease_of(known), known["metadata"]["uid"]
+        others = tuple(pod for pod in self._present.get(lease, ()) if pod["metadata"]["uid"] != uid)
+        if after is not None:
+            self._present[lease] = (*others, after)
+        else:
+            if podlib.settled(known):
+                self._ended[lease] = (*self._ended.get(lease, ()), known)
+            if others:
+                self._present[lease] = others
+            else:
+                self._present.pop(lease, None)
+        self._wake()
+
+
+def _slim(obj: JSONObject) -> JSONObject:
+    """The object without who wrote which field, and a Job without its pods' template: nobody here reads them."""
+    meta = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
+    if "template" in obj.get("spec", {}):
+        return {"metadata": meta, "status": obj.get("status", {})}
+    return {**obj, "metadata": meta}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC
 from typing import Final
 
@@ -26,6 +27,8 @@ from fedgpu_operator.ports import EVENTS, JOBS, NAMESPACES, PODS, Kube, Resource
 
 log = logging.getLogger(__name__)
 
+NAMESPACE_SECONDS: Final = 30.0
+"""So long a tenant's namespace counts as looked at; its labels are the owner's to change at any time."""
 MOST_NOTED: Final = 10_000
 """Refused requests that are remembered; beyond, some are said again."""
 RESTRICTED: Final = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
@@ -34,10 +37,14 @@ RESTRICTED: Final = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode
 class Workloads:
     """Creates and removes the workloads of leases on one member cluster."""
 
-    def __init__(self, member: Kube, identity: Identity) -> None:
+    def __init__(
+        self, member: Kube, identity: Identity, took: Callable[[JSONObject], JSONObject] = lambda job: job
+    ) -> None:
         self._member = member
+        self._took = took
         self._identity = identity
         self._refused: set[str] = set()
+        self._namespaces: dict[str, float] = {}
 
     async def create(self, lease: ComputeLease) -> JSONObject:
         """The Job of that lease, created or adopted.
@@ -46,11 +53,21 @@ class Workloads:
         KubeError tree as the member answers.
         """
         check_workload(lease)
-        await self._ensure_namespace(lease.spec.member_namespace, lease.spec.job.namespace)
+        namespace, tenant = lease.spec.member_namespace, lease.spec.job.namespace
+        stamped = self._identity.stamp(lease)
+        known = time.monotonic() - self._namespaces.get(namespace, float("-inf")) < NAMESPACE_SECONDS
+        if not known:
+            await self._ensure_namespace(namespace, tenant)
         try:
-            return await self._member.create(JOBS, self._identity.stamp(lease))
+            return self._took(await self._member.create(JOBS, stamped))
         except AlreadyExistsError:
-            job = await self._member.get(JOBS, lease.metadata.name, lease.spec.member_namespace)
+            job = await self._member.get(JOBS, lease.metadata.name, namespace)
+        except (ForbiddenError, NotFoundError):
+            # The namespace may have gone, or be going, since it was looked at.
+            if not known:
+                raise
+            self._namespaces.pop(namespace, None)
+            return await self.create(lease)
         if not self._identity.ours(labels_of(job)) or lease_of(job) != lease.metadata.name:
             raise InvalidResourceError("NameTaken", f"a Job named {lease.metadata.name} exists that is not ours")
         return job
@@ -137,3 +154,4 @@ class Workloads:
         if any(labels.get(key) != value for key, value in RESTRICTED.items()):
             guard = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
             await self._member.patch(NAMESPACES, name, "", {"metadata": {**guard, "labels": RESTRICTED}})
+        self._namespaces[name] = time.monotonic()

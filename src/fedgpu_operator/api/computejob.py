@@ -21,15 +21,16 @@ from fedgpu_operator.api.base import (
     Rule,
     Word,
     cel,
-    map_list,
     parse_duration,
 )
 from fedgpu_operator.api.computejobstatus import ComputeJobStatus
-from fedgpu_operator.api.placementrules import DataResidency, PlacementSpec
+from fedgpu_operator.api.jobdata import CHECKPOINT_RULES, Checkpoint, DataSpec, check_law
+from fedgpu_operator.api.placementrules import PlacementSpec
 from fedgpu_operator.api.podtemplate import PodTemplate
 from fedgpu_operator.domain.geo import locate
 from fedgpu_operator.domain.gpu import GpuNeed
-from fedgpu_operator.domain.job import DataSet, ExchangeRates, Job, LatencyRule
+from fedgpu_operator.domain.job import ExchangeRates, Job, LatencyRule
+from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.errors import InvalidResourceError
 
@@ -75,8 +76,9 @@ class GPURequest(Model):
 
 
 class Origin(Model):
-    """A point that latency is counted from: exactly one of region, country or coordinates."""
+    """A point that latency is counted from: exactly one of vantage, region, country or coordinates."""
 
+    vantage: Word | None = Field(default=None, description="A measuring point of this hub, by name.")
     region: Word | None = Field(default=None, description="A well-known cloud region, e.g. ap-southeast-1.")
     country: CountryCode | None = Field(default=None, description="A country (ISO 3166-1 alpha-2): its centre.")
     latitude: float | None = Field(default=None, ge=-90, le=90, description="Degrees north.")
@@ -85,9 +87,9 @@ class Origin(Model):
     model_config = Model.model_config | {
         "json_schema_extra": cel(
             Rule(
-                "[has(self.region), has(self.country), has(self.latitude)].filter(x, x).size() == 1 "
+                "[has(self.vantage), has(self.region), has(self.country), has(self.latitude)].filter(x, x).size() == 1 "
                 "&& has(self.latitude) == has(self.longitude)",
-                "latency.from: set exactly one of region, country, or latitude with longitude",
+                "latency.from: set exactly one of vantage, region, country, or latitude with longitude",
             )
         )
     }
@@ -106,7 +108,11 @@ class LatencySpec(Model):
 
     def to_domain(self) -> LatencyRule:
         """The same as a domain value; raises InvalidResourceError (`UnknownPlace`)."""
-        where = self.origin
+        where, max_age = self.origin, parse_duration(self.max_age)
+        if where.vantage is not None:
+            # Where it stands is the hub's to say: `with_vantages` fills it in.
+            named = frozenset({where.vantage})
+            return LatencyRule(Location(""), self.max_ms, self.allow_estimate, named, max_age)
         point = None
         if where.latitude is not None and where.longitude is not None:
             point = (where.latitude, where.longitude)
@@ -114,7 +120,7 @@ class LatencySpec(Model):
             origin = locate(country=where.country or "", region=where.region or "", coordinates=point)
         except ValueError as error:
             raise InvalidResourceError("UnknownPlace", f"spec.latency.from: {error}") from error
-        return LatencyRule(origin, self.max_ms, self.allow_estimate, max_age=parse_duration(self.max_age))
+        return LatencyRule(origin, self.max_ms, self.allow_estimate, max_age=max_age)
 
 
 class Rates(Model):
@@ -122,64 +128,6 @@ class Rates(Model):
 
     usd_per_ms: DecimalUSD = Field(default="0", description="USD per ms of round trip and GPU-hour.")
     usd_per_kg_co2e: DecimalUSD = Field(default="0", alias="usdPerKgCO2e", description="USD per kg of CO2e.")
-
-
-class DataSetSpec(Model):
-    """One data set that the job reads, and where the law lets it be processed."""
-
-    name: Word = Field(description="Name of the data set, for messages.")
-    size_gi_b: int = Field(default=0, alias="sizeGiB", ge=0, le=10_000_000, description="Size in GiB.")
-    provider: ObjectName | None = Field(
-        default=None, description="GPUProvider at which it lies already; nothing has to move there."
-    )
-    country: CountryCode | None = Field(default=None, description="Country in which it lies, where not at a provider.")
-    egress_price_per_gi_b: DecimalUSD = Field(
-        default="0", alias="egressPricePerGiB", description="What its host charges to read out one GiB, USD."
-    )
-    residency: DataResidency | None = Field(
-        default=None,
-        description="Where it may be processed; binds the job, its checkpoints and every later attempt.",
-    )
-
-    def to_domain(self) -> DataSet:
-        """The same as a domain value; raises InvalidResourceError (`UnknownPlace`)."""
-        allowed, excluded = (None, frozenset[str]())
-        if self.residency is not None:
-            allowed, excluded = self.residency.to_domain(f"spec.data.sets[{self.name}].residency")
-        return DataSet(
-            name=self.name,
-            mib=self.size_gi_b * 1024,
-            provider=self.provider or "",
-            country=self.country or "",
-            egress_per_gib=parse_usd(self.egress_price_per_gi_b),
-            countries=allowed,
-            excluded_countries=excluded,
-        )
-
-
-class DataSpec(Model):
-    """The data that the job moves."""
-
-    sets: list[DataSetSpec] = Field(
-        default_factory=list,
-        max_length=16,
-        description="Data sets that the job reads.",
-        json_schema_extra=map_list("name"),
-    )
-    output_gi_b: int = Field(
-        default=0, alias="outputGiB", ge=0, le=10_000_000, description="GiB that leave the provider as results."
-    )
-
-    def to_domain(self) -> tuple[DataSet, ...]:
-        """The data sets by name; raises InvalidResourceError (`UnknownPlace`)."""
-        return tuple(each.to_domain() for each in sorted(self.sets, key=lambda each: each.name))
-
-
-class Checkpoint(Model):
-    """How the job saves its work."""
-
-    interval: Duration = Field(description="How often the work is saved, e.g. 10m; an interruption loses half of it.")
-    country: CountryCode | None = Field(default=None, description="Country in which checkpoints are kept.")
 
 
 class Disruption(Model):
@@ -260,7 +208,8 @@ class ComputeJobSpec(Model):
                 "(duration(self.runLimit) >= duration('1s') && duration(self.runLimit) <= duration('720h'))",
                 "runLimit: between 1s and 720h, e.g. 90m",
                 ".runLimit",
-            )
+            ),
+            *CHECKPOINT_RULES,
         )
     }
 
@@ -345,9 +294,12 @@ class ComputeJob(Resource):
 
         `spent` is what earlier attempts cost (µUSD), `avoid` maps providers to why they must not be asked; `priority`
         and `preempts` are those of its PriorityClass.
-        Raises InvalidResourceError (`UnknownPlace`) for a country or origin that is not known.
+        Raises InvalidResourceError: `UnknownPlace` for a country or origin that is not known, `ResidencyConflict` where
+        its data leaves no country, `CheckpointOutsideResidency` where its work would be saved outside of the data's.
         """
         spec = self.spec
+        rules, data = spec.placement.to_domain(), spec.data.to_domain() if spec.data else ()
+        check_law(rules, data, spec.checkpoint)
         budget = parse_usd(spec.budget) if spec.budget is not None else None
         return Job(
             uid=self.metadata.uid,
@@ -356,14 +308,14 @@ class ComputeJob(Resource):
             gpu=spec.gpu.to_domain(),
             replicas=spec.replicas,
             run_limit=self.billable_limit,
-            rules=spec.placement.to_domain(),
+            rules=rules,
             latency=spec.latency.to_domain() if spec.latency else None,
             max_price=parse_usd(spec.max_price_per_gpu_hour) if spec.max_price_per_gpu_hour else None,
             budget_left=MicroUSD(max(0, budget - spent)) if budget is not None else None,
             deadline=spec.deadline,
             rates=spec.strategy.to_domain(),
             avoid=avoid,
-            data=spec.data.to_domain() if spec.data else (),
+            data=data,
             output_mib=spec.data.output_gi_b * 1024 if spec.data else 0,
             checkpoint_seconds=parse_duration(spec.checkpoint.interval) if spec.checkpoint else None,
             checkpoint_country=(spec.checkpoint.country or "") if spec.checkpoint else "",

@@ -30,6 +30,7 @@ class Candidate(Model):
     cost: DecimalUSD = Field(description="USD for the whole run limit: an upper bound.")
     latency_ms: float | None = Field(default=None, ge=0, le=1e6, description="Round trip used, ms.")
     latency_source: str = Field(default="", max_length=16, description="estimate or measured.")
+    latency_measured_at: datetime | None = Field(default=None, description="When it was measured.")
     score: int = Field(default=0, ge=0, le=100, description="100 for the best; 0 for what was refused.")
 
 
@@ -43,10 +44,19 @@ class PlacementStatus(Model):
     price: DecimalUSD = Field(description="Frozen price, USD per GPU-hour.")
     effective_price: DecimalUSD = Field(description="Effective price at placement, USD per GPU-hour.")
     placed_at: datetime = Field(description="When it was decided.")
+    priority: int | None = Field(
+        default=None,
+        ge=-(2**31),
+        le=2**31 - 1,
+        description="Value of its PriorityClass when it was first placed; later changes of the class do not matter.",
+    )
     policies: list[Annotated[str, Field(max_length=320)]] = Field(
         default_factory=list,
         max_length=64,
         description="PlacementPolicies that were applied, as name@generation.",
+    )
+    law: str = Field(
+        default="", max_length=32, description="Day of the tables of country groups (EU, EEA, …) that were applied."
     )
 
 

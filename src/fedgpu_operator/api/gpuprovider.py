@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,11 @@ from fedgpu_operator.api.base import (
 )
 from fedgpu_operator.domain.location import Location
 
+AUDIT_ANNOTATION: Final = "fedgpu.dev/location-audited"
+"""Holds the hash of the location that a platform admin has confirmed; `fedgpu provider audit` writes it."""
+DRAIN_ANNOTATION: Final = "fedgpu.dev/drain"
+"""Nothing new goes to the provider, and what may be moved leaves it; anything but "" and "false" says so."""
+
 
 class ProviderLocation(Model):
     """Where the GPUs physically stand."""
@@ -50,6 +55,10 @@ class ProviderLocation(Model):
     def to_domain(self) -> Location:
         """The same as a domain value."""
         return Location(self.country, self.region or "", self.latitude, self.longitude)
+
+    def audit_hash(self) -> str:
+        """Half a SHA-256, in hex: what an audit binds. Any change of the location makes another one."""
+        return hashlib.sha256(json.dumps({"location": self.to_wire()}, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class SecretKeyRef(Model):
@@ -167,7 +176,9 @@ class GPUProviderSpec(Model):
     """The owner's offer."""
 
     display_name: str | None = Field(default=None, max_length=128, description="Name for people.")
-    location: ProviderLocation = Field(description="Where the GPUs stand; self-declared.")
+    location: ProviderLocation = Field(
+        description="Where the GPUs stand; the owner's word until a platform admin confirms it."
+    )
     connection: Connection = Field(description="How the hub reaches the member cluster.")
     offers: list[GPUOffer] = Field(
         min_length=1,
@@ -233,6 +244,9 @@ class GPUProviderStatus(Model):
     )
     namespace: str = Field(default="", max_length=63, description="The provider's namespace on the hub.")
     acceptance: Acceptance | None = Field(default=None, description="What was accepted.")
+    location_audited: bool = Field(
+        default=False, description="Whether a platform admin has confirmed exactly the location that is stated now."
+    )
     inventory: list[Inventory] = Field(
         default_factory=list,
         max_length=64,
@@ -269,6 +283,12 @@ class GPUProvider(Resource):
             Column("Leases", ".status.leases", "integer"),
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Region", ".spec.location.region", wide=True),
+            Column(
+                "Location",
+                ".status.conditions[?(@.type=='LocationAudited')].reason",
+                description="Audited by a platform admin, SelfDeclared, or LocationChanged since",
+                wide=True,
+            ),
             Column("Compliance", ".spec.compliance", wide=True),
             Column("RTT-ms", ".status.latency.p50Ms", "number", wide=True),
             Column("Ready", ".status.conditions[?(@.type=='Ready')].reason", wide=True),
@@ -285,3 +305,13 @@ class GPUProvider(Resource):
         default_factory=lambda: GPUProviderStatus(conditions=[]),
         description="What the hub knows of the provider.",
     )
+
+    @property
+    def location_audited(self) -> bool:
+        """Whether a platform admin has confirmed exactly the location that is stated now."""
+        return self.metadata.annotations.get(AUDIT_ANNOTATION) == self.spec.location.audit_hash()
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is to become empty."""
+        return self.metadata.annotations.get(DRAIN_ANNOTATION, "false") not in ("", "false")

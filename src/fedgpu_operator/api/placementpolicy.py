@@ -43,6 +43,7 @@ class PlacementPolicy(Resource):
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Namespaces", ".spec.namespaceSelector.matchLabels", wide=True),
             Column("Compliance", ".spec.placement.compliance", wide=True),
+            Column("Audited", ".spec.placement.auditedLocation", "boolean", "Only audited locations", wide=True),
         ),
     )
     spec: PlacementPolicySpec = Field(description="Whom it binds, and to what.")

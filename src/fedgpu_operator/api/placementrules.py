@@ -11,7 +11,8 @@ from fedgpu_operator.domain.geo import resolve_countries
 from fedgpu_operator.domain.job import PlacementRules, Requirement, SelectorOperator
 from fedgpu_operator.errors import InvalidResourceError
 
-CountryGroup = Literal["EU", "EEA", "EFTA", "SCHENGEN", "G7", "GDPR_ADEQUATE"]
+CountryGroup = Literal["EU", "EEA", "EFTA", "SCHENGEN", "G7", "GDPR_ADEQUATE", "UK_ADEQUATE", "SWISS_ADEQUATE"]
+"""The tables of hack/law; a test holds both equal."""
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[str, Field(max_length=63)]

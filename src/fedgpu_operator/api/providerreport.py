@@ -20,6 +20,7 @@ from fedgpu_operator.api.base import (
     Resource,
     WalletAddress,
     Word,
+    hint,
     map_list,
 )
 from fedgpu_operator.domain.money import parse_usd
@@ -94,7 +95,11 @@ class VantageRef(Model):
 
     name: Word = Field(description="Name of the vantage.")
     url: str = Field(
-        min_length=8, max_length=512, pattern=r"^https?://", description="Endpoint to measure a round trip to."
+        min_length=8,
+        max_length=512,
+        pattern=r"^https?://",
+        description="Endpoint to measure a round trip to.",
+        json_schema_extra=hint("must be an http or https URL, e.g. https://vantage.example.eu/healthz"),
     )
 
 

@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.adapters.kube.connect import connect
+from fedgpu_operator.adapters.kube.holding import HoldingKube
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
+from fedgpu_operator.api.base import Resource
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
+from fedgpu_operator.bootstrap.plugins import load_plugins
 from fedgpu_operator.bootstrap.settling import Settling, open_settling, settling_passes, thresholds
+from fedgpu_operator.bootstrap.waking import wakes_agent, woken
 from fedgpu_operator.errors import (
     ConfigurationError,
     ForbiddenError,
@@ -22,12 +26,16 @@ from fedgpu_operator.errors import (
     UnreachableError,
 )
 from fedgpu_operator.hub.chainsigners import SignerBook
+from fedgpu_operator.hub.costs import CostBook
 from fedgpu_operator.hub.jobs import JobLoop
 from fedgpu_operator.hub.loop import Loop
+from fedgpu_operator.hub.market import MarketLoop
+from fedgpu_operator.hub.placer import SETTLE
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.providers import ProviderLoop
 from fedgpu_operator.hub.published import Published, publish
 from fedgpu_operator.hub.signatures import UsageVerifier
+from fedgpu_operator.hub.vantages import VantageLoop
 from fedgpu_operator.ports import NAMESPACES, Kube, ResourceType
 from fedgpu_operator.settings import Settings
 from fedgpu_operator.settlement.typeddata import hub_domain
@@ -35,23 +43,15 @@ from fedgpu_operator.settlement.typeddata import hub_domain
 log = logging.getLogger(__name__)
 
 HUB_PATIENCE_SECONDS = 15.0
-WAKES: dict[str, tuple[str, ...]] = {
-    "computejobs": ("jobs",),
-    "computeleases": ("jobs", "providers"),
-    "gpuproviders": ("agents", "providers", "jobs"),
-    "providerreports": ("providers", "jobs", "receipts"),
-    "computeaccounts": ("accounts", "jobs"),
-    "placementpolicies": ("jobs",),
-    "settlementepochs": ("jobs",),
-}
-"""Which loops an event of a kind wakes."""
+LEAST_SECONDS = {"providers": 1.0, "market": 1.0}
+"""Between two passes of a loop that shows things to people, however much happens."""
 
 
 @dataclass(slots=True)
 class System:
     """Everything that runs, and everything that must be closed."""
 
-    kube: Kube
+    kube: HoldingKube
     ledger: SqlLedger
     settling: Settling | None
     supervisor: AgentSupervisor
@@ -60,15 +60,16 @@ class System:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
-        """Start every loop."""
-        self.tasks = [asyncio.create_task(loop.run(), name=name) for name, loop in self.loops.items()]
+        """Follow the hub, and start every loop."""
+        self.tasks = [asyncio.create_task(self.kube.run(), name="watches")]
+        self.tasks += [asyncio.create_task(loop.run(), name=name) for name, loop in self.loops.items()]
 
-    def wake(self, plural: str, namespace: str) -> None:
+    def changed(self, plural: str, namespace: str, before: Resource | None, after: Resource | None) -> None:
         """An object of that kind changed in that namespace."""
-        for name in WAKES.get(plural, ()):
+        for name in woken(plural, before, after):
             if name in self.loops:
                 self.loops[name].wake()
-        if plural in ("computeleases", "providerreports"):
+        if plural in ("computeleases", "providerreports") and wakes_agent(before, after):
             self.supervisor.wake(namespace)
 
     async def close(self) -> None:
@@ -106,6 +107,9 @@ async def build(settings: Settings) -> System:
 
 def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, settling: Settling | None) -> System:
     clock, metrics = SystemClock(), PrometheusMetrics()
+    plugins = load_plugins(settings.plugins)
+    changes = Changes()
+    kube = HoldingKube(kube, KINDS, changes.told)
     escrow = settling.escrow if settling is not None else None
     proofs = ProofBook(escrow, clock, hub=hub_uid) if escrow is not None else None
     verifier = UsageVerifier(hub_domain(escrow.chain_id, escrow.escrow) if escrow is not None else None)
@@ -122,6 +126,7 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
         verifier=verifier,
         signers=SignerBook(escrow, clock) if escrow is not None else None,
     )
+    costs = CostBook(ledger, clock, escrow, settings.chain.native_usd if settings.chain is not None else None)
     jobs = JobLoop(
         kube,
         ledger,
@@ -130,21 +135,59 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
         proofs=proofs,
         default_deny=settings.default_deny,
         cooldown=settings.cooldown_seconds,
+        plugins=plugins,
+        vantages=settings.vantages,
         verifier=verifier,
         thresholds=thresholds(settings, settling),
+        rebalance=settings.rebalance,
+        costs=costs,
     )
     passes: dict[str, Callable[[], Awaitable[float | None]]] = {
         "agents": supervisor.pass_once,
         "providers": providers.pass_once,
         "jobs": jobs.pass_once,
+        "vantages": VantageLoop(kube, settings.vantages).pass_once,
+        "market": MarketLoop(
+            kube,
+            ledger,
+            clock,
+            metrics,
+            namespace=settings.namespace,
+            proofs=proofs,
+            default_deny=settings.default_deny,
+            vantages=settings.vantages,
+            plugins=plugins,
+            costs=costs,
+            settle=SETTLE,
+        ).pass_once,
     }
     if settling is not None and proofs is not None:
         passes |= settling_passes(settings, settling, kube, ledger, clock, metrics, proofs=proofs)
+    resync = {"market": settings.market_seconds}
     loops = {
-        name: Loop(name, pass_once, resync=settings.resync_seconds, metrics=metrics)
+        name: Loop(
+            name,
+            pass_once,
+            resync=resync.get(name, settings.resync_seconds),
+            metrics=metrics,
+            least=LEAST_SECONDS.get(name, 0.0),
+        )
         for name, pass_once in passes.items()
     }
-    return System(kube, ledger, settling, supervisor, metrics, loops)
+    system = System(kube, ledger, settling, supervisor, metrics, loops)
+    changes.system = system
+    return system
+
+
+@dataclass(slots=True)
+class Changes:
+    """Carries what the watches saw to a system that is made after them."""
+
+    system: System | None = None
+
+    def told(self, plural: str, namespace: str, before: Resource | None, after: Resource | None) -> None:
+        if self.system is not None:
+            self.system.changed(plural, namespace, before, after)
 
 
 async def _publish(kube: Kube, namespace: str, known: Published) -> None:

@@ -21,11 +21,14 @@ from fedgpu_operator.cli import (
     demo,
     explain,
     ledger,
+    market,
     offers,
     operator,
     payouts,
     provider,
+    quote,
     settle,
+    simulate,
     version,
 )
 from fedgpu_operator.errors import (
@@ -50,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (demo, operator, crds, explain, offers, cost, version):
+for verb in (demo, operator, crds, explain, offers, market, quote, cost, simulate, version):
     app.command(verb.NAME)(verb.command)
 for group in (account, provider, chain, settle, payouts, ledger):
     app.add_typer(group.app, name=group.NAME)

@@ -94,19 +94,20 @@ def _placement(placement: JSONObject | None) -> list[Table | str]:
     if placement is None:
         return []
     policies = ", ".join(placement["policies"]) or "none"
+    law = f"; country groups as of {placement['law']}" if placement.get("law") else ""
     attempt = f"attempt {placement['attempt']}, since {placement['placedAt']}"
     return [
         "",
         f"Where     {placement['provider']}, {placement['product']}, {attempt}",
         f"Price     {placement['price']} USD per GPU-hour, frozen; effective {placement['effectivePrice']}",
-        f"Policies  {policies}",
+        f"Policies  {policies}{law}",
         f"Lease     fedgpu-provider-{placement['provider']}/{placement['lease']}",
     ]
 
 
 def _candidates(document: JSONObject) -> Table:
     chosen = document["placement"] or {}
-    table = plain_table("", "PROVIDER", "PRODUCT", "VERDICT", *PRICES, "WHY NOT", right=PRICES)
+    table = plain_table("", "PROVIDER", "PRODUCT", "VERDICT", *PRICES, "ON TOP OF THE PRICE", "WHY NOT", right=PRICES)
     for each in document["candidates"]:
         here = (each["provider"], each["product"]) == (chosen.get("provider"), chosen.get("product"))
         latency = "-"
@@ -122,6 +123,7 @@ def _candidates(document: JSONObject) -> Table:
             each["cost"],
             latency,
             str(each["score"]),
+            ", ".join(f"{name} {usd}" for name, usd in sorted(each.get("components", {}).items())) or "-",
             each["message"] or "-",
         )
     return table

@@ -17,7 +17,7 @@ NAME: Final = "offers"
 
 
 def command(output: OutputOption = Output.TABLE, context: ContextOption = None) -> None:
-    """List live offers: provider, product, country, price, free GPUs, state, claims."""
+    """List live offers: provider, product, country and whether it is audited, price, free GPUs, state, claims."""
 
     async def fetch(hub: KubeClient) -> list[GPUProvider]:
         from fedgpu_operator.api.gpuprovider import GPUProvider
@@ -44,6 +44,7 @@ def offers_of(provider: GPUProvider) -> list[JSONObject]:
                 "product": offer.product,
                 "country": location.country,
                 "region": location.region or "",
+                "location": "audited" if provider.location_audited else "self-declared",
                 "pricePerGPUHour": offer.price_per_gpu_hour,
                 "free": seen.free if seen else None,
                 "total": seen.total if seen else None,
@@ -64,6 +65,7 @@ def table(rows: list[JSONObject]) -> Table | str:
         "PRODUCT",
         "COUNTRY",
         "REGION",
+        "LOCATION",
         "USD/GPU-HOUR",
         "FREE/TOTAL",
         "STATE",
@@ -77,6 +79,7 @@ def table(rows: list[JSONObject]) -> Table | str:
             row["product"],
             row["country"],
             row["region"] or "-",
+            row["location"],
             row["pricePerGPUHour"],
             known,
             row["state"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from fedgpu_operator.domain.money import MicroUSD
@@ -27,6 +28,8 @@ class Reason(StrEnum):
     PROVIDER_NOT_READY = "ProviderNotReady"
     PROVIDER_FULL = "ProviderFull"
     COOLING_DOWN = "CoolingDown"
+    PLUGIN_FAILED = "PluginFailed"
+    """A third party's rule raised or answered nonsense: what it does not allow is refused."""
     NO_ELIGIBLE_PROVIDER = "NoEligibleProvider"
     OUTBID = "Outbid"
     """The offer serves the job, but this pass gave its capacity to jobs that gain more from it."""
@@ -36,16 +39,18 @@ class Reason(StrEnum):
 class Verdict:
     """One offer judged for one job.
 
-    `reason` is None where the offer is eligible. `price` and `effective_price` are µUSD per GPU-hour;
-    `components` names what was added to the price (e.g. ``{"latency": 12000, "carbon": 3100}``, µUSD per GPU-hour).
-    `latency_ms` is the estimate or measurement used, with `latency_source` ``estimate`` or ``measured``.
+    `reason` is None where the offer is eligible; else a Reason, or the word of a third party's plugin. `price` and
+    `effective_price` are µUSD per GPU-hour; `components` names what was added to the price (e.g.
+    ``{"latency": 12000, "carbon": 3100}``, µUSD per GPU-hour).
+    `latency_ms` is the estimate or measurement used, with `latency_source` ``estimate`` or ``measured`` (then
+    `latency_measured_at` says when).
     `score` is 0–100 for people, 100 for the least effective price among the eligible; 0 for the refused.
     `cost` is the price of the whole run limit in µUSD, an upper bound.
     """
 
     provider: str
     product: str
-    reason: Reason | None
+    reason: str | None
     message: str
     price: MicroUSD
     effective_price: MicroUSD
@@ -53,6 +58,7 @@ class Verdict:
     components: Mapping[str, int]
     latency_ms: float | None = None
     latency_source: str = ""
+    latency_measured_at: datetime | None = None
     score: int = 0
 
     @property
@@ -67,12 +73,15 @@ class Decision:
 
     `chosen` is None when nothing was assigned; then `reason` and `message` say why, the message in the form
     ``0/5 providers fit: 3 ResidencyDenied, 2 InsufficientGPUs``. `verdicts` holds every offer's verdict, the
-    eligible ones first by effective price, then name. `policies` names each policy applied as ``name@generation``.
+    eligible ones first by effective price, then name; each is made when somebody looks at it. `policies` names each
+    policy applied as ``name@generation``. `fits` of `total` providers have an eligible offer.
     """
 
     job_uid: str
     chosen: Verdict | None
-    verdicts: tuple[Verdict, ...]
-    reason: Reason | None = None
+    verdicts: Sequence[Verdict]
+    reason: str | None = None
     message: str = ""
     policies: tuple[str, ...] = ()
+    fits: int = 0
+    total: int = 0

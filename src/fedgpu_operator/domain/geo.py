@@ -6,33 +6,16 @@ from collections.abc import Iterable
 from typing import Final
 
 from fedgpu_operator.domain.geo_countries import COUNTRIES
+from fedgpu_operator.domain.geo_groups import LAW_DATE, MEMBERS
 from fedgpu_operator.domain.geo_regions import REGIONS
 from fedgpu_operator.domain.location import Location
 
-GROUPS_AS_OF: Final = "2026-02-01"
-"""The day on which the groups below were true; law changes, so a release states its own day."""
+__all__ = ["GROUPS", "LAW_DATE", "is_country", "locate", "point_of", "resolve_countries"]
 
-_EU: Final = frozenset(
-    {"AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU"}
-    | {"IE", "IT", "LT", "LU", "LV", "MT", "NL", "PL", "PT", "RO", "SE", "SI", "SK"}
-)
-_EFTA: Final = frozenset({"CH", "IS", "LI", "NO"})
-_ADEQUATE: Final = frozenset({"AD", "AR", "BR", "CH", "FO", "GB", "GG", "IL", "IM", "JE", "JP", "KR", "NZ", "UY"})
-
-GROUPS: Final[dict[str, frozenset[str]]] = {
-    "EU": _EU,
-    "EEA": _EU | {"IS", "LI", "NO"},
-    "EFTA": _EFTA,
-    "SCHENGEN": (_EU - {"CY", "IE"}) | _EFTA,
-    "G7": frozenset({"CA", "DE", "FR", "GB", "IT", "JP", "US"}),
-    "GDPR_ADEQUATE": _ADEQUATE,
-}
+GROUPS: Final[dict[str, frozenset[str]]] = {name: frozenset(codes.split()) for name, codes in MEMBERS.items()}
 """Legal groups, strict by ISO code: overseas territories with a code of their own (RE, GF, AX) are not "EU".
 
-EU: Art. 52 TEU. EEA: EEA Agreement. EFTA: EFTA Convention. SCHENGEN: Council Decisions up to (EU) 2024/3212.
-GDPR_ADEQUATE: third countries covered whole by a European Commission decision under Art. 45 GDPR (or its
-forerunner), the last one Implementing Decision (EU) 2026/179 on Brazil; the decisions on Canada and the United
-States cover only some recipients, which a country code cannot tell, so both are left out. The EEA is not in it.
+Sources, notes and days stand in hack/law, a file for each; `LAW_DATE` is the day of these tables.
 """
 
 

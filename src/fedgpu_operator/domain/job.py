@@ -64,15 +64,15 @@ class DataSet:
     """Data that a job reads, and the law that comes with it.
 
     It lies at `provider` (a GPUProvider: nothing has to move there) or elsewhere, in `country`. `mib` is its size;
-    `egress_per_gib` is what its host charges to read it out (µUSD per GiB). `countries` and `excluded_countries`
-    say where it may be processed, as in PlacementRules.
+    `egress_per_gib` is what its host charges to read it out (µUSD per GiB), None where nobody said. `countries` and
+    `excluded_countries` say where it may be processed, as in PlacementRules.
     """
 
     name: str
     mib: int = 0
     provider: str = ""
     country: str = ""
-    egress_per_gib: MicroUSD = NOTHING
+    egress_per_gib: MicroUSD | None = NOTHING
     countries: frozenset[str] | None = None
     excluded_countries: frozenset[str] = frozenset()
 

@@ -21,20 +21,19 @@ from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.domain.settlement import Pair
-from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError, NotFoundError
+from fedgpu_operator.errors import AlreadyExistsError, ConflictError, InvalidResourceError, NotFoundError
 from fedgpu_operator.hub.billing import UsageBiller
 from fedgpu_operator.hub.jobfacts import SUPERSEDED, UNFUNDED, JobFacts, outcome_of, stop_reason
+from fedgpu_operator.hub.opening import Opener
 from fedgpu_operator.hub.render import member_namespace, provider_namespace, render_workload
 from fedgpu_operator.hub.signatures import UsageVerifier
-from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, ResourceType
+from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, ResourceType, read_back
 
 log = logging.getLogger(__name__)
 
 LEASES = ResourceType.of(ComputeLease.info)
 JOBS = ResourceType.of(ComputeJob.info)
 JOB_GONE = "JobGone"
-ALL_ATTEMPTS = 1_000_000
-"""As many as a job can have: its cost is the sum over all of them."""
 
 
 class AttemptKeeper:
@@ -45,16 +44,17 @@ class AttemptKeeper:
         self._ledger = ledger
         self._clock = clock
         self._biller = UsageBiller(kube, ledger, clock, metrics, verifier)
+        self._opener = Opener(ledger, clock)
 
     async def usage(self, job_uid: str) -> tuple[LeaseUsage, ...]:
         """Every attempt of a job with its newest billed usage, oldest first."""
-        return tuple(reversed(await self._ledger.history(job_uid=job_uid, limit=ALL_ATTEMPTS)))
+        return (await self._ledger.histories([job_uid])).get(job_uid, ())
 
-    async def begin(self, facts: JobFacts, chosen: Verdict, wallets: Pair) -> Attempt:
+    async def begin(self, facts: JobFacts, chosen: Verdict, wallets: Pair) -> tuple[JobFacts, Attempt]:
         """Open an attempt on these terms; repeating it after a crash gives the same attempt. It has no lease yet.
 
         The request is named by the attempt that came before, so two passes over the same facts ask for one. Raises
-        InvalidResourceError, with no attempt opened, for a job that cannot be rendered.
+        InvalidResourceError, with no attempt opened, for a job that cannot be rendered. The facts have the attempt.
         """
         job, now = facts.job, self._clock.now()
         request = AttemptRequest(
@@ -72,7 +72,10 @@ class AttemptKeeper:
         )
         # Tried before it counts: an attempt that can have no lease would stay open and hold its money for ever.
         lease_object(job, Attempt(request, 1, now), sequence_base=0)
-        return await self._ledger.open_attempt(request, now)
+        attempt, fresh = await self._opener.open(request)
+        # One that was there already, from a life before this one, may have usage that the facts do not know.
+        usage = (*facts.usage, LeaseUsage(attempt, 0, 0)) if fresh else await self.usage(job.metadata.uid)
+        return replace(facts, usage=usage), attempt
 
     async def follow(
         self, facts: JobFacts, attempt: Attempt, provider: GPUProvider | None, *, funded: bool = True
@@ -83,12 +86,7 @@ class AttemptKeeper:
         """
         lease = facts.lease
         if lease is None:
-            placement = facts.job.status.placement
-            if placement is None or placement.lease != attempt.lease_name:
-                # The process died before the job's status froze its spec: no lease was ever made.
-                ended = replace(facts.usage[-1], attempt=await self.close(attempt, SUPERSEDED))
-                return replace(facts, usage=(*facts.usage[:-1], ended))
-            return replace(facts, lease=await self.dispatch(facts.job, attempt))
+            return await self._without_lease(facts, attempt)
         now = self._clock.now()
         reason = stop_reason(facts.job, now, funded=funded)
         if reason and lease.spec.desired == "Run" and not lease.status.ended:
@@ -96,11 +94,33 @@ class AttemptKeeper:
         complete = await self._biller.bill(attempt, lease, provider, facts.job)
         if complete and lease.status.ended and lease.status.usage.final:
             attempt = await self._ledger.end_attempt(lease.metadata.name, outcome_of(lease), now)
-        newest = await self._ledger.last_usage(lease.metadata.name)
-        entry = facts.usage[-1]
-        if newest is not None:
-            entry = LeaseUsage(attempt, newest.gpu_seconds, newest.sequence)
+        entry, usage = facts.usage[-1], lease.status.usage
+        if entry.sequence < lease.spec.sequence_base + usage.sequence and (usage.gpu_seconds or usage.final):
+            newest = await self._ledger.last_usage(lease.metadata.name)
+            if newest is not None:
+                entry = LeaseUsage(attempt, newest.gpu_seconds, newest.sequence)
         return replace(facts, lease=lease, usage=(*facts.usage[:-1], replace(entry, attempt=attempt)))
+
+    async def _without_lease(self, facts: JobFacts, attempt: Attempt) -> JobFacts:
+        """Make the lease of an open attempt again, or close an attempt that never had one.
+
+        Asked by name, both of them: what was read may be older than what is there, and a job's status that froze its
+        spec, or a lease, that merely was not seen yet must not end an attempt that runs.
+        """
+        meta = facts.job.metadata
+        job = read_back(self._kube, ComputeJob, await self._kube.get(JOBS, meta.name, meta.namespace))
+        if job.metadata.uid != meta.uid:
+            raise ConflictError(f"job {facts.job.key} is another object by now")
+        facts, placement = replace(facts, job=job), job.status.placement
+        if placement is not None and placement.lease == attempt.lease_name:
+            return replace(facts, lease=await self.dispatch(job, attempt, facts.usage[-1].sequence))
+        try:
+            found = await self._kube.get(LEASES, attempt.lease_name, provider_namespace(attempt.terms.provider))
+        except NotFoundError:
+            # The process died before the job's status froze its spec: no lease was ever made.
+            ended = replace(facts.usage[-1], attempt=await self.close(attempt, SUPERSEDED))
+            return replace(facts, usage=(*facts.usage[:-1], ended))
+        return replace(facts, lease=read_back(self._kube, ComputeLease, found))
 
     async def wind_up(
         self, entry: LeaseUsage, lease: ComputeLease | None, provider: GPUProvider | None, *, funded: bool = True
@@ -119,7 +139,7 @@ class AttemptKeeper:
                 lease = await self.stop(lease, UNFUNDED if exists else JOB_GONE)
             complete = await self._biller.bill(attempt, lease, provider, None)
         ended = complete and lease is not None and lease.status.ended and lease.status.usage.final
-        if ended or (lease is None and not exists):
+        if ended or (lease is None and not exists and not await self._lease_exists(attempt)):
             outcome = JOB_GONE if lease is None else outcome_of(lease)
             await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
 
@@ -130,6 +150,14 @@ class AttemptKeeper:
         except NotFoundError:
             return False
         return bool(job["metadata"]["uid"] == attempt.terms.job_uid)
+
+    async def _lease_exists(self, attempt: Attempt) -> bool:
+        """Asked by name, as the job is."""
+        try:
+            await self._kube.get(LEASES, attempt.lease_name, provider_namespace(attempt.terms.provider))
+        except NotFoundError:
+            return False
+        return True
 
     async def close(self, attempt: Attempt, outcome: str) -> Attempt:
         """End an attempt that never had a lease."""
@@ -142,21 +170,23 @@ class AttemptKeeper:
         patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": spec}
         written = await self._kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, patch)
         log.info("lease %s of %s stops: %s", lease.metadata.name, lease.spec.job.name, reason)
-        return ComputeLease.parse(written)
+        return read_back(self._kube, ComputeLease, written)
 
     async def remove(self, lease: ComputeLease) -> None:
         """Delete the object of an ended attempt; its usage is in the ledger."""
         await self._kube.delete(LEASES, lease.metadata.name, lease.metadata.namespace, uid=lease.metadata.uid)
 
-    async def dispatch(self, job: ComputeJob, attempt: Attempt) -> ComputeLease:
-        """The attempt's lease, made if it is not there; raises InvalidResourceError where the job is another now."""
-        last = await self._ledger.last_usage(attempt.lease_name)
-        obj = lease_object(job, attempt, sequence_base=last.sequence if last is not None else 0)
+    async def dispatch(self, job: ComputeJob, attempt: Attempt, sequence_base: int) -> ComputeLease:
+        """The attempt's lease, made if it is not there; raises InvalidResourceError where the job is another now.
+
+        `sequence_base` is the newest sequence of it that is billed already.
+        """
+        obj = lease_object(job, attempt, sequence_base=sequence_base)
         try:
             written = await self._kube.create(LEASES, obj)
         except AlreadyExistsError:
             written = await self._kube.get(LEASES, attempt.lease_name, obj["metadata"]["namespace"])
-        return ComputeLease.parse(written)
+        return read_back(self._kube, ComputeLease, written)
 
 
 def lease_object(job: ComputeJob, attempt: Attempt, *, sequence_base: int) -> JSONObject:

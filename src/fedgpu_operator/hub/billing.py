@@ -56,7 +56,8 @@ class UsageBiller:
             if given_up := await self._given_up(lease):
                 log.warning("lease %s is closed with what is billed: %s", lease.metadata.name, error)
             return given_up
-        if reading is None:
+        if reading is None or (not reading.gpu_seconds and not lease.status.usage.final):
+            # Nothing has run yet: there is nothing to keep.
             return True
         last = await self._ledger.last_usage(attempt.lease_name)
         sequence = lease.spec.sequence_base + reading.sequence

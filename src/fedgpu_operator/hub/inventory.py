@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.gpuprovider import GPUOffer, GPUProvider, Inventory
+from fedgpu_operator.api.gpuprovider import GPUOffer, GPUProvider, Inventory, Network
 from fedgpu_operator.api.providerreport import ProviderReport, ReportedProduct
 from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.money import parse_usd
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import Offer, Probe
+from fedgpu_operator.hub.costs import UNKNOWN, RunCosts
 from fedgpu_operator.placement.book import take
 
 MAX_NODES: Final = 100_000
@@ -50,11 +51,18 @@ def _cut(free: Mapping[int, int], limit: int) -> dict[int, int]:
 
 
 def offers(
-    provider: GPUProvider, report: ProviderReport | None, leases: list[ComputeLease], *, ready: bool
+    provider: GPUProvider,
+    report: ProviderReport | None,
+    leases: list[ComputeLease],
+    *,
+    ready: bool,
+    costs: RunCosts = UNKNOWN,
 ) -> list[Offer]:
     """The provider's offers with what is free of each; products that no node has are offered with nothing free."""
     reported = {product.product: product for product in report.status.products} if report else {}
     spec = provider.spec
+    network, probes = spec.network or Network(), _probes(report)
+    egress = network.egress_price_per_gi_b
     return [
         Offer(
             provider=provider.metadata.name,
@@ -68,9 +76,24 @@ def offers(
             lease_slots=max(0, spec.limits.max_leases - len(leases)),
             carbon_g_per_kwh=spec.energy.carbon_intensity if spec.energy else None,
             watts=offer.watts,
+            location_audited=provider.location_audited,
+            egress_per_gib=None if egress is None else parse_usd(egress),
+            ingress_mbps=network.ingress_mbps,
+            interruptions_per_mh=costs.interruptions_per_mh.get(provider.metadata.name),
+            gas_share=costs.gas_share,
+            probes=probes,
         )
         for offer in spec.offers
     ]
+
+
+def _probes(report: ProviderReport | None) -> dict[str, Probe]:
+    """Measured round trips by vantage, in whole µs; nobody's 95th percentile lies below the median."""
+    measured = report.status.probes if report is not None else []
+    return {
+        each.vantage: Probe(round(1000 * each.p50_ms), round(1000 * max(each.p50_ms, each.p95_ms)), each.measured_at)
+        for each in measured
+    }
 
 
 def _model(offer: GPUOffer, reported: ReportedProduct | None) -> GpuModel:

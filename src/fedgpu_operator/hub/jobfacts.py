@@ -13,6 +13,7 @@ from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.books import Attempt, Coverage, LeaseUsage
 from fedgpu_operator.domain.decision import Decision, Reason
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.running import MoveReason
 from fedgpu_operator.errors import InvalidResourceError
 
 SUSPENDED: Final = "Suspended"
@@ -23,7 +24,9 @@ SUPERSEDED: Final = "Superseded"
 """The job changed, or the process died, between the decision and the lease: nothing ran."""
 UNFUNDED: Final = "Unfunded"
 """The tenant's money for it ended; it is placed again as soon as its whole run is funded."""
-RETRIED: Final = frozenset({SUSPENDED, SUPERSEDED, UNFUNDED, "MemberRejected", "LeaseFenced"})
+MOVED: Final = frozenset(reason.value for reason in MoveReason)
+"""It made room for work of higher priority, or went to a better place; counts against its budget of disruptions."""
+RETRIED: Final = frozenset({SUSPENDED, SUPERSEDED, UNFUNDED, "MemberRejected", "LeaseFenced"}) | MOVED
 """Outcomes after which the job is placed again; every other outcome ends it."""
 
 
@@ -45,7 +48,8 @@ class JobFacts:
     """One job with all that its status is derived from.
 
     `usage` holds every attempt with its newest billed usage, oldest first; `lease` is that of the newest attempt,
-    where it still exists; `coverage` tells how far each ended, billed attempt is settled, by lease name.
+    where it still exists; `coverage` tells how far each ended, billed attempt is settled, by lease name. `priority` is
+    that of a job that waits, where its class was asked for.
     """
 
     job: ComputeJob
@@ -54,6 +58,7 @@ class JobFacts:
     decision: Decision | None = None
     invalid: InvalidResourceError | None = None
     coverage: tuple[Coverage, ...] = ()
+    priority: int | None = None
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.domain.running import Hysteresis
+from fedgpu_operator.domain.vantage import Vantage
+from fedgpu_operator.errors import InvalidResourceError, LedgerError
 from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
+from fedgpu_operator.hub.costs import CostBook
 from fedgpu_operator.hub.jobfacts import DELETED, JobFacts, Phase, phase
 from fedgpu_operator.hub.jobstatus import is_settled
 from fedgpu_operator.hub.jobwriter import JobWriter
 from fedgpu_operator.hub.keeping import MoneyWatch
+from fedgpu_operator.hub.memory import WAITING, JobMemory
+from fedgpu_operator.hub.moving import Mover
 from fedgpu_operator.hub.placer import FINALIZER, JobPlacer
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.signatures import UsageVerifier
 from fedgpu_operator.hub.solvency import Upkeep
 from fedgpu_operator.hub.store import HubState, load
-from fedgpu_operator.hub.write import one_of_many
+from fedgpu_operator.hub.write import for_each, one_of_many
+from fedgpu_operator.placement import BUILT_IN, Plugins
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
 from fedgpu_operator.settlement import Thresholds
 
@@ -28,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class JobLoop:
-    """Load → follow → decide → apply. Everything it knows it reads anew in each pass."""
+    """Load → follow → decide → apply. What it remembers between passes spares work; it decides nothing."""
 
     def __init__(
         self,
@@ -40,16 +47,23 @@ class JobLoop:
         proofs: ProofBook | None,
         default_deny: bool,
         cooldown: float,
+        plugins: Plugins = BUILT_IN,
+        vantages: tuple[Vantage, ...] = (),
         verifier: UsageVerifier | None = None,
         thresholds: Thresholds | None = None,
+        rebalance: Hysteresis | None = None,
+        costs: CostBook | None = None,
     ) -> None:
         self._kube = kube
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
         self._proofs = proofs
+        self._costs = costs
         self._settlement = settlement = proofs is not None
         self._keeper = AttemptKeeper(kube, ledger, clock, metrics, verifier or UsageVerifier(None))
+        self._memory = JobMemory()
+        self._orphaned = True
         self._money = MoneyWatch(kube, ledger, clock, thresholds or Thresholds())
         self._writer = JobWriter(kube, clock, settlement=settlement)
         self._placer = JobPlacer(
@@ -61,36 +75,43 @@ class JobLoop:
             self._writer,
             default_deny=default_deny,
             cooldown=timedelta(seconds=cooldown),
+            forget=self._memory.forget,
+            plugins=plugins,
+            vantages=vantages,
         )
+        self._mover = Mover(kube, clock, metrics, self._keeper, self._placer.view, rules=rebalance, plugins=plugins)
 
     async def pass_once(self) -> float | None:
         """One pass over all jobs; asks for the next at the nearest deadline, or when some money comes to its end."""
-        state = await load(self._kube, self._proofs)
+        state = await load(self._kube, self._proofs, self._costs)
         money = await self._money.look(state)
         await self._money.ask(state, money.save)
-        followed: list[JobFacts] = []
-        for job in state.jobs:
-            with one_of_many(job):
-                if not self._is_done(job):
-                    followed.append(await self._follow(job, state, money))
-        await self._wind_up_orphans(state, money)
-        decided = await self._placer.place(followed, state)
-        transactions = await self._transactions(decided)
-        for facts in decided:
-            with one_of_many(facts.job):
-                if phase(facts, self._clock.now()) is Phase.DELETING and await self._release(facts, state):
-                    continue
-                await self._writer.write(facts, transactions)
+        missing = self._memory.only(state.jobs)
+        world = await self._placer.world(state)
+        books = await self._books()
+        jobs = self._memory.restless(state, self._clock.now(), waiting=world, settled=books, stop=money.stop)
+        followed = await self._follow_all([job for job in jobs if not self._is_done(job)], state, money)
+        if missing or self._orphaned:
+            await self._wind_up_orphans(state, money)
+        placed = await self._placer.place(followed, state)
+        transactions = await self._transactions(placed.others)
+        written = await for_each(lambda facts: self._write(facts, state, transactions), placed.others)
+        for facts in (*placed.dispatched, *(each for each in written if each is not None)):
+            self._remember(facts, world, books, money)
+        await self._writer.tell()
         self._metrics.jobs(dict(Counter(job.status.state for job in state.jobs)))
+        if placed.later:
+            return 0.0
         if self._placer.must_wait(state, self._clock.now()):
             return 1.0
-        return self._next_deadline(state, money)
+        step = await self._mover.move([*placed.dispatched, *placed.others], state, self._memory.usage)
+        return self._next_deadline(state, money, step)
 
-    def _next_deadline(self, state: HubState, money: Upkeep) -> float | None:
+    def _next_deadline(self, state: HubState, money: Upkeep, step: float | None) -> float | None:
         now = self._clock.now()
         deadlines = [job.spec.deadline for job in state.jobs if job.spec.deadline is not None]
         ahead = [(deadline - now).total_seconds() for deadline in deadlines if deadline > now]
-        ahead += [] if money.due is None else [money.due]
+        ahead += [due for due in (money.due, step) if due is not None]
         return max(0.2, min(ahead)) if ahead else None
 
     def _is_done(self, job: ComputeJob) -> bool:
@@ -102,10 +123,41 @@ class JobLoop:
             and job.status.observed_generation == job.metadata.generation
         )
 
+    async def _books(self) -> object:
+        """Equal as long as nothing moved for work that waits to be paid."""
+        if not self._settlement:
+            return None
+        epochs = await self._ledger.epochs()
+        pending = await self._ledger.transactions(pending_only=True)
+        return (tuple((each.number, each.stage) for each in epochs), tuple(each.tx_hash for each in pending))
+
+    async def _follow_all(self, jobs: list[ComputeJob], state: HubState, money: Upkeep) -> list[JobFacts]:
+        unknown = [uid for job in jobs if self._memory.usage(uid := job.metadata.uid) is None]
+        if unknown:
+            await self._learn(unknown)
+
+        async def follow(job: ComputeJob) -> JobFacts | None:
+            facts: list[JobFacts] = []
+            self._memory.wake(job.metadata.uid)
+            with one_of_many(job):
+                facts.append(await self._follow(job, state, money))
+            if not facts:
+                self._memory.forget(job.metadata.uid)
+            return facts[0] if facts else None
+
+        return [facts for facts in await for_each(follow, jobs) if facts is not None]
+
+    async def _learn(self, uids: list[str]) -> None:
+        """What the ledger holds of these jobs, in one query; where that fails, each is asked for apart."""
+        try:
+            self._memory.learn(await self._ledger.histories(uids), uids)
+        except LedgerError as error:
+            log.warning("the attempts of %d jobs cannot be read at once: %s", len(uids), error)
+
     async def _follow(self, job: ComputeJob, state: HubState, money: Upkeep) -> JobFacts:
         """The job's facts after its open attempt was followed."""
-        usage = await self._keeper.usage(job.metadata.uid)
-        facts = JobFacts(job=job, usage=usage)
+        usage = self._memory.usage(job.metadata.uid)
+        facts = JobFacts(job=job, usage=await self._keeper.usage(job.metadata.uid) if usage is None else usage)
         newest = facts.newest
         if newest is None:
             return facts
@@ -118,22 +170,48 @@ class JobLoop:
             except InvalidResourceError as error:
                 facts = replace(facts, invalid=error)
             if facts.lease is not None:
-                state.leases[facts.lease.metadata.name] = facts.lease
-        covers = [await self._ledger.coverage(entry.attempt.lease_name) for entry in usage]
+                state.took(facts.lease)
+        if not self._settlement:
+            return facts
+        covers = [await self._ledger.coverage(entry.attempt.lease_name) for entry in facts.usage]
         return replace(facts, coverage=tuple(covers))
+
+    async def _write(
+        self, facts: JobFacts, state: HubState, transactions: Mapping[int, tuple[str, str]]
+    ) -> JobFacts | None:
+        """The facts with the job as it was written; None where that failed, or the job is gone."""
+        written: JobFacts | None = None
+        with one_of_many(facts.job):
+            leaving = phase(facts, self._clock.now()) is Phase.DELETING
+            if not (leaving and await self._release(facts, state)):
+                written = await self._writer.write(facts, transactions)
+        if written is None:
+            self._memory.forget(facts.job.metadata.uid)
+        return written
+
+    def _remember(self, facts: JobFacts, world: object, books: object, money: Upkeep) -> None:
+        """What is at rest is left alone until something of it changes."""
+        now = self._clock.now()
+        where = phase(facts, now)
+        if where is Phase.DELETING or (where is Phase.ACTIVE and not _quiet(facts, money)):
+            self._memory.know(facts)
+        else:
+            self._memory.keep(facts, where, now, world if where in WAITING else books)
 
     async def _wind_up_orphans(self, state: HubState, money: Upkeep) -> None:
         """Open attempts whose job is not among those that could be read."""
-        known = {job.metadata.uid for job in state.jobs}
-        for entry in await self._ledger.open_attempts():
+        orphans = [e for e in await self._ledger.open_attempts() if e.attempt.terms.job_uid not in self._memory.known]
+        self._orphaned = bool(orphans)
+        for entry in orphans:
             name = entry.attempt.lease_name
             lease, provider = state.leases.get(name), state.providers.get(entry.attempt.terms.provider)
-            if entry.attempt.terms.job_uid not in known:
-                with one_of_many(lease):
-                    await self._keeper.wind_up(entry, lease, provider, funded=name not in money.stop)
+            with one_of_many(lease):
+                await self._keeper.wind_up(entry, lease, provider, funded=name not in money.stop)
 
     async def _transactions(self, decided: list[JobFacts]) -> dict[int, tuple[str, str]]:
         """(post, claim) transaction hashes by epoch, for the epochs that cover these jobs."""
+        if not self._settlement:
+            return {}
         numbers = {cover.epoch for facts in decided for cover in facts.coverage if cover.epoch is not None}
         found = {}
         for number in sorted(numbers):
@@ -146,8 +224,7 @@ class JobLoop:
         if facts.newest is not None and facts.newest.is_open:
             return False
         job = facts.job
-        mine = [lease for lease in state.leases.values() if lease.spec.job.uid == job.metadata.uid]
-        for known in mine:
+        for known in state.leases_for(job.metadata.uid):
             lease = known if known.spec.desired == "Stop" else await self._keeper.stop(known, DELETED)
             cleared = lease.status.observed_generation >= lease.metadata.generation
             if not cleared and _connected(lease.spec.provider, state):
@@ -158,6 +235,16 @@ class JobLoop:
             patch: JSONObject = {"metadata": {**job.metadata.guard(), "finalizers": kept}}
             await self._kube.patch(JOBS, job.metadata.name, job.metadata.namespace, patch)
         return True
+
+
+def _quiet(facts: JobFacts, money: Upkeep) -> bool:
+    """Whether an open attempt needs nothing more: its lease is there, is not to be stopped, and all of it is billed."""
+    lease = facts.lease
+    if lease is None or facts.invalid is not None or lease.metadata.name in money.stop:
+        return False
+    usage = lease.status.usage
+    billed = facts.usage[-1].sequence >= lease.spec.sequence_base + usage.sequence
+    return (billed or not usage.gpu_seconds) and not lease.status.ended
 
 
 def _connected(provider: str, state: HubState) -> bool:

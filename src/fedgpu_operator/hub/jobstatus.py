@@ -17,8 +17,10 @@ from fedgpu_operator.api.computejobstatus import (
 from fedgpu_operator.api.conditions import Finding, find, is_true, merge
 from fedgpu_operator.domain.books import Attempt, Coverage, EpochStage
 from fedgpu_operator.domain.decision import Decision, Verdict
+from fedgpu_operator.domain.geo import LAW_DATE
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.hub.jobfacts import DEADLINE, SUCCEEDED, UNFUNDED, JobFacts, Phase, phase, waits_for_money
+from fedgpu_operator.hub.notices import words
 
 MAX_CANDIDATES: Final = 10
 MAX_MESSAGE: Final = 768
@@ -152,10 +154,12 @@ def _active(facts: JobFacts) -> Iterable[Finding]:
     found = [Finding("Admitted", "True", "Admitted"), _placed(facts)]
     lease = facts.lease
     running = find(lease.status.conditions, "Running") if lease is not None else None
-    if running is None:
-        found.append(Finding("Running", "False", "Dispatching", "the lease waits for the member's agent"))
+    if running is None or running.reason == "Waiting":
+        # That the member took it is said on the lease; here it would be one more write for each job.
+        found.append(Finding("Running", "False", "Dispatching", "handed to the member; nothing has started there yet"))
     else:
-        found.append(Finding("Running", running.status, running.reason, running.message))
+        told = words(lease) if lease is not None else ""
+        found.append(Finding("Running", running.status, running.reason, told or running.message))
     return found
 
 
@@ -182,7 +186,7 @@ _FINDINGS: Final[Mapping[Phase, Callable[[JobFacts], Iterable[Finding]]]] = {
 
 
 def _word(decision: Decision) -> str:
-    return decision.reason.value if decision.reason is not None else "NoEligibleProvider"
+    return decision.reason if decision.reason is not None else "NoEligibleProvider"
 
 
 def _where(verdict: Verdict) -> str:
@@ -206,13 +210,13 @@ def placed_message(decision: Decision) -> str:
     chosen = decision.chosen
     if chosen is None:
         return decision.message
-    fits = {verdict.provider for verdict in decision.verdicts if verdict.eligible}
-    others = {verdict.provider for verdict in decision.verdicts} - fits
-    refused = f"; {len(others)} refused" if others else ""
+    refused = f"; {decision.total - decision.fits} refused" if decision.total > decision.fits else ""
     text = (
-        f"{_where(chosen)}: least effective price {format_usd(chosen.effective_price)} of {len(fits)} that fit{refused}"
+        f"{_where(chosen)}: least effective price {format_usd(chosen.effective_price)} of {decision.fits} that fit"
+        f"{refused}"
     )
-    rivals = [v for v in decision.verdicts if v.eligible and v.effective_price < chosen.effective_price]
+    best = next(iter(decision.verdicts[:1]), chosen)
+    rivals = best.eligible and best.effective_price < chosen.effective_price
     return f"{text} (cheaper ones went to jobs that gain more)" if rivals else text
 
 
@@ -230,7 +234,9 @@ def _placement(facts: JobFacts, newest: Attempt | None) -> PlacementStatus | Non
         attempt=newest.attempt,
         price=format_usd(terms.price),
         effective_price=_usd(chosen.effective_price if chosen is not None else terms.price),
+        law=LAW_DATE,
         placed_at=newest.created_at.replace(microsecond=0),
+        priority=known.priority if known is not None and known.priority is not None else facts.priority,
         policies=list(facts.decision.policies[:64]) if facts.decision is not None else [],
     )
 
@@ -240,13 +246,15 @@ def _candidate(verdict: Verdict) -> Candidate:
         provider=verdict.provider,
         product=verdict.product,
         eligible=verdict.eligible,
-        reason=verdict.reason.value if verdict.reason is not None else "",
+        reason=verdict.reason or "",
         message=verdict.message[:256],
         price=_usd(verdict.price),
         effective_price=_usd(verdict.effective_price),
+        components={name: _usd(amount) for name, amount in verdict.components.items() if amount},
         cost=_usd(verdict.cost),
         latency_ms=None if verdict.latency_ms is None else round(verdict.latency_ms, 1),
         latency_source=verdict.latency_source,
+        latency_measured_at=verdict.latency_measured_at,
         score=verdict.score,
     )
 

@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.hub.jobevents import job_events
+from fedgpu_operator.hub.jobevents import JobEvent, job_events
 from fedgpu_operator.hub.jobfacts import JobFacts
 from fedgpu_operator.hub.jobstatus import job_status
-from fedgpu_operator.hub.write import emit, write_status
-from fedgpu_operator.ports import Clock, Kube
+from fedgpu_operator.hub.write import emit, for_each, one_of_many, write_status
+from fedgpu_operator.ports import Clock, Kube, read_back
 
 
 class JobWriter:
-    """The only one that writes ComputeJob status."""
+    """The only one that writes ComputeJob status; the Events of a pass go out by `tell`, after all that matters."""
 
     def __init__(self, kube: Kube, clock: Clock, *, settlement: bool) -> None:
         self._kube = kube
         self._clock = clock
         self._settlement = settlement
+        self._untold: list[tuple[ComputeJob, JobEvent]] = []
 
     async def write(self, facts: JobFacts, transactions: Mapping[int, tuple[str, str]]) -> JobFacts:
         """The facts with the job as it is after the write; ConflictError where it is another by now."""
@@ -28,6 +29,17 @@ class JobWriter:
         written = await write_status(self._kube, job, job.status, status)
         if written is None:
             return facts
-        for event in job_events(job.status, status):
-            await emit(self._kube, job, event.type, event.reason, event.message, now=now)
-        return replace(facts, job=ComputeJob.parse(written))
+        self._untold += [(job, event) for event in job_events(job.status, status)]
+        return replace(facts, job=read_back(self._kube, ComputeJob, written))
+
+    async def tell(self) -> None:
+        """Send the Events of what was written; one that cannot be sent is lost, as is one of a process that dies."""
+        events, self._untold = self._untold, []
+        now = self._clock.now()
+
+        async def send(each: tuple[ComputeJob, JobEvent]) -> None:
+            job, event = each
+            with one_of_many(job):
+                await emit(self._kube, job, event.type, event.reason, event.message, now=now)
+
+        await for_each(send, events)

@@ -53,7 +53,7 @@ class MoneyWatch:
                 job = jobs.get(lease.spec.job.uid)
                 if job is not None:
                     await self._tell(job, end)
-                state.leases[name] = await self._request(lease)
+                state.took(await self._request(lease))
 
     async def _request(self, lease: ComputeLease) -> ComputeLease:
         stamp = self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")

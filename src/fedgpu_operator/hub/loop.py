@@ -13,21 +13,33 @@ from fedgpu_operator.ports import Metrics
 
 log = logging.getLogger(__name__)
 
-DEBOUNCE_SECONDS: Final = 0.1
-"""Events that arrive in a burst share one pass."""
+DEBOUNCE_SECONDS: Final = 0.02
+"""Events that arrive in a burst share one pass: what comes during a pass waits for the next one anyway."""
+CONFLICT_SECONDS: Final = 0.1
+"""After a conflict: what was written meanwhile is on its way to us."""
 FIRST_BACKOFF_SECONDS: Final = 0.5
 LAST_BACKOFF_SECONDS: Final = 30.0
 
 
 class Loop:
-    """One level-triggered loop; a pass may ask for the next one sooner by returning seconds."""
+    """One level-triggered loop; a pass may ask for the next one sooner by returning seconds.
+
+    However often it is woken, `least` seconds lie between two passes.
+    """
 
     def __init__(
-        self, name: str, pass_once: Callable[[], Awaitable[float | None]], *, resync: float, metrics: Metrics
+        self,
+        name: str,
+        pass_once: Callable[[], Awaitable[float | None]],
+        *,
+        resync: float,
+        metrics: Metrics,
+        least: float = 0.0,
     ) -> None:
         self.name = name
         self._pass_once = pass_once
         self._resync = resync
+        self._pause = max(DEBOUNCE_SECONDS, least)
         self._metrics = metrics
         self._woken = asyncio.Event()
         self._backoff = 0.0
@@ -46,7 +58,7 @@ class Loop:
                     await self._woken.wait()
             except TimeoutError:
                 continue
-            await asyncio.sleep(max(DEBOUNCE_SECONDS, self._backoff))
+            await asyncio.sleep(max(self._pause, self._backoff))
 
     async def _guarded_pass(self) -> float:
         with counting_failures() as failures:
@@ -61,7 +73,7 @@ class Loop:
             sooner = await self._pass_once()
         except ConflictError as error:
             log.debug("%s: %s; loading again", self.name, error)
-            return DEBOUNCE_SECONDS
+            return CONFLICT_SECONDS
         except FedGPUError as error:
             log.warning("%s: %s: %s", self.name, error.reason, error)
             return self._failed(error.reason)

@@ -5,30 +5,49 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.job import Job
+from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.settlement import Pair
+from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import ConflictError, InvalidResourceError
 from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
 from fedgpu_operator.hub.jobfacts import SUPERSEDED, JobFacts, Phase, phase
 from fedgpu_operator.hub.jobwriter import JobWriter
-from fedgpu_operator.hub.placing import all_offers, domain_job, funds_by_namespace, policies_by_namespace
+from fedgpu_operator.hub.movable import freed_of
+from fedgpu_operator.hub.notices import decide_held, holds
+from fedgpu_operator.hub.placing import all_offers, domain_job, funds_by_namespace, hosts_of, policies_by_namespace
+from fedgpu_operator.hub.priorities import PriorityBook
 from fedgpu_operator.hub.providers import awaits_report
 from fedgpu_operator.hub.store import HubState
-from fedgpu_operator.hub.write import one_of_many
-from fedgpu_operator.placement import Snapshot, decide, evaluate
-from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
+from fedgpu_operator.hub.write import for_each, one_of_many
+from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
+from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, read_back
 
 log = logging.getLogger(__name__)
 
 FINALIZER = "fedgpu.dev/lease"
+MOST_AT_ONCE = 128
+"""Jobs that one pass dispatches; at 60 jobs a second that is two seconds."""
+RETRY_SECONDS = 30
+"""A job that found no place is judged anew at least so often: deadlines, cool-downs and measurements go by time."""
 SETTLE = timedelta(seconds=10)
 """How long placement waits for a new provider's first report; members answered within 1 s in the lab."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What a pass placed, what is left to be written, and whether more could be placed at once."""
+
+    dispatched: list[JobFacts]
+    others: list[JobFacts]
+    later: bool = False
 
 
 class JobPlacer:
@@ -45,7 +64,14 @@ class JobPlacer:
         *,
         default_deny: bool,
         cooldown: timedelta,
+        forget: Callable[[str], None],
+        plugins: Plugins = BUILT_IN,
+        vantages: tuple[Vantage, ...] = (),
     ) -> None:
+        self._vantages = vantages
+        self._engine = Engine(plugins)
+        self._offered: tuple[object, tuple[Offer, ...]] = (None, ())
+        self._forget = forget
         self._kube = kube
         self._ledger = ledger
         self._clock = clock
@@ -54,6 +80,7 @@ class JobPlacer:
         self._writer = writer
         self._default_deny = default_deny
         self._cooldown = cooldown
+        self._priorities = PriorityBook(kube, clock)
         self._began = clock.now()
 
     def must_wait(self, state: HubState, now: datetime) -> bool:
@@ -67,81 +94,129 @@ class JobPlacer:
                 return True
         return False
 
-    async def place(self, followed: list[JobFacts], state: HubState) -> list[JobFacts]:
-        """The facts of all jobs with this pass's decisions in those that wait; what was placed has its lease."""
+    async def world(self, state: HubState) -> object:
+        """Equal as long as a job that found no place would find none now: what placement looks at beside the jobs.
+
+        Where money is counted it moves all the time, and nothing is equal.
+        """
+        if state.wallets is not None or self.must_wait(state, self._clock.now()):
+            return object()
+        half_minute = int(self._clock.now().timestamp()) // RETRY_SECONDS
+        return half_minute, self._offers(state), state.policies, state.unreadable_policies, state.namespaces
+
+    async def place(self, followed: list[JobFacts], state: HubState) -> Placed:
+        """Decide for those that wait; what was placed has its lease and its status."""
         now = self._clock.now()
         waiting = [facts for facts in followed if phase(facts, now) in (Phase.PENDING, Phase.DRY_RUN)]
         if not waiting or self.must_wait(state, now):
-            return followed
-        view, errors = await self._view(waiting, state, now)
-        decisions = self._solve(view, waiting)
-        placed = []
+            return Placed([], followed)
+        view, errors = await self.view(waiting, state, now)
+        decisions = self._solve(view, waiting, state)
+        priorities = {job.uid: job.priority for job in view.jobs}
+        chosen: list[JobFacts] = []
+        others: list[JobFacts] = []
         for facts in followed:
             uid = facts.job.metadata.uid
-            if uid in errors:
-                facts = replace(facts, invalid=errors[uid])
-            elif uid in decisions:
-                facts = replace(facts, decision=decisions[uid])
-                with one_of_many(facts.job):
-                    facts = await self._dispatch(facts, state)
-            placed.append(facts)
-        return placed
+            facts = replace(
+                facts,
+                invalid=errors.get(uid, facts.invalid),
+                decision=decisions.get(uid),
+                priority=priorities.get(uid),
+            )
+            (chosen if _goes(facts) else others).append(facts)
+        # A pass that took all of a long queue would keep what must stop waiting for its end.
+        now_on, later = chosen[:MOST_AT_ONCE], len(chosen) > MOST_AT_ONCE
+        done = await for_each(lambda facts: self._dispatch_apart(facts, state), now_on)
+        placed = [each for each in done if each is not None and each.invalid is None]
+        others += [each for each in done if each is not None and each.invalid is not None]
+        return Placed(placed, others, later)
 
-    async def _view(
+    async def _dispatch_apart(self, facts: JobFacts, state: HubState) -> JobFacts | None:
+        placed: list[JobFacts] = []
+        with one_of_many(facts.job):
+            placed.append(await self._dispatch(facts, state))
+        if not placed:
+            self._forget(facts.job.metadata.uid)
+        return placed[0] if placed else None
+
+    def _offers(self, state: HubState) -> tuple[Offer, ...]:
+        """What is for sale; reckoned once as long as no lease is taken."""
+        if self._offered[0] is not state.running:
+            self._offered = (state.running, all_offers(state))
+        return self._offered[1]
+
+    async def view(
         self, waiting: list[JobFacts], state: HubState, now: datetime
     ) -> tuple[Snapshot, dict[str, InvalidResourceError]]:
+        """These jobs and all that is decided on about them; those that cannot be read, with why, by uid."""
         laws, broken = policies_by_namespace(state, (facts.job.metadata.namespace for facts in waiting))
         asked: list[Job] = []
         errors: dict[str, InvalidResourceError] = {}
+        hosts, priorities = hosts_of(state.providers), await self._priorities.look()
         for facts in waiting:
             namespace = facts.job.metadata.namespace
             try:
                 if namespace in broken:
                     raise broken[namespace]
-                asked.append(domain_job(facts, state.accounts.get(namespace), now, self._cooldown))
+                account = state.accounts.get(namespace)
+                job = domain_job(facts, account, now, self._cooldown, hosts=hosts, vantages=self._vantages)
+                priority = priorities.of(facts.job)
+                asked.append(replace(job, priority=priority.value, preempts=priority.preempts))
             except InvalidResourceError as error:
                 errors[facts.job.metadata.uid] = error
+        paid = state.wallets is not None
         funds = funds_by_namespace(
             state,
             {job.namespace for job in asked},
-            await self._ledger.pair_totals(),
-            await self._ledger.open_attempts(),
+            await self._ledger.pair_totals() if paid else (),
+            await self._ledger.open_attempts() if paid else (),
         )
-        return Snapshot(now, tuple(asked), all_offers(state), laws, funds, self._default_deny), errors
+        return Snapshot(now, tuple(asked), self._offers(state), laws, funds, self._default_deny), errors
 
-    def _solve(self, view: Snapshot, waiting: list[JobFacts]) -> dict[str, Decision]:
+    def _solve(self, view: Snapshot, waiting: list[JobFacts], state: HubState) -> dict[str, Decision]:
         """Decisions by job uid; a dry run is judged alone and takes nothing from the others."""
         dry = {facts.job.metadata.uid for facts in waiting if facts.job.spec.dry_run}
         began = time.perf_counter()
         real = replace(view, jobs=tuple(job for job in view.jobs if job.uid not in dry))
-        decisions = {decision.job_uid: decision for decision in decide(real)}
+        decisions = {decision.job_uid: decision for decision in self._decide(real, state)}
         seconds = time.perf_counter() - began
         refused = Counter(str(d.reason) for d in decisions.values() if d.chosen is None and d.reason is not None)
         placed = sum(1 for decision in decisions.values() if decision.chosen is not None)
         self._metrics.decided(placed, dict(refused), seconds)
-        return decisions | {job.uid: evaluate(job, view) for job in view.jobs if job.uid in dry}
+        return decisions | {job.uid: self._engine.evaluate(job, view) for job in view.jobs if job.uid in dry}
+
+    def _decide(self, view: Snapshot, state: HubState) -> Sequence[Decision]:
+        """Capacity that announced moves hold goes to those whom it is held for."""
+        held = holds(state.leases.values(), {job.uid: job for job in view.jobs}, view.now)
+        return decide_held(view, held, freed_of(state), self._decided) if held else self._decided(view)
+
+    def _decided(self, view: Snapshot) -> Sequence[Decision]:
+        outcome = self._engine.decide(view)
+        self._metrics.solved(outcome.solution)
+        for failure in outcome.failures:
+            log.warning("placement: %s; what it does not allow is refused", failure.message)
+        return outcome.decisions
 
     async def _dispatch(self, facts: JobFacts, state: HubState) -> JobFacts:
         """From a decision to a lease. The status goes out first: it freezes the job's spec to what was decided on."""
         decision = facts.decision
-        if decision is None or decision.chosen is None or facts.job.spec.dry_run:
+        if decision is None or decision.chosen is None:
             return facts
         chosen = decision.chosen
         try:
             facts = replace(facts, job=await self._hold(facts.job))
-            attempt = await self._keeper.begin(facts, chosen, self._wallets(facts.job, chosen, state))
+            facts, attempt = await self._keeper.begin(facts, chosen, self._wallets(facts.job, chosen, state))
         except InvalidResourceError as error:
             return replace(facts, decision=None, invalid=error)
         same = (attempt.terms.provider, attempt.terms.price) == (chosen.provider, chosen.price)
-        usage = await self._keeper.usage(facts.job.metadata.uid)
-        facts = replace(facts, usage=usage, decision=decision if same else None)
+        facts = replace(facts, decision=decision if same else None)
         try:
             facts = await self._writer.write(facts, {})
         except ConflictError:
             await self._keeper.close(attempt, SUPERSEDED)
             raise
-        lease = await self._keeper.dispatch(facts.job, attempt)
-        state.leases[lease.metadata.name] = lease
+        lease = await self._keeper.dispatch(facts.job, attempt, facts.usage[-1].sequence)
+        state.took(lease)
         log.info("job %s placed at %s", facts.job.key, attempt.terms.provider)
         return replace(facts, lease=lease)
 
@@ -149,7 +224,8 @@ class JobPlacer:
         """The guarded write on the job itself that every chain of writes begins with: our finalizer."""
         finalizers = sorted({*job.metadata.finalizers, FINALIZER})
         patch: JSONObject = {"metadata": {**job.metadata.guard(), "finalizers": finalizers}}
-        return ComputeJob.parse(await self._kube.patch(JOBS, job.metadata.name, job.metadata.namespace, patch))
+        written = await self._kube.patch(JOBS, job.metadata.name, job.metadata.namespace, patch)
+        return read_back(self._kube, ComputeJob, written)
 
     def _wallets(self, job: ComputeJob, chosen: Verdict, state: HubState) -> Pair:
         """(tenant wallet, provider wallet) that this attempt is settled between; empty without settlement."""
@@ -157,3 +233,8 @@ class JobPlacer:
             return "", ""
         known = state.wallets
         return known.tenants.get(job.metadata.namespace, ""), known.payouts.get(chosen.provider, "")
+
+
+def _goes(facts: JobFacts) -> bool:
+    """Whether this pass found a place for the job, and it is meant in earnest."""
+    return facts.decision is not None and facts.decision.chosen is not None and not facts.job.spec.dry_run

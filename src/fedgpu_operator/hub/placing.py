@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.books import LeaseUsage, PairTotal
-from fedgpu_operator.domain.job import Job, Policy
+from fedgpu_operator.domain.job import DataSet, Job, Policy
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.vantage import Vantage, with_vantages
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.funds import exposure, standing
 from fedgpu_operator.hub.inventory import offers
@@ -21,17 +24,55 @@ from fedgpu_operator.hub.store import HubState
 REJECTED: Final = "MemberRejected"
 
 
-def domain_job(facts: JobFacts, account: ComputeAccount | None, now: datetime, cooldown: timedelta) -> Job:
+def domain_job(
+    facts: JobFacts,
+    account: ComputeAccount | None,
+    now: datetime,
+    cooldown: timedelta,
+    *,
+    hosts: Mapping[str, MicroUSD | None],
+    vantages: tuple[Vantage, ...] = (),
+) -> Job:
     """The job as placement sees it: an account's cap per job tightens its budget, recent rejections are avoided.
 
-    Raises InvalidResourceError where the job names what does not exist.
+    `hosts` maps every provider to what it charges for one GiB that leaves (µUSD, None where not stated); `vantages` are
+    the hub's measuring points. Raises InvalidResourceError where the job names what does not exist, or where its data
+    leaves it no lawful place.
     """
     job = facts.job.to_domain(spent=facts.cost, avoid=_avoid(facts, now, cooldown))
+    if job.data:
+        job = replace(job, data=tuple(_hosted(each, hosts) for each in job.data))
+    if job.latency is not None:
+        try:
+            job = replace(job, latency=with_vantages(job.latency, vantages))
+        except ValueError as error:
+            raise InvalidResourceError("UnknownPlace", f"spec.latency.from.vantage: {error}") from error
     cap = account.spec.max_per_job if account is not None else None
     if cap is None:
         return job
     left = MicroUSD(max(0, parse_usd(cap) - facts.cost))
     return job.within(left)
+
+
+def hosts_of(providers: Mapping[str, GPUProvider]) -> dict[str, MicroUSD | None]:
+    """What each provider charges for one GiB that leaves (µUSD), None where it does not say."""
+    tariffs = {
+        name: each.spec.network.egress_price_per_gi_b if each.spec.network else None for name, each in providers.items()
+    }
+    return {name: None if usd is None else parse_usd(usd) for name, usd in tariffs.items()}
+
+
+def _hosted(data: DataSet, hosts: Mapping[str, MicroUSD | None]) -> DataSet:
+    """The data set with the egress price of the provider at which it lies, where the job names none."""
+    if not data.provider:
+        return data
+    if data.provider not in hosts:
+        raise InvalidResourceError(
+            "UnknownProvider",
+            f"spec.data.sets[{data.name}].provider: this hub has no GPUProvider {data.provider}; name one that "
+            "`kubectl get gpup` lists, or the country in which the data lies",
+        )
+    return replace(data, egress_per_gib=hosts[data.provider]) if data.egress_per_gib is None else data
 
 
 def _avoid(facts: JobFacts, now: datetime, cooldown: timedelta) -> Mapping[str, str]:
@@ -52,7 +93,10 @@ def all_offers(state: HubState) -> tuple[Offer, ...]:
             provider,
             state.reports.get(name),
             state.leases_of(name),
-            ready=is_ready(provider) and (state.wallets is None or name in state.wallets.payouts),
+            ready=is_ready(provider)
+            and not provider.draining
+            and (state.wallets is None or name in state.wallets.payouts),
+            costs=state.costs,
         )
     )
 

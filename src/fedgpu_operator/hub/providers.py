@@ -18,6 +18,7 @@ from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError
 from fedgpu_operator.hub.chainsigners import RECEIPTS_VALID, SIGNER_NOT_ON_CHAIN, SignerBook
 from fedgpu_operator.hub.inventory import inventory
+from fedgpu_operator.hub.locations import LOCATION_CHANGED, audit_lost, location_finding
 from fedgpu_operator.hub.proofs import ProofBook, ProofVerdict
 from fedgpu_operator.hub.render import provider_namespace
 from fedgpu_operator.hub.signatures import UsageVerifier, usage_signed
@@ -169,6 +170,8 @@ class ProviderLoop:
         known, receipts = (find(each.conditions, RECEIPTS_VALID) for each in (provider.status, status))
         if receipts is not None and receipts.reason == SIGNER_NOT_ON_CHAIN and receipts != known:
             await emit(self._kube, provider, "Warning", receipts.reason, receipts.message, now=now)
+        if lost := audit_lost(provider.status, status):
+            await emit(self._kube, provider, "Warning", LOCATION_CHANGED, lost, now=now)
         before, after = find(provider.status.conditions, "Ready"), find(status.conditions, "Ready")
         if after is not None and after.reason == AWAITING_REPORT:
             return
@@ -187,9 +190,10 @@ def provider_status(
     connected = _connected(facts, now, timeout)
     verified = Finding("Verified", "Unknown", "NotProbed", "the GPUs themselves have not been probed")
     ready = _ready(accepted, connected, facts)
+    found = (accepted, connected, verified, ready, location_finding(provider), facts.signed, facts.receipts)
     conditions = merge(
         provider.status.conditions,
-        [each for each in (accepted, connected, verified, ready, facts.signed, facts.receipts) if each is not None],
+        [each for each in found if each is not None],
         generation=provider.metadata.generation,
         now=now,
     )
@@ -199,6 +203,7 @@ def provider_status(
         state=_state(accepted, connected, ready),
         namespace=facts.namespace,
         acceptance=record,
+        location_audited=provider.location_audited,
         inventory=facts.stock,
         total_gpus=min(MAX_GPUS, sum(entry.total for entry in facts.stock)),
         free_gpus=min(MAX_GPUS, sum(entry.free for entry in facts.stock)) if fresh else 0,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from functools import cached_property
 
-from fedgpu_operator.api.base import Resource
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
@@ -17,16 +17,15 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ProviderReport
 from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.costs import UNKNOWN, CostBook, RunCosts
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.wallets import Wallets
-from fedgpu_operator.ports import COORDINATION_LEASES, NAMESPACES, Kube, ResourceType
+from fedgpu_operator.ports import COORDINATION_LEASES, NAMESPACES, Holding, Kube, R, Reading, ResourceType
 
 log = logging.getLogger(__name__)
 
-R = TypeVar("R", bound=Resource)
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class HubState:
     """One reading of the hub."""
 
@@ -41,20 +40,50 @@ class HubState:
     namespaces: Mapping[str, Mapping[str, str]]
     wallets: Wallets | None = None
     """Who pays and who is paid; None where nothing is settled on chain."""
+    costs: RunCosts = UNKNOWN
+    """What running somewhere costs beyond its price."""
 
     def leases_of(self, provider: str) -> list[ComputeLease]:
         """Leases of one provider that have not ended."""
-        return [lease for lease in self.leases.values() if lease.spec.provider == provider and not lease.status.ended]
+        return self.running.get(provider, [])
+
+    def took(self, lease: ComputeLease) -> None:
+        """That lease was made or changed by us since this was read."""
+        self.leases[lease.metadata.name] = lease
+        self.__dict__.pop("running", None)
+        self.__dict__.pop("_by_job", None)
+
+    def leases_for(self, job_uid: str) -> list[ComputeLease]:
+        """Leases of one job."""
+        return self._by_job.get(job_uid, [])
+
+    @cached_property
+    def _by_job(self) -> Mapping[str, list[ComputeLease]]:
+        found: defaultdict[str, list[ComputeLease]] = defaultdict(list)
+        for lease in self.leases.values():
+            found[lease.spec.job.uid].append(lease)
+        return found
+
+    @cached_property
+    def running(self) -> Mapping[str, list[ComputeLease]]:
+        """Leases that have not ended, by provider."""
+        found: defaultdict[str, list[ComputeLease]] = defaultdict(list)
+        for lease in self.leases.values():
+            if not lease.status.ended:
+                found[lease.spec.provider].append(lease)
+        return found
 
 
 async def load_all(kube: Kube, kind: type[R]) -> list[R]:
     """Every readable object of that kind; an unreadable one is logged and left as it is."""
-    return (await _load_both(kube, kind))[0]
+    return list((await load_reading(kube, kind)).objects)
 
 
-async def _load_both(kube: Kube, kind: type[R]) -> tuple[list[R], list[str]]:
-    """The readable objects of that kind, and the names of the others."""
-    items, _ = await kube.list(ResourceType.of(kind.info))
+async def load_reading(kube: Kube, kind: type[R], namespace: str = "") -> Reading[R]:
+    """The objects of that kind, from memory where they are followed by a watch."""
+    if isinstance(kube, Holding):
+        return await kube.reading(kind, namespace)
+    items, _ = await kube.list(ResourceType.of(kind.info), namespace)
     parsed, unreadable = [], []
     for item in items:
         try:
@@ -63,11 +92,13 @@ async def _load_both(kube: Kube, kind: type[R]) -> tuple[list[R], list[str]]:
             meta = item.get("metadata", {})
             log.warning("%s %s/%s: %s", kind.info.kind, meta.get("namespace", ""), meta.get("name"), error)
             unreadable.append(str(meta.get("name")))
-    return parsed, unreadable
+    return Reading(tuple(parsed), tuple(unreadable))
 
 
 async def load_namespaces(kube: Kube) -> dict[str, dict[str, str]]:
     """Labels by namespace."""
+    if isinstance(kube, Holding):
+        return await kube.labels()
     items, _ = await kube.list(NAMESPACES)
     return {item["metadata"]["name"]: dict(item["metadata"].get("labels") or {}) for item in items}
 
@@ -87,7 +118,7 @@ async def load_heartbeats(kube: Kube) -> dict[str, datetime]:
     return beats
 
 
-async def load(kube: Kube, proofs: ProofBook | None = None) -> HubState:
+async def load(kube: Kube, proofs: ProofBook | None = None, costs: CostBook | None = None) -> HubState:
     """Everything that placement and the job loop decide on; `proofs` says which wallets count."""
     jobs, leases, providers, reports = await asyncio.gather(
         load_all(kube, ComputeJob),
@@ -95,8 +126,8 @@ async def load(kube: Kube, proofs: ProofBook | None = None) -> HubState:
         load_all(kube, GPUProvider),
         load_all(kube, ProviderReport),
     )
-    accounts, (policies, unreadable), namespaces = await asyncio.gather(
-        load_all(kube, ComputeAccount), _load_both(kube, PlacementPolicy), load_namespaces(kube)
+    accounts, policies, namespaces = await asyncio.gather(
+        load_all(kube, ComputeAccount), load_reading(kube, PlacementPolicy), load_namespaces(kube)
     )
     return HubState(
         jobs=tuple(jobs),
@@ -104,8 +135,9 @@ async def load(kube: Kube, proofs: ProofBook | None = None) -> HubState:
         providers={provider.metadata.name: provider for provider in providers},
         reports={report.spec.provider: report for report in reports},
         accounts={account.metadata.namespace: account for account in accounts},
-        policies=tuple(policies),
-        unreadable_policies=tuple(unreadable),
+        policies=policies.objects,
+        unreadable_policies=policies.unreadable,
         namespaces=namespaces,
         wallets=await proofs.wallets(accounts, providers) if proofs is not None else None,
+        costs=await costs.look() if costs is not None else UNKNOWN,
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from hashlib import sha256
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -18,6 +19,12 @@ from fedgpu_operator.errors import AlreadyExistsError, ConflictError, FedGPUErro
 from fedgpu_operator.ports import EVENTS, Kube, ResourceType
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+X = TypeVar("X")
+
+IN_FLIGHT: Final = 24
+"""Chains of writes that are under way at once: enough to keep two cores of an API server busy, no burst for it."""
 
 _failed: Final[ContextVar[Counter[str] | None]] = ContextVar("failed_objects", default=None)
 
@@ -33,6 +40,28 @@ def merge_diff(old: JSONObject, new: JSONObject) -> JSONObject:
         elif before != value or key not in old:
             patch[key] = value
     return patch
+
+
+async def for_each(work: Callable[[X], Awaitable[T]], items: Iterable[X], *, at_once: int = IN_FLIGHT) -> list[T]:
+    """`work` for each of them, a bounded number at a time, the results in their order.
+
+    The first that raises ends the others and is raised, as in a loop; work on one object of many goes into
+    `one_of_many`.
+    """
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(item: X) -> T:
+        async with gate:
+            return await work(item)
+
+    tasks = [asyncio.create_task(one(item)) for item in items]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 @contextmanager

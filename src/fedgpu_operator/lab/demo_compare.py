@@ -55,7 +55,7 @@ def alternatives(scenario: Scenario, used: Mapping[str, int], tier: str, now: da
             tier=tier,
             provider=chosen.provider if chosen else None,
             cost=charge(chosen.price, seconds) if chosen else None,
-            reason=decision.reason.value if decision.reason else "",
+            reason=decision.reason or "",
         )
     return result
 

@@ -60,6 +60,10 @@ class Scenario:
         return tuple(policy for policy in self.policies if policy.binds(labels))
 
 
+APART: Final = frozenset({"latency", "residency", "traces"})
+"""Folders of examples that show one matter each and are no part of the demo's story."""
+
+
 def find_examples() -> Path:
     """The examples of the checkout; LabError where the package runs without one."""
     folder = Path(__file__).resolve().parents[3] / "examples"
@@ -69,7 +73,10 @@ def find_examples() -> Path:
 
 
 def load(folder: Path) -> Scenario:
-    """Parse every example. Raises LabError for a file that is no YAML, InvalidResourceError for a bad object."""
+    """Parse every example that the demo plays.
+
+    Raises LabError for a file that is no YAML, InvalidResourceError for a bad object.
+    """
     raw = tuple(_documents(folder))
     return Scenario(
         folder=folder,
@@ -119,6 +126,8 @@ def _tenant(account: ComputeAccount) -> Tenant:
 
 def _documents(folder: Path) -> Iterator[JSONObject]:
     for path in sorted(folder.rglob("*.yaml")):
+        if path.relative_to(folder).parts[0] in APART:
+            continue
         try:
             yield from (each for each in yaml.safe_load_all(path.read_text()) if each)
         except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""Runs the operator: Kopf watches our kinds and wakes the loops; the loops do the work."""
+"""Runs the operator: Kopf holds its life, from start to probes to the end; the system's loops do the work."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from typing import Any, Final
 import kopf
 
 from fedgpu_operator.adapters.kube.connect import own_configuration
-from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.bootstrap import System, build
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
-from fedgpu_operator.ports import ResourceType
 from fedgpu_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -94,13 +92,6 @@ def _registry(system: System) -> kopf.OperatorRegistry:
         if ended:
             raise kopf.PermanentError(f"loops ended: {', '.join(ended)}")
         return datetime.now(UTC).isoformat()
-
-    for kind in KINDS:
-        resource = ResourceType.of(kind.info)
-
-        @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=resource.plural)
-        async def changed(*, resource: kopf.Resource, namespace: str | None, **_: Any) -> None:
-            system.wake(resource.plural, namespace or "")
 
     return registry
 

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+from fedgpu_operator.placement.context import Context, Refusal
 from fedgpu_operator.placement.decide import decide, evaluate
+from fedgpu_operator.placement.engine import Engine, Outcome, Placement, place
+from fedgpu_operator.placement.registry import BUILT_IN, Filter, Plugins, Pricer
 from fedgpu_operator.placement.snapshot import Snapshot
+from fedgpu_operator.placement.table import OfferTable
 
-__all__ = ["Snapshot", "decide", "evaluate"]
+__all__ = [
+    "BUILT_IN",
+    "Context",
+    "Engine",
+    "Filter",
+    "OfferTable",
+    "Outcome",
+    "Placement",
+    "Plugins",
+    "Pricer",
+    "Refusal",
+    "Snapshot",
+    "decide",
+    "evaluate",
+    "place",
+]

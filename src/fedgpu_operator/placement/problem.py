@@ -1,4 +1,4 @@
-"""What the solvers see: classes of equal jobs, columns of offers, and what a solution is; no rule and no reason here."""
+"""What the solvers see: classes of equal jobs, columns of offers, and what a solution is; no rule and no reason."""
 
 from __future__ import annotations
 

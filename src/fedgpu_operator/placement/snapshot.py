@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -30,11 +30,11 @@ class Snapshot:
     default_deny: bool = False
 
     def __post_init__(self) -> None:
-        _refuse_twins("job uid", (job.uid for job in self.jobs))
-        _refuse_twins("offer", (offer.name for offer in self.offers))
+        _refuse_twins("job uid", [job.uid for job in self.jobs])
+        _refuse_twins("offer", [offer.name for offer in self.offers])
 
 
-def _refuse_twins(what: str, names: Iterable[str]) -> None:
-    twins = sorted(name for name, times in Counter(names).items() if times > 1)
-    if twins:
+def _refuse_twins(what: str, names: Sequence[str]) -> None:
+    if len(set(names)) != len(names):
+        twins = sorted(name for name, times in Counter(names).items() if times > 1)
         raise ValueError(f"{what} {twins[0]!r} appears twice in one snapshot")

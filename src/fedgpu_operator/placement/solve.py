@@ -1,71 +1,118 @@
-"""Who gets which offer: exact for single-GPU jobs, a heuristic around them for gangs; no rule and no reason here."""
+"""Who gets which offer: exact for single-GPU jobs, bounded for gangs; no rule and no reason here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
-from typing import Final, NamedTuple
+from typing import Final
 
-from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.asks import Ask
-from fedgpu_operator.placement.book import Book
-from fedgpu_operator.placement.flow import place_singles
-from fedgpu_operator.placement.gangs import place_gangs
+import numpy as np
 
-MAX_MIXED: Final = 300
-"""Jobs of one priority level up to which gangs are also tried in one greedy order with the level's singles."""
+from fedgpu_operator.placement.book import room
+from fedgpu_operator.placement.flow import Transport, transport
+from fedgpu_operator.placement.gangs.exact import MAX_JOBS, MAX_PAIRS, Exact, Flows, optimum, value_of
+from fedgpu_operator.placement.gangs.large import COARSE, FINE, Large
+from fedgpu_operator.placement.gangs.plan import Plan
+from fedgpu_operator.placement.gangs.relax import groups_of
+from fedgpu_operator.placement.gangs.shapes import Shelf
+from fedgpu_operator.placement.problem import Clearing, Problem, Solution
+
+SHARES: Final = (1.0, 0.5, 0.2, 0.0)
+"""By how much of the relaxation's prices the moves to cheaper places are led, in turn."""
 
 
-def assign(asks: Sequence[Ask], offers: Sequence[Offer]) -> dict[str, int]:
-    """Offer index by uid, for asks sorted by descending priority.
+def solve(problem: Problem, *, clearing: bool = False, first_only: bool = False) -> Solution:
+    """Who goes where, with its bounds; the same for the same problem.
 
-    A priority level that holds gangs begins a block: its gangs first, then the singles of this level and of those
-    below it down to the next level that holds gangs. Without gangs all is one block, and the optimum exact.
+    Most jobs of the highest priority, then of the next, and so on; then the least cost. Without gangs that is exact
+    (`first_only`: a quick answer before the proof). With gangs it is exact where the problem is small, else bounded by
+    the relaxation; `clearing` is then that of GPUs as if they could be split. Raises FedGPUError when a solver fails.
     """
-    book = Book(offers)
-    assigned: dict[str, int] = {}
-    singles: list[Ask] = []
-    for _, level in groupby(asks, key=lambda ask: ask.priority):
-        members = list(level)
-        peers = [ask for ask in members if ask.is_single]
-        gangs = [ask for ask in members if not ask.is_single]
-        if gangs:
-            assigned |= place_singles(singles, book)
-            singles = []
-            plan = _best_plan(gangs, peers, book)
-            assigned |= plan.placed
-            book = plan.book
-        singles += peers
-    return assigned | place_singles(singles, book)
+    if all(each.is_single for each in problem.classes):
+        flow = transport(_units(problem), clearing=clearing, first_only=first_only)
+        flows: Flows = [{} for _ in problem.classes]
+        for row, offer, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
+            flows[row][offer] = jobs
+        rows = tuple(tuple(sorted(each.items())) for each in flows)
+        bounds = (flow.cost, flow.placed, flow.most, flow.floor, flow.certified)
+        return Solution(rows, *bounds, flow.clearing, flow.rounds)
+    prices = transport(_units(problem), clearing=True, first_only=first_only).clearing if clearing else None
+    return _mixed(problem, prices, first_only=first_only)
 
 
-class _Plan(NamedTuple):
-    """Where the gangs of a level go, the book after them, and what that means for the whole level."""
+def _mixed(problem: Problem, clearing: Clearing | None, *, first_only: bool) -> Solution:
+    shelf = Shelf.of(problem.free, {(each.gpus, each.replicas) for each in problem.classes})
+    has_slot = np.array([each is None or each > 0 for each in problem.slots], dtype=bool)[problem.provider]
+    groups = groups_of(problem.classes, shelf, has_slot)
+    if not groups:
+        return _solution(problem, [{} for _ in problem.classes], 0, 0, clearing)
+    small = _small(problem, Plan(problem, groups, shelf))
+    if small is not None and small.proven:
+        return _solution(problem, small.flows, None, None, clearing)
+    plan = Plan(problem, groups, shelf)
+    large = Large(problem, plan)
+    large.arrange()
+    if not first_only:
+        large.polish(SHARES)
+    flows = _by_class(problem, plan)
+    if small is not None:
+        flows = min(small.flows, flows, key=lambda each: value_of(problem, each))
+    counts = [sum(flows[each.index].values()) for each in groups]
+    return _solution(problem, flows, large.most(counts), large.floor(counts, COARSE if first_only else FINE), clearing)
 
-    left_out: int
-    cost: int
-    placed: dict[str, int]
-    book: Book
+
+def _small(problem: Problem, plan: Plan) -> Exact | None:
+    """The optimum of a small problem, or what is best after bounded search; None where it is not small.
+
+    Everybody at the cheapest offer is proven by that; else constraint programming goes on from the greedy fill.
+    """
+    groups = plan.groups
+    if sum(len(each.offers) for each in groups) > MAX_PAIRS or sum(each.jobs for each in groups) > MAX_JOBS:
+        return None
+    free = np.zeros((len(plan.shelf.kinds), len(problem.free)))
+    for i in sorted(range(len(groups)), key=lambda i: (-groups[i].level, -groups[i].shape, -groups[i].gpus, i)):
+        plan.fill(i, free)
+    flows = _by_class(problem, plan)
+    best = sum(
+        min(int(problem.classes[each.index].price[o]) for o in each.offers.tolist()) * each.seconds * each.jobs
+        for each in groups
+    )
+    if not any(plan.left) and value_of(problem, flows)[-1] == best:
+        return Exact(flows, proven=True)
+    fresh = Plan(problem, groups, plan.shelf)
+    fits: Flows = [{} for _ in problem.classes]
+    for i, each in enumerate(groups):
+        fits[each.index] = {offer: fresh.fits(i, offer, each.jobs) for offer in each.offers.tolist()}
+    return optimum(problem, fits, flows)
 
 
-def _best_plan(gangs: Sequence[Ask], peers: Sequence[Ask], book: Book) -> _Plan:
-    """Gangs on their own or in one order with the singles of their level, whichever serves the level better."""
-    plans = [_plan(gangs, peers, (), book)]
-    if peers and len(gangs) + len(peers) <= MAX_MIXED:
-        plans.append(_plan(gangs, peers, peers, book))
-    return min(plans, key=lambda plan: (plan.left_out, plan.cost))
+def _units(problem: Problem) -> Transport:
+    """The problem with every GPU a unit of its own; lease slots are per job and bind only where all jobs are single."""
+    single = all(each.is_single for each in problem.classes)
+    gpus = [each.gpus * each.replicas for each in problem.classes]
+    return Transport(
+        demand=np.array([each.size * n for each, n in zip(problem.classes, gpus, strict=True)], dtype=np.int64),
+        priority=tuple(each.priority for each in problem.classes),
+        seconds=np.array([each.seconds // n for each, n in zip(problem.classes, gpus, strict=True)], dtype=np.int64),
+        price=[each.price for each in problem.classes],
+        eligible=[each.eligible for each in problem.classes],
+        supply=np.array([room(each, 1) for each in problem.free], dtype=np.int64),
+        provider=problem.provider,
+        slots=tuple(problem.slots) if single else (None,) * len(problem.slots),
+    )
 
 
-def _plan(gangs: Sequence[Ask], peers: Sequence[Ask], beside: Sequence[Ask], book: Book) -> _Plan:
-    """Place the gangs while `beside` compete with them; those are taken out again, for flow places them better."""
-    mine = book.copy()
-    found = place_gangs([*gangs, *beside], mine)
-    placed = {ask.uid: found[ask.uid] for ask in gangs if ask.uid in found}
-    for ask in beside:
-        if ask.uid in found:
-            mine.remove(found[ask.uid], ask.uid)
-    mine.seal()
-    whole = placed | place_singles(peers, mine.copy())
-    members = [ask for ask in (*gangs, *peers) if ask.uid in whole]
-    cost = sum(dict(ask.options)[whole[ask.uid]] for ask in members)
-    return _Plan(len(gangs) + len(peers) - len(members), cost, placed, mine)
+def _by_class(problem: Problem, plan: Plan) -> Flows:
+    flows: Flows = [{} for _ in problem.classes]
+    for group, each in zip(plan.groups, plan.flows, strict=True):
+        flows[group.index] = each
+    return flows
+
+
+def _solution(
+    problem: Problem, flows: Flows, most: int | None, floor: int | None, clearing: Clearing | None
+) -> Solution:
+    """The answer with its bounds; without bounds it is proven optimal."""
+    placed = sum(sum(each.values()) for each in flows)
+    cost = value_of(problem, flows)[-1]
+    most, floor = placed if most is None else most, cost if floor is None else min(floor, cost)
+    rows = tuple(tuple(sorted(each.items())) for each in flows)
+    return Solution(rows, cost, placed, most, floor, most == placed and floor == cost, clearing)

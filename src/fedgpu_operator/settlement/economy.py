@@ -37,16 +37,44 @@ class Terms:
     max_cost_share: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How large some epochs were: each figure is the sum over them, `runs` that of the leases they covered."""
+
+    epochs: int
+    tenants: int
+    providers: int
+    lines: int
+    runs: int
+
+    @property
+    def gas(self) -> int:
+        """What it takes to post and to claim all of them whole, where every pair is new to the contract."""
+        return (
+            (POST_GAS + CLAIM_GAS) * self.epochs
+            + POST_GAS_PER_TENANT * self.tenants
+            + CLAIM_GAS_PER_LEAF * self.providers
+            + CLAIM_GAS_PER_LINE * self.lines
+        )
+
+
+LONELY: Final = Extent(epochs=1, tenants=1, providers=1, lines=1, runs=1)
+"""One run that has an epoch to itself: nobody can cost more gas."""
+
+
 def gas_of(plan: EpochPlan) -> int:
     """What it takes to post the epoch and to claim it whole, where every pair is new to the contract."""
     lines = sum(len(leaf.lines) for leaf in plan.leaves)
-    return (
-        POST_GAS
-        + POST_GAS_PER_TENANT * len(plan.debits)
-        + CLAIM_GAS
-        + CLAIM_GAS_PER_LEAF * len(plan.leaves)
-        + CLAIM_GAS_PER_LINE * lines
-    )
+    return Extent(1, len(plan.debits), len(plan.leaves), lines, 0).gas
+
+
+def share_of_run(past: Extent, wei_per_gas: int, native_usd: MicroUSD) -> MicroUSD:
+    """µUSD of gas that one run is expected to bear, rounded up: that of past epochs over the runs that shared them.
+
+    Where nothing was settled yet, a run is taken to have an epoch to itself.
+    """
+    seen = past if past.runs else LONELY
+    return MicroUSD(-(-cost_of(seen.gas, wei_per_gas, native_usd) // seen.runs))
 
 
 def cost_of(gas: int, wei_per_gas: int, native_usd: MicroUSD) -> MicroUSD:

@@ -87,3 +87,32 @@ async def test_two_operators_asking_at_once_never_open_two_attempts(path: Path, 
         assert len(opened) == 1
         assert all(isinstance(answer, Attempt | LedgerError) for answer in answers)
         assert await one.attempts("job") == tuple(opened)
+
+
+async def test_many_are_opened_in_one_transaction_and_a_refusal_of_one_is_its_own(
+    ledger: SqlLedger, ask: Ask, now: datetime
+) -> None:
+    first = await ledger.open_attempt(ask(), now)
+    later = now + timedelta(hours=1)
+    asked = [ask(job_uid="other"), ask(request_id="placement-2"), ask(), ask(job_uid="third")]
+    opened, refused, again, third = await ledger.open_many(asked, later)
+    assert opened == Attempt(asked[0], 1, later)
+    assert isinstance(refused, LedgerError)
+    assert again == first
+    assert third == Attempt(asked[3], 1, later)
+    assert {entry.attempt.lease_name for entry in await ledger.open_attempts()} == {"job-1", "other-1", "third-1"}
+
+
+async def test_histories_of_many_jobs_are_those_of_each(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    for uid in ("a", "b"):
+        await ledger.open_attempt(ask(job_uid=uid), now)
+        await ledger.record_usage(f"{uid}-1", 1, 7, now)
+    await ledger.end_attempt("a-1", "Suspended", now)
+    await ledger.open_attempt(ask(job_uid="a", request_id="after-1"), now + timedelta(hours=1))
+    found = await ledger.histories([*(f"none-{index}" for index in range(1200)), "a", "b"])
+    assert {
+        uid: [(e.attempt.attempt, e.gpu_seconds, e.sequence) for e in entries] for uid, entries in found.items()
+    } == {
+        "a": [(1, 7, 1), (2, 0, 0)],
+        "b": [(1, 7, 1)],
+    }

@@ -47,6 +47,12 @@ def job(path: str, value: object, *words: str) -> Case:
     return Case("ComputeJob", path, value, words)
 
 
+LAWFUL: Final[JSONObject] = {
+    "runLimit": "10m",
+    "template": {"containers": [{"name": "main", "image": "registry.example/work:1"}]},
+    "data": {"sets": [{"name": "scans", "residency": {"countries": ["DE", "FR"]}}]},
+}
+
 CASES: Final = {
     # GPUProvider
     "country in words": provider("spec.location.country", "Germany", "spec.location.country", COUNTRY),
@@ -145,11 +151,59 @@ CASES: Final = {
     "deadline in words": job("spec.deadline", "tomorrow", "spec.deadline", "instant", "2026-12-31T18:00:00Z"),
     "deadline in no zone on Earth": job("spec.deadline", "2030-01-01T00:00:00+99:00", "spec.deadline", "its zone"),
     "deadline in year 0": job("spec.deadline", "0000-01-01T00:00:00Z", "spec.deadline", "1970 to 2999"),
-    "latency from nowhere": job("spec.latency", {"from": {}}, "latency.from", "exactly one of region, country"),
+    "latency from nowhere": job(
+        "spec.latency", {"from": {}}, "latency.from", "exactly one of vantage, region, country"
+    ),
     "latency from two places": job(
         "spec.latency", {"from": {"country": "SG", "region": "ap-southeast-1"}}, "latency.from", "exactly one of"
     ),
     "latency of half a point": job("spec.latency", {"from": {"latitude": 1.3}}, "latitude with longitude"),
+    "data at a provider and in a country": job(
+        "spec.data",
+        {"sets": [{"name": "scans", "provider": "alpha", "country": "DE"}]},
+        "spec.data.sets[0]",
+        "set provider or country, not both",
+    ),
+    "a data set twice": job("spec.data", {"sets": [{"name": "a"}, {"name": "a"}]}, "spec.data.sets[1]", "Duplicate"),
+    "data in words": job(
+        "spec.data", {"sets": [{"name": "a", "country": "Mars"}]}, "spec.data.sets[0].country", COUNTRY
+    ),
+    "data in an unknown group": job(
+        "spec.data",
+        {"sets": [{"name": "a", "residency": {"groups": ["NATO"]}}]},
+        "spec.data.sets[0].residency.groups[0]",
+        '"SWISS_ADEQUATE"',
+    ),
+    "egress as a number": job(
+        "spec.data", {"sets": [{"name": "a", "egressPricePerGiB": 0.09}]}, "egressPricePerGiB", "must be of type string"
+    ),
+    "egress below nothing": provider(
+        "spec.network", {"egressPricePerGiB": "-0.01"}, "spec.network.egressPricePerGiB", MONEY
+    ),
+    "a line of nothing": provider("spec.network", {"ingressMbps": 0}, "spec.network.ingressMbps", "equal to 1"),
+    "checkpoints without end": job("spec.checkpoint", {"interval": "0s"}, "spec.checkpoint.interval", "1s and 720h"),
+    "checkpoints of lawful data nowhere": job(
+        "spec",
+        {**LAWFUL, "checkpoint": {"interval": "10m"}},
+        "spec.checkpoint",
+        "needed, since a data set has a residency",
+    ),
+    "checkpoints outside the data's countries": job(
+        "spec",
+        {**LAWFUL, "checkpoint": {"interval": "10m", "country": "US"}},
+        "spec.checkpoint",
+        "not among the countries of a data set's residency",
+    ),
+    "checkpoints where the data is excluded": job(
+        "spec",
+        {
+            **LAWFUL,
+            "data": {"sets": [{"name": "scans", "residency": {"groups": ["EU"], "excludedCountries": ["HU"]}}]},
+            "checkpoint": {"interval": "10m", "country": "HU"},
+        },
+        "spec.checkpoint",
+        "among the excludedCountries of a data set",
+    ),
     "policy not built yet": job("spec.failover", {"policy": "Teleport"}, "spec.failover.policy", '"KeepRunning"'),
     "no containers": job("spec.template.containers", [], "spec.template.containers", "at least 1 items"),
     "container name in capitals": job(f"{CONTAINER}.name", "Main", "containers[0].name", "must be a DNS label"),

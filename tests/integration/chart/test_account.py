@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, GPUProvider
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import ForbiddenError, KubeError
 from fedgpu_operator.hub.render import provider_namespace
@@ -19,6 +21,8 @@ from fedgpu_operator.lab.cluster import Cluster
 OBJECTS = Path(__file__).resolve().parents[1] / "api" / "objects" / "minimal"
 CONFINED = "writes only into the namespaces of providers"
 SPECS = "changes no spec of a ComputeJob or GPUProvider"
+AUDITS = "must be allowed to update gpuproviders/audit"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
 
 
@@ -140,6 +144,55 @@ def test_of_a_job_or_a_provider_only_the_finalizers_can_be_changed(
         confined.patch(f"{where}/{name}", {"metadata": {"finalizers": []}})
     finally:
         hub.api.delete(f"{where}/{name}")
+
+
+@pytest.fixture
+def owner(hub: Cluster, unique_name: Callable[[str], str]) -> Iterator[tuple[ClusterApi, str]]:
+    """Somebody who may write GPUProviders, and the name of the role that says so."""
+    name = unique_name("owner")
+    hub.create_namespace(name)
+    hub.api.create(f"/api/v1/namespaces/{name}/serviceaccounts", {"metadata": {"name": "owner"}})
+    rules = [{"apiGroups": ["fedgpu.dev"], "resources": ["gpuproviders"], "verbs": ["create", "get", "patch"]}]
+    hub.api.create(f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
+    subject = {"kind": "ServiceAccount", "name": "owner", "namespace": name}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    hub.api.create(f"{RBAC}/clusterrolebindings", {"metadata": {"name": name}, "subjects": [subject], "roleRef": role})
+    token = yaml.safe_load(hub.kubeconfig_for_service_account(name, "owner"))["users"][0]["user"]["token"]
+    api = ClusterApi(hub.server, hub.ca_pem, token)
+    yield api, name
+    api.close()
+
+
+def test_no_owner_confirms_its_own_location(confined: ClusterApi, hub: Cluster, owner: tuple[ClusterApi, str]) -> None:
+    """Whoever may write GPUProviders may change all of one but its audit; that takes a right of its own."""
+    (api, name), path = owner, "/apis/fedgpu.dev/v1alpha1/gpuproviders"
+    body = yaml.safe_load((OBJECTS / "gpuprovider.yaml").read_text())
+    body["metadata"]["name"], mine = name, f"{path}/{name}"
+    audited, withdrawn, made_up = (
+        {"metadata": {"annotations": {AUDIT_ANNOTATION: value}}}
+        for value in (GPUProvider.parse(body).spec.location.audit_hash(), None, "0" * 32)
+    )
+
+    def told(change: dict[str, Any], by: ClusterApi = api) -> str:
+        return refusal(lambda: by.patch(mine, change))
+
+    until(lambda: not refusal(lambda: api.create(path, body)))
+    try:
+        until(lambda: AUDITS in told(audited))
+        assert AUDITS in told(made_up)
+        assert not told({"metadata": {"annotations": {"team": "mine"}}})
+        assert AUDITS in told(audited, confined), "nor does the operator"
+        assert not told(audited, hub.api)
+        assert GPUProvider.parse(api.get(mine)).location_audited
+        assert AUDITS in told(withdrawn)
+        assert not told({"spec": {"location": {"country": "US"}}})
+        assert not GPUProvider.parse(api.get(mine)).location_audited
+        role = hub.api.get(f"{RBAC}/clusterroles/{name}")
+        auditor = {"apiGroups": ["fedgpu.dev"], "resources": ["gpuproviders/audit"], "verbs": ["update"]}
+        hub.api.patch(f"{RBAC}/clusterroles/{name}", {"rules": [*role["rules"], auditor]})
+        until(lambda: not told(audited))
+    finally:
+        hub.api.delete(mine)
 
 
 def test_the_sign_of_life_can_be_written_in_a_providers_namespace(confined: ClusterApi, home: str) -> None:

@@ -87,6 +87,8 @@ def _prepare(lab: Lab, folder: Path) -> Federation:
         "SETTLER_KEY_FILE": str(key),
         "METER_KEY_FILE": str(meter),
         "EPOCH_SECONDS": "1",
+        "MARKET_SECONDS": "1",
+        "REBALANCE_RESIDENCE_SECONDS": "3",
         "LOG_LEVEL": "DEBUG",
     }
     variables = environment(settings, {"KUBECONFIG": str(kubeconfig), "HOME": str(folder)})

@@ -41,13 +41,15 @@ def test_from_apply_to_paid_to_the_unit(running: Federation, tenant: Tenant) -> 
     account = tenant.account()
     assert micro(account["balance"]) == 200_000_000 - sum(owed.values())
     settlement = tenant.status("gang")["settlement"]
-    epoch = running.hub.api.get(f"{API}/settlementepochs/epoch-{settlement['epoch']}")
-    assert epoch["status"]["state"] == "Paid"
+    path = f"{API}/settlementepochs/epoch-{settlement['epoch']}"
+    eventually("the epoch to show it", lambda: running.hub.api.get(path)["status"]["state"] == "Paid")
+    epoch = running.hub.api.get(path)
     assert settlement["claimTransaction"] == epoch["status"]["transactions"]["claim"]
     receipt = running.chain.rpc("eth_getTransactionReceipt", settlement["claimTransaction"])
     assert isinstance(receipt, dict)
     assert receipt["status"] == "0x1"
-    assert {"Placed", "Running", "Complete", "Settled"} <= tenant.events("cheap")
+    told = {"Placed", "Running", "Complete", "Settled"}
+    eventually("the Events, which go out after what they tell of", lambda: told <= tenant.events("cheap"))
 
 
 def test_metering_agrees_with_a_clock_outside(tenant: Tenant) -> None:

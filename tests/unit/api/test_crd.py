@@ -201,6 +201,7 @@ def test_check_names_what_differs_and_write_repairs_it(
     page = tmp_path / "docs" / "settlement.md"
     page.parent.mkdir()
     page.write_text("above\n<!-- generated: protocol -->\n<!-- end: protocol -->\nbelow\n")
+    (page.parent / "residency.md").write_text("<!-- generated: law -->\n<!-- end: law -->\n")
     assert generate.main([], root=tmp_path) == 0
     assert generate.main(["--check"], root=tmp_path) == 0
     assert page.read_text().startswith("above\n")
@@ -211,12 +212,15 @@ def test_check_names_what_differs_and_write_repairs_it(
     )
     (tmp_path / "crds" / "computejobs.yaml").write_text("changed by hand")
     (tmp_path / "crds" / "gpuproviders.yaml").unlink()
+    groups = tmp_path / "src" / "fedgpu_operator" / "domain" / "geo_groups.py"
+    groups.write_text(groups.read_text().replace("AT BE", "AT BE US"))
     page.write_text(page.read_text().replace("Prepared", "Guessed"))
     (tmp_path / "crds" / "retired.yaml").write_text("nobody generates this any more")
     assert generate.main(["--check"], root=tmp_path) == 1
     told = capsys.readouterr().err
     for name in ("computejobs.yaml", "gpuproviders.yaml", "retired.yaml"):
         assert f"crds/{name} differs" in told
+    assert "domain/geo_groups.py differs" in told, "nobody slips a country into a group"
     assert "docs/settlement.md differs" in told
     assert generate.main([], root=tmp_path) == 0
     assert generate.drift(tmp_path) == []

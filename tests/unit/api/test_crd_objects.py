@@ -15,7 +15,12 @@ from fedgpu_operator.api.crd_schema import walk
 from fedgpu_operator.api.registry import KINDS
 
 NOT_TOGETHER = {
-    "ComputeJob": {"spec.latency.from.region", "spec.latency.from.country", "spec.strategy.preset"},
+    "ComputeJob": {
+        "spec.latency.from.vantage",
+        "spec.latency.from.region",
+        "spec.latency.from.country",
+        "spec.strategy.preset",
+    },
 }
 """Fields that a rule allows only without others which the full object has."""
 

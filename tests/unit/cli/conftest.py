@@ -23,6 +23,7 @@ class FakeHub:
     """`objects` as an API server would send them; `error` is raised instead where it is set."""
 
     objects: list[JSONObject] = field(default_factory=list)
+    patches: list[JSONObject] = field(default_factory=list)
     error: KubeError | None = None
     closed: bool = False
     context: str | None = None
@@ -38,6 +39,14 @@ class FakeHub:
             raise self.error
         found = [each for each in self.objects if each["kind"] == kind.kind and carries(each, labels)]
         return [each for each in found if namespace in ("", each["metadata"].get("namespace", ""))], "1"
+
+    async def patch(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
+        """Merges into the annotations alone; remembers what was asked."""
+        found = await self.get(kind, name, namespace)
+        self.patches.append(patch)
+        notes = found["metadata"].setdefault("annotations", {}) | patch["metadata"]["annotations"]
+        found["metadata"]["annotations"] = {key: value for key, value in notes.items() if value is not None}
+        return found
 
     async def close(self) -> None:
         self.closed = True

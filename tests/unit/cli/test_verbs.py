@@ -61,6 +61,7 @@ def candidate(provider: str, *, reason: str = "", message: str = "") -> JSONObje
         "message": message,
         "price": "0.43",
         "effectivePrice": "0.444876",
+        "components": {"carbon": "0.014876"},
         "cost": "0.43",
         "latencyMs": 2.1,
         "latencySource": "estimate",
@@ -82,6 +83,7 @@ def placed() -> JSONObject:
             "effectivePrice": "0.444876",
             "placedAt": "2026-01-01T00:00:00Z",
             "policies": ["eu@3"],
+            "law": "2026-11-23",
         },
         candidates=[candidate("merlion"), candidate("spree", reason="LatencyTooHigh", message="needs 99.3 ms")],
         usage={"gpuSeconds": 7200, "cost": "0.86"},
@@ -106,6 +108,28 @@ def test_offers_are_sorted_by_product_and_price(hub: FakeHub, run: Run) -> None:
     assert "3/8" in text
     assert "?" in text
     assert "ISO27001" in text
+    assert {each["location"] for each in offers} == {"self-declared"}
+
+
+def test_an_audit_confirms_the_location_that_was_shown_and_can_be_taken_back(hub: FakeHub, run: Run) -> None:
+    hub.objects = [provider("spree", "1", free=8)]
+    hub.objects[0]["metadata"] |= {"uid": "u-1", "resourceVersion": "7"}
+    code, out, _ = run("provider", "audit", "spree")
+    assert code == 0
+    assert "country     DE" in out
+    assert "self-declared: nobody has confirmed it" in out
+    assert hub.patches == [], "looking changes nothing"
+    _, out, _ = run("provider", "audit", "spree", "--confirm")
+    assert "location    audited" in out
+    assert hub.patches[0]["metadata"]["uid"] == "u-1"
+    assert hub.patches[0]["metadata"]["resourceVersion"] == "7", "what the owner changes meanwhile is not confirmed"
+    assert json.loads(run("offers", "-o", "json")[1])["offers"][0]["location"] == "audited"
+    hub.objects[0]["spec"]["location"]["country"] = "US"
+    _, out, _ = run("provider", "audit", "spree")
+    assert "self-declared: it changed after it was confirmed" in out
+    _, out, _ = run("provider", "audit", "spree", "--withdraw")
+    assert "nobody has confirmed it" in out
+    assert run("provider", "audit", "spree", "--confirm", "--withdraw")[0] != 0
 
 
 def test_no_offers_is_said_in_words(hub: FakeHub, run: Run) -> None:
@@ -119,7 +143,8 @@ def test_explain_shows_where_why_there_and_who_was_refused(hub: FakeHub, run: Ru
     for wanted in (
         "acme/train is Succeeded",
         "least effective price 0.444876 of 1 that fit",
-        "eu@3",
+        "eu@3; country groups as of 2026-11-23",
+        "carbon 0.014876",
         "LatencyTooHigh",
         "needs 99.3 ms",
         "2.1 ms (estimate)",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import NAMESPACE_OID, uuid5
 
 from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
+from fedgpu_operator.placement.problem import Solution
 from fedgpu_operator.ports import Kube, Metrics, ResourceType, WatchEvent
 
 Key = tuple[str, str, str]
@@ -178,6 +180,9 @@ class FakeMetrics:
         self.states: dict[str, int] = {}
         self.refused: dict[str, int] = {}
         self.paid_total = 0
+        self.moves: Counter[str] = Counter()
+        self.gaps: list[float] = []
+        self.prices: tuple[PricePoint, ...] = ()
 
     def decided(self, placed: int, refused: dict[str, int], seconds: float) -> None:
         self.refused = refused
@@ -188,11 +193,20 @@ class FakeMetrics:
     def billed(self, provider: str, gpu_seconds: int) -> None:
         self.gpu_seconds[provider] += gpu_seconds
 
+    def moved(self, reason: str) -> None:
+        self.moves[reason] += 1
+
     def jobs(self, by_state: dict[str, int]) -> None:
         self.states = by_state
 
     def paid(self, micro_usd: MicroUSD) -> None:
         self.paid_total += micro_usd
+
+    def solved(self, solution: Solution) -> None:
+        self.gaps.append(solution.gap)
+
+    def market(self, prices: Sequence[PricePoint]) -> None:
+        self.prices = tuple(prices)
 
 
 def as_ports(kube: FakeKube, metrics: FakeMetrics) -> tuple[Kube, Metrics]:

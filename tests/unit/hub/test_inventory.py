@@ -123,3 +123,23 @@ def test_the_inventory_names_offered_products_only_in_their_order() -> None:
         provider(), report(product({4: 1}, "L4"), product({8: 1}), product({8: 9}, "private")), [lease(2)]
     )
     assert [(each.product, each.total, each.free, each.nodes) for each in stock] == [("L4", 4, 4, 1), (H100, 8, 4, 1)]
+
+
+def test_round_trips_are_whole_microseconds_and_the_tail_is_never_below_the_median() -> None:
+    location, secret = {"country": "DE"}, {"kubeconfigSecretRef": {"name": "berlin"}}
+    spec = {"location": location, "connection": secret, "offers": [{"product": H100, "pricePerGPUHour": "1"}]}
+    provider = GPUProvider.parse({"metadata": {"name": "berlin"}, "spec": spec})
+    at = "2026-01-01T12:00:00Z"
+    probes = [
+        {"vantage": "fra", "p50Ms": 1.2345, "p95Ms": 9, "samples": 5, "measuredAt": at},
+        {"vantage": "ber", "p50Ms": 4, "p95Ms": 2, "samples": 5, "measuredAt": at},
+    ]
+    report = ProviderReport.parse(
+        {"metadata": {"name": "berlin"}, "spec": {"provider": "berlin"}, "status": {"probes": probes}}
+    )
+    (offer,) = offers(provider, report, [], ready=True)
+    assert {name: (each.p50_us, each.p95_us) for name, each in offer.probes.items()} == {
+        "fra": (1234, 9000),
+        "ber": (4000, 4000),
+    }
+    assert offers(provider, None, [], ready=True)[0].probes == {}

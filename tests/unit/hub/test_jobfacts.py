@@ -127,4 +127,12 @@ def test_outcome(ended: ComputeLease, outcome: str) -> None:
 
 
 def test_only_what_was_nobodys_fault_is_tried_again() -> None:
-    assert {"Suspended", "Superseded", "Unfunded", "MemberRejected", "LeaseFenced"} == RETRIED
+    assert {
+        "Suspended",
+        "Superseded",
+        "Unfunded",
+        "MemberRejected",
+        "LeaseFenced",
+        "Preempted",
+        "Rebalanced",
+    } == RETRIED

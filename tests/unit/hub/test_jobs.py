@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from tests.unit.hub.world import JOBS, LEASES, World
 
@@ -242,14 +244,14 @@ async def test_the_trouble_of_one_job_does_not_hold_up_the_others(
     await world.provider("berlin")
     bad = await world.job("bad")
     await world.job("good")
-    history = world.ledger.history
+    histories = world.ledger.histories
 
-    async def broken(*, job_uid: str | None = None, limit: int = 100) -> object:
-        if job_uid == bad.metadata.uid:
+    async def broken(uids: Sequence[str]) -> object:
+        if bad.metadata.uid in uids:
             raise LedgerError("the books of this one are torn")
-        return await history(job_uid=job_uid, limit=limit)
+        return await histories(uids)
 
-    monkeypatch.setattr(world.ledger, "history", broken)
+    monkeypatch.setattr(world.ledger, "histories", broken)
     await world.pass_once()
     assert world.says("Placed", "good") == ("True", "Placed")
     assert [lease.spec.job.name for lease in world.leases] == ["good"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.unit.hub.world import World
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.hub.costs import RunCosts
 from fedgpu_operator.hub.jobfacts import JobFacts
-from fedgpu_operator.hub.placing import all_offers, domain_job
+from fedgpu_operator.hub.placing import all_offers, domain_job, hosts_of
 from fedgpu_operator.hub.store import load
 
 COOLDOWN = timedelta(seconds=300)
@@ -39,7 +43,7 @@ async def test_budget_and_cap_are_less_what_was_spent(
 ) -> None:
     job = await world.job(**({"budget": budget} if budget else {}))
     facts = JobFacts(job, (attempt(world, "berlin", "Suspended", spent),))
-    assert domain_job(facts, account(cap), world.clock.now(), COOLDOWN).budget_left == left
+    assert domain_job(facts, account(cap), world.clock.now(), COOLDOWN, hosts={}).budget_left == left
 
 
 def attempt(world: World, provider: str, outcome: str, used: int = 0, ago: float = 0) -> LeaseUsage:
@@ -55,7 +59,7 @@ async def test_only_fresh_rejections_are_avoided(world: World) -> None:
         attempt(world, "fine", "Suspended"),
         attempt(world, "broke", "ExitCode"),
     )
-    asked = domain_job(JobFacts(await world.job(), usage), None, world.clock.now(), COOLDOWN)
+    asked = domain_job(JobFacts(await world.job(), usage), None, world.clock.now(), COOLDOWN, hosts={})
     assert set(asked.avoid) == {"fresh"}
     assert asked.avoid["fresh"] == "the member rejected attempt 1 at 2026-01-01T11:55:01Z"
 
@@ -81,3 +85,94 @@ async def test_what_one_pass_sold_the_next_does_not_sell_again(world: World) -> 
     assert len(world.leases) == 2
     waiting = [name for name in ("a", "b", "c") if world.says("Placed", name)[0] == "False"]
     assert [world.says("Placed", name) for name in waiting] == [("False", "InsufficientGPUs")]
+
+
+@pytest.mark.parametrize(
+    ("network", "price", "expected"),
+    [
+        ({"egressPricePerGiB": "0.05"}, None, 50_000),
+        ({"egressPricePerGiB": "0.05"}, "0.07", 70_000),
+        ({"egressPricePerGiB": "0.05"}, "0", 0),
+        ({"ingressMbps": 10}, None, None),
+        (None, None, None),
+    ],
+)
+async def test_data_at_a_provider_costs_what_that_one_states_unless_the_job_says_otherwise(
+    world: World, network: dict[str, Any] | None, price: str | None, expected: int | None
+) -> None:
+    extra: dict[str, Any] = {"network": network} if network else {}
+    await world.provider("berlin", **extra)
+    data = {"name": "scans", "provider": "berlin"} | ({"egressPricePerGiB": price} if price else {})
+    facts = JobFacts(await world.job(data={"sets": [data, {"name": "weights", "country": "US"}]}))
+    state = await load(world.kube)
+    scans, weights = domain_job(facts, None, world.clock.now(), COOLDOWN, hosts=hosts_of(state.providers)).data
+    assert (scans.egress_per_gib, weights.egress_per_gib) == (expected, 0)
+
+
+async def test_the_hub_offers_what_owners_state_and_what_it_knows_of_them(world: World) -> None:
+    await world.provider("berlin", network={"egressPricePerGiB": "0.02", "ingressMbps": 1000})
+    await world.provider("oslo", country="NO")
+    costs = RunCosts({"berlin": 250}, MicroUSD(77))
+    berlin, oslo = all_offers(replace(await load(world.kube), costs=costs))
+    assert (berlin.egress_per_gib, berlin.ingress_mbps, berlin.interruptions_per_mh) == (20_000, 1000, 250)
+    assert (oslo.egress_per_gib, oslo.ingress_mbps, oslo.interruptions_per_mh) == (None, None, None)
+    assert (berlin.gas_share, oslo.gas_share) == (77, 77)
+    assert not berlin.location_audited
+
+
+SCANS = {"name": "scans", "residency": {"groups": ["EEA"]}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "said"),
+    [
+        ({"latency": {"from": {"vantage": "mars"}, "maxMs": 5}}, "UnknownPlace", "'mars' is no vantage of this hub"),
+        ({"data": {"sets": [{"name": "x", "provider": "ghost"}]}}, "UnknownProvider", "no GPUProvider ghost"),
+        (
+            {"data": {"sets": [SCANS]}, "checkpoint": {"interval": "10m", "country": "CH"}},
+            "CheckpointOutsideResidency",
+            "CH is no country in which data set scans may be kept",
+        ),
+        (
+            {"data": {"sets": [SCANS]}, "checkpoint": {"interval": "10m"}},
+            "CheckpointOutsideResidency",
+            "it is not known",
+        ),
+        (
+            {"data": {"sets": [SCANS]}, "placement": {"countries": ["US"]}},
+            "ResidencyConflict",
+            "spec.placement and the residency of scans",
+        ),
+        (
+            {"data": {"sets": [SCANS, {"name": "b", "residency": {"countries": ["US"]}}]}},
+            "ResidencyConflict",
+            "b, scans",
+        ),
+        (
+            {"data": {"sets": [SCANS]}, "placement": {"countries": ["DE"], "excludedCountries": ["DE"]}},
+            "ResidencyConflict",
+            "no country is left",
+        ),
+    ],
+)
+async def test_a_job_that_no_place_can_serve_is_told_so_at_once(
+    world: World, spec: dict[str, Any], reason: str, said: str
+) -> None:
+    await world.provider("berlin")
+    await world.job(**spec)
+    await world.pass_once()
+    assert world.says("Failed") == ("True", reason)
+    placed = find(world.see().status.conditions, "Placed")
+    assert placed is not None
+    assert said in placed.message
+
+
+async def test_a_job_waits_no_longer_once_the_provider_of_its_data_is_there(world: World) -> None:
+    await world.provider("berlin")
+    await world.job(data={"sets": [{"name": "x", "provider": "late"}]})
+    await world.pass_once()
+    assert world.says("Failed") == ("True", "UnknownProvider")
+    await world.provider("late", free={1: 1})
+    await world.pass_once()
+    assert world.says("Placed") == ("True", "Placed")
+    assert world.says("Failed") == ("", "")

@@ -1,4 +1,4 @@
-"""The operator's entry: what can never work is one line and exit code 2; Kopf wakes loops and decides nothing."""
+"""The operator's entry: what can never work is one line and exit code 2; a change wakes whom it concerns."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from fedgpu_operator import errors
+from fedgpu_operator.api.base import Meta, Resource
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.bootstrap import system
-from fedgpu_operator.bootstrap.system import WAKES, System
+from fedgpu_operator.bootstrap.system import System
+from fedgpu_operator.bootstrap.waking import WAKES
 from fedgpu_operator.errors import (
     ChainMismatchError,
     ConfigurationError,
@@ -24,7 +28,6 @@ from fedgpu_operator.errors import (
     NotFoundError,
     UnreachableError,
 )
-from fedgpu_operator.hub.loop import Loop
 from fedgpu_operator.operator import main
 from fedgpu_operator.ports import Kube
 from fedgpu_operator.settings import Settings
@@ -140,30 +143,68 @@ def test_every_kind_wakes_a_loop_or_is_written_by_nobody_else() -> None:
         "agents",
         "accounts",
         "receipts",
+        "vantages",
     }
 
 
-def test_an_event_wakes_the_loops_of_its_kind_and_a_lease_its_agent() -> None:
+class Counting:
+    """A loop or a supervisor that notes who was woken."""
+
+    def __init__(self, name: str, woken: list[str]) -> None:
+        self.name, self.woken = name, woken
+
+    def wake(self, *rest: str) -> None:
+        self.woken.append(" ".join((self.name, *rest)))
+
+
+def changes(plural: str, namespace: str, before: Resource | None = None, after: Resource | None = None) -> list[str]:
+    """Who is woken by a change, where there is no chain."""
     woken: list[str] = []
+    loops = {name: Counting(name, woken) for name in ("jobs", "providers", "agents")}
+    made = SimpleNamespace(loops=loops, supervisor=Counting("supervisor", woken))
+    System.changed(cast("System", made), plural, namespace, before, after)
+    return woken
 
-    class Counting:
-        def __init__(self, name: str) -> None:
-            self.name = name
 
-        def wake(self, *rest: str) -> None:
-            woken.append(" ".join((self.name, *rest)))
+def lease(generation: int, version: str) -> ComputeLease:
+    meta = Meta(name="a", uid="u", generation=generation, resource_version=version)
+    fields: dict[str, Any] = {"metadata": meta}
+    return ComputeLease.model_construct(**fields)
 
-    loops = {name: cast("Loop", Counting(name)) for name in ("jobs", "providers", "agents")}
-    made = SimpleNamespace(loops=loops, supervisor=Counting("supervisor"))
-    wake = System.wake
-    wake(cast("System", made), "computeleases", "fedgpu-provider-berlin")
-    assert woken == ["jobs", "providers", "supervisor fedgpu-provider-berlin"]
-    woken.clear()
-    wake(cast("System", made), "computeaccounts", "team-a")
-    assert woken == ["jobs"], "there is no account loop without a chain"
-    woken.clear()
-    wake(cast("System", made), "pods", "team-a")
-    assert woken == []
+
+def job(generation: int, version: str, uid: str = "u") -> ComputeJob:
+    meta = Meta(name="a", uid=uid, generation=generation, resource_version=version)
+    fields: dict[str, Any] = {"metadata": meta}
+    return ComputeJob.model_construct(**fields)
+
+
+def test_a_change_wakes_the_loops_of_its_kind() -> None:
+    assert changes("computeaccounts", "team-a") == ["jobs"], "there is no account loop without a chain"
+    assert changes("placementpolicies", "") == ["jobs"]
+    assert changes("pods", "team-a") == []
+
+
+def test_a_lease_wakes_its_agent_but_for_what_the_agent_wrote_itself() -> None:
+    space = "fedgpu-provider-berlin"
+    new = lease(1, "1")
+    told = lease(1, "2")
+    stopped = lease(2, "3")
+    agent = f"supervisor {space}"
+    assert changes("computeleases", space, None, new) == ["providers", agent], "the job loop made it"
+    assert changes("computeleases", space, new, told) == ["jobs", "providers"]
+    assert changes("computeleases", space, told, stopped) == ["jobs", "providers", agent]
+    assert changes("computeleases", space, stopped, None) == ["jobs", "providers", agent]
+
+
+def test_the_status_of_a_job_wakes_nobody_and_its_spec_does() -> None:
+    new = job(1, "1")
+    shown = job(1, "2")
+    suspended = job(2, "3")
+    another = job(1, "4", uid="v")
+    assert changes("computejobs", "team", None, new) == ["jobs"]
+    assert changes("computejobs", "team", new, shown) == []
+    assert changes("computejobs", "team", shown, suspended) == ["jobs"]
+    assert changes("computejobs", "team", shown, another) == ["jobs"]
 
 
 def test_the_log_is_one_json_object_a_line_with_its_exception() -> None:

@@ -1,16 +1,19 @@
 """An independent judge of placements: reads raw resources only and imports nothing of the project.
 
-Written from the issue and docs/placement.md in the plainest way, with Fractions and exhaustive search.
+Written from the issue and docs/placement.md in the plainest way, with Fractions and exhaustive search. What things
+cost stands in prices.py, the best that can be reached in optimum.py; both keep to the same rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from fractions import Fraction
 from functools import cache
-from math import floor
+from math import ceil, floor
 from typing import Any
+
+from tests.unit.placement.distance import probe_that_counts, round_trip_us
 
 Raw = dict[str, Any]
 Pair = tuple[str, str]
@@ -38,11 +41,18 @@ def forbidden(world: Raw, job: Raw, provider: Raw, product: str) -> str:
             return why
         if "maxPricePerGPUHour" in rules and price > Fraction(rules["maxPricePerGPUHour"]):
             return "too dear"
+    for each in spec.get("data", {}).get("sets", []):
+        if why := _unlawful(each.get("residency", {}), provider):
+            return f"data set {each['name']}: {why}"
+    if why := _too_far(world, job, provider):
+        return why
     return _unfit(world, job, provider, product) or ("over budget" if _over_budget(spec, price) else "")
 
 
 def _unlawful(rules: Raw, provider: Raw) -> str:
     country, region = provider["spec"]["location"]["country"], provider["spec"]["location"]["region"]
+    if rules.get("auditedLocation") and not provider["status"].get("locationAudited"):
+        return "the location is the owner's word"
     allowed = set(rules.get("countries", [])).union(*(GROUPS[each] for each in rules.get("groups", [])))
     if allowed and country not in allowed:
         return f"country {country!r}"
@@ -87,9 +97,35 @@ def _unfit(world: Raw, job: Raw, provider: Raw, product: str) -> str:
     if provider["metadata"]["name"] in job["spec"].get("avoid", {}):
         return "avoided"
     deadline = job["spec"].get("deadline")
-    if deadline and datetime.fromisoformat(deadline) <= datetime.fromisoformat(world["now"]):
+    if deadline and _arrival(world, job, provider) >= datetime.fromisoformat(deadline):
         return "deadline"
     return ""
+
+
+def _arrival(world: Raw, job: Raw, provider: Raw) -> datetime:
+    """When all data is there, in whole seconds, rounded up; at 100 Mbit/s unless the owner says otherwise."""
+    mbps = provider["spec"].get("network", {}).get("ingressMbps", 100)
+    gib = sum(each.get("sizeGiB", 0) for each in moved_sets(job, provider))
+    return datetime.fromisoformat(world["now"]) + timedelta(seconds=ceil(Fraction(gib * 2**30 * 8, mbps * 10**6)))
+
+
+def moved_sets(job: Raw, provider: Raw) -> list[Raw]:
+    """The data sets that do not lie at this provider already."""
+    sets: list[Raw] = job["spec"].get("data", {}).get("sets", [])
+    return [each for each in sets if each.get("provider") != provider["metadata"]["name"]]
+
+
+def _too_far(world: Raw, job: Raw, provider: Raw) -> str:
+    rule = job["spec"].get("latency")
+    if rule is None or "maxMs" not in rule:
+        return ""
+    probe = probe_that_counts(world, job, provider)
+    if probe is not None:
+        return "measured beyond the bound" if probe["p95us"] > rule["maxMs"] * 1000 else ""
+    floor_us = round_trip_us(rule["from"], provider["spec"]["location"])
+    if floor_us is None or not rule.get("allowEstimate"):
+        return "no measurement"
+    return "farther than light" if floor_us > rule["maxMs"] * 1000 else ""
 
 
 def gpus_of(job: Raw) -> tuple[int, int]:
@@ -117,8 +153,8 @@ def breaches(world: Raw, placed: Mapping[str, Pair]) -> list[str]:
             wrong.append(f"{uid} at {name}/{product}: {why}")
     for name, provider in providers.items():
         here = [uid for uid, (owner, _) in placed.items() if owner == name]
-        if len(here) > _slots(provider):
-            wrong.append(f"{name}: {len(here)} leases for {_slots(provider)} slots")
+        if len(here) > slots_of(provider):
+            wrong.append(f"{name}: {len(here)} leases for {slots_of(provider)} slots")
         for product in provider["status"]["inventory"]:
             loads = [gpus_of(jobs[uid]) for uid in here if placed[uid][1] == product]
             if not packs(nodes_of(provider, product), loads):
@@ -170,83 +206,7 @@ def _packs(nodes: tuple[int, ...], pieces: tuple[int, ...]) -> bool:
     return False
 
 
-def _slots(provider: Raw) -> int:
+def slots_of(provider: Raw) -> int:
+    """How many more leases the provider takes."""
     limit = provider["spec"].get("limits", {}).get("maxLeases")
     return 10**6 if limit is None else max(0, limit - provider["status"]["leases"])
-
-
-def effective_cost(job: Raw, provider: Raw, product: str) -> int:
-    """Effective price × GPUs × run limit in µUSD·s per hour; carbon is the only rate these worlds use."""
-    offer = next(each for each in provider["spec"]["offers"] if each["product"] == product)
-    rate = Fraction(job["spec"].get("strategy", {}).get("rates", {}).get("usdPerKgCO2e", "0")) * 1_000_000
-    kilograms = Fraction(offer.get("watts", 1400), 1000) * Fraction(
-        provider["spec"].get("energy", {}).get("carbonIntensity", 820), 1000
-    )
-    price = int(price_of(provider, product) * 1_000_000) + floor(rate * kilograms + Fraction(1, 2))
-    gpus, replicas = gpus_of(job)
-    return price * gpus * replicas * int(job["spec"]["runLimitSeconds"])
-
-
-Value = tuple[int, ...]
-
-
-def value_of(world: Raw, placed: Mapping[str, Pair]) -> Value:
-    """What placement minimizes: jobs left out per priority, highest first, and last the total effective cost."""
-    providers = {each["metadata"]["name"]: each for each in world["providers"]}
-    levels = levels_of(world)
-    left, cost = [0] * len(levels), 0
-    for job in world["jobs"]:
-        pair = placed.get(job["metadata"]["uid"])
-        if pair is None:
-            left[levels.index(job["spec"].get("priority", 0))] += 1
-        else:
-            cost += effective_cost(job, providers[pair[0]], pair[1])
-    return (*left, cost)
-
-
-def levels_of(world: Raw) -> list[int]:
-    """Priorities in use, highest first."""
-    return sorted({job["spec"].get("priority", 0) for job in world["jobs"]}, reverse=True)
-
-
-def optimum(world: Raw) -> Value:
-    """The least value over every lawful placement of single-GPU jobs (funds left out), by exhaustive search."""
-    levels = levels_of(world)
-    offers = [
-        (provider, product, i)
-        for i, provider in enumerate(world["providers"])
-        for product in provider["status"]["inventory"]
-    ]
-    choices = [
-        [
-            (number, owner, effective_cost(job, provider, product))
-            for number, (provider, product, owner) in enumerate(offers)
-            if not forbidden(world, job, provider, product)
-        ]
-        for job in world["jobs"]
-    ]
-    miss = [levels.index(job["spec"].get("priority", 0)) for job in world["jobs"]]
-
-    @cache
-    def least(number: int, free: tuple[int, ...], slots: tuple[int, ...]) -> Value:
-        if number == len(choices):
-            return (0,) * (len(levels) + 1)
-        return min(_moves(number, free, slots))
-
-    def _moves(number: int, free: tuple[int, ...], slots: tuple[int, ...]) -> Iterator[Value]:
-        rest = least(number + 1, free, slots)
-        yield tuple(part + (i == miss[number]) for i, part in enumerate(rest))
-        for offer, owner, cost in choices[number]:
-            if free[offer] and slots[owner]:
-                rest = least(number + 1, _less(free, offer), _less(slots, owner))
-                yield (*rest[:-1], rest[-1] + cost)
-
-    return least(
-        0,
-        tuple(sum(nodes_of(provider, product)) for provider, product, _ in offers),
-        tuple(_slots(provider) for provider in world["providers"]),
-    )
-
-
-def _less(values: tuple[int, ...], at: int) -> tuple[int, ...]:
-    return (*values[:at], values[at] - 1, *values[at + 1 :])

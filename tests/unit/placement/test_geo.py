@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from datetime import date
+from pathlib import Path
+from typing import get_args
 
-from fedgpu_operator.domain.geo import GROUPS, locate, point_of, resolve_countries
+import pytest
+import yaml
+from hack import law_tables
+
+from fedgpu_operator.api.placementrules import CountryGroup
+from fedgpu_operator.domain.geo import GROUPS, LAW_DATE, locate, point_of, resolve_countries
 from fedgpu_operator.domain.geo_countries import COUNTRIES
 from fedgpu_operator.domain.geo_regions import REGIONS
 from fedgpu_operator.domain.location import Location, great_circle_km, round_trip_floor_ms
@@ -34,9 +41,51 @@ def test_groups_are_the_law_of_their_day() -> None:
         "SCHENGEN": 29,
         "G7": 7,
         "GDPR_ADEQUATE": 14,
+        "UK_ADEQUATE": 42,
+        "SWISS_ADEQUATE": 42,
     }
     assert {"GB", "CH", "NO", "RE"}.isdisjoint(GROUPS["EU"])
-    assert {"US", "CA"}.isdisjoint(GROUPS["GDPR_ADEQUATE"])
+    for adequate in ("GDPR_ADEQUATE", "UK_ADEQUATE", "SWISS_ADEQUATE"):
+        assert {"US", "CA"}.isdisjoint(GROUPS[adequate]), "only some recipients there are covered"
+    assert GROUPS["EU"] < GROUPS["EEA"] < GROUPS["UK_ADEQUATE"]
+    assert GROUPS["EEA"] < GROUPS["SWISS_ADEQUATE"]
+    assert GROUPS["EEA"] == GROUPS["EU"] | (GROUPS["EFTA"] - {"CH"})
+    assert GROUPS["SCHENGEN"] == (GROUPS["EU"] - {"CY", "IE"}) | GROUPS["EFTA"]
+    assert GROUPS["EEA"].isdisjoint(GROUPS["GDPR_ADEQUATE"]), "third countries only"
+    assert "GB" not in GROUPS["UK_ADEQUATE"]
+    assert "CH" not in GROUPS["SWISS_ADEQUATE"]
+
+
+def test_every_table_of_law_says_where_it_comes_from_and_when_it_was_checked() -> None:
+    groups = law_tables.load()
+    assert {group.name for group in groups} == set(GROUPS) == set(get_args(CountryGroup))
+    for group in groups:
+        assert frozenset(group.members) == GROUPS[group.name] <= set(COUNTRIES)
+        assert group.title
+        assert group.note
+        assert all(each.instrument and each.number for each in group.source)
+        assert max(each.date for each in group.source) <= group.as_of <= group.checked, "nobody checks the future"
+    assert date.fromisoformat(LAW_DATE) == max(group.checked for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"members": ["DE", "DE"]}, "a member twice"),
+        ({"source": []}, "no source"),
+        ({"checked": "soon"}, "checked is no day"),
+        ({"group": "NATO"}, "different groups"),
+    ],
+)
+def test_a_table_without_a_source_or_with_a_slip_is_not_taken(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    for path in law_tables.FOLDER.glob("*.yaml"):
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        changed = raw | change if path.name == "g7.yaml" else raw
+        (tmp_path / path.name).write_text(yaml.safe_dump(changed), encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        law_tables.load(tmp_path)
 
 
 def test_countries_and_groups_resolve_to_their_union() -> None:

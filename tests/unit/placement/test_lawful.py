@@ -6,8 +6,9 @@ from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.placement.chance import random_world
 from tests.unit.placement.oracle import breaches, forbidden, gpus_of, nodes_of, packs
-from tests.unit.placement.worlds import Raw, random_world, snapshot_of
+from tests.unit.placement.worlds import Raw, snapshot_of
 
 from fedgpu_operator.placement import decide, evaluate
 

@@ -22,8 +22,8 @@ from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.placement.context import MAX_COMPONENT, Context
-from fedgpu_operator.placement.plugins import carbon, latency
-from fedgpu_operator.placement.registry import FILTERS, REASON_ORDER
+from fedgpu_operator.placement.registry import FILTERS, PRICERS, REASON_ORDER, Pricer
+from fedgpu_operator.placement.table import OfferTable
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 USD = 1_000_000
@@ -42,10 +42,13 @@ OFFER = Offer(
 )
 
 
-def refusals(job: Job, offer: Offer, policies: tuple[Policy, ...] = (), *, deny: bool = False) -> dict[str, Reason]:
+def refusals(job: Job, offer: Offer, policies: tuple[Policy, ...] = (), *, deny: bool = False) -> dict[str, str]:
     """Every filter that refuses, with its reason; not only the first."""
     ctx = Context(job, policies, deny, NOW)
     answers = {each.name: each.refusal(ctx, offer) for each in FILTERS}
+    for each in FILTERS:
+        assert each.key(ctx) is not None or answers[each.name] is None, f"{each.name} has no key, but refuses"
+        assert each.allowed is None or each.allowed(ctx, OfferTable([offer])).tolist() == [answers[each.name] is None]
     assert all(refused.message for refused in answers.values() if refused), "a refusal without a sentence"
     return {name: refused.reason for name, refused in answers.items() if refused}
 
@@ -239,31 +242,40 @@ def context(rates: ExchangeRates, origin: Location | None = None) -> Context:
     return Context(replace(JOB, rates=rates, latency=rule), (), False, NOW)
 
 
+def each_price(price: Pricer, ctx: Context, *offers: Offer) -> list[int]:
+    """What a pricer adds to each offer, in the order given; each is asked alone, for an answer is one offer's."""
+    return [int(price.price(ctx, OfferTable([offer]))[0]) if price.key(ctx) is not None else 0 for offer in offers]
+
+
+def pricer(name: str) -> Pricer:
+    return next(each for each in PRICERS if each.name == name)
+
+
 def test_carbon_price_is_rate_times_kilograms() -> None:
     ctx = context(ExchangeRates(per_kg_co2e=10 * USD))
     clean = replace(OFFER, watts=700, carbon_g_per_kwh=30)  # 0.021 kg per GPU-hour
     unknown = OFFER  # 1.4 kW at 820 g/kWh: 1.148 kg
     half = replace(OFFER, watts=700)  # 0.7 kW at 820 g/kWh: 0.574 kg
-    assert carbon.stated_price(ctx, [clean, unknown, half]).tolist() == [210_000, 0, 0]
-    assert carbon.assumed_price(ctx, [clean, unknown, half]).tolist() == [0, 11_480_000, 5_740_000]
+    assert each_price(pricer("carbon"), ctx, clean, unknown, half) == [210_000, 0, 0]
+    assert each_price(pricer("carbonAssumed"), ctx, clean, unknown, half) == [0, 11_480_000, 5_740_000]
 
 
 def test_carbon_price_rounds_half_a_unit_up() -> None:
     ctx = context(ExchangeRates(per_kg_co2e=1))
     offers = [replace(OFFER, watts=1000, carbon_g_per_kwh=grams) for grams in (499, 500, 1499, 1500)]
-    assert carbon.stated_price(ctx, offers).tolist() == [0, 1, 1, 2]
+    assert each_price(pricer("carbon"), ctx, *offers) == [0, 1, 1, 2]
 
 
 def test_latency_price_counts_estimated_milliseconds_and_the_antipodes_where_unknown() -> None:
     ctx = context(ExchangeRates(per_ms=1_000), SINGAPORE)
     here, far, unknown = replace(OFFER, location=SINGAPORE), OFFER, replace(OFFER, location=Location("DE"))
-    near, frankfurt, nothing = latency.estimated_price(ctx, [here, far, unknown]).tolist()
+    near, frankfurt, nothing = each_price(pricer("latency"), ctx, here, far, unknown)
     assert (near, nothing) == (0, 0)
     assert 102_000 < frankfurt < 104_000  # about 10,270 km: 102.7 ms there and back
-    assert latency.assumed_price(ctx, [here, far, unknown]).tolist() == [0, 0, 200_151]
+    assert each_price(pricer("latencyAssumed"), ctx, here, far, unknown) == [0, 0, 200_151]
 
 
 def test_no_exchange_rate_overflows() -> None:
     ctx = context(ExchangeRates(per_ms=2**64, per_kg_co2e=2**64), SINGAPORE)
-    for price in (carbon.assumed_price, latency.estimated_price):
-        assert price(ctx, [OFFER]).tolist() == [MAX_COMPONENT]
+    for name in ("carbonAssumed", "latency"):
+        assert each_price(pricer(name), ctx, OFFER) == [MAX_COMPONENT]

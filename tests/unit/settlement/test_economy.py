@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.settlement import Terms, worth_its_gas
-from fedgpu_operator.settlement.economy import cost_of
+from fedgpu_operator.settlement.economy import LONELY, Extent, cost_of, share_of_run
 
 GWEI = 10**9
 TERMS = Terms(
@@ -51,3 +51,13 @@ def test_paying_more_or_dearer_gas_never_turns_the_verdict_the_wrong_way(
         assert worth_its_gas(MicroUSD(pays + more), gas, wei, TERMS, waited)
     else:
         assert not worth_its_gas(MicroUSD(pays), gas, wei + more, TERMS, waited)
+
+
+def test_a_run_bears_its_share_of_what_past_epochs_cost() -> None:
+    two = Extent(epochs=2, tenants=5, providers=3, lines=6, runs=100)
+    assert two.gas == 2 * (92_000 + 55_000) + 5 * 8_000 + 3 * 32_000 + 6 * 36_000
+    coin = MicroUSD(3_000_000_000)
+    assert share_of_run(two, GWEI, coin) == -(-cost_of(two.gas, GWEI, coin) // 100)
+    assert share_of_run(two, 0, coin) == 0
+    nobody = Extent(0, 0, 0, 0, 0)
+    assert share_of_run(nobody, GWEI, coin) == cost_of(LONELY.gas, GWEI, coin), "dearest before anything is known"

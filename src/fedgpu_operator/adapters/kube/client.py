@@ -21,6 +21,8 @@ PAGE_SIZE: Final = 500
 """client-go's own default page size for pagers."""
 WATCH_SECONDS: Final = 290
 """The server ends the watch after this many seconds; below the 5 minutes of idle that common proxies allow."""
+QUIET_SECONDS: Final = 150
+"""A watch that is silent for so long is dead: servers send a bookmark about once a minute."""
 
 Listed: TypeAlias = tuple[list[JSONObject], str]
 """Objects, and the resourceVersion of the list."""
@@ -79,8 +81,13 @@ class KubeClient:
         }
         if labels:
             query["labelSelector"] = labels
-        timeout = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, sock_connect=self._timeout)
-        response = await self._send("GET", _path(kind, namespace), query=query, limits=timeout)
+        path = _path(kind, namespace)
+        limits = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, sock_connect=self._timeout, sock_read=QUIET_SECONDS)
+        try:
+            async with asyncio.timeout(self._timeout):
+                response = await self._send("GET", path, query=query, limits=limits)
+        except TimeoutError as error:
+            raise UnreachableError(f"WATCH {path}: no answer within {self._timeout:g} s") from error
         try:
             async for event in read_events(response):
                 yield event

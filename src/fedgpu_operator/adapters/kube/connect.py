@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from kubernetes.aio import config as kubeconfig
 from kubernetes.aio.client import ApiClient, Configuration
@@ -19,6 +21,8 @@ async def own_configuration(context: str | None = None) -> Configuration:
     Raises ConfigurationError with one line where neither works.
     """
     configuration = Configuration()
+    # aiohttp would read the environment and a .netrc anew for every request, each time in a thread.
+    configuration.client_session_kwargs = {"trust_env": False}
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
             kubeconfig.load_incluster_config(client_configuration=configuration)
@@ -40,4 +44,15 @@ def _require_kubeconfig() -> None:
 
 async def connect(context: str | None = None) -> KubeClient:
     """A client for the process's own API server."""
-    return KubeClient(ApiClient(await own_configuration(context)))
+    configuration = await own_configuration(context)
+    if configuration.proxy is None:
+        configuration.proxy = _proxy_of(configuration.host)
+    return KubeClient(ApiClient(configuration))
+
+
+def _proxy_of(server: str) -> str | None:
+    """The proxy that the environment names for that server."""
+    url = urlsplit(server)
+    if proxy_bypass(url.netloc):
+        return None
+    return getproxies().get(url.scheme)

@@ -83,31 +83,31 @@ def end_attempt(connection: Connection, lease: str, outcome: str, at: datetime) 
 
 def lease_usage(connection: Connection, lease: str) -> LeaseUsage | None:
     """One attempt with its newest usage; None for a lease the ledger never opened."""
-    row = connection.execute(_usage_query().where(attempts.c.lease_name == lease)).one_or_none()
-    return None if row is None else _usage(row)
+    row = connection.execute(usage_query().where(attempts.c.lease_name == lease)).one_or_none()
+    return None if row is None else usage_of_row(row)
 
 
 def history(connection: Connection, tenant: str | None, job_uid: str | None, limit: int) -> tuple[LeaseUsage, ...]:
     """Attempts with their usage, newest first."""
-    query = _usage_query().order_by(attempts.c.created_at.desc(), attempts.c.lease_name.desc()).limit(limit)
+    query = usage_query().order_by(attempts.c.created_at.desc(), attempts.c.lease_name.desc()).limit(limit)
     if tenant is not None:
         query = query.where(attempts.c.tenant == tenant)
     if job_uid is not None:
         query = query.where(attempts.c.job_uid == job_uid)
-    return tuple(_usage(row) for row in connection.execute(query))
+    return tuple(usage_of_row(row) for row in connection.execute(query))
 
 
 def open_attempts(connection: Connection) -> tuple[LeaseUsage, ...]:
     """Every attempt that has not ended, with its usage, oldest first."""
-    query = _usage_query().where(attempts.c.ended_at.is_(None))
+    query = usage_query().where(attempts.c.ended_at.is_(None))
     rows = connection.execute(query.order_by(attempts.c.created_at, attempts.c.lease_name))
-    return tuple(_usage(row) for row in rows)
+    return tuple(usage_of_row(row) for row in rows)
 
 
 def spent(connection: Connection, job_uid: str) -> MicroUSD:
     """What all attempts of a job cost together, in µUSD, rounded down once."""
-    rows = connection.execute(_usage_query().where(attempts.c.job_uid == job_uid))
-    return receipt_cumulative(_usage(row).numerator for row in rows)
+    rows = connection.execute(usage_query().where(attempts.c.job_uid == job_uid))
+    return receipt_cumulative(usage_of_row(row).numerator for row in rows)
 
 
 def pair_totals(connection: Connection, tenant: str | None) -> tuple[PairTotal, ...]:
@@ -187,7 +187,8 @@ def _newest(query: Select[tuple[int]]) -> ScalarSelect[int]:
     )
 
 
-def _usage_query() -> Select[Any]:
+def usage_query() -> Select[Any]:
+    """Attempts with their newest usage, to be narrowed down."""
     return select(
         attempts,
         func.coalesce(newest_gpu_seconds(), 0).label("gpu_seconds"),
@@ -203,7 +204,8 @@ def attempt_of(connection: Connection, lease: str) -> Attempt:
     return _attempt(row)
 
 
-def _usage(row: Row[Any]) -> LeaseUsage:
+def usage_of_row(row: Row[Any]) -> LeaseUsage:
+    """A row of `usage_query`."""
     return LeaseUsage(_attempt(row), row.gpu_seconds, row.sequence)
 
 

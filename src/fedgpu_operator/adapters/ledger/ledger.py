@@ -17,7 +17,8 @@ from fedgpu_operator.adapters.ledger import (
     transactions,
     usage,
 )
-from fedgpu_operator.adapters.ledger.calls import Calls
+from fedgpu_operator.adapters.ledger.batches import BatchCalls
+from fedgpu_operator.adapters.ledger.records import MarketCalls
 from fedgpu_operator.domain.books import (
     Attempt,
     AttemptRequest,
@@ -53,7 +54,7 @@ from fedgpu_operator.domain.settlement import Pair, Receipt
 from fedgpu_operator.errors import ConfigurationError
 
 
-class SqlLedger(Calls):
+class SqlLedger(BatchCalls, MarketCalls):
     """The books of one hub, in an SQLite file or a PostgreSQL database.
 
     A write that returned is kept for good. Every method raises LedgerError where the append contradicts what is held

@@ -20,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Number of the newest migration; the ledger's file carries it, so that an older release can name what it refuses."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -108,6 +108,7 @@ Index(
     postgresql_where=attempts.c.ended_at.is_(None),
 )
 Index("attempts_by_pair", attempts.c.tenant, attempts.c.provider)
+Index("attempts_by_end", attempts.c.ended_at)
 
 usage_records = Table(
     "usage_records",
@@ -273,6 +274,29 @@ bound_escrows = Table(
     Column("chain_id", BigInteger, nullable=False),
     Column("escrow", Text, nullable=False),
 )
+
+# Prices of the past, rolled up by span of time; no money of anybody's, so it is neither chained nor kept for ever.
+market_prices = Table(
+    "market_prices",
+    metadata,
+    Column("span", Integer, primary_key=True, autoincrement=False),
+    Column("product", Text, primary_key=True),
+    Column("region", Text, primary_key=True),
+    Column("start", Instant, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("low", BigInteger, nullable=False),
+    Column("high", BigInteger),
+    Column("cheapest", BigInteger, nullable=False),
+    Column("dearest", BigInteger, nullable=False),
+    Column("free", BigInteger, nullable=False),
+    Column("wanted", BigInteger, nullable=False),
+    Column("unmet", BigInteger, nullable=False),
+    Column("least", BigInteger, nullable=False),
+    Column("greatest", BigInteger, nullable=False),
+    CheckConstraint("span IN (60, 3600, 86400) AND free >= 0 AND unmet >= 0 AND wanted >= unmet", name="price_sane"),
+    sqlite_with_rowid=False,
+)
+Index("market_prices_by_start", market_prices.c.span, market_prices.c.start)
 
 CHAINED = (attempts, epochs, postings, receipts, usage_records)
 for _table in CHAINED:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
+import numpy as np
+
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, IntVector, Refusal
+from fedgpu_operator.placement.table import OfferTable
 
 
 def refusal(ctx: Context, offer: Offer) -> Refusal | None:
@@ -22,3 +27,26 @@ def refusal(ctx: Context, offer: Offer) -> Refusal | None:
         Reason.INSUFFICIENT_GPUS,
         f"room for {room} of {ctx.job.replicas} replicas with {need} GPUs on one node ({offer.free_gpus} GPUs free)",
     )
+
+
+def key(ctx: Context) -> Hashable:
+    """The shape of the job."""
+    return ctx.job.gpu.count, ctx.job.replicas
+
+
+def allowed(ctx: Context, table: OfferTable) -> BoolVector:
+    """Which offers hold all replicas and take one more lease. Shape (offers,)."""
+    return (table.room(ctx.job.gpu.count) >= ctx.job.replicas) & ~_full(table)
+
+
+def told(_ctx: Context, table: OfferTable) -> IntVector:
+    """1 where the provider is full, else 0: too few GPUs. Shape (offers,)."""
+    return _full(table).astype(np.int64)
+
+
+def _full(table: OfferTable) -> BoolVector:
+    return table.kinds(_slots).where(lambda slots: slots is not None and slots < 1)
+
+
+def _slots(offer: Offer) -> int | None:
+    return offer.lease_slots

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.job import PlacementRules
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.table import OfferTable
 
 
 def refusal(ctx: Context, offer: Offer) -> Refusal | None:
     """Refuses an offer that lacks a claim."""
     why = breach(ctx.job.rules, offer)
     return Refusal(Reason.COMPLIANCE_MISSING, why) if why else None
+
+
+def key(ctx: Context) -> Hashable:
+    """The claims that the job needs; None where it needs none."""
+    return ctx.job.rules.compliance or None
+
+
+def allowed(ctx: Context, table: OfferTable) -> BoolVector:
+    """Which offers have every claim. Shape (offers,)."""
+    return having(ctx.job.rules, table)
+
+
+def having(rules: PlacementRules, table: OfferTable) -> BoolVector:
+    """Which offers have every claim that `rules` need, asked once per distinct set of claims. Shape (offers,)."""
+    return table.kinds(_claims).where(lambda claims: rules.compliance <= claims)
+
+
+def _claims(offer: Offer) -> frozenset[str]:
+    return offer.compliance
 
 
 def breach(rules: PlacementRules, offer: Offer) -> str:

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from fedgpu_operator.domain.decision import Reason
+from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.table import OfferTable
+
+
+def key(ctx: Context) -> Hashable:
+    """The card that the job needs; None where any does."""
+    need = ctx.job.gpu
+    asked = need.products, need.architectures, need.min_memory_mib
+    return None if asked == (frozenset(), frozenset(), 0) else asked
 
 
 def refusal(ctx: Context, offer: Offer) -> Refusal | None:
     """Refuses a card of another product or architecture, or with too little memory; unknown is too little."""
-    need, card = ctx.job.gpu, offer.gpu
+    why = _breach(ctx.job.gpu, offer.gpu)
+    return Refusal(Reason.HARDWARE_MISMATCH, why) if why else None
+
+
+def allowed(ctx: Context, table: OfferTable) -> BoolVector:
+    """Which offers have such a card, asked once per distinct card. Shape (offers,)."""
+    return table.kinds(_card).where(lambda card: not _breach(ctx.job.gpu, card))
+
+
+def _card(offer: Offer) -> GpuModel:
+    return offer.gpu
+
+
+def _breach(need: GpuNeed, card: GpuModel) -> str:
+    """What the card lacks, as a sentence; empty where it lacks nothing."""
     if need.products and card.product not in need.products:
-        return _refused(f"product {card.product} is not among {', '.join(sorted(need.products))}")
+        return f"product {card.product} is not among {', '.join(sorted(need.products))}"
     if need.architectures and card.architecture not in need.architectures:
         wanted = ", ".join(sorted(need.architectures))
-        return _refused(f"architecture {card.architecture or 'unknown'} is not among {wanted}")
+        return f"architecture {card.architecture or 'unknown'} is not among {wanted}"
     if card.memory_mib < need.min_memory_mib:
-        return _refused(f"{card.memory_mib} MiB per card are less than {need.min_memory_mib} MiB")
-    return None
-
-
-def _refused(message: str) -> Refusal:
-    return Refusal(Reason.HARDWARE_MISMATCH, message)
+        return f"{card.memory_mib} MiB per card are less than {need.min_memory_mib} MiB"
+    return ""

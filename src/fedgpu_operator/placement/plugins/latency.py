@@ -1,24 +1,138 @@
-"""Latency: a hard bound as a filter and a price per millisecond; first form: estimates only, and marked so."""
+"""Round trips between a job's users and an offer: measured where somebody did, else the bound of light in fibre."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Hashable
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.geo import point_of
-from fedgpu_operator.domain.location import EARTH_RADIUS_KM, great_circle_km, round_trip_floor_ms
-from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import MAX_COMPONENT, Context, Refusal
+from fedgpu_operator.domain.location import EARTH_RADIUS_KM, Location, great_circle_km, round_trip_floor_ms
+from fedgpu_operator.domain.offer import Offer, Probe
+from fedgpu_operator.domain.vantage import NEAR_KM
+from fedgpu_operator.placement.context import MAX_COMPONENT, BoolVector, Context, IntVector, Refusal
+from fedgpu_operator.placement.table import OfferTable
 
 FARTHEST_MS: Final = round_trip_floor_ms(EARTH_RADIUS_KM * np.pi)
 """What an offer of unknown place is priced at: the antipodes, about 200 ms; nowhere on Earth is farther."""
 
+SKEW: Final = timedelta(minutes=1)
+"""How far ahead of ours a provider's clock may be: a measurement from beyond that is none."""
 
-def estimate_ms(ctx: Context, offer: Offer) -> float | None:
+REASONS: Final = (Reason.LATENCY_UNMEASURED, Reason.LATENCY_TOO_HIGH)
+
+
+class Seen(NamedTuple):
+    """The round trip that counts for one job at one offer: ms, `measured` or `estimate`, and when it was measured."""
+
+    ms: float
+    source: str
+    measured_at: datetime | None = None
+
+
+class Reach(NamedTuple):
+    """What of an offer latency depends on: where it stands, and what was measured from there, by vantage name."""
+
+    location: Location
+    probes: tuple[tuple[str, Probe], ...]
+
+
+def reach(offer: Offer) -> Reach:
+    """The offer's part in a round trip."""
+    return Reach(offer.location, tuple(sorted(offer.probes.items())))
+
+
+def seen(ctx: Context, offer: Offer) -> Seen | None:
+    """The median of the measurement that counts, else the estimate; None where there is neither."""
+    return _seen(ctx, reach(offer))
+
+
+def key(ctx: Context) -> Hashable:
+    """The bound and, where measurements could meet it, the instant that their age is counted to."""
+    rule = ctx.job.latency
+    if rule is None or rule.max_ms is None:
+        return None
+    return rule, ctx.now if rule.vantages else None
+
+
+def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+    """Refuses an offer beyond the bound, and one that only an estimate says is within it unless that is allowed."""
+    return _refusal(ctx, reach(offer))
+
+
+def allowed(ctx: Context, table: OfferTable) -> BoolVector:
+    """Which offers are within the bound; shape (offers,)."""
+    return table.kinds(reach).where(lambda each: _refusal(ctx, each) is None)
+
+
+def told(ctx: Context, table: OfferTable) -> IntVector:
+    """Index into `REASONS` of each refusal; shape (offers,)."""
+
+    def index(each: Reach) -> int:
+        refused = _refusal(ctx, each)
+        return 0 if refused is None else [str(reason) for reason in REASONS].index(refused.reason)
+
+    return table.kinds(reach).map(index)
+
+
+def price_key(ctx: Context) -> Hashable:
+    """The origin, what a millisecond is worth, and the instant where measurements count."""
+    rule = ctx.job.latency
+    if rule is None or not ctx.job.rates.per_ms:
+        return None
+    return rule.origin, rule.vantages, rule.max_age, ctx.job.rates.per_ms, ctx.now if rule.vantages else None
+
+
+def known_price(ctx: Context, table: OfferTable) -> IntVector:
+    """µUSD per GPU-hour for the measured median, else for the estimate; 0 where there is neither. Shape (offers,)."""
+
+    def price(each: Reach) -> int:
+        known = _seen(ctx, each)
+        return 0 if known is None else _price(ctx, known.ms)
+
+    return table.kinds(reach).map(price)
+
+
+def assumed_price(ctx: Context, table: OfferTable) -> IntVector:
+    """µUSD per GPU-hour for `FARTHEST_MS` where nothing is known of the latency, else 0. Shape (offers,)."""
+    worst = 0 if ctx.job.latency is None else _price(ctx, FARTHEST_MS)
+    return table.kinds(reach).map(lambda each: worst if _seen(ctx, each) is None else 0)
+
+
+def _seen(ctx: Context, there: Reach) -> Seen | None:
+    probe = _measured(ctx, there)
+    if probe is not None:
+        return Seen(probe.p50_us / 1000, "measured", probe.measured_at)
+    floor = _estimate_ms(ctx, there)
+    return None if floor is None else Seen(floor, "estimate")
+
+
+def _measured(ctx: Context, there: Reach) -> Probe | None:
+    """The slowest (by p95) of the measurements that count: from a vantage of the origin, young, and possible.
+
+    Owners measure themselves. A round trip that light could not have made is a lie or an error, and no measurement.
+    """
+    rule = ctx.job.latency
+    if rule is None or not rule.vantages:
+        return None
+    floor = _estimate_ms(ctx, there) or 0.0
+    # The vantage may stand nearer to the offer than the origin for which it stands.
+    least_us = 1000 * max(0.0, floor - round_trip_floor_ms(NEAR_KM))
+    counting = [
+        probe
+        for name, probe in there.probes
+        if name in rule.vantages
+        and probe.p50_us >= least_us
+        and -SKEW <= ctx.now - probe.measured_at <= timedelta(seconds=rule.max_age)
+    ]
+    return max(counting, key=lambda probe: probe.p95_us, default=None)
+
+
+def _estimate_ms(ctx: Context, there: Reach) -> float | None:
     """The least round trip over fibre from the job's origin, in whole µs given as ms; None where a place is unknown.
 
     Rounded down to a microsecond, so it stays a lower bound and prices are whole numbers everywhere alike.
@@ -26,46 +140,58 @@ def estimate_ms(ctx: Context, offer: Offer) -> float | None:
     rule = ctx.job.latency
     if rule is None:
         return None
-    origin, place = point_of(rule.origin), point_of(offer.location)
-    if origin is None or place is None:
+    return _floor_ms(rule.origin, there.location)
+
+
+@lru_cache(maxsize=65_536)
+def _floor_ms(origin: Location, place: Location) -> float | None:
+    """Kept, for every job from one origin asks the same of the same places."""
+    here, there = point_of(origin), point_of(place)
+    if here is None or there is None:
         return None
-    return int(round_trip_floor_ms(great_circle_km(*origin, *place)) * 1000) / 1000
+    return int(round_trip_floor_ms(great_circle_km(*here, *there)) * 1000) / 1000
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
-    """Refuses an offer beyond the bound, and one that only an estimate says is within it unless that is allowed."""
+def _refusal(ctx: Context, there: Reach) -> Refusal | None:
     rule = ctx.job.latency
     if rule is None or rule.max_ms is None:
         return None
-    floor = estimate_ms(ctx, offer)
+    probe = _measured(ctx, there)
+    if probe is not None:
+        return _too_slow(probe.p95_us / 1000, rule.max_ms, "measured at the 95th percentile")
+    floor = _estimate_ms(ctx, there)
     if floor is None:
-        return Refusal(Reason.LATENCY_UNMEASURED, "no measurement, and no coordinates to estimate from")
+        return Refusal(Reason.LATENCY_UNMEASURED, "no measurement that counts, and no coordinates to estimate from")
     if floor > rule.max_ms:
-        return Refusal(
-            Reason.LATENCY_TOO_HIGH,
-            f"light in fibre needs at least {floor:.1f} ms there and back, the bound is {rule.max_ms} ms",
-        )
+        return _too_slow(floor, rule.max_ms, "at the speed of light in fibre, there and back")
     if not rule.allow_estimate:
+        why = _why_unmeasured(ctx, there)
         return Refusal(
             Reason.LATENCY_UNMEASURED,
-            f"not measured; {floor:.1f} ms is only an estimate, and the job does not allow estimates",
+            f"{why}; {floor:.1f} ms is only an estimate, and the job does not allow estimates",
         )
     return None
 
 
-def estimated_price(ctx: Context, offers: Sequence[Offer]) -> NDArray[np.int64]:
-    """µUSD per GPU-hour for the estimated milliseconds; 0 where there is no estimate. Shape (offers,)."""
-    if not ctx.job.rates.per_ms:
-        return np.zeros(len(offers), dtype=np.int64)
-    return np.array([_price(ctx, estimate_ms(ctx, offer) or 0.0) for offer in offers], dtype=np.int64)
+def _too_slow(milliseconds: float, bound: int, how: str) -> Refusal | None:
+    if milliseconds <= bound:
+        return None
+    return Refusal(Reason.LATENCY_TOO_HIGH, f"{milliseconds:.1f} ms {how}, the bound is {bound} ms")
 
 
-def assumed_price(ctx: Context, offers: Sequence[Offer]) -> NDArray[np.int64]:
-    """µUSD per GPU-hour for `FARTHEST_MS`, where the job prices latency and the place is unknown. Shape (offers,)."""
-    if ctx.job.latency is None or not ctx.job.rates.per_ms:
-        return np.zeros(len(offers), dtype=np.int64)
-    worst = _price(ctx, FARTHEST_MS)
-    return np.array([worst if estimate_ms(ctx, offer) is None else 0 for offer in offers], dtype=np.int64)
+def _why_unmeasured(ctx: Context, there: Reach) -> str:
+    rule = ctx.job.latency
+    if rule is None or not rule.vantages:
+        return "not measured: no vantage of this hub stands for the origin"
+    found = [probe for name, probe in there.probes if name in rule.vantages]
+    if not found:
+        return f"not measured to {', '.join(sorted(rule.vantages))}"
+    newest = max(found, key=lambda probe: probe.measured_at)
+    if ctx.now - newest.measured_at > timedelta(seconds=rule.max_age):
+        return f"measured at {newest.measured_at:%Y-%m-%dT%H:%M:%SZ}, which is older than {rule.max_age} s"
+    if newest.measured_at - ctx.now > SKEW:
+        return f"measured at {newest.measured_at:%Y-%m-%dT%H:%M:%SZ}, which is in the future"
+    return f"measured at {newest.p50_us / 1000:.1f} ms, which is faster than light"
 
 
 def _price(ctx: Context, milliseconds: float) -> int:

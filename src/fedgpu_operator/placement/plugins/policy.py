@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
+import numpy as np
+
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.job import Policy
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, Refusal
 from fedgpu_operator.placement.plugins import compliance, residency, selector
+from fedgpu_operator.placement.table import OfferTable
 
 
 def refusal(ctx: Context, offer: Offer) -> Refusal | None:
@@ -16,13 +21,38 @@ def refusal(ctx: Context, offer: Offer) -> Refusal | None:
         return Refusal(Reason.POLICY_DENIED, "no PlacementPolicy matches the namespace, and the hub denies by default")
     for policy in ctx.policies:
         if why := _breach(policy, offer):
-            return Refusal(Reason.POLICY_DENIED, f"policy {policy.name}: {why}")
+            return Refusal(Reason.POLICY_DENIED, f"policy {policy.name}@{policy.generation}: {why}")
     return None
+
+
+def key(ctx: Context) -> Hashable:
+    """The policies by all that they say; None where there are none and none is required."""
+    return (ctx.policies, ctx.default_deny) if ctx.policies or ctx.default_deny else None
+
+
+def allowed(ctx: Context, table: OfferTable) -> BoolVector:
+    """Which offers break no policy. Shape (offers,)."""
+    fits = np.full(len(table), bool(ctx.policies) or not ctx.default_deny)
+    for policy in ctx.policies:
+        fits &= _within(policy, table)
+    return fits
+
+
+def _within(policy: Policy, table: OfferTable) -> BoolVector:
+    rules = policy.rules
+    fits = table.kinds(residency.place).where(lambda place: not residency.breach(rules, place))
+    if rules.compliance:
+        fits &= compliance.having(rules, table)
+    if rules.selector:
+        fits &= selector.matching(rules, table)
+    if policy.max_price is not None:
+        fits &= table.within(policy.max_price)
+    return fits
 
 
 def _breach(policy: Policy, offer: Offer) -> str:
     return (
-        residency.breach(policy.rules, offer.location)
+        residency.breach(policy.rules, residency.place(offer))
         or compliance.breach(policy.rules, offer)
         or selector.breach(policy.rules, offer)
         or _too_dear(policy, offer)

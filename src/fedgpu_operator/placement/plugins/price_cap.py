@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
+import numpy as np
+
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.table import OfferTable
 
 
 def refusal(ctx: Context, offer: Offer) -> Refusal | None:
@@ -17,3 +22,14 @@ def refusal(ctx: Context, offer: Offer) -> Refusal | None:
         Reason.PRICE_ABOVE_LIMIT,
         f"{format_usd(offer.price)} USD per GPU-hour is above the limit of {format_usd(cap)} USD",
     )
+
+
+def key(ctx: Context) -> Hashable:
+    """The cap; None where there is none."""
+    return ctx.job.max_price
+
+
+def allowed(ctx: Context, table: OfferTable) -> BoolVector:
+    """Which offers cost no more than the cap. Shape (offers,)."""
+    cap = ctx.job.max_price
+    return np.ones(len(table), dtype=np.bool_) if cap is None else table.within(cap)

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.job import PlacementRules, Requirement
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.table import OfferTable
 
 
 def refusal(ctx: Context, offer: Offer) -> Refusal | None:
     """Refuses an offer whose provider's labels do not match."""
     why = breach(ctx.job.rules, offer)
     return Refusal(Reason.SELECTOR_MISMATCH, why) if why else None
+
+
+def key(ctx: Context) -> Hashable:
+    """The labels that the job asks for; None where it asks for none."""
+    return ctx.job.rules.selector or None
+
+
+def allowed(ctx: Context, table: OfferTable) -> BoolVector:
+    """Which offers' labels match. Shape (offers,)."""
+    return matching(ctx.job.rules, table)
+
+
+def matching(rules: PlacementRules, table: OfferTable) -> BoolVector:
+    """Which offers' labels match the selector of `rules`, asked once per distinct set of labels. Shape (offers,)."""
+    return table.kinds(_labels).where(
+        lambda labels: all(requirement.matches(dict(labels)) for requirement in rules.selector)
+    )
+
+
+def _labels(offer: Offer) -> frozenset[tuple[str, str]]:
+    return frozenset(offer.labels.items())
 
 
 def breach(rules: PlacementRules, offer: Offer) -> str:

@@ -1,0 +1,121 @@
+"""Reads the legal groups of countries from hack/law and writes what is made of them; no rule about placement.
+
+A file there is one group: its `group` name, `title`, `source` (instrument, number, date), the `members` as ISO 3166-1
+codes, a `note` on what is left out, `as_of` (the newest day that a source which was read speaks of) and `checked` (the
+day somebody looked whether it still holds).
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+FOLDER: Final = Path(__file__).resolve().parent / "law"
+ORDER: Final = ("EU", "EEA", "EFTA", "SCHENGEN", "G7", "GDPR_ADEQUATE", "UK_ADEQUATE", "SWISS_ADEQUATE")
+"""As people look for them; every file must be named here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One legal act: what it is about, its number, and from when on."""
+
+    instrument: str
+    number: str
+    date: date
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One file of hack/law."""
+
+    name: str
+    title: str
+    as_of: date
+    checked: date
+    source: tuple[Source, ...]
+    members: tuple[str, ...]
+    note: str
+
+
+def load(folder: Path = FOLDER) -> list[Group]:
+    """All groups in the order of `ORDER`; ValueError where a file and `ORDER` do not agree or a source is missing."""
+    groups = {group.name: group for group in map(_read, sorted(folder.glob("*.yaml")))}
+    if set(groups) != set(ORDER):
+        raise ValueError(f"hack/law and ORDER name different groups: {sorted(set(groups) ^ set(ORDER))}")
+    return [groups[name] for name in ORDER]
+
+
+def law_date(groups: list[Group]) -> date:
+    """The newest day on which any table was checked: the name of this state of the tables."""
+    return max(group.checked for group in groups)
+
+
+def module(groups: list[Group]) -> str:
+    """The text of domain/geo_groups.py."""
+    lines = [
+        '"""Legal groups of countries by name; data only, nothing computes here.',
+        "",
+        "Generated from hack/law by hack/generate.py; do not edit. Sources and notes stand in those files and in",
+        "docs/residency.md.",
+        '"""',
+        "",
+        "from __future__ import annotations",
+        "",
+        "from typing import Final",
+        "",
+        f'LAW_DATE: Final = "{law_date(groups)}"',
+        '"""The day on which the tables were last held against their sources: the name of this state of the law."""',
+        "",
+        "MEMBERS: Final[dict[str, str]] = {",
+    ]
+    for group in groups:
+        codes = textwrap.wrap(" ".join(sorted(group.members)), 96)
+        lines += [f"    # {group.title}, as of {group.as_of}", *_entry(group.name, codes)]
+    return "\n".join([*lines, "}", '"""Group -> ISO 3166-1 alpha-2 codes, with spaces between."""', ""])
+
+
+def _entry(name: str, codes: list[str]) -> list[str]:
+    if len(codes) == 1:
+        return [f'    "{name}": "{codes[0]}",']
+    rows = [f'        "{row} "' for row in codes[:-1]] + [f'        "{codes[-1]}"']
+    return [f'    "{name}": (', *rows, "    ),"]
+
+
+def table(groups: list[Group]) -> str:
+    """The groups for people, as Markdown."""
+    lines = ["| group | countries | what makes it so | as of |", "|---|---|---|---|"]
+    for group in groups:
+        acts = "; ".join(f"{each.instrument} ({each.number})" for each in group.source)
+        codes = " ".join(sorted(group.members))
+        lines.append(f"| `{group.name}`: {group.title} | {codes} | {acts} | {group.as_of} |")
+    notes = [f"- `{group.name}`: {' '.join(group.note.split())}" for group in groups]
+    return "\n".join([*lines, "", f"Checked on {law_date(groups)}.", "", *notes, ""])
+
+
+def _read(path: Path) -> Group:
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    source = tuple(Source(str(each["instrument"]), str(each["number"]), _day(path, each)) for each in raw["source"])
+    members = tuple(str(code) for code in raw["members"])
+    if not source or len(set(members)) != len(members):
+        raise ValueError(f"{path.name}: no source, or a member twice")
+    return Group(
+        str(raw["group"]),
+        str(raw["title"]),
+        _day(path, raw, "as_of"),
+        _day(path, raw, "checked"),
+        source,
+        members,
+        str(raw["note"]),
+    )
+
+
+def _day(path: Path, raw: dict[str, object], key: str = "date") -> date:
+    day = raw[key]
+    if not isinstance(day, date):
+        raise ValueError(f"{path.name}: {key} is no day such as 2026-01-31")  # noqa: TRY004 - a file is wrong, no type
+    return day

@@ -1,0 +1,183 @@
+"""A client of the hub that follows our kinds by watches, so that reading them costs no request and no parsing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, cast
+
+from pydantic import BaseModel
+
+from fedgpu_operator.api.base import GROUP, JSONObject, Resource
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.ports import NAMESPACES, Kube, R, Reading, ResourceType, WatchEvent
+from fedgpu_operator.reflector import Key, Reflector
+
+log = logging.getLogger(__name__)
+
+NO_FIELDS: Final[set[str]] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An object that this version cannot read; it is left as it is."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A namespace with its labels."""
+
+    name: str
+    labels: dict[str, str]
+
+
+Parsed: TypeAlias = Resource | Unreadable
+Changed: TypeAlias = Callable[[str, str, Resource | None, Resource | None], None]
+"""(plural, namespace, before, after) of a change; an object that is absent or cannot be read is None."""
+
+
+class HoldingKube:
+    """Implements `ports.Kube` and `ports.Holding` over another client; `run` follows the server."""
+
+    def __init__(self, kube: Kube, kinds: Sequence[type[Resource]], changed: Changed) -> None:
+        self._kube = kube
+        self._changed = changed
+        self._kinds: dict[str, Reflector[Parsed]] = {
+            kind.info.plural: Reflector(kube, ResourceType.of(kind.info), _parser(kind), self._notice(kind.info.plural))
+            for kind in kinds
+        }
+        self._namespaces: Reflector[Labelled] = Reflector(kube, NAMESPACES, _labelled, self._notice_namespace)
+
+    async def run(self) -> None:
+        """Follow all kinds until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._namespaces.run(), name="watch-namespaces")
+            for plural, each in self._kinds.items():
+                group.create_task(each.run(), name=f"watch-{plural}")
+
+    # ---- ports.Holding
+
+    async def reading(self, kind: type[R], namespace: str = "") -> Reading[R]:
+        held = self._kinds[kind.info.plural]
+        await held.synced()
+        found = list(held.values(namespace))
+        unreadable = tuple(each.name for each in found if isinstance(each, Unreadable))
+        if unreadable:
+            found = [each for each in found if not isinstance(each, Unreadable)]
+        return Reading(cast("tuple[R, ...]", tuple(found)), unreadable)
+
+    async def labels(self) -> dict[str, dict[str, str]]:
+        await self._namespaces.synced()
+        return {each.name: each.labels for each in self._namespaces.values()}
+
+    def read(self, kind: type[R], obj: JSONObject) -> R:
+        held = self._kinds[kind.info.plural].put(obj)
+        return held if isinstance(held, kind) else kind.parse(obj)
+
+    def answered(self, obj: Resource) -> float:
+        meta = obj.metadata
+        return self._kinds[obj.info.plural].answered(meta.namespace, meta.name, meta.resource_version)
+
+    # ---- ports.Kube
+
+    async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
+        return await self._kube.get(kind, name, namespace)
+
+    async def list(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> tuple[list[JSONObject], str]:
+        return await self._kube.list(kind, namespace, labels=labels, fields=fields)
+
+    def watch(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
+    ) -> AsyncIterator[WatchEvent]:
+        return self._kube.watch(kind, namespace, labels=labels, resource_version=resource_version)
+
+    async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
+        return self._put(kind, await self._kube.create(kind, obj))
+
+    async def apply(self, kind: ResourceType, obj: JSONObject, *, force: bool = True) -> JSONObject:
+        return self._put(kind, await self._kube.apply(kind, obj, force=force))
+
+    async def patch(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
+        return self._put(kind, await self._kube.patch(kind, name, namespace, patch))
+
+    async def patch_status(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
+        return self._put(kind, await self._kube.patch_status(kind, name, namespace, patch))
+
+    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+        await self._kube.delete(kind, name, namespace, uid=uid)
+
+    async def server_version(self) -> str:
+        return await self._kube.server_version()
+
+    async def close(self) -> None:
+        await self._kube.close()
+
+    # ---- inside
+
+    def _put(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
+        if kind == NAMESPACES:
+            self._namespaces.put(obj)
+        elif kind.group == GROUP and kind.plural in self._kinds:
+            self._kinds[kind.plural].put(obj)
+        return obj
+
+    def _notice(self, plural: str) -> Callable[[Key, Parsed | None, Parsed | None], None]:
+        def notice(key: Key, before: Parsed | None, after: Parsed | None) -> None:
+            self._changed(plural, key[0], _readable(before), _readable(after))
+
+        return notice
+
+    def _notice_namespace(self, key: Key, before: Labelled | None, after: Labelled | None) -> None:
+        if before is None or after is None or before.labels != after.labels:
+            self._changed(NAMESPACES.plural, key[1], None, None)
+
+
+def _parser(kind: type[Resource]) -> Callable[[JSONObject], Parsed]:
+    def parse(obj: JSONObject) -> Parsed:
+        try:
+            return _slim(kind.parse(obj))
+        except InvalidResourceError as error:
+            meta = obj["metadata"]
+            log.warning("%s %s/%s: %s", kind.info.kind, meta.get("namespace", ""), meta.get("name"), error)
+            return Unreadable(str(meta.get("name")))
+
+    return parse
+
+
+def _slim(obj: Resource) -> Resource:
+    """The object with no more than is read of it; ten thousand of them are held.
+
+    A lease whose workload is on its member goes without the workload: it is never made from it again. Which fields were
+    written out, and which by default, nobody asks; those sets are a third of all.
+    """
+    if isinstance(obj, ComputeLease) and obj.status.workload_uid:
+        obj = obj.model_copy(update={"spec": obj.spec.model_copy(update={"workload": {}})})
+    _forget_fields_set(obj)
+    return obj
+
+
+def _forget_fields_set(model: BaseModel) -> None:
+    object.__setattr__(model, "__pydantic_fields_set__", NO_FIELDS)
+    for value in model.__dict__.values():
+        if isinstance(value, BaseModel):
+            _forget_fields_set(value)
+        elif isinstance(value, list):
+            for each in value:
+                if isinstance(each, BaseModel):
+                    _forget_fields_set(each)
+
+
+def _readable(value: Parsed | None) -> Resource | None:
+    return value if isinstance(value, Resource) else None
+
+
+def _labelled(obj: JSONObject) -> Labelled:
+    meta = obj["metadata"]
+    return Labelled(str(meta["name"]), dict(meta.get("labels") or {}))

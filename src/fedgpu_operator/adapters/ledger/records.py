@@ -1,0 +1,64 @@
+"""What the market and the reliability of providers need of the ledger, as calls; the statements stand beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Connection, func, select, type_coerce
+
+from fedgpu_operator.adapters.ledger import prices
+from fedgpu_operator.adapters.ledger.calls import Calls
+from fedgpu_operator.adapters.ledger.schema import attempts
+from fedgpu_operator.domain.market import PriceBucket, PricePoint, ProviderRecord
+
+_SECOND = 10**6
+
+
+class MarketCalls(Calls):
+    """Price history and how attempts ended, of an open ledger."""
+
+    async def record_prices(self, points: Iterable[PricePoint]) -> int:
+        """Keep these prices, rolled up by minute, hour and day; how many there were. Repeating it changes nothing."""
+        return await self._write(prices.record_prices, tuple(points))
+
+    async def forget_prices(self, now: datetime) -> int:
+        """Drop minutes older than two days, hours older than 90 days and days older than five years; how many."""
+        return await self._write(prices.forget_prices, now)
+
+    async def price_history(
+        self, since: datetime, *, span: int = 3600, product: str | None = None, region: str | None = None
+    ) -> tuple[PriceBucket, ...]:
+        """Buckets of 60, 3,600 or 86,400 seconds, by product, region and time; LedgerError for another span."""
+        return await self._read(prices.price_history, span, since, product, region)
+
+    async def provider_records(self, since: datetime | None = None) -> tuple[ProviderRecord, ...]:
+        """How attempts ended, by provider, product and outcome: all, or those that ended at `since` or later."""
+        return await self._read(provider_records, since)
+
+
+def provider_records(connection: Connection, since: datetime | None) -> tuple[ProviderRecord, ...]:
+    """One grouped query over the attempts that have ended."""
+    group = (attempts.c.provider, attempts.c.product, attempts.c.outcome)
+    lasted = type_coerce(attempts.c.ended_at, BigInteger) - type_coerce(attempts.c.created_at, BigInteger)
+    query = select(
+        *group,
+        func.count().label("attempts"),
+        func.sum(attempts.c.gpus).label("gpus"),
+        func.sum(lasted).label("microseconds"),
+    ).where(attempts.c.ended_at.is_not(None))
+    if since is not None:
+        query = query.where(attempts.c.ended_at >= since)
+    rows = connection.execute(query.group_by(*group).order_by(*group))
+    return tuple(
+        ProviderRecord(
+            provider=row.provider,
+            product=row.product,
+            outcome=row.outcome,
+            attempts=row.attempts,
+            gpus=int(row.gpus),
+            # PostgreSQL answers a sum of 64-bit numbers as a decimal, which is exact.
+            seconds=max(0, int(row.microseconds)) // _SECOND,
+        )
+        for row in rows
+    )

@@ -1,0 +1,59 @@
+"""Which loops a change of an object wakes; what only the operator itself cares to show wakes nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from fedgpu_operator.api.base import Resource
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.conditions import find
+from fedgpu_operator.api.gpuprovider import GPUProvider
+
+WAKES: Final[Mapping[str, tuple[str, ...]]] = {
+    "computejobs": ("jobs",),
+    "computeleases": ("jobs", "providers"),
+    "gpuproviders": ("agents", "providers", "jobs"),
+    "providerreports": ("providers", "jobs", "receipts", "vantages"),
+    "computeaccounts": ("accounts", "jobs"),
+    "placementpolicies": ("jobs",),
+    "settlementepochs": ("jobs",),
+    "namespaces": ("jobs", "providers"),
+}
+"""Which loops a change of a kind wakes."""
+
+
+def woken(plural: str, before: Resource | None, after: Resource | None) -> tuple[str, ...]:
+    """The loops that have something to do after this change."""
+    names = WAKES.get(plural, ())
+    if before is None and isinstance(after, ComputeLease):
+        # The job loop made it.
+        return ("providers",)
+    if before is None or after is None or before.metadata.uid != after.metadata.uid:
+        return names
+    if isinstance(before, ComputeJob) and _said(before) == _said(after):
+        # A job's status is the job loop's own work.
+        return ()
+    if isinstance(before, GPUProvider) and isinstance(after, GPUProvider) and _offered(before) == _offered(after):
+        return ()
+    return names
+
+
+def wakes_agent(before: Resource | None, after: Resource | None) -> bool:
+    """Whether a change of a lease or a report is one that its agent did not make itself: the status is its own."""
+    return before is None or after is None or _said(before) != _said(after)
+
+
+def _said(obj: Resource) -> tuple[object, ...]:
+    """What people, or a deletion, changed; not the status."""
+    meta = obj.metadata
+    return meta.generation, meta.deletion_timestamp, meta.labels, meta.annotations
+
+
+def _offered(provider: GPUProvider) -> tuple[object, ...]:
+    """What of a provider others go by: how many of its GPUs are free is only shown there."""
+    ready = find(provider.status.conditions, "Ready")
+    verdict = (ready.status, ready.reason) if ready is not None else None
+    judged = provider.status.observed_generation
+    return (*_said(provider), provider.metadata.finalizers, provider.status.acceptance, verdict, judged)

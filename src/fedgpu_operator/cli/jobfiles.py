@@ -1,0 +1,134 @@
+"""ComputeJobs out of files as kubectl takes them: several documents, lists, folders, standard input; asks no server."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fedgpu_operator.errors import ConfigurationError, InvalidResourceError
+
+if TYPE_CHECKING:
+    from fedgpu_operator.api.computejob import ComputeJob
+
+SUFFIXES: Final = (".yaml", ".yml", ".json")
+MOST_DOCUMENTS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The jobs of some files, each with its namespace, and how many documents of other kinds stood beside them."""
+
+    jobs: tuple[ComputeJob, ...]
+    others: int
+
+
+def read_jobs(files: Sequence[str], given: str | None, own: str) -> Found:
+    """Every ComputeJob of the files, in their order; ``-`` is standard input, a folder means the files in it.
+
+    `given` is the namespace that was asked for, `own` the one for documents that name none. Raises ConfigurationError
+    where a file cannot be read, is no YAML, or names another namespace than was asked for; InvalidResourceError that
+    names file, object and field where a job breaks its schema.
+    """
+    from fedgpu_operator.api.computejob import ComputeJob
+
+    jobs, others = [], 0
+    for name, document in _documents(files):
+        if document.get("kind") != ComputeJob.info.kind:
+            others += 1
+            continue
+        jobs.append(_job(name, document, given, own))
+    if not jobs:
+        raise ConfigurationError(f"no ComputeJob stands in {', '.join(files)}")
+    return Found(tuple(jobs), others)
+
+
+def _documents(files: Iterable[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    count = 0
+    for name, text in _texts(files):
+        for document in _loaded(name, text):
+            for each in _members(document):
+                if not isinstance(each, dict):
+                    raise ConfigurationError(f"{name}: a document is no object with apiVersion and kind")
+                count += 1
+                if count > MOST_DOCUMENTS:
+                    raise ConfigurationError(f"{name}: more than {MOST_DOCUMENTS} objects; quote them in parts")
+                yield name, each
+
+
+def _texts(files: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for file in files:
+        if file == "-":
+            yield "standard input", sys.stdin.read()
+            continue
+        path = Path(file)
+        try:
+            inside = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES) if path.is_dir() else [path]
+            for each in inside:
+                yield str(each), each.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ConfigurationError(f"--file: {file} cannot be read: {reason}") from error
+
+
+def _loaded(name: str, text: str) -> list[object]:
+    import yaml
+
+    try:
+        return [each for each in yaml.safe_load_all(text) if each is not None]
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{name}: is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _members(document: object) -> Iterable[object]:
+    if isinstance(document, dict) and document.get("kind") == "List" and isinstance(document.get("items"), list):
+        members: list[object] = document["items"]
+        return members
+    return [document]
+
+
+def _job(file: str, document: Mapping[str, object], given: str | None, own: str) -> ComputeJob:
+    from pydantic import ValidationError
+
+    from fedgpu_operator.api.base import GROUP, VERSION
+    from fedgpu_operator.api.computejob import ComputeJob
+    from fedgpu_operator.cli.schemahints import refusal
+
+    meta = document.get("metadata")
+    named = dict(meta) if isinstance(meta, dict) else {}
+    name = named.get("name") or named.get("generateName")
+    what = f"{file}: ComputeJob {name or '(no name)'}"
+    if document.get("apiVersion") != f"{GROUP}/{VERSION}":
+        raise InvalidResourceError("InvalidSpec", f"{what}: apiVersion: must be {GROUP}/{VERSION}")
+    if not isinstance(name, str):
+        raise InvalidResourceError("InvalidSpec", f"{what}: metadata.name: must be set")
+    where = str(named.get("namespace") or given or own)
+    if given and where != given:
+        raise ConfigurationError(f"{what} names the namespace {where}, but -n asks for {given}: leave one of them out")
+    named |= {"name": name, "namespace": where}
+    try:
+        job = ComputeJob.model_validate({**document, "metadata": named, "status": {}})
+    except ValidationError as error:
+        raise InvalidResourceError("InvalidSpec", f"{what}: {refusal(ComputeJob, error)}") from error
+    if unknown := next(unknown_fields(document.get("spec"), job.spec.model_dump(mode="json", by_alias=True)), None):
+        raise InvalidResourceError("InvalidSpec", f"{what}: spec.{unknown}: is no field of a ComputeJob")
+    return job
+
+
+def unknown_fields(given: object, known: object) -> Iterator[str]:
+    """Paths of the fields in `given` that `known`, the same read and written again, does not have."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for name, value in given.items():
+            if name not in known:
+                yield str(name)
+            else:
+                yield from (f"{name}{_joined(path)}" for path in unknown_fields(value, known[name]))
+    elif isinstance(given, list) and isinstance(known, list):
+        for index, (one, other) in enumerate(zip(given, known, strict=False)):
+            yield from (f"[{index}]{_joined(path)}" for path in unknown_fields(one, other))
+
+
+def _joined(path: str) -> str:
+    return path if path.startswith("[") else f".{path}"

@@ -1,0 +1,64 @@
+"""``fedgpu provider audit``: show, confirm or withdraw what a platform admin knows of where a provider stands."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedgpu_operator.cli.common import ContextOption, with_hub
+from fedgpu_operator.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from fedgpu_operator.adapters.kube.client import KubeClient
+    from fedgpu_operator.api.gpuprovider import GPUProvider
+
+
+def audit(
+    name: Annotated[str, typer.Argument(help="Name of the GPUProvider.")],
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="You have seen proof that the GPUs stand where the location says.")
+    ] = False,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take a confirmation back.")] = False,
+    context: ContextOption = None,
+) -> None:
+    """Say whether a provider's location is audited or the owner's word; confirm exactly the location that is shown."""
+    if confirm and withdraw:
+        raise ConfigurationError("--confirm and --withdraw contradict each other")
+
+    async def work(hub: KubeClient) -> GPUProvider:
+        from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, GPUProvider
+        from fedgpu_operator.ports import ResourceType
+
+        kind = ResourceType.of(GPUProvider.info)
+        provider = GPUProvider.parse(await hub.get(kind, name))
+        if not confirm and not withdraw:
+            return provider
+        # Guarded: what is confirmed is the location that was read here, whatever its owner writes meanwhile.
+        digest = provider.spec.location.audit_hash() if confirm else None
+        meta = {**provider.metadata.guard(), "annotations": {AUDIT_ANNOTATION: digest}}
+        return GPUProvider.parse(await hub.patch(kind, name, "", {"metadata": meta}))
+
+    sys.stdout.write(described(with_hub(work, context)))
+
+
+def described(provider: GPUProvider) -> str:
+    """What the hub holds of the location, for people."""
+    from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION
+
+    location = provider.spec.location
+    lines = [f"provider    {provider.metadata.name}", f"country     {location.country}"]
+    if location.region is not None:
+        lines.append(f"region      {location.region}")
+    if location.latitude is not None and location.longitude is not None:
+        lines.append(f"coordinates {location.latitude:g} north, {location.longitude:g} east")
+    lines.append(f"hash        {location.audit_hash()}")
+    if provider.location_audited:
+        lines.append("location    audited: a platform admin has confirmed exactly this")
+    else:
+        changed = AUDIT_ANNOTATION in provider.metadata.annotations
+        why = "it changed after it was confirmed" if changed else "nobody has confirmed it"
+        lines.append(f"location    self-declared: {why}")
+        lines.append(f"to confirm  fedgpu provider audit {provider.metadata.name} --confirm")
+    return "\n".join(lines) + "\n"

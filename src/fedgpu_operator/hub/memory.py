@@ -1,0 +1,124 @@
+"""What the job loop remembers between passes: which jobs need no look. To forget it costs time, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+from zlib import crc32
+
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.domain.books import LeaseUsage
+from fedgpu_operator.hub.jobfacts import JobFacts, Phase
+from fedgpu_operator.hub.store import HubState
+
+FORGET_SECONDS: Final = 900
+"""A job at rest is looked at anew after between once and twice this, each at an instant of its own."""
+WAITING: Final = frozenset({Phase.PENDING, Phase.DRY_RUN, Phase.INVALID})
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A job as it was when nothing was left to do; `world` is what else its phase depends on."""
+
+    job: ComputeJob
+    lease: ComputeLease | None
+    lease_name: str
+    until: datetime
+    world: object
+    waits: bool
+
+
+class JobMemory:
+    """Keeps, by job uid, the ledger's entries (which only this process writes) and what was at rest.
+
+    An object that did not change is the very same one in the next state, so a look is a comparison of identities. A
+    reading that makes all objects anew finds nothing at rest.
+    """
+
+    def __init__(self) -> None:
+        self._rests: dict[str, Rest] = {}
+        self._usage: dict[str, tuple[LeaseUsage, ...]] = {}
+        self.known: frozenset[str] = frozenset()
+        """The jobs of the last pass."""
+
+    def restless(
+        self, state: HubState, now: datetime, *, waiting: object, settled: object, stop: Collection[str] = ()
+    ) -> list[ComputeJob]:
+        """The jobs to look at.
+
+        `waiting` and `settled` are equal as long as nothing moved for jobs that wait for a place or for money; `stop`
+        names leases that must not go on.
+        """
+        found, waits = [], False
+        idle = []
+        for job in state.jobs:
+            rest = self._rests.get(job.metadata.uid)
+            if (
+                rest is not None
+                and rest.job is job
+                and rest.lease is state.leases.get(rest.lease_name)
+                and now < rest.until
+                and rest.world == (waiting if rest.waits else settled)
+                and rest.lease_name not in stop
+            ):
+                if rest.waits:
+                    idle.append(job)
+                continue
+            waits = waits or rest is None or rest.waits
+            found.append(job)
+        # Those that wait are decided together, or the capacity that one of them waits for would go to a later one.
+        return found + idle if waits else found
+
+    def usage(self, uid: str) -> tuple[LeaseUsage, ...] | None:
+        """What the ledger holds of a job, None where that is to be asked."""
+        return self._usage.get(uid)
+
+    def learn(self, histories: dict[str, tuple[LeaseUsage, ...]], asked: Iterable[str]) -> None:
+        """What the ledger answered about these jobs."""
+        for uid in asked:
+            self._usage[uid] = histories.get(uid, ())
+
+    def keep(self, facts: JobFacts, where: Phase, now: datetime, world: object) -> None:
+        """Nothing is left to do for that job until something of it, or `world`, changes."""
+        uid, newest = facts.job.metadata.uid, facts.newest
+        self._usage[uid] = facts.usage
+        name = newest.lease_name if newest is not None else ""
+        until = _until(uid, now, facts.job.spec.deadline)
+        self._rests[uid] = Rest(facts.job, facts.lease, name, until, world, where in WAITING)
+
+    def wake(self, uid: str) -> None:
+        """That job is looked at; unless it comes to rest again, it will be in the next pass too."""
+        self._rests.pop(uid, None)
+
+    def know(self, facts: JobFacts) -> None:
+        """What the ledger holds of a job that is not at rest."""
+        self._usage[facts.job.metadata.uid] = facts.usage
+
+    def forget(self, uid: str) -> None:
+        """Something went wrong with that job: all of it is read anew."""
+        self._rests.pop(uid, None)
+        self._usage.pop(uid, None)
+
+    def only(self, jobs: Sequence[ComputeJob]) -> bool:
+        """Drop all but these; whether some that were there are gone, or nothing was known yet."""
+        present = frozenset(job.metadata.uid for job in jobs)
+        gone, first = self.known - present, not self.known
+        self.known = present
+        _drop(self._rests, gone)
+        _drop(self._usage, gone)
+        return bool(gone) or first
+
+
+def _until(uid: str, now: datetime, deadline: datetime | None) -> datetime:
+    """When a job at rest is looked at anew though nothing changed."""
+    spread = crc32(uid.encode()) % FORGET_SECONDS
+    due = now + timedelta(seconds=FORGET_SECONDS + spread)
+    return due if deadline is None or deadline <= now else min(due, deadline)
+
+
+def _drop(entries: dict[str, Rest] | dict[str, tuple[LeaseUsage, ...]], gone: Collection[str]) -> None:
+    for uid in gone:
+        entries.pop(uid, None)

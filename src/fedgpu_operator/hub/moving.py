@@ -1,0 +1,211 @@
+"""Carries out moves of running work: announces each, gives notice, then sets the tombstone; decides none itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.domain.running import Announced, Hysteresis, Move, Running
+from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.attempts import LEASES, AttemptKeeper
+from fedgpu_operator.hub.jobfacts import JobFacts, Phase, phase
+from fedgpu_operator.hub.movable import Subject, Usage, freed_of, leaving, running_of, subjects_of
+from fedgpu_operator.hub.notices import HOLD, MOVE_ANNOTATION, Notice, notice_of
+from fedgpu_operator.hub.providers import is_ready
+from fedgpu_operator.hub.store import HubState
+from fedgpu_operator.hub.write import emit, one_of_many
+from fedgpu_operator.placement import Snapshot
+from fedgpu_operator.placement.moves import Board
+from fedgpu_operator.placement.registry import BUILT_IN, Plugins
+from fedgpu_operator.placement.replan import replan
+from fedgpu_operator.ports import Clock, Kube, Metrics, read_back
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING: Final = 512
+"""Waiting jobs that room is thought of for in one pass: those of the highest priority."""
+REBALANCE_EVERY: Final = timedelta(seconds=30)
+"""How often offers that only became fuller or emptier are looked at again; a new price or a drain at once."""
+
+View = Callable[[list[JobFacts], HubState, datetime], Awaitable[tuple[Snapshot, dict[str, InvalidResourceError]]]]
+"""The placer's: a snapshot of these jobs, and why the others among them cannot be read."""
+
+
+class Mover:
+    """Looks once per pass, after placement. What it knows it reads from leases, jobs and the ledger's attempts."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        clock: Clock,
+        metrics: Metrics,
+        keeper: AttemptKeeper,
+        view: View,
+        *,
+        rules: Hysteresis | None = None,
+        plugins: Plugins = BUILT_IN,
+    ) -> None:
+        self._plugins = plugins
+        self._kube = kube
+        self._clock = clock
+        self._metrics = metrics
+        self._keeper = keeper
+        self._view = view
+        self._rules = rules or Hysteresis()
+        self._waiting: list[JobFacts] = []
+        self._told: dict[str, str] = {}
+        self._prices: object = None
+        self._looked: datetime | None = None
+
+    async def move(self, decided: Sequence[JobFacts], state: HubState, usage: Usage) -> float | None:
+        """Bring every announced move one step on and announce new ones; seconds until the next step, None for none.
+
+        `decided` are the jobs that this pass looked at: all that wait, or none of them. `usage` says what the ledger
+        holds of a job; where it is not known yet, everything waits for the next pass.
+        """
+        now = self._clock.now()
+        self._remember(decided, state, now)
+        await self._tell_drained(state, now)
+        subjects = subjects_of(state, usage)
+        if subjects is None:
+            return 1.0
+        anew = self._is_time(state, now)
+        if not subjects or not (self._waiting or anew or any(each.notice for each in subjects)):
+            return None
+        # What was placed in this pass takes room and money: both are read again.
+        fresh = replace(state)
+        view, _ = await self._view([*(each.facts for each in subjects), *self._waiting], fresh, now)
+        running = running_of(subjects, view)
+        # Pure and, in a large federation, seconds long: probes and agents go on meanwhile.
+        moves = await asyncio.to_thread(self._plan, view, fresh, list(running.values()), anew=anew)
+        due = []
+        for each in subjects:
+            name = each.lease.metadata.name
+            with one_of_many(each.lease):
+                due.append(await self._step(each, running.get(name), moves.get(name), state))
+        if anew:
+            self._looked = now
+        ahead = [each for each in due if each is not None]
+        return min(ahead) if ahead else None
+
+    def _remember(self, decided: Sequence[JobFacts], state: HubState, now: datetime) -> None:
+        """Who waits: all that the last decision left out, less what became something else since."""
+        if any(facts.decision is not None for facts in decided):
+            self._waiting = _waiting(decided, now)
+        elif self._waiting:
+            looked = {facts.job.metadata.uid for facts in decided}
+            present = {job.metadata.uid for job in state.jobs} - looked
+            self._waiting = [facts for facts in self._waiting if facts.job.metadata.uid in present]
+
+    def _plan(self, view: Snapshot, state: HubState, running: Sequence[Running], *, anew: bool) -> dict[str, Move]:
+        now, jobs = view.now, {job.uid: job for job in view.jobs}
+        board = Board(view, freed_of(state), leaving(state, now), self._plugins)
+        nominated = frozenset(
+            notice.move.serves
+            for lease in state.leases.values()
+            if (notice := notice_of(lease)) is not None and now < notice.held_until
+        )
+        moves = replan(
+            board,
+            [jobs[uid] for facts in self._waiting if (uid := facts.job.metadata.uid) in jobs],
+            running,
+            draining=frozenset(name for name, provider in state.providers.items() if provider.draining),
+            nominated=nominated,
+            rules=self._rules if anew else None,
+        )
+        return {move.lease: move for move in moves}
+
+    def _is_time(self, state: HubState, now: datetime) -> bool:
+        """Whether offers changed, or it is long enough ago that capacity was looked at."""
+        prices = {
+            name: (
+                each.draining,
+                is_ready(each),
+                [(offer.product, offer.price_per_gpu_hour) for offer in each.spec.offers],
+            )
+            for name, each in state.providers.items()
+        }
+        changed, self._prices = prices != self._prices, prices
+        return changed or self._looked is None or now - self._looked >= REBALANCE_EVERY
+
+    # ---- one move
+
+    async def _step(self, each: Subject, running: Running | None, move: Move | None, state: HubState) -> float | None:
+        """Announce, wait, stop or call off; seconds until the stop where it is still ahead."""
+        now, name, lease = self._clock.now(), each.lease.metadata.name, each.lease
+        if running is None or move is None:
+            if each.notice is not None:
+                state.leases[name] = await self._call_off(each)
+            return None
+        notice = _notice(each, running, move, now)
+        if each.notice is None or each.notice.move != notice.move:
+            await self._tell(each, notice, now)
+            lease = state.leases[name] = await self._announce(each, notice, now)
+        if now < notice.stop_at:
+            return (notice.stop_at - now).total_seconds()
+        state.leases[name] = await self._keeper.stop(lease, move.reason.value)
+        self._metrics.moved(move.reason.value)
+        text = f"the attempt at {lease.spec.provider} is stopped: {notice.why}"
+        await emit(self._kube, each.facts.job, "Warning", move.reason.value, text, now=now)
+        return None
+
+    async def _announce(self, each: Subject, notice: Notice, now: datetime) -> ComputeLease:
+        """Say it on the lease; the workload is asked once to save its work, by the way that money shortages take."""
+        meta: JSONObject = {**each.lease.metadata.guard(), "annotations": {MOVE_ANNOTATION: notice.to_text()}}
+        patch: JSONObject = {"metadata": meta}
+        if each.notice is None and now < notice.stop_at:
+            patch["spec"] = {"checkpointRequestedAt": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        log.info("lease %s: %s is announced for %s", each.lease.metadata.name, notice.move.reason, notice.stop_at)
+        return await self._patched(each.lease, patch)
+
+    async def _call_off(self, each: Subject) -> ComputeLease:
+        text = "the announced move is called off: it is not needed any more, or not possible"
+        await emit(self._kube, each.facts.job, "Normal", "MoveCalledOff", text, now=self._clock.now())
+        meta: JSONObject = {**each.lease.metadata.guard(), "annotations": {MOVE_ANNOTATION: None}}
+        return await self._patched(each.lease, {"metadata": meta})
+
+    async def _patched(self, lease: ComputeLease, patch: JSONObject) -> ComputeLease:
+        written = await self._kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, patch)
+        return read_back(self._kube, ComputeLease, written)
+
+    async def _tell(self, each: Subject, notice: Notice, now: datetime) -> None:
+        when = f"{notice.stop_at:%Y-%m-%dT%H:%M:%SZ}"
+        text = f"the attempt at {each.lease.spec.provider} is stopped at {when} and the job placed again: {notice.why}"
+        await emit(self._kube, each.facts.job, "Warning", "MoveAnnounced", text, now=now)
+
+    async def _tell_drained(self, state: HubState, now: datetime) -> None:
+        """Say beside each draining provider what stays there because nobody may move it."""
+        draining = {name: provider for name, provider in state.providers.items() if provider.draining}
+        jobs = {job.metadata.uid: job for job in state.jobs} if draining else {}
+        for name, provider in draining.items():
+            here = [jobs.get(lease.spec.job.uid) for lease in state.leases_of(name)]
+            stays = sum(1 for job in here if job is None or not job.spec.disruption.reclaimable)
+            text = f"draining: {len(here)} leases are here, {stays} of them stay to their end: they are not reclaimable"
+            if self._told.get(name) != text:
+                with one_of_many(provider):
+                    await emit(self._kube, provider, "Normal", "Draining", text, now=now)
+                    self._told[name] = text
+
+
+def _waiting(decided: Iterable[JobFacts], now: datetime) -> list[JobFacts]:
+    """Jobs that this pass placed nowhere, the highest priority first."""
+    found = [
+        facts
+        for facts in decided
+        if facts.decision is not None and facts.decision.chosen is None and phase(facts, now) is Phase.PENDING
+    ]
+    return sorted(found, key=lambda facts: (-(facts.priority or 0), facts.job.metadata.uid))[:MAX_WAITING]
+
+
+def _notice(each: Subject, running: Running, move: Move, now: datetime) -> Notice:
+    """What is announced: the first announcement sets the instant of the stop, whatever the reason becomes."""
+    stop_at = each.notice.stop_at if each.notice is not None else now + timedelta(seconds=running.warning)
+    held_until = max(stop_at, now) + timedelta(seconds=running.grace) + HOLD
+    announced = Announced(move.reason, move.to, move.serves)
+    return Notice(announced, stop_at, held_until, running.job.priority, move.message)

@@ -1,0 +1,1 @@
+"""Replay of cluster traces: recorded tasks through our placement and through others, in virtual time."""

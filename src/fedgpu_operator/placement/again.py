@@ -1,0 +1,143 @@
+"""The last solve, for passes in which nothing or little of it changed; no rule and no reason here."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from fedgpu_operator.placement.book import room
+from fedgpu_operator.placement.context import BoolVector, IntVector
+from fedgpu_operator.placement.flow import Change, Session, Transport
+from fedgpu_operator.placement.problem import Clearing, JobClass, Problem, Solution
+from fedgpu_operator.placement.solve import solve
+
+SESSION_PAIRS: Final = 1_000_000
+"""Pairs of class and offer from which on a market of single GPUs goes on from the last solution, within 0.1 % of the
+optimum; smaller ones are solved exactly in no time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Names:
+    """What the classes and offers of a problem are called in every pass."""
+
+    classes: Sequence[Hashable]
+    offers: Sequence[Hashable]
+
+
+class Solver:
+    """Solves problem after problem; the same problem twice is solved once, a large one goes on from the last.
+
+    `remember` is whether another problem will follow.
+    """
+
+    def __init__(self, *, remember: bool = True, session_pairs: int = SESSION_PAIRS) -> None:
+        self._remember = remember
+        self._session_pairs = session_pairs
+        self._session = Session()
+        self._market: tuple[Problem, Names] | None = None
+        self._last: tuple[Problem, bool, bool, Solution] | None = None
+
+    def solve(self, problem: Problem, names: Names, *, clearing: bool, first_only: bool) -> Solution:
+        """Who goes where. Raises FedGPUError when the flow solver fails."""
+        if self._last is not None:
+            known, cleared, first, solution = self._last
+            if (cleared or not clearing) and first == first_only and _equal(known, problem):
+                return solution
+        if not problem.free:
+            found = _nowhere(problem)
+        elif self._remember and not clearing and not first_only and self._goes_on(problem):
+            found = self._followed(problem, names)
+        else:
+            found = solve(problem, clearing=clearing, first_only=first_only)
+        if self._remember:
+            self._last = problem, clearing, first_only, found
+        return found
+
+    def _goes_on(self, problem: Problem) -> bool:
+        large = len(problem.classes) * len(problem.free) >= self._session_pairs
+        return large and all(each.is_single for each in problem.classes)
+
+    def _followed(self, problem: Problem, names: Names) -> Solution:
+        """From the last market to this one, or the whole of it."""
+        market = _market(problem)
+        if self._market is None:
+            flow = self._session.solve(market)
+        else:
+            flow = self._session.update(market, _change(*self._market, problem, names))
+        self._market = problem, names
+        flows: list[list[tuple[int, int]]] = [[] for _ in problem.classes]
+        for row, offer, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
+            flows[row].append((offer, jobs))
+        return Solution(
+            tuple(map(tuple, flows)), flow.cost, flow.placed, flow.most, flow.floor, flow.certified, None, flow.rounds
+        )
+
+
+def _market(problem: Problem) -> Transport:
+    return Transport(
+        demand=np.array([each.size for each in problem.classes], dtype=np.int64),
+        priority=tuple(each.priority for each in problem.classes),
+        seconds=np.array([each.seconds for each in problem.classes], dtype=np.int64),
+        price=[each.price for each in problem.classes],
+        eligible=[each.eligible for each in problem.classes],
+        supply=np.array([room(each, 1) for each in problem.free], dtype=np.int64),
+        provider=problem.provider,
+        slots=problem.slots,
+    )
+
+
+def _change(old: Problem, were: Names, new: Problem, names: Names) -> Change:
+    rows, offers = _positions(were.classes, names.classes), _positions(were.offers, names.offers)
+    source, aligned = np.maximum(offers, 0), np.array_equal(offers, np.arange(len(old.free)))
+    changed = offers < 0
+    compared: set[tuple[int, int, int, int]] = set()
+    for each, row in zip(new.classes, rows.tolist(), strict=True):
+        if row < 0 or not old.free:
+            continue
+        before = old.classes[row]
+        ids = id(before.price), id(each.price), id(before.eligible), id(each.eligible)
+        if ids not in compared:
+            compared.add(ids)
+            moved = before.eligible[source] != each.eligible
+            if before.price is not each.price or not aligned:
+                moved |= each.eligible & (before.price[source] != each.price)
+            changed |= moved
+    return Change(rows, offers, changed)
+
+
+def _positions(old: Sequence[Hashable], new: Sequence[Hashable]) -> IntVector:
+    index = {name: i for i, name in enumerate(old)}
+    return np.fromiter((index.get(name, -1) for name in new), dtype=np.int64, count=len(new))
+
+
+def _nowhere(problem: Problem) -> Solution:
+    """Where nobody offers anything, nobody is placed, and that is the best there is."""
+    none = np.zeros(0, dtype=np.int64)
+    return Solution(tuple(() for _ in problem.classes), 0, 0, 0, 0, certified=True, clearing=Clearing(none, none))
+
+
+def _equal(one: Problem, two: Problem) -> bool:
+    """Whether a solver would see no difference; which jobs are in a class is none."""
+    return (
+        len(one.classes) == len(two.classes)
+        and one.slots == two.slots
+        and one.free == two.free
+        and np.array_equal(one.provider, two.provider)
+        and all(_alike(a, b) for a, b in zip(one.classes, two.classes, strict=True))
+    )
+
+
+def _alike(one: JobClass, two: JobClass) -> bool:
+    return (
+        (one.size, one.priority, one.gpus, one.replicas, one.seconds)
+        == (two.size, two.priority, two.gpus, two.replicas, two.seconds)
+        and _same(one.eligible, two.eligible)
+        and _same(one.price, two.price)
+    )
+
+
+def _same(one: BoolVector | IntVector, two: BoolVector | IntVector) -> bool:
+    return one is two or np.array_equal(one, two)

@@ -1,0 +1,181 @@
+"""Jobs that nothing can tell apart, found in a million of them: by identity of their parts, then by plugins' keys."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from fedgpu_operator.domain.job import Job
+from fedgpu_operator.placement.context import Context, Guards
+from fedgpu_operator.placement.guard import Guard
+from fedgpu_operator.placement.snapshot import Snapshot
+
+_OWN: Final = frozenset({"uid", "name"})
+"""What tells equal jobs apart; no plugin may look at it."""
+
+_PARTS: Final = ("gpu", "rules", "latency", "rates", "data")
+"""Fields that hold objects with a slow hash: the same object is the same value."""
+
+_plain: Final[Callable[[Job], Hashable]] = attrgetter(
+    *(each.name for each in fields(Job) if each.name not in {*_OWN, *_PARTS, "avoid"})
+)
+"""All other fields, whose values are hashed as they are; `avoid` is a mapping and has no hash."""
+
+_uid: Final[Callable[[Job], str]] = attrgetter("uid")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Equal jobs, as far as any plugin, the funds and the solver can see.
+
+    `ctx.job` is one of them. `members` are their uids, sorted. `filters` and `pricers` are the keys of the plugins
+    in their order. `payer` is the namespace whose funds bind them; None where funds are unlimited. `key` is equal for
+    the same group in another pass.
+    """
+
+    ctx: Context
+    members: Sequence[str]
+    filters: tuple[Hashable, ...]
+    pricers: tuple[Hashable, ...]
+    payer: str | None
+    key: Hashable
+
+
+class Grouping:
+    """Finds the groups of a pass. Only jobs that are other objects than in the pass before are looked at again."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._filters = [guard.keyed(each) for each in guard.plugins.filters]
+        self._pricers = [guard.keyed(each) for each in guard.plugins.pricers]
+        self._same: dict[Guards, Guards] = {}
+        self._jobs: tuple[Job, ...] = ()
+        self._buckets: dict[Hashable, _Bucket] = {}
+
+    def groups(self, snapshot: Snapshot) -> list[Group]:
+        """All jobs in groups by descending priority and then least uid; the order of the jobs changes nothing."""
+        self._buckets = _followed(self._buckets, self._jobs, snapshot.jobs)
+        self._jobs = snapshot.jobs
+        contexts = _Contexts(snapshot, self._same)
+        merged: dict[Hashable, _Draft] = {}
+        for bucket in self._buckets.values():
+            draft = self._draft(bucket.job, contexts)
+            merged.setdefault(draft.key, draft).members.append(bucket.uids)
+        self._same = contexts.same
+        groups = [draft.group() for draft in merged.values()]
+        return sorted(groups, key=lambda each: (-each.ctx.job.priority, each.members[0]))
+
+    def alone(self, job: Job, snapshot: Snapshot) -> Group:
+        """The group of this job only."""
+        draft = self._draft(job, _Contexts(snapshot, self._same))
+        draft.members.append([job.uid])
+        return draft.group()
+
+    def _draft(self, job: Job, contexts: _Contexts) -> _Draft:
+        ctx = contexts.of(job)
+        filters = tuple([key(ctx) for key in self._filters])
+        pricers = tuple([key(ctx) for key in self._pricers])
+        return _Draft(ctx, filters, pricers, contexts.payer(job), [])
+
+
+class _Contexts:
+    """What binds a job beside its own rules, once per namespace; `same` are the policies met so far."""
+
+    def __init__(self, snapshot: Snapshot, before: Mapping[Guards, Guards]) -> None:
+        self._snapshot = snapshot
+        self._before = before
+        self._guards: dict[str, Guards] = {}
+        self.same: dict[Guards, Guards] = {}
+
+    def of(self, job: Job) -> Context:
+        """The job with its namespace's policies by name; equal ones are the same object."""
+        return Context(job, self._bound(job.namespace), self._snapshot.default_deny, self._snapshot.now)
+
+    def payer(self, job: Job) -> str | None:
+        """The namespace where its funds are limited, else None. One without an entry has none."""
+        return None if self._snapshot.funds.get(job.namespace, 0) is None else job.namespace
+
+    def _bound(self, namespace: str) -> Guards:
+        known = self._guards.get(namespace)
+        if known is None:
+            policies = self._snapshot.policies.get(namespace, ())
+            ordered = Guards(sorted(policies, key=lambda policy: (policy.name, policy.generation)))
+            ordered = self._before.get(ordered, ordered)
+            known = self._guards[namespace] = self.same.setdefault(ordered, ordered)
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A group while it is being collected."""
+
+    ctx: Context
+    filters: tuple[Hashable, ...]
+    pricers: tuple[Hashable, ...]
+    payer: str | None
+    members: list[list[str]]
+
+    @property
+    def key(self) -> Hashable:
+        """Equal exactly where judgement, words, funds and load are: the latency and policies are shown to people."""
+        job = self.ctx.job
+        shape = job.priority, job.gpu.count, job.replicas, job.run_limit
+        return shape, self.filters, self.pricers, self.payer, job.latency, self.ctx.policies
+
+    def group(self) -> Group:
+        """All that was collected."""
+        members = self.members[0] if len(self.members) == 1 else sorted(chain.from_iterable(self.members))
+        return Group(self.ctx, members, self.filters, self.pricers, self.payer, self.key)
+
+
+class _Bucket(NamedTuple):
+    """Jobs that are equal at first sight: one of them, and the uids of all, sorted. Never changed, only replaced."""
+
+    job: Job
+    uids: list[str]
+
+
+def _followed(known: dict[Hashable, _Bucket], before: tuple[Job, ...], now: tuple[Job, ...]) -> dict[Hashable, _Bucket]:
+    """The buckets of the jobs `now`, given those of the jobs `before`."""
+    gone, come = _difference(before, now) if before else ([], list(now))
+    if 4 * (len(gone) + len(come)) > len(now):
+        return {key: _Bucket(jobs[0], sorted(map(_uid, jobs))) for key, jobs in _buckets(now).items()}
+    lost, found = _buckets(gone), _buckets(come)
+    buckets = dict(known)
+    for key in lost.keys() | found.keys():
+        uids = list(known[key].uids) if key in known else []
+        for job in lost.get(key, ()):
+            del uids[bisect_left(uids, job.uid)]
+        for job in found.get(key, ()):
+            insort(uids, job.uid)
+        if uids:
+            buckets[key] = _Bucket(known[key].job if key in known else found[key][0], uids)
+        else:
+            del buckets[key]
+    return buckets
+
+
+def _difference(before: tuple[Job, ...], now: tuple[Job, ...]) -> tuple[list[Job], list[Job]]:
+    """The jobs, as objects, that are only in one of both; fast where most stand where they stood."""
+    moved = np.flatnonzero(~np.frombuffer(bytes(map(is_, before, now)), dtype=np.bool_)).tolist()
+    least = min(len(before), len(now))
+    old = [before[i] for i in moved] + list(before[least:])
+    new = [now[i] for i in moved] + list(now[least:])
+    was, are = set(map(id, old)), set(map(id, new))
+    return [job for job in old if id(job) not in are], [job for job in new if id(job) not in was]
+
+
+def _buckets(jobs: Sequence[Job]) -> dict[Hashable, list[Job]]:
+    """Jobs whose plain fields are equal and whose parts are the same objects."""
+    buckets: defaultdict[Hashable, list[Job]] = defaultdict(list)
+    for job, plain in zip(jobs, map(_plain, jobs), strict=True):
+        avoid = job.avoid  # every job has a mapping of its own, most often an empty one
+        parts = id(job.gpu), id(job.rules), id(job.latency), id(job.rates), id(job.data), id(avoid) if avoid else 0
+        buckets[plain, parts].append(job)
+    return buckets

@@ -1,0 +1,174 @@
+"""Whole passes: group, judge, reserve funds, solve, explain; and what stays true from one pass to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+from fedgpu_operator.domain.decision import Decision
+from fedgpu_operator.domain.job import Job
+from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.placement import explain, funds
+from fedgpu_operator.placement.again import Names, Solver
+from fedgpu_operator.placement.classes import Grouping
+from fedgpu_operator.placement.guard import Guard, PluginFailure
+from fedgpu_operator.placement.judge import Judge, JudgedClass
+from fedgpu_operator.placement.problem import JobClass, Problem, Solution
+from fedgpu_operator.placement.registry import BUILT_IN, Plugins
+from fedgpu_operator.placement.snapshot import Snapshot
+from fedgpu_operator.placement.table import OfferTable
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Who goes where, without words.
+
+    `problem.classes[i]` stands for `classes[i]`. `lefts` says what of its funds a job could still commit (µUSD) where
+    that refused it an offer. `failures` are those of third parties' plugins.
+    """
+
+    classes: tuple[JudgedClass, ...]
+    table: OfferTable
+    problem: Problem
+    solution: Solution
+    lefts: funds.Lefts
+    failures: tuple[PluginFailure, ...] = ()
+
+    def assigned(self) -> dict[str, int]:
+        """Offer index by job uid: the first members of a class, by uid, go to the first of its flows."""
+        return {
+            uid: offer
+            for judged, flows in zip(self.classes, self.solution.flows, strict=True)
+            for uid, offer in _members(judged, flows)
+            if offer is not None
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """One decision per job, by priority and then uid; how good they are together; and whose plugins failed."""
+
+    decisions: tuple[Decision, ...]
+    solution: Solution
+    failures: tuple[PluginFailure, ...]
+
+
+class Engine:
+    """Decides pass after pass. What a pass computed of offers and rules that did not change serves the next one.
+
+    The answers are those of a fresh engine, but where `solver` goes on from its last solution: those are within 0.1 %
+    of the optimum, and say so. Raises FedGPUError when the flow solver fails.
+    """
+
+    def __init__(self, plugins: Plugins = BUILT_IN, *, solver: Solver | None = None) -> None:
+        self._guard = Guard(plugins)
+        self._grouping = Grouping(self._guard)
+        self._solver = solver or Solver()
+        self._judge: Judge | None = None
+        self._offers: tuple[Offer, ...] = ()
+
+    def decide(self, snapshot: Snapshot, *, clearing: bool = False) -> Outcome:
+        """A decision with its words for every job."""
+        placement = self.place(snapshot, clearing=clearing)
+        return Outcome(self._decisions(placement), placement.solution, placement.failures)
+
+    def place(self, snapshot: Snapshot, *, clearing: bool = False, first_only: bool = False) -> Placement:
+        """The same without words. `first_only` takes the first answer with a bound, `clearing` adds clearing prices."""
+        judge = Judge(OfferTable(snapshot.offers), self._guard, self._judge)
+        groups = self._grouping.groups(snapshot)
+        classes, lefts = funds.reserve([judge.judged(each) for each in groups], judge.table, snapshot.funds)
+        judge.forget()
+        self._judge, self._offers = judge, snapshot.offers
+        problem = _problem(classes, judge.table)
+        names = Names([(each.key, each.limit) for each in classes], [_name(each) for each in judge.table.offers])
+        solution = self._solver.solve(problem, names, clearing=clearing, first_only=first_only)
+        return Placement(tuple(classes), judge.table, problem, solution, lefts, self._guard.drain())
+
+    def evaluate(self, job: Job, snapshot: Snapshot) -> Decision:
+        """What the job would get if it were alone; for dryRun and explain. Reserves nothing.
+
+        `job` need not be among the snapshot's jobs; those are not looked at.
+        """
+        judge = self._judge
+        if judge is None or snapshot.offers is not self._offers:
+            judge = Judge(OfferTable(snapshot.offers), self._guard, judge)
+            self._judge, self._offers = judge, snapshot.offers
+        judged = judge.judged(self._grouping.alone(job, snapshot))
+        left = None if judged.payer is None else snapshot.funds.get(judged.payer) or 0
+        verdicts = explain.Verdicts(funds.affordable(judged, judge.table, left), judge.table, self._guard, left)
+        best = verdicts.best
+        return explain.waiting(job.uid, verdicts) if best is None else explain.placed(job.uid, verdicts, best)
+
+    def _decisions(self, placement: Placement) -> tuple[Decision, ...]:
+        ranked: list[tuple[int, Decision]] = []
+        for judged, flows in zip(placement.classes, placement.solution.flows, strict=True):
+            rank = -judged.ctx.job.priority
+            words = _Words(judged, placement, self._guard)
+            ranked += [(rank, words.decision(uid, offer)) for uid, offer in _members(judged, flows)]
+        ranked.sort(key=lambda each: (each[0], each[1].job_uid))
+        return tuple(decision for _, decision in ranked)
+
+
+class _Words:
+    """The decisions of one class: jobs that got the same share all but their uid."""
+
+    def __init__(self, judged: JudgedClass, placement: Placement, guard: Guard) -> None:
+        self._judged = judged
+        self._placement = placement
+        self._guard = guard
+        self._verdicts: dict[int | None, explain.Verdicts] = {}
+        self._known: dict[tuple[int | None, int | None], Decision] = {}
+
+    def decision(self, uid: str, offer: int | None) -> Decision:
+        """The decision for a job that got this offer, or none."""
+        left = self._placement.lefts.get(uid)
+        known = self._known.get((left, offer))
+        if known is not None:
+            return explain.same(uid, known)
+        verdicts = self._verdicts.get(left)
+        if verdicts is None:
+            verdicts = explain.Verdicts(self._judged, self._placement.table, self._guard, left)
+            self._verdicts[left] = verdicts
+        made = explain.waiting(uid, verdicts) if offer is None else explain.placed(uid, verdicts, offer)
+        self._known[left, offer] = made
+        return made
+
+
+def place(
+    snapshot: Snapshot, *, plugins: Plugins = BUILT_IN, clearing: bool = False, first_only: bool = False
+) -> Placement:
+    """One pass from nothing, without words."""
+    return Engine(plugins, solver=Solver(remember=False)).place(snapshot, clearing=clearing, first_only=first_only)
+
+
+def _problem(classes: Sequence[JudgedClass], table: OfferTable) -> Problem:
+    return Problem(
+        tuple(
+            JobClass(
+                members=each.members,
+                priority=each.ctx.job.priority,
+                gpus=each.ctx.job.gpu.count,
+                replicas=each.ctx.job.replicas,
+                seconds=each.seconds,
+                price=each.price,
+                eligible=each.eligible,
+            )
+            for each in classes
+        ),
+        table.free,
+        table.provider,
+        table.slots,
+    )
+
+
+def _name(offer: Offer) -> Hashable:
+    return offer.provider, offer.gpu.product
+
+
+def _members(judged: JudgedClass, flows: Sequence[tuple[int, int]]) -> Iterator[tuple[str, int | None]]:
+    uids = iter(judged.members)
+    for offer, jobs in flows:
+        for _ in range(jobs):
+            yield next(uids), offer
+    for uid in uids:
+        yield uid, None

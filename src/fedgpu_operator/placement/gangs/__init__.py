@@ -1,0 +1,1 @@
+"""Jobs of several GPUs: relaxation, greedy plan, repair and the exact search for small problems; nothing else."""

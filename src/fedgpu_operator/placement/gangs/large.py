@@ -1,0 +1,132 @@
+"""Many jobs of several GPUs: admission, prices, one exact flow per gang size, moves to cheaper places, bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Final
+
+import numpy as np
+
+from fedgpu_operator.placement.gangs.kinds import place_kind, place_singles
+from fedgpu_operator.placement.gangs.plan import Plan
+from fedgpu_operator.placement.gangs.relax import (
+    Balance,
+    FloatVector,
+    Group,
+    Prices,
+    cost_floor,
+    count_ceiling,
+)
+from fedgpu_operator.placement.problem import Problem
+
+COARSE: Final = ((1.0, 6), (0.5, 6), (0.2, 8), (0.1, 8), (0.05, 8), (0.02, 8))
+"""Temperatures (shares of the mean cost of a GPU) and sweeps that find prices from nothing."""
+FINE: Final = (
+    *((0.5, 6), (0.2, 6), (0.1, 6), (0.05, 6), (0.03, 6)),
+    *((0.02, 6), (0.01, 8), (0.01, 8), (0.005, 10), (0.003, 12), (0.002, 16)),
+)
+"""The same as far down as a tight bound needs."""
+WIDE: Final = 250
+"""Pairs per class and look for the bound, which is only as tight as the pairs that it has seen."""
+SPARE: Final = 0.01
+"""The share of a class's jobs that smoothing may seem to leave out though they fit."""
+NEARLY: Final = 0.8
+"""A gang size of which at least this share is admitted may place whichever of its jobs are cheapest."""
+SHARE: Final = 0.02
+"""A gang size of one level with at least this share of all GPUs asked for gets an exact flow; others are filled in."""
+HEAVIEST: Final = 8
+"""Levels from the lowest one up that admission weighs apart; what is placed goes level by level in any case."""
+
+
+class Large:
+    """The search over one problem: `arrange` places, `polish` makes it cheaper, `most` and `floor` bound it."""
+
+    def __init__(self, problem: Problem, plan: Plan) -> None:
+        self._problem = problem
+        self._plan = plan
+        self._groups = plan.groups
+        self._shelf = plan.shelf
+        self._prices = Prices(plan.shelf)
+        self._counts = Prices(plan.shelf)
+        self._levels = sorted({each.level for each in plan.groups})
+        largest = max(each.gpus for each in plan.groups)
+        # A job of a higher level outweighs all that it could displace below it, as far as doubles tell levels apart.
+        self._weights = {level: float(2 * largest) ** min(rank, HEAVIEST) for rank, level in enumerate(self._levels)}
+
+    def arrange(self) -> None:
+        """By level: the admitted jobs of the largest shapes and gangs first; then what else fits, smallest first.
+
+        Singles of the lowest level come after its gangs; then all singles are placed anew, exactly.
+        """
+        plan, groups = self._plan, self._groups
+        admitted = self._admitted()
+        Balance(groups, admitted, self._shelf, self._prices).anneal(COARSE)
+        table = self._prices.per_replica(self._shelf)
+        order = sorted(range(len(groups)), key=lambda i: (-groups[i].level, -groups[i].shape, -groups[i].replicas, i))
+        for level, each in groupby(order, key=lambda i: groups[i].level):
+            members = list(each)
+            if level == self._levels[0]:
+                self._place([i for i in members if groups[i].gpus > 1], admitted, table)
+                place_singles(self._problem, plan)
+            else:
+                self._place(members, admitted, table)
+            for i in sorted(members, key=lambda i: (groups[i].gpus, i)):
+                plan.fill(i, table)
+
+    def polish(self, shares: Sequence[float]) -> None:
+        """Moves jobs to cheaper places that are free, the longest runs first; prices count only by these shares."""
+        longest = sorted(range(len(self._groups)), key=lambda i: (-self._groups[i].seconds, i))
+        for share in shares:
+            table = self._prices.per_replica(self._shelf) * share
+            for i in longest:
+                self._plan.cheaper(i, table)
+
+    def most(self, counts: Sequence[int]) -> int:
+        """At least as many jobs as any assignment places, level by level in their order.
+
+        `counts` is how many jobs of each group are placed: a level is bounded beside as many jobs of those above it.
+        """
+        total = above = 0
+        for level in reversed(self._levels):
+            placed = sum(n for n, group in zip(counts, self._groups, strict=True) if group.level == level)
+            prices = self._counts.scaled(1 / self._weights[level])
+            total += max(placed, count_ceiling(self._groups, level, above, prices, self._shelf))
+            above += placed
+        return total
+
+    def floor(self, counts: Sequence[int], steps: Sequence[tuple[float, int]]) -> int:
+        """At most what placing as many jobs of each class must cost."""
+        prices = Prices(self._shelf)
+        Balance(self._groups, counts, self._shelf, prices, near=WIDE).anneal(steps)
+        return cost_floor(self._groups, counts, prices, self._shelf)
+
+    def _admitted(self) -> list[int]:
+        """How many jobs of each group to try first: as the relaxation that places the most jobs does, by level."""
+        free = [replace(each, costs=np.zeros(len(each.offers))) for each in self._groups]
+        outside = np.array([self._weights[each.level] for each in self._groups])
+        balance = Balance(free, [each.jobs for each in free], self._shelf, self._counts, outside)
+        balance.anneal((*COARSE, (0.01, 8)))
+        return [
+            min(each.jobs, int(np.ceil(jobs + SPARE * each.jobs)))
+            for jobs, each in zip(balance.inside.tolist(), free, strict=True)
+        ]
+
+    def _place(self, members: Sequence[int], admitted: Sequence[int], table: FloatVector) -> None:
+        plan = self._plan
+        sizes = [list(each) for _, each in groupby(members, key=lambda i: _size(plan.groups[i]))]
+        enough = SHARE * sum(each.gpus * jobs for each, jobs in zip(plan.groups, admitted, strict=True))
+        for each in sizes:
+            most = [admitted[i] for i in each]
+            if sum(most) >= NEARLY * sum(plan.left[i] for i in each):
+                most = [plan.left[i] for i in each]
+            if len(each) > 1 and sum(plan.groups[i].gpus * admitted[i] for i in each) >= enough:
+                place_kind(plan, each, most, table)
+            else:
+                for jobs, i in sorted(zip(most, each, strict=True), key=lambda pair: -plan.groups[pair[1]].seconds):
+                    plan.fill(i, table, jobs)
+
+
+def _size(group: Group) -> tuple[int, int]:
+    return group.shape, group.replicas

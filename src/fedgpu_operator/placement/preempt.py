@@ -1,0 +1,263 @@
+"""Which running jobs go so that one of higher priority gets a place: the cheapest lawful way, or none; pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from math import prod
+from typing import Final
+
+from fedgpu_operator.domain.decision import Verdict
+from fedgpu_operator.domain.job import Job
+from fedgpu_operator.domain.running import Move, MoveReason, Running
+from fedgpu_operator.placement.moves import Board, likeness, load_of, mover, name_of, run_cost, saving
+
+MAX_HOPELESS: Final = 64
+"""Kinds of waiting jobs without any way, after which a pass looks at no further ones."""
+MAX_SITES: Final = 32
+"""Offers that are looked at for one job: those with the least priority, then the least effective price."""
+EXACT_CANDIDATES: Final = 8
+"""Up to so many jobs at an offer every set of them is tried; beyond that, one minimal set of those that lose least."""
+MAX_VICTIMS: Final = 64
+"""No job is worth stopping more than this for."""
+EXACT_WAYS: Final = 256
+"""Up to so many ways of giving the stopped jobs new places are all tried; beyond that, the best one by one."""
+MAX_TARGETS: Final = 8
+"""New places that are tried for one stopped job."""
+
+Worth = tuple[int, int, int, int, str, tuple[str, ...]]
+"""Highest priority among the stopped, how many of them must wait, how many there are, µUSD, then names."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Stop `victims` (each with its new place and what that saves) at `offer`, and the job fits there."""
+
+    worth: Worth
+    offer: str
+    cost: int
+    victims: tuple[tuple[Running, Verdict | None, int], ...]
+
+
+def preempt(
+    board: Board, waiting: Iterable[Job], running: Sequence[Running], nominated: frozenset[str] = frozenset()
+) -> tuple[Move, ...]:
+    """The jobs to stop so that `waiting` ones, which no free capacity serves, get a place; the board takes it all.
+
+    A way is a set of running jobs at one offer, each of lower priority and with moves left, after whose end all
+    replicas of the waiting one fit by the book. Of all ways the one with the least worth is taken. What was announced
+    for a job stays its way while it works. Where what is leaving anyway makes enough room, nobody is stopped.
+    `nominated` are the waiting jobs for which somebody was stopped already: their room is not given to their equals.
+    """
+    begun = nominated | {each.announced.serves for each in running if each.announced is not None}
+    asking = sorted(
+        (job for job in waiting if job.preempts), key=lambda job: (-job.priority, job.uid not in begun, job.uid)
+    )
+    served = {job.uid: job.priority for job in asking}
+    sites = frozenset(each.offer for each in running) | frozenset(board.going)
+    lowest = min((each.job.priority for each in running), default=0)
+    moves: list[Move] = []
+    taken: set[str] = set()
+    hopeless: set[Hashable] = set()
+    for job in asking:
+        if (job.priority <= lowest and not board.going) or len(hopeless) == MAX_HOPELESS:
+            break
+        alike = (likeness(job), job.priority, job.budget_left)
+        if alike in hopeless:
+            continue
+        others = [each for each in running if each.uid not in taken and _may_go(each, job, served)]
+        search = _Search(board, job, others, sites)
+        if search.waits():
+            continue
+        way = search.best()
+        if way is None:
+            hopeless.add(alike)
+            continue
+        _accept(board, job, way)
+        taken |= {victim.uid for victim, _, _ in way.victims}
+        moves += _moves(job, way)
+    return tuple(moves)
+
+
+def _may_go(each: Running, job: Job, served: Mapping[str, int]) -> bool:
+    """Whether this one may be stopped for the job: never for its equal, never twice announced to equals."""
+    serves = each.announced.serves if each.announced is not None else ""
+    if serves != job.uid and served.get(serves, job.priority - 1) >= job.priority:
+        return False
+    return each.job.priority < job.priority and each.moves_left > 0
+
+
+def _accept(board: Board, job: Job, way: _Way) -> None:
+    board.clear(way.offer, frozenset(victim.lease for victim, _, _ in way.victims))
+    board.take_after(way.offer, load_of(job))
+    board.pay(job.namespace, way.cost)
+    for victim, there, _ in way.victims:
+        if there is not None:
+            board.take_now(name_of(there), load_of(victim.job))
+            board.pay(victim.job.namespace, max(0, there.cost - victim.released))
+
+
+def _moves(job: Job, way: _Way) -> Iterator[Move]:
+    for victim, there, saved in way.victims:
+        to = name_of(there) if there is not None else ""
+        text = f"its place at {way.offer} goes to work of priority {job.priority}, its own is {victim.job.priority}"
+        text += f"; {to} is held for it" if to else "; it waits for another place"
+        yield Move(victim.uid, victim.lease, MoveReason.PREEMPTED, to, job.uid, saved, text)
+
+
+class _Search:
+    """The ways for one job."""
+
+    def __init__(self, board: Board, job: Job, running: Sequence[Running], sites: frozenset[str]) -> None:
+        self._board, self._job, self._load = board, job, load_of(job)
+        self._verdicts = {name_of(verdict): verdict for verdict in board.options(job, at=sites)}
+        self._sites: dict[str, list[Running]] = defaultdict(list)
+        for each in running:
+            if each.offer in self._verdicts:
+                self._sites[each.offer].append(each)
+
+    def waits(self) -> bool:
+        """Whether what goes anyway makes room for the job; that room is then kept for it."""
+        for name in self._board.going:
+            if name in self._verdicts and self._board.room_after(name, self._load):
+                self._board.take_after(name, self._load)
+                self._board.pay(self._job.namespace, self._verdicts[name].cost)
+                return True
+        return False
+
+    def best(self) -> _Way | None:
+        """What was begun, where it still works; else the way of least worth; None where there is none."""
+        found = self._begun()
+        if found is not None:
+            return found
+        for name, victims in self._candidates():
+            least = (max(each.job.priority for each in victims), 0, len(victims))
+            # Nobody's waiting and no money can make up for a higher priority or more of them.
+            if found is None or least <= found.worth[:3]:
+                way = self._way(name, victims)
+                found = way if found is None or way.worth < found.worth else found
+        return found
+
+    def _begun(self) -> _Way | None:
+        """The way that was announced, without those of its victims that are not needed any more."""
+        for name in sorted(self._sites):
+            told = [each for each in self._sites[name] if each.announced and each.announced.serves == self._job.uid]
+            if told and self._fits(name, told):
+                return self._way(name, self._needed(name, sorted(told, key=_least_loss)))
+        return None
+
+    def _candidates(self) -> Iterator[tuple[str, tuple[Running, ...]]]:
+        ranked = sorted(
+            self._sites,
+            key=lambda name: (
+                min(each.job.priority for each in self._sites[name]),
+                self._verdicts[name].effective_price,
+                name,
+            ),
+        )
+        for name in ranked[:MAX_SITES]:
+            for victims in self._sets(name):
+                yield name, victims
+
+    def _sets(self, name: str) -> Iterator[tuple[Running, ...]]:
+        """Sets of jobs at the offer after which the job fits and of which nobody can be left out."""
+        candidates = sorted(self._sites[name], key=_least_loss)
+        few = candidates[:EXACT_CANDIDATES]
+        if self._fits(name, few):
+            found: list[frozenset[str]] = []
+            for size in range(1, len(few) + 1):
+                for chosen in combinations(few, size):
+                    names = frozenset(each.lease for each in chosen)
+                    if not any(less <= names for less in found) and self._fits(name, chosen):
+                        found.append(names)
+                        yield chosen
+            return
+        size = 2 * EXACT_CANDIDATES
+        while size <= MAX_VICTIMS and len(candidates) > size // 2:
+            if self._fits(name, candidates[:size]):
+                yield self._needed(name, candidates[:size])
+                return
+            size *= 2
+
+    def _needed(self, name: str, victims: Sequence[Running]) -> tuple[Running, ...]:
+        """The victims without those that may stay after all, asked in the order of who would lose most."""
+        kept = list(victims)
+        for each in reversed(victims):
+            fewer = [other for other in kept if other is not each]
+            if fewer and self._fits(name, fewer):
+                kept = fewer
+        return tuple(kept)
+
+    def _fits(self, name: str, victims: Sequence[Running]) -> bool:
+        return self._board.room_after(name, self._load, frozenset(each.lease for each in victims))
+
+    def _way(self, name: str, victims: Sequence[Running]) -> _Way:
+        verdict = self._verdicts[name]
+        mark = self._board.mark()
+        self._board.clear(name, frozenset(each.lease for each in victims))
+        self._board.take_after(name, self._load)
+        self._board.pay(self._job.namespace, verdict.cost)
+        ordered = sorted(victims, key=lambda each: (-each.job.priority, -each.job.gpus, each.uid))
+        placed = _Places(self._board, name).best(ordered)
+        self._board.reset(mark)
+        waits = sum(1 for _, there, _ in placed if there is None)
+        money = run_cost(self._job, verdict) - sum(saved for _, _, saved in placed)
+        highest = max(each.job.priority for each in victims)
+        uids = tuple(sorted(each.uid for each in victims))
+        return _Way((highest, waits, len(victims), money, name, uids), name, verdict.cost, placed)
+
+
+Placed = tuple[tuple[Running, Verdict | None, int], ...]
+
+
+class _Places:
+    """New places for jobs that must leave an offer, none of them there."""
+
+    def __init__(self, board: Board, left: str) -> None:
+        self._board, self._left = board, left
+
+    def best(self, victims: Sequence[Running]) -> Placed:
+        """First as few as possible that wait, then the greatest saving, then the order of offers."""
+        exact = prod(len(self._open(each)) + 1 for each in victims) <= EXACT_WAYS
+        return max(self._all(victims, exact=exact), key=_served)
+
+    def _all(self, victims: Sequence[Running], *, exact: bool) -> Iterator[Placed]:
+        if not victims:
+            yield ()
+            return
+        first, rest = victims[0], victims[1:]
+        here = self._board.here(first)
+        options: list[tuple[Verdict | None, int]] = [(each, saving(first, here, each)) for each in self._open(first)]
+        if not exact:
+            options = sorted(options, key=lambda option: -option[1])[:1]
+        if exact or not options:
+            options.append((None, saving(first, here, None)))
+        for there, saved in options:
+            mark = self._board.mark()
+            if there is not None:
+                self._board.take_now(name_of(there), load_of(first.job))
+                self._board.pay(first.job.namespace, max(0, there.cost - first.released))
+            for others in self._all(rest, exact=exact):
+                yield ((first, there, saved), *others)
+            self._board.reset(mark)
+
+    def _open(self, victim: Running) -> list[Verdict]:
+        load = load_of(victim.job)
+        lawful = self._board.options(mover(victim), credit=victim.released)
+        return list(
+            islice(
+                (each for each in lawful if name_of(each) != self._left and self._board.room_now(name_of(each), load)),
+                MAX_TARGETS,
+            )
+        )
+
+
+def _served(placed: Placed) -> tuple[int, int]:
+    return sum(1 for _, there, _ in placed if there is not None), sum(saved for _, _, saved in placed)
+
+
+def _least_loss(each: Running) -> tuple[int, int, str]:
+    """Who is stopped first: the least priority, then the least work lost, then by uid."""
+    return each.job.priority, each.price * each.job.gpus * each.lost, each.uid

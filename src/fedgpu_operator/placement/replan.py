@@ -1,0 +1,38 @@
+"""All moves of one pass in their order: what goes on, then room for what waits, then what moves for its own sake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fedgpu_operator.domain.job import Job
+from fedgpu_operator.domain.running import Hysteresis, Move, Running
+from fedgpu_operator.placement.moves import Board
+from fedgpu_operator.placement.preempt import preempt
+from fedgpu_operator.placement.rebalance import carry_on, rebalance
+
+
+def replan(
+    board: Board,
+    waiting: Iterable[Job],
+    running: Sequence[Running],
+    *,
+    draining: frozenset[str] = frozenset(),
+    nominated: frozenset[str] = frozenset(),
+    rules: Hysteresis | None = None,
+) -> tuple[Move, ...]:
+    """Every move that is right now, those announced before among them; what is announced and not here is called off.
+
+    `waiting` are the jobs that this pass placed nowhere, `running` those that may be moved. Without `rules` nothing new
+    moves for its own sake. Pure and level-triggered: the same facts give the same moves, however often it is asked.
+    """
+    going = carry_on(board, running, draining)
+    rest = _without(running, going)
+    forced = preempt(board, waiting, rest, nominated)
+    if rules is None:
+        return (*going, *forced)
+    return (*going, *forced, *rebalance(board, _without(rest, forced), draining, rules))
+
+
+def _without(running: Sequence[Running], moves: Sequence[Move]) -> tuple[Running, ...]:
+    going = {move.uid for move in moves}
+    return tuple(each for each in running if each.uid not in going)

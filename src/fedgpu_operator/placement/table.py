@@ -1,0 +1,210 @@
+"""Offers as numpy columns in name order, each computed once and only where a plugin asks; no rule lives here."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, Generic, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.placement.context import BoolVector, IntVector
+
+T = TypeVar("T", bound=Hashable)
+V = TypeVar("V", np.bool_, np.int64)
+
+MAX_PRICE: Final = 2**62
+"""What is dearer (µUSD per GPU-hour, 4.6 trillion USD) counts as this: so a price and its parts fit 64 bits."""
+
+Fact = Callable[[Offer], object]
+"""Reads one fact from an offer; the name of a column."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kinds(Generic[T]):
+    """One fact of every offer: its distinct `values`, and per offer the index of its value (int64, shape (offers,))."""
+
+    values: tuple[T, ...]
+    codes: IntVector
+
+    def where(self, holds: Callable[[T], bool]) -> BoolVector:
+        """Which offers have a value that `holds`; asked once per distinct value. Shape (offers,)."""
+        return np.fromiter((holds(value) for value in self.values), dtype=np.bool_, count=len(self.values))[self.codes]
+
+    def map(self, number: Callable[[T], int]) -> IntVector:
+        """`number` of each offer's value, asked once per distinct value. Shape (offers,)."""
+        return np.fromiter((number(value) for value in self.values), dtype=np.int64, count=len(self.values))[self.codes]
+
+
+class OfferTable:
+    """The offers of one pass, or some of them: what plugins answer for all at once.
+
+    Offers stand in name order, so those of one provider are neighbours. Columns are named by the function that reads
+    them from an offer and are kept as long as the table: hand in functions of a module, never fresh ones.
+    """
+
+    def __init__(self, offers: Sequence[Offer]) -> None:
+        self._offers = tuple(sorted(offers, key=_name))
+        self._numbers: dict[Fact, IntVector] = {}
+        self._kinds: dict[Fact, Kinds[Hashable]] = {}
+        self._room: dict[int, IntVector] = {}
+        self._reads: set[Fact] = set()
+
+    def __len__(self) -> int:
+        return len(self._offers)
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """The offers themselves, by name. A plugin that looks here is asked again whenever anything of one changes."""
+        self._reads.add(_whole)
+        return self._offers
+
+    def watched(self) -> set[Fact]:
+        """The set in which the facts that are read from now on are collected."""
+        self._reads = set()
+        return self._reads
+
+    def numbers(self, of: Callable[[Offer], int]) -> IntVector:
+        """A whole number of every offer; int64, shape (offers,)."""
+        self._reads.add(of)
+        column = self._numbers.get(of)
+        if column is None:
+            column = self._numbers[of] = np.fromiter(map(of, self._offers), dtype=np.int64, count=len(self))
+            column.flags.writeable = False
+        return column
+
+    def kinds(self, of: Callable[[Offer], T]) -> Kinds[T]:
+        """A hashable fact of every offer, by its distinct values."""
+        self._reads.add(of)
+        known = self._kinds.get(of)
+        if known is None:
+            index: dict[T, int] = {}
+            codes = [index.setdefault(of(offer), len(index)) for offer in self._offers]
+            known = self._kinds[of] = cast(Kinds[Hashable], Kinds(tuple(index), np.array(codes, dtype=np.int64)))
+        return cast(Kinds[T], known)
+
+    @property
+    def price(self) -> IntVector:
+        """µUSD per GPU-hour in money, at most MAX_PRICE; shape (offers,)."""
+        return self.numbers(price_of)
+
+    def within(self, limit: int) -> BoolVector:
+        """Which offers cost no more than `limit` µUSD per GPU-hour; none that counts as MAX_PRICE does."""
+        return self.price <= min(limit, MAX_PRICE - 1)
+
+    def room(self, gpus: int) -> IntVector:
+        """How many times `gpus` GPUs are free on one node, shape (offers,)."""
+        self._reads.add(_free)
+        known = self._room.get(gpus)
+        if known is None:
+            at, free, nodes = self._nodes
+            known = self._room[gpus] = np.zeros(len(self), dtype=np.int64)
+            np.add.at(known, at, free // gpus * nodes)
+            known.flags.writeable = False
+        return known
+
+    def of(self, provider: str) -> range:
+        """The indices of one provider's offers; empty where it has none."""
+        first = bisect_left(self._offers, provider, key=_provider)
+        return range(first, bisect_right(self._offers, provider, lo=first, key=_provider))
+
+    @cached_property
+    def providers(self) -> tuple[str, ...]:
+        """Each provider's name once, sorted."""
+        return tuple(sorted({offer.provider for offer in self._offers}))
+
+    @cached_property
+    def provider(self) -> IntVector:
+        """Index into `providers`, ascending; shape (offers,)."""
+        index = {name: i for i, name in enumerate(self.providers)}
+        row = np.fromiter((index[offer.provider] for offer in self._offers), dtype=np.int64, count=len(self))
+        row.flags.writeable = False
+        return row
+
+    @cached_property
+    def slots(self) -> tuple[int | None, ...]:
+        """Lease slots of each provider: the least that one of its offers states; None where none does."""
+        stated: dict[str, int] = {}
+        for offer in self._offers:
+            if offer.lease_slots is not None:
+                slots = max(0, offer.lease_slots)
+                stated[offer.provider] = min(stated.get(offer.provider, slots), slots)
+        return tuple(stated.get(name) for name in self.providers)
+
+    @cached_property
+    def free(self) -> tuple[Mapping[int, int], ...]:
+        """The free-GPU histogram of each offer."""
+        return tuple(offer.free for offer in self._offers)
+
+    @cached_property
+    def _nodes(self) -> tuple[IntVector, IntVector, IntVector]:
+        """(offer, free GPUs on a node, number of such nodes), one entry per bucket of the histograms."""
+        flat = [(i, gpus, nodes) for i, offer in enumerate(self._offers) for gpus, nodes in offer.free.items()]
+        columns = np.array(flat, dtype=np.int64).reshape(len(flat), 3)
+        return columns[:, 0], columns[:, 1], columns[:, 2]
+
+
+class Change:
+    """What differs between the offers of two passes, so that only that is judged again."""
+
+    def __init__(self, old: OfferTable, new: OfferTable) -> None:
+        self._old, self._new = old.offers, new.offers
+        index = {_name(offer): i for i, offer in enumerate(self._old)}
+        found = (index.get(_name(offer), -1) for offer in self._new)
+        self.source: IntVector = np.fromiter(found, dtype=np.int64, count=len(self._new))
+        self.aligned = len(old) == len(new) and bool((self.source == np.arange(len(new))).all())
+        self._touched = [i for i, source in enumerate(self.source.tolist()) if source < 0 or self._differs(i, source)]
+        self._rows: dict[frozenset[Fact], IntVector] = {}
+        self._parts: dict[bytes, OfferTable] = {}
+
+    def rows(self, reads: frozenset[Fact]) -> IntVector:
+        """The offers, by their new index, that are new or of which one of these facts changed."""
+        known = self._rows.get(reads)
+        if known is None:
+            rows = [i for i in self._touched if self.source[i] < 0 or self._moved(i, reads)]
+            known = self._rows[reads] = np.array(rows, dtype=np.int64)
+        return known
+
+    def part(self, rows: IntVector) -> OfferTable:
+        """A table of these new offers only."""
+        name = rows.tobytes()
+        known = self._parts.get(name)
+        if known is None:
+            known = self._parts[name] = OfferTable([self._new[i] for i in rows])
+        return known
+
+    def carried(self, row: NDArray[V]) -> NDArray[V]:
+        """A copy of a row over the old offers for the new ones; what is new among them has no meaning yet."""
+        return row.copy() if self.aligned or not len(row) else row[np.maximum(self.source, 0)]
+
+    def _differs(self, i: int, source: int) -> bool:
+        return self._old[source] is not self._new[i] and self._old[source] != self._new[i]
+
+    def _moved(self, i: int, reads: frozenset[Fact]) -> bool:
+        old, new = self._old[self.source[i]], self._new[i]
+        return any(fact(old) != fact(new) for fact in reads)
+
+
+def _whole(offer: Offer) -> object:
+    return offer
+
+
+def _free(offer: Offer) -> object:
+    return offer.free
+
+
+def _name(offer: Offer) -> tuple[str, str]:
+    return offer.provider, offer.gpu.product
+
+
+def _provider(offer: Offer) -> str:
+    return offer.provider
+
+
+def price_of(offer: Offer) -> int:
+    """The fact behind `OfferTable.price`."""
+    return min(offer.price, MAX_PRICE)

@@ -1,0 +1,205 @@
+"""List-and-watch of one kind: what is held in memory follows the API server, and nothing here decides anything."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.errors import GoneError, KubeError, UnreachableError
+from fedgpu_operator.ports import Kube, ResourceType
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FIRST_PAUSE_SECONDS: Final = 0.5
+SYNC_PATIENCE_SECONDS: Final = 15.0
+"""How long a reader waits for the first list before it is told that the server does not answer."""
+
+Key = tuple[str, str]
+"""(namespace, name)."""
+
+
+@dataclass(slots=True, eq=False)
+class Held(Generic[T]):
+    """One object: who it is, how new, and what was read of it."""
+
+    uid: str
+    version: int
+    value: T
+    answered: float = float("-inf")
+    """When the server last answered us with it, by the monotonic clock."""
+
+
+class Reflector(Generic[T]):
+    """Holds every object of one kind (and label selector) as `read` made it, by namespace and name.
+
+    A resourceVersion is a number that grows with each write to the kind; the watch delivers in its order. So an answer
+    to a write of our own (`put`) that is not newer than the newest event is known already, or was overtaken, and is
+    left out: what was deleted meanwhile does not come back. A newer one counts at once; older events that follow it
+    change nothing. What a list lacks is gone, unless it was put while the list was under way.
+    `changed` is called with (key, before, after) for each change; None means absent.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        kind: ResourceType,
+        read: Callable[[JSONObject], T],
+        changed: Callable[[Key, T | None, T | None], None],
+        *,
+        labels: str = "",
+        longest_pause: float = 30.0,
+    ) -> None:
+        self.kind = kind
+        self._kube = kube
+        self._read = read
+        self._changed = changed
+        self._labels = labels
+        self._longest_pause = longest_pause
+        self._objects: dict[str, dict[str, Held[T]]] = {}
+        self._seen = 0
+        self._ahead: set[Key] = set()
+        self._synced = asyncio.Event()
+        self._trouble: KubeError | None = None
+
+    async def run(self) -> None:
+        """Follow the server until cancelled; one that does not answer is asked again, ever more slowly."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await self.relist()
+                pause = FIRST_PAUSE_SECONDS
+                await self._stream()
+            except GoneError:
+                continue
+            except KubeError as error:
+                self._trouble = error
+                log.debug("watch of %s: %s", self.kind.plural, error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, self._longest_pause)
+
+    async def relist(self) -> None:
+        """Replace what is held by a consistent list."""
+        self._ahead.clear()
+        items, version = await self._kube.list(self.kind, labels=self._labels)
+        listed = {_key(item) for item in items}
+        for namespace, name in [(space, name) for space, held in self._objects.items() for name in held]:
+            if (namespace, name) not in listed and (namespace, name) not in self._ahead:
+                self._drop((namespace, name))
+        for item in items:
+            key, known = _key(item), self._held(_key(item))
+            if known is None or key not in self._ahead or known.version < _version(item):
+                self._take(item)
+        self._seen = _number(version)
+        self._trouble = None
+        self._synced.set()
+
+    def check(self) -> None:
+        """Raises the KubeError for which the server cannot be followed now; what is held grows old meanwhile."""
+        if self._trouble is not None:
+            raise self._trouble
+
+    async def synced(self) -> None:
+        """Wait until there was a first list; raises UnreachableError where it does not come."""
+        if self._synced.is_set():
+            return
+        try:
+            async with asyncio.timeout(SYNC_PATIENCE_SECONDS):
+                await self._synced.wait()
+        except TimeoutError:
+            raise self._trouble or UnreachableError(f"no list of {self.kind.plural} yet") from None
+
+    def put(self, obj: JSONObject) -> T | None:
+        """Take an answer to a write of our own; what is held of that very version, None where it was overtaken."""
+        if _version(obj) > self._seen and self._synced.is_set():
+            known = self._held(_key(obj))
+            if known is None or known.version < _version(obj):
+                self._ahead.add(_key(obj))
+                self._take(obj)
+        known = self._held(_key(obj))
+        if known is None or (known.uid, known.version) != (_uid(obj), _version(obj)):
+            return None
+        known.answered = time.monotonic()
+        return known.value
+
+    def answered(self, namespace: str, name: str, version: str) -> float:
+        """Seconds since the server answered us with that version of an object, if it is held; else infinite."""
+        known = self._held((namespace, name))
+        if known is None or known.version != _number(version):
+            return float("inf")
+        return time.monotonic() - known.answered
+
+    def values(self, namespace: str = "") -> Iterator[T]:
+        """All that is held, or what is in one namespace."""
+        spaces = [self._objects.get(namespace, {})] if namespace else list(self._objects.values())
+        return (held.value for space in spaces for held in space.values())
+
+    async def _stream(self) -> None:
+        """Follow one watch after another while each goes on where the last one ended."""
+        position = str(self._seen)
+        while True:
+            async for event in self._kube.watch(self.kind, labels=self._labels, resource_version=position):
+                position = str(event.object["metadata"]["resourceVersion"])
+                # Gone on past first: a reader that `changed` wakes must not find an older truth put on top.
+                self._seen = max(self._seen, _number(position))
+                if event.type == "DELETED":
+                    self._deleted(event.object)
+                elif event.type != "BOOKMARK":
+                    self._arrived(event.object)
+
+    def _arrived(self, obj: JSONObject) -> None:
+        known, version = self._held(_key(obj)), _version(obj)
+        if known is None or not version or known.version < version:
+            self._ahead.discard(_key(obj))
+            self._take(obj)
+
+    def _deleted(self, obj: JSONObject) -> None:
+        known = self._held(_key(obj))
+        if known is not None and (known.uid == _uid(obj) or known.version < _version(obj)):
+            self._ahead.discard(_key(obj))
+            # The event carries the last there was of it.
+            self._take(obj)
+            self._drop(_key(obj))
+
+    def _held(self, key: Key) -> Held[T] | None:
+        return self._objects.get(key[0], {}).get(key[1])
+
+    def _take(self, obj: JSONObject) -> None:
+        key, known = _key(obj), self._held(_key(obj))
+        version = _version(obj)
+        if known is not None and version and (known.uid, known.version) == (_uid(obj), version):
+            return
+        held = Held(_uid(obj), version, self._read(obj))
+        self._objects.setdefault(key[0], {})[key[1]] = held
+        self._changed(key, known.value if known is not None else None, held.value)
+
+    def _drop(self, key: Key) -> None:
+        space = self._objects[key[0]]
+        gone = space.pop(key[1])
+        if not space:
+            del self._objects[key[0]]
+        self._changed(key, gone.value, None)
+
+
+def _key(obj: JSONObject) -> Key:
+    meta = obj["metadata"]
+    return str(meta.get("namespace", "")), str(meta["name"])
+
+
+def _uid(obj: JSONObject) -> str:
+    return str(obj["metadata"].get("uid", ""))
+
+
+def _version(obj: JSONObject) -> int:
+    return _number(str(obj["metadata"].get("resourceVersion", "")))
+
+
+def _number(version: str) -> int:
+    """A resourceVersion as Kubernetes promises it to be since 1.35: a decimal number that grows; else the oldest."""
+    return int(version) if version.isdecimal() else 0

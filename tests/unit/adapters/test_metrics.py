@@ -1,0 +1,76 @@
+"""What Prometheus is told of the solver and of the market: the present figures alone, in a bounded number of series."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from math import inf
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from fedgpu_operator.adapters.marketmetrics import MOST_MARKETS
+from fedgpu_operator.adapters.metrics import PrometheusMetrics
+from fedgpu_operator.domain.market import PricePoint
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.placement.problem import Solution
+from fedgpu_operator.ports import Metrics
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> Metrics:
+    return PrometheusMetrics(registry)
+
+
+def point(product: str, region: str, high: int | None = 2_490_000, *, free: int = 8, unmet: int = 0) -> PricePoint:
+    return PricePoint(
+        at=datetime(2026, 11, 1, tzinfo=UTC),
+        product=product,
+        region=region,
+        low=MicroUSD(2_000_000),
+        high=None if high is None else MicroUSD(high),
+        cheapest=MicroUSD(1_990_000),
+        dearest=MicroUSD(3_000_000),
+        free=free,
+        wanted=unmet,
+        unmet=unmet,
+    )
+
+
+def market(registry: CollectorRegistry, name: str, region: str) -> float | None:
+    return registry.get_sample_value(name, {"product": "H100", "region": region})
+
+
+def test_prices_are_those_of_the_last_look(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.market([point("H100", "DE"), point("H100", "FR")])
+    metrics.market([point("H100", "DE", None, free=3, unmet=5)])
+    assert market(registry, "fedgpu_clearing_price_low_usd", "DE") == 2.0
+    assert market(registry, "fedgpu_clearing_price_high_usd", "DE") == inf
+    assert market(registry, "fedgpu_market_free_gpus", "DE") == 3
+    assert market(registry, "fedgpu_market_unmet_gpus", "DE") == 5
+    assert market(registry, "fedgpu_market_free_gpus", "FR") is None, "a market that is gone has no price"
+
+
+def test_owners_cannot_make_any_number_of_series(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.market([point("H100", f"r{number}", free=number) for number in range(MOST_MARKETS + 50)])
+    shown = [
+        sample for family in registry.collect() for sample in family.samples if sample.name == "fedgpu_market_free_gpus"
+    ]
+    assert len(shown) == MOST_MARKETS
+    assert min(sample.value for sample in shown) == 50, "the largest markets are kept"
+
+
+def test_a_solve_shows_its_gap_and_its_proof(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.solved(Solution(flows=(), cost=100, placed=10, most=10, floor=100, certified=True, rounds=3))
+    assert registry.get_sample_value("fedgpu_placement_gap_ratio") == 0
+    assert registry.get_sample_value("fedgpu_placement_certified") == 1
+    assert registry.get_sample_value("fedgpu_placement_rounds") == 3
+    metrics.solved(Solution(flows=(), cost=103, placed=10, most=10, floor=100, certified=False))
+    assert registry.get_sample_value("fedgpu_placement_gap_ratio") == pytest.approx(0.03)
+    assert registry.get_sample_value("fedgpu_placement_certified") == 0
+    for certified in ("true", "false"):
+        assert registry.get_sample_value("fedgpu_placement_solves_total", {"certified": certified}) == 1

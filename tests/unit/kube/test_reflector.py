@@ -1,0 +1,225 @@
+"""What is held follows the server: nothing comes back from the dead, nothing older replaces what is newer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.errors import GoneError, KubeError, UnreachableError
+from fedgpu_operator.ports import JOBS, ResourceType, WatchEvent
+from fedgpu_operator.reflector import Reflector
+
+
+def obj(name: str, version: int, *, uid: str = "", value: int = 0) -> JSONObject:
+    return {
+        "metadata": {"name": name, "namespace": "n", "uid": uid or name, "resourceVersion": str(version)},
+        "value": value or version,
+    }
+
+
+class Server:
+    """A server that lists and streams just what a test says."""
+
+    def __init__(self) -> None:
+        self.lists: asyncio.Queue[tuple[list[JSONObject], str] | KubeError] = asyncio.Queue()
+        self.events: asyncio.Queue[WatchEvent | KubeError | None] = asyncio.Queue()
+        self.watched_from: list[str] = []
+        self.listing = asyncio.Event()
+        self.answer_list = asyncio.Event()
+        self.answer_list.set()
+
+    async def list(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> tuple[list[JSONObject], str]:
+        self.listing.set()
+        await self.answer_list.wait()
+        answer = await self.lists.get()
+        if isinstance(answer, KubeError):
+            raise answer
+        return answer
+
+    async def watch(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
+    ) -> AsyncIterator[WatchEvent]:
+        self.watched_from.append(resource_version)
+        while (event := await self.events.get()) is not None:
+            if isinstance(event, KubeError):
+                raise event
+            yield event
+
+    def send(self, kind: Any, found: JSONObject) -> None:
+        self.events.put_nowait(WatchEvent(kind, found))
+
+
+class Follower:
+    """A reflector that runs, and all that it told."""
+
+    def __init__(self, server: Server) -> None:
+        self.told: list[tuple[str, int | None, int | None]] = []
+        self._news = asyncio.Event()
+        self.held: Reflector[int] = Reflector(
+            server,  # type: ignore[arg-type]  # of a client it needs no more than this
+            JOBS,
+            lambda found: int(found["value"]),
+            self._changed,
+            longest_pause=0.01,
+        )
+
+    def _changed(self, key: tuple[str, str], before: int | None, after: int | None) -> None:
+        self.told.append((key[1], before, after))
+        self._news.set()
+
+    async def until(self, check: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not check():
+                self._news.clear()
+                await asyncio.wait({asyncio.ensure_future(self._news.wait())}, timeout=0.02)
+
+    @property
+    def values(self) -> list[int]:
+        return sorted(self.held.values())
+
+
+@asynccontextmanager
+async def following(server: Server, *first: JSONObject, version: int = 10) -> AsyncIterator[Follower]:
+    follower = Follower(server)
+    server.lists.put_nowait((list(first), str(version)))
+    task = asyncio.create_task(follower.held.run())
+    try:
+        await follower.held.synced()
+        yield follower
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_list_and_the_events_after_it_are_what_is_held() -> None:
+    server = Server()
+    async with following(server, obj("a", 3), obj("b", 4)) as follower:
+        server.send("MODIFIED", obj("a", 11))
+        server.send("ADDED", obj("c", 12))
+        server.send("DELETED", obj("b", 13))
+        await follower.until(lambda: follower.values == [11, 12])
+    assert server.watched_from[0] == "10"
+    assert follower.told[:2] == [("a", None, 3), ("b", None, 4)]
+    # The event of a deletion carries the last there was of the object.
+    assert follower.told[2:] == [("a", 3, 11), ("c", None, 12), ("b", 4, 13), ("b", 13, None)]
+
+
+async def test_a_watch_that_ends_goes_on_where_it_was_and_a_bookmark_moves_it() -> None:
+    server = Server()
+    async with following(server, obj("a", 3)) as follower:
+        server.send("MODIFIED", obj("a", 11))
+        server.events.put_nowait(None)
+        server.send("BOOKMARK", obj("", 40))
+        server.events.put_nowait(None)
+        server.send("MODIFIED", obj("a", 41))
+        await follower.until(lambda: follower.values == [41])
+    assert server.watched_from == ["10", "11", "40"]
+
+
+@pytest.mark.parametrize("error", [GoneError("410", status=410), UnreachableError("reset")])
+async def test_after_a_break_what_was_deleted_meanwhile_is_gone(error: KubeError) -> None:
+    server = Server()
+    async with following(server, obj("a", 3), obj("b", 4)) as follower:
+        server.lists.put_nowait(([obj("a", 3), obj("c", 25)], "30"))
+        server.events.put_nowait(error)
+        await follower.until(lambda: follower.values == [3, 25])
+        await follower.until(lambda: server.watched_from[-1] == "30")
+    assert ("b", 4, None) in follower.told
+    assert [entry for entry in follower.told if entry[0] == "a"] == [("a", None, 3)], "nothing happened to it"
+
+
+async def test_an_object_made_anew_under_the_same_name_is_another_one() -> None:
+    server = Server()
+    async with following(server, obj("a", 3, uid="first")) as follower:
+        server.lists.put_nowait(([obj("a", 25, uid="second")], "30"))
+        server.events.put_nowait(GoneError("410", status=410))
+        await follower.until(lambda: follower.values == [25])
+        # The end of the first, told late, is not the end of the second.
+        follower.held._deleted(obj("a", 20, uid="first"))
+        assert follower.values == [25]
+
+
+async def test_our_own_write_counts_at_once_and_its_event_is_no_news() -> None:
+    server = Server()
+    async with following(server, obj("a", 3)) as follower:
+        assert follower.held.put(obj("a", 11)) == 11
+        assert follower.held.put(obj("new", 12)) == 12
+        assert follower.values == [11, 12]
+        told = len(follower.told)
+        server.send("MODIFIED", obj("a", 11))
+        server.send("ADDED", obj("new", 12))
+        server.send("MODIFIED", obj("a", 13))
+        await follower.until(lambda: follower.values == [12, 13])
+        assert follower.told[told:] == [("a", 11, 13)]
+
+
+async def test_an_older_event_or_answer_changes_nothing() -> None:
+    server = Server()
+    async with following(server, obj("a", 3)) as follower:
+        follower.held.put(obj("a", 15))
+        server.send("MODIFIED", obj("a", 12))
+        server.send("ADDED", obj("z", 16))
+        await follower.until(lambda: follower.values == [15, 16])
+        assert follower.held.put(obj("a", 14)) is None, "the answer came after a newer truth"
+        assert follower.values == [15, 16]
+
+
+async def test_an_answer_that_comes_after_the_deletion_brings_nothing_back() -> None:
+    server = Server()
+    async with following(server, obj("a", 3)) as follower:
+        server.send("MODIFIED", obj("a", 11))
+        server.send("DELETED", obj("a", 12))
+        await follower.until(lambda: follower.values == [])
+        assert follower.held.put(obj("a", 11)) is None
+        assert follower.values == []
+
+
+async def test_what_was_put_while_a_list_was_under_way_outlives_it_and_what_was_put_before_does_not() -> None:
+    server = Server()
+    async with following(server, obj("a", 3)) as follower:
+        follower.held.put(obj("early", 11))
+        server.answer_list.clear()
+        server.listing.clear()
+        server.events.put_nowait(GoneError("410", status=410))
+        await server.listing.wait()
+        follower.held.put(obj("late", 31))
+        follower.held.put(obj("a", 32))
+        server.lists.put_nowait(([obj("a", 3)], "30"))
+        server.answer_list.set()
+        await follower.until(lambda: follower.values == [31, 32])
+    assert ("early", 11, None) in follower.told, "a consistent list that began later would have shown it"
+
+
+async def test_a_server_that_cannot_be_followed_is_told_to_who_reads() -> None:
+    server = Server()
+    async with following(server, obj("a", 3)) as follower:
+        server.lists.put_nowait(UnreachableError("refused"))
+        server.events.put_nowait(UnreachableError("reset"))
+        await follower.until(lambda: follower.held._trouble is not None)
+        with pytest.raises(UnreachableError):
+            follower.held.check()
+        assert follower.values == [3], "what was known stays"
+        server.lists.put_nowait(([obj("a", 50)], "50"))
+        await follower.until(lambda: follower.values == [50])
+        follower.held.check()
+
+
+async def test_versions_that_are_no_numbers_are_taken_from_the_watch_alone() -> None:
+    server = Server()
+    odd = obj("a", 1, value=7)
+    odd["metadata"]["resourceVersion"] = "x7"
+    async with following(server, obj("b", 3)) as follower:
+        assert follower.held.put(odd) is None
+        assert follower.values == [3]
+        server.send("ADDED", odd)
+        newer = obj("a", 1, value=8)
+        newer["metadata"]["resourceVersion"] = "x8"
+        server.send("MODIFIED", newer)
+        await follower.until(lambda: follower.values == [3, 8])

@@ -1,0 +1,223 @@
+"""An engine that has seen other passes answers like a fresh one; masks say what the scalar rules say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.placement.chance import random_world
+from tests.unit.placement.worlds import snapshot_of
+
+from fedgpu_operator.domain.decision import Reason, Verdict
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.placement import (
+    BUILT_IN,
+    Context,
+    Engine,
+    Filter,
+    OfferTable,
+    Plugins,
+    Snapshot,
+    again,
+    decide,
+    evaluate,
+    place,
+)
+from fedgpu_operator.placement.context import BoolVector, Guards
+from fedgpu_operator.placement.problem import Problem, Solution
+from fedgpu_operator.placement.registry import REASON_ORDER
+from fedgpu_operator.placement.solve import solve
+
+PROFILE = settings.get_profile("placement")
+FEWER = settings(PROFILE, max_examples=PROFILE.max_examples // 3)
+
+
+def edited(snapshot: Snapshot, rng: Random) -> Snapshot:
+    """The next pass: some jobs gone and come, some offers changed, gone and come, some time passed."""
+    fresh = snapshot_of(random_world(rng, gangs=False))
+    known = {offer.name for offer in snapshot.offers}
+    offers = [_changed(each, rng) for each in snapshot.offers if rng.random() < 0.95]
+    offers += [each for each in fresh.offers if each.name not in known and rng.random() < 0.2]
+    jobs = [job for job in snapshot.jobs if rng.random() < 0.8]
+    uids = {job.uid for job in jobs}
+    jobs += [job for job in fresh.jobs if job.uid not in uids]
+    rng.shuffle(offers)
+    return replace(
+        snapshot,
+        now=snapshot.now + timedelta(seconds=rng.choice([0, 0, 30, 5_000])),
+        jobs=tuple(jobs),
+        offers=tuple(offers),
+        policies=fresh.policies if rng.random() < 0.2 else snapshot.policies,
+        funds=fresh.funds if rng.random() < 0.3 else snapshot.funds,
+    )
+
+
+def _changed(offer: Offer, rng: Random) -> Offer:
+    change = rng.random()
+    if change < 0.2:
+        return replace(offer, free={rng.choice([1, 2, 4]): 1})
+    if change < 0.3:
+        return replace(offer, price=MicroUSD(rng.randrange(300_000, 3_000_000)))
+    if change < 0.4:
+        return replace(offer, ready=not offer.ready, lease_slots=rng.choice([None, 0, 2]))
+    if change < 0.5:
+        return replace(offer, watts=rng.choice([None, 700]), labels={"net": "fast"}, compliance=frozenset({"HIPAA"}))
+    return replace(offer) if change < 0.6 else offer
+
+
+@FEWER
+@given(st.randoms(use_true_random=False))
+def test_an_engine_that_saw_other_passes_answers_like_a_fresh_one(rng: Random) -> None:
+    snapshot, engine = snapshot_of(random_world(rng, gangs=False)), Engine()
+    for _ in range(4):
+        outcome = engine.decide(snapshot)
+        assert outcome.decisions == decide(snapshot)
+        for job in snapshot.jobs[:2]:
+            assert engine.evaluate(job, snapshot) == evaluate(job, snapshot)
+        snapshot = edited(snapshot, rng)
+
+
+@PROFILE
+@given(st.randoms(use_true_random=False))
+def test_masks_and_prices_say_for_all_offers_what_they_say_for_one(rng: Random) -> None:
+    snapshot = snapshot_of(random_world(rng, jobs=8))
+    table = OfferTable(snapshot.offers)
+    for job in snapshot.jobs:
+        ctx = Context(job, Guards(snapshot.policies.get(job.namespace, ())), snapshot.default_deny, snapshot.now)
+        for each in BUILT_IN.filters:
+            said = [each.refusal(ctx, offer) for offer in table.offers]
+            if each.key(ctx) is None:
+                assert said == [None] * len(table), each.name
+            assert each.allowed is not None, each.name
+            assert each.allowed(ctx, table).tolist() == [refused is None for refused in said], each.name
+            assert {refused.reason for refused in said if refused} <= set(each.reasons)
+            if len(each.reasons) > 1:
+                assert each.told is not None
+                told = [each.reasons[i] for i in each.told(ctx, table).tolist()]
+                assert all(refused is None or refused.reason == why for refused, why in zip(said, told, strict=True))
+        for price in BUILT_IN.pricers:
+            row = price.price(ctx, table)
+            assert row.dtype == np.int64
+            assert row.tolist() == [int(price.price(ctx, OfferTable([offer]))[0]) for offer in table.offers]
+            assert price.key(ctx) is not None or not row.any(), price.name
+
+
+def nearest_misses(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """Per provider the reason of its offer that came furthest, from all verdicts one by one."""
+    nearest: dict[str, str] = {}
+    for verdict in verdicts:
+        reason = verdict.reason or Reason.OUTBID
+        known = nearest.get(verdict.provider)
+        if known is None or REASON_ORDER.index(reason) > REASON_ORDER.index(known):
+            nearest[verdict.provider] = reason
+    return nearest
+
+
+@FEWER
+@given(st.randoms(use_true_random=False))
+def test_the_sentence_counts_what_the_verdicts_say(rng: Random) -> None:
+    snapshot = snapshot_of(random_world(rng, jobs=8))
+    for decision in decide(snapshot):
+        verdicts = list(decision.verdicts)
+        assert len(verdicts) == len(decision.verdicts) == len(snapshot.offers)
+        assert verdicts == sorted(
+            verdicts, key=lambda each: (not each.eligible, each.effective_price, each.provider, each.product)
+        )
+        assert decision.fits == len({each.provider for each in verdicts if each.eligible})
+        assert decision.total == len({each.provider for each in verdicts})
+        assert decision.message.startswith(f"{decision.fits}/{decision.total} providers fit")
+        nearest = list(nearest_misses(verdicts).values())
+        if decision.chosen is None:
+            assert decision.reason == max(nearest, key=REASON_ORDER.index)
+            assert all(f"{nearest.count(reason)} {reason}" in decision.message for reason in nearest)
+        else:
+            better = verdicts.index(decision.chosen)
+            assert ("better offer" in decision.message) == (better > 0)
+            assert not better or f"; {better} better offer" in decision.message
+
+
+def test_slices_of_verdicts_are_tuples_and_nothing_can_be_written() -> None:
+    snapshot = snapshot_of(random_world(Random(1)))
+    (decision, *_) = decide(snapshot)
+    assert decision.verdicts[:2] == tuple(decision.verdicts)[:2]
+    assert decision.verdicts[0] is decision.verdicts[0]
+    assert not hasattr(decision.verdicts, "append")
+
+
+def test_nothing_is_solved_again_where_a_solver_would_see_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    solved: list[Problem] = []
+
+    def counted(problem: Problem, **options: bool) -> Solution:
+        solved.append(problem)
+        return solve(problem, **options)
+
+    monkeypatch.setattr(again, "solve", counted)
+    snapshot = snapshot_of(random_world(Random(4), jobs=8))
+    engine, (first, *_) = Engine(), snapshot.jobs
+    engine.place(snapshot)
+    later = replace(snapshot, now=snapshot.now + timedelta(seconds=1))
+    renamed = replace(later, jobs=(replace(first, name="other"), *snapshot.jobs[1:]))
+    for each in (snapshot, later, renamed):
+        assert engine.decide(each).decisions == decide(each)
+    solved.clear()
+    engine.place(renamed)
+    assert solved == []
+    engine.place(replace(renamed, offers=tuple(replace(each, free={}) for each in snapshot.offers)))
+    engine.place(replace(renamed, jobs=snapshot.jobs[1:]))
+    engine.place(replace(renamed, jobs=snapshot.jobs[1:]), clearing=True)
+    assert len(solved) == 3
+
+
+def test_only_what_changed_is_judged_again() -> None:
+    asked: list[str] = []
+
+    def refusal(_ctx: Context, offer: Offer) -> None:
+        asked.append(offer.name)
+
+    def allowed(_ctx: Context, table: OfferTable) -> BoolVector:
+        asked.extend(name for name, _ in table.kinds(name_and_labels).values)
+        return np.ones(len(table), dtype=np.bool_)
+
+    rule = Filter("mine", refusal, ("No",), lambda ctx: 1, allowed)
+    engine = Engine(Plugins(extra_filters=(rule,)))
+    snapshot = snapshot_of(random_world(Random(9), providers=8))
+    engine.place(snapshot)
+    assert sorted(asked) == sorted(each.name for each in snapshot.offers)
+    first, second, *others = snapshot.offers
+    assert len(others) > 2
+    moved = replace(snapshot, offers=(*others, replace(second, free={}), replace(first, labels={"x": "y"})))
+    for each, expected in [(snapshot, []), (moved, [first.name]), (snapshot, [first.name])]:
+        asked.clear()
+        engine.place(each)
+        assert asked == expected
+
+
+def name_and_labels(offer: Offer) -> tuple[str, frozenset[tuple[str, str]]]:
+    return offer.name, frozenset(offer.labels.items())
+
+
+@FEWER
+@given(st.randoms(use_true_random=False))
+def test_a_market_that_goes_on_from_the_last_solution_is_lawful_and_within_its_bound(rng: Random) -> None:
+    snapshot = snapshot_of(random_world(rng, jobs=12, gangs=False))
+    engine = Engine(solver=again.Solver(session_pairs=0))
+    for _ in range(4):
+        warm, cold = engine.place(snapshot), place(snapshot)
+        sold = np.zeros(len(snapshot.offers), dtype=np.int64)
+        for each, flows in zip(warm.classes, warm.solution.flows, strict=True):
+            assert sum(jobs for _, jobs in flows) <= len(each.members)
+            for offer, jobs in flows:
+                assert each.eligible[offer]
+                sold[offer] += jobs
+        assert (sold <= warm.table.room(1)).all()
+        assert warm.solution.placed == cold.solution.placed
+        assert cold.solution.cost <= warm.solution.cost <= 1.001 * cold.solution.cost
+        assert warm.solution.gap <= 0.001
+        snapshot = edited(snapshot, rng)
