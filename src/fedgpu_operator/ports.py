@@ -182,11 +182,11 @@ class Holding(Protocol):
     """
 
     async def reading(self, kind: type[R], namespace: str = "") -> Reading[R]:
-        """All objects of a kind; raises UnreachableError where the server has not answered yet."""
+        """All objects of a kind; raises a KubeError where none is known yet, or what is known is too old."""
         ...
 
     async def labels(self) -> dict[str, dict[str, str]]:
-        """The labels of every namespace, by name."""
+        """The labels of every namespace, by name; raises as `reading` does."""
         ...
 
     def read(self, kind: type[R], obj: JSONObject) -> R:

@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS: Final = 0.5
+"""After a failure, and at least between the beginnings of two lists or two watches."""
+LONGEST_PAUSE_SECONDS: Final = 30.0
+PROOF_SECONDS: Final = 2.0
+"""A watch that has lived so long was let in, though it has told of nothing; a refusal comes sooner."""
 SYNC_PATIENCE_SECONDS: Final = 15.0
 """How long a reader waits for the first list before it is told that the server does not answer."""
 
@@ -42,7 +46,7 @@ class Reflector(Generic[T]):
     A resourceVersion is a number that grows with each write to the kind; the watch delivers in its order. So an answer
     to a write of our own (`put`) that is not newer than the newest event is known already, or was overtaken, and is
     left out: what was deleted meanwhile does not come back. A newer one counts at once; older events that follow it
-    change nothing. What a list lacks is gone, unless it was put while the list was under way.
+    change nothing. What a list lacks is gone, unless it was put while that list was under way, and is newer.
     `changed` is called with (key, before, after) for each change; None means absent.
     """
 
@@ -54,14 +58,17 @@ class Reflector(Generic[T]):
         changed: Callable[[Key, T | None, T | None], None],
         *,
         labels: str = "",
-        longest_pause: float = 30.0,
+        longest_pause: float = LONGEST_PAUSE_SECONDS,
     ) -> None:
         self.kind = kind
         self._kube = kube
         self._read = read
         self._changed = changed
         self._labels = labels
+        self._first_pause = min(FIRST_PAUSE_SECONDS, longest_pause)
         self._longest_pause = longest_pause
+        self._heard = self._listed = time.monotonic()
+        self._proof = float("inf")
         self._objects: dict[str, dict[str, Held[T]]] = {}
         self._seen = 0
         self._ahead: set[Key] = set()
@@ -69,41 +76,66 @@ class Reflector(Generic[T]):
         self._trouble: KubeError | None = None
 
     async def run(self) -> None:
-        """Follow the server until cancelled; one that does not answer is asked again, ever more slowly."""
-        pause = FIRST_PAUSE_SECONDS
+        """Follow the server until cancelled; one that does not answer is asked again, ever more slowly.
+
+        A list that succeeds does not end the back-off: it takes a watch that tells of something, or lives for a while.
+        """
+        pause = self._first_pause
         while True:
             try:
                 await self.relist()
-                pause = FIRST_PAUSE_SECONDS
                 await self._stream()
-            except GoneError:
-                continue
             except KubeError as error:
-                self._trouble = error
-                log.debug("watch of %s: %s", self.kind.plural, error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, self._longest_pause)
+                pause = await self._recover(error, pause)
+
+    async def _recover(self, error: KubeError, pause: float) -> float:
+        """Wait before the next list; returns how long to wait if that fails, too."""
+        proven, self._proof = self._follows(), float("inf")
+        self._trouble = error
+        log.log(logging.DEBUG if proven else logging.WARNING, "watch of %s: %s", self.kind.plural, error)
+        if proven:
+            pause = self._first_pause
+        if proven and isinstance(error, GoneError):
+            # Nothing is wrong with the server: at once, unless the last list was a moment ago.
+            await asyncio.sleep(max(0.0, self._listed + pause - time.monotonic()))
+        else:
+            await asyncio.sleep(pause)
+        return min(2 * pause, self._longest_pause)
 
     async def relist(self) -> None:
         """Replace what is held by a consistent list."""
         self._ahead.clear()
+        self._listed = begun = time.monotonic()
         items, version = await self._kube.list(self.kind, labels=self._labels)
         listed = {_key(item) for item in items}
-        for namespace, name in [(space, name) for space, held in self._objects.items() for name in held]:
-            if (namespace, name) not in listed and (namespace, name) not in self._ahead:
-                self._drop((namespace, name))
+        held = [((space, name), each.version) for space, all_ in self._objects.items() for name, each in all_.items()]
+        for key, held_version in held:
+            # One that was put meanwhile but is older than the list was deleted before the list was made.
+            if key not in listed and (key not in self._ahead or held_version <= _number(version)):
+                self._drop(key)
         for item in items:
             key, known = _key(item), self._held(_key(item))
             if known is None or key not in self._ahead or known.version < _version(item):
                 self._take(item)
         self._seen = _number(version)
-        self._trouble = None
+        self._heard = begun
         self._synced.set()
 
-    def check(self) -> None:
-        """Raises the KubeError for which the server cannot be followed now; what is held grows old meanwhile."""
-        if self._trouble is not None:
+    def silence(self) -> float:
+        """Seconds since the server last told us anything: a list, an event or a bookmark."""
+        return time.monotonic() - self._heard
+
+    def check(self, patience: float) -> None:
+        """Raises the KubeError for which the server cannot be followed, once what is held is older than `patience`.
+
+        A watch that is silent is not in trouble; its client ends one that is silent for too long.
+        """
+        if self._trouble is not None and not self._follows() and self.silence() > patience:
             raise self._trouble
+
+    def _follows(self) -> bool:
+        """Whether there is a watch that has proved itself."""
+        return self._proof <= time.monotonic()
 
     async def synced(self) -> None:
         """Wait until there was a first list; raises UnreachableError where it does not come."""
@@ -141,17 +173,26 @@ class Reflector(Generic[T]):
         return (held.value for space in spaces for held in space.values())
 
     async def _stream(self) -> None:
-        """Follow one watch after another while each goes on where the last one ended."""
-        position = str(self._seen)
+        """Follow one watch after another while each goes on where the last one ended.
+
+        Raises UnreachableError for one that ends at once and told of nothing: what it should have told may be missing.
+        """
+        position, self._proof = str(self._seen), time.monotonic() + PROOF_SECONDS
         while True:
+            begun, told = time.monotonic(), False
             async for event in self._kube.watch(self.kind, labels=self._labels, resource_version=position):
-                position = str(event.object["metadata"]["resourceVersion"])
+                position, told = str(event.object["metadata"]["resourceVersion"]), True
+                self._heard = self._proof = time.monotonic()
                 # Gone on past first: a reader that `changed` wakes must not find an older truth put on top.
                 self._seen = max(self._seen, _number(position))
                 if event.type == "DELETED":
                     self._deleted(event.object)
                 elif event.type != "BOOKMARK":
                     self._arrived(event.object)
+            lived = time.monotonic() - begun
+            if not told and lived < self._first_pause:
+                raise UnreachableError(f"the watch of {self.kind.plural} ended at once")
+            await asyncio.sleep(max(0.0, self._first_pause - lived))
 
     def _arrived(self, obj: JSONObject) -> None:
         known, version = self._held(_key(obj)), _version(obj)

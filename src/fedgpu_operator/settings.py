@@ -59,6 +59,8 @@ class Settings:
     ledger: str
     acceptance: Literal["OnCreate", "Manual"]
     default_deny: bool
+    location_audit: bool
+    """Whether the hub holds who may confirm a location, so that a confirmation counts."""
     resync_seconds: float
     heartbeat_timeout_seconds: float
     cooldown_seconds: float
@@ -89,6 +91,7 @@ class Settings:
                 Literal["OnCreate", "Manual"], env.choice("ACCEPTANCE", "OnCreate", ("OnCreate", "Manual"))
             ),
             default_deny=env.flag("DEFAULT_DENY", default=False),
+            location_audit=env.flag("LOCATION_AUDIT", default=False),
             resync_seconds=env.seconds("RESYNC_SECONDS", 30),
             heartbeat_timeout_seconds=env.seconds("HEARTBEAT_TIMEOUT_SECONDS", 30),
             cooldown_seconds=env.seconds("COOLDOWN_SECONDS", 300),

@@ -71,6 +71,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ $settings.acceptance | quote }}
 - name: FEDGPU_DEFAULT_DENY
   value: {{ $settings.defaultDeny | quote }}
+- name: FEDGPU_LOCATION_AUDIT
+  value: {{ and .Values.rbac.create .Values.rbac.confineByAdmission | quote }}
 - name: FEDGPU_RESYNC_SECONDS
   value: {{ $settings.resyncSeconds | quote }}
 - name: FEDGPU_HEARTBEAT_TIMEOUT_SECONDS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -46,7 +46,18 @@ class PrometheusMetrics:
             "fedgpu_moves", "Running jobs that were stopped to be placed again.", ["reason"], registry=self.registry
         )
         self._paid = Counter("fedgpu_paid_micro_usd", "Paid on chain, seen at finalized.", registry=self.registry)
+        self._silence = Gauge(
+            "fedgpu_watch_silence_seconds",
+            "Since the hub's API server last told anything of that kind; it does so about once a minute.",
+            ["kind"],
+            registry=self.registry,
+        )
         self._market = MarketMetrics(self.registry)
+
+    def follow(self, silences: Mapping[str, Callable[[], float]]) -> None:
+        """Show by kind what these tell whenever somebody asks."""
+        for kind, silence in silences.items():
+            self._silence.labels(kind).set_function(silence)
 
     def serve(self, port: int, address: str) -> None:
         """Serve `/metrics`; raises OSError where the port is taken."""

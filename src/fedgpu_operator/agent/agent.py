@@ -229,12 +229,14 @@ class Agent:
         for lease in leases:
             newest[lease.spec.job.uid] = max(newest[lease.spec.job.uid], lease.spec.fencing_epoch)
         seen = self._rests.restless(leases, sight)
-        gate = asyncio.Semaphore(self._settings.concurrency)
+        gate, silence = asyncio.Semaphore(self._settings.concurrency), self._watch.silence()
 
         async def one(each: Seen) -> Step:
             async with gate:
                 epoch = newest[each.lease.spec.job.uid]
-                return await self._leases.reconcile(each.lease, each.sight, newest_epoch=epoch, look=self._watch.look)
+                return await self._leases.reconcile(
+                    each.lease, each.sight, newest_epoch=epoch, look=self._watch.look, silence=silence
+                )
 
         results = await asyncio.gather(*map(one, seen), return_exceptions=True)
         for each, result in zip(seen, results, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 from fedgpu_operator.agent import pods as podlib
@@ -24,6 +24,8 @@ REFUSALS: Final = frozenset({400, 403, 404, 413, 422})
 """Answers to the creation of a workload that will be the same the next time."""
 FRESH_SECONDS: Final = 2.0
 """An answer of the hub that is younger than this is as good as asking again: either may be overtaken at once."""
+METERED_SILENCE_SECONDS: Final = 15.0
+"""A pod that the member last showed running is metered this far past the last word of the member, and no further."""
 LEASES: Final = ResourceType.of(ComputeLease.info)
 
 
@@ -78,14 +80,15 @@ class LeaseReconciler:
         self._readings = {uid: reading for uid, reading in self._readings.items() if uid in keep}
 
     async def reconcile(
-        self, lease: ComputeLease, sight: Sight, *, newest_epoch: int, look: Look | None = None
+        self, lease: ComputeLease, sight: Sight, *, newest_epoch: int, look: Look | None = None, silence: float = 0.0
     ) -> Step:
         """One step, and the lease after it.
 
         `sight` may be some moments old: before a lease ends, or is told to have left nothing behind, `look` asks the
-        member. Raises the KubeError tree: ConflictError means that the next pass decides again on what is then true.
+        member. `silence` is how many seconds ago the member last told of its pods. Raises the KubeError tree:
+        ConflictError means that the next pass decides again on what is then true.
         """
-        view = await self._view(lease, sight, newest_epoch)
+        view = await self._view(lease, sight, newest_epoch, silence)
         decision = decide(view, self._settings)
         if look is not None and (_cleared(view) or self._ends(lease, decision)):
             view = await self._view(lease, await look(lease.metadata.name), newest_epoch)
@@ -131,13 +134,14 @@ class LeaseReconciler:
         patch = {"metadata": meta.guard(), "status": {"usage": {"signature": usage.signature}}}
         return await self._patch(lease, patch)
 
-    async def _view(self, lease: ComputeLease, sight: Sight, newest_epoch: int) -> View:
+    async def _view(self, lease: ComputeLease, sight: Sight, newest_epoch: int, silence: float = 0.0) -> View:
         name, uid = lease.metadata.name, lease.metadata.uid
         now = self._clock.now()
         job = _own_job(lease, sight)
         pods, gone = sight.pods.get(name, ()), sight.gone.get(name, ())
         previous = _newest(self._readings.get(uid), shown(lease.status.usage))
-        reading = measure([podlib.pod_facts(pod) for pod in pods + gone], now, previous)
+        until = _metered_until(now, silence, previous)
+        reading = measure([podlib.pod_facts(pod) for pod in pods + gone], until, previous)
         self._readings[uid] = reading
         view = View(lease=lease, job=job, pods=pods, gone=gone, reading=reading, now=now, newest_epoch=newest_epoch)
         if job is not None and waits_for_pods(view, self._settings):
@@ -217,6 +221,18 @@ def _newest(remembered: UsageReading | None, written: UsageReading | None) -> Us
     if remembered is None or (written is not None and written.sequence > remembered.sequence):
         return written
     return remembered
+
+
+def _metered_until(now: datetime, silence: float, previous: UsageReading | None) -> datetime:
+    """To when pods that were last seen running are metered: usage never falls again, so none is taken on trust.
+
+    What ran on meanwhile is added as soon as the member, or its watch by a bookmark, says that nothing changed.
+    """
+    if silence <= METERED_SILENCE_SECONDS:
+        return now
+    until = now - timedelta(seconds=silence - METERED_SILENCE_SECONDS)
+    known = previous.observed_at if previous is not None else None
+    return until if known is None else min(now, max(until, known))
 
 
 def _worth_writing(before: ComputeLeaseStatus, after: ComputeLeaseStatus, usage_interval: timedelta) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.identity import Identity, lease_of
@@ -12,7 +13,8 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.ports import JOBS, PODS, Kube
 from fedgpu_operator.reflector import Key, Reflector
 
-SHORTEST_PAUSE = 1.0
+PATIENCE_SECONDS: Final = 5.0
+"""What is known of a member that cannot be followed is shown no longer than this: as long as one answer may take."""
 
 
 class MemberWatch:
@@ -39,8 +41,12 @@ class MemberWatch:
         """What is known of the member; raises the KubeError for which it cannot be followed."""
         for each in (self._jobs, self._pods):
             await each.synced()
-            each.check()
+            each.check(PATIENCE_SECONDS)
         return Sight(self._job_of, self._present, self._ended)
+
+    def silence(self) -> float:
+        """Seconds since the member last told us anything of its pods; what it shows may be as old as that."""
+        return self._pods.silence()
 
     async def look(self, lease: str) -> Sight:
         """What the member shows of one lease, asked now.

@@ -10,7 +10,6 @@ from pydantic import Field
 from fedgpu_operator.api.base import (
     SET_LIST,
     Column,
-    CountryCode,
     DecimalUSD,
     Duration,
     Instant,
@@ -25,14 +24,12 @@ from fedgpu_operator.api.base import (
 )
 from fedgpu_operator.api.computejobstatus import ComputeJobStatus
 from fedgpu_operator.api.jobdata import CHECKPOINT_RULES, Checkpoint, DataSpec, check_law
+from fedgpu_operator.api.joblatency import LatencySpec
 from fedgpu_operator.api.placementrules import PlacementSpec
 from fedgpu_operator.api.podtemplate import PodTemplate
-from fedgpu_operator.domain.geo import locate
 from fedgpu_operator.domain.gpu import GpuNeed
-from fedgpu_operator.domain.job import ExchangeRates, Job, LatencyRule
-from fedgpu_operator.domain.location import Location
+from fedgpu_operator.domain.job import ExchangeRates, Job
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
-from fedgpu_operator.errors import InvalidResourceError
 
 PRESETS: Final[Mapping[str, ExchangeRates]] = {
     "Cheapest": ExchangeRates(),
@@ -75,54 +72,6 @@ class GPURequest(Model):
         )
 
 
-class Origin(Model):
-    """A point that latency is counted from: exactly one of vantage, region, country or coordinates."""
-
-    vantage: Word | None = Field(default=None, description="A measuring point of this hub, by name.")
-    region: Word | None = Field(default=None, description="A well-known cloud region, e.g. ap-southeast-1.")
-    country: CountryCode | None = Field(default=None, description="A country (ISO 3166-1 alpha-2): its centre.")
-    latitude: float | None = Field(default=None, ge=-90, le=90, description="Degrees north.")
-    longitude: float | None = Field(default=None, ge=-180, le=180, description="Degrees east.")
-
-    model_config = Model.model_config | {
-        "json_schema_extra": cel(
-            Rule(
-                "[has(self.vantage), has(self.region), has(self.country), has(self.latitude)].filter(x, x).size() == 1 "
-                "&& has(self.latitude) == has(self.longitude)",
-                "latency.from: set exactly one of vantage, region, country, or latitude with longitude",
-            )
-        )
-    }
-
-
-class LatencySpec(Model):
-    """How far from its users the work may run."""
-
-    origin: Origin = Field(alias="from", description="Where the users are.")
-    max_ms: int | None = Field(default=None, ge=1, le=10_000, description="Longest round trip in ms.")
-    max_age: Duration = Field(default="24h", description="Oldest measurement that may satisfy maxMs.")
-    allow_estimate: bool = Field(
-        default=False,
-        description="Let a great-circle estimate (a lower bound) satisfy maxMs where no measurement exists.",
-    )
-
-    def to_domain(self) -> LatencyRule:
-        """The same as a domain value; raises InvalidResourceError (`UnknownPlace`)."""
-        where, max_age = self.origin, parse_duration(self.max_age)
-        if where.vantage is not None:
-            # Where it stands is the hub's to say: `with_vantages` fills it in.
-            named = frozenset({where.vantage})
-            return LatencyRule(Location(""), self.max_ms, self.allow_estimate, named, max_age)
-        point = None
-        if where.latitude is not None and where.longitude is not None:
-            point = (where.latitude, where.longitude)
-        try:
-            origin = locate(country=where.country or "", region=where.region or "", coordinates=point)
-        except ValueError as error:
-            raise InvalidResourceError("UnknownPlace", f"spec.latency.from: {error}") from error
-        return LatencyRule(origin, self.max_ms, self.allow_estimate, max_age=max_age)
-
-
 class Rates(Model):
     """What the job pays, per GPU-hour, to avoid latency or carbon."""
 
@@ -137,7 +86,17 @@ class Disruption(Model):
         default=False, description="Whether it may be moved for work of higher priority, or where moving saves money."
     )
     max_moves: int = Field(default=1, ge=0, le=100, description="At most this often over the job's life.")
-    notice: Duration = Field(default="60s", description="Time between the announcement and the stop.")
+    notice: Duration = Field(default="60s", description="Time between the announcement and the stop, at most 1h.")
+
+    model_config = Model.model_config | {
+        "json_schema_extra": cel(
+            Rule(
+                "!self.notice.matches('^([0-9]+[hms])+$') || duration(self.notice) <= duration('1h')",
+                "disruption.notice: at most 1h, e.g. 2m",
+                ".notice",
+            )
+        )
+    }
 
 
 class Strategy(Model):

@@ -96,6 +96,7 @@ class ComputeLeaseSpec(Model):
         json_schema_extra={
             "x-kubernetes-embedded-resource": True,
             "x-kubernetes-preserve-unknown-fields": True,
+            "x-kubernetes-map-type": "atomic",
         },
     )
 

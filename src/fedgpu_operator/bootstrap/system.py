@@ -110,6 +110,7 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
     plugins = load_plugins(settings.plugins)
     changes = Changes()
     kube = HoldingKube(kube, KINDS, changes.told)
+    metrics.follow(kube.silences())
     escrow = settling.escrow if settling is not None else None
     proofs = ProofBook(escrow, clock, hub=hub_uid) if escrow is not None else None
     verifier = UsageVerifier(hub_domain(escrow.chain_id, escrow.escrow) if escrow is not None else None)
@@ -121,6 +122,7 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
         clock,
         proofs=proofs,
         acceptance=settings.acceptance,
+        audits=settings.location_audit,
         heartbeat_timeout=settings.heartbeat_timeout_seconds,
         refusals=supervisor.refusals,
         verifier=verifier,

@@ -55,5 +55,6 @@ def _offered(provider: GPUProvider) -> tuple[object, ...]:
     """What of a provider others go by: how many of its GPUs are free is only shown there."""
     ready = find(provider.status.conditions, "Ready")
     verdict = (ready.status, ready.reason) if ready is not None else None
-    judged = provider.status.observed_generation
-    return (*_said(provider), provider.metadata.finalizers, provider.status.acceptance, verdict, judged)
+    status, finalizers = provider.status, provider.metadata.finalizers
+    judged = status.observed_generation, status.location_audited
+    return (*_said(provider), finalizers, status.acceptance, verdict, *judged)

@@ -61,7 +61,7 @@ def _documents(files: Iterable[str]) -> Iterator[tuple[str, Mapping[str, object]
 def _texts(files: Iterable[str]) -> Iterator[tuple[str, str]]:
     for file in files:
         if file == "-":
-            yield "standard input", sys.stdin.read()
+            yield "standard input", _standard_input()
             continue
         path = Path(file)
         try:
@@ -73,6 +73,13 @@ def _texts(files: Iterable[str]) -> Iterator[tuple[str, str]]:
             raise ConfigurationError(f"--file: {file} cannot be read: {reason}") from error
 
 
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeError as error:
+        raise ConfigurationError("standard input is no text") from error
+
+
 def _loaded(name: str, text: str) -> list[object]:
     import yaml
 
@@ -80,6 +87,11 @@ def _loaded(name: str, text: str) -> list[object]:
         return [each for each in yaml.safe_load_all(text) if each is not None]
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{name}: is not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        # The reader makes dates and numbers of what looks like them, and a 13th month looks like a date.
+        raise ConfigurationError(f"{name}: holds a value that cannot be read: {error}; quote it") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{name}: is nested too deeply to be read") from error
 
 
 def _members(document: object) -> Iterable[object]:

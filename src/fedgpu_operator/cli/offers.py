@@ -35,6 +35,8 @@ def offers_of(provider: GPUProvider) -> list[JSONObject]:
     """One row per product; `free` and `total` are None where the member has not reported that product yet."""
     inventory = {each.product: each for each in provider.status.inventory}
     location = provider.spec.location
+    # Where the hub has said so of the location as it is now, and it alone knows whether its word is worth something.
+    audited = provider.status.location_audited and provider.location_audited
     rows = []
     for offer in provider.spec.offers:
         seen = inventory.get(offer.product)
@@ -44,7 +46,7 @@ def offers_of(provider: GPUProvider) -> list[JSONObject]:
                 "product": offer.product,
                 "country": location.country,
                 "region": location.region or "",
-                "location": "audited" if provider.location_audited else "self-declared",
+                "location": "audited" if audited else "self-declared",
                 "pricePerGPUHour": offer.price_per_gpu_hour,
                 "free": seen.free if seen else None,
                 "total": seen.total if seen else None,

@@ -45,16 +45,20 @@ def audit(
 
 def described(provider: GPUProvider) -> str:
     """What the hub holds of the location, for people."""
+    from fedgpu_operator.api.conditions import find
     from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION
+    from fedgpu_operator.hub.locations import LOCATION_AUDITED, NOT_ENFORCED
 
-    location = provider.spec.location
+    location, said = provider.spec.location, find(provider.status.conditions, LOCATION_AUDITED)
     lines = [f"provider    {provider.metadata.name}", f"country     {location.country}"]
     if location.region is not None:
         lines.append(f"region      {location.region}")
     if location.latitude is not None and location.longitude is not None:
         lines.append(f"coordinates {location.latitude:g} north, {location.longitude:g} east")
     lines.append(f"hash        {location.audit_hash()}")
-    if provider.location_audited:
+    if provider.location_audited and said is not None and said.reason == NOT_ENFORCED:
+        lines.append(f"location    self-declared: {said.message}")
+    elif provider.location_audited:
         lines.append("location    audited: a platform admin has confirmed exactly this")
     else:
         changed = AUDIT_ANNOTATION in provider.metadata.annotations

@@ -90,7 +90,7 @@ def _one(each: JSONObject) -> list[Table | str]:
         if here["clearingPremium"] not in (None, "0.00"):
             lines.append(f"Scarcity  others then pay {here['clearingPremium']} USD more per GPU-hour")
     lines.append(f"Wait      {_wait(each['wait'])}")
-    lines.append(f"Policies  {_policies(each)}")
+    lines += [f"Priority  {_priority(each)}", f"Policies  {_policies(each)}"]
     if each["rulesNotAsked"]:
         lines.append(f"Rules     {', '.join(each['rulesNotAsked'])} of this hub were not asked: dryRun: true asks them")
     if not each["accountKnown"]:
@@ -127,6 +127,12 @@ def _whole(offer: JSONObject) -> str:
 
 def _wait(wait: JSONObject) -> str:
     return "none: it fits now" if wait["hours"] == 0 else str(wait["why"])
+
+
+def _priority(each: JSONObject) -> str:
+    if not each["priorityKnown"]:
+        return "unknown: you may not list PriorityClasses"
+    return str(each["priority"])
 
 
 def _policies(each: JSONObject) -> str:

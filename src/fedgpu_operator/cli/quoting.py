@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.domain.job import Job, Policy
     from fedgpu_operator.domain.money import MicroUSD
     from fedgpu_operator.hub.marketdoc import MarketDocument, QuotedOffer
+    from fedgpu_operator.hub.priorities import Priorities
 
 FULL: Final = frozenset({"InsufficientGPUs", "ProviderFull"})
 """Reasons that pass when running work ends: what an estimate of the wait can be made from."""
@@ -38,12 +39,13 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """What a quote is made from. `policies` is None where the asker may not list them; `settles` is whether jobs are
-    paid on chain, so that a namespace without money can run nothing.
+    """What a quote is made from. `policies` and `priorities` are None where the asker may not list them; `settles` is
+    whether jobs are paid on chain, so that a namespace without money can run nothing.
     """
 
     market: MarketDocument
     policies: tuple[PlacementPolicy, ...] | None
+    priorities: Priorities | None
     settles: bool
     tenants: Mapping[str, Tenant]
 
@@ -61,12 +63,22 @@ async def read_hub(hub: KubeClient, operator_namespace: str, namespaces: set[str
         policies = tuple(PlacementPolicy.parse(each) for each in found)
     except ForbiddenError:
         policies = None
+    priorities = await _priorities(hub)
     try:
         await published(hub, operator_namespace)
         settles = True
     except NotFoundError:
         settles = False
-    return Hub(market, policies, settles, {name: await _tenant(hub, name) for name in sorted(namespaces)})
+    return Hub(market, policies, priorities, settles, {name: await _tenant(hub, name) for name in sorted(namespaces)})
+
+
+async def _priorities(hub: KubeClient) -> Priorities | None:
+    from fedgpu_operator.hub.priorities import PRIORITY_CLASSES, priorities_of
+
+    try:
+        return priorities_of((await hub.list(PRIORITY_CLASSES))[0])
+    except ForbiddenError:
+        return None
 
 
 async def _tenant(hub: KubeClient, namespace: str) -> Tenant:
@@ -111,6 +123,8 @@ def quote(job: ComputeJob, hub: Hub, now: datetime) -> JSONObject:
             hosts={each.offer.provider: each.offer.egress_per_gib for each in offers},
             vantages=hub.market.vantages,
         )
+        if hub.priorities is not None:
+            wanted = replace(wanted, priority=hub.priorities.of(job).value)
     except InvalidResourceError as error:
         raise InvalidResourceError(error.why, f"ComputeJob {job.key}: {error}") from error
     snapshot = Snapshot(
@@ -155,6 +169,8 @@ def _document(
         "gpus": wanted.gpus,
         "runLimitSeconds": job.run_limit,
         "billableSeconds": wanted.run_limit,
+        "priority": wanted.priority if hub.priorities is not None else None,
+        "priorityKnown": hub.priorities is not None,
         "fits": chosen is not None,
         "message": decision.message,
         "placement": None if chosen is None else _offer(chosen, offers[_name(chosen)], wanted),
@@ -191,7 +207,8 @@ def wait(
 ) -> JSONObject:
     """How long until it could be placed: 0 where it fits, else GPUs ahead and its own over GPUs that come free an hour.
 
-    `hours` is None where that is not known; `why` says in words what was counted.
+    `hours` is None where that is not known; `why` says in words what was counted. All that waits counts as ahead: it is
+    published without its priorities.
     """
     from fedgpu_operator.domain.market import GLOBAL
 
@@ -222,8 +239,8 @@ def wait(
         "gpusAhead": ahead,
         "gpusFreedPerHour": round(rate, 2),
         "why": (
-            f"about {hours:g} h: {ahead} GPUs are waited for ahead of its {wanted.gpus}, and {rate:.2g} an hour came "
-            f"free at these offers in the last {market.window} h"
+            f"about {hours:g} h: {ahead} GPUs are waited for beside its {wanted.gpus}, all counted as ahead of it "
+            f"whatever their priority, and {rate:.2g} an hour came free at these offers in the last {market.window} h"
             + ("; longer, or never, where they must be free together on one node" if wanted.gpus > 1 else "")
         ),
     }

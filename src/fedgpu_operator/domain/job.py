@@ -91,8 +91,8 @@ class Policy:
 class LatencyRule:
     """Round-trip bound from a point; an estimate satisfies `max_ms` only when `allow_estimate` is set.
 
-    `vantages` names the measuring points that stand for the origin. A measurement from one of them counts for `max_ms`
-    while it is not older than `max_age` seconds.
+    `vantages` names the measuring points that stand for the origin. Measurements to all of them count for `max_ms`
+    while none is older than `max_age` seconds.
     """
 
     origin: Location

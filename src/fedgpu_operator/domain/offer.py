@@ -13,11 +13,12 @@ from fedgpu_operator.domain.money import NOTHING, MicroUSD
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Round trips that a provider's agent measured to one vantage: median and 95th percentile (µs), and when."""
+    """Round trips that a provider's agent measured to one vantage: median and 95th percentile (µs), when, how many."""
 
     p50_us: int
     p95_us: int
     measured_at: datetime
+    samples: int
 
 
 @dataclass(frozen=True, slots=True)

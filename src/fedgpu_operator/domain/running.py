@@ -11,6 +11,8 @@ from fedgpu_operator.domain.money import MicroUSD
 
 RESTART_SECONDS: Final = 120
 """What a start elsewhere is taken to cost before work goes on (pulling an image, loading weights): our assumption."""
+MAX_NOTICE: Final = 3600
+"""The longest time between the announcement of a move and the stop, in seconds; room that is made waits for it."""
 
 
 class MoveReason(StrEnum):

@@ -80,17 +80,33 @@ def _vantage(where: str, entry: Mapping[str, object]) -> Vantage:
     name, url, country, region = (str(entry.get(key, "")) for key in ("name", "url", "country", "region"))
     if not _WORD.fullmatch(name):
         raise ValueError(f"{where}: name must be a word such as frankfurt-1, not {name!r}")
-    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname or len(url) > MAX_URL:
-        raise ValueError(f"{where}: url must be an http or https URL of at most {MAX_URL} characters")
-    north, east = entry.get("latitude"), entry.get("longitude")
-    point = None
-    if north is not None or east is not None:
-        if not isinstance(north, int | float) or not isinstance(east, int | float):
-            raise ValueError(f"{where}: latitude and longitude are two numbers, in degrees")
-        point = (float(north), float(east))
+    _refuse_url(where, url)
+    point = _point(where, entry.get("latitude"), entry.get("longitude"))
     if region == country == "" and point is None:
         raise ValueError(f"{where}: say where it stands: region, country, or latitude and longitude")
     try:
         return Vantage(name, url, locate(country=country, region=region, coordinates=point))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _refuse_url(where: str, url: str) -> None:
+    """Owners' probers read it, so nothing in it may be a secret; what is refused is not repeated in the message."""
+    try:
+        parts = urlsplit(url)
+        fit = parts.scheme in {"http", "https"} and bool(parts.hostname) and len(url) <= MAX_URL
+        secret = parts.username is not None or parts.password is not None or "?" in url or "#" in url
+    except ValueError as error:
+        raise ValueError(f"{where}: url is no URL") from error
+    if not fit:
+        raise ValueError(f"{where}: url must be an http or https URL of at most {MAX_URL} characters")
+    if secret:
+        raise ValueError(f"{where}: url must hold no user, password, query or fragment: every owner's prober reads it")
+
+
+def _point(where: str, north: object, east: object) -> tuple[float, float] | None:
+    if isinstance(north, int | float) and isinstance(east, int | float):
+        return float(north), float(east)
+    if north is None and east is None:
+        return None
+    raise ValueError(f"{where}: latitude and longitude are two numbers, in degrees")

@@ -54,7 +54,8 @@ class AttemptKeeper:
         """Open an attempt on these terms; repeating it after a crash gives the same attempt. It has no lease yet.
 
         The request is named by the attempt that came before, so two passes over the same facts ask for one. Raises
-        InvalidResourceError, with no attempt opened, for a job that cannot be rendered. The facts have the attempt.
+        InvalidResourceError, with no attempt opened, for a job that cannot be rendered, and ConflictError where that
+        attempt has ended since: what is known of the job is to be forgotten. The facts have the attempt.
         """
         job, now = facts.job, self._clock.now()
         request = AttemptRequest(
@@ -73,6 +74,8 @@ class AttemptKeeper:
         # Tried before it counts: an attempt that can have no lease would stay open and hold its money for ever.
         lease_object(job, Attempt(request, 1, now), sequence_base=0)
         attempt, fresh = await self._opener.open(request)
+        if attempt.ended_at is not None:
+            raise ConflictError(f"attempt {attempt.attempt} of job {job.key} has ended: it was decided on older facts")
         # One that was there already, from a life before this one, may have usage that the facts do not know.
         usage = (*facts.usage, LeaseUsage(attempt, 0, 0)) if fresh else await self.usage(job.metadata.uid)
         return replace(facts, usage=usage), attempt
@@ -112,6 +115,10 @@ class AttemptKeeper:
         if job.metadata.uid != meta.uid:
             raise ConflictError(f"job {facts.job.key} is another object by now")
         facts, placement = replace(facts, job=job), job.status.placement
+        usage = await self.usage(meta.uid)
+        if not usage or usage[-1].attempt.lease_name != attempt.lease_name or not usage[-1].attempt.is_open:
+            # What was remembered is older than the books, and what has ended there must not run a second time.
+            return replace(facts, usage=usage)
         if placement is not None and placement.lease == attempt.lease_name:
             return replace(facts, lease=await self.dispatch(job, attempt, facts.usage[-1].sequence))
         try:
@@ -179,8 +186,11 @@ class AttemptKeeper:
     async def dispatch(self, job: ComputeJob, attempt: Attempt, sequence_base: int) -> ComputeLease:
         """The attempt's lease, made if it is not there; raises InvalidResourceError where the job is another now.
 
-        `sequence_base` is the newest sequence of it that is billed already.
+        `sequence_base` is the newest sequence of it that is billed already. Raises ConflictError for an attempt that
+        has ended: it would run unpaid.
         """
+        if not attempt.is_open:
+            raise ConflictError(f"attempt {attempt.attempt} of {job.key} has ended")
         obj = lease_object(job, attempt, sequence_base=sequence_base)
         try:
             written = await self._kube.create(LEASES, obj)

@@ -76,7 +76,8 @@ def offers(
             lease_slots=max(0, spec.limits.max_leases - len(leases)),
             carbon_g_per_kwh=spec.energy.carbon_intensity if spec.energy else None,
             watts=offer.watts,
-            location_audited=provider.location_audited,
+            # The hub said so, and it still is the location that it said so of.
+            location_audited=provider.status.location_audited and provider.location_audited,
             egress_per_gib=None if egress is None else parse_usd(egress),
             ingress_mbps=network.ingress_mbps,
             interruptions_per_mh=costs.interruptions_per_mh.get(provider.metadata.name),
@@ -91,7 +92,9 @@ def _probes(report: ProviderReport | None) -> dict[str, Probe]:
     """Measured round trips by vantage, in whole µs; nobody's 95th percentile lies below the median."""
     measured = report.status.probes if report is not None else []
     return {
-        each.vantage: Probe(round(1000 * each.p50_ms), round(1000 * max(each.p50_ms, each.p95_ms)), each.measured_at)
+        each.vantage: Probe(
+            round(1000 * each.p50_ms), round(1000 * max(each.p50_ms, each.p95_ms)), each.measured_at, each.samples
+        )
         for each in measured
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
@@ -20,6 +20,7 @@ from fedgpu_operator.hub.jobstatus import is_settled
 from fedgpu_operator.hub.jobwriter import JobWriter
 from fedgpu_operator.hub.keeping import MoneyWatch
 from fedgpu_operator.hub.memory import WAITING, JobMemory
+from fedgpu_operator.hub.movable import Usage
 from fedgpu_operator.hub.moving import Mover
 from fedgpu_operator.hub.placer import FINALIZER, JobPlacer
 from fedgpu_operator.hub.proofs import ProofBook
@@ -86,12 +87,15 @@ class JobLoop:
         state = await load(self._kube, self._proofs, self._costs)
         money = await self._money.look(state)
         await self._money.ask(state, money.save)
-        missing = self._memory.only(state.jobs)
-        world = await self._placer.world(state)
-        books = await self._books()
-        jobs = self._memory.restless(state, self._clock.now(), waiting=world, settled=books, stop=money.stop)
-        followed = await self._follow_all([job for job in jobs if not self._is_done(job)], state, money)
-        if missing or self._orphaned:
+        # Kept until they are wound up: a pass that fails on the way must not lose them.
+        self._orphaned |= self._memory.only(state.jobs)
+        world = self._memory.same("world", await self._placer.world(state))
+        books = self._memory.same("books", await self._books())
+        jobs = self._memory.restless(
+            state, self._clock.now(), waiting=world, settled=books, stop=money.stop, done=self._is_done
+        )
+        followed = await self._follow_all(jobs, state, money)
+        if self._orphaned:
             await self._wind_up_orphans(state, money)
         placed = await self._placer.place(followed, state)
         transactions = await self._transactions(placed.others)
@@ -100,11 +104,10 @@ class JobLoop:
             self._remember(facts, world, books, money)
         await self._writer.tell()
         self._metrics.jobs(dict(Counter(job.status.state for job in state.jobs)))
-        if placed.later:
-            return 0.0
-        if self._placer.must_wait(state, self._clock.now()):
-            return 1.0
-        step = await self._mover.move([*placed.dispatched, *placed.others], state, self._memory.usage)
+        if placed.later or self._placer.must_wait(state, self._clock.now()):
+            step = await self._mover.carry_on(state, self._entries)
+            return 0.0 if placed.later else 1.0 if step is None else min(1.0, step)
+        step = await self._mover.move([*placed.dispatched, *placed.others], state, self._entries)
         return self._next_deadline(state, money, step)
 
     def _next_deadline(self, state: HubState, money: Upkeep, step: float | None) -> float | None:
@@ -143,9 +146,19 @@ class JobLoop:
                 facts.append(await self._follow(job, state, money))
             if not facts:
                 self._memory.forget(job.metadata.uid)
-            return facts[0] if facts else None
+                return None
+            # What fails later in the pass must not leave an attempt open here that has ended in the ledger.
+            self._memory.know(facts[0])
+            return facts[0]
 
         return [facts for facts in await for_each(follow, jobs) if facts is not None]
+
+    async def _entries(self, uids: Collection[str]) -> Usage:
+        """What the ledger holds of these jobs; of those that were forgotten meanwhile, it is asked."""
+        unknown = [uid for uid in uids if self._memory.usage(uid) is None]
+        if unknown:
+            await self._learn(unknown)
+        return {uid: entries for uid in uids if (entries := self._memory.usage(uid)) is not None}
 
     async def _learn(self, uids: list[str]) -> None:
         """What the ledger holds of these jobs, in one query; where that fails, each is asked for apart."""

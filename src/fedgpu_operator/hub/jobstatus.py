@@ -21,10 +21,9 @@ from fedgpu_operator.domain.geo import LAW_DATE
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.hub.jobfacts import DEADLINE, SUCCEEDED, UNFUNDED, JobFacts, Phase, phase, waits_for_money
 from fedgpu_operator.hub.notices import words
+from fedgpu_operator.hub.statusfit import cut, fitted
 
 MAX_CANDIDATES: Final = 10
-MAX_MESSAGE: Final = 768
-"""Characters of a condition: with all other fields at their longest the status stays below 32 KiB."""
 MAX_SHOWN: Final = 10**18 - 1
 """What a DecimalUSD field can show (µUSD): a mad price times a long run must not make the status unwritable."""
 State = Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"]
@@ -39,7 +38,7 @@ def job_status(
     """
     job, known, where = facts.job, facts.job.status, phase(facts, now)
     findings = [
-        replace(each, message=each.message[:MAX_MESSAGE])
+        replace(each, message=cut(each.message))
         for each in (*_FINDINGS[where](facts), _settled(facts, settlement=settlement))
     ]
     ended = where in (Phase.FINISHED, Phase.INVALID, Phase.EXPIRED, Phase.DELETING)
@@ -48,7 +47,7 @@ def job_status(
     newest, lease = facts.newest, facts.lease
     usage = lease.status.usage if lease is not None else None
     done = where in (Phase.FINISHED, Phase.DELETING) and usage is not None
-    return ComputeJobStatus(
+    status = ComputeJobStatus(
         observed_generation=job.metadata.generation,
         state=_state(where, facts),
         placement=_placement(facts, newest),
@@ -61,6 +60,7 @@ def job_status(
         settlement=_settlement(facts, transactions),
         conditions=conditions,
     )
+    return fitted(status)
 
 
 def _usd(amount: int) -> str:

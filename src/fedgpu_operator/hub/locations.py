@@ -11,12 +11,22 @@ LOCATION_AUDITED: Final = "LocationAudited"
 AUDITED: Final = "Audited"
 SELF_DECLARED: Final = "SelfDeclared"
 LOCATION_CHANGED: Final = "LocationChanged"
+NOT_ENFORCED: Final = "AuditNotEnforced"
 
 
-def location_finding(provider: GPUProvider) -> Finding:
-    """Condition `LocationAudited`: True only while the location is the one that was confirmed."""
+def location_finding(provider: GPUProvider, *, audits: bool) -> Finding:
+    """Condition `LocationAudited`: True only while the location is the one that was confirmed.
+
+    `audits` is whether this hub holds who may confirm one; where it does not, an owner could, and nothing is audited.
+    """
     name, location = provider.metadata.name, provider.spec.location
     place = f"{location.country}, {location.region}" if location.region else location.country
+    if provider.location_audited and not audits:
+        text = (
+            f"{place} counts as the owner's word: nothing on this hub keeps owners from confirming it themselves; "
+            "install the chart with rbac.confineByAdmission, or see FEDGPU_LOCATION_AUDIT in docs/configuration.md"
+        )
+        return Finding(LOCATION_AUDITED, "False", NOT_ENFORCED, text)
     if provider.location_audited:
         return Finding(LOCATION_AUDITED, "True", AUDITED, f"a platform admin has confirmed that it stands in {place}")
     fix = f"a platform admin confirms it with: fedgpu provider audit {name} --confirm"

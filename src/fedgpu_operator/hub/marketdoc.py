@@ -64,7 +64,11 @@ _ADAPTER: Final = TypeAdapter(MarketDocument)
 
 
 def packed(document: MarketDocument) -> bytes:
-    """The document as it is published, at most MOST_BYTES: its history goes first where it is larger, then offers."""
+    """The document as it is published, at most MOST_BYTES: its history goes first where it is larger, then offers.
+
+    Of vantages only name and place are published: whoever reads the market has no reason to ask their endpoints.
+    """
+    document = replace(document, vantages=tuple(replace(each, url="") for each in document.vantages))
     for smaller in (document, replace(document, history=None), replace(document, history=None, offers=None)):
         made = gzip.compress(_ADAPTER.dump_json(smaller), mtime=0)
         if len(made) <= MOST_BYTES:

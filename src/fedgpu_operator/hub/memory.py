@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -41,16 +41,32 @@ class JobMemory:
     def __init__(self) -> None:
         self._rests: dict[str, Rest] = {}
         self._usage: dict[str, tuple[LeaseUsage, ...]] = {}
+        self._same: dict[str, object] = {}
         self.known: frozenset[str] = frozenset()
         """The jobs of the last pass."""
 
+    def same(self, name: str, value: object) -> object:
+        """The object that was last given under that name, where it is equal to this one: compared once, not per job."""
+        last = self._same.get(name)
+        if last is None or last != value:
+            self._same[name] = last = value
+        return last
+
     def restless(
-        self, state: HubState, now: datetime, *, waiting: object, settled: object, stop: Collection[str] = ()
+        self,
+        state: HubState,
+        now: datetime,
+        *,
+        waiting: object,
+        settled: object,
+        stop: Collection[str] = (),
+        done: Callable[[ComputeJob], bool] = lambda _: False,
     ) -> list[ComputeJob]:
         """The jobs to look at.
 
-        `waiting` and `settled` are equal as long as nothing moved for jobs that wait for a place or for money; `stop`
-        names leases that must not go on.
+        `waiting` and `settled`, both from `same`, are the very objects of the last pass as long as nothing moved for
+        jobs that wait for a place or for money; `stop` names leases that must not go on. Jobs that are `done` are
+        nobody's concern, though after a restart nothing is remembered of them.
         """
         found, waits = [], False
         idle = []
@@ -61,11 +77,13 @@ class JobMemory:
                 and rest.job is job
                 and rest.lease is state.leases.get(rest.lease_name)
                 and now < rest.until
-                and rest.world == (waiting if rest.waits else settled)
+                and rest.world is (waiting if rest.waits else settled)
                 and rest.lease_name not in stop
             ):
                 if rest.waits:
                     idle.append(job)
+                continue
+            if done(job):
                 continue
             waits = waits or rest is None or rest.waits
             found.append(job)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from fedgpu_operator.api.base import parse_duration
+from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, plausible
 from fedgpu_operator.domain.books import LeaseUsage
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import parse_usd
-from fedgpu_operator.domain.running import Running
+from fedgpu_operator.domain.running import MAX_NOTICE, Running
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.inventory import UNKNOWN_PRODUCT, free_histogram
 from fedgpu_operator.hub.jobfacts import MOVED, JobFacts
@@ -21,8 +22,8 @@ from fedgpu_operator.hub.store import HubState
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.book import Histogram
 
-Usage = Callable[[str], tuple[LeaseUsage, ...] | None]
-"""What the ledger holds of a job, oldest first; None where it is not known yet."""
+Usage = Mapping[str, tuple[LeaseUsage, ...]]
+"""What the ledger holds of jobs by uid, oldest first."""
 
 
 def freed_of(state: HubState) -> Freed:
@@ -59,19 +60,29 @@ def moves_left(facts: JobFacts) -> int:
     return facts.job.spec.disruption.max_moves - used
 
 
+def candidates(state: HubState) -> list[ComputeJob]:
+    """Jobs whose owner lets them be moved and that have a lease which goes on."""
+    return [
+        job
+        for job in state.jobs
+        if job.spec.disruption.reclaimable
+        and job.metadata.deletion_timestamp is None
+        and any(each.spec.desired == "Run" and not each.status.ended for each in state.leases_for(job.metadata.uid))
+    ]
+
+
 def subjects_of(state: HubState, usage: Usage) -> list[Subject] | None:
     """The running jobs that may be moved: their owner lets it, moves are left, and their member answers.
 
-    None where the ledger's entries of one of them are not known, or a provider that is to be left is being judged anew:
-    a moment later all is known, and what was announced is neither called off nor given to another.
+    A job whose entries in the ledger are not known is left out: it is neither moved nor is its notice called off. None
+    where a provider that is to be left is being judged anew: a moment later all is known, and what was announced is
+    neither called off nor given to another.
     """
     found = []
-    for job in state.jobs:
-        if not job.spec.disruption.reclaimable or job.metadata.deletion_timestamp is not None:
-            continue
-        entries = usage(job.metadata.uid)
+    for job in candidates(state):
+        entries = usage.get(job.metadata.uid)
         if entries is None:
-            return None
+            continue
         facts = JobFacts(job=job, usage=entries)
         newest = facts.newest
         lease = state.leases.get(newest.lease_name) if newest is not None and newest.is_open else None
@@ -118,7 +129,7 @@ def _running(each: Subject, job: Job, now: datetime) -> Running:
         seconds=max(1, _whole(now - began)) if began is not None else 0,
         resident=_whole(now - newest.created_at) if newest is not None else 0,
         moves_left=moves_left(each.facts),
-        notice=parse_duration(each.facts.job.spec.disruption.notice),
+        notice=min(MAX_NOTICE, parse_duration(each.facts.job.spec.disruption.notice)),
         grace=lease.spec.grace_seconds,
         announced=each.notice.move if each.notice is not None else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,8 +15,8 @@ from fedgpu_operator.domain.running import Announced, Hysteresis, Move, Running
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.attempts import LEASES, AttemptKeeper
 from fedgpu_operator.hub.jobfacts import JobFacts, Phase, phase
-from fedgpu_operator.hub.movable import Subject, Usage, freed_of, leaving, running_of, subjects_of
-from fedgpu_operator.hub.notices import HOLD, MOVE_ANNOTATION, Notice, notice_of
+from fedgpu_operator.hub.movable import Subject, Usage, candidates, freed_of, leaving, running_of, subjects_of
+from fedgpu_operator.hub.notices import HOLD, MOVE_ANNOTATION, Notice, notice_of, waiting_jobs
 from fedgpu_operator.hub.providers import is_ready
 from fedgpu_operator.hub.store import HubState
 from fedgpu_operator.hub.write import emit, one_of_many
@@ -35,6 +35,8 @@ REBALANCE_EVERY: Final = timedelta(seconds=30)
 
 View = Callable[[list[JobFacts], HubState, datetime], Awaitable[tuple[Snapshot, dict[str, InvalidResourceError]]]]
 """The placer's: a snapshot of these jobs, and why the others among them cannot be read."""
+Entries = Callable[[Collection[str]], Awaitable[Usage]]
+"""What the ledger holds of the jobs of these uids; one that cannot be read now is not among the answers."""
 
 
 class Mover:
@@ -63,16 +65,16 @@ class Mover:
         self._prices: object = None
         self._looked: datetime | None = None
 
-    async def move(self, decided: Sequence[JobFacts], state: HubState, usage: Usage) -> float | None:
+    async def move(self, decided: Sequence[JobFacts], state: HubState, usage: Entries) -> float | None:
         """Bring every announced move one step on and announce new ones; seconds until the next step, None for none.
 
         `decided` are the jobs that this pass looked at: all that wait, or none of them. `usage` says what the ledger
-        holds of a job; where it is not known yet, everything waits for the next pass.
+        holds of a job.
         """
         now = self._clock.now()
         self._remember(decided, state, now)
         await self._tell_drained(state, now)
-        subjects = subjects_of(state, usage)
+        subjects = subjects_of(state, await usage([job.metadata.uid for job in candidates(state)]))
         if subjects is None:
             return 1.0
         anew = self._is_time(state, now)
@@ -93,6 +95,31 @@ class Mover:
             self._looked = now
         ahead = [each for each in due if each is not None]
         return min(ahead) if ahead else None
+
+    async def carry_on(self, state: HubState, usage: Entries) -> float | None:
+        """Stop what was announced and is due, without thinking of anything new; seconds until the next stop.
+
+        For a pass that has no time to plan, or must not: what was promised to others does not wait for it.
+        """
+        told = [
+            job.metadata.uid for job in candidates(state) if any(map(notice_of, state.leases_for(job.metadata.uid)))
+        ]
+        subjects = (subjects_of(state, await usage(told)) if told else None) or []
+        now, waiting = self._clock.now(), waiting_jobs(state)
+        due = []
+        for each in subjects:
+            notice = each.notice
+            if notice is None or (notice.move.serves and notice.move.serves not in waiting):
+                continue
+            to = state.providers.get(notice.move.to.partition("/")[0])
+            if notice.move.to and (to is None or to.draining or not is_ready(to)):
+                continue
+            if now < notice.stop_at:
+                due.append((notice.stop_at - now).total_seconds())
+                continue
+            with one_of_many(each.lease):
+                await self._stop(each, each.lease, notice, state)
+        return min(due) if due else None
 
     def _remember(self, decided: Sequence[JobFacts], state: HubState, now: datetime) -> None:
         """Who waits: all that the last decision left out, less what became something else since."""
@@ -138,22 +165,27 @@ class Mover:
 
     async def _step(self, each: Subject, running: Running | None, move: Move | None, state: HubState) -> float | None:
         """Announce, wait, stop or call off; seconds until the stop where it is still ahead."""
-        now, name, lease = self._clock.now(), each.lease.metadata.name, each.lease
+        now, lease = self._clock.now(), each.lease
         if running is None or move is None:
             if each.notice is not None:
-                state.leases[name] = await self._call_off(each)
+                state.took(await self._call_off(each))
             return None
         notice = _notice(each, running, move, now)
         if each.notice is None or each.notice.move != notice.move:
             await self._tell(each, notice, now)
-            lease = state.leases[name] = await self._announce(each, notice, now)
+            lease = await self._announce(each, notice, now)
+            state.took(lease)
         if now < notice.stop_at:
             return (notice.stop_at - now).total_seconds()
-        state.leases[name] = await self._keeper.stop(lease, move.reason.value)
-        self._metrics.moved(move.reason.value)
-        text = f"the attempt at {lease.spec.provider} is stopped: {notice.why}"
-        await emit(self._kube, each.facts.job, "Warning", move.reason.value, text, now=now)
+        await self._stop(each, lease, notice, state)
         return None
+
+    async def _stop(self, each: Subject, lease: ComputeLease, notice: Notice, state: HubState) -> None:
+        reason = notice.move.reason.value
+        state.took(await self._keeper.stop(lease, reason))
+        self._metrics.moved(reason)
+        text = f"the attempt at {lease.spec.provider} is stopped: {notice.why}"
+        await emit(self._kube, each.facts.job, "Warning", reason, text, now=self._clock.now())
 
     async def _announce(self, each: Subject, notice: Notice, now: datetime) -> ComputeLease:
         """Say it on the lease; the workload is asked once to save its work, by the way that money shortages take."""

@@ -8,19 +8,23 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.running import Announced, MoveReason
+from fedgpu_operator.hub.store import HubState
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.book import Histogram, take
 
 MOVE_ANNOTATION: Final = "fedgpu.dev/move"
 """On a ComputeLease: the move that was announced, as JSON; the hub alone writes it and reads it."""
 HOLD: Final = timedelta(seconds=120)
-"""How long capacity is held beyond the stop and its grace; then it is anybody's."""
+"""How long capacity is held beyond the stop and its grace; then it is anybody's. A new place is held as long before."""
+MOST_APART: Final = 32
+"""Jobs with held capacity that are decided one by one; what is beyond comes together, bound by all that is held."""
 
 Decide = Callable[[Snapshot], Sequence[Decision]]
 
@@ -81,27 +85,53 @@ class Hold(NamedTuple):
     """Leases that go first: what they take now is part of it."""
 
 
-def holds(leases: Iterable[ComputeLease], waiting: Mapping[str, Job], now: datetime) -> tuple[Hold, ...]:
+def waiting_jobs(state: HubState) -> dict[str, ComputeJob]:
+    """By uid, the jobs that exist, have not ended, are to run and do not: whatever this pass could learn of them."""
+    return {
+        job.metadata.uid: job
+        for job in state.jobs
+        if job.metadata.deletion_timestamp is None
+        and not (job.spec.suspend or job.spec.dry_run or _has_ended(job))
+        and all(lease.status.ended for lease in state.leases_for(job.metadata.uid))
+    }
+
+
+def _has_ended(job: ComputeJob) -> bool:
+    """A job that could not be read as a job says Failed too, but was placed nowhere."""
+    return job.status.state == "Succeeded" or (job.status.state == "Failed" and job.status.placement is not None)
+
+
+def holds(
+    leases: Iterable[ComputeLease], waiting: Mapping[str, ComputeJob], known: Mapping[str, Job], now: datetime
+) -> tuple[Hold, ...]:
     """The capacity that announced moves hold: for whom is moved, and for whom room is made.
 
     `waiting` has every job that waits, by uid: a mover that has stopped and one that is served must be among them.
+    `known` has those of them that are decided on now; who is not, because an object of it could not be read or written
+    this time, keeps what is held for it.
     """
     found: list[Hold] = []
     rooms: dict[tuple[str, str], set[str]] = {}
+    least: dict[str, int] = {}
     for lease in leases:
         notice = notice_of(lease)
         if notice is None or now >= notice.held_until:
             continue
         own, mover, ended = f"{lease.spec.provider}/{lease.spec.product}", lease.spec.job.uid, lease.status.ended
-        # Who comes back to the same offer holds its own GPUs until it has stopped.
-        if notice.move.to and (mover in waiting if ended else notice.move.to != own):
+        # Who comes back to the same offer holds its own GPUs until it has stopped. Long before the stop a place may
+        # serve others and be free again.
+        soon = now >= notice.stop_at - HOLD
+        if notice.move.to and (mover in waiting if ended else soon and notice.move.to != own):
             load = (lease.spec.gpus_per_replica, lease.spec.replicas)
             found.append(Hold(notice.move.to, mover, *load, notice.priority, waits=ended))
         if notice.move.serves in waiting:
-            rooms.setdefault((notice.move.serves, own), set()).update(() if ended else (lease.metadata.name,))
+            uid = notice.move.serves
+            rooms.setdefault((uid, own), set()).update(() if ended else (lease.metadata.name,))
+            # Nobody is stopped for an equal.
+            least[uid] = max(notice.priority + 1, least.get(uid, notice.priority + 1))
     for (uid, offer), going in sorted(rooms.items(), key=lambda room: room[0]):
-        job = waiting[uid]
-        found.append(Hold(offer, uid, job.gpu.count, job.replicas, job.priority, waits=True, after=frozenset(going)))
+        spec, priority = waiting[uid].spec, known[uid].priority if uid in known else least[uid]
+        found.append(Hold(offer, uid, spec.gpu.count, spec.replicas, priority, waits=True, after=frozenset(going)))
     return tuple(found)
 
 
@@ -111,13 +141,18 @@ Freed = Callable[[str, frozenset[str]], Histogram]
 def decide_held(view: Snapshot, held: Sequence[Hold], freed: Freed, decide: Decide) -> list[Decision]:
     """Decisions of one pass while capacity is held.
 
-    Jobs of a higher priority than all that is held are not bound by it. Then come those for whom it is held, then all
-    others on what is left. `freed` says what is free at an offer once some leases have gone.
+    Jobs of a higher priority than all that is held are not bound by it. Then come those for whom it is held, each bound
+    by what is held for others of no lower priority, then all others on what is left. `freed` says what is free at an
+    offer once some leases have gone.
     """
     owners, most = {hold.uid for hold in held if hold.waits}, max(hold.priority for hold in held)
+    begun = {hold.uid for hold in held if hold.after}
+    # First those whose room is there.
+    own = sorted((job for job in view.jobs if job.uid in owners), key=lambda job: (job.uid in begun, -job.priority))
     groups: list[tuple[list[Job], Sequence[Hold]]] = [
         ([job for job in view.jobs if job.priority > most and job.uid not in owners], ()),
-        ([job for job in view.jobs if job.uid in owners], [hold for hold in held if not hold.waits]),
+        *(([job], _others(held, job)) for job in own[:MOST_APART]),
+        (own[MOST_APART:], held),
         ([job for job in view.jobs if job.priority <= most and job.uid not in owners], held),
     ]
     decided: list[Decision] = []
@@ -129,6 +164,10 @@ def decide_held(view: Snapshot, held: Sequence[Hold], freed: Freed, decide: Deci
             decided += found
             view = _charged(view, jobs, found)
     return decided
+
+
+def _others(held: Sequence[Hold], job: Job) -> list[Hold]:
+    return [hold for hold in held if hold.uid != job.uid and hold.priority >= job.priority]
 
 
 def _left(held: Sequence[Hold], offers: Sequence[Offer], freed: Freed) -> tuple[Offer, ...]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Sequence
 from datetime import datetime
 
 from fedgpu_operator.domain.books import Attempt, AttemptRequest
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.ports import Clock, Ledger
+
+log = logging.getLogger(__name__)
 
 
 class Opener:
@@ -32,18 +36,23 @@ class Opener:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             now = self._clock.now()
+            found: Sequence[Attempt | Exception]
             try:
                 found = await self._ledger.open_many([request for request, _ in batch], now)
             except LedgerError as error:
                 found = (error,) * len(batch)
+            except Exception as error:
+                # One of ours is for those who asked, too: cancelled, they would take their loop along.
+                log.exception("%d attempts could not be opened", len(batch))
+                found = (error,) * len(batch)
             except BaseException:
-                for _, answer in batch:
+                for _, answer in (*batch, *self._waiting):
                     answer.cancel()
                 raise
             for (_, answer), each in zip(batch, found, strict=True):
                 if answer.done():
                     continue
-                if isinstance(each, LedgerError):
+                if isinstance(each, Exception):
                     answer.set_exception(each)
                 else:
                     answer.set_result((each, now))

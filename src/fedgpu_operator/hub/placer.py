@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -21,13 +22,14 @@ from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
 from fedgpu_operator.hub.jobfacts import SUPERSEDED, JobFacts, Phase, phase
 from fedgpu_operator.hub.jobwriter import JobWriter
 from fedgpu_operator.hub.movable import freed_of
-from fedgpu_operator.hub.notices import decide_held, holds
+from fedgpu_operator.hub.notices import MOVE_ANNOTATION, decide_held, holds, waiting_jobs
 from fedgpu_operator.hub.placing import all_offers, domain_job, funds_by_namespace, hosts_of, policies_by_namespace
 from fedgpu_operator.hub.priorities import PriorityBook
 from fedgpu_operator.hub.providers import awaits_report
 from fedgpu_operator.hub.store import HubState
 from fedgpu_operator.hub.write import for_each, one_of_many
 from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
+from fedgpu_operator.placement.problem import Solution
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, read_back
 
 log = logging.getLogger(__name__)
@@ -102,7 +104,9 @@ class JobPlacer:
         if state.wallets is not None or self.must_wait(state, self._clock.now()):
             return object()
         half_minute = int(self._clock.now().timestamp()) // RETRY_SECONDS
-        return half_minute, self._offers(state), state.policies, state.unreadable_policies, state.namespaces
+        law = state.policies, state.unreadable_policies, state.namespaces
+        caps = {namespace: account.spec.max_per_job for namespace, account in state.accounts.items()}
+        return half_minute, self._offers(state), law, caps, await self._priorities.look()
 
     async def place(self, followed: list[JobFacts], state: HubState) -> Placed:
         """Decide for those that wait; what was placed has its lease and its status."""
@@ -111,7 +115,8 @@ class JobPlacer:
         if not waiting or self.must_wait(state, now):
             return Placed([], followed)
         view, errors = await self.view(waiting, state, now)
-        decisions = self._solve(view, waiting, state)
+        # Pure and, for a long queue, seconds long: probes and agents go on meanwhile.
+        decisions = await asyncio.to_thread(self._solve, view, waiting, state)
         priorities = {job.uid: job.priority for job in view.jobs}
         chosen: list[JobFacts] = []
         others: list[JobFacts] = []
@@ -187,15 +192,23 @@ class JobPlacer:
 
     def _decide(self, view: Snapshot, state: HubState) -> Sequence[Decision]:
         """Capacity that announced moves hold goes to those whom it is held for."""
-        held = holds(state.leases.values(), {job.uid: job for job in view.jobs}, view.now)
-        return decide_held(view, held, freed_of(state), self._decided) if held else self._decided(view)
+        solutions: list[Solution] = []
 
-    def _decided(self, view: Snapshot) -> Sequence[Decision]:
-        outcome = self._engine.decide(view)
-        self._metrics.solved(outcome.solution)
-        for failure in outcome.failures:
-            log.warning("placement: %s; what it does not allow is refused", failure.message)
-        return outcome.decisions
+        def decided(part: Snapshot) -> Sequence[Decision]:
+            outcome = self._engine.decide(part)
+            solutions.append(outcome.solution)
+            for failure in outcome.failures:
+                log.warning("placement: %s; what it does not allow is refused", failure.message)
+            return outcome.decisions
+
+        told = [lease for lease in state.leases.values() if MOVE_ANNOTATION in lease.metadata.annotations]
+        known = {job.uid: job for job in view.jobs}
+        held = holds(told, waiting_jobs(state), known, view.now) if told else ()
+        decisions = decide_held(view, held, freed_of(state), decided) if held else decided(view)
+        # A pass is as good as the worst of its parts.
+        if solutions:
+            self._metrics.solved(max(solutions, key=lambda each: (each.gap, not each.certified, each.rounds)))
+        return decisions
 
     async def _dispatch(self, facts: JobFacts, state: HubState) -> JobFacts:
         """From a decision to a lease. The status goes out first: it freezes the job's spec to what was decided on."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.ports import Clock, Kube, ResourceType
+
+log = logging.getLogger(__name__)
 
 PRIORITY_CLASSES: Final = ResourceType("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", namespaced=False)
 SYSTEM_PREFIX: Final = "system-"
@@ -28,17 +31,21 @@ class Priority:
 
 @dataclass(frozen=True, slots=True)
 class Priorities:
-    """One reading of the classes; `default` is that of a job that names none."""
+    """One reading of the classes; `default` is that of a job that names none.
+
+    `unread` says why the classes cannot be known, empty where they are.
+    """
 
     classes: Mapping[str, Priority] = field(default_factory=dict)
     default: Priority = Priority()
+    unread: str = ""
 
     def of(self, job: ComputeJob) -> Priority:
         """The job's priority.
 
         What it was when the job was first placed stays its value for good; a class that is gone since then gives no
         right to stop others. Raises InvalidResourceError, ``UnknownPriorityClass`` or ``ReservedPriorityClass``, for a
-        job that was never placed and names a class that does not exist, or one of the cluster's own.
+        job that was never placed and names a class that does not exist, cannot be read, or is one of the cluster's own.
         """
         name, placed = job.spec.priority_class_name, job.status.placement
         known = self.default if name is None else self.classes.get(name)
@@ -47,6 +54,9 @@ class Priorities:
         if name is not None and name.startswith(SYSTEM_PREFIX):
             text = f"spec.priorityClassName: {name} is for the cluster's own components; name a class of its users"
             raise InvalidResourceError("ReservedPriorityClass", text)
+        if known is None and self.unread:
+            text = f"spec.priorityClassName: the hub's PriorityClasses cannot be read: {self.unread}; the job waits"
+            raise InvalidResourceError("UnknownPriorityClass", text)
         if known is None:
             text = f"spec.priorityClassName: the hub has no PriorityClass {name}; the job waits until there is one"
             raise InvalidResourceError("UnknownPriorityClass", text)
@@ -75,9 +85,18 @@ class PriorityBook:
         self._known: tuple[datetime, Priorities] | None = None
 
     async def look(self) -> Priorities:
-        """The classes as they are now, or were a moment ago."""
+        """The classes as they are now, or were a moment ago; as they were last where they cannot be read.
+
+        Where they never could be, jobs that name no class have the value 0.
+        """
         now = self._clock.now()
         if self._known is None or now - self._known[0] >= FRESH:
-            items, _ = await self._kube.list(PRIORITY_CLASSES)
-            self._known = now, priorities_of(items)
+            before = self._known[1] if self._known is not None else Priorities()
+            try:
+                items, _ = await self._kube.list(PRIORITY_CLASSES)
+            except KubeError as error:
+                log.warning("the PriorityClasses of the hub cannot be read: %s", error)
+                self._known = now, replace(before, unread=error.reason)
+            else:
+                self._known = now, priorities_of(items)
         return self._known[1]

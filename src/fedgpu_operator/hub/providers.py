@@ -60,7 +60,7 @@ class ProviderFacts:
 
 
 class ProviderLoop:
-    """Load → judge → write. `refusals` says why a provider's agent could not be started, by provider."""
+    """Load → judge → write. `refusals` says why an agent could not be started, `audits` whether confirmations count."""
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class ProviderLoop:
         *,
         proofs: ProofBook | None,
         acceptance: Literal["OnCreate", "Manual"],
+        audits: bool = False,
         heartbeat_timeout: float,
         refusals: Mapping[str, InvalidResourceError],
         verifier: UsageVerifier | None = None,
@@ -80,6 +81,7 @@ class ProviderLoop:
         self._clock = clock
         self._proofs = proofs
         self._acceptance = acceptance
+        self._audits = audits
         self._timeout = timedelta(seconds=heartbeat_timeout)
         self._refusals = refusals
         self._verifier = verifier or UsageVerifier(None)
@@ -128,7 +130,7 @@ class ProviderLoop:
         if await self._hold_or_release(facts):
             return
         now = self._clock.now()
-        status = provider_status(facts, now, acceptance=self._acceptance, timeout=self._timeout)
+        status = provider_status(facts, now, acceptance=self._acceptance, timeout=self._timeout, audits=self._audits)
         if await write_status(self._kube, provider, provider.status, status):
             await self._tell(provider, status, now)
 
@@ -182,15 +184,21 @@ class ProviderLoop:
 
 
 def provider_status(
-    facts: ProviderFacts, now: datetime, *, acceptance: Literal["OnCreate", "Manual"], timeout: timedelta
+    facts: ProviderFacts,
+    now: datetime,
+    *,
+    acceptance: Literal["OnCreate", "Manual"],
+    timeout: timedelta,
+    audits: bool = False,
 ) -> GPUProviderStatus:
-    """The provider's status from the facts; pure."""
+    """The provider's status from the facts; pure. `audits` is whether this hub holds who may confirm a location."""
     provider = facts.provider
     accepted, record = _accepted(provider, facts.refusal, now, acceptance)
     connected = _connected(facts, now, timeout)
     verified = Finding("Verified", "Unknown", "NotProbed", "the GPUs themselves have not been probed")
     ready = _ready(accepted, connected, facts)
-    found = (accepted, connected, verified, ready, location_finding(provider), facts.signed, facts.receipts)
+    located = location_finding(provider, audits=audits)
+    found = (accepted, connected, verified, ready, located, facts.signed, facts.receipts)
     conditions = merge(
         provider.status.conditions,
         [each for each in found if each is not None],
@@ -203,7 +211,7 @@ def provider_status(
         state=_state(accepted, connected, ready),
         namespace=facts.namespace,
         acceptance=record,
-        location_audited=provider.location_audited,
+        location_audited=located.status == "True",
         inventory=facts.stock,
         total_gpus=min(MAX_GPUS, sum(entry.total for entry in facts.stock)),
         free_gpus=min(MAX_GPUS, sum(entry.free for entry in facts.stock)) if fresh else 0,

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from fedgpu_operator.errors import FedGPUError
 from fedgpu_operator.placement.book import room
 from fedgpu_operator.placement.context import BoolVector, IntVector
 from fedgpu_operator.placement.flow import Change, Session, Transport
@@ -34,7 +35,7 @@ class Solver:
     """
 
     def __init__(self, *, remember: bool = True, session_pairs: int = SESSION_PAIRS) -> None:
-        self._remember = remember
+        self.remembers = remember
         self._session_pairs = session_pairs
         self._session = Session()
         self._market: tuple[Problem, Names] | None = None
@@ -48,11 +49,11 @@ class Solver:
                 return solution
         if not problem.free:
             found = _nowhere(problem)
-        elif self._remember and not clearing and not first_only and self._goes_on(problem):
+        elif self.remembers and not clearing and not first_only and self._goes_on(problem):
             found = self._followed(problem, names)
         else:
             found = solve(problem, clearing=clearing, first_only=first_only)
-        if self._remember:
+        if self.remembers:
             self._last = problem, clearing, first_only, found
         return found
 
@@ -63,10 +64,15 @@ class Solver:
     def _followed(self, problem: Problem, names: Names) -> Solution:
         """From the last market to this one, or the whole of it."""
         market = _market(problem)
-        if self._market is None:
-            flow = self._session.solve(market)
-        else:
-            flow = self._session.update(market, _change(*self._market, problem, names))
+        try:
+            if self._market is None:
+                flow = self._session.solve(market)
+            else:
+                flow = self._session.update(market, _change(*self._market, problem, names))
+        except FedGPUError:
+            # Whatever was remembered led here: it must not fail the next pass too.
+            self._session, self._market = Session(), None
+            return solve(problem)
         self._market = problem, names
         flows: list[list[tuple[int, int]]] = [[] for _ in problem.classes]
         for row, offer, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):

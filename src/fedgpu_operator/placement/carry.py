@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgpu_operator.placement.context import BoolVector, IntVector
-from fedgpu_operator.placement.table import Change, Fact, OfferTable
+from fedgpu_operator.placement.table import Change, Fact, OfferTable, others
 
 V = TypeVar("V", np.bool_, np.int64)
 
@@ -41,7 +41,8 @@ class Carry:
                 more = part.watched()
                 row = change.carried(old)
                 row[rows] = compute(part)
-                return fixed(row), reads | more
+                if others not in more:
+                    return fixed(row), reads | more
         more = self.table.watched()
         return fixed(compute(self.table)), frozenset(more)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +15,7 @@ from fedgpu_operator.domain.job import Job
 from fedgpu_operator.placement.context import Context, Guards
 from fedgpu_operator.placement.guard import Guard
 from fedgpu_operator.placement.snapshot import Snapshot
+from fedgpu_operator.placement.uids import Uids
 
 _OWN: Final = frozenset({"uid", "name"})
 """What tells equal jobs apart; no plugin may look at it."""
@@ -41,7 +41,7 @@ class Group:
     """
 
     ctx: Context
-    members: Sequence[str]
+    members: Uids
     filters: tuple[Hashable, ...]
     pricers: tuple[Hashable, ...]
     payer: str | None
@@ -51,7 +51,9 @@ class Group:
 class Grouping:
     """Finds the groups of a pass. Only jobs that are other objects than in the pass before are looked at again."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, *, follows: bool = True) -> None:
+        """`follows`: whether another pass will; then uids are put in order at once, so that the next finds them so."""
+        self._follows = follows
         self._filters = [guard.keyed(each) for each in guard.plugins.filters]
         self._pricers = [guard.keyed(each) for each in guard.plugins.pricers]
         self._same: dict[Guards, Guards] = {}
@@ -62,6 +64,21 @@ class Grouping:
         """All jobs in groups by descending priority and then least uid; the order of the jobs changes nothing."""
         self._buckets = _followed(self._buckets, self._jobs, snapshot.jobs)
         self._jobs = snapshot.jobs
+        if self._follows:
+            for bucket in self._buckets.values():
+                bucket.uids.order()
+        return self._grouped(snapshot)
+
+    def changed(self, gone: Sequence[Job], come: Sequence[Job], rest: Snapshot) -> list[Group]:
+        """The groups of the last pass without the jobs `gone`, with those `come`; `rest` is all but the jobs.
+
+        Raises ValueError where a job that is gone was not among them, as it is handed in here; then nothing changed.
+        """
+        self._buckets = _replaced(self._buckets, gone, come)
+        self._jobs = ()
+        return self._grouped(rest)
+
+    def _grouped(self, snapshot: Snapshot) -> list[Group]:
         contexts = _Contexts(snapshot, self._same)
         merged: dict[Hashable, _Draft] = {}
         for bucket in self._buckets.values():
@@ -69,12 +86,12 @@ class Grouping:
             merged.setdefault(draft.key, draft).members.append(bucket.uids)
         self._same = contexts.same
         groups = [draft.group() for draft in merged.values()]
-        return sorted(groups, key=lambda each: (-each.ctx.job.priority, each.members[0]))
+        return sorted(groups, key=lambda each: (-each.ctx.job.priority, each.members.first))
 
     def alone(self, job: Job, snapshot: Snapshot) -> Group:
         """The group of this job only."""
         draft = self._draft(job, _Contexts(snapshot, self._same))
-        draft.members.append([job.uid])
+        draft.members.append(Uids([job.uid], ordered=True))
         return draft.group()
 
     def _draft(self, job: Job, contexts: _Contexts) -> _Draft:
@@ -119,7 +136,7 @@ class _Draft:
     filters: tuple[Hashable, ...]
     pricers: tuple[Hashable, ...]
     payer: str | None
-    members: list[list[str]]
+    members: list[Uids]
 
     @property
     def key(self) -> Hashable:
@@ -130,7 +147,7 @@ class _Draft:
 
     def group(self) -> Group:
         """All that was collected."""
-        members = self.members[0] if len(self.members) == 1 else sorted(chain.from_iterable(self.members))
+        members = self.members[0] if len(self.members) == 1 else Uids(list(chain.from_iterable(self.members)))
         return Group(self.ctx, members, self.filters, self.pricers, self.payer, self.key)
 
 
@@ -138,23 +155,25 @@ class _Bucket(NamedTuple):
     """Jobs that are equal at first sight: one of them, and the uids of all, sorted. Never changed, only replaced."""
 
     job: Job
-    uids: list[str]
+    uids: Uids
 
 
 def _followed(known: dict[Hashable, _Bucket], before: tuple[Job, ...], now: tuple[Job, ...]) -> dict[Hashable, _Bucket]:
     """The buckets of the jobs `now`, given those of the jobs `before`."""
     gone, come = _difference(before, now) if before else ([], list(now))
-    if 4 * (len(gone) + len(come)) > len(now):
-        return {key: _Bucket(jobs[0], sorted(map(_uid, jobs))) for key, jobs in _buckets(now).items()}
+    if not before or 4 * (len(gone) + len(come)) > len(now):
+        return {key: _Bucket(jobs[0], Uids(list(map(_uid, jobs)))) for key, jobs in _buckets(now).items()}
+    return _replaced(known, gone, come)
+
+
+def _replaced(known: dict[Hashable, _Bucket], gone: Sequence[Job], come: Sequence[Job]) -> dict[Hashable, _Bucket]:
+    """The buckets without some jobs and with others."""
     lost, found = _buckets(gone), _buckets(come)
     buckets = dict(known)
     for key in lost.keys() | found.keys():
-        uids = list(known[key].uids) if key in known else []
-        for job in lost.get(key, ()):
-            del uids[bisect_left(uids, job.uid)]
-        for job in found.get(key, ()):
-            insort(uids, job.uid)
-        if uids:
+        before = known[key].uids if key in known else Uids([], ordered=True)
+        uids = before.changed(map(_uid, lost.get(key, ())), list(map(_uid, found.get(key, ()))))
+        if len(uids):
             buckets[key] = _Bucket(known[key].job if key in known else found[key][0], uids)
         else:
             del buckets[key]

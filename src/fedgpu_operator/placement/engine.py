@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
 
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.placement import explain, funds
 from fedgpu_operator.placement.again import Names, Solver
-from fedgpu_operator.placement.classes import Grouping
+from fedgpu_operator.placement.classes import Group, Grouping
 from fedgpu_operator.placement.guard import Guard, PluginFailure
 from fedgpu_operator.placement.judge import Judge, JudgedClass
 from fedgpu_operator.placement.problem import JobClass, Problem, Solution
-from fedgpu_operator.placement.registry import BUILT_IN, Plugins
+from fedgpu_operator.placement.registry import BUILT_IN, Filter, Plugins
 from fedgpu_operator.placement.snapshot import Snapshot
 from fedgpu_operator.placement.table import OfferTable
 
@@ -62,10 +65,12 @@ class Engine:
 
     def __init__(self, plugins: Plugins = BUILT_IN, *, solver: Solver | None = None) -> None:
         self._guard = Guard(plugins)
-        self._grouping = Grouping(self._guard)
         self._solver = solver or Solver()
+        self._grouping = Grouping(self._guard, follows=self._solver.remembers)
         self._judge: Judge | None = None
         self._offers: tuple[Offer, ...] = ()
+        self._rest: Snapshot | None = None
+        self._aside: tuple[tuple[Offer, ...], Judge] | None = None
 
     def decide(self, snapshot: Snapshot, *, clearing: bool = False) -> Outcome:
         """A decision with its words for every job."""
@@ -74,30 +79,82 @@ class Engine:
 
     def place(self, snapshot: Snapshot, *, clearing: bool = False, first_only: bool = False) -> Placement:
         """The same without words. `first_only` takes the first answer with a bound, `clearing` adds clearing prices."""
-        judge = Judge(OfferTable(snapshot.offers), self._guard, self._judge)
         groups = self._grouping.groups(snapshot)
-        classes, lefts = funds.reserve([judge.judged(each) for each in groups], judge.table, snapshot.funds)
+        self._rest = replace(snapshot, jobs=(), offers=())
+        return self._placed(groups, snapshot, snapshot.offers, clearing=clearing, first_only=first_only)
+
+    def changed(
+        self, gone: Sequence[Job], come: Sequence[Job], offers: tuple[Offer, ...], now: datetime | None = None
+    ) -> Placement:
+        """What `place` says of the last pass's world with these jobs gone and come, without looking at the others.
+
+        `gone` are jobs as they were handed in, `come` have uids that are not in use; `offers` are all of them, the same
+        objects where nothing changed. All else stays as it was, `now` too unless given. A `place` after it groups all
+        jobs again. Raises ValueError before the first pass and where a job that is gone was not in the last one.
+        """
+        if self._rest is None:
+            raise ValueError("nothing can have changed before the first pass")
+        rest = self._rest if now is None else replace(self._rest, now=now)
+        groups = self._grouping.changed(gone, come, rest)
+        self._rest = rest
+        return self._placed(groups, rest, offers, clearing=False, first_only=False)
+
+    def _placed(
+        self, groups: Sequence[Group], rest: Snapshot, offers: tuple[Offer, ...], *, clearing: bool, first_only: bool
+    ) -> Placement:
+        placement = self._solved(groups, rest, offers, clearing=clearing, first_only=first_only)
+        while any(
+            self._contradicted(judged, placement.table, (offer for offer, _ in flows))
+            for judged, flows in zip(placement.classes, placement.solution.flows, strict=True)
+        ):
+            placement = self._solved(groups, rest, offers, clearing=clearing, first_only=first_only)
+        return replace(placement, failures=self._guard.drain())
+
+    def _contradicted(self, judged: JudgedClass, table: OfferTable, chosen: Iterable[int]) -> bool:
+        """Whether a third party's filter refuses an offer that it let through; then what was judged is forgotten."""
+        filters = [gate.plugin for gate in judged.gates if gate.plugin in self._guard.plugins.extra_filters]
+        for offer in chosen if filters else ():
+            for each in filters:
+                if isinstance(each, Filter) and self._guard.contradicts(each, judged.ctx, table.offers[offer]):
+                    self._judge, self._aside = None, None
+                    return True
+        return False
+
+    def _solved(
+        self, groups: Sequence[Group], rest: Snapshot, offers: tuple[Offer, ...], *, clearing: bool, first_only: bool
+    ) -> Placement:
+        judge = Judge(OfferTable(offers), self._guard, self._judge)
+        classes, lefts = funds.reserve([judge.judged(each) for each in groups], judge.table, rest.funds)
         judge.forget()
-        self._judge, self._offers = judge, snapshot.offers
+        self._judge, self._offers = judge, offers
         problem = _problem(classes, judge.table)
         names = Names([(each.key, each.limit) for each in classes], [_name(each) for each in judge.table.offers])
         solution = self._solver.solve(problem, names, clearing=clearing, first_only=first_only)
-        return Placement(tuple(classes), judge.table, problem, solution, lefts, self._guard.drain())
+        return Placement(tuple(classes), judge.table, problem, solution, lefts)
 
     def evaluate(self, job: Job, snapshot: Snapshot) -> Decision:
         """What the job would get if it were alone; for dryRun and explain. Reserves nothing.
 
         `job` need not be among the snapshot's jobs; those are not looked at.
         """
-        judge = self._judge
-        if judge is None or snapshot.offers is not self._offers:
-            judge = Judge(OfferTable(snapshot.offers), self._guard, judge)
-            self._judge, self._offers = judge, snapshot.offers
-        judged = judge.judged(self._grouping.alone(job, snapshot))
+        group = self._grouping.alone(job, snapshot)
+        judge = self._asked(snapshot.offers)
+        judged = judge.judged(group)
+        while self._contradicted(judged, judge.table, np.flatnonzero(judged.eligible).tolist()):
+            judge = self._asked(snapshot.offers)
+            judged = judge.judged(group)
         left = None if judged.payer is None else snapshot.funds.get(judged.payer) or 0
         verdicts = explain.Verdicts(funds.affordable(judged, judge.table, left), judge.table, self._guard, left)
         best = verdicts.best
         return explain.waiting(job.uid, verdicts) if best is None else explain.placed(job.uid, verdicts, best)
+
+    def _asked(self, offers: tuple[Offer, ...]) -> Judge:
+        """The judge of the last pass, or one beside it for other offers: the next pass still goes on from the last."""
+        if self._judge is not None and offers is self._offers:
+            return self._judge
+        if self._aside is None or offers is not self._aside[0]:
+            self._aside = offers, Judge(OfferTable(offers), self._guard, self._judge)
+        return self._aside[1]
 
     def _decisions(self, placement: Placement) -> tuple[Decision, ...]:
         ranked: list[tuple[int, Decision]] = []
@@ -139,6 +196,15 @@ def place(
 ) -> Placement:
     """One pass from nothing, without words."""
     return Engine(plugins, solver=Solver(remember=False)).place(snapshot, clearing=clearing, first_only=first_only)
+
+
+def demand(snapshot: Snapshot, plugins: Plugins = BUILT_IN) -> tuple[JobClass, ...]:
+    """The classes of a pass as the solver would see them, without a solve."""
+    guard = Guard(plugins)
+    judge = Judge(OfferTable(snapshot.offers), guard)
+    groups = Grouping(guard).groups(snapshot)
+    classes, _ = funds.reserve([judge.judged(each) for each in groups], judge.table, snapshot.funds)
+    return _problem(classes, judge.table).classes
 
 
 def _problem(classes: Sequence[JudgedClass], table: OfferTable) -> Problem:

@@ -13,6 +13,7 @@ from fedgpu_operator.domain.money import MicroUSD, charge
 from fedgpu_operator.placement.judge import JudgedClass
 from fedgpu_operator.placement.plugins.budget import dearest
 from fedgpu_operator.placement.table import MAX_PRICE, OfferTable
+from fedgpu_operator.placement.uids import Uids
 
 Lefts = dict[str, int]
 """By job uid, what of its namespace's funds it could still commit (µUSD), where that refused it an offer."""
@@ -49,7 +50,7 @@ def reserve(
             result += [purse.judged for purse in purses]
         else:
             result += _one_by_one(purses, table, have, lefts)
-    return sorted(result, key=lambda each: (-each.ctx.job.priority, each.members[0])), lefts
+    return sorted(result, key=lambda each: (-each.ctx.job.priority, each.members.first)), lefts
 
 
 class _Purse:
@@ -97,8 +98,8 @@ def _one_by_one(purses: Sequence[_Purse], table: OfferTable, left: int, lefts: L
     return [_part(purses[i], table, cost, uids) for (i, cost), uids in parted.items()]
 
 
-def _part(purse: _Purse, table: OfferTable, cost: int | None, members: Sequence[str]) -> JudgedClass:
-    part = replace(purse.judged, members=members)
+def _part(purse: _Purse, table: OfferTable, cost: int | None, members: list[str]) -> JudgedClass:
+    part = replace(purse.judged, members=Uids(members, ordered=True))
     if cost == purse.worst:
         return part
     return _limited(part, table, -1 if cost is None else dearest(cost, part.seconds))

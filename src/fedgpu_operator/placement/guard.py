@@ -36,6 +36,7 @@ class Guard:
     def __init__(self, plugins: Plugins) -> None:
         self.plugins = plugins
         self._failures: dict[PluginFailure, None] = {}
+        self._distrusted: set[str] = set()
         self.failed = 0
         """How often a plugin failed since the process began."""
         self.last = ""
@@ -66,7 +67,7 @@ class Guard:
         """Which offers the filter allows; bool, shape (offers,)."""
         if each.name not in self.plugins.foreign:
             return _mask(each, ctx, table)
-        if each.allowed is not None:
+        if each.allowed is not None and each.name not in self._distrusted:
             try:
                 return _checked(each.allowed(ctx, table), np.bool_, len(table))
             except Exception as error:  # noqa: BLE001 - as above
@@ -77,6 +78,21 @@ class Guard:
         """What the filter says of one offer; a failure refuses, and is reported."""
         said = self._asked(each, ctx, offer)
         return self._failed(each.name, said) if isinstance(said, Exception) else said
+
+    def contradicts(self, each: Filter, ctx: Context, offer: Offer) -> bool:
+        """Whether a third party's `refusal` does not stand by its `allowed`, which let this offer through.
+
+        From then on that `allowed` is not asked any more: `refusal` is the truth, and is asked offer by offer.
+        """
+        if each.name not in self.plugins.foreign or each.allowed is None or each.name in self._distrusted:
+            return False
+        said = self._asked(each, ctx, offer)
+        if said is None:
+            return False
+        lie = ValueError(f"its `allowed` lets {offer.name} through, its `refusal` does not")
+        self._failed(each.name, said if isinstance(said, Exception) else lie)
+        self._distrusted.add(each.name)
+        return True
 
     def words(self, each: Filter, ctx: Context, offer: Offer) -> Refusal:
         """Why the filter refused an offer, asked again after the pass: nothing is reported."""

@@ -15,6 +15,7 @@ from fedgpu_operator.placement.context import BoolVector, Context, IntVector
 from fedgpu_operator.placement.guard import Broken, Guard
 from fedgpu_operator.placement.registry import Filter, Pricer
 from fedgpu_operator.placement.table import OfferTable, price_of
+from fedgpu_operator.placement.uids import Uids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +43,7 @@ class JudgedClass:
     """
 
     ctx: Context
-    members: Sequence[str]
+    members: Uids
     payer: str | None
     eligible: BoolVector
     price: IntVector
@@ -205,10 +206,3 @@ class Judge:
         if self._guard.failed != failed:
             return _Row(row, None, self._guard.last)
         return _Row(row, reads, "")
-
-
-class Option(NamedTuple):
-    """An eligible offer (index in name order) and the exact effective cost of the run limit (µUSD · s per hour)."""
-
-    offer: int
-    cost: int

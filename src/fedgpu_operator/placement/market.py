@@ -30,7 +30,7 @@ from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.market import GLOBAL, Market, Premium, PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.engine import place
+from fedgpu_operator.placement.engine import demand
 from fedgpu_operator.placement.flow import Flow, Transport, transport
 from fedgpu_operator.placement.problem import UNBOUNDED, IntVector, JobClass
 from fedgpu_operator.placement.registry import BUILT_IN, Plugins
@@ -118,9 +118,7 @@ def survey_snapshot(snapshot: Snapshot, plugins: Plugins = BUILT_IN) -> MarketVi
     Raises FedGPUError when the flow solver fails.
     """
     offers = sorted(snapshot.offers, key=lambda offer: (offer.provider, offer.gpu.product))
-    # The first answer will do: it is the classes and their masks that are wanted of it.
-    judged = place(replace(snapshot, offers=emptied(offers)), plugins=plugins, first_only=True)
-    return survey(judged.problem.classes, offers, snapshot.now)
+    return survey(demand(replace(snapshot, offers=emptied(offers)), plugins), offers, snapshot.now)
 
 
 def depth_of(offers: Iterable[Offer]) -> tuple[tuple[MicroUSD, int], ...]:

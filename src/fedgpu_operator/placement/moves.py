@@ -16,6 +16,7 @@ from fedgpu_operator.placement.book import Histogram, Load, pack, room
 from fedgpu_operator.placement.decide import evaluate
 from fedgpu_operator.placement.registry import BUILT_IN, Plugins
 from fedgpu_operator.placement.snapshot import Snapshot
+from fedgpu_operator.placement.table import slots_of
 
 Freed = Callable[[str, frozenset[str]], Histogram]
 """What would be free at an offer (by name) if these leases (by name) had ended; decided as the snapshot's `free` is."""
@@ -53,7 +54,7 @@ class Board:
         self.leaving = dict(leaving or {})
         self._snapshot = snapshot
         self._freed = freed
-        self._slots = _slots(snapshot.offers)
+        self._slots = slots_of(snapshot.offers)
         self._state = _State(dict(self.leaving), {}, {}, dict(snapshot.funds))
         self._verdicts: dict[Hashable, tuple[Verdict, ...]] = {}
         self._here: dict[tuple[Hashable, str], Verdict | None] = {}
@@ -65,6 +66,8 @@ class Board:
         """Whether the load fits this instant, and beside everything that comes later."""
         offer, state = self.offers.get(name), self._state
         if offer is None or self._slots_left(offer.provider, self._state.now, {}) == 0:
+            return False
+        if self._slots_left(offer.provider, state.coming, state.gone) == 0:
             return False
         if pack(offer.free, (*state.now.get(name, ()), load)) is None:
             return False
@@ -138,6 +141,12 @@ class Board:
     def going(self) -> list[str]:
         """Offers at which something goes, by name."""
         return sorted(self._state.gone)
+
+    @property
+    def near_going(self) -> frozenset[str]:
+        """All offers of the providers at which something goes: its lease slot serves any of them."""
+        providers = {name.rpartition("/")[0] for name in self._state.gone}
+        return frozenset(name for name, offer in self.offers.items() if offer.provider in providers)
 
     def pay(self, namespace: str, amount: int) -> None:
         """Money of a namespace that is promised (µUSD)."""
@@ -235,14 +244,6 @@ def hourly(verdict: Verdict | None) -> int:
     """What is added to the price for each hour that it runs there (µUSD per GPU-hour)."""
     components = verdict.components if verdict is not None else {}
     return sum(amount for name, amount in components.items() if name not in ONE_OFF)
-
-
-def _slots(offers: tuple[Offer, ...]) -> dict[str, int | None]:
-    slots: dict[str, int | None] = {}
-    for offer in offers:
-        known, mine = slots.get(offer.provider), offer.lease_slots
-        slots[offer.provider] = mine if known is None else known if mine is None else min(known, mine)
-    return slots
 
 
 def likeness(job: Job) -> Hashable:

@@ -48,7 +48,8 @@ def preempt(
 
     A way is a set of running jobs at one offer, each of lower priority and with moves left, after whose end all
     replicas of the waiting one fit by the book. Of all ways the one with the least worth is taken. What was announced
-    for a job stays its way while it works. Where what is leaving anyway makes enough room, nobody is stopped.
+    for a job stays its way while it works. Where there is room already, or what is leaving anyway makes enough, nobody
+    is stopped.
     `nominated` are the waiting jobs for which somebody was stopped already: their room is not given to their equals.
     """
     begun = nominated | {each.announced.serves for each in running if each.announced is not None}
@@ -56,7 +57,7 @@ def preempt(
         (job for job in waiting if job.preempts), key=lambda job: (-job.priority, job.uid not in begun, job.uid)
     )
     served = {job.uid: job.priority for job in asking}
-    sites = frozenset(each.offer for each in running) | frozenset(board.going)
+    sites = frozenset(each.offer for each in running) | board.near_going
     lowest = min((each.job.priority for each in running), default=0)
     moves: list[Move] = []
     taken: set[str] = set()
@@ -66,6 +67,8 @@ def preempt(
             break
         alike = (likeness(job), job.priority, job.budget_left)
         if alike in hopeless:
+            continue
+        if _fits_now(board, job):
             continue
         others = [each for each in running if each.uid not in taken and _may_go(each, job, served)]
         search = _Search(board, job, others, sites)
@@ -79,6 +82,17 @@ def preempt(
         taken |= {victim.uid for victim, _, _ in way.victims}
         moves += _moves(job, way)
     return tuple(moves)
+
+
+def _fits_now(board: Board, job: Job) -> bool:
+    """Whether the job has a place without anybody's leaving; that place is then kept for it."""
+    load = load_of(job)
+    for verdict in board.options(job):
+        if board.room_now(name_of(verdict), load):
+            board.take_now(name_of(verdict), load)
+            board.pay(job.namespace, verdict.cost)
+            return True
+    return False
 
 
 def _may_go(each: Running, job: Job, served: Mapping[str, int]) -> bool:
@@ -120,8 +134,10 @@ class _Search:
 
     def waits(self) -> bool:
         """Whether what goes anyway makes room for the job; that room is then kept for it."""
-        for name in self._board.going:
-            if name in self._verdicts and self._board.room_after(name, self._load):
+        # What leaves one offer of a provider gives its lease slot to the others too.
+        going = {name.rpartition("/")[0] for name in self._board.going}
+        for name in self._verdicts:
+            if name.rpartition("/")[0] in going and self._board.room_after(name, self._load):
                 self._board.take_after(name, self._load)
                 self._board.pay(self._job.namespace, self._verdicts[name].cost)
                 return True

@@ -44,7 +44,7 @@ class Filter:
     everything of the job, its policies and the instant that the answers depend on; None says that it refuses nothing
     for such a job. `allowed` says for all offers at once what `refusal` says one by one (bool, shape (offers,));
     `told` which of several `reasons` (int64, shape (offers,), any value where nothing is refused). Without them
-    `refusal` is asked offer by offer.
+    `refusal` is asked offer by offer; a third party's `told` is never asked.
     """
 
     name: str
@@ -125,9 +125,11 @@ class Plugins:
     extra_pricers: tuple[Pricer, ...] = ()
 
     def __post_init__(self) -> None:
-        filters, pricers = (*RULES, *STATES), PRICERS
-        _distinct("filter", (each.name for each in filters), (each.name for each in self.extra_filters), _NAME)
-        _distinct("price component", (each.name for each in pricers), (each.name for each in self.extra_pricers), _NAME)
+        # One name stands for one plugin in `foreign`, whatever it does: a pricer may not be called as a filter is.
+        ours = {each.name for each in (*RULES, *STATES, *PRICERS)}
+        filters = [each.name for each in self.extra_filters]
+        _distinct("filter", ours, filters, _NAME)
+        _distinct("price component", ours.union(filters), (each.name for each in self.extra_pricers), _NAME)
         given = {reason for each in self.extra_filters for reason in each.reasons}
         _distinct("reason", Reason, given, _REASON)
 

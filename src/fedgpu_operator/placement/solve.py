@@ -15,7 +15,7 @@ from fedgpu_operator.placement.gangs.relax import groups_of
 from fedgpu_operator.placement.gangs.shapes import Shelf
 from fedgpu_operator.placement.problem import Clearing, Problem, Solution
 
-SHARES: Final = (1.0, 0.5, 0.2, 0.0)
+SHARES: Final = (1.0, 0.2, 0.0)
 """By how much of the relaxation's prices the moves to cheaper places are led, in turn."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Generic, TypeVar, cast
@@ -84,7 +84,9 @@ class OfferTable:
         if known is None:
             index: dict[T, int] = {}
             codes = [index.setdefault(of(offer), len(index)) for offer in self._offers]
-            known = self._kinds[of] = cast(Kinds[Hashable], Kinds(tuple(index), np.array(codes, dtype=np.int64)))
+            column = np.array(codes, dtype=np.int64)
+            column.flags.writeable = False
+            known = self._kinds[of] = cast(Kinds[Hashable], Kinds(tuple(index), column))
         return cast(Kinds[T], known)
 
     @property
@@ -109,35 +111,52 @@ class OfferTable:
 
     def of(self, provider: str) -> range:
         """The indices of one provider's offers; empty where it has none."""
+        self._reads.add(_provider)
         first = bisect_left(self._offers, provider, key=_provider)
         return range(first, bisect_right(self._offers, provider, lo=first, key=_provider))
 
-    @cached_property
+    @property
     def providers(self) -> tuple[str, ...]:
         """Each provider's name once, sorted."""
+        self._reads.add(others)
+        return self._providers
+
+    @property
+    def provider(self) -> IntVector:
+        """Index into `providers`, ascending; shape (offers,)."""
+        self._reads.add(others)
+        return self._provider
+
+    @property
+    def slots(self) -> tuple[int | None, ...]:
+        """Lease slots of each provider: the least that one of its offers states; None where none does."""
+        self._reads.add(others)
+        return self._slots
+
+    @property
+    def free(self) -> tuple[Mapping[int, int], ...]:
+        """The free-GPU histogram of each offer."""
+        self._reads.add(_free)
+        return self._free
+
+    @cached_property
+    def _providers(self) -> tuple[str, ...]:
         return tuple(sorted({offer.provider for offer in self._offers}))
 
     @cached_property
-    def provider(self) -> IntVector:
-        """Index into `providers`, ascending; shape (offers,)."""
-        index = {name: i for i, name in enumerate(self.providers)}
+    def _provider(self) -> IntVector:
+        index = {name: i for i, name in enumerate(self._providers)}
         row = np.fromiter((index[offer.provider] for offer in self._offers), dtype=np.int64, count=len(self))
         row.flags.writeable = False
         return row
 
     @cached_property
-    def slots(self) -> tuple[int | None, ...]:
-        """Lease slots of each provider: the least that one of its offers states; None where none does."""
-        stated: dict[str, int] = {}
-        for offer in self._offers:
-            if offer.lease_slots is not None:
-                slots = max(0, offer.lease_slots)
-                stated[offer.provider] = min(stated.get(offer.provider, slots), slots)
-        return tuple(stated.get(name) for name in self.providers)
+    def _slots(self) -> tuple[int | None, ...]:
+        stated = slots_of(self._offers)
+        return tuple(None if (slots := stated[name]) is None else max(0, slots) for name in self._providers)
 
     @cached_property
-    def free(self) -> tuple[Mapping[int, int], ...]:
-        """The free-GPU histogram of each offer."""
+    def _free(self) -> tuple[Mapping[int, int], ...]:
         return tuple(offer.free for offer in self._offers)
 
     @cached_property
@@ -166,6 +185,8 @@ class Change:
         known = self._rows.get(reads)
         if known is None:
             rows = [i for i in self._touched if self.source[i] < 0 or self._moved(i, reads)]
+            if others in reads and (self._touched or not self.aligned):
+                rows = list(range(len(self._new)))
             known = self._rows[reads] = np.array(rows, dtype=np.int64)
         return known
 
@@ -179,7 +200,9 @@ class Change:
 
     def carried(self, row: NDArray[V]) -> NDArray[V]:
         """A copy of a row over the old offers for the new ones; what is new among them has no meaning yet."""
-        return row.copy() if self.aligned or not len(row) else row[np.maximum(self.source, 0)]
+        if self.aligned:
+            return row.copy()
+        return row[np.maximum(self.source, 0)] if len(row) else np.zeros(len(self._new), dtype=row.dtype)
 
     def _differs(self, i: int, source: int) -> bool:
         return self._old[source] is not self._new[i] and self._old[source] != self._new[i]
@@ -187,6 +210,20 @@ class Change:
     def _moved(self, i: int, reads: frozenset[Fact]) -> bool:
         old, new = self._old[self.source[i]], self._new[i]
         return any(fact(old) != fact(new) for fact in reads)
+
+
+def others(offer: Offer) -> object:
+    """Stands for a fact that rests on the other offers too: what read it is computed again for all of them."""
+    return offer
+
+
+def slots_of(offers: Iterable[Offer]) -> dict[str, int | None]:
+    """Lease slots by provider: the least that one of its offers states; None where none does."""
+    slots: dict[str, int | None] = {}
+    for offer in offers:
+        known, mine = slots.get(offer.provider), offer.lease_slots
+        slots[offer.provider] = mine if known is None else known if mine is None else min(known, mine)
+    return slots
 
 
 def _whole(offer: Offer) -> object:

@@ -182,6 +182,7 @@ CASES: Final = {
     ),
     "a line of nothing": provider("spec.network", {"ingressMbps": 0}, "spec.network.ingressMbps", "equal to 1"),
     "checkpoints without end": job("spec.checkpoint", {"interval": "0s"}, "spec.checkpoint.interval", "1s and 720h"),
+    "notice of hours": job("spec.disruption", {"notice": "2h"}, "spec.disruption.notice", "at most 1h"),
     "checkpoints of lawful data nowhere": job(
         "spec",
         {**LAWFUL, "checkpoint": {"interval": "10m"}},

@@ -106,7 +106,17 @@ def test_the_probes_ask_where_the_operator_answers(render: Render, find: Find) -
 
 
 def test_default_values_are_the_operators_own_defaults(defaults: list[Manifest], find: Find) -> None:
-    assert Settings.from_env(env(find(defaults, "Deployment"))) == Settings.from_env({})
+    # The chart brings the policy that makes an audit worth something; without the chart it cannot be known.
+    assert Settings.from_env(env(find(defaults, "Deployment"))) == Settings.from_env({"FEDGPU_LOCATION_AUDIT": "true"})
+
+
+@pytest.mark.parametrize("rbac", [{"confineByAdmission": False}, {"create": False}])
+def test_an_audit_counts_only_where_the_policy_that_holds_it_is_installed(
+    render: Render, find: Find, rbac: dict[str, bool]
+) -> None:
+    made = render({"rbac": rbac})
+    assert not [each for each in made if each["kind"] == "ValidatingAdmissionPolicy"]
+    assert not Settings.from_env(env(find(made, "Deployment"))).location_audit
 
 
 def test_every_setting_reaches_the_operator(render: Render, find: Find) -> None:

@@ -55,6 +55,13 @@ def test_prices_are_those_of_the_last_look(metrics: Metrics, registry: Collector
     assert market(registry, "fedgpu_market_free_gpus", "FR") is None, "a market that is gone has no price"
 
 
+def test_how_long_each_watch_is_silent_is_asked_at_every_look(registry: CollectorRegistry) -> None:
+    silence = 3.0
+    PrometheusMetrics(registry).follow({"computejobs": lambda: silence})
+    silence = 90.0
+    assert registry.get_sample_value("fedgpu_watch_silence_seconds", {"kind": "computejobs"}) == 90.0
+
+
 def test_owners_cannot_make_any_number_of_series(metrics: Metrics, registry: CollectorRegistry) -> None:
     metrics.market([point("H100", f"r{number}", free=number) for number in range(MOST_MARKETS + 50)])
     shown = [

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from fedgpu_operator.agent import Agent, AgentSettings
+from fedgpu_operator.agent.lease import LeaseReconciler, Sight, Step
+from fedgpu_operator.agent.watch import MemberWatch
 from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.ports import ResourceType, WatchEvent
 
 Listed = tuple[list[JSONObject], str]
@@ -75,6 +79,20 @@ async def test_a_member_that_hangs_does_not_hold_the_end_up() -> None:
     async with asyncio.timeout(5):
         await agent.aclose()
         await run
+
+
+async def test_a_pass_says_how_long_the_member_has_been_silent(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+
+    async def reconcile(self: LeaseReconciler, lease: ComputeLease, sight: Sight, **known: Any) -> Step:
+        told.append(known["silence"])
+        return Step(lease)
+
+    monkeypatch.setattr(LeaseReconciler, "reconcile", reconcile)
+    monkeypatch.setattr(MemberWatch, "silence", lambda self: 42.0)
+    agent = Agent("prov", Silent(hub=True), Silent(), AgentSettings("ns", "hub"), Clock())
+    await agent._reconcile([make.lease()], Sight())
+    assert told == [42.0]
 
 
 async def test_an_error_of_our_own_ends_the_run_and_is_told() -> None:

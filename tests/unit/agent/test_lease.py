@@ -110,12 +110,14 @@ class Bench:
         settings = AgentSettings("fedgpu-provider-prov", "hub", usage_interval=15)
         self.reconciler = LeaseReconciler(self.kube, workloads, settings, self.clock)
 
-    async def step(self, *, job: JSONObject | None = None, pods: tuple[JSONObject, ...] = ()) -> list[str]:
+    async def step(
+        self, *, job: JSONObject | None = None, pods: tuple[JSONObject, ...] = (), silence: float = 0.0
+    ) -> list[str]:
         """One pass; returns the calls it made."""
         begun = len(self.kube.calls)
         name = self.lease.metadata.name
         sight = Sight(jobs={name: job} if job else {}, pods={name: pods})
-        await self.reconciler.reconcile(self.lease, sight, newest_epoch=0)
+        await self.reconciler.reconcile(self.lease, sight, newest_epoch=0, silence=silence)
         self.lease = ComputeLease.parse(self.kube.lease)
         return self.kube.calls[begun:]
 
@@ -242,6 +244,23 @@ async def test_a_quiet_lease_is_not_written(make: Any) -> None:
     bench.clock.at += timedelta(seconds=1)
     assert await bench.step(job=make.member_job(), pods=pods) == ["status"]
     assert bench.lease.status.usage.gpu_seconds == 25
+
+
+async def test_a_silent_member_is_metered_a_moment_past_its_last_word(make: Any) -> None:
+    """Usage never falls again, so a pod that ended unseen must not be billed for until the watch is given up."""
+    bench = Bench(make, make.lease(verdicts=RUNNING, workload_uid="job-uid"))
+    job, pods = make.member_job(), (make.pod(ago=5),)
+    await bench.step(job=job, pods=pods)
+    bench.clock.at += timedelta(seconds=40)
+    await bench.step(job=job, pods=pods, silence=40)
+    assert bench.lease.status.usage.gpu_seconds == 5 + 15
+    bench.clock.at += timedelta(seconds=5)
+    assert await bench.step(job=job, pods=pods, silence=45) == []
+    assert bench.lease.status.usage.gpu_seconds == 5 + 15
+    await bench.step(job=job, pods=pods)
+    assert bench.lease.status.usage.gpu_seconds == 5 + 45, "nothing is lost once it is known to have run on"
+    assert await bench.step(job=job, pods=pods, silence=45) == [], "nor taken back, nor counted twice"
+    assert bench.lease.status.usage.gpu_seconds == 5 + 45
 
 
 async def test_usage_that_was_not_written_is_not_lost(make: Any) -> None:

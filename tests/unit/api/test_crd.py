@@ -106,7 +106,7 @@ def test_print_columns_point_at_fields_of_their_type(kind: type[Resource]) -> No
             wrong.append(f"{column.name}: {column.path} is no field")
         elif column.type in {"integer", "number"} and found["type"] != column.type:
             wrong.append(f"{column.name}: {found['type']} shown as {column.type}")
-        elif column.type == "date" and "instant" not in str(found) and found.get("format") != "date-time":
+        elif column.type == "date" and "T([01]" not in str(found) and found.get("format") != "date-time":
             wrong.append(f"{column.name}: no instant shown as date")
     assert wrong == []
 

@@ -183,3 +183,20 @@ def test_what_cannot_be_said_is_refused_by_path(model: type[BaseModel], words: s
 def test_walk_names_items_and_map_values(schema: JSONObject) -> None:
     paths = {path for path, _ in walk(schema)}
     assert {"inner.size", "names[*]", "labels{*}"} <= paths
+
+
+class Answered(Model):
+    tag: Tag
+
+
+class Object(Model):
+    spec: Answered
+    status: Answered
+
+
+def test_a_pattern_of_a_status_stays_a_pattern() -> None:
+    fields = structural_schema(Object)["properties"]
+    asked, answered = (fields[name]["properties"]["tag"] for name in ("spec", "status"))
+
+    assert (asked.get("pattern"), answered.get("pattern")) == (None, r"^it's\.$")
+    assert (VALIDATIONS in asked, VALIDATIONS in answered) == (True, False)

@@ -147,7 +147,7 @@ def test_the_wait_is_what_is_ahead_over_what_comes_free(run: Run, publish: Publi
     assert (found["wait"]["hours"], found["wait"]["gpusAhead"], found["wait"]["gpusFreedPerHour"]) == (5.0, 6, 2.0)
     assert not found["fits"]
     said = run("quote", "-f", path)[1]
-    assert "about 5 h: 6 GPUs are waited for ahead of its 4" in said
+    assert "about 5 h: 6 GPUs are waited for beside its 4" in said
     publish(quoted("a", 2.0, 0))
     assert "unknown: nothing came free at these offers in the last 24 h" in run("quote", "-f", path)[1]
     unlawful = write(job(placement={"countries": ["US"]}))
@@ -207,7 +207,27 @@ def test_what_the_asker_may_not_read_is_said(
     assert code == 0
     assert "you may not list PlacementPolicies" in out
     assert "you may not read the account" in out
+    assert "you may not list PriorityClasses" in out
     assert "ourPark of this hub were not asked" in out
+
+
+def test_the_priority_is_that_of_the_jobs_class(hub: FakeHub, run: Run, publish: Publish, write: Write) -> None:
+    publish(quoted("berlin", 2.0, 0, freed=48), markets=(everywhere(6),))
+    for name, value, default in (("urgent", 1000, False), ("usual", 10, True)):
+        meta = {"metadata": {"name": name}, "value": value, "globalDefault": default}
+        hub.objects.append({"kind": "PriorityClass", **meta})
+    path = write(job("a"), job("b", priorityClassName="urgent"))
+    code, out, _ = run("quote", "-f", path, "-o", "json")
+    assert code == 0
+    quotes = json.loads(out)["quotes"]
+    assert [(each["priority"], each["priorityKnown"]) for each in quotes] == [(10, True), (1000, True)]
+    out = run("quote", "-f", path)[1]
+    assert "Priority  1000" in out
+    assert "whatever their priority" in " ".join(out.split()), "what waits is published without its priorities"
+
+    code, out, err = run("quote", "-f", write(job(priorityClassName="nobodys")))
+    assert (code, out) == (1, "")
+    assert "ComputeJob acme/train: spec.priorityClassName: the hub has no PriorityClass nobodys" in err
 
 
 def test_files_are_taken_as_kubectl_takes_them(
@@ -267,6 +287,30 @@ def test_a_file_that_is_not_there_and_one_that_is_no_yaml(run: Run, publish: Pub
     assert code == 2
     assert "bad.yaml: is not valid YAML" in err
     assert run("quote")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: ComputeJob\nat: 2021-13-45\n", "holds a value that cannot be read"),
+        ("a: " + "[" * 5000, "is nested too deeply to be read"),
+        ("[" * 5000 + "]" * 5000, "is nested too deeply to be read"),
+    ],
+)
+@pytest.mark.usefixtures("hub")
+def test_a_file_that_breaks_its_reader_is_named(run: Run, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    code, _, err = run("quote", "-f", str(tmp_path / "odd.yaml"))
+    assert code == 2
+    assert "odd.yaml: " in err
+    assert said in err
+
+
+@pytest.mark.usefixtures("hub")
+def test_standard_input_that_is_no_text_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\x00"), encoding="utf-8"))
+    code, _, err = run("quote", "-f", "-")
+    assert (code, err) == (2, "error: standard input is no text\n")
 
 
 def test_a_hub_that_does_not_answer_is_an_error_of_its_own(hub: FakeHub, run: Run, write: Write) -> None:

@@ -123,10 +123,19 @@ def test_an_audit_confirms_the_location_that_was_shown_and_can_be_taken_back(hub
     assert "location    audited" in out
     assert hub.patches[0]["metadata"]["uid"] == "u-1"
     assert hub.patches[0]["metadata"]["resourceVersion"] == "7", "what the owner changes meanwhile is not confirmed"
+    assert json.loads(run("offers", "-o", "json")[1])["offers"][0]["location"] == "self-declared", "the hub has its say"
+    hub.objects[0]["status"]["locationAudited"] = True
     assert json.loads(run("offers", "-o", "json")[1])["offers"][0]["location"] == "audited"
     hub.objects[0]["spec"]["location"]["country"] = "US"
     _, out, _ = run("provider", "audit", "spree")
     assert "self-declared: it changed after it was confirmed" in out
+    hub.objects[0]["spec"]["location"]["country"] = "DE"
+    unheld = {"type": "LocationAudited", "status": "False", "reason": "AuditNotEnforced", "message": "any owner could"}
+    hub.objects[0]["status"] |= {"locationAudited": False}
+    hub.objects[0]["status"].setdefault("conditions", []).append(
+        {**unheld, "lastTransitionTime": "2026-11-01T12:00:00Z", "observedGeneration": 1}
+    )
+    assert "self-declared: any owner could" in run("provider", "audit", "spree")[1]
     _, out, _ = run("provider", "audit", "spree", "--withdraw")
     assert "nobody has confirmed it" in out
     assert run("provider", "audit", "spree", "--confirm", "--withdraw")[0] != 0

@@ -132,14 +132,14 @@ def test_round_trips_are_whole_microseconds_and_the_tail_is_never_below_the_medi
     at = "2026-01-01T12:00:00Z"
     probes = [
         {"vantage": "fra", "p50Ms": 1.2345, "p95Ms": 9, "samples": 5, "measuredAt": at},
-        {"vantage": "ber", "p50Ms": 4, "p95Ms": 2, "samples": 5, "measuredAt": at},
+        {"vantage": "ber", "p50Ms": 4, "p95Ms": 2, "samples": 6, "measuredAt": at},
     ]
     report = ProviderReport.parse(
         {"metadata": {"name": "berlin"}, "spec": {"provider": "berlin"}, "status": {"probes": probes}}
     )
     (offer,) = offers(provider, report, [], ready=True)
-    assert {name: (each.p50_us, each.p95_us) for name, each in offer.probes.items()} == {
-        "fra": (1234, 9000),
-        "ber": (4000, 4000),
+    assert {name: (each.p50_us, each.p95_us, each.samples) for name, each in offer.probes.items()} == {
+        "fra": (1234, 9000, 5),
+        "ber": (4000, 4000, 6),
     }
     assert offers(provider, None, [], ready=True)[0].probes == {}

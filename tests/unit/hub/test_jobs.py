@@ -8,8 +8,11 @@ import pytest
 from tests.unit.hub.world import JOBS, LEASES, World
 
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
+from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.domain.job import Policy
+from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
+from fedgpu_operator.hub.jobfacts import SUPERSEDED
 
 
 async def _placed(world: World) -> None:
@@ -35,6 +38,37 @@ async def test_a_job_goes_to_the_cheapest_provider_and_its_finalizer_comes_befor
     first = writes.index(("create", "computeleases"))
     assert ("patch", "computejobs") in writes[:first], "the guarded write on the job begins the chain"
     assert ("Normal", "Placed") in world.events()
+
+
+async def test_a_job_that_waited_before_there_was_any_offer_is_placed_once_there_is_one(world: World) -> None:
+    """By a loop that goes on, which carries over what it judged in the pass before."""
+    await world.job()
+    loop = world.loop()
+    await loop.pass_once()
+    assert world.leases == []
+    await world.provider("berlin")
+    world.clock.forward(3600)
+    await loop.pass_once()
+    assert world.lease.spec.provider == "berlin"
+
+
+async def test_an_attempt_that_ended_unknown_to_the_pass_gets_no_lease(world: World) -> None:
+    """Its books are closed: what ran on such a lease would be billed to nobody."""
+    job = await world.job()
+    loop = world.loop()
+    await loop.pass_once()
+    uid = job.metadata.uid
+    price, limit = MicroUSD(1_250_000), job.billable_limit
+    terms = AttemptRequest(uid, "after-0", "team-a", "train", "berlin", "H100", price, job.gpus, limit)
+    ended = await world.ledger.open_attempt(terms, world.clock.now())
+    await world.ledger.end_attempt(ended.lease_name, SUPERSEDED, world.clock.now())
+    await world.provider("berlin")
+    world.clock.forward(3600)
+    await loop.pass_once()
+    assert world.leases == []
+    assert world.see().status.placement is None, "nothing is told of it either"
+    await loop.pass_once()
+    assert [lease.metadata.name for lease in world.leases] == [f"{uid}-2"], "what the ledger holds was read anew"
 
 
 async def test_a_second_pass_changes_nothing(world: World) -> None:

@@ -213,7 +213,7 @@ def test_of_many_offers_the_ten_best_judged_are_kept() -> None:
 def test_even_the_largest_decision_stays_below_32_kib(placed: bool) -> None:
     """Everything as long as the schemas allow; only a member's own words can hold letters of several bytes."""
     words = "x" * 5000
-    best = verdict("p" * 40, 10**30, message=words)
+    best = replace(verdict("p" * 40, 10**30, message=words), components={f"{i:032}": 10**30 for i in range(16)})
     verdicts = [replace(best, product=f"{i:063}", reason=Reason.POLICY_DENIED) for i in range(50)]
     law = tuple(f"{'l' * 253}@{i}" for i in range(500))
     big = Decision(UID, best if placed else None, tuple(verdicts), Reason.POLICY_DENIED, words, law)
@@ -225,7 +225,21 @@ def test_even_the_largest_decision_stays_below_32_kib(placed: bool) -> None:
     broken = InvalidResourceError("InvalidPolicy", words)
     invalid = job_status(JobFacts(job(first), (usage("Suspended"),), lease("Stopped"), invalid=broken), NOW, {})
     for status in (first, failed, invalid):
-        assert len(json.dumps(status.to_wire(), ensure_ascii=False).encode()) < LIMIT
+        assert len(json.dumps(status.to_wire(), ensure_ascii=False, separators=(",", ":")).encode()) <= LIMIT
+    if placed:
+        assert first.placement is not None
+        assert len(first.placement.policies) == 64, "what it was decided by stays; candidates are advice"
+
+
+def test_of_a_status_that_is_too_large_the_worst_judged_candidates_go() -> None:
+    parts = {f"{i:032}": 10**15 for i in range(16)}
+    verdicts = [replace(verdict(f"p{i:02}", 1_000_000 + i, message="€" * 256), components=parts) for i in range(10)]
+    law = tuple(f"{'l' * 240}@{i}" for i in range(60))
+    full = Decision(UID, verdicts[0], tuple(verdicts), None, "", law)
+    status = job_status(JobFacts(job(), (usage(),), decision=full), NOW, {})
+    kept = [each.provider for each in status.candidates]
+    assert 0 < len(kept) < 10
+    assert kept == [f"p{i:02}" for i in range(len(kept))]
 
 
 def test_events_tell_what_is_new_to_a_person_and_nothing_twice() -> None:

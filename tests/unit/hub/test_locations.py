@@ -9,7 +9,7 @@ from tests.unit.hub.fakes import FakeClock
 from tests.unit.hub.world import H100, PROVIDERS, World
 
 from fedgpu_operator.api.conditions import find
-from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, GPUProvider
+from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, GPUProvider, GPUProviderStatus
 from fedgpu_operator.hub.inventory import offers
 from fedgpu_operator.hub.locations import location_finding
 from fedgpu_operator.hub.providers import ProviderLoop
@@ -45,17 +45,48 @@ def provider(audited: dict[str, Any] | None = None, **spec: Any) -> GPUProvider:
     ],
 )
 def test_only_the_location_that_was_confirmed_is_audited(made: GPUProvider, reason: str) -> None:
-    finding = location_finding(made)
+    finding = location_finding(made, audits=True)
     assert (finding.status, finding.reason) == ("True" if reason == "Audited" else "False", reason)
-    assert [each.location_audited for each in offers(made, None, [], ready=True)] == [reason == "Audited"]
+    told = made.model_copy(update={"status": GPUProviderStatus(location_audited=True, conditions=[])})
+    assert [each.location_audited for each in offers(told, None, [], ready=True)] == [reason == "Audited"]
     assert reason == "Audited" or "fedgpu provider audit berlin --confirm" in finding.message, "the fix is in the words"
+
+
+def loop_of(world: World, clock: FakeClock, *, audits: bool) -> ProviderLoop:
+    return ProviderLoop(
+        world.kube,
+        world.ledger,
+        clock,
+        proofs=None,
+        acceptance="OnCreate",
+        audits=audits,
+        heartbeat_timeout=30,
+        refusals={},
+    )
+
+
+async def test_where_owners_could_confirm_themselves_nothing_is_audited(world: World, clock: FakeClock) -> None:
+    await world.provider("berlin", free={8: 1})
+    seen = GPUProvider.parse(world.kube.objects[PROVIDERS.plural, "", "berlin"])
+    note = {"metadata": {"annotations": {AUDIT_ANNOTATION: seen.spec.location.audit_hash()}}}
+    await world.kube.patch(PROVIDERS, "berlin", "", note)
+
+    async def judged(*, audits: bool) -> tuple[str, bool, bool]:
+        await loop_of(world, clock, audits=audits).pass_once()
+        await loop_of(world, clock, audits=audits).pass_once()
+        found = GPUProvider.parse(world.kube.objects[PROVIDERS.plural, "", "berlin"])
+        finding = find(found.status.conditions, "LocationAudited")
+        (offer,) = offers(found, None, [], ready=True)
+        return finding.reason if finding else "", found.status.location_audited, offer.location_audited
+
+    assert await judged(audits=False) == ("AuditNotEnforced", False, False)
+    assert await judged(audits=True) == ("Audited", True, True)
+    assert await judged(audits=False) == ("AuditNotEnforced", False, False), "the policy was taken away"
 
 
 async def test_status_shows_it_and_an_event_tells_of_the_loss(world: World, clock: FakeClock) -> None:
     await world.provider("berlin", free={8: 1})
-    loop = ProviderLoop(
-        world.kube, world.ledger, clock, proofs=None, acceptance="OnCreate", heartbeat_timeout=30, refusals={}
-    )
+    loop = loop_of(world, clock, audits=True)
 
     async def judged(patch: dict[str, Any]) -> tuple[bool, str]:
         await world.kube.patch(PROVIDERS, "berlin", "", patch)

@@ -9,8 +9,10 @@ import pytest
 from tests.unit.hub.world import H100, World
 
 from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, NotFoundError
 from fedgpu_operator.hub import market as module
 from fedgpu_operator.hub import marketdoc
@@ -165,6 +167,13 @@ async def test_the_document_survives_its_way_and_sheds_what_is_too_large(
     assert unpacked(packed(whole)) == replace(whole, history=None)
     monkeypatch.setattr(marketdoc, "MOST_BYTES", len(packed(replace(whole, history=None, offers=None))))
     assert unpacked(packed(whole)) == replace(whole, history=None, offers=None)
+
+
+async def test_of_vantages_only_name_and_place_are_published(world: World) -> None:
+    await loop_of(world).pass_once()
+    vantage = Vantage("main", "https://inside.example/", Location("DE"))
+    (seen,) = unpacked(packed(replace(await read(world), vantages=(vantage,)))).vantages
+    assert (seen.name, seen.location, seen.url) == ("main", Location("DE"), "")
 
 
 def labels_of(number: int) -> str:

@@ -11,9 +11,15 @@ import pytest
 from tests.unit.hub.world import LEASES, World
 
 from fedgpu_operator.adapters.kube.holding import HoldingKube
+from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.registry import KINDS
+from fedgpu_operator.errors import KubeError
 from fedgpu_operator.hub.jobs import JobLoop
 from fedgpu_operator.hub.jobstatus import job_status
+from fedgpu_operator.hub.store import load
+from fedgpu_operator.ports import ResourceType
+
+ACCOUNTS = ResourceType.of(ComputeAccount.info)
 
 
 class Follower:
@@ -208,3 +214,94 @@ async def test_a_job_that_vanished_is_wound_up(follower: Follower) -> None:
     await follower.pass_once()
     (attempt,) = await follower.world.ledger.attempts(uid)
     assert attempt.outcome == "JobGone"
+
+
+async def test_an_attempt_without_a_job_is_wound_up_though_a_pass_fails_on_the_way(
+    follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await follower.world.job("train")
+    await follower.world.job("zz-stays")
+    await follower.see()
+    await follower.pass_once()
+    await follower.pass_once()
+    del follower.world.kube.objects["computejobs", "team-a", "train"]
+    await follower.see()
+
+    async def fails(_: object) -> object:
+        raise KubeError("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(follower.loop._placer, "world", fails)
+        with pytest.raises(KubeError):
+            await follower.pass_once()
+    await follower.pass_once()
+    assert [lease.spec.stop_reason for lease in follower.world.leases] == ["JobGone", ""]
+
+
+async def test_a_finished_job_wakes_nobody_after_a_restart(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+    await follower.world.job("done")
+    await follower.see()
+    await follower.pass_once()
+    await follower.world.ends(follower.world.lease, gpu_seconds=8)
+    await follower.see()
+    await follower.pass_once()
+    await follower.world.job("waits", gpu={"count": 16})
+    young = Follower(follower.world)
+    await young.see()
+    await young.pass_once()
+    await young.see()
+    await young.pass_once()
+    with counting_looks(monkeypatch) as looked:
+        await young.pass_once()
+    assert not looked
+
+
+async def test_a_cap_that_is_raised_wakes_those_that_wait(follower: Follower) -> None:
+    await follower.world.account("0x" + "11" * 20, maxPerJob="0.01")
+    await follower.world.job("train")
+    await follower.see()
+    await follower.pass_once()
+    assert follower.world.says("Placed")[0] == "False"
+    await follower.world.kube.patch(ACCOUNTS, "default", "team-a", {"spec": {"maxPerJob": "100"}})
+    await follower.see()
+    await follower.pass_once()
+    assert follower.world.says("Placed") == ("True", "Placed")
+
+
+async def test_what_waits_is_compared_by_identity_alone(follower: Follower) -> None:
+    await follower.world.job("train", gpu={"count": 16})
+    await follower.see()
+    await follower.pass_once()
+    compared: list[object] = []
+
+    class World:
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return isinstance(other, World)
+
+        def __hash__(self) -> int:
+            return 0
+
+    memory, state = follower.loop._memory, await load(follower.kube)
+    first = memory.same("x", World())
+    assert memory.same("x", World()) is first
+    asked = len(compared)
+    memory.restless(state, follower.world.clock.now(), waiting=first, settled=None)
+    assert len(compared) == asked
+
+
+async def test_what_has_ended_in_the_books_is_not_run_again(
+    follower: Follower,
+) -> None:
+    await follower.world.job("train")
+    await follower.see()
+    await follower.pass_once()
+    lease = follower.world.lease
+    usage = follower.loop._memory.usage(follower.world.see().metadata.uid)
+    await follower.world.ledger.end_attempt(lease.metadata.name, "Succeeded", follower.world.clock.now())
+    assert usage is not None
+    assert usage[-1].attempt.is_open, "what is remembered is stale"
+    await follower.world.kube.delete(LEASES, lease.metadata.name, lease.metadata.namespace)
+    await follower.see()
+    await follower.pass_once()
+    assert follower.world.leases == []

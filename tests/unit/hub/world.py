@@ -156,7 +156,11 @@ class World:
 
     async def pass_once(self) -> float | None:
         """One pass of a fresh job loop: a restart at each step must make no difference."""
-        loop = JobLoop(
+        return await self.loop().pass_once()
+
+    def loop(self) -> JobLoop:
+        """A job loop that knows nothing yet."""
+        return JobLoop(
             self.kube,
             self.ledger,
             self.clock,
@@ -167,7 +171,6 @@ class World:
             thresholds=self.thresholds,
             verifier=UsageVerifier(hub_domain(self.wallets.chain_id, self.wallets.escrow) if self.settlement else None),
         )
-        return await loop.pass_once()
 
     async def crash(self, verb: str, plural: str) -> None:
         """One pass in which the process dies right before its first such write."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.errors import GoneError, KubeError, UnreachableError
+from fedgpu_operator.errors import ForbiddenError, GoneError, KubeError, UnreachableError
 from fedgpu_operator.ports import JOBS, ResourceType, WatchEvent
 from fedgpu_operator.reflector import Reflector
 
@@ -59,7 +61,7 @@ class Server:
 class Follower:
     """A reflector that runs, and all that it told."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, longest_pause: float = 0.01) -> None:
         self.told: list[tuple[str, int | None, int | None]] = []
         self._news = asyncio.Event()
         self.held: Reflector[int] = Reflector(
@@ -67,7 +69,7 @@ class Follower:
             JOBS,
             lambda found: int(found["value"]),
             self._changed,
-            longest_pause=0.01,
+            longest_pause=longest_pause,
         )
 
     def _changed(self, key: tuple[str, str], before: int | None, after: int | None) -> None:
@@ -197,6 +199,22 @@ async def test_what_was_put_while_a_list_was_under_way_outlives_it_and_what_was_
     assert ("early", 11, None) in follower.told, "a consistent list that began later would have shown it"
 
 
+async def test_what_was_put_and_deleted_while_a_list_was_under_way_is_gone() -> None:
+    """No event will tell of the deletion: the watch goes on after the list."""
+    server = Server()
+    async with following(server, obj("a", 3)) as follower:
+        server.answer_list.clear()
+        server.listing.clear()
+        server.events.put_nowait(GoneError("410", status=410))
+        await server.listing.wait()
+        follower.held.put(obj("ghost", 12))
+        follower.held.put(obj("same", 30))
+        server.lists.put_nowait(([obj("a", 25)], "30"))
+        server.answer_list.set()
+        await follower.until(lambda: 25 in follower.values)
+        assert follower.values == [25]
+
+
 async def test_a_server_that_cannot_be_followed_is_told_to_who_reads() -> None:
     server = Server()
     async with following(server, obj("a", 3)) as follower:
@@ -204,11 +222,59 @@ async def test_a_server_that_cannot_be_followed_is_told_to_who_reads() -> None:
         server.events.put_nowait(UnreachableError("reset"))
         await follower.until(lambda: follower.held._trouble is not None)
         with pytest.raises(UnreachableError):
-            follower.held.check()
+            follower.held.check(0.0)
+        follower.held.check(5.0)
         assert follower.values == [3], "what was known stays"
         server.lists.put_nowait(([obj("a", 50)], "50"))
         await follower.until(lambda: follower.values == [50])
-        follower.held.check()
+        server.send("MODIFIED", obj("a", 51))
+        await follower.until(lambda: follower.values == [51])
+        follower.held.check(0.0)
+
+
+async def test_what_is_held_grows_old_while_nobody_can_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, ahead = Server(), 0.0
+    monkeypatch.setattr("fedgpu_operator.reflector.time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead))
+    async with following(server, obj("a", 3)) as follower:
+        server.send("MODIFIED", obj("a", 11))
+        await follower.until(lambda: follower.values == [11])
+        ahead = 100.0
+        assert follower.held.silence() >= 100
+        follower.held.check(60.0)
+        server.events.put_nowait(UnreachableError("reset"))
+        await follower.until(lambda: follower.held._trouble is not None)
+        with pytest.raises(UnreachableError):
+            follower.held.check(60.0)
+        server.lists.put_nowait(([obj("a", 50)], "50"))
+        await follower.until(lambda: follower.values == [50])
+        assert follower.held.silence() < 60
+        follower.held.check(60.0)
+
+
+@pytest.mark.parametrize(
+    ("broken", "least"),
+    [
+        ([GoneError("410", status=410)], 0.1),
+        ([ForbiddenError("403", status=403)], 0.1),
+        ([None], 0.1),
+        ([WatchEvent("BOOKMARK", obj("", 40)), GoneError("410", status=410)], 0.04),
+    ],
+)
+async def test_a_server_that_lists_and_cannot_be_watched_is_asked_ever_more_slowly(
+    monkeypatch: pytest.MonkeyPatch, broken: list[WatchEvent | KubeError | None], least: float
+) -> None:
+    monkeypatch.setattr("fedgpu_operator.reflector.FIRST_PAUSE_SECONDS", 0.01)
+    server, begun = Server(), time.monotonic()
+    for _ in range(6):
+        server.lists.put_nowait(([obj("a", 3)], "30"))
+        for each in broken:
+            server.events.put_nowait(each)
+    follower = Follower(server, longest_pause=0.04)
+    task = asyncio.create_task(follower.held.run())
+    await follower.until(lambda: server.lists.empty() and server.events.empty())
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert time.monotonic() - begun >= least
 
 
 async def test_versions_that_are_no_numbers_are_taken_from_the_watch_alone() -> None:

@@ -81,9 +81,10 @@ def _random_provider(rng: Random, name: str) -> Raw:
 def _random_record(rng: Random) -> Raw:
     """What the hub has seen of a provider: an audit, interruptions, the gas of settling with it, measurements."""
     instants = ["2026-01-01T00:00:30+00:00", "2025-12-31T23:00:00+00:00", "2025-12-29T00:00:00+00:00"]
-    p50us = rng.choice([2_000, 40_000, 110_000])
+    p50us = rng.choice([0, 2_000, 40_000, 110_000, 110_000])
     probe = {"p50us": p50us, "p95us": p50us + rng.choice([0, 30_000]), "at": rng.choice(instants)}
-    other = {"p50us": 90_000, "p95us": 95_000, "at": rng.choice(instants)}
+    probe["samples"] = rng.choice([4, 5, 60, 60])
+    other = {"p50us": 90_000, "p95us": 95_000, "at": rng.choice(instants), "samples": 5}
     return (
         {"locationAudited": rng.random() < 0.7}
         | _maybe(rng, "interruptionsPerMh", [0, 200, 90_000])

@@ -28,20 +28,24 @@ def round_trip_us(origin: Raw, place: Raw) -> int | None:
 
 
 def probe_that_counts(world: Raw, job: Raw, provider: Raw) -> Raw | None:
-    """The slowest of the measurements from the origin's vantages that are young, and not faster than light.
+    """The slowest of the measurements to the origin's vantages, if all are young, of five trips, and as slow as light.
 
     A clock may be a minute ahead, and a vantage half a millisecond away from the place for which it stands.
     """
     rule, now = job["spec"].get("latency"), datetime.fromisoformat(world["now"])
-    if rule is None:
+    floor = None if rule is None else round_trip_us(rule["from"], provider["spec"]["location"])
+    if rule is None or floor is None:
         return None
-    floor = round_trip_us(rule["from"], provider["spec"]["location"]) or 0
     counting = []
-    for name, probe in provider["status"].get("probes", {}).items():
+    for name in rule.get("vantages", []):
+        probe = provider["status"].get("probes", {}).get(name)
+        if probe is None:
+            return None
         age = now - datetime.fromisoformat(probe["at"])
         young = timedelta(minutes=-1) <= age <= timedelta(seconds=rule.get("maxAgeSeconds", 86_400))
-        if name in rule.get("vantages", []) and young and probe["p50us"] >= floor - 500:
-            counting.append(probe)
+        if not young or probe["p50us"] < max(1, floor - 500) or probe["samples"] < 5:
+            return None
+        counting.append(probe)
     return max(counting, key=lambda each: int(each["p95us"]), default=None)
 
 

@@ -69,9 +69,11 @@ def test_no_rival_is_unlawful_and_none_is_better() -> None:
 
 
 def test_one_percent_changed_is_one_percent(world: Snapshot) -> None:
-    after = worlds.changed(world, 0.1, seed=3)
+    after, gone, come = worlds.changed(world, 0.1, seed=3)
     assert len(after.jobs) == len(world.jobs)
     assert len({job.uid for job in after.jobs} - {job.uid for job in world.jobs}) == len(world.jobs) // 10
+    assert {job.uid for job in gone} == {job.uid for job in world.jobs} - {job.uid for job in after.jobs}
+    assert {job.uid for job in come} == {job.uid for job in after.jobs} - {job.uid for job in world.jobs}
     assert sum(a != b for a, b in zip(after.offers, world.offers, strict=True)) <= len(world.offers) // 10
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import numpy as np
@@ -15,8 +16,12 @@ from tests.unit.placement.chance import random_world
 from tests.unit.placement.worlds import snapshot_of
 
 from fedgpu_operator.domain.decision import Reason, Verdict
+from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
+from fedgpu_operator.domain.job import Job
+from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.errors import FedGPUError
 from fedgpu_operator.placement import (
     BUILT_IN,
     Context,
@@ -31,6 +36,8 @@ from fedgpu_operator.placement import (
     place,
 )
 from fedgpu_operator.placement.context import BoolVector, Guards
+from fedgpu_operator.placement.engine import Placement
+from fedgpu_operator.placement.flow import Session
 from fedgpu_operator.placement.problem import Problem, Solution
 from fedgpu_operator.placement.registry import REASON_ORDER
 from fedgpu_operator.placement.solve import solve
@@ -82,6 +89,35 @@ def test_an_engine_that_saw_other_passes_answers_like_a_fresh_one(rng: Random) -
         for job in snapshot.jobs[:2]:
             assert engine.evaluate(job, snapshot) == evaluate(job, snapshot)
         snapshot = edited(snapshot, rng)
+
+
+@FEWER
+@given(st.randoms(use_true_random=False))
+def test_an_engine_that_is_told_what_changed_answers_like_one_that_sees_it(rng: Random) -> None:
+    snapshot, engine = snapshot_of(random_world(rng, gangs=False)), Engine()
+    engine.place(snapshot)
+    for _ in range(4):
+        after = replace(edited(snapshot, rng), policies=snapshot.policies, funds=snapshot.funds)
+        was, are = {id(job) for job in snapshot.jobs}, {id(job) for job in after.jobs}
+        gone = [job for job in snapshot.jobs if id(job) not in are]
+        come = [job for job in after.jobs if id(job) not in was]
+        told, fresh = engine.changed(gone, come, after.offers, after.now), place(after)
+        assert told.assigned() == fresh.assigned()
+        assert (told.solution.cost, told.solution.placed) == (fresh.solution.cost, fresh.solution.placed)
+        assert told.lefts == fresh.lefts
+        if rng.random() < 0.3:
+            assert engine.place(after).assigned() == fresh.assigned()
+        snapshot = after
+
+
+def test_a_job_can_only_have_gone_where_it_was() -> None:
+    snapshot, engine = snapshot_of(random_world(Random(3), gangs=False)), Engine()
+    with pytest.raises(ValueError, match="before the first pass"):
+        engine.changed([], [], snapshot.offers)
+    engine.place(snapshot)
+    with pytest.raises(ValueError, match="not among those of the last pass"):
+        engine.changed([replace(snapshot.jobs[0], uid="stranger")], [], snapshot.offers)
+    assert engine.changed([], [], snapshot.offers).assigned() == place(snapshot).assigned()
 
 
 @PROFILE
@@ -199,8 +235,64 @@ def test_only_what_changed_is_judged_again() -> None:
         assert asked == expected
 
 
+def test_asking_what_one_job_would_get_elsewhere_costs_the_next_pass_nothing() -> None:
+    asked: list[str] = []
+
+    def refusal(_ctx: Context, offer: Offer) -> None:
+        asked.append(offer.name)
+
+    engine = Engine(Plugins(extra_filters=(Filter("mine", refusal, ("No",), lambda ctx: 1),)))
+    snapshot = snapshot_of(random_world(Random(9), providers=8))
+    engine.place(snapshot)
+    first, *others = snapshot.offers
+    elsewhere = replace(snapshot, offers=(replace(first, labels={"x": "y"}), *others[:1]))
+    asked.clear()
+    for _ in range(2):
+        assert engine.evaluate(snapshot.jobs[0], elsewhere).total == len({each.provider for each in elsewhere.offers})
+    in_words = len(asked)
+    engine.place(snapshot)
+    assert len(asked) == in_words
+
+
+@pytest.mark.parametrize("price", [10**12, 7 * 10**12, 4 * 10**15, 2**62, 2**63 - 1])
+def test_an_absurdly_dear_offer_ends_no_pass_and_none_after_it(price: int) -> None:
+    offer = Offer("a", GpuModel("L4", 23_034, "ada"), MicroUSD(900_000), Location("NO"), {1: 2})
+    cheap = (offer, replace(offer, provider="b", price=MicroUSD(400_000)))
+    dear = (replace(offer, price=MicroUSD(price)), cheap[1])
+    jobs = [Job(f"uid{i}", "lab", f"train{i}", GpuNeed(), 1, 30 * 86_400) for i in range(4)]
+    engine = Engine(solver=again.Solver(session_pairs=0))
+    for count, offers in [(2, cheap), (3, dear), (4, dear), (2, cheap), (4, cheap)]:
+        snapshot = Snapshot(datetime(2026, 1, 1, tzinfo=UTC), tuple(jobs[:count]), offers, funds={"lab": None})
+        warm, cold = engine.place(snapshot), place(snapshot)
+        assert warm.solution.placed == cold.solution.placed == count
+        assert cold.solution.cost <= warm.solution.cost <= 1.001 * cold.solution.cost
+
+
+def test_a_session_that_fails_is_forgotten_and_the_pass_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_session: object, _market: object, _change: object) -> None:
+        raise FedGPUError("the flow solver answered BAD_COST_RANGE")
+
+    snapshot = snapshot_of(random_world(Random(4), jobs=8, gangs=False))
+    fewer = replace(snapshot, jobs=snapshot.jobs[1:])
+    engine = Engine(solver=again.Solver(session_pairs=0))
+    engine.place(snapshot)
+    with monkeypatch.context() as broken:
+        broken.setattr(Session, "update", fails)
+        for each in (fewer, snapshot):
+            assert engine.place(each).solution.cost == place(each).solution.cost
+    assert engine.place(fewer).solution.certified
+
+
 def name_and_labels(offer: Offer) -> tuple[str, frozenset[tuple[str, str]]]:
     return offer.name, frozenset(offer.labels.items())
+
+
+def by_priority(placement: Placement) -> Counter[int]:
+    """Jobs that got a place, by priority."""
+    placed: Counter[int] = Counter()
+    for judged, flows in zip(placement.classes, placement.solution.flows, strict=True):
+        placed[judged.ctx.job.priority] += sum(jobs for _, jobs in flows)
+    return placed
 
 
 @FEWER
@@ -218,6 +310,7 @@ def test_a_market_that_goes_on_from_the_last_solution_is_lawful_and_within_its_b
                 sold[offer] += jobs
         assert (sold <= warm.table.room(1)).all()
         assert warm.solution.placed == cold.solution.placed
+        assert by_priority(warm) == by_priority(cold)
         assert cold.solution.cost <= warm.solution.cost <= 1.001 * cold.solution.cost
         assert warm.solution.gap <= 0.001
         snapshot = edited(snapshot, rng)

@@ -30,8 +30,8 @@ OFFER = Offer("alpine", GpuModel("H100", 81559, "hopper"), MicroUSD(2_000_000), 
 VANTAGES = (Vantage("paris", "http://p", PARIS), Vantage("berlin", "http://b", BERLIN))
 
 
-def probe(p50: float, p95: float, age: timedelta = timedelta(0)) -> Probe:
-    return Probe(round(1000 * p50), round(1000 * p95), NOW - age)
+def probe(p50: float, p95: float, age: timedelta = timedelta(0), samples: int = 60) -> Probe:
+    return Probe(round(1000 * p50), round(1000 * p95), NOW - age, samples)
 
 
 def asked(rule: LatencyRule, offer: Offer = OFFER) -> Refusal | None:
@@ -49,6 +49,8 @@ def asked(rule: LatencyRule, offer: Offer = OFFER) -> Refusal | None:
         ({"paris": probe(12, 14, timedelta(hours=1, seconds=1))}, 14, Reason.LATENCY_UNMEASURED),
         ({"paris": probe(12, 14, timedelta(minutes=-1))}, 14, None),
         ({"paris": probe(12, 14, timedelta(minutes=-2))}, 14, Reason.LATENCY_UNMEASURED),  # from the future
+        ({"paris": probe(12, 14, samples=5)}, 14, None),
+        ({"paris": probe(12, 14, samples=4)}, 14, Reason.LATENCY_UNMEASURED),
         ({"paris": probe(1, 2)}, 14, Reason.LATENCY_UNMEASURED),  # 450 km in a millisecond: faster than light
     ],
 )
@@ -71,13 +73,45 @@ def test_the_estimate_alone_refuses_what_light_cannot_reach() -> None:
     assert "speed of light" in refused.message
 
 
-def test_of_two_vantages_for_one_place_the_slower_counts() -> None:
+def test_of_two_vantages_for_one_place_the_slower_counts_and_leaving_it_out_does_not_help() -> None:
     rule = LatencyRule(PARIS, 20, vantages=frozenset({"paris", "paris-2"}))
     fast, slow = {"paris": probe(10, 12)}, {"paris-2": probe(18, 25)}
-    assert asked(rule, replace(OFFER, probes=fast)) is None
     refused = asked(rule, replace(OFFER, probes=fast | slow))
     assert refused is not None
     assert "25.0 ms measured" in refused.message
+    refused = asked(rule, replace(OFFER, probes=fast))
+    assert refused is not None
+    assert refused.reason is Reason.LATENCY_UNMEASURED
+    assert "paris-2: not measured" in refused.message
+    old = {"paris-2": probe(11, 13, timedelta(days=2))}
+    refused = asked(rule, replace(OFFER, probes=fast | old))
+    assert refused is not None
+    assert "paris-2: measured at 2025-12-30T00:00:00Z, which is older" in refused.message
+    assert asked(rule, replace(OFFER, probes=fast | {"paris-2": probe(11, 13)})) is None
+
+
+@pytest.mark.parametrize("place", [Location("DE"), Location("US"), Location("DE", "nobodys-region")])
+def test_who_leaves_its_coordinates_out_has_measured_nothing(place: Location) -> None:
+    rule = LatencyRule(PARIS, 20, vantages=frozenset({"paris"}))
+    for allow in (False, True):
+        refused = asked(
+            replace(rule, allow_estimate=allow), replace(OFFER, location=place, probes={"paris": probe(10, 12)})
+        )
+        assert refused is not None
+        assert refused.reason is Reason.LATENCY_UNMEASURED
+        assert "state coordinates" in refused.message
+    job = replace(JOB, latency=replace(rule, max_ms=None), rates=ExchangeRates(per_ms=1_000))
+    offer = replace(OFFER, location=place, probes={"paris": probe(10, 12)})
+    (verdict,) = evaluate(job, Snapshot(NOW, (), (offer,), {}, {"lab": None})).verdicts
+    assert verdict.components.keys() == {"latencyAssumed"}, "priced as from the antipodes"
+
+
+def test_no_time_at_all_is_no_round_trip_even_next_door() -> None:
+    rule = LatencyRule(FRANKFURT, 20, vantages=frozenset({"main"}))
+    refused = asked(rule, replace(OFFER, probes={"main": probe(0, 0)}))
+    assert refused is not None
+    assert "faster than light" in refused.message
+    assert asked(rule, replace(OFFER, probes={"main": probe(0.001, 0.3)})) is None
 
 
 def test_the_measured_median_is_priced_and_shown_with_its_age_and_the_estimate_is_marked() -> None:
@@ -129,6 +163,11 @@ def test_vantages_are_read_with_their_places() -> None:
         ('{"name": "a"}', "must be a JSON list"),
         ('[{"name": "a b", "url": "http://a", "country": "DE"}]', "entry 0: name must be a word"),
         ('[{"name": "a", "url": "ftp://a", "country": "DE"}]', "entry 0: url must be an http"),
+        ('[{"name": "a", "url": "http://[a", "country": "DE"}]', "entry 0: url is no URL"),
+        ('[{"name": "a", "url": "https://user:word@a/", "country": "DE"}]', "must hold no user, password"),
+        ('[{"name": "a", "url": "https://user@a/", "country": "DE"}]', "must hold no user, password"),
+        ('[{"name": "a", "url": "https://a/p?token=1", "country": "DE"}]', "must hold no user, password"),
+        ('[{"name": "a", "url": "https://a/#token", "country": "DE"}]', "must hold no user, password"),
         ('[{"name": "a", "url": "http://a"}]', "say where it stands"),
         ('[{"name": "a", "url": "http://a", "country": "XX"}]', "'XX' is no ISO 3166-1"),
         ('[{"name": "a", "url": "http://a", "latitude": 1}]', "two numbers"),

@@ -11,12 +11,14 @@ from random import Random
 import numpy as np
 import pytest
 
-from fedgpu_operator.domain.gpu import GpuModel
+from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
+from fedgpu_operator.domain.job import Job, PlacementRules
 from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.market import Market
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.market import MarketView, emptied, regions_of, survey
+from fedgpu_operator.placement import Snapshot, again
+from fedgpu_operator.placement.market import MarketView, emptied, regions_of, survey, survey_snapshot
 from fedgpu_operator.placement.problem import JobClass
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -180,3 +182,14 @@ def best(classes: Sequence[JobClass], offers: Sequence[Offer], supply: Sequence[
             found = placed, cost
     assert found is not None
     return Best(*found)
+
+
+def test_a_snapshot_is_surveyed_by_law_alone_and_without_a_placement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("nobody is placed to know a price")
+
+    monkeypatch.setattr(again, "solve", never)
+    gang = Job("g", "lab", "g", GpuNeed(2), 3, 3600, rules=PlacementRules(countries=frozenset({"DE"})))
+    jobs = (gang, *(Job(f"s{i}", "lab", "s", GpuNeed(), 1, 3600) for i in range(3)))
+    view = survey_snapshot(Snapshot(NOW, jobs, WORLD, funds={"lab": None}))
+    assert (market(view, "DE").point.wanted, market(view, "US").point.wanted) == (9, 3)

@@ -10,6 +10,7 @@ from tests.unit.placement.moveworlds import H100, USD, Judge, Way, job, random_w
 
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.running import Move, MoveReason, Running
+from fedgpu_operator.placement.moves import Board, load_of
 from fedgpu_operator.placement.preempt import preempt
 from fedgpu_operator.placement.replan import replan
 
@@ -128,6 +129,41 @@ def test_what_is_leaving_anyway_is_waited_for() -> None:
     assert preempt(made.board(leaving=leaving), waiting, running) == ()
     more = [*waiting, job("other", gpus=4, priority=9)]
     assert [move.uid for move in preempt(made.board(leaving=leaving), more, running)] == ["low"]
+
+
+def test_nobody_is_stopped_for_a_job_that_fits_beside_them() -> None:
+    made = world({"p": {2: 1}}, [runs(job("low"), "p")])
+    high = [job("high", priority=9)]
+    assert preempt(made.board(), high, made.running) == ()
+    both = [*high, job("other", priority=9)]
+    assert [move.serves for move in preempt(made.board(), both, made.running)] == ["other"], "the free GPU is one job's"
+
+
+def test_a_slot_that_comes_free_at_one_offer_is_waited_for_at_its_provider() -> None:
+    made = world({"p": {1: 1}, "q": {1: 1}}, [runs(job("low"), "q")])
+    snapshot = made.snapshot()
+    p, q = snapshot.offers
+    full = replace(p, lease_slots=0)
+    other = replace(full, gpu=replace(p.gpu, product="A100"), free={})
+    board = Board(
+        replace(snapshot, offers=(full, other, q)),
+        lambda name, gone: {} if name == other.name else made.freed(name, gone),
+        leaving={other.name: frozenset({"ends-1"})},
+    )
+    assert preempt(board, [job("high", priority=9)], made.running) == ()
+
+
+def test_a_slot_is_promised_once_at_all_offers_of_a_provider() -> None:
+    made = world({"p": {4: 1}})
+    a = replace(made.snapshot().offers[0], lease_slots=1)
+    b = replace(a, gpu=replace(a.gpu, product="A100"))
+    board = Board(
+        replace(made.snapshot(), offers=(a, b)), lambda name, gone: {4: 1}, leaving={a.name: frozenset({"ends-1"})}
+    )
+    for uid in ("one", "two"):
+        assert board.room_after(a.name, load_of(job(uid)))
+        board.take_after(a.name, load_of(job(uid)))
+    assert not board.room_now(b.name, load_of(job("three"))), "one slot and the one that comes are promised"
 
 
 def test_a_lease_slot_is_made_free_as_a_gpu_is() -> None:

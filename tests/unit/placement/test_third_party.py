@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,18 @@ from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.errors import ConfigurationError
-from fedgpu_operator.placement import BUILT_IN, Engine, Filter, OfferTable, Plugins, Pricer, Refusal, Snapshot, decide
+from fedgpu_operator.placement import (
+    BUILT_IN,
+    Context,
+    Engine,
+    Filter,
+    OfferTable,
+    Plugins,
+    Pricer,
+    Refusal,
+    Snapshot,
+    decide,
+)
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "adding-a-rule.md"
 OFFER = Offer("a", GpuModel("L4", 23034, "ada"), MicroUSD(900_000), Location("NO"), {8: 1})
@@ -186,3 +198,81 @@ def test_a_third_partys_reason_counts_like_ours_and_lies_without_words_are_named
     silent = replace(no, refusal=nothing, allowed=lambda ctx, table: np.zeros(len(table), dtype=np.bool_))
     (decision,) = decide(SNAPSHOT, Plugins(extra_filters=(silent,)))
     assert "does not say why" in decision.verdicts[0].message
+
+
+def all_through(_ctx: object, table: OfferTable) -> Any:
+    return np.ones(len(table), dtype=np.bool_)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (lambda ctx, offer: Refusal("No", "no") if offer.provider == "b" else None, "No"),
+        (lambda ctx, offer: raises() if offer.provider == "b" else None, Reason.PLUGIN_FAILED),
+    ],
+)
+def test_what_refusal_says_stands_though_allowed_lets_it_through(refusal: Any, reason: str) -> None:
+    plugins = Plugins(extra_filters=(Filter("mine", refusal, ("No",), lambda ctx: 1, all_through),))
+    engine = Engine(plugins)
+    first = engine.decide(SNAPSHOT)
+    assert [each.plugin for each in first.failures[:1]] == ["mine"]
+    for decision in (*first.decisions, *engine.decide(SNAPSHOT).decisions, Engine(plugins).evaluate(JOB, SNAPSHOT)):
+        assert decision.chosen is not None
+        assert decision.chosen.provider == "a"
+        assert [each.reason for each in decision.verdicts] == [None, reason]
+
+
+def test_a_name_stands_for_one_plugin_whatever_it_does() -> None:
+    for name in ("residency", "capacity", "gas"):
+        with pytest.raises(ConfigurationError, match="already taken"):
+            Plugins(extra_pricers=(Pricer(name, floats, lambda ctx: 1),))
+        with pytest.raises(ConfigurationError, match="already taken"):
+            Plugins(extra_filters=(Filter(name, nothing, (), lambda ctx: 1),))
+    with pytest.raises(ConfigurationError, match="already taken"):
+        Plugins((Filter("mine", nothing, (), lambda ctx: 1),), (Pricer("mine", floats, lambda ctx: 1),))
+
+
+def has_even_place(_ctx: object, table: OfferTable) -> Any:
+    return table.provider % 2 == 0
+
+
+def has_named_neighbour(_ctx: object, table: OfferTable) -> Any:
+    return np.array([table.providers[i] != table.providers[-1] for i in table.provider], dtype=np.bool_)
+
+
+def has_slots(_ctx: object, table: OfferTable) -> Any:
+    return np.array([table.slots[i] not in (0, 1) for i in table.provider.tolist()], dtype=np.bool_)
+
+
+def has_free(_ctx: object, table: OfferTable) -> Any:
+    return np.array([sum(each.values()) > 1 for each in table.free], dtype=np.bool_)
+
+
+@pytest.mark.parametrize("allowed", [has_even_place, has_named_neighbour, has_slots, has_free])
+def test_whatever_a_mask_reads_of_the_table_it_is_asked_again_when_that_changes(allowed: Any) -> None:
+    def only(ctx: Context, offer: Offer) -> Refusal | None:
+        return None
+
+    plugins = Plugins(extra_filters=(Filter("mine", only, ("No",), lambda ctx: 1, allowed),))
+    rng = Random(5)
+    engine = Engine(plugins)
+    offers = [replace(OFFER, provider=f"p{i:02}", free={1: 2}) for i in range(12)]
+    for _ in range(30):
+        at = rng.randrange(len(offers))
+        offers[at] = replace(offers[at], free={1: rng.choice([1, 3])}, lease_slots=rng.choice([None, 0, 1, 2]))
+        if rng.random() < 0.3:
+            offers[at] = replace(offers[at], provider=f"p{rng.randrange(60, 99)}-{at}")
+        snapshot = replace(SNAPSHOT, offers=tuple(offers))
+        warm, cold = engine.place(snapshot), Engine(plugins).place(snapshot)
+        assert warm.classes[0].eligible.tolist() == cold.classes[0].eligible.tolist()
+
+
+def test_what_a_plugin_gets_of_the_table_cannot_be_written() -> None:
+    table = OfferTable(OFFERS)
+    for row in (table.provider, table.price, table.room(1), table.kinds(provider_of).codes):
+        with pytest.raises(ValueError, match="read-only"):
+            row[0] = 1
+
+
+def provider_of(offer: Offer) -> str:
+    return offer.provider

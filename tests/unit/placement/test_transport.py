@@ -334,3 +334,24 @@ def test_nobody_and_nothing() -> None:
     for each in (empty, nobody, nothing):
         flow = transport(each, clearing=True)
         assert (flow.placed, flow.most, flow.cost, flow.floor, flow.certified) == (0, 0, 0, 0, True)
+
+
+def test_prices_beyond_64_bits_are_the_most_that_these_hold() -> None:
+    month = 30 * 86_400
+    dear = Transport(
+        demand=np.array([2]),
+        priority=(0,),
+        seconds=np.array([month]),
+        price=[np.array([1, 10**13])],
+        eligible=[np.ones(2, dtype=np.bool_)],
+        supply=np.array([1, 2]),
+        provider=np.array([0, 1]),
+        slots=(None, None),
+    )
+    flow = transport(dear, clearing=True)
+    most = (2**63 - 1) // month * month
+    assert flow.certified
+    assert flow.cost == (10**13 + 1) * month
+    assert flow.prices.tolist() == [most, 0]
+    assert flow.clearing is not None
+    assert (flow.clearing.low.tolist(), flow.clearing.high.tolist()) == ([most, 0], [most, 0])

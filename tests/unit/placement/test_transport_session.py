@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from tests.unit.placement.test_transport import is_lawful, table, tiny, value_of, wide
 
-from fedgpu_operator.placement.flow import Change, Session, Transport, transport
-from fedgpu_operator.placement.problem import IntVector
+from fedgpu_operator.placement.flow import Change, Flow, Session, Transport, transport
 
 LOOSE = 1e9
 """A gap at which nothing but a waiting unit of a higher priority makes an update solve fully."""
@@ -50,10 +49,12 @@ def changed(t: Transport, rng: np.random.Generator, share: float) -> tuple[Trans
     return after, Change(np.where(is_new, -1, rows_were), offers_were, fresh)
 
 
-def waiting(t: Transport, units: IntVector) -> dict[int, int]:
-    """Units that wait, by priority."""
-    left = t.demand - units.sum(axis=1)
-    return {p: sum(int(n) for n, each in zip(left, t.priority, strict=True) if each == p) for p in t.priority}
+def placed_by_level(t: Transport, flow: Flow) -> dict[int, int]:
+    """Units that are placed, by priority."""
+    total = dict.fromkeys(t.priority, 0)
+    for row, units in zip(flow.rows.tolist(), flow.units.tolist(), strict=True):
+        total[t.priority[row]] += units
+    return total
 
 
 @pytest.mark.parametrize("size", ["tiny", "wide"])
@@ -72,6 +73,11 @@ def test_every_answer_is_lawful_and_its_bounds_hold(size: str) -> None:
             assert is_lawful(market, units), where
             assert flow.cost == value_of(market, units)[-2], where
             assert flow.placed == units.sum() <= best.placed <= flow.most, where
+            counts, optimal = placed_by_level(market, flow), placed_by_level(market, best)
+            last = min(market.priority)
+            assert {p: n for p, n in counts.items() if p != last} == {p: n for p, n in optimal.items() if p != last}, (
+                where
+            )
             equal = transport(replace(market, demand=units.sum(axis=1)))
             assert flow.floor <= equal.cost <= flow.cost, where
             if flow.certified:
@@ -141,3 +147,70 @@ def test_nothing_changed_changes_nothing() -> None:
     first, again = session.solve(market), session.update(market, same(market))
     assert np.array_equal(table(market, first), table(market, again))
     assert (again.cost, again.floor, again.placed) == (first.cost, first.cost, first.placed)
+
+
+def zones(demand: list[int], priority: tuple[int, ...], where: list[str], supply: dict[str, int]) -> Transport:
+    """A market whose classes are bound to the offers named, all at one price."""
+    return Transport(
+        demand=np.array(demand),
+        priority=priority,
+        seconds=np.full(len(demand), 60),
+        price=[np.full(len(supply), 10)] * len(demand),
+        eligible=[np.array([name in each.split() for name in supply]) for each in where],
+        supply=np.array(list(supply.values())),
+        provider=np.arange(len(supply)),
+        slots=(None,) * len(supply),
+    )
+
+
+def test_who_comes_with_a_higher_priority_does_not_wait_because_others_of_it_did() -> None:
+    supply = {"DE": 5_000, "FR": 2, "IT": 2}
+    session = Session()
+    session.solve(zones([5_002, 4], (0, 100), ["DE IT", "FR"], supply))
+    after = zones([5_002, 2, 2], (0, 100, 100), ["DE IT", "FR", "IT"], supply)
+    flow = session.update(after, replace(same(after), rows_were=np.array([0, 1, -1])))
+    assert placed_by_level(after, flow) == placed_by_level(after, transport(after)) == {0: 5_000, 100: 4}
+
+
+@pytest.mark.parametrize("closed", ["supply", "slots"])
+def test_an_offer_that_was_full_counts_in_the_bound_once_it_has_room(closed: str) -> None:
+    before = Transport(
+        demand=np.array([1]),
+        priority=(0,),
+        seconds=np.array([60]),
+        price=[np.array([10, 1])],
+        eligible=[np.ones(2, dtype=np.bool_)],
+        supply=np.array([1, 0 if closed == "supply" else 1]),
+        provider=np.array([0, 1]),
+        slots=(None, 0 if closed == "slots" else None),
+    )
+    session = Session()
+    assert session.solve(before).cost == 600
+    after = replace(before, supply=np.array([1, 1]), slots=(None, None))
+    assert session.update(after, same(after)).cost == 60
+
+
+@pytest.mark.parametrize("price", [10**10, 7 * 10**12, 4 * 10**15, 2**62, 2**63 - 1])
+def test_one_offer_of_any_price_ends_nothing(price: int) -> None:
+    market = zones([3, 3, 4], (0, 9, 0), ["A B", "B", "B C"], {"A": 5, "B": 5, "C": 5})
+    market = replace(market, seconds=np.full(3, 30 * 86_400))
+    session = Session()
+    session.solve(market)
+    dear = np.array([10, price, 10])
+    after = replace(market, price=[dear] * 3, demand=np.array([4, 5, 4]))
+    touched = replace(same(after), changed=np.array([False, True, False]))
+    for t in (after, after, market):
+        flow, best = session.update(t, touched), transport(t)
+        assert placed_by_level(t, flow) == placed_by_level(t, best)
+        assert flow.floor <= best.cost <= flow.cost <= 1.001 * best.cost
+        assert (flow.prices >= 0).all()
+
+
+def test_a_market_that_was_empty_is_gone_on_from() -> None:
+    none = np.zeros(0, dtype=np.int64)
+    market = zones([3, 3], (0, 9), ["A B", "B"], {"A": 5, "B": 5})
+    nobody = replace(market, demand=none, priority=(), seconds=none, price=[], eligible=[])
+    session = Session()
+    session.solve(nobody)
+    flow = session.update(market, replace(same(market), rows_were=np.full(len(market.demand), -1)))
+    assert (flow.placed, flow.cost) == (transport(market).placed, transport(market).cost)

@@ -80,7 +80,7 @@ def _offers(raw: Raw) -> list[Offer]:
             interruptions_per_mh=status.get("interruptionsPerMh"),
             gas_share=parse_usd(status.get("gasShare", "0")),
             probes={
-                name: Probe(probe["p50us"], probe["p95us"], datetime.fromisoformat(probe["at"]))
+                name: Probe(probe["p50us"], probe["p95us"], datetime.fromisoformat(probe["at"]), probe["samples"])
                 for name, probe in status.get("probes", {}).items()
             },
         )

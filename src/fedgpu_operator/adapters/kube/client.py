@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 from kubernetes.aio.client import ApiClient
@@ -199,16 +199,15 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> aiohttp.ClientResponse:
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "Content-Type": content_type}
+        sent = {"Accept": "application/json", "Accept-Encoding": "identity", "Content-Type": content_type}
         try:
-            _, url, headers, _, _ = await self._api.param_serialize(
-                method,
-                path,
-                query_params=list((query or {}).items()),
-                header_params=headers,
-                auth_settings=["BearerToken"],
+            headers = await self._headers() | sent
+            url = self._api.configuration.host + path
+            if query:
+                url += "?" + urlencode(query, quote_via=quote)
+            answer = await self._api.rest_client.request(
+                method, url, headers=headers, body=body, _request_timeout=limits
             )
-            answer = await self._api.call_api(method, url, header_params=headers, body=body, _request_timeout=limits)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise UnreachableError(f"{method} {path}: {told(error)}") from error
         response = cast("aiohttp.ClientResponse", answer.response)
@@ -216,6 +215,14 @@ class KubeClient:
             async with response:
                 raise await read_error(method, path, response)
         return response
+
+    async def _headers(self) -> dict[str, str]:
+        """Who asks, with the credentials of now: a token may be another by the next request."""
+        headers: dict[str, str] = dict(self._api.default_headers)
+        for each in (await self._api.configuration.auth_settings()).values():
+            if each["value"]:
+                headers[each["key"]] = each["value"]
+        return headers
 
 
 def _namespace(obj: JSONObject) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
@@ -11,14 +12,24 @@ from typing import Final, TypeAlias, cast
 from pydantic import BaseModel
 
 from fedgpu_operator.api.base import GROUP, JSONObject, Resource
+from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.ports import NAMESPACES, Kube, R, Reading, ResourceType, WatchEvent
-from fedgpu_operator.reflector import Key, Reflector
+from fedgpu_operator.reflector import LONGEST_PAUSE_SECONDS, Key, Reflector
 
 log = logging.getLogger(__name__)
 
 NO_FIELDS: Final[set[str]] = set()
+PLACED: Final = frozenset({"Placed", "Running", "Succeeded", "Failed"})
+"""States of a job that was decided on; one that waits is decided again, and its answer compared with the last."""
+PATIENCE_SECONDS: Final = 60.0
+"""What is held of a kind that cannot be followed is read no longer than this."""
+LAW_PATIENCE_SECONDS: Final = 20.0
+"""The same for what says where a job may run: a law that nobody hears of is a law that is broken."""
+LAW_PAUSE_SECONDS: Final = 10.0
+"""Between two tries to follow such a kind again at most, so that one list that fails does not stop placement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +59,18 @@ class HoldingKube:
         self._kube = kube
         self._changed = changed
         self._kinds: dict[str, Reflector[Parsed]] = {
-            kind.info.plural: Reflector(kube, ResourceType.of(kind.info), _parser(kind), self._notice(kind.info.plural))
+            kind.info.plural: Reflector(
+                kube,
+                ResourceType.of(kind.info),
+                _parser(kind),
+                self._notice(kind.info.plural),
+                longest_pause=LAW_PAUSE_SECONDS if kind is PlacementPolicy else LONGEST_PAUSE_SECONDS,
+            )
             for kind in kinds
         }
-        self._namespaces: Reflector[Labelled] = Reflector(kube, NAMESPACES, _labelled, self._notice_namespace)
+        self._namespaces: Reflector[Labelled] = Reflector(
+            kube, NAMESPACES, _labelled, self._notice_namespace, longest_pause=LAW_PAUSE_SECONDS
+        )
 
     async def run(self) -> None:
         """Follow all kinds until cancelled."""
@@ -60,11 +79,17 @@ class HoldingKube:
             for plural, each in self._kinds.items():
                 group.create_task(each.run(), name=f"watch-{plural}")
 
+    def silences(self) -> dict[str, Callable[[], float]]:
+        """By plural, what tells how many seconds ago the server last told us anything of that kind."""
+        found = {plural: each.silence for plural, each in self._kinds.items()}
+        return {**found, NAMESPACES.plural: self._namespaces.silence}
+
     # ---- ports.Holding
 
     async def reading(self, kind: type[R], namespace: str = "") -> Reading[R]:
         held = self._kinds[kind.info.plural]
         await held.synced()
+        held.check(LAW_PATIENCE_SECONDS if kind.info.plural == PlacementPolicy.info.plural else PATIENCE_SECONDS)
         found = list(held.values(namespace))
         unreadable = tuple(each.name for each in found if isinstance(each, Unreadable))
         if unreadable:
@@ -73,6 +98,7 @@ class HoldingKube:
 
     async def labels(self) -> dict[str, dict[str, str]]:
         await self._namespaces.synced()
+        self._namespaces.check(LAW_PATIENCE_SECONDS)
         return {each.name: each.labels for each in self._namespaces.values()}
 
     def read(self, kind: type[R], obj: JSONObject) -> R:
@@ -154,24 +180,31 @@ def _parser(kind: type[Resource]) -> Callable[[JSONObject], Parsed]:
 def _slim(obj: Resource) -> Resource:
     """The object with no more than is read of it; ten thousand of them are held.
 
-    A lease whose workload is on its member goes without the workload: it is never made from it again. Which fields were
-    written out, and which by default, nobody asks; those sets are a third of all.
+    A lease whose workload is on its member goes without the workload: it is never made from it again. A job that has a
+    place goes without the offers that it was chosen from: they stay on the hub, and a next decision writes its own.
+    Which fields were written out, and which by default, nobody asks; those sets are a third of all.
     """
     if isinstance(obj, ComputeLease) and obj.status.workload_uid:
         obj = obj.model_copy(update={"spec": obj.spec.model_copy(update={"workload": {}})})
-    _forget_fields_set(obj)
+    elif isinstance(obj, ComputeJob) and obj.status.state in PLACED and obj.status.candidates:
+        obj = obj.model_copy(update={"status": obj.status.model_copy(update={"candidates": []})})
+    _shrink(obj)
     return obj
 
 
-def _forget_fields_set(model: BaseModel) -> None:
+def _shrink(model: BaseModel) -> None:
+    """Forget which fields were set, and share equal words: most objects say the same in most of their fields."""
     object.__setattr__(model, "__pydantic_fields_set__", NO_FIELDS)
-    for value in model.__dict__.values():
-        if isinstance(value, BaseModel):
-            _forget_fields_set(value)
+    fields = model.__dict__
+    for name, value in fields.items():
+        if type(value) is str:
+            fields[name] = sys.intern(value)
+        elif isinstance(value, BaseModel):
+            _shrink(value)
         elif isinstance(value, list):
             for each in value:
                 if isinstance(each, BaseModel):
-                    _forget_fields_set(each)
+                    _shrink(each)
 
 
 def _readable(value: Parsed | None) -> Resource | None:

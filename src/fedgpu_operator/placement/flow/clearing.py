@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedgpu_operator.placement.flow.costs import COST_RANGE, NEVER
+from fedgpu_operator.placement.flow.costs import COST_RANGE, NEVER, in_money
 from fedgpu_operator.placement.flow.duals import REACHED, Labels, Residual
 from fedgpu_operator.placement.flow.network import Arcs
 from fedgpu_operator.placement.flow.pricing import Pricing
@@ -37,8 +37,9 @@ def clearing(market: Market, pricing: Pricing, state: State, idle: Idle) -> Clea
     low = np.where(pricing.open, np.maximum(0, -columns), pricing.bids(reached))
     high = np.where(ends < REACHED, np.maximum(0, ends), UNBOUNDED)
     unit = pricing.costs.unit
-    high = np.where(pricing.open, np.where(high == UNBOUNDED, UNBOUNDED, high * unit), low * unit)
-    return Clearing(low * unit, high)
+    low = in_money(low, unit)
+    high = np.where(pricing.open, np.where(high == UNBOUNDED, UNBOUNDED, in_money(high, unit)), low)
+    return Clearing(low, high)
 
 
 def _forward(labels: Labels, offers: int) -> tuple[IntVector, IntVector]:

@@ -17,6 +17,9 @@ NEVER: Final = 2**61
 
 Number = TypeVar("Number", np.int64, np.bool_)
 
+MOST: Final = 2**63 - 1
+"""What 64 bits hold."""
+
 COST_RANGE: Final = 2**60
 """OR-Tools multiplies unit costs by the number of nodes within 64 bits; below this product it never refuses."""
 
@@ -99,6 +102,19 @@ def scaled(
     if dearest <= ceiling:
         return whole
     return replace(whole, price_unit=prices, ceiling=None if dearest // prices <= ceiling else ceiling)
+
+
+def fits(costs: Costs, nodes: int) -> bool:
+    """Whether the unit costs of all pairs, as they are, leave room for sums along paths of so many nodes."""
+    ceiling = COST_RANGE // (nodes + 4)
+    prices = {id(each): each for each in costs.price}.values()
+    at_most = max((int(each.max(initial=0)) for each in prices), default=0) * max(costs.seconds, default=0)
+    return at_most < ceiling or _dearest(costs) < ceiling
+
+
+def in_money(costs: IntVector, unit: int) -> IntVector:
+    """Solver units, at least 0, as µUSD · s per hour: what 64 bits cannot hold becomes the most that they can."""
+    return np.minimum(costs, MOST // unit) * unit
 
 
 def cut(vectors: Sequence[NDArray[Number]], rows: IntVector, offers: IntVector) -> list[NDArray[Number]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedgpu_operator.errors import FedGPUError
 from fedgpu_operator.placement.flow.clearing import clearing, plain_prices
-from fedgpu_operator.placement.flow.costs import NEVER, scaled
+from fedgpu_operator.placement.flow.costs import NEVER, in_money, scaled
 from fedgpu_operator.placement.flow.duals import bound, filled, worth
 from fedgpu_operator.placement.flow.network import UNCAPPED, summed
 from fedgpu_operator.placement.flow.pricing import Pairs, Pricing
@@ -156,7 +156,7 @@ class Solver:
             for row, offer, each in zip(sold.rows.tolist(), sold.offers.tolist(), units.tolist(), strict=True)
         )
         placed = int(units.sum())
-        worths = prices * self._costs.unit
+        worths = in_money(prices, self._costs.unit)
         return Flow(sold.rows, sold.offers, units, placed, placed, cost, 0, False, self._rounds, worths)
 
 

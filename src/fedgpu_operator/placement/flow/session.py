@@ -5,12 +5,12 @@ Nothing but the last solution is kept. Every answer states its bound; where that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from fedgpu_operator.placement.flow.costs import COST_RANGE, NEVER, Costs
+from fedgpu_operator.placement.flow.costs import NEVER, Costs, fits
 from fedgpu_operator.placement.flow.exact import Solver
 from fedgpu_operator.placement.flow.pricing import Pairs
 from fedgpu_operator.placement.flow.start import sizes
@@ -52,12 +52,16 @@ class Session:
         flow = transport(t)
         solver = Solver(t)
         costs = solver.plain.costs
-        paid, pairs = solver.plain.best(flow.prices // costs.unit), Pairs(flow.rows, flow.offers)
-        if costs.ceiling is None and int(paid.max(initial=0, where=paid < NEVER)) < COST_RANGE // costs.unit:
+        whole = Costs(t.seconds.tolist(), t.price, t.eligible)
+        if fits(whole, solver.market.nodes):
+            paid, pairs = solver.plain.best(flow.prices // costs.unit), Pairs(flow.rows, flow.offers)
             size = np.minimum(sizes(solver.market) + NEAR, len(t.supply))
             near = solver.plain.below(flow.prices // costs.unit, np.full(len(paid), NEVER), size)
             paid = np.where(paid < NEVER, paid * costs.unit, NEVER)
-            self._kept = Kept(t, Costs(t.seconds.tolist(), t.price, t.eligible), flow, paid, near.with_(pairs))
+            # What is closed today may be open tomorrow: its price too must be one that no class finds too cheap.
+            closed = replace(solver.plain, costs=whole).bids(paid)
+            prices = np.where(solver.plain.open, flow.prices, closed)
+            self._kept = Kept(t, whole, replace(flow, prices=prices), paid, near.with_(pairs))
         else:
             self._kept = None
         return flow

@@ -7,7 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from fedgpu_operator.placement.flow.costs import COST_RANGE, NEVER, Costs
+from fedgpu_operator.placement.flow.augment import Aside
+from fedgpu_operator.placement.flow.costs import COST_RANGE, NEVER, Costs, fits
 from fedgpu_operator.placement.flow.duals import filled, product, worth
 from fedgpu_operator.placement.flow.exact import groups_of
 from fedgpu_operator.placement.flow.network import UNCAPPED, Arcs, Network, summed, units_on
@@ -38,8 +39,12 @@ class Kept:
 
 
 def updated(kept: Kept, t: Transport, rows_were: IntVector, offers_were: IntVector, changed: BoolVector) -> Kept | None:
-    """The next solution; None where only a full solve can tell, because units of a higher priority would wait."""
+    """The next solution; None where a full solve is the quicker way."""
+    if not len(kept.paid) or not len(kept.flow.prices):
+        return None
     step = _Step(kept, t, rows_were, offers_were, changed)
+    if not step.fits():
+        return None
     step.price_again()
     step.keep()
     step.place(step.near)
@@ -57,7 +62,8 @@ class _Step:
         self._kept, self._t = kept, t
         self._costs = Costs(t.seconds.tolist(), t.price, t.eligible)
         self._rows_were, self._offers_were = rows_were, offers_were
-        self._fresh = np.flatnonzero(changed | (offers_were < 0))
+        opened = (t.supply > 0) & (kept.t.supply[offers_were] == 0)
+        self._fresh = np.flatnonzero(changed | (offers_were < 0) | opened)
         self._row_now = _inverse(rows_were, len(kept.t.demand))
         self._offer_now = _inverse(offers_were, len(kept.t.supply))
         self._group, self._caps = groups_of(t)
@@ -66,6 +72,12 @@ class _Step:
         self._paid = np.where(rows_were >= 0, kept.paid[rows_were], NEVER)
         self._rows, self._offers, self._units = NO_PAIRS, NO_PAIRS, NO_PAIRS
         self.near = self._mapped(kept.near)
+
+    def fits(self) -> bool:
+        """Whether 64 bits hold the costs as they are, and the prices of yesterday on top of them."""
+        kept = self._kept
+        most = max(int(kept.flow.prices.max(initial=0)), int(kept.paid.max(initial=0, where=kept.paid < NEVER)))
+        return most < COST_RANGE // 2 and fits(self._costs, self._market.nodes)
 
     def price_again(self) -> None:
         """Prices of fresh offers at which no class finds them too cheap, then what new classes pay."""
@@ -146,13 +158,12 @@ class _Step:
         return pricing.below(self._prices, np.full(len(self._paid), NEVER), self._few(100))
 
     def outcome(self) -> Kept | None:
-        """The flow with its bounds, unless more units of some priority but the last wait than before."""
-        waits = self._t.demand - summed(self._rows, self._units, len(self._paid))
-        before = self._kept.t.demand - summed(self._kept.flow.rows, self._kept.flow.units, len(self._kept.t.demand))
-        last = min(self._t.priority, default=0)
-        known = _by_priority(self._kept.t.priority, before)
-        if any(units > known.get(p, 0) for p, units in _by_priority(self._t.priority, waits).items() if p != last):
+        """The flow with its bounds, once all that can be placed are; None where that takes a full solve."""
+        aside = Aside(self._t, self._market, self._rows, self._offers, self._units)
+        if not aside.let_in():
             return None
+        self._rows, self._offers, self._units = aside.rows, aside.offers, aside.units
+        waits = self._t.demand - summed(self._rows, self._units, len(self._paid))
         pairs = Pairs(NO_PAIRS, NO_PAIRS).with_(Pairs(self._rows, self._offers))
         width = len(self._prices) or 1
         keys = pairs.rows * width + pairs.offers
@@ -161,7 +172,7 @@ class _Step:
         rows, offers, units = pairs.rows[sold], pairs.offers[sold], units[sold]
         cost = product(units, costs_of(self._costs, Pairs(rows, offers)))
         placed = int(units.sum())
-        most = placed if not waits.any() else self._most(waits)
+        most = placed if not waits.any() else self._most(waits, aside.full)
         place = np.unique(np.array(self._t.priority, dtype=np.int64), return_inverse=True)[1]
         served = summed(place, self._t.demand - waits, int(place.max(initial=-1)) + 1)
         floor = filled(self._t.demand, self._paid, place, served) - worth(self._market, self._prices)
@@ -169,18 +180,11 @@ class _Step:
         flow = Flow(rows, offers, units, placed, most, cost, max(0, floor), proven, 1, self._prices)
         return Kept(self._t, self._costs, flow, self._paid, self.near)
 
-    def _most(self, waits: IntVector) -> int:
-        """How many units can be placed at most: a cut behind the classes from which units that wait can be reached."""
-        reached = waits > 0
-        full = np.zeros(len(self._prices), dtype=np.bool_)
-        while True:
-            masks = {id(self._t.eligible[row]): self._t.eligible[row] for row in np.flatnonzero(reached).tolist()}
-            for mask in masks.values():
-                full |= mask
-            more = self._rows[(self._units > 0) & full[self._offers]]
-            if reached[more].all():
-                return int(self._t.demand[~reached].sum()) + worth(self._market, full.astype(np.int64))
-            reached[more] = True
+    def _most(self, waits: IntVector, full: BoolVector) -> int:
+        """How many units can be placed at most: of the classes that may go elsewhere all, and what the full hold."""
+        elsewhere = np.flatnonzero(waits == 0)
+        elsewhere = elsewhere[[bool((self._t.eligible[row] & ~full).any()) for row in elsewhere.tolist()]]
+        return int(self._t.demand[elsewhere].sum()) + worth(self._market, full.astype(np.int64))
 
     def _waiting(self) -> IntVector:
         return np.flatnonzero(self._t.demand > summed(self._rows, self._units, len(self._paid)))
@@ -222,10 +226,3 @@ def _within(keys: IntVector, units: IntVector, limit: IntVector, last: IntVector
     kept = np.empty_like(units)
     kept[order] = np.clip(limit[sorted_keys] - before, 0, sorted_units)
     return kept
-
-
-def _by_priority(priority: tuple[int, ...], units: IntVector) -> dict[int, int]:
-    total: dict[int, int] = {}
-    for each, count in zip(priority, units.tolist(), strict=True):
-        total[each] = total.get(each, 0) + count
-    return total

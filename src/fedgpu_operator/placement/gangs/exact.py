@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from math import gcd
 from typing import Final
 
@@ -22,8 +22,13 @@ MAX_JOBS: Final = 2_000
 """Jobs up to which a problem is small."""
 MAX_PATTERNS: Final = 120
 """Patterns of one node up to which its offer can be modelled."""
-MAX_WORK: Final = 1.0
-"""Deterministic time of one search: about as many seconds on a quiet core."""
+MAX_WORK: Final = 2.0
+"""Deterministic time of all searches of one problem: about as many seconds on a quiet core.
+
+A search that others follow may use half of what is left.
+"""
+KEPT: Final = 4_096
+"""Kinds of nodes whose patterns are remembered."""
 
 Flows = list[dict[int, int]]
 
@@ -49,7 +54,17 @@ def optimum(problem: Problem, fits: Sequence[dict[int, int]], start: Flows) -> E
     return model.best(start) if model.fine else None
 
 
-@cache
+@lru_cache(maxsize=KEPT)
+def how_many(gpus: int, shapes: tuple[int, ...]) -> int:
+    """How many patterns `patterns` would list, without listing them."""
+    sums = [1] + [0] * gpus
+    for shape in shapes:
+        for total in range(shape, gpus + 1):
+            sums[total] += sums[total - shape]
+    return sum(sums[max(0, gpus - shapes[0] + 1) :])
+
+
+@lru_cache(maxsize=KEPT)
 def patterns(gpus: int, shapes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """All maximal multisets of `shapes` (ascending; counts in their order) that fit a node of `gpus` free GPUs."""
     if not shapes:
@@ -65,6 +80,7 @@ def patterns(gpus: int, shapes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
 class _Model:
     def __init__(self, problem: Problem, fits: Sequence[dict[int, int]]) -> None:
         self._problem = problem
+        self._work = MAX_WORK
         self._model = cp_model.CpModel()
         self._jobs = {
             (row, offer): self._model.new_int_var(0, min(each.size, fits[row][offer]), "")
@@ -90,10 +106,10 @@ class _Model:
         for gpus, nodes in sorted(self._problem.free[offer].items()):
             if gpus < shapes[0] or nodes <= 0:
                 continue
-            known = patterns(gpus, shapes)
-            if len(known) > MAX_PATTERNS:
+            if how_many(gpus, shapes) > MAX_PATTERNS:
                 self.fine = False
                 return
+            known = patterns(gpus, shapes)
             chosen = [self._model.new_int_var(0, nodes, "") for _ in known]
             self._model.add(sum(chosen) == nodes)
             for pattern, var in zip(known, chosen, strict=True):
@@ -115,7 +131,7 @@ class _Model:
             count = self._count(flows, level)
             if count < sum(each.size for row, each in enumerate(classes) if each.priority == level and self._asks(row)):
                 self._model.maximize(sum(mine))
-                flows, sure = self._search(flows)
+                flows, sure = self._search(flows, self._work / 2)
                 proven &= sure
                 count = self._count(flows, level)
             self._model.add(sum(mine) == count)
@@ -125,7 +141,7 @@ class _Model:
         if largest * max(1, sum(each.size for each in classes)) >= 2**60:
             return Exact(flows, False)
         self._model.minimize(sum(costs[key] // max(unit, 1) * var for key, var in self._jobs.items()))
-        flows, sure = self._search(flows)
+        flows, sure = self._search(flows, self._work)
         return Exact(flows, proven and sure)
 
     def _asks(self, row: int) -> bool:
@@ -134,15 +150,16 @@ class _Model:
     def _count(self, flows: Flows, level: int) -> int:
         return sum(sum(each.values()) for row, each in enumerate(flows) if self._problem.classes[row].priority == level)
 
-    def _search(self, flows: Flows) -> tuple[Flows, bool]:
+    def _search(self, flows: Flows, work: float) -> tuple[Flows, bool]:
         self._model.clear_hints()  # type: ignore[no-untyped-call]  # ortools ships it without types
         for (row, offer), var in self._jobs.items():
             self._model.add_hint(var, flows[row].get(offer, 0))
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 0
-        solver.parameters.max_deterministic_time = MAX_WORK
+        solver.parameters.max_deterministic_time = work
         status = solver.solve(self._model)
+        self._work = max(0.0, self._work - solver.response_proto.deterministic_time)
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return flows, False
         found: Flows = [{} for _ in self._problem.classes]

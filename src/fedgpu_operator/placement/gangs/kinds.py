@@ -1,4 +1,4 @@
-"""Jobs of one gang size as a transport problem: they are interchangeable to an offer, so a flow places them exactly."""
+"""Jobs of one gang size as a transport problem: they are interchangeable to an offer, so one flow places them all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COST_STEPS: Final = 2**30
 def place_kind(plan: Plan, members: Sequence[int], most: Sequence[int], table: FloatVector) -> None:
     """Places up to `most` jobs of each of the groups `members`, all of one shape and number of replicas.
 
-    As many as can be, then at the least priced cost: optimal for this size at these prices, in what is left.
+    About as many as can be at about the least priced cost: the flow's first answer, as no price here is exact.
     """
     first = plan.groups[members[0]]
     supply = plan.stock.room[first.shape] // first.replicas
@@ -55,14 +55,15 @@ def place_kind(plan: Plan, members: Sequence[int], most: Sequence[int], table: F
             supply=supply[columns],
             provider=plan.stock.provider[columns],
             slots=tuple(plan.stock.slots),
-        )
+        ),
+        first_only=True,
     )
     for row, column, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
         plan.add(members[row], int(columns[column]), jobs)
 
 
 def place_singles(problem: Problem, plan: Plan) -> None:
-    """Places all jobs of one GPU anew in what the others leave: exact, most of the highest priority, least cost."""
+    """Places all jobs of one GPU anew in what the others leave, by the first answer of one flow."""
     members = [i for i, each in enumerate(plan.groups) if each.gpus == 1]
     if not members:
         return
@@ -81,7 +82,8 @@ def place_singles(problem: Problem, plan: Plan) -> None:
             supply=plan.stock.room[plan.groups[members[0]].shape],
             provider=plan.stock.provider,
             slots=tuple(plan.stock.slots),
-        )
+        ),
+        first_only=True,
     )
     for row, offer, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
         plan.add(members[row], offer, jobs)

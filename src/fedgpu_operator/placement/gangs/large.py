@@ -1,4 +1,4 @@
-"""Many jobs of several GPUs: admission, prices, one exact flow per gang size, moves to cheaper places, bounds."""
+"""Many jobs of several GPUs: admission, prices, one flow per gang size, moves to cheaper places, bounds."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ from fedgpu_operator.placement.problem import Problem
 
 COARSE: Final = ((1.0, 6), (0.5, 6), (0.2, 8), (0.1, 8), (0.05, 8), (0.02, 8))
 """Temperatures (shares of the mean cost of a GPU) and sweeps that find prices from nothing."""
-FINE: Final = (
-    *((0.5, 6), (0.2, 6), (0.1, 6), (0.05, 6), (0.03, 6)),
-    *((0.02, 6), (0.01, 8), (0.01, 8), (0.005, 10), (0.003, 12), (0.002, 16)),
-)
+FINE: Final = ((0.5, 6), (0.2, 6), (0.1, 6), (0.05, 10), (0.02, 12), (0.01, 14), (0.003, 24))
 """The same as far down as a tight bound needs."""
+ADMIT: Final = (*COARSE, (0.01, 8))
+"""Those that find how many jobs to admit, where only places count; shares of a job."""
 WIDE: Final = 250
 """Pairs per class and look for the bound, which is only as tight as the pairs that it has seen."""
 SPARE: Final = 0.01
@@ -35,7 +34,9 @@ SPARE: Final = 0.01
 NEARLY: Final = 0.8
 """A gang size of which at least this share is admitted may place whichever of its jobs are cheapest."""
 SHARE: Final = 0.02
-"""A gang size of one level with at least this share of all GPUs asked for gets an exact flow; others are filled in."""
+"""A gang size of one level with at least this share of the GPUs asked for gets a flow; others are filled in."""
+SINGLES: Final = 0.1
+"""Jobs of one GPU with at least this share of all GPUs asked for get a flow of their own; others are filled in."""
 HEAVIEST: Final = 8
 """Levels from the lowest one up that admission weighs apart; what is placed goes level by level in any case."""
 
@@ -58,7 +59,7 @@ class Large:
     def arrange(self) -> None:
         """By level: the admitted jobs of the largest shapes and gangs first; then what else fits, smallest first.
 
-        Singles of the lowest level come after its gangs; then all singles are placed anew, exactly.
+        Singles of the lowest level come after its gangs; then, where they are many, all singles are placed anew.
         """
         plan, groups = self._plan, self._groups
         admitted = self._admitted()
@@ -69,7 +70,8 @@ class Large:
             members = list(each)
             if level == self._levels[0]:
                 self._place([i for i in members if groups[i].gpus > 1], admitted, table)
-                place_singles(self._problem, plan)
+                if self._share([i for i in order if groups[i].gpus == 1], admitted) >= SINGLES:
+                    place_singles(self._problem, plan)
             else:
                 self._place(members, admitted, table)
             for i in sorted(members, key=lambda i: (groups[i].gpus, i)):
@@ -107,7 +109,7 @@ class Large:
         free = [replace(each, costs=np.zeros(len(each.offers))) for each in self._groups]
         outside = np.array([self._weights[each.level] for each in self._groups])
         balance = Balance(free, [each.jobs for each in free], self._shelf, self._counts, outside)
-        balance.anneal((*COARSE, (0.01, 8)))
+        balance.anneal(ADMIT)
         return [
             min(each.jobs, int(np.ceil(jobs + SPARE * each.jobs)))
             for jobs, each in zip(balance.inside.tolist(), free, strict=True)
@@ -116,16 +118,20 @@ class Large:
     def _place(self, members: Sequence[int], admitted: Sequence[int], table: FloatVector) -> None:
         plan = self._plan
         sizes = [list(each) for _, each in groupby(members, key=lambda i: _size(plan.groups[i]))]
-        enough = SHARE * sum(each.gpus * jobs for each, jobs in zip(plan.groups, admitted, strict=True))
         for each in sizes:
             most = [admitted[i] for i in each]
             if sum(most) >= NEARLY * sum(plan.left[i] for i in each):
                 most = [plan.left[i] for i in each]
-            if len(each) > 1 and sum(plan.groups[i].gpus * admitted[i] for i in each) >= enough:
+            if len(each) > 1 and self._share(each, admitted) >= SHARE:
                 place_kind(plan, each, most, table)
             else:
                 for jobs, i in sorted(zip(most, each, strict=True), key=lambda pair: -plan.groups[pair[1]].seconds):
                     plan.fill(i, table, jobs)
+
+    def _share(self, members: Sequence[int], admitted: Sequence[int]) -> float:
+        """The share of all admitted GPUs that these groups ask for."""
+        asked = [each.gpus * jobs for each, jobs in zip(self._groups, admitted, strict=True)]
+        return sum(asked[i] for i in members) / max(sum(asked), 1)
 
 
 def _size(group: Group) -> tuple[int, int]:

@@ -148,10 +148,10 @@ class Balance:
         self._shelf = shelf
         self._outside = outside
         self._gpus = np.array([each.gpus for each in groups], dtype=np.float64)
-        self._kinds = np.array([each.kind for each in groups], dtype=np.int64)
         self._demand = np.array(demand, dtype=np.float64) * self._gpus
         self._chosen: list[BoolVector | None] = [None] * len(groups)
         self._noise: FloatVector = np.random.default_rng(0).gumbel(size=(shelf.nodes.shape[1],))
+        self._twice = np.tile(self._noise, 2)
         self._chain = shelf.chain().astype(np.float64)
         self._whole = shelf.whole().astype(np.float64)
         self._unit = self._mean_cost()
@@ -172,34 +172,34 @@ class Balance:
 
     def _look(self, temperature: float) -> None:
         """Adds the pairs that the smoothed flow would use, sampled by their share in it (Gumbel's trick)."""
-        table = self.prices.per_replica(self._shelf)
-        rows, keys, costs, held = [], [], [], []
-        for i, group in enumerate(self._groups):
-            if not self._demand[i]:
-                continue
-            near = self._nearest(i, group, table, temperature)
-            key = group.kind * self._noise.size + group.offers[near]
+        table = self.prices.per_gpu(self._shelf) / temperature
+        whole = np.append(self._whole.ravel(), np.inf)
+        asked = np.flatnonzero(self._demand)
+        keys, costs = [], []
+        for i in asked.tolist():
+            group = self._groups[i]
+            near = self._nearest(i, group, table[group.kind], temperature)
+            key = group.offers[near] + group.kind * self._noise.size
             cost = group.costs[near] / group.gpus
-            room = np.minimum(self._whole.ravel()[key], self._demand[i])
             if self._outside is not None and np.isfinite(self._outside[i]):
                 key = np.append(key, self._whole.size)
                 cost = np.append(cost, self._outside[i] / group.gpus)
-                room = np.append(room, self._demand[i])
-            rows.append(np.full(len(key), i))
             keys.append(key)
             costs.append(cost)
-            held.append(room)
-        self._rows, self._keys, self._costs = np.concatenate(rows), np.concatenate(keys), np.concatenate(costs)
-        self._weight = np.log(np.maximum(np.concatenate(held), 1e-3))
-        self._starts = np.flatnonzero(np.diff(self._rows, prepend=-1))
+        sizes = np.array([len(each) for each in keys])
+        self._asked, self._who = asked, np.repeat(np.arange(len(asked)), sizes)
+        self._starts = np.append(0, np.cumsum(sizes)[:-1])
+        self._keys = np.concatenate(keys)
+        held = np.minimum(whole[self._keys], self._demand[asked][self._who])
+        self._score = (np.log(np.maximum(held, 1e-3)) - np.concatenate(costs) / temperature).astype(np.float32)
 
     def _nearest(self, i: int, group: Group, table: FloatVector, temperature: float) -> IntVector:
         if len(group.offers) <= self._width:
             return np.arange(len(group.offers))
-        score = group.priced(table)
-        score /= temperature * group.gpus
         # One draw for all, shifted by class: what matters is that classes do not all look at the same offers.
-        score -= self._noise[(group.offers + 97 * i) % self._noise.size]
+        shift = 97 * i % self._noise.size
+        score = (table - self._twice[shift : shift + self._noise.size])[group.offers]
+        score += group.costs * (1 / (temperature * group.gpus))
         chosen = self._chosen[i]
         if chosen is None:
             chosen = self._chosen[i] = np.zeros(len(group.offers), dtype=bool)
@@ -207,19 +207,22 @@ class Balance:
         return np.flatnonzero(chosen)
 
     def _sweep(self, temperature: float, sweeps: int) -> None:
-        starts = self._starts
-        who = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(self._rows))))
-        demand = self._demand[self._rows[starts]]
-        units = np.zeros(len(who))
+        """Single precision will do between projections: a score is off by far less than a sweep changes it."""
+        starts, who, keys = self._starts, self._who, self._keys
+        demand = self._demand[self._asked]
+        units = np.zeros(len(who), dtype=np.float32)
         for _ in range(sweeps):
-            priced = np.append(self.prices.per_gpu(self._shelf).ravel(), 0.0)[self._keys]
-            score = self._weight - (self._costs + priced) / temperature
-            share = np.exp(score - np.maximum.reduceat(score, starts)[who])
-            units = share * (demand / np.add.reduceat(share, starts))[who]
-            wanted = np.bincount(self._keys, weights=units, minlength=self._whole.size + 1)[:-1].astype(np.float64)
+            priced = np.append(self.prices.per_gpu(self._shelf).ravel() / temperature, 0.0).astype(np.float32)
+            share = self._score - priced[keys]
+            share -= np.maximum.reduceat(share, starts)[who]
+            np.exp(share, out=share)
+            share *= (demand / np.add.reduceat(share, starts)).astype(np.float32)[who]
+            units = share
+            wanted = np.bincount(keys, weights=units, minlength=self._whole.size + 1)[:-1].astype(np.float64)
             self._project(wanted.reshape(self._whole.shape), temperature)
-        inside = np.bincount(self._rows, weights=np.where(self._keys < self._whole.size, units, 0.0))
-        self.inside = np.append(inside, np.zeros(len(self._groups) - len(inside))).astype(np.float64) / self._gpus
+        inside = np.zeros(len(self._groups))
+        inside[self._asked] = np.add.reduceat(np.where(keys < self._whole.size, units, 0.0), starts)
+        self.inside = inside / self._gpus
 
     def _project(self, wanted: FloatVector, temperature: float) -> None:
         """Raises or lowers the price of each capacity, the innermost first, until what is wanted of it fits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -53,11 +54,6 @@ class Shelf:
         shapes = tuple(sorted({gpus for gpus, _ in asked}))
         return cls(tuple(sizes), nodes, shapes, _kinds(asked), asked)
 
-    def again(self, free: Sequence[Histogram]) -> Shelf:
-        """The same sizes over other nodes."""
-        other = Shelf.of(free, ())
-        return Shelf(other.sizes, other.nodes, self.shapes, self.kinds, self.gangs)
-
     def kind_of(self, gpus: int, replicas: int) -> int:
         """Index of the kind that such a gang belongs to."""
         return max(i for i, kind in enumerate(self.kinds) if kind.gpus == gpus and kind.replicas <= replicas)
@@ -91,14 +87,15 @@ class Shelf:
         that fits (an unbounded knapsack), which bounds whatever is really put there.
         """
         total = np.zeros(self.nodes.shape[1])
-        best = [total]
+        # Only as many sizes back as the largest shape reaches: nodes may have thousands of GPUs.
+        best = deque([total], maxlen=max(self.shapes, default=1))
         where = {gpus: i for i, gpus in enumerate(self.sizes)}
         for gpus in range(1, self._largest + 1):
             value = best[-1]
             for i, shape in enumerate(self.shapes):
                 if shape > gpus:
                     break
-                value = np.maximum(value, best[gpus - shape] + prices[i])
+                value = np.maximum(value, best[-shape] + prices[i])
             best.append(value)
             if gpus in where:
                 total = total + self.nodes[where[gpus]] * value

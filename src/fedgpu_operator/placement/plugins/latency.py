@@ -11,6 +11,7 @@ import numpy as np
 
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.geo import point_of
+from fedgpu_operator.domain.job import LatencyRule
 from fedgpu_operator.domain.location import EARTH_RADIUS_KM, Location, great_circle_km, round_trip_floor_ms
 from fedgpu_operator.domain.offer import Offer, Probe
 from fedgpu_operator.domain.vantage import NEAR_KM
@@ -22,6 +23,12 @@ FARTHEST_MS: Final = round_trip_floor_ms(EARTH_RADIUS_KM * np.pi)
 
 SKEW: Final = timedelta(minutes=1)
 """How far ahead of ours a provider's clock may be: a measurement from beyond that is none."""
+
+MOST_WORDS: Final = 300
+"""Characters that a message spends on measurements that do not count: there may be many vantages."""
+
+LEAST_SAMPLES: Final = 5
+"""Round trips that a measurement is made of at least, as many as the prober takes in one round."""
 
 REASONS: Final = (Reason.LATENCY_UNMEASURED, Reason.LATENCY_TOO_HIGH)
 
@@ -112,24 +119,42 @@ def _seen(ctx: Context, there: Reach) -> Seen | None:
 
 
 def _measured(ctx: Context, there: Reach) -> Probe | None:
-    """The slowest (by p95) of the measurements that count: from a vantage of the origin, young, and possible.
+    """The slowest (by p95) of the measurements to the vantages of the origin, where there is one that counts to each.
 
-    Owners measure themselves. A round trip that light could not have made is a lie or an error, and no measurement.
+    Owners measure themselves, and choose what they report: what is left out is not better than what is bad. A round
+    trip that light could not have made is a lie or an error, and where that cannot be told nothing was measured.
     """
     rule = ctx.job.latency
     if rule is None or not rule.vantages:
         return None
-    floor = _estimate_ms(ctx, there) or 0.0
+    probes = [_probe(there, name) for name in rule.vantages]
+    if any(_fault(ctx, rule, there, probe) for probe in probes):
+        return None
+    return max((probe for probe in probes if probe is not None), key=lambda probe: probe.p95_us)
+
+
+def _probe(there: Reach, vantage: str) -> Probe | None:
+    return next((probe for name, probe in there.probes if name == vantage), None)
+
+
+def _fault(ctx: Context, rule: LatencyRule, there: Reach, probe: Probe | None) -> str:
+    """Why a measurement does not count, in words; nothing where it does."""
+    floor = _estimate_ms(ctx, there)
+    if probe is None:
+        return "not measured"
+    if floor is None:
+        return "a measurement counts only where both coordinates are known: state coordinates"
+    at = f"measured at {probe.measured_at:%Y-%m-%dT%H:%M:%SZ}"
+    if ctx.now - probe.measured_at > timedelta(seconds=rule.max_age):
+        return f"{at}, which is older than {rule.max_age} s"
+    if probe.measured_at - ctx.now > SKEW:
+        return f"{at}, which is in the future"
+    if probe.samples < LEAST_SAMPLES:
+        return f"measured {probe.samples} times, and at least {LEAST_SAMPLES} are wanted"
     # The vantage may stand nearer to the offer than the origin for which it stands.
-    least_us = 1000 * max(0.0, floor - round_trip_floor_ms(NEAR_KM))
-    counting = [
-        probe
-        for name, probe in there.probes
-        if name in rule.vantages
-        and probe.p50_us >= least_us
-        and -SKEW <= ctx.now - probe.measured_at <= timedelta(seconds=rule.max_age)
-    ]
-    return max(counting, key=lambda probe: probe.p95_us, default=None)
+    if probe.p50_us <= 0 or probe.p50_us < 1000 * (floor - round_trip_floor_ms(NEAR_KM)):
+        return f"measured at {probe.p50_us / 1000:.1f} ms, which is faster than light"
+    return ""
 
 
 def _estimate_ms(ctx: Context, there: Reach) -> float | None:
@@ -161,7 +186,10 @@ def _refusal(ctx: Context, there: Reach) -> Refusal | None:
         return _too_slow(probe.p95_us / 1000, rule.max_ms, "measured at the 95th percentile")
     floor = _estimate_ms(ctx, there)
     if floor is None:
-        return Refusal(Reason.LATENCY_UNMEASURED, "no measurement that counts, and no coordinates to estimate from")
+        return Refusal(
+            Reason.LATENCY_UNMEASURED,
+            "no coordinates to judge a measurement by or to estimate from: state coordinates, or a known cloud region",
+        )
     if floor > rule.max_ms:
         return _too_slow(floor, rule.max_ms, "at the speed of light in fibre, there and back")
     if not rule.allow_estimate:
@@ -183,15 +211,8 @@ def _why_unmeasured(ctx: Context, there: Reach) -> str:
     rule = ctx.job.latency
     if rule is None or not rule.vantages:
         return "not measured: no vantage of this hub stands for the origin"
-    found = [probe for name, probe in there.probes if name in rule.vantages]
-    if not found:
-        return f"not measured to {', '.join(sorted(rule.vantages))}"
-    newest = max(found, key=lambda probe: probe.measured_at)
-    if ctx.now - newest.measured_at > timedelta(seconds=rule.max_age):
-        return f"measured at {newest.measured_at:%Y-%m-%dT%H:%M:%SZ}, which is older than {rule.max_age} s"
-    if newest.measured_at - ctx.now > SKEW:
-        return f"measured at {newest.measured_at:%Y-%m-%dT%H:%M:%SZ}, which is in the future"
-    return f"measured at {newest.p50_us / 1000:.1f} ms, which is faster than light"
+    faults = ((name, _fault(ctx, rule, there, _probe(there, name))) for name in sorted(rule.vantages))
+    return "; ".join(f"{name}: {fault}" for name, fault in faults if fault)[:MOST_WORDS]
 
 
 def _price(ctx: Context, milliseconds: float) -> int:

@@ -1,0 +1,24 @@
+"""What of a change wakes the loops: that a location was confirmed is what jobs wait for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.bootstrap.waking import woken
+
+
+def provider(**status: Any) -> GPUProvider:
+    spec = {
+        "location": {"country": "DE"},
+        "connection": {"kubeconfigSecretRef": {"name": "berlin"}},
+        "offers": [{"product": "L4", "pricePerGPUHour": "0.43"}],
+    }
+    return GPUProvider.parse({"metadata": {"name": "berlin", "uid": "u"}, "spec": spec, "status": status})
+
+
+@pytest.mark.parametrize(("status", "wakes"), [({"locationAudited": True}, True), ({"freeGPUs": 3}, False)])
+def test_of_a_providers_status_only_what_placement_goes_by_wakes_the_jobs(status: dict[str, Any], wakes: bool) -> None:
+    assert ("jobs" in woken("gpuproviders", provider(), provider(**status))) is wakes
