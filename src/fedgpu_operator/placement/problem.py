@@ -66,8 +66,9 @@ class Problem:
 class Clearing:
     """What one more free GPU at each offer would save, as an interval: int64, shape (offers,), µUSD · s per hour.
 
-    `low` and `high` are the least and greatest dual price of the offer over all optimal duals; `high` is UNBOUNDED
-    where jobs wait that one more GPU would place. Zero where GPUs are left over.
+    `low` is what one more GPU there with a lease slot of its own would save at equal counts, `high` what taking one
+    away would cost; `high` is UNBOUNDED where one fewer would leave one more job waiting. Both are zero where GPUs are
+    left over, and both are `low` where nothing is for sale.
     """
 
     low: IntVector

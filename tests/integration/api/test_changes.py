@@ -165,7 +165,9 @@ def test_a_provider_cannot_date_its_usage_beyond_the_calendar_nor_mark_its_lease
         for change in changes:
             answer = desk.patch(stored, {"status": {"usage": {**usage, **change}}}, "--subresource=status")
             assert answer.returncode != 0, change
-            assert "must be an instant of the years 1970 to 2999 with its zone" in answer.stderr
+            # Programs write a status: the field is named beside the plain pattern, which costs the server least.
+            assert f"status.usage.{next(iter(change))}" in answer.stderr
+            assert "should match" in answer.stderr
     wide = [{**usage["pods"][0], "name": f"trainer-{index}", "startedAt": f"{instant}.000001Z"} for index in range(128)]
     mark = {"annotations": {"fedgpu.dev/unsigned-since": "2026-01-01T00:00:00Z"}}
     written = {**document["status"], "usage": {**usage, "pods": wide}}
