@@ -165,8 +165,16 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
     }
     if settling is not None and proofs is not None:
         passes |= settling_passes(settings, settling, kube, ledger, clock, metrics, proofs=proofs)
+    system = System(kube, ledger, settling, supervisor, metrics, _loops(passes, settings, metrics))
+    changes.system = system
+    return system
+
+
+def _loops(
+    passes: dict[str, Callable[[], Awaitable[float | None]]], settings: Settings, metrics: PrometheusMetrics
+) -> dict[str, Loop]:
     resync = {"market": settings.market_seconds}
-    loops = {
+    return {
         name: Loop(
             name,
             pass_once,
@@ -176,9 +184,6 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
         )
         for name, pass_once in passes.items()
     }
-    system = System(kube, ledger, settling, supervisor, metrics, loops)
-    changes.system = system
-    return system
 
 
 @dataclass(slots=True)
