@@ -58,6 +58,12 @@ def map_list(*keys: str) -> JSONObject:
 
 
 SET_LIST: Final[JSONObject] = {"x-kubernetes-list-type": "set"}
+ATOMIC_MAP: Final[JSONObject] = {"x-kubernetes-map-type": "atomic"}
+"""Schema extra of an object with one writer for the whole of it.
+
+Which of its fields somebody owns is then one entry. The API server reads and writes that bookkeeping anew with every
+request; for each single field it was half of a placed job.
+"""
 
 HINT: Final = "x-fedgpu-hint"
 """Schema extra beside a pattern: the CRD then says these words instead of quoting a regular expression."""

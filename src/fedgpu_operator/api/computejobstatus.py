@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from fedgpu_operator.api.base import Conditions, DecimalUSD, Model, ObjectName, Word
+from fedgpu_operator.api.base import ATOMIC_MAP, Conditions, DecimalUSD, Model, ObjectName, Word
 
 ComponentName = Annotated[str, Field(min_length=1, max_length=32)]
 
@@ -78,6 +78,8 @@ class SettlementStatus(Model):
 class ComputeJobStatus(Model):
     """What became of the job; written by the hub alone."""
 
+    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
+
     observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that this status judges.")
     state: Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"] = Field(
         default="Pending", description="One word for people, derived from the conditions."
@@ -87,7 +89,6 @@ class ComputeJobStatus(Model):
         default_factory=list,
         max_length=10,
         description="The ten best-judged offers of the newest decision.",
-        # Written as one: which of its fields somebody owns would be half of the object.
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     start_time: datetime | None = Field(default=None, description="When the first container started.")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from fedgpu_operator.api.base import (
+    ATOMIC_MAP,
     Column,
     Conditions,
     DecimalUSD,
@@ -54,6 +55,8 @@ class JobRef(Model):
 
 class ComputeLeaseSpec(Model):
     """What was agreed; nothing but the stop and the request for a checkpoint changes afterwards."""
+
+    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
 
     job: JobRef = Field(description="The job that this lease is an attempt of.")
     attempt: int = Field(ge=1, le=1_000_000, description="Which attempt of the job.")
@@ -199,6 +202,8 @@ class LeaseUsage(Model):
 
 class ComputeLeaseStatus(Model):
     """How it goes on the member; written by the agent alone."""
+
+    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
 
     observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that the agent acted on.")
     state: Literal["Pending", "Running", "Stopping", "Succeeded", "Failed", "Stopped"] = Field(

@@ -140,7 +140,7 @@ def test_one_served_version_with_status_subresource_in_the_category(kind: type[R
 
 
 @per_kind
-def test_conditions_can_be_owned_one_by_one_and_judge_a_generation(kind: type[Resource]) -> None:
+def test_conditions_are_one_per_type_and_judge_a_generation(kind: type[Resource]) -> None:
     status = root_schema(kind)["properties"].get("status", {}).get("properties", {})
     if "conditions" not in status:
         assert kind.info.kind in {"ProviderReport", "PlacementPolicy"}, "every judged kind has conditions"
@@ -150,6 +150,13 @@ def test_conditions_can_be_owned_one_by_one_and_judge_a_generation(kind: type[Re
     assert conditions["x-kubernetes-list-map-keys"] == ["type"]
     assert "observedGeneration" in conditions["items"]["properties"]
     assert "observedGeneration" in status
+
+
+@per_kind
+def test_only_what_exists_in_thousands_and_has_one_writer_is_owned_as_a_whole(kind: type[Resource]) -> None:
+    parts = root_schema(kind)["properties"]
+    whole = {name for name in ("spec", "status") if parts.get(name, {}).get("x-kubernetes-map-type") == "atomic"}
+    assert whole == {"ComputeJob": {"status"}, "ComputeLease": {"spec", "status"}}.get(kind.info.kind, set())
 
 
 @per_kind

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
-from pydantic import BaseModel
-
+from fedgpu_operator.adapters.kube.twins import Twins
 from fedgpu_operator.api.base import GROUP, JSONObject, Resource
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
@@ -21,7 +19,6 @@ from fedgpu_operator.reflector import LONGEST_PAUSE_SECONDS, Key, Reflector
 
 log = logging.getLogger(__name__)
 
-NO_FIELDS: Final[set[str]] = set()
 PLACED: Final = frozenset({"Placed", "Running", "Succeeded", "Failed"})
 """States of a job that was decided on; one that waits is decided again, and its answer compared with the last."""
 PATIENCE_SECONDS: Final = 60.0
@@ -166,9 +163,11 @@ class HoldingKube:
 
 
 def _parser(kind: type[Resource]) -> Callable[[JSONObject], Parsed]:
+    twins = Twins()
+
     def parse(obj: JSONObject) -> Parsed:
         try:
-            return _slim(kind.parse(obj))
+            return _slim(kind.parse(obj), twins)
         except InvalidResourceError as error:
             meta = obj["metadata"]
             log.warning("%s %s/%s: %s", kind.info.kind, meta.get("namespace", ""), meta.get("name"), error)
@@ -177,34 +176,18 @@ def _parser(kind: type[Resource]) -> Callable[[JSONObject], Parsed]:
     return parse
 
 
-def _slim(obj: Resource) -> Resource:
+def _slim(obj: Resource, twins: Twins) -> Resource:
     """The object with no more than is read of it; ten thousand of them are held.
 
     A lease whose workload is on its member goes without the workload: it is never made from it again. A job that has a
     place goes without the offers that it was chosen from: they stay on the hub, and a next decision writes its own.
-    Which fields were written out, and which by default, nobody asks; those sets are a third of all.
     """
     if isinstance(obj, ComputeLease) and obj.status.workload_uid:
         obj = obj.model_copy(update={"spec": obj.spec.model_copy(update={"workload": {}})})
     elif isinstance(obj, ComputeJob) and obj.status.state in PLACED and obj.status.candidates:
         obj = obj.model_copy(update={"status": obj.status.model_copy(update={"candidates": []})})
-    _shrink(obj)
+    twins.share(obj)
     return obj
-
-
-def _shrink(model: BaseModel) -> None:
-    """Forget which fields were set, and share equal words: most objects say the same in most of their fields."""
-    object.__setattr__(model, "__pydantic_fields_set__", NO_FIELDS)
-    fields = model.__dict__
-    for name, value in fields.items():
-        if type(value) is str:
-            fields[name] = sys.intern(value)
-        elif isinstance(value, BaseModel):
-            _shrink(value)
-        elif isinstance(value, list):
-            for each in value:
-                if isinstance(each, BaseModel):
-                    _shrink(each)
 
 
 def _readable(value: Parsed | None) -> Resource | None:
