@@ -63,10 +63,10 @@ bench-gas: $(VENV)/.installed ## what settlement costs on chain, beside its riva
 	$(BIN)/python -m benchmarks.gas
 
 bench-ledger: $(VENV)/.installed ## a million usage records, one root
-	$(BIN)/python benchmarks/ledger/million.py --write
+	$(BIN)/python -m benchmarks.ledger.million --write
 
 bench-signatures: $(VENV)/.installed ## signed records that a core makes and verifies in a second
-	$(BIN)/python benchmarks/signatures/verify.py
+	$(BIN)/python -m benchmarks.signatures.verify
 
 bench-placement: $(VENV)/.installed ## the placement engine beside other schedulers, from ungrouped jobs
 	$(BIN)/python -m benchmarks.placement

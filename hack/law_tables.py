@@ -1,8 +1,8 @@
 """Reads the legal groups of countries from hack/law and writes what is made of them; no rule about placement.
 
 A file there is one group: its `group` name, `title`, `source` (instrument, number, date), the `members` as ISO 3166-1
-codes, a `note` on what is left out, `as_of` (the newest day that a source which was read speaks of) and `checked` (the
-day somebody looked whether it still holds).
+codes, a `note` on what is left out, `as_of` (the newest day that a source which was read speaks of), `checked` (the day
+somebody looked whether it still holds), and `check`: what was held against what then, and what could not be.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Group:
     source: tuple[Source, ...]
     members: tuple[str, ...]
     note: str
+    check: str
 
 
 def load(folder: Path = FOLDER) -> list[Group]:
@@ -94,7 +95,9 @@ def table(groups: list[Group]) -> str:
         codes = " ".join(sorted(group.members))
         lines.append(f"| `{group.name}`: {group.title} | {codes} | {acts} | {group.as_of} |")
     notes = [f"- `{group.name}`: {' '.join(group.note.split())}" for group in groups]
-    return "\n".join([*lines, "", f"Checked on {law_date(groups)}.", "", *notes, ""])
+    checks = [f"- `{group.name}` ({group.checked}): {' '.join(group.check.split())}" for group in groups]
+    told = "What was held against what, and when. Stored copies of public pages were read, not the pages of that day."
+    return "\n".join([*lines, "", *notes, "", told, "", *checks, ""])
 
 
 def _read(path: Path) -> Group:
@@ -111,6 +114,7 @@ def _read(path: Path) -> Group:
         source,
         members,
         str(raw["note"]),
+        str(raw["check"]),
     )
 
 

@@ -1,7 +1,8 @@
 """A million usage records, repeated and in any order, into a ledger, and the Merkle root of the epoch that they make.
 
-    python benchmarks/ledger/million.py                      one million on SQLite, three orders, result committed
-    python benchmarks/ledger/million.py --engine postgresql  the same on the lab's PostgreSQL
+    python -m benchmarks.ledger.million                      one million on SQLite, in three orders
+    python -m benchmarks.ledger.million --engine postgresql  the same on the lab's PostgreSQL
+    python -m benchmarks.ledger.million --write              and into benchmarks/results
 
 Each order runs in a process of its own, so that the peak of memory is its own too. The time counts from the first
 record to the root: ingest, totals by pair, manifest and tree. Making the records up and opening the attempts is not
@@ -14,7 +15,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -28,6 +28,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from benchmarks.machine import machine
 
 from fedgpu_operator.adapters.ledger import SqlLedger, chaining, schema
 from fedgpu_operator.adapters.ledger.database import Database
@@ -144,7 +145,8 @@ def run_child(size: Size, seed: int, engine: str) -> dict[str, object]:
             location = f"{folder}/ledger.db"
         else:
             location = stack.enter_context(running()).create()
-        argv = [sys.executable, __file__, "--leases", str(size.leases), "--each", str(size.each), "--one", str(seed)]
+        argv = [sys.executable, "-m", "benchmarks.ledger.million", "--one", str(seed)]
+        argv += ["--leases", str(size.leases), "--each", str(size.each)]
         # By environment: an argument list is there for everybody to read.
         done = subprocess.run(argv, env=os.environ | {"LOCATION": location}, stdout=subprocess.PIPE, check=True)
         answer: dict[str, object] = json.loads(done.stdout)
@@ -175,20 +177,6 @@ def main() -> int:
         (RESULTS / f"ledger-million-{args.engine}.json").write_text(json.dumps(result, indent=2) + "\n")
     within = all(_figure(run, "seconds") < LIMIT_SECONDS and _figure(run, "peakBytes") < LIMIT_BYTES for run in runs)
     return 0 if same and within else 1
-
-
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
-    info = Path("/proc/cpuinfo")
-    models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return {
-        "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
-        "cores": os.cpu_count(),
-        "memoryBytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "loadBefore": round(os.getloadavg()[0], 2),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-    }
 
 
 def _arguments() -> argparse.Namespace:

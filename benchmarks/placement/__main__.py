@@ -22,8 +22,8 @@ from dataclasses import replace
 from statistics import median
 from typing import Final
 
+from benchmarks.machine import machine
 from benchmarks.placement import contest, report
-from benchmarks.placement.machine import machine
 from benchmarks.placement.workloads import WORKLOADS, Figures, missed
 from benchmarks.placement.worlds import Size
 
@@ -41,7 +41,7 @@ def main() -> int:
     if args.render:
         _render(report.read())
         return 0
-    result = report.read() if args.merge and report.RESULT.exists() else report.empty(machine())
+    result = report.read() if args.merge and report.RESULT.exists() else report.empty(machine("numpy", "ortools"))
     names = _chosen(args.only or "")
     for name in (each for each in WORKLOADS if each in names):
         result["workloads"][name] = _line(name, args)

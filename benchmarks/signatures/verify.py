@@ -1,7 +1,7 @@
 """How many signed usage records and receipts one core makes and verifies in a second, with each backend there is.
 
-    python benchmarks/signatures/verify.py           prints a table and writes benchmarks/results/signatures.json
-    python benchmarks/signatures/verify.py --quick   a fiftieth of the work, nothing written
+    python -m benchmarks.signatures.verify           prints a table and writes benchmarks/results/signatures.json
+    python -m benchmarks.signatures.verify --quick   a fiftieth of the work, nothing written
 
 What is timed is what the hub does with a lease: the reading is hashed as evidence, its statement hashed as EIP-712
 typed data, and the account recovered from the signature. eth_keys takes coincurve (libsecp256k1) by itself where it is
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks.machine import machine
 from eth_account import Account
 from hexbytes import HexBytes
 
@@ -106,7 +106,7 @@ def _check(data: TypedData, signature: bytes) -> None:
 
 def _in_a_process(backend: str, count: int) -> dict[str, float]:
     environ = {**os.environ, "ECC_BACKEND_CLASS": BACKENDS[backend]}
-    command = [sys.executable, __file__, "--measure", str(count)]
+    command = [sys.executable, "-m", "benchmarks.signatures.verify", "--measure", str(count)]
     done = subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
@@ -120,18 +120,6 @@ def _there(backend: str) -> bool:
     return True
 
 
-def _machine() -> dict[str, object]:
-    info = Path("/proc/cpuinfo")
-    models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return {
-        "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
-        "cores": os.cpu_count(),
-        "loadBefore": round(os.getloadavg()[0], 2),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-    }
-
-
 def main() -> None:
     """Time every backend there is; the one with the most records a second comes first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -142,12 +130,12 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         sys.stdout.write(json.dumps(measure(chosen.measure)))
         return
-    machine = _machine()
+    where = machine()
     share = 50 if chosen.quick else 1
     results = {name: _in_a_process(name, RECORDS[name] // share) for name in BACKENDS if _there(name)}
     packages = ("eth-keys", "eth-account", *(name for name in results if name == "coincurve"))
     document = {
-        "machine": machine,
+        "machine": where,
         "versions": {name: version(name) for name in packages},
         "records": {name: RECORDS[name] // share for name in results},
         "perSecondOfOneCore": results,

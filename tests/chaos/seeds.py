@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from random import Random
 
+from benchmarks.machine import machine
 from tests.chaos.campaign import Campaign
 from tests.chaos.field import Bill, Range, open_range, prepare_hub
 
@@ -35,7 +34,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the figures go")
     parser.add_argument("--folder", type=Path, help="a new folder for chains, ledgers and the settlers' logs, kept")
     asked = parser.parse_args()
-    begin, load = time.monotonic(), os.getloadavg()[0]
+    begin, where = time.monotonic(), machine()
     queue: SimpleQueue[int] = SimpleQueue()
     for seed in range(asked.first, asked.first + asked.seeds):
         queue.put(seed)
@@ -46,7 +45,7 @@ def main() -> int:
         total.update({key: value for key, value in row.items() if type(value) is int and key != "seed"})
     failed = [row for row in rows if row["failure"]]
     figures = {
-        "machine": machine(load),
+        "machine": where,
         "seconds": round(time.monotonic() - begin, 1),
         "campaigns": len(rows),
         "total": dict(sorted(total.items())),
@@ -113,16 +112,6 @@ def verdict(field: Range) -> dict[str, object]:
         "lost": -sum(each for each in apart.values() if each < 0),
         "doubled": sum(each for each in apart.values() if each > 0),
         "conserved": found.conserved,
-    }
-
-
-def machine(load: float) -> dict[str, object]:
-    """What it ran on, and how busy that was before."""
-    return {
-        "cores": os.cpu_count(),
-        "loadBefore": round(load, 2),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
     }
 
 

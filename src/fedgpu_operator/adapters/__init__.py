@@ -1,1 +1,1 @@
-"""The only IO: API servers, the chain, the ledger, metrics; each implements a Protocol of ports.py."""
+"""The only IO: API servers, the chain, the ledger, metrics; each implements a Protocol of ports/."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from fedgpu_operator.domain.geo_countries import COUNTRIES
 from fedgpu_operator.errors import InvalidResourceError
@@ -236,19 +236,19 @@ Duration: TypeAlias = Annotated[
     ),
 ]
 """Hours, minutes and seconds, e.g. ``1h30m`` or ``90s``."""
-Instant: TypeAlias = Annotated[
-    datetime,
-    WithJsonSchema(
-        {
-            "type": "string",
-            "maxLength": 35,
-            "pattern": r"^(19[7-9][0-9]|2[0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-            r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])$",
-            **hint("must be an instant of the years 1970 to 2999 with its zone, e.g. 2026-12-31T18:00:00Z"),
-        }
-    ),
-]
+_INSTANT: Final = WithJsonSchema(
+    {
+        "type": "string",
+        "maxLength": 35,
+        "pattern": r"^(19[7-9][0-9]|2[0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+        r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])$",
+        **hint("must be an instant of the years 1970 to 2999 with its zone, e.g. 2026-12-31T18:00:00Z"),
+    }
+)
+Instant: TypeAlias = Annotated[datetime, _INSTANT]
 """An RFC 3339 instant that people write. Kubernetes' own date-time lets through zones and years that no clock has."""
+ZonedInstant: TypeAlias = Annotated[AwareDatetime, _INSTANT]
+"""The same, unreadable here too without a zone: for what no API server may have checked."""
 WalletAddress: TypeAlias = Annotated[
     str,
     Field(

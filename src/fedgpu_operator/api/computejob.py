@@ -12,13 +12,13 @@ from fedgpu_operator.api.base import (
     Column,
     DecimalUSD,
     Duration,
-    Instant,
     KindInfo,
     Model,
     ObjectName,
     Resource,
     Rule,
     Word,
+    ZonedInstant,
     cel,
     parse_duration,
 )
@@ -155,7 +155,7 @@ class ComputeJobSpec(Model):
         "for runLimit and the termination grace is refused, so the job never starts what it cannot pay.",
     )
     run_limit: Duration = Field(description="Longest run of one attempt, e.g. 1h30m; the workload is stopped then.")
-    deadline: Instant | None = Field(default=None, description="Instant at which the job is stopped for good.")
+    deadline: ZonedInstant | None = Field(default=None, description="Instant at which the job is stopped for good.")
     failover: Failover = Field(default_factory=Failover, description="What happens when the member falls silent.")
     suspend: bool = Field(default=False, description="Stop the workload and the meter; false lets it be placed again.")
     dry_run: bool = Field(default=False, description="Answer with offers, cost and verdicts; reserve and run nothing.")

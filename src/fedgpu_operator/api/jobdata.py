@@ -47,7 +47,7 @@ class DataSetSpec(Model):
         """The same as a domain value; raises InvalidResourceError (`UnknownPlace`)."""
         allowed, excluded = (None, frozenset[str]())
         if self.residency is not None:
-            allowed, excluded = self.residency.to_domain(f"spec.data.sets[{self.name}].residency")
+            allowed, excluded = self.residency.resolved(f"spec.data.sets[{self.name}].residency")
         price = None if self.provider else NOTHING
         return DataSet(
             name=self.name,

@@ -60,65 +60,48 @@ class LabelSelector(Model):
         return tuple(labels + [entry.to_domain() for entry in self.match_expressions])
 
 
-class DataResidency(Model):
+class CountryRules(Model):
+    """Which countries the law lets something be in; every rule that is set must hold."""
+
+    countries: list[CountryCode] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Countries (ISO 3166-1 alpha-2) that are allowed; with groups, the union.",
+        json_schema_extra=SET_LIST,
+    )
+    groups: list[CountryGroup] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Groups of countries that are allowed, e.g. EU or EEA.",
+        json_schema_extra=SET_LIST,
+    )
+    excluded_countries: list[CountryCode] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Countries that are not allowed; wins over countries and groups.",
+        json_schema_extra=SET_LIST,
+    )
+
+    def resolved(self, path: str) -> tuple[frozenset[str] | None, frozenset[str]]:
+        """(countries or None for any, excluded countries), groups resolved.
+
+        Raises InvalidResourceError (`UnknownPlace`) at `path` for two letters that are no ISO 3166-1 code.
+        """
+        try:
+            allowed = resolve_countries(self.countries, self.groups)
+            refused = resolve_countries(self.excluded_countries, [])
+        except ValueError as error:
+            raise InvalidResourceError("UnknownPlace", f"{path}: {error}") from error
+        return (allowed if self.countries or self.groups else None), refused
+
+
+class DataResidency(CountryRules):
     """Where data may lawfully be processed; every rule that is set must hold."""
 
-    countries: list[CountryCode] = Field(
-        default_factory=list,
-        max_length=64,
-        description="Countries (ISO 3166-1 alpha-2) in which it may be processed; with groups, the union.",
-        json_schema_extra=SET_LIST,
-    )
-    groups: list[CountryGroup] = Field(
-        default_factory=list,
-        max_length=8,
-        description="Groups of countries in which it may be processed, e.g. EEA.",
-        json_schema_extra=SET_LIST,
-    )
-    excluded_countries: list[CountryCode] = Field(
-        default_factory=list,
-        max_length=64,
-        description="Countries in which it must not be processed; wins over countries and groups.",
-        json_schema_extra=SET_LIST,
-    )
 
-    def to_domain(self, path: str) -> tuple[frozenset[str] | None, frozenset[str]]:
-        """(countries or None for any, excluded countries); raises InvalidResourceError (`UnknownPlace`)."""
-        return _countries(self.countries, self.groups, self.excluded_countries, path)
-
-
-def _countries(
-    countries: list[str], groups: list[CountryGroup], excluded: list[str], path: str
-) -> tuple[frozenset[str] | None, frozenset[str]]:
-    try:
-        allowed = resolve_countries(countries, groups)
-        refused = resolve_countries(excluded, [])
-    except ValueError as error:
-        raise InvalidResourceError("UnknownPlace", f"{path}: {error}") from error
-    return (allowed if countries or groups else None), refused
-
-
-class PlacementSpec(Model):
+class PlacementSpec(CountryRules):
     """Where work may lawfully run; every rule that is set must hold."""
 
-    countries: list[CountryCode] = Field(
-        default_factory=list,
-        max_length=64,
-        description="Countries (ISO 3166-1 alpha-2) in which the work may run; with groups, the union.",
-        json_schema_extra=SET_LIST,
-    )
-    groups: list[CountryGroup] = Field(
-        default_factory=list,
-        max_length=8,
-        description="Groups of countries in which the work may run, e.g. EU or EEA.",
-        json_schema_extra=SET_LIST,
-    )
-    excluded_countries: list[CountryCode] = Field(
-        default_factory=list,
-        max_length=64,
-        description="Countries in which the work must not run; wins over countries and groups.",
-        json_schema_extra=SET_LIST,
-    )
     regions: list[Word] = Field(
         default_factory=list,
         max_length=32,
@@ -142,7 +125,7 @@ class PlacementSpec(Model):
 
         Raises InvalidResourceError (`UnknownPlace`) for two letters that are no ISO 3166-1 code.
         """
-        allowed, excluded = _countries(self.countries, self.groups, self.excluded_countries, "spec.placement")
+        allowed, excluded = self.resolved("spec.placement")
         return PlacementRules(
             countries=allowed,
             excluded_countries=excluded,

@@ -31,6 +31,7 @@ from fedgpu_operator.hub.jobs import JobLoop
 from fedgpu_operator.hub.loop import Loop
 from fedgpu_operator.hub.market import MarketLoop
 from fedgpu_operator.hub.placer import SETTLE
+from fedgpu_operator.hub.priorities import PRIORITY_CLASSES
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.providers import ProviderLoop
 from fedgpu_operator.hub.published import Published, publish
@@ -209,15 +210,19 @@ async def _check_hub(kube: Kube) -> str:
     deadline = asyncio.get_running_loop().time() + HUB_PATIENCE_SECONDS
     while True:
         try:
-            for kind in KINDS:
-                await kube.list(ResourceType.of(kind.info), fields="metadata.name=fedgpu-probe")
+            # Without the classes, jobs that name one would wait and all others be ordered as if there were no default.
+            for kind in [*(ResourceType.of(each.info) for each in KINDS), PRIORITY_CLASSES]:
+                await kube.list(kind, fields="metadata.name=fedgpu-probe")
             return str((await kube.get(NAMESPACES, "kube-system"))["metadata"]["uid"])
         except NotFoundError as error:
             raise ConfigurationError(
                 "the hub does not know our kinds yet: run `fedgpu crds | kubectl apply --server-side -f -`"
             ) from error
         except ForbiddenError as error:
-            raise ConfigurationError(f"the operator's identity may not do its work on the hub: {error}") from error
+            raise ConfigurationError(
+                f"the operator's identity may not do its work on the hub: {error}; "
+                "give it the rights of the chart's ClusterRole"
+            ) from error
         except UnreachableError as error:
             if asyncio.get_running_loop().time() > deadline:
                 raise ConfigurationError(f"the hub's API server does not answer: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from fedgpu_operator.errors import ConfigurationError, InvalidResourceError
 
 if TYPE_CHECKING:
+    from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.api.computejob import ComputeJob
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
@@ -18,10 +20,40 @@ MOST_DOCUMENTS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """One ComputeJob of a file: `document` is what an API server is sent, with its namespace; `what` names it."""
+
+    what: str
+    document: JSONObject
+
+    @property
+    def namespace(self) -> str:
+        return str(self.document["metadata"]["namespace"])
+
+    def job(self) -> ComputeJob:
+        """The job, without a status. Raises InvalidResourceError that names file, object and field."""
+        from pydantic import ValidationError
+
+        from fedgpu_operator.api.computejob import ComputeJob
+        from fedgpu_operator.cli.schemahints import refusal
+
+        meta = self.document["metadata"]
+        named = {**meta, "name": meta.get("name") or meta["generateName"]}
+        try:
+            job = ComputeJob.model_validate({**self.document, "metadata": named, "status": {}})
+        except ValidationError as error:
+            raise InvalidResourceError("InvalidSpec", f"{self.what}: {refusal(ComputeJob, error)}") from error
+        known = job.spec.model_dump(mode="json", by_alias=True)
+        if unknown := next(unknown_fields(self.document.get("spec"), known), None):
+            raise InvalidResourceError("InvalidSpec", f"{self.what}: spec.{unknown}: is no field of a ComputeJob")
+        return job
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """The jobs of some files, each with its namespace, and how many documents of other kinds stood beside them."""
 
-    jobs: tuple[ComputeJob, ...]
+    jobs: tuple[Asked, ...]
     others: int
 
 
@@ -30,7 +62,7 @@ def read_jobs(files: Sequence[str], given: str | None, own: str) -> Found:
 
     `given` is the namespace that was asked for, `own` the one for documents that name none. Raises ConfigurationError
     where a file cannot be read, is no YAML, or names another namespace than was asked for; InvalidResourceError that
-    names file, object and field where a job breaks its schema.
+    names file, object and field where a job has no name, or not our apiVersion.
     """
     from fedgpu_operator.api.computejob import ComputeJob
 
@@ -39,7 +71,7 @@ def read_jobs(files: Sequence[str], given: str | None, own: str) -> Found:
         if document.get("kind") != ComputeJob.info.kind:
             others += 1
             continue
-        jobs.append(_job(name, document, given, own))
+        jobs.append(_asked(name, document, given, own))
     if not jobs:
         raise ConfigurationError(f"no ComputeJob stands in {', '.join(files)}")
     return Found(tuple(jobs), others)
@@ -83,12 +115,14 @@ def _standard_input() -> str:
 def _loaded(name: str, text: str) -> list[object]:
     import yaml
 
+    from fedgpu_operator.cli.kubeyaml import KubeLoader
+
     try:
-        return [each for each in yaml.safe_load_all(text) if each is not None]
+        return [each for each in yaml.load_all(text, KubeLoader) if each is not None]
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{name}: is not valid YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
-        # The reader makes dates and numbers of what looks like them, and a 13th month looks like a date.
+        # A tag such as !!int asks for a number of text that is none.
         raise ConfigurationError(f"{name}: holds a value that cannot be read: {error}; quote it") from error
     except RecursionError as error:
         raise ConfigurationError(f"{name}: is nested too deeply to be read") from error
@@ -101,12 +135,8 @@ def _members(document: object) -> Iterable[object]:
     return [document]
 
 
-def _job(file: str, document: Mapping[str, object], given: str | None, own: str) -> ComputeJob:
-    from pydantic import ValidationError
-
+def _asked(file: str, document: Mapping[str, object], given: str | None, own: str) -> Asked:
     from fedgpu_operator.api.base import GROUP, VERSION
-    from fedgpu_operator.api.computejob import ComputeJob
-    from fedgpu_operator.cli.schemahints import refusal
 
     meta = document.get("metadata")
     named = dict(meta) if isinstance(meta, dict) else {}
@@ -119,14 +149,12 @@ def _job(file: str, document: Mapping[str, object], given: str | None, own: str)
     where = str(named.get("namespace") or given or own)
     if given and where != given:
         raise ConfigurationError(f"{what} names the namespace {where}, but -n asks for {given}: leave one of them out")
-    named |= {"name": name, "namespace": where}
+    whole = {**document, "metadata": {**named, "namespace": where}}
     try:
-        job = ComputeJob.model_validate({**document, "metadata": named, "status": {}})
-    except ValidationError as error:
-        raise InvalidResourceError("InvalidSpec", f"{what}: {refusal(ComputeJob, error)}") from error
-    if unknown := next(unknown_fields(document.get("spec"), job.spec.model_dump(mode="json", by_alias=True)), None):
-        raise InvalidResourceError("InvalidSpec", f"{what}: spec.{unknown}: is no field of a ComputeJob")
-    return job
+        json.dumps(whole, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{what} holds a value that JSON, and so an API server, has no form for") from error
+    return Asked(what, whole)
 
 
 def unknown_fields(given: object, known: object) -> Iterator[str]:

@@ -45,18 +45,20 @@ def command(
     from datetime import UTC, datetime
 
     from fedgpu_operator.cli.jobfiles import read_jobs
+    from fedgpu_operator.cli.judging import Judged, judge
     from fedgpu_operator.cli.quoting import quote, read_hub
 
     found = read_jobs(files, namespace, namespace_of(context, None) if namespace is None else namespace)
-    namespaces = {job.metadata.namespace for job in found.jobs}
+    namespaces = {job.namespace for job in found.jobs}
 
-    async def fetch(hub: KubeClient) -> Hub:
-        return await read_hub(hub, operator_namespace, namespaces)
+    async def fetch(hub: KubeClient) -> tuple[list[Judged], Hub]:
+        judged = [await judge(hub, each) for each in found.jobs]
+        return judged, await read_hub(hub, operator_namespace, namespaces)
 
-    hub = with_hub(fetch, context)
+    judged, hub = with_hub(fetch, context)
     now = datetime.now(UTC)
     document: JSONObject = {
-        "quotes": [quote(job, hub, now) for job in found.jobs],
+        "quotes": [quote(each, hub, now) for each in judged],
         "otherObjects": found.others,
     }
     print_data(output, document, lambda: render(document))
@@ -90,6 +92,7 @@ def _one(each: JSONObject) -> list[Table | str]:
         if here["clearingPremium"] not in (None, "0.00"):
             lines.append(f"Scarcity  others then pay {here['clearingPremium']} USD more per GPU-hour")
     lines.append(f"Wait      {_wait(each['wait'])}")
+    lines.append(f"Checked   {each['checked']}")
     lines += [f"Priority  {_priority(each)}", f"Policies  {_policies(each)}"]
     if each["rulesNotAsked"]:
         lines.append(f"Rules     {', '.join(each['rulesNotAsked'])} of this hub were not asked: dryRun: true asks them")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.api.computeaccount import ComputeAccount
-    from fedgpu_operator.api.computejob import ComputeJob
     from fedgpu_operator.api.placementpolicy import PlacementPolicy
+    from fedgpu_operator.cli.judging import Judged
     from fedgpu_operator.domain.decision import Decision, Verdict
     from fedgpu_operator.domain.job import Job, Policy
     from fedgpu_operator.domain.money import MicroUSD
@@ -101,12 +101,13 @@ async def _tenant(hub: KubeClient, namespace: str) -> Tenant:
     return Tenant(labels, account, known)
 
 
-def quote(job: ComputeJob, hub: Hub, now: datetime) -> JSONObject:
+def quote(judged: Judged, hub: Hub, now: datetime) -> JSONObject:
     """The job's quote as data. Raises InvalidResourceError where it names what does not exist."""
     from fedgpu_operator.hub.jobfacts import JobFacts
     from fedgpu_operator.hub.placing import domain_job
     from fedgpu_operator.placement import Snapshot, evaluate
 
+    job = judged.job
     namespace = job.metadata.namespace
     tenant = hub.tenants[namespace]
     offers = hub.market.offers
@@ -137,7 +138,7 @@ def quote(job: ComputeJob, hub: Hub, now: datetime) -> JSONObject:
     )
     decision = evaluate(wanted, snapshot)
     by_name = {each.offer.name: each for each in offers}
-    return _document(job, wanted, decision, by_name, hub)
+    return _document(judged, wanted, decision, by_name, hub)
 
 
 def _policies(hub: Hub, namespace: str) -> tuple[Policy, ...]:
@@ -157,11 +158,11 @@ def _funds(hub: Hub, tenant: Tenant) -> MicroUSD | None:
 
 
 def _document(
-    job: ComputeJob, wanted: Job, decision: Decision, offers: Mapping[str, QuotedOffer], hub: Hub
+    judged: Judged, wanted: Job, decision: Decision, offers: Mapping[str, QuotedOffer], hub: Hub
 ) -> JSONObject:
     from fedgpu_operator.cli.market import instant
 
-    chosen = optimum(decision, offers)
+    job, chosen = judged.job, optimum(decision, offers)
     return {
         "namespace": job.metadata.namespace,
         "name": job.metadata.name,
@@ -169,6 +170,8 @@ def _document(
         "gpus": wanted.gpus,
         "runLimitSeconds": job.run_limit,
         "billableSeconds": wanted.run_limit,
+        "checked": judged.checked,
+        "checkedByServer": judged.by_server,
         "priority": wanted.priority if hub.priorities is not None else None,
         "priorityKnown": hub.priorities is not None,
         "fits": chosen is not None,

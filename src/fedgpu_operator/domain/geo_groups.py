@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-LAW_DATE: Final = "2026-11-23"
+LAW_DATE: Final = "2026-11-29"
 """The day on which the tables were last held against their sources: the name of this state of the law."""
 
 MEMBERS: Final[dict[str, str]] = {
@@ -24,12 +24,12 @@ MEMBERS: Final[dict[str, str]] = {
     "G7": "CA DE FR GB IT JP US",
     # Third countries with an adequacy decision under Art. 45 GDPR that covers the whole country, as of 2026-05-06
     "GDPR_ADEQUATE": "AD AR BR CH FO GB GG IL IM JE JP KR NZ UY",
-    # Countries to which the UK GDPR lets personal data go without further safeguards, as of 2026-02-01
+    # Countries to which the UK GDPR lets personal data go without further safeguards, as of 2026-02-05
     "UK_ADEQUATE": (
         "AD AR AT BE BG CH CY CZ DE DK EE ES FI FO FR GG GI GR HR HU IE IL IM IS IT JE KR LI LT LU LV MT "
         "NL NO NZ PL PT RO SE SI SK UY"
     ),
-    # States that the Swiss Federal Council lists as adequate, as of 2024-08-15
+    # States that the Swiss Federal Council lists as adequate, as of 2024-09-15
     "SWISS_ADEQUATE": (
         "AD AR AT BE BG CY CZ DE DK EE ES FI FO FR GB GG GI GR HR HU IE IL IM IS IT JE LI LT LU LV MC MT "
         "NL NO NZ PL PT RO SE SI SK UY"

@@ -10,7 +10,7 @@ from typing import Final
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.errors import InvalidResourceError, KubeError
+from fedgpu_operator.errors import ForbiddenError, InvalidResourceError, KubeError
 from fedgpu_operator.ports import Clock, Kube, ResourceType
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Priority:
 class Priorities:
     """One reading of the classes; `default` is that of a job that names none.
 
-    `unread` says why the classes cannot be known, empty where they are.
+    `unread` says why the classes cannot be known and what ends that, empty where they are.
     """
 
     classes: Mapping[str, Priority] = field(default_factory=dict)
@@ -96,7 +96,14 @@ class PriorityBook:
                 items, _ = await self._kube.list(PRIORITY_CLASSES)
             except KubeError as error:
                 log.warning("the PriorityClasses of the hub cannot be read: %s", error)
-                self._known = now, replace(before, unread=error.reason)
+                self._known = now, replace(before, unread=_why(error))
             else:
                 self._known = now, priorities_of(items)
         return self._known[1]
+
+
+def _why(error: KubeError) -> str:
+    """What a tenant may know of the failure: no address, and no account of the operator."""
+    if isinstance(error, ForbiddenError):
+        return "the operator may not list priorityclasses of scheduling.k8s.io, which a cluster admin can allow"
+    return error.reason

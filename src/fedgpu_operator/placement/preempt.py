@@ -27,8 +27,9 @@ EXACT_WAYS: Final = 256
 MAX_TARGETS: Final = 8
 """New places that are tried for one stopped job."""
 
-Worth = tuple[int, int, int, int, str, tuple[str, ...]]
-"""Highest priority among the stopped, how many of them must wait, how many there are, µUSD, then names."""
+Worth = tuple[int, int, int, int, int, str, tuple[str, ...]]
+"""How ways are ordered, the least is taken: highest priority among the stopped, how many of them must wait, how many
+there are, µUSD, seconds until the last of them has gone (so long the job that is served waits), then names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def preempt(
     """The jobs to stop so that `waiting` ones, which no free capacity serves, get a place; the board takes it all.
 
     A way is a set of running jobs at one offer, each of lower priority and with moves left, after whose end all
-    replicas of the waiting one fit by the book. Of all ways the one with the least worth is taken. What was announced
+    replicas of the waiting one fit by the book. Of all ways the one with the least `Worth` is taken. What was announced
     for a job stays its way while it works. Where there is room already, or what is leaving anyway makes enough, nobody
     is stopped.
     `nominated` are the waiting jobs for which somebody was stopped already: their room is not given to their equals.
@@ -222,7 +223,8 @@ class _Search:
         money = run_cost(self._job, verdict) - sum(saved for _, _, saved in placed)
         highest = max(each.job.priority for each in victims)
         uids = tuple(sorted(each.uid for each in victims))
-        return _Way((highest, waits, len(victims), money, name, uids), name, verdict.cost, placed)
+        gone = max(_seconds_to_go(each) for each in victims)
+        return _Way((highest, waits, len(victims), money, gone, name, uids), name, verdict.cost, placed)
 
 
 Placed = tuple[tuple[Running, Verdict | None, int], ...]
@@ -274,6 +276,11 @@ def _served(placed: Placed) -> tuple[int, int]:
     return sum(1 for _, there, _ in placed if there is not None), sum(saved for _, _, saved in placed)
 
 
-def _least_loss(each: Running) -> tuple[int, int, str]:
-    """Who is stopped first: the least priority, then the least work lost, then by uid."""
-    return each.job.priority, each.price * each.job.gpus * each.lost, each.uid
+def _seconds_to_go(each: Running) -> int:
+    """From the announcement until its room is free: its notice, and the grace of its pods."""
+    return each.warning + each.grace
+
+
+def _least_loss(each: Running) -> tuple[int, int, int, str]:
+    """Who is stopped first: the least priority, then the least work lost, then who is gone soonest, then by uid."""
+    return each.job.priority, each.price * each.job.gpus * each.lost, _seconds_to_go(each), each.uid

@@ -85,7 +85,7 @@ def intruder(location: str) -> Intruder:
 
 
 def as_port(ledger: SqlLedger) -> Ledger:
-    """Type-checked only: the ledger is what ports.py asks for."""
+    """Type-checked only: the ledger is what ports/ asks for."""
     return ledger
 
 

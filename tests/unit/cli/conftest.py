@@ -20,11 +20,19 @@ Run = Callable[..., tuple[int, str, str]]
 
 @dataclass
 class FakeHub:
-    """`objects` as an API server would send them; `error` is raised instead where it is set."""
+    """`objects` as an API server would send them; `error` is raised instead where it is set.
+
+    `refusal` is raised for what a dry run would create, `defaults` are put into its spec; `may` answers the question
+    what the asker's rights are.
+    """
 
     objects: list[JSONObject] = field(default_factory=list)
     patches: list[JSONObject] = field(default_factory=list)
     error: KubeError | None = None
+    refusal: KubeError | None = None
+    defaults: JSONObject = field(default_factory=dict)
+    may: bool | KubeError = True
+    asked: list[JSONObject] = field(default_factory=list)
     closed: bool = False
     context: str | None = None
 
@@ -39,6 +47,19 @@ class FakeHub:
             raise self.error
         found = [each for each in self.objects if each["kind"] == kind.kind and carries(each, labels)]
         return [each for each in found if namespace in ("", each["metadata"].get("namespace", ""))], "1"
+
+    async def try_create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
+        if self.error or self.refusal:
+            raise self.error or self.refusal or AssertionError
+        return {**obj, "spec": self.defaults | obj["spec"]}
+
+    async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
+        """Answers a SelfSubjectAccessReview; remembers what was asked."""
+        assert kind.kind == "SelfSubjectAccessReview"
+        self.asked.append(obj["spec"]["resourceAttributes"])
+        if isinstance(self.may, KubeError):
+            raise self.may
+        return {**obj, "status": {"allowed": self.may}}
 
     async def patch(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
         """Merges into the annotations alone; remembers what was asked."""

@@ -19,7 +19,14 @@ from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.market import Market, Premium, PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.errors import ForbiddenError, KubeError
+from fedgpu_operator.errors import (
+    AlreadyExistsError,
+    ForbiddenError,
+    KubeError,
+    NotFoundError,
+    RejectedError,
+    UnreachableError,
+)
 from fedgpu_operator.hub.marketdoc import KEY, NAME, MarketDocument, QuotedOffer, packed
 
 if TYPE_CHECKING:
@@ -263,6 +270,7 @@ def test_files_are_taken_as_kubectl_takes_them(
         ({**job(), "metadata": {}}, 1, "metadata.name: must be set"),
         (job(placement={"countries": ["XX"]}), 1, "spec.placement.countries.0: must be an ISO 3166-1 alpha-2"),
         (job(maxPricePerGPUHour="1,5"), 1, "spec.maxPricePerGPUHour: must be a decimal string of US dollars"),
+        (job(deadline="2026-12-31"), 1, "spec.deadline: Input should have timezone info"),
         ({"kind": "Pod", "apiVersion": "v1"}, 2, "no ComputeJob stands in"),
         (job("b", "team"), 2, "names the namespace team, but -n asks for acme"),
     ],
@@ -275,6 +283,119 @@ def test_a_mistake_is_named_by_file_object_and_field(
     assert (ended, out) == (code, "")
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+POST = "POST /apis/fedgpu.dev/v1alpha1/namespaces/acme/computejobs"
+NO_RIGHT = ForbiddenError(f'{POST}: 403: computejobs.fedgpu.dev is forbidden: User "me" cannot create', status=403)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        pytest.param(
+            RejectedError(f'{POST}: 422: ComputeJob.fedgpu.dev "train" is invalid: spec: a: 422: b', status=422),
+            'ComputeJob.fedgpu.dev "train" is invalid: spec: a: 422: b',
+            id="a rule of the schema",
+        ),
+        pytest.param(
+            KubeError(f'{POST}: 400: strict decoding error: unknown field "spec.replica"', status=400),
+            'strict decoding error: unknown field "spec.replica"',
+            id="a field that is none",
+        ),
+        pytest.param(
+            ForbiddenError(f'{POST}: 403: computejobs "train" is forbidden: exceeded quota: jobs', status=403),
+            'computejobs "train" is forbidden: exceeded quota: jobs',
+            id="a quota",
+        ),
+        pytest.param(
+            NotFoundError(f'{POST}: 404: namespaces "acme" not found', status=404),
+            'namespaces "acme" not found',
+            id="no such namespace",
+        ),
+    ],
+)
+def test_what_the_api_server_refuses_gets_no_quote(
+    hub: FakeHub, run: Run, publish: Publish, write: Write, refusal: KubeError, said: str
+) -> None:
+    publish(quoted("berlin", 2.0, 8))
+    hub.refusal, path = refusal, write(job())
+    code, out, err = run("quote", "-f", path)
+    assert (code, out) == (1, "")
+    assert err == f"error: {path}: ComputeJob train: the API server refuses it: {said}\n"
+
+
+@pytest.mark.parametrize("may", [False, ForbiddenError("none may ask", status=403)])
+def test_who_may_not_create_is_quoted_and_told_who_judged(
+    hub: FakeHub, run: Run, publish: Publish, write: Write, may: bool | KubeError
+) -> None:
+    publish(quoted("berlin", 2.0, 8))
+    hub.refusal, hub.may = NO_RIGHT, may
+    code, out, _ = run("quote", "-f", write(job()))
+    assert code == 0
+    assert "Checked   by this command alone: you may not create ComputeJobs in acme" in out
+    assert hub.asked == [{"namespace": "acme", "verb": "create", "group": "fedgpu.dev", "resource": "computejobs"}]
+    (found,) = json.loads(run("quote", "-f", write(job()), "-o", "json")[1])["quotes"]
+    assert (found["fits"], found["checkedByServer"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "by_server", "said"),
+    [
+        pytest.param(AlreadyExistsError("taken", status=409), True, "acme has one of this name already", id="taken"),
+        pytest.param(
+            KubeError('x: 400: admission webhook "w" does not support dry run', status=400),
+            False,
+            "takes no dry runs",
+            id="a webhook that cannot be asked",
+        ),
+    ],
+)
+def test_what_the_api_server_could_not_be_asked_is_said(
+    hub: FakeHub, run: Run, publish: Publish, write: Write, refusal: KubeError, by_server: bool, said: str
+) -> None:
+    publish(quoted("berlin", 2.0, 8))
+    hub.refusal = refusal
+    (found,) = json.loads(run("quote", "-f", write(job()), "-o", "json")[1])["quotes"]
+    assert (found["fits"], found["checkedByServer"]) == (True, by_server)
+    assert said in found["checked"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ForbiddenError("POST /x: 401: Unauthorized", status=401),
+        NotFoundError("POST /x: 404: the server could not find the requested resource", status=404),
+        UnreachableError("POST /x: 503: not ready", status=503),
+    ],
+)
+def test_a_server_that_cannot_judge_refuses_nothing(
+    hub: FakeHub, run: Run, publish: Publish, write: Write, broken: KubeError
+) -> None:
+    publish(quoted("berlin", 2.0, 8))
+    hub.refusal = broken
+    code, _, err = run("quote", "-f", write(job()))
+    assert code == 1
+    assert "refuses it" not in err
+
+
+def test_the_job_is_quoted_as_the_api_server_would_store_it(
+    hub: FakeHub, run: Run, publish: Publish, write: Write
+) -> None:
+    publish(quoted("berlin", 2.0, 8), quoted("austin", 1.0, 8, "US"))
+    hub.defaults = {"placement": {"groups": ["EU"]}}
+    (found,) = json.loads(run("quote", "-f", write(job()), "-o", "json")[1])["quotes"]
+    assert (found["placement"]["provider"], found["checked"]) == ("berlin", "by the API server, which would take it")
+
+
+def test_an_instant_stays_the_text_that_kubectl_sends(run: Run, publish: Publish, tmp_path: Path, write: Write) -> None:
+    publish(quoted("berlin", 2.0, 8))
+    path = Path(write(job(deadline="2999-12-31T18:00:00Z")))
+    path.write_text(path.read_text().replace("'2999-12-31T18:00:00Z'", "2999-12-31T18:00:00Z"))
+    assert run("quote", "-f", str(path))[0] == 0
+    path.write_text(path.read_text().replace("2999-12-31T18:00:00Z", "!!binary aGFsbG8="))
+    code, _, err = run("quote", "-f", str(path))
+    assert code == 2
+    assert "ComputeJob train holds a value that JSON" in err
 
 
 def test_a_file_that_is_not_there_and_one_that_is_no_yaml(run: Run, publish: Publish, tmp_path: Path) -> None:
@@ -292,7 +413,7 @@ def test_a_file_that_is_not_there_and_one_that_is_no_yaml(run: Run, publish: Pub
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("kind: ComputeJob\nat: 2021-13-45\n", "holds a value that cannot be read"),
+        ("kind: ComputeJob\nat: !!int ten\n", "holds a value that cannot be read"),
         ("a: " + "[" * 5000, "is nested too deeply to be read"),
         ("[" * 5000 + "]" * 5000, "is nested too deeply to be read"),
     ],

@@ -210,5 +210,5 @@ class FakeMetrics:
 
 
 def as_ports(kube: FakeKube, metrics: FakeMetrics) -> tuple[Kube, Metrics]:
-    """Type-checked only: the fakes are what ports.py asks for."""
+    """Type-checked only: the fakes are what ports/ asks for."""
     return kube, metrics

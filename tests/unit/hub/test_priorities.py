@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from tests.unit.hub.world import World
 
+from fedgpu_operator.errors import ForbiddenError, KubeError, UnreachableError
 from fedgpu_operator.hub.priorities import PRIORITY_CLASSES, Priority, priorities_of
+from fedgpu_operator.ports import ResourceType
 
 
 def _class(name: str, value: int, **more: Any) -> dict[str, Any]:
@@ -74,3 +76,38 @@ async def test_a_class_that_is_not_for_it_is_said_and_nothing_is_lost(world: Wor
         await world.pass_once()
         assert world.says("Placed") == ("True", "Placed")
         assert world.says("Failed")[0] in ("", "False")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ForbiddenError('403: User "system:serviceaccount:x:y" cannot list', status=403),
+            "may not list priorityclasses of scheduling.k8s.io, which a cluster admin can allow; the job waits",
+        ),
+        (UnreachableError("GET https://10.0.0.1: no answer"), "cannot be read: Unreachable; the job waits"),
+    ],
+)
+async def test_classes_that_cannot_be_read_are_said_with_the_fix(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: KubeError, said: str
+) -> None:
+    reading = world.kube.list
+
+    async def blind(kind: ResourceType, *rest: Any, **more: Any) -> Any:
+        if kind == PRIORITY_CLASSES:
+            raise error
+        return await reading(kind, *rest, **more)
+
+    monkeypatch.setattr(world.kube, "list", blind)
+    await world.provider("berlin")
+    await world.job(priorityClassName="gold")
+    await world.job("other")
+    await world.pass_once()
+    assert world.says("Placed") == ("False", "UnknownPriorityClass")
+    assert said in world.message("Placed")
+    assert world.lease.spec.job.name == "other", "it holds nobody up"
+    monkeypatch.undo()
+    await world.kube.create(PRIORITY_CLASSES, _class("gold", 1))
+    world.clock.forward(5)
+    await world.pass_once()
+    assert world.says("Placed") == ("True", "Placed")

@@ -28,6 +28,7 @@ from fedgpu_operator.errors import (
     NotFoundError,
     UnreachableError,
 )
+from fedgpu_operator.hub.priorities import PRIORITY_CLASSES
 from fedgpu_operator.operator import main
 from fedgpu_operator.ports import Kube
 from fedgpu_operator.settings import Settings
@@ -122,6 +123,18 @@ class Hub:
 async def test_a_hub_that_cannot_be_worked_on_is_said_at_once(error: Exception, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         await system._check_hub(cast("Kube", Hub(error)))
+
+
+async def test_a_right_that_is_missing_is_named_at_the_start_and_not_by_a_job_that_waits() -> None:
+    class Blind(Hub):
+        async def list(self, *asked: object, **_: object) -> tuple[list[object], str]:
+            if PRIORITY_CLASSES in asked:
+                raise ForbiddenError("403: priorityclasses.scheduling.k8s.io is forbidden", status=403)
+            return [], ""
+
+    told = r"403: priorityclasses\.scheduling\.k8s\.io is forbidden; give it the rights of the chart's ClusterRole"
+    with pytest.raises(ConfigurationError, match=told):
+        await system._check_hub(cast("Kube", Blind()))
 
 
 async def test_a_hub_that_is_starting_is_waited_for_and_one_that_never_answers_is_not(

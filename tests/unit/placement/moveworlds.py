@@ -40,10 +40,11 @@ def runs(
     moves: int = 1,
     notice: int = 60,
     resident: int = -1,
+    grace: int = 0,
 ) -> Running:
     """The job where it runs; its lease is named after it."""
     since = seconds if resident < 0 else resident
-    return Running(job, f"{job.uid}-1", provider, H100, MicroUSD(price), seconds, since, moves, notice)
+    return Running(job, f"{job.uid}-1", provider, H100, MicroUSD(price), seconds, since, moves, notice, grace)
 
 
 @dataclass
@@ -140,6 +141,9 @@ def random_world(rng: Random) -> tuple[MoveWorld, list[Job]]:
                 seconds=seconds,
                 moves=rng.choice([0, 1, 1, 1, 2]),
                 resident=seconds,
+                # By number and not by chance, so that worlds stay the same beside it.
+                notice=(60, 60, 60, 300)[number % 4],
+                grace=(90, 30, 0)[number % 3],
             )
         )
     waiting = [
@@ -155,7 +159,8 @@ def random_world(rng: Random) -> tuple[MoveWorld, list[Job]]:
     return made, waiting
 
 
-Way = tuple[int, int, int, int, str, tuple[str, ...]]
+Way = tuple[int, int, int, int, int, str, tuple[str, ...]]
+"""Highest priority, how many must wait, how many are stopped, µUSD, seconds until all have gone, then names."""
 
 
 class Judge:
@@ -189,10 +194,11 @@ class Judge:
         money -= sum(self.saved(each, to) for each, to in zip(gone, targets, strict=True))
         highest = max(each.job.priority for each in gone)
         uids = tuple(sorted(each.uid for each in gone))
-        return highest, list(targets).count(""), len(gone), money, f"{name}/{H100}", uids
+        seconds = max((each.notice if each.seconds else 0) + each.grace for each in gone)
+        return highest, list(targets).count(""), len(gone), money, seconds, f"{name}/{H100}", uids
 
     def saved(self, each: Running, to: str) -> int:
-        """µUSD that going there saves; the notice is paid, and work since the last checkpoint is done again."""
+        """µUSD that going there saves; notice and grace are paid, and work since the last checkpoint is done again."""
         notice = each.notice if each.seconds else 0
         lost = each.seconds + notice
         if each.job.checkpoint_seconds is not None:
@@ -200,10 +206,10 @@ class Judge:
         again = lost + (120 if each.seconds else 0)
         if not to:
             return -(each.price * each.job.gpus * again // 3600)
-        left = max(0, 3600 - each.seconds)
+        left = max(0, 3600 - each.grace - each.seconds)
         until = min(left, notice)
         stay = each.price * left
-        go = each.price * until + self._world.prices[to] * (left - until + again)
+        go = each.price * (until + each.grace) + self._world.prices[to] * (left - until + again)
         return (stay - go) * each.job.gpus // 3600
 
     def _may_stop(self, each: Running) -> bool:

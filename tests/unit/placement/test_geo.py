@@ -63,6 +63,7 @@ def test_every_table_of_law_says_where_it_comes_from_and_when_it_was_checked() -
         assert frozenset(group.members) == GROUPS[group.name] <= set(COUNTRIES)
         assert group.title
         assert group.note
+        assert group.check
         assert all(each.instrument and each.number for each in group.source)
         assert max(each.date for each in group.source) <= group.as_of <= group.checked, "nobody checks the future"
     assert date.fromisoformat(LAW_DATE) == max(group.checked for group in groups)

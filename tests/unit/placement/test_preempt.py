@@ -87,6 +87,51 @@ def test_checkpoints_make_a_victim_cheap() -> None:
     assert move.uid == "saved"
 
 
+@pytest.mark.parametrize(
+    ("slow", "quick"),
+    [
+        pytest.param({"notice": 600}, {"notice": 60}, id="notice"),
+        pytest.param({"grace": 90}, {"grace": 30}, id="grace"),
+        pytest.param({"notice": 60, "grace": 60}, {"notice": 90}, id="both"),
+    ],
+)
+def test_of_two_that_cost_the_same_the_one_goes_that_is_gone_sooner(
+    slow: dict[str, int], quick: dict[str, int]
+) -> None:
+    def saved(uid: str) -> Job:
+        return job(uid, gpus=4, checkpoint_seconds=60)
+
+    running = [runs(saved("a-slow"), "p", **slow), runs(saved("b-quick"), "p", **quick)]
+    made = world({"p": {4: 2}}, running)
+    (move,) = preempt(made.board(), [job("high", gpus=4, priority=9)], made.running)
+    assert move.uid == "b-quick"
+    many = world({"p": {4: 10}}, [*running, *(runs(saved(f"a-{i}"), "p", **slow) for i in range(8))])
+    (move,) = preempt(many.board(), [job("high", gpus=4, priority=9)], many.running)
+    assert move.uid == "b-quick", "also where not every set is tried"
+
+
+def test_of_two_offers_that_cost_the_same_the_one_is_cleared_that_is_free_sooner() -> None:
+    """What counts is when the last of them has gone, not how long they take together."""
+    told = {"a1": ("p", 300), "a2": ("p", 10), "b1": ("q", 200), "b2": ("q", 200)}
+    running = [
+        runs(job(uid, gpus=2, checkpoint_seconds=60), provider, notice=notice)
+        for uid, (provider, notice) in told.items()
+    ]
+    made = world({"p": {4: 1}, "q": {4: 1}}, running)
+    moves = preempt(made.board(), [job("high", gpus=4, priority=9)], made.running)
+    assert [move.uid for move in moves] == ["b1", "b2"]
+
+
+def test_money_goes_before_a_shorter_wait() -> None:
+    running = [
+        runs(job("cheap", gpus=4, checkpoint_seconds=60), "p", notice=600),
+        runs(job("quick", gpus=4, checkpoint_seconds=61), "p", notice=61),
+    ]
+    made = world({"p": {4: 2}}, running)
+    (move,) = preempt(made.board(), [job("high", gpus=4, priority=9)], made.running)
+    assert move.uid == "cheap"
+
+
 def test_a_gang_goes_as_a_whole_or_not_at_all() -> None:
     gang = runs(job("gang", gpus=4, replicas=4), "p")
     single = runs(job("single", gpus=4), "p")
@@ -208,7 +253,7 @@ def test_the_room_of_a_nominated_one_is_not_its_equals() -> None:
 
 
 def test_the_way_is_the_least_of_all_by_plain_search() -> None:
-    several = 0
+    several = sooner = 0
     for seed in range(4000):
         made, waiting = random_world(Random(seed))
         wanted = waiting[0]
@@ -217,10 +262,13 @@ def test_the_way_is_the_least_of_all_by_plain_search() -> None:
             continue
         ways = list(judge.ways())
         moves = preempt(made.board(), [wanted], made.running)
-        several += len({(way[4], way[5]) for way in ways}) > 1
+        several += len({(way[5], way[6]) for way in ways}) > 1
+        best = min(ways, default=None)
+        sooner += best is not None and any(way[:4] == best[:4] and way[5:] < best[5:] for way in ways)
         assert bool(moves) == bool(ways), seed
         assert not ways or _worth(judge, made.running, moves) == min(ways), seed
     assert several > 500, "worlds with a choice, or the search shows little"
+    assert sooner > 10, "worlds in which the wait decides, and not a name"
 
 
 def _worth(judge: Judge, running: list[Running], moves: tuple[Move, ...]) -> Way | None:

@@ -101,6 +101,11 @@ class KubeClient:
     async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
         return await self._call("POST", _path(kind, _namespace(obj)), body=obj, query={"fieldManager": FIELD_MANAGER})
 
+    async def try_create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
+        """What `create` would store, judged to the end and stored nowhere; unknown fields are refused."""
+        query = {"fieldManager": FIELD_MANAGER, "dryRun": "All", "fieldValidation": "Strict"}
+        return await self._call("POST", _path(kind, _namespace(obj)), body=obj, query=query)
+
     async def apply(self, kind: ResourceType, obj: JSONObject, *, force: bool = True) -> JSONObject:
         full = {"apiVersion": kind.api_version, "kind": kind.kind, **obj}
         return await self._call(

@@ -1,4 +1,4 @@
-"""What the figures were measured on; facts only."""
+"""What figures were measured on, for every result of the benchmarks; facts only."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 
-def machine() -> dict[str, object]:
-    """Processor, memory, versions, and how busy the machine was before the run."""
+def machine(*packages: str) -> dict[str, object]:
+    """Processor, memory (bytes), load averages of now, system, Python, and the versions of `packages` by their names.
+
+    Ask before the run: `loadBefore` says how busy the machine was with others.
+    """
     info = Path("/proc/cpuinfo")
     models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return {
@@ -19,6 +22,5 @@ def machine() -> dict[str, object]:
         "loadBefore": [round(each, 2) for each in os.getloadavg()],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "numpy": version("numpy"),
-        "ortools": version("ortools"),
+        **{name: version(name) for name in packages},
     }

@@ -1,0 +1,56 @@
+"""What the loops need from the outside world, as Protocols; adapters/ implements them, tests may replace them.
+
+One file per neighbour; callers import from here.
+"""
+
+from __future__ import annotations
+
+from fedgpu_operator.ports.clock import Clock
+from fedgpu_operator.ports.escrow import Escrow
+from fedgpu_operator.ports.kube import (
+    CONFIG_MAPS,
+    COORDINATION_LEASES,
+    CRDS,
+    EVENTS,
+    JOBS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    SECRETS,
+    Holding,
+    Kube,
+    R,
+    Reading,
+    ResourceType,
+    WatchEvent,
+    read_back,
+)
+from fedgpu_operator.ports.ledger import Ledger
+from fedgpu_operator.ports.metrics import Metrics
+from fedgpu_operator.ports.roundtrips import RoundTrips
+from fedgpu_operator.ports.signer import TypedSigner
+
+__all__ = [
+    "CONFIG_MAPS",
+    "COORDINATION_LEASES",
+    "CRDS",
+    "EVENTS",
+    "JOBS",
+    "NAMESPACES",
+    "NODES",
+    "PODS",
+    "SECRETS",
+    "Clock",
+    "Escrow",
+    "Holding",
+    "Kube",
+    "Ledger",
+    "Metrics",
+    "R",
+    "Reading",
+    "ResourceType",
+    "RoundTrips",
+    "TypedSigner",
+    "WatchEvent",
+    "read_back",
+]

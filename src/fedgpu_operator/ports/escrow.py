@@ -1,0 +1,128 @@
+"""The escrow contract on its chain: what is read at finalized, and calls to be signed and sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from eth_typing import ChecksumAddress
+
+from fedgpu_operator.domain.settlement import (
+    Answer,
+    ChainSnapshot,
+    Claim,
+    DisputeState,
+    EpochPlan,
+    EpochState,
+    ExitState,
+    Pair,
+    SignedTx,
+    TxReceipt,
+)
+from fedgpu_operator.domain.terms import EscrowPeriods, Role
+from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
+
+
+class Escrow(Protocol):
+    """The escrow on its chain. Every method returns at once and raises the ChainError tree and nothing else.
+
+    ChainUnreachableError means unknown: no answer, or endpoints that do not agree. It never means "not done".
+    """
+
+    escrow: ChecksumAddress
+    """Address of the contract."""
+    chain_id: int
+    """EIP-155 chain id."""
+
+    @property
+    def address(self) -> str | None:
+        """Whose signatures it sends; None for a reader."""
+        ...
+
+    async def verify(self) -> None:
+        """Raises ChainMismatchError unless chain, code and decimals are the expected ones."""
+        ...
+
+    async def snapshot(self, tenants: Sequence[str], pairs: Sequence[Pair]) -> ChainSnapshot:
+        """Accounts and books at the newest finalized block."""
+        ...
+
+    async def finalized_epoch(self, number: int) -> EpochState:
+        """One epoch at the newest finalized block; all zero where it does not exist there."""
+        ...
+
+    async def periods(self) -> EscrowPeriods:
+        """The contract's periods, which never change."""
+        ...
+
+    async def holds_role(self, role: Role, account: str) -> bool:
+        """Whether an account holds a role of the escrow at the newest finalized block."""
+        ...
+
+    async def signer_of(self, provider: str) -> str:
+        """Whose signature a provider's receipts need at the newest finalized block; itself where it named nobody."""
+        ...
+
+    async def posted(self, number: int) -> PostedEpoch | None:
+        """How an epoch was posted, by finalized blocks alone; None where it does not exist there."""
+        ...
+
+    async def disputes(self) -> tuple[DisputeState, ...]:
+        """The disputes that are open at the newest finalized block, oldest first."""
+        ...
+
+    async def exits(self) -> tuple[ExitState, ...]:
+        """The exits that are open at the newest finalized block, oldest first."""
+        ...
+
+    async def is_valid_signature(self, address: str, digest: bytes, signature: bytes) -> bool:
+        """Whether a contract at that address calls the signature its own (ERC-1271); False where no contract is."""
+        ...
+
+    def call_post(self, plan: EpochPlan) -> Call:
+        """Post a plan as the settler; encoding needs no connection, here and below."""
+        ...
+
+    def call_claim(self, epoch: int, claims: Sequence[Claim]) -> Call:
+        """Have the active epoch's leaves paid to their providers."""
+        ...
+
+    def call_close(self, epoch: int, tenant: str, provider: str) -> Call:
+        """End a dispute that is decided; the provider is the zero address where none was named."""
+        ...
+
+    def call_answer(self, epoch: int, tenant: str, provider: str, answers: Sequence[Answer]) -> Call:
+        """Show the receipts that back a disputed amount."""
+        ...
+
+    async def simulate(self, call: Call) -> int:
+        """The gas limit to give a call; RevertedError where the contract would refuse it now."""
+        ...
+
+    async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
+        """Sign a call whose gas is set; sends nothing."""
+        ...
+
+    async def self_transfer(self, nonce: int, fees: Fees) -> SignedTx:
+        """Sign nothing to oneself, which frees a nonce that something else holds; sends nothing."""
+        ...
+
+    async def broadcast(self, signed: SignedTx) -> str:
+        """Send signed bytes, or the same again; ChainError where every endpoint refuses them."""
+        ...
+
+    async def nonces(self, account: str) -> Nonces:
+        """The next nonce of an account, by finalized blocks, by all blocks, and by what waits in pools."""
+        ...
+
+    async def suggest_fees(self) -> FeeView:
+        """What the chain asks now."""
+        ...
+
+    async def receipt(self, tx_hash: str) -> TxReceipt | None:
+        """What became of a transaction; None while it is in no block."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        ...

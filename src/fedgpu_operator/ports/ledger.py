@@ -1,0 +1,242 @@
+"""The books: attempts, usage, receipts, epochs, transactions, postings and past prices."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from fedgpu_operator.domain.books import (
+    Attempt,
+    AttemptRequest,
+    ChainTx,
+    Coverage,
+    Epoch,
+    EpochDraft,
+    EpochStage,
+    LeaseUsage,
+    PairLease,
+    PairTotal,
+    SettlementSnapshot,
+    SignedUsage,
+    TxState,
+    UsageRecord,
+)
+from fedgpu_operator.domain.ledger import (
+    BulkResult,
+    Intent,
+    IntentState,
+    LedgerAudit,
+    LedgerHead,
+    Position,
+    Posting,
+    SignedReceipt,
+    TrialBalance,
+    UsageDispute,
+    UsageDisputeState,
+)
+from fedgpu_operator.domain.market import PriceBucket, PricePoint, ProviderRecord
+from fedgpu_operator.domain.settlement import Pair, Receipt
+from fedgpu_operator.errors import LedgerError
+
+
+class Ledger(Protocol):
+    """The books. Every method raises LedgerError on a contradiction and nothing else; all appends are idempotent."""
+
+    async def open_attempt(self, request: AttemptRequest, at: datetime) -> Attempt:
+        """Hand out the next attempt, or the stored one for the same request; its terms are to be followed."""
+        ...
+
+    async def open_many(self, requests: Sequence[AttemptRequest], at: datetime) -> tuple[Attempt | LedgerError, ...]:
+        """`open_attempt` for each, in this order and in one transaction; an error where one alone would raise it."""
+        ...
+
+    async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
+        """Every attempt of these jobs with its newest billed usage, oldest first; jobs without any are left out."""
+        ...
+
+    async def attempts(self, job_uid: str) -> tuple[Attempt, ...]:
+        """All attempts of the job, oldest first."""
+        ...
+
+    async def open_attempts(self) -> tuple[LeaseUsage, ...]:
+        """Every attempt that has not ended, with its newest billed usage."""
+        ...
+
+    async def end_attempt(self, lease_name: str, outcome: str, at: datetime) -> Attempt:
+        """Close the attempt for good."""
+        ...
+
+    async def record_usage(
+        self,
+        lease_name: str,
+        sequence: int,
+        gpu_seconds: int,
+        observed_at: datetime,
+        *,
+        signed: SignedUsage | None = None,
+    ) -> bool:
+        """Append cumulative billed usage; False where it was there already. The newest sequence is what counts."""
+        ...
+
+    async def record_many(self, records: Iterable[UsageRecord]) -> BulkResult:
+        """Append many records in any order, all in one transaction; contradicting ones are reported, not lost."""
+        ...
+
+    async def dispute_usage(self, dispute: UsageDispute) -> bool:
+        """Keep the disputed rest of a reading; False where it is held already."""
+        ...
+
+    async def rule_usage_dispute(
+        self, lease_name: str, sequence: int, state: UsageDisputeState, note: str, at: datetime
+    ) -> UsageDispute:
+        """Close an open dispute of a reading."""
+        ...
+
+    async def usage_disputes(
+        self, *, lease_name: str | None = None, tenant: str | None = None, open_only: bool = False
+    ) -> tuple[UsageDispute, ...]:
+        """Oldest first; `tenant` is a namespace."""
+        ...
+
+    async def append_receipt(
+        self, receipt: Receipt, provider_signature: bytes, meter_signature: bytes, at: datetime
+    ) -> bool:
+        """Append a receipt; False where it is held already. Neither cumulative nor period end of a pair falls."""
+        ...
+
+    async def receipts(
+        self, *, tenant: str | None = None, provider: str | None = None, newest_only: bool = True
+    ) -> tuple[SignedReceipt, ...]:
+        """Receipts by pair of wallets, the newest of each or all of them."""
+        ...
+
+    async def last_usage(self, lease_name: str) -> UsageRecord | None:
+        """The newest record of the lease."""
+        ...
+
+    async def history(
+        self, *, tenant: str | None = None, job_uid: str | None = None, limit: int = 100
+    ) -> tuple[LeaseUsage, ...]:
+        """Attempts with their newest billed usage, newest first."""
+        ...
+
+    async def pair_totals(self, tenant: str | None = None) -> tuple[PairTotal, ...]:
+        """What each tenant owes each provider since the beginning."""
+        ...
+
+    async def pair_leases(self, pair: Pair) -> tuple[PairLease, ...]:
+        """Every lease between these two wallets, by name: what a receipt of the pair is made of."""
+        ...
+
+    async def settlement_snapshot(self) -> SettlementSnapshot:
+        """One consistent read of all pairs and of the leases no live epoch covers to the end."""
+        ...
+
+    async def coverage(self, lease_name: str) -> Coverage:
+        """How far the lease is settled."""
+        ...
+
+    async def store_epoch(self, draft: EpochDraft, at: datetime) -> Epoch:
+        """Keep an epoch before it is posted."""
+        ...
+
+    async def epochs(self, limit: int = 100) -> tuple[Epoch, ...]:
+        """Newest first."""
+        ...
+
+    async def mark_epoch(
+        self,
+        number: int,
+        stage: EpochStage,
+        *,
+        chain_epoch: int | None = None,
+        post_tx: str | None = None,
+        skipped: Collection[str] = (),
+    ) -> Epoch:
+        """Move an epoch along its stages; leases of `skipped` tenant wallets are no longer covered by it."""
+        ...
+
+    async def store_tx(self, tx: ChainTx, at: datetime) -> None:
+        """Keep signed bytes before they are broadcast."""
+        ...
+
+    async def mark_tx(self, tx_hash: str, state: TxState, block_number: int | None = None) -> None:
+        """Note where a transaction stands."""
+        ...
+
+    async def transactions(
+        self, *, epoch: int | None = None, intent: int | None = None, pending_only: bool = False
+    ) -> tuple[ChainTx, ...]:
+        """Oldest first."""
+        ...
+
+    async def open_intent(
+        self,
+        key: str,
+        kind: str,
+        epoch: int | None,
+        sender: str,
+        nonce: int,
+        to: str,
+        data: bytes,
+        at: datetime,
+    ) -> Intent:
+        """Write down what is to be done before it is signed; the sender's open intent of that key stands as it is."""
+        ...
+
+    async def close_intent(self, intent: int, state: IntentState) -> Intent:
+        """Done where a version is finalized; Dead only where every version is final and none is."""
+        ...
+
+    async def intents(self, *, sender: str | None = None, open_only: bool = False) -> tuple[Intent, ...]:
+        """Oldest first."""
+        ...
+
+    async def post(
+        self, positions: Iterable[Position], at: datetime, *, block: int | None = None
+    ) -> tuple[Posting, ...]:
+        """Append what changed since the last positions as double entries; those of an older block change nothing."""
+        ...
+
+    async def trial_balance(self) -> TrialBalance:
+        """Whether all that was ever posted sums to zero."""
+        ...
+
+    async def balances(self) -> dict[str, int]:
+        """The balance of each account, in µUSD."""
+        ...
+
+    async def postings(self, *, account: str | None = None, limit: int = 100) -> tuple[Posting, ...]:
+        """Newest first."""
+        ...
+
+    async def record_prices(self, points: Iterable[PricePoint]) -> int:
+        """Keep market prices, rolled up by minute, hour and day; how many there were."""
+        ...
+
+    async def forget_prices(self, now: datetime) -> int:
+        """Drop prices that are older than their kind is kept; how many."""
+        ...
+
+    async def price_history(
+        self, since: datetime, *, span: int = 3600, product: str | None = None, region: str | None = None
+    ) -> tuple[PriceBucket, ...]:
+        """Prices by product, region and time, in buckets of 60, 3,600 or 86,400 seconds."""
+        ...
+
+    async def provider_records(self, since: datetime | None = None) -> tuple[ProviderRecord, ...]:
+        """How attempts ended, by provider, product and outcome: all, or those that ended since then."""
+        ...
+
+    async def head(self) -> LedgerHead:
+        """The ends of the hash chains now: kept with an epoch, they bind everything before it."""
+        ...
+
+    async def verify(self) -> LedgerAudit:
+        """Read everything and find any row that was altered, removed, put in or moved."""
+        ...
+
+    async def close(self) -> None:
+        """Close the database."""
+        ...

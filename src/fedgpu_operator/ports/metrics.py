@@ -1,0 +1,49 @@
+"""What the loops count, whoever shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from fedgpu_operator.domain.market import PricePoint
+from fedgpu_operator.domain.money import MicroUSD
+
+if TYPE_CHECKING:
+    # Not at run time: every verb of the command imports this module, and that one brings numpy along.
+    from fedgpu_operator.placement.problem import Solution
+
+
+class Metrics(Protocol):
+    """What the loops count; labels are bounded sets only."""
+
+    def decided(self, placed: int, refused: dict[str, int], seconds: float) -> None:
+        """One placement pass: jobs placed, jobs refused by reason, duration."""
+        ...
+
+    def loop_failed(self, loop: str, reason: str) -> None:
+        """A pass of a loop, or its work on one object, ended with an error."""
+        ...
+
+    def billed(self, provider: str, gpu_seconds: int) -> None:
+        """Newly billed usage of one provider."""
+        ...
+
+    def moved(self, reason: str) -> None:
+        """One running job was told to go, for that reason."""
+        ...
+
+    def jobs(self, by_state: dict[str, int]) -> None:
+        """How many jobs there are in each state."""
+        ...
+
+    def paid(self, micro_usd: MicroUSD) -> None:
+        """Paid on chain, seen at finalized."""
+        ...
+
+    def solved(self, solution: Solution) -> None:
+        """One solve: how far it can be from the best, whether that is proven, and how many rounds it took."""
+        ...
+
+    def market(self, prices: Sequence[PricePoint]) -> None:
+        """What GPUs cost now, by product and region; those of earlier calls are gone."""
+        ...
