@@ -22,6 +22,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Final
 
+from benchmarks import page
 from benchmarks.machine import machine
 from benchmarks.placement import contest, report
 from benchmarks.placement.workloads import WORKLOADS, Figures, missed
@@ -71,7 +72,7 @@ def _kept(result: report.Result, args: argparse.Namespace) -> None:
 def _render(result: report.Result) -> None:
     from benchmarks.placement import chart
 
-    report.PAGE.write_text(report.rendered(report.PAGE.read_text(), result))
+    page.draw("placement", report.table(result))
     chart.draw(result)
 
 

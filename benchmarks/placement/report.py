@@ -13,8 +13,6 @@ from benchmarks.placement.workloads import Figures
 from benchmarks.placement.worlds import Size
 
 RESULT: Final = Path(__file__).parents[1] / "results" / "placement.json"
-PAGE: Final = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- figures of benchmarks/results/placement.json -->", "<!-- end of figures -->"
 SHOWN: Final = (
     "seconds",
     "cpuSeconds",
@@ -79,13 +77,6 @@ def read() -> Result:
     return result
 
 
-def rendered(page: str, result: Result) -> str:
-    """The page with the result's tables between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(result)}\n{END}{after}"
-
-
 def table(result: Result) -> str:
     """Both tables, in Markdown: they stand in docs/benchmarks.md as they are printed."""
     return "\n".join([_where(result), "", *_workloads(result), "", *_contests(result)]).rstrip()
@@ -111,6 +102,7 @@ def _workloads(result: Result) -> Iterator[str]:
         mark = "**missed** " if line["missed"] else ""
         texts = (
             name,
+            str(len(line["runs"])),
             f"{line['load']:.1f}",
             cells["seconds"],
             cells["cpuSeconds"],

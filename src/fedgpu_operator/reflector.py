@@ -103,20 +103,23 @@ class Reflector(Generic[T]):
         return min(2 * pause, self._longest_pause)
 
     async def relist(self) -> None:
-        """Replace what is held by a consistent list."""
+        """Replace what is held by a consistent list, which is read page by page and never held as it was sent."""
         self._ahead.clear()
         self._listed = begun = time.monotonic()
-        items, version = await self._kube.list(self.kind, labels=self._labels)
-        listed = {_key(item) for item in items}
+        listed: dict[Key, Held[T]] = {}
+        version = ""
+        async for items, at in self._kube.pages(self.kind, labels=self._labels):
+            listed |= {_key(item): self._read_item(item) for item in items}
+            version = at
         held = [((space, name), each.version) for space, all_ in self._objects.items() for name, each in all_.items()]
         for key, held_version in held:
             # One that was put meanwhile but is older than the list was deleted before the list was made.
             if key not in listed and (key not in self._ahead or held_version <= _number(version)):
                 self._drop(key)
-        for item in items:
-            key, known = _key(item), self._held(_key(item))
-            if known is None or key not in self._ahead or known.version < _version(item):
-                self._take(item)
+        for key, each in listed.items():
+            known = self._held(key)
+            if known is None or key not in self._ahead or known.version < each.version:
+                self._hold(key, each)
         self._seen = _number(version)
         self._heard = begun
         self._synced.set()
@@ -212,11 +215,19 @@ class Reflector(Generic[T]):
         return self._objects.get(key[0], {}).get(key[1])
 
     def _take(self, obj: JSONObject) -> None:
-        key, known = _key(obj), self._held(_key(obj))
-        version = _version(obj)
+        self._hold(_key(obj), self._read_item(obj))
+
+    def _read_item(self, obj: JSONObject) -> Held[T]:
+        """That version of the object; what is held of it already is not read again."""
+        known, version = self._held(_key(obj)), _version(obj)
         if known is not None and version and (known.uid, known.version) == (_uid(obj), version):
+            return known
+        return Held(_uid(obj), version, self._read(obj))
+
+    def _hold(self, key: Key, held: Held[T]) -> None:
+        known = self._held(key)
+        if known is not None and held.version and (known.uid, known.version) == (held.uid, held.version):
             return
-        held = Held(_uid(obj), version, self._read(obj))
         self._objects.setdefault(key[0], {})[key[1]] = held
         self._changed(key, known.value if known is not None else None, held.value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from fedgpu_operator.api.base import GROUP, VERSION, JSONObject, KindInfo, Resource
 
@@ -51,6 +51,10 @@ class WatchEvent:
     object: JSONObject
 
 
+Listed: TypeAlias = tuple[list[JSONObject], str]
+"""Objects, and the resourceVersion of the list that they are of."""
+
+
 class Kube(Protocol):
     """One API server. Every method raises the KubeError tree and nothing else; UnreachableError means no answer."""
 
@@ -58,10 +62,14 @@ class Kube(Protocol):
         """The object; raises NotFoundError."""
         ...
 
-    async def list(
-        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
-    ) -> tuple[list[JSONObject], str]:
+    async def list(self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
         """All objects (pages joined) and the resourceVersion of the list; no namespace means all namespaces."""
+        ...
+
+    def pages(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listed]:
+        """What `list` returns, as it arrives: whoever keeps less than was sent never holds the whole."""
         ...
 
     def watch(

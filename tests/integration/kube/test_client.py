@@ -68,6 +68,8 @@ async def test_lists_join_their_pages(kube: KubeClient, namespace: str, monkeypa
     found, version = await kube.list(SECRETS, namespace)
     assert [item["metadata"]["name"] for item in found] == [f"s{number}" for number in range(5)]
     assert int(version) > 0
+    pages = [(len(items), at) async for items, at in kube.pages(SECRETS, namespace)]
+    assert pages == [(2, version), (2, version), (1, version)]
     odd, _ = await kube.list(SECRETS, namespace, labels="odd=1")
     assert [item["metadata"]["name"] for item in odd] == ["s1", "s3"]
     one, _ = await kube.list(SECRETS, namespace, fields="metadata.name=s4")

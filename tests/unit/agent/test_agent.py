@@ -14,9 +14,7 @@ from fedgpu_operator.agent.lease import LeaseReconciler, Sight, Step
 from fedgpu_operator.agent.watch import MemberWatch
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.ports import ResourceType, WatchEvent
-
-Listed = tuple[list[JSONObject], str]
+from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
 
 
 class Silent:
@@ -31,6 +29,11 @@ class Silent:
 
     async def list(self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
         return ([], "1") if self.hub else await self._hang()
+
+    async def pages(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listed]:
+        yield await self.list(kind, namespace, labels=labels, fields=fields)
 
     async def watch(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str

@@ -17,7 +17,7 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import find
 from fedgpu_operator.errors import ConflictError, ForbiddenError, NotFoundError, RejectedError, UnreachableError
-from fedgpu_operator.ports import ResourceType, WatchEvent
+from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
 
 RUNNING = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("True", "Running")}
 
@@ -59,6 +59,11 @@ class FakeKube:
     ) -> tuple[list[JSONObject], str]:
         self._note(f"list {kind.kind}")
         return [], "1"
+
+    async def pages(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listed]:
+        yield await self.list(kind, namespace, labels=labels, fields=fields)
 
     def watch(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str

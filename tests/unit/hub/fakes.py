@@ -13,7 +13,7 @@ from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
 from fedgpu_operator.placement.problem import Solution
-from fedgpu_operator.ports import Kube, Metrics, ResourceType, WatchEvent
+from fedgpu_operator.ports import Kube, Listed, Metrics, ResourceType, WatchEvent
 
 Key = tuple[str, str, str]
 """(plural, namespace, name)."""
@@ -63,6 +63,11 @@ class FakeKube:
             if plural == kind.plural and namespace in ("", space) and wanted in ("", name)
         ]
         return found, str(self._version)
+
+    async def pages(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listed]:
+        yield await self.list(kind, namespace, labels=labels, fields=fields)
 
     async def watch(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str

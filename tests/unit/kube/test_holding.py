@@ -14,7 +14,7 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.errors import UnreachableError
-from fedgpu_operator.ports import ResourceType, WatchEvent
+from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
 
 
 class Breaking:
@@ -31,6 +31,11 @@ class Breaking:
         if self.away.is_set():
             raise UnreachableError("refused")
         return [], "1"
+
+    async def pages(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listed]:
+        yield await self.list(kind, namespace, labels=labels, fields=fields)
 
     async def watch(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str

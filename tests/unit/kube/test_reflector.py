@@ -13,7 +13,7 @@ import pytest
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.errors import ForbiddenError, GoneError, KubeError, UnreachableError
-from fedgpu_operator.ports import JOBS, ResourceType, WatchEvent
+from fedgpu_operator.ports import JOBS, Listed, ResourceType, WatchEvent
 from fedgpu_operator.reflector import Reflector
 
 
@@ -44,6 +44,11 @@ class Server:
         if isinstance(answer, KubeError):
             raise answer
         return answer
+
+    async def pages(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listed]:
+        yield await self.list(kind, namespace, labels=labels, fields=fields)
 
     async def watch(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
@@ -289,3 +294,42 @@ async def test_versions_that_are_no_numbers_are_taken_from_the_watch_alone() -> 
         newer["metadata"]["resourceVersion"] = "x8"
         server.send("MODIFIED", newer)
         await follower.until(lambda: follower.values == [3, 8])
+
+
+class InPages(Server):
+    """A server that sends its list an object at a time, and notes what was done with each before the next was asked."""
+
+    def __init__(self, done: list[int]) -> None:
+        super().__init__()
+        self._done = done
+        self.done_before: list[int] = []
+
+    async def pages(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listed]:
+        items, version = await self.list(kind, namespace, labels=labels, fields=fields)
+        for item in items:
+            self.done_before.append(len(self._done))
+            yield [item], version
+
+
+async def test_a_list_is_read_page_by_page_and_shown_as_a_whole() -> None:
+    read: list[int] = []
+    shown: list[str] = []
+    server = InPages(read)
+
+    def reading(found: JSONObject) -> int:
+        assert not shown, "something of a list was shown before all of it was there"
+        read.append(int(found["value"]))
+        return read[-1]
+
+    held: Reflector[int] = Reflector(server, JOBS, reading, lambda key, *_: shown.append(key[1]))  # type: ignore[arg-type]  # of a client it needs no more than this
+    server.lists.put_nowait(([obj(name, 3 + at) for at, name in enumerate("abc")], "10"))
+    await held.relist()
+    assert server.done_before == [0, 1, 2]
+    assert shown == ["a", "b", "c"]
+    shown.clear()
+    server.lists.put_nowait(([obj("a", 3), obj("b", 12)], "20"))
+    await held.relist()
+    assert read[3:] == [12], "what is held in that very version is not read again"
+    assert shown == ["c", "b"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from benchmarks import page
+from benchmarks.e2e import report as e2e
 from benchmarks.placement import peers, report, rules, unclassed, worlds
 from benchmarks.placement.workloads import pairs
 from benchmarks.placement.worlds import Size
@@ -78,5 +80,8 @@ def test_one_percent_changed_is_one_percent(world: Snapshot) -> None:
 
 
 def test_the_page_shows_the_figures_that_are_committed() -> None:
-    page = report.PAGE.read_text()
-    assert report.rendered(page, report.read()) == page, "run `python -m benchmarks.placement --render`"
+    text = page.PAGE.read_text()
+    drawn = page.rendered(text, "placement", report.table(report.read()))
+    assert drawn == text, "run `python -m benchmarks.placement --render`"
+    drawn = page.rendered(text, "e2e", e2e.table(e2e.read()))
+    assert drawn == text, "the table of create to workload is not that of benchmarks/results/e2e.json"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -14,7 +15,7 @@ from kubernetes.aio.client import ApiClient
 from fedgpu_operator.adapters.kube.answers import checked, read_error, read_events, read_object, refuse_redirects, told
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.errors import NotFoundError, RejectedError, UnreachableError
-from fedgpu_operator.ports import ResourceType, WatchEvent
+from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
 
 FIELD_MANAGER: Final = "fedgpu-operator"
 PAGE_SIZE: Final = 500
@@ -23,9 +24,6 @@ WATCH_SECONDS: Final = 290
 """The server ends the watch after this many seconds; below the 5 minutes of idle that common proxies allow."""
 QUIET_SECONDS: Final = 150
 """A watch that is silent for so long is dead: servers send a bookmark about once a minute."""
-
-Listed: TypeAlias = tuple[list[JSONObject], str]
-"""Objects, and the resourceVersion of the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +53,39 @@ class KubeClient:
     async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
         return await self._call("GET", _path(kind, namespace, name))
 
-    async def list(
+    async def list(self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
+        items: list[JSONObject] = []
+        version = ""
+        async for found, at in self.pages(kind, namespace, labels=labels, fields=fields):
+            items, version = items + found, at
+        return items, version
+
+    async def pages(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
-    ) -> tuple[list[JSONObject], str]:
+    ) -> AsyncIterator[Listed]:
         query: dict[str, str] = {"limit": str(PAGE_SIZE)}
         if labels:
             query["labelSelector"] = labels
         if fields:
             query["fieldSelector"] = fields
         path = _path(kind, namespace)
-        try:
-            async with asyncio.timeout(self._limits.list_seconds):
-                return await self._pages(path, query)
-        except TimeoutError as error:
-            raise UnreachableError(f"GET {path}: the list took more than {self._limits.list_seconds:g} s") from error
+        room, patience = self._limits.list_bytes, self._limits.list_seconds
+        for _ in range(self._limits.list_pages):
+            begun = time.monotonic()
+            try:
+                # Only the server's time counts, not what is done with a page.
+                async with asyncio.timeout(patience):
+                    page, size = await self._page(path, query, room)
+            except TimeoutError as error:
+                text = f"GET {path}: the list took more than {self._limits.list_seconds:g} s"
+                raise UnreachableError(text) from error
+            room, patience = room - size, patience - (time.monotonic() - begun)
+            meta = checked(page, f"GET {path}")["metadata"]
+            yield _items(page, path), str(meta.get("resourceVersion", ""))
+            if not meta.get("continue"):
+                return
+            query = {**query, "continue": str(meta["continue"])}
+        raise UnreachableError(f"GET {path}: the list has more than {self._limits.list_pages} pages")
 
     async def watch(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
@@ -141,20 +158,8 @@ class KubeClient:
             await pool.connector.close(abort_ssl=True)
         await self._api.close()
 
-    async def _pages(self, path: str, query: dict[str, str]) -> Listed:
-        items: list[JSONObject] = []
-        room = self._limits.list_bytes
-        for _ in range(self._limits.list_pages):
-            page, size = await self._sized_call("GET", path, query=query, most=min(room, self._limits.answer_bytes))
-            room -= size
-            found, meta = page.get("items") or [], checked(page, f"GET {path}")["metadata"]
-            if not isinstance(found, list):
-                raise UnreachableError(f"GET {path}: sent a list without items")
-            items.extend(checked(item, f"GET {path}") for item in found)
-            if not meta.get("continue"):
-                return items, str(meta.get("resourceVersion", ""))
-            query = {**query, "continue": str(meta["continue"])}
-        raise UnreachableError(f"GET {path}: the list has more than {self._limits.list_pages} pages")
+    async def _page(self, path: str, query: Mapping[str, str], room: int) -> tuple[JSONObject, int]:
+        return await self._sized_call("GET", path, query=query, most=min(room, self._limits.answer_bytes))
 
     async def _merge(self, path: str, patch: JSONObject) -> JSONObject:
         return await self._call(
@@ -228,6 +233,13 @@ class KubeClient:
             if each["value"]:
                 headers[each["key"]] = each["value"]
         return headers
+
+
+def _items(page: JSONObject, path: str) -> list[JSONObject]:
+    found = page.get("items") or []
+    if not isinstance(found, list):
+        raise UnreachableError(f"GET {path}: sent a list without items")
+    return [checked(item, f"GET {path}") for item in found]
 
 
 def _namespace(obj: JSONObject) -> str:

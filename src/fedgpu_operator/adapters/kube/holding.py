@@ -14,7 +14,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.ports import NAMESPACES, Kube, R, Reading, ResourceType, WatchEvent
+from fedgpu_operator.ports import NAMESPACES, Kube, Listed, R, Reading, ResourceType, WatchEvent
 from fedgpu_operator.reflector import LONGEST_PAUSE_SECONDS, Key, Reflector
 
 log = logging.getLogger(__name__)
@@ -111,10 +111,13 @@ class HoldingKube:
     async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
         return await self._kube.get(kind, name, namespace)
 
-    async def list(
-        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
-    ) -> tuple[list[JSONObject], str]:
+    async def list(self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
         return await self._kube.list(kind, namespace, labels=labels, fields=fields)
+
+    def pages(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listed]:
+        return self._kube.pages(kind, namespace, labels=labels, fields=fields)
 
     def watch(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
