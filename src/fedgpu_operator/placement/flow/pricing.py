@@ -34,8 +34,8 @@ class Pairs:
         """Together with some more."""
         width = int(max(self.offers.max(initial=0), more.offers.max(initial=0))) + 1
         keys = np.append(self.rows * width + self.offers, more.rows * width + more.offers)
-        # Sorting beats numpy's own unique, which hashes, several times over.
-        keys.sort()
+        # Sorting beats numpy's own unique, which hashes; a stable sort merges two sorted runs in one go.
+        keys.sort(kind="stable")
         keys = keys[np.append(keys[:-1] != keys[1:], True)] if len(keys) else keys
         return Pairs(keys // width, keys % width)
 
