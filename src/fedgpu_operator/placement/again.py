@@ -9,11 +9,10 @@ from typing import Final
 import numpy as np
 
 from fedgpu_operator.errors import FedGPUError
-from fedgpu_operator.placement.book import room
 from fedgpu_operator.placement.context import BoolVector, IntVector
-from fedgpu_operator.placement.flow import Change, Session, Transport
+from fedgpu_operator.placement.flow import Change, Session
 from fedgpu_operator.placement.problem import Clearing, JobClass, Problem, Solution
-from fedgpu_operator.placement.solve import solve
+from fedgpu_operator.placement.solve import solve, units
 
 SESSION_PAIRS: Final = 1_000_000
 """Pairs of class and offer from which on a market of single GPUs goes on from the last solution, within 0.1 % of the
@@ -63,7 +62,7 @@ class Solver:
 
     def _followed(self, problem: Problem, names: Names) -> Solution:
         """From the last market to this one, or the whole of it."""
-        market = _market(problem)
+        market = units(problem)
         try:
             if self._market is None:
                 flow = self._session.solve(market)
@@ -82,35 +81,20 @@ class Solver:
         )
 
 
-def _market(problem: Problem) -> Transport:
-    return Transport(
-        demand=np.array([each.size for each in problem.classes], dtype=np.int64),
-        priority=tuple(each.priority for each in problem.classes),
-        seconds=np.array([each.seconds for each in problem.classes], dtype=np.int64),
-        price=[each.price for each in problem.classes],
-        eligible=[each.eligible for each in problem.classes],
-        supply=np.array([room(each, 1) for each in problem.free], dtype=np.int64),
-        provider=problem.provider,
-        slots=problem.slots,
-    )
-
-
 def _change(old: Problem, were: Names, new: Problem, names: Names) -> Change:
     rows, offers = _positions(were.classes, names.classes), _positions(were.offers, names.offers)
-    source, aligned = np.maximum(offers, 0), np.array_equal(offers, np.arange(len(old.free)))
+    source = None if np.array_equal(offers, np.arange(len(old.free))) else np.maximum(offers, 0)
     changed = offers < 0
-    compared: set[tuple[int, int, int, int]] = set()
+    compared: set[tuple[int, int]] = set()
     for each, row in zip(new.classes, rows.tolist(), strict=True):
         if row < 0 or not old.free:
             continue
         before = old.classes[row]
-        ids = id(before.price), id(each.price), id(before.eligible), id(each.eligible)
-        if ids not in compared:
-            compared.add(ids)
-            moved = before.eligible[source] != each.eligible
-            if before.price is not each.price or not aligned:
-                moved |= each.eligible & (before.price[source] != each.price)
-            changed |= moved
+        for was, now in ((before.price, each.price), (before.eligible, each.eligible)):
+            ids = id(was), id(now)
+            if ids not in compared and (source is not None or was is not now):
+                compared.add(ids)
+                changed |= (was if source is None else was[source]) != now
     return Change(rows, offers, changed)
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from operator import methodcaller
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 Histogram = Mapping[int, int]
+
+
+_nodes: Final = methodcaller("values")
 
 
 class Load(NamedTuple):
@@ -19,6 +27,17 @@ class Load(NamedTuple):
 def room(free: Histogram, count: int) -> int:
     """How many times `count` GPUs on one node there are."""
     return sum((gpus // count) * nodes for gpus, nodes in free.items())
+
+
+def gpus_of(free: Sequence[Histogram]) -> NDArray[np.int64]:
+    """All free GPUs of each histogram, (O,)."""
+    buckets = np.fromiter(map(len, free), dtype=np.int64, count=len(free))
+    gpus = np.fromiter(chain.from_iterable(free), dtype=np.int64, count=int(buckets.sum()))
+    nodes = np.fromiter(chain.from_iterable(map(_nodes, free)), dtype=np.int64, count=len(gpus))
+    until = np.append(0, np.cumsum(gpus * nodes))
+    ends = np.cumsum(buckets)
+    total: NDArray[np.int64] = until[ends] - until[ends - buckets]
+    return total
 
 
 def take(free: Histogram, count: int, times: int) -> dict[int, int] | None:

@@ -57,11 +57,11 @@ class Carry:
         rows = change.rows(reads)
         if change.aligned and not len(rows):
             return old
-        row = change.carried(old)
-        row[rows] = self.table.price[rows]
+        row, anew = change.carried(old), self.table.price[rows]
         for part in parts:
-            row[rows] += part[rows]
-        return self._same(row, hash((id(old), row[rows].tobytes())))
+            anew += part[rows]
+        row[rows] = anew
+        return self._same(row, hash((id(old), anew.tobytes())))
 
     def _same(self, row: IntVector, content: int) -> IntVector:
         """The one array with this content: solvers sort each array once. What comes by another way may stay apart."""

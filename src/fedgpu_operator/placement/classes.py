@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from operator import attrgetter, is_
-from typing import Final, NamedTuple
+from operator import is_
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,19 +15,6 @@ from fedgpu_operator.placement.context import Context, Guards
 from fedgpu_operator.placement.guard import Guard
 from fedgpu_operator.placement.snapshot import Snapshot
 from fedgpu_operator.placement.uids import Uids
-
-_OWN: Final = frozenset({"uid", "name"})
-"""What tells equal jobs apart; no plugin may look at it."""
-
-_PARTS: Final = ("gpu", "rules", "latency", "rates", "data")
-"""Fields that hold objects with a slow hash: the same object is the same value."""
-
-_plain: Final[Callable[[Job], Hashable]] = attrgetter(
-    *(each.name for each in fields(Job) if each.name not in {*_OWN, *_PARTS, "avoid"})
-)
-"""All other fields, whose values are hashed as they are; `avoid` is a mapping and has no hash."""
-
-_uid: Final[Callable[[Job], str]] = attrgetter("uid")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,19 +148,20 @@ def _followed(known: dict[Hashable, _Bucket], before: tuple[Job, ...], now: tupl
     """The buckets of the jobs `now`, given those of the jobs `before`."""
     gone, come = _difference(before, now) if before else ([], list(now))
     if not before or 4 * (len(gone) + len(come)) > len(now):
-        return {key: _Bucket(jobs[0], Uids(list(map(_uid, jobs)))) for key, jobs in _buckets(now).items()}
+        return {key: _Bucket(job, Uids(uids)) for key, (job, uids) in alike(now).items()}
     return _replaced(known, gone, come)
 
 
 def _replaced(known: dict[Hashable, _Bucket], gone: Sequence[Job], come: Sequence[Job]) -> dict[Hashable, _Bucket]:
     """The buckets without some jobs and with others."""
-    lost, found = _buckets(gone), _buckets(come)
+    lost, found = alike(gone), alike(come)
     buckets = dict(known)
     for key in lost.keys() | found.keys():
-        before = known[key].uids if key in known else Uids([], ordered=True)
-        uids = before.changed(map(_uid, lost.get(key, ())), list(map(_uid, found.get(key, ()))))
+        stood = known.get(key) or _Bucket((found.get(key) or lost[key])[0], Uids([], ordered=True))
+        less, more = (each[key][1] if key in each else [] for each in (lost, found))
+        uids = stood.uids.changed(less, more)
         if len(uids):
-            buckets[key] = _Bucket(known[key].job if key in known else found[key][0], uids)
+            buckets[key] = _Bucket(stood.job, uids)
         else:
             del buckets[key]
     return buckets
@@ -190,11 +177,36 @@ def _difference(before: tuple[Job, ...], now: tuple[Job, ...]) -> tuple[list[Job
     return [job for job in old if id(job) not in are], [job for job in new if id(job) not in was]
 
 
-def _buckets(jobs: Sequence[Job]) -> dict[Hashable, list[Job]]:
-    """Jobs whose plain fields are equal and whose parts are the same objects."""
-    buckets: defaultdict[Hashable, list[Job]] = defaultdict(list)
-    for job, plain in zip(jobs, map(_plain, jobs), strict=True):
-        avoid = job.avoid  # every job has a mapping of its own, most often an empty one
-        parts = id(job.gpu), id(job.rules), id(job.latency), id(job.rates), id(job.data), id(avoid) if avoid else 0
-        buckets[plain, parts].append(job)
-    return buckets
+def alike(jobs: Iterable[Job]) -> dict[Hashable, tuple[Job, list[str]]]:
+    """Jobs whose plain fields are equal and whose other parts are the same objects: one of them, and all their uids.
+
+    Every field counts but uid and name. They are spelt out because that takes half as long as an attrgetter. Parts with
+    a slow hash go by identity, and so do mappings, which have none; every job has one of its own, most often empty.
+    """
+    found: dict[Hashable, tuple[Job, list[str]]] = {}
+    for job in jobs:
+        key = (
+            id(job.gpu),
+            id(job.rules),
+            id(job.latency),
+            id(job.rates),
+            id(job.data),
+            id(job.avoid) if job.avoid else 0,
+            job.namespace,
+            job.replicas,
+            job.run_limit,
+            job.priority,
+            job.max_price,
+            job.budget_left,
+            job.deadline,
+            job.output_mib,
+            job.checkpoint_seconds,
+            job.checkpoint_country,
+            job.preempts,
+        )
+        known = found.get(key)
+        if known is None:
+            found[key] = job, [job.uid]
+        else:
+            known[1].append(job.uid)
+    return found

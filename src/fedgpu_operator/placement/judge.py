@@ -74,6 +74,7 @@ class _Mask(NamedTuple):
 
 class _Row(NamedTuple):
     row: IntVector
+    counts: bool
     reads: Reads | None
     broken: str
 
@@ -173,7 +174,7 @@ class Judge:
                 known = self.kept.rows[number, key] = self._row(number, each, group)
             if known.broken:
                 shut.append(_gate(each, self._nothing, known.broken))
-            elif known.row.any():
+            elif known.counts:
                 parts.append((each.name, known.row))
             facts |= known.reads or frozenset()
         return _Price(self._total(parts, facts, group, shut), tuple(parts), facts, tuple(shut))
@@ -195,7 +196,7 @@ class Judge:
     def _row(self, number: int, each: Pricer, group: Group) -> _Row:
         key = group.pricers[number]
         if isinstance(key, Broken):
-            return _Row(self.table.price, None, key.message)
+            return _Row(self.table.price, False, None, key.message)
         old = None if self._old is None else self._old.rows.get((number, key))
         failed = self._guard.failed
         row, reads = self._carry.computed(
@@ -204,5 +205,5 @@ class Judge:
             None if old is None else old.reads,
         )
         if self._guard.failed != failed:
-            return _Row(row, None, self._guard.last)
-        return _Row(row, reads, "")
+            return _Row(row, False, None, self._guard.last)
+        return _Row(row, old.counts if old is not None and old.row is row else bool(row.any()), reads, "")

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from fedgpu_operator.placement.book import room
+from fedgpu_operator.placement.book import gpus_of
 from fedgpu_operator.placement.flow import Transport, transport
 from fedgpu_operator.placement.gangs.exact import MAX_JOBS, MAX_PAIRS, Exact, Flows, optimum, value_of
 from fedgpu_operator.placement.gangs.large import COARSE, FINE, Large
@@ -27,14 +27,14 @@ def solve(problem: Problem, *, clearing: bool = False, first_only: bool = False)
     the relaxation; `clearing` is then that of GPUs as if they could be split. Raises FedGPUError when a solver fails.
     """
     if all(each.is_single for each in problem.classes):
-        flow = transport(_units(problem), clearing=clearing, first_only=first_only)
+        flow = transport(units(problem), clearing=clearing, first_only=first_only)
         flows: Flows = [{} for _ in problem.classes]
         for row, offer, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
             flows[row][offer] = jobs
         rows = tuple(tuple(sorted(each.items())) for each in flows)
         bounds = (flow.cost, flow.placed, flow.most, flow.floor, flow.certified)
         return Solution(rows, *bounds, flow.clearing, flow.rounds)
-    prices = transport(_units(problem), clearing=True, first_only=first_only).clearing if clearing else None
+    prices = transport(units(problem), clearing=True, first_only=first_only).clearing if clearing else None
     return _mixed(problem, prices, first_only=first_only)
 
 
@@ -84,7 +84,7 @@ def _small(problem: Problem, plan: Plan) -> Exact | None:
     return optimum(problem, fits, flows)
 
 
-def _units(problem: Problem) -> Transport:
+def units(problem: Problem) -> Transport:
     """The problem with every GPU a unit of its own; lease slots are per job and bind only where all jobs are single."""
     single = all(each.is_single for each in problem.classes)
     gpus = [each.gpus * each.replicas for each in problem.classes]
@@ -94,7 +94,7 @@ def _units(problem: Problem) -> Transport:
         seconds=np.array([each.seconds // n for each, n in zip(problem.classes, gpus, strict=True)], dtype=np.int64),
         price=[each.price for each in problem.classes],
         eligible=[each.eligible for each in problem.classes],
-        supply=np.array([room(each, 1) for each in problem.free], dtype=np.int64),
+        supply=gpus_of(problem.free),
         provider=problem.provider,
         slots=tuple(problem.slots) if single else (None,) * len(problem.slots),
     )

@@ -79,4 +79,4 @@ class Uids(Sequence[str]):
 
     def _has(self, uid: str) -> bool:
         at = bisect_left(self._base, uid)
-        return self._base[at : at + 1] == [uid]
+        return at < len(self._base) and self._base[at] == uid

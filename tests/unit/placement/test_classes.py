@@ -15,6 +15,7 @@ from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD, charge
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.placement import Engine, Placement, Snapshot, place
+from fedgpu_operator.placement.classes import alike
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BASE = Job("base", "lab", "base", GpuNeed(), 1, 3600)
@@ -87,6 +88,13 @@ def test_every_field_that_a_rule_looks_at_parts_jobs() -> None:
     for name, value in DIFFERENT.items():
         other = replace(BASE, uid="other", **{name: value})
         assert len(placed(BASE, other).classes) == 2, name
+
+
+def test_every_field_but_uid_and_name_parts_jobs_at_first_sight() -> None:
+    other = DIFFERENT | {"namespace": "web", "checkpoint_seconds": 60, "checkpoint_country": "FR", "preempts": True}
+    assert {each.name for each in fields(Job)} == other.keys() | {"uid", "name"}, "a new field of Job"
+    changed = [replace(BASE, **{name: value}) for name, value in other.items()]
+    assert len(alike([BASE, replace(BASE, uid="other", name="other"), *changed])) == 1 + len(changed)
 
 
 def test_checkpoints_part_jobs_and_namespaces_only_by_what_binds_them() -> None:

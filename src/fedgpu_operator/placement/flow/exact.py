@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from fedgpu_operator.errors import FedGPUError
+from fedgpu_operator.placement.flow.augment import Aside
 from fedgpu_operator.placement.flow.clearing import clearing, plain_prices
 from fedgpu_operator.placement.flow.costs import NEVER, in_money, scaled
 from fedgpu_operator.placement.flow.duals import bound, filled, worth
@@ -17,13 +18,13 @@ from fedgpu_operator.placement.flow.shards import parts
 from fedgpu_operator.placement.flow.start import guess, idle_costs, nearby, sizes
 from fedgpu_operator.placement.flow.state import Idle, Market, State, flow_on
 from fedgpu_operator.placement.flow.units import Flow, Transport
-from fedgpu_operator.placement.problem import BoolVector, IntVector
+from fedgpu_operator.placement.problem import IntVector
 
 ALL_PAIRS: Final = 65_536
 """Pairs up to which all of them are looked at from the start."""
 
-ENOUGH: Final = 0.98
-"""The share of what could be placed at best from which a first flow needs no proof of the count."""
+FEW: Final = 16
+"""Chains of moves after which a flow without costs is the quicker way to the greatest count."""
 
 
 class Solver:
@@ -48,20 +49,21 @@ class Solver:
 
     def solve(self, *, intervals: bool, first_only: bool) -> Flow:
         """The best flow with its proof, or the first one found with its bounds."""
-        pairs, idle, counted = None, None, True
+        pairs, full, counted = None, None, True
         if self._pricing.count() > ALL_PAIRS:
-            state, scarce = self._guessed()
-            if first_only and self._is_nearly_all(state):
-                return self._first(state, None, scarce)
-            pairs = self._around(state)
-            idle = None if state.idle.any() else Idle(state.idle, np.zeros_like(self.market.demand))
-        if pairs is None or idle is None:
+            state, guessed = self._guessed()
+            full = self._let_in(state)
+            if full is not None and first_only:
+                return self._first(full, (guessed,))
+            cheapest = np.minimum(self.plain.best(state.prices), state.known)
+            pairs = self._with_cheaper(self.plain, state, cheapest, (full or state).sold)
+        if pairs is None or full is None:
             free = replace(self._pricing, costs=self._costs.free())
-            most, counted = self._proven(free, pairs or self._pricing.pairs(), self._by_count())
-            pairs, idle = most.pairs, Idle(most.idle, np.zeros_like(self.market.demand))
-            if first_only:
-                state = flow_on(self.market, self.plain.costs, pairs, idle)
-                return self._first(state, int((self.market.waiting - most.idle).sum()), 0)
+            full, counted = self._proven(free, pairs or self._pricing.pairs(), self._by_count())
+            pairs = full.pairs
+        idle = Idle(full.idle, np.zeros_like(self.market.demand))
+        if first_only:
+            return self._first(flow_on(self.market, self.plain.costs, pairs, idle), ())
         best, proven = self._proven(self._pricing, pairs, idle)
         prices = best.prices if self._costs.base == 1 else plain_prices(self.market, self.plain, best, idle)
         flow = self._flow(best, prices)
@@ -70,66 +72,69 @@ class Solver:
         found = clearing(self.market, self.plain, best, idle) if intervals else None
         return replace(flow, floor=floor, certified=counted and floor == flow.cost, clearing=found)
 
-    def _is_nearly_all(self, state: State) -> bool:
-        """Whether a first flow places about as much as there can be."""
-        market = self.market
-        asked = int(market.demand.sum())
-        return asked - int(state.idle.sum()) >= ENOUGH * min(asked, int(market.supply[self._pricing.open].sum()))
-
     def _by_count(self) -> Idle:
         """Idle places so that what counts is how many wait, the more the higher their priority."""
         return Idle(self.market.waiting, self.market.rank)
 
-    def _guessed(self) -> tuple[State, int]:
-        """A flow that is nearly the cheapest, and the price from which an offer is so dear that units wait for it."""
+    def _guessed(self) -> tuple[State, IntVector]:
+        """A flow that is nearly the cheapest, and the prices that led to it."""
         market, pricing = self.market, self.plain
         idle_cost, coarse = idle_costs(pricing.costs, market)
         best = guess(pricing, market, idle_cost, coarse)
-        pairs = nearby(pricing, pricing.bids(best), best, sizes(market))
+        prices = pricing.bids(best)
+        pairs = nearby(pricing, prices, best, sizes(market))
         self._rounds += 1
-        state = flow_on(market, pricing.costs, pairs, Idle(market.waiting, idle_cost), coarse)
-        return state, int(idle_cost.min()) // 2
+        return flow_on(market, pricing.costs, pairs, Idle(market.waiting, idle_cost), coarse), prices
 
-    def _around(self, state: State) -> Pairs:
-        """The pairs that matter at the prices that the classes of this flow pay."""
-        prices = self.plain.bids(state.known)
-        return nearby(self.plain, prices, state.known, sizes(self.market)).with_(state.sold)
+    def _let_in(self, state: State) -> State | None:
+        """The flow with all units let in that can be placed; None where it takes many moves to prove that."""
+        if not state.idle.any():
+            return state
+        market, sold = self.market, state.sold
+        units = state.units[: len(state.pairs)]
+        aside = Aside(self._t, market.offers, sold.rows, sold.offers, units[units > 0])
+        if not aside.let_in(FEW):
+            return None
+        pairs = state.pairs.with_(Pairs(aside.rows, aside.offers))
+        units = pairs.summed(aside.rows, aside.offers, aside.units)
+        waits = market.demand - summed(pairs.rows, units, len(market.demand))
+        idle = summed(market.place, waits, market.places)
+        return replace(state, pairs=pairs, units=np.append(units, waits), idle=idle)
 
     def _proven(self, pricing: Pricing, pairs: Pairs, idle: Idle) -> tuple[State, bool]:
         """The cheapest flow over all pairs, with the proof: pairs below its prices are added until there is none."""
-        market, size = self.market, sizes(self.market)
+        market = self.market
+        net = market.network(idle.room)
         before: int | None = None
         while True:
             self._rounds += 1
             state = flow_on(market, pricing.costs, pairs, idle)
             best = np.minimum(pricing.best(state.prices), state.known)
-            over = np.where(market.demand > 0, state.known - best, 0)
-            worst = int(over.max(initial=0))
-            if worst == 0:
-                net = market.network(idle.room)
+            if not (best < state.known)[market.demand > 0].any():
                 return state, bound(net, best, np.append(state.prices, state.idle_prices)) == state.value
-            limit = np.minimum(state.known + 2 * worst, NEVER)
-            new = pricing.below(pricing.bids(state.known), limit, size).with_(
-                pricing.below(state.prices, state.known, size)
-            )
             # While the cost falls, pairs far too dear may go; once it stands still all are kept, so that this ends.
             falls = before is None or state.value < before
-            pairs = (state.sold if falls else state.pairs).with_(new)
+            pairs = self._with_cheaper(pricing, state, best, state.sold if falls else state.pairs)
             if not falls and len(pairs) == len(state.pairs):
                 raise FedGPUError(f"the prices of {len(pairs)} pairs are contradicted, and no pair is left to add")
             before = state.value
 
-    def _first(self, state: State, most: int | None, scarce: int) -> Flow:
-        """A flow that is not proven, with the bounds that its prices give."""
+    def _with_cheaper(self, pricing: Pricing, state: State, best: IntVector, kept: Pairs) -> Pairs:
+        """The pairs `kept`, those that the prices of this flow contradict, and those that come near."""
+        size = sizes(self.market)
+        over = int((state.known - best).max(where=self.market.demand > 0, initial=0))
+        limit = np.minimum(state.known + 2 * over, NEVER)
+        near = pricing.below(pricing.bids(state.known), limit, size)
+        return kept.with_(near.with_(pricing.below(state.prices, state.known, size)))
+
+    def _first(self, state: State, more: tuple[IntVector, ...]) -> Flow:
+        """A flow that places all that can be placed, with the best bound that its prices and some `more` give."""
         pricing = self.plain
         asked = pricing.bids(state.known)
-        between = (state.prices, (3 * state.prices + asked) // 4, (state.prices + asked) // 2, asked)
-        floor = max(self._floor(pricing, state, prices) for prices in between)
+        tried = (state.prices, (state.prices + asked) // 2, asked, *more, *((asked + each) // 2 for each in more))
+        floor = max(self._floor(pricing, state, prices) for prices in tried) * pricing.costs.unit
         flow = self._flow(state, state.prices)
-        if most is None:
-            most = self._most(state.prices >= scarce) if state.idle.any() else flow.placed
-        floor *= pricing.costs.unit
-        return replace(flow, most=most, floor=floor, certified=most == flow.placed and floor == flow.cost)
+        return replace(flow, floor=floor, certified=floor == flow.cost)
 
     def _floor(self, pricing: Pricing, state: State, prices: IntVector) -> int:
         """What these prices prove that placing as many units of each level costs at least, in solver units."""
@@ -138,14 +143,6 @@ class Solver:
         nobody = np.zeros_like(placed)
         capacity = worth(market.network(nobody), np.append(prices, nobody))
         return filled(market.demand, best, market.place, placed) - capacity
-
-    def _most(self, full: BoolVector) -> int:
-        """How many units can be placed at most: all of the classes that may go elsewhere, and what the full hold."""
-        market = self.market
-        prices = full.astype(np.int64)
-        elsewhere = replace(self._pricing, costs=self._costs.free()).best(prices) == 0
-        held = worth(market.network(np.zeros(market.places, dtype=np.int64)), np.append(prices, [0] * market.places))
-        return min(int(market.demand.sum()), int(market.demand[elsewhere].sum()) + held)
 
     def _flow(self, state: State, prices: IntVector) -> Flow:
         sold = state.sold

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from fedgpu_operator.placement.flow.costs import NEVER, Costs
+from fedgpu_operator.placement.flow.network import summed
 from fedgpu_operator.placement.problem import BoolVector, IntVector
 
 NO_PAIRS: Final = np.zeros(0, dtype=np.int64)
@@ -33,10 +34,16 @@ class Pairs:
         """Together with some more."""
         width = int(max(self.offers.max(initial=0), more.offers.max(initial=0))) + 1
         keys = np.append(self.rows * width + self.offers, more.rows * width + more.offers)
-        # Sorting beats numpy's own unique, which hashes, several times over.
-        keys.sort()
+        # Sorting beats numpy's own unique, which hashes; a stable sort merges two sorted runs in one go.
+        keys.sort(kind="stable")
         keys = keys[np.append(keys[:-1] != keys[1:], True)] if len(keys) else keys
         return Pairs(keys // width, keys % width)
+
+    def summed(self, rows: IntVector, offers: IntVector, units: IntVector) -> IntVector:
+        """Units at some of these pairs, in any order and repeatedly, added up for each pair."""
+        width = int(self.offers.max(initial=0)) + 1
+        at = np.searchsorted(self.rows * width + self.offers, rows * width + offers)
+        return summed(at, units, len(self))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

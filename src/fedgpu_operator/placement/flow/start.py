@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedgpu_operator.placement.flow.costs import NEVER, Costs
 from fedgpu_operator.placement.flow.network import UNCAPPED, summed
@@ -13,16 +14,19 @@ from fedgpu_operator.placement.flow.state import Idle, Market, flow_on
 from fedgpu_operator.placement.problem import IntVector
 
 CLASSES: Final = 1_000
-"""Classes in the miniature at most."""
+"""Bunches of classes in the miniature, about."""
 
 PAIRS: Final = 65_536
-"""Pairs of the miniature, about: its flow takes some hundredths of a second."""
+"""Pairs of the first miniature, about: its flow takes some hundredths of a second."""
 
-STEP: Final = 8
-"""How much larger the second miniature is than the first."""
+BUNCHES: Final = 160
+"""Bunches of offers in the first miniature at least."""
 
-UNITS: Final = 10_000_000
-"""Units that ask in a miniature: enough that rounding the parts of the market to whole units shifts little."""
+STEP: Final = 4
+"""How many times as many bunches of offers the second miniature has as the first."""
+
+LOOKS: Final = 64
+"""Classes whose prices tell which offers are alike."""
 
 DETOUR: Final = 4
 """How many typical dear costs it costs to leave a unit waiting while counts are not yet known."""
@@ -31,11 +35,27 @@ FINE: Final = 2**19
 """Steps into which a typical dear cost is divided while nothing must be exact."""
 
 
+FloatVector = NDArray[np.float64]
+FloatMatrix = NDArray[np.float64]
+
+
+class Bunches(NamedTuple):
+    """Things that are alike, each bunch with one of them to stand for it: `middle` (B,) and the units of all, (B,)."""
+
+    middle: IntVector
+    units: IntVector
+
+
 def idle_costs(costs: Costs, market: Market) -> tuple[IntVector, int]:
     """What waiting costs a unit of each class while counts are not yet known, (C,), and the step of rounded costs."""
     look = np.arange(0, len(market.supply), max(1, len(market.supply) // 64))
-    typical = 1
+    longest: dict[tuple[int, int], int] = {}
     for row in np.flatnonzero(market.demand).tolist():
+        key = id(costs.price[row]), id(costs.eligible[row])
+        if key not in longest or costs.seconds[row] > costs.seconds[longest[key]]:
+            longest[key] = row
+    typical = 1
+    for row in longest.values():
         sample = np.sort(costs.at(row, look)[costs.eligible[row][look]])
         if len(sample):
             typical = max(typical, int(sample[len(sample) // 2]))
@@ -46,7 +66,7 @@ def sizes(market: Market) -> IntVector:
     """How many offers a class should know, (C,): several times what its demand fills, and some for choice."""
     asking, offers = int(np.count_nonzero(market.demand)), len(market.supply)
     mean = max(1.0, float(market.supply.sum()) / max(1, offers))
-    some = min(20, max(8, 20_000 // max(1, asking)))
+    some = min(40, max(8, 400_000 // max(1, asking)))
     return np.minimum(some + (4 * market.demand / mean).astype(np.int64), offers)
 
 
@@ -58,87 +78,110 @@ def nearby(pricing: Pricing, prices: IntVector, best: IntVector, size: IntVector
 
 def guess(pricing: Pricing, market: Market, idle_cost: IntVector, coarse: int) -> IntVector:
     """The cost plus price at which each class buys, (C,), about; NEVER where nothing is known."""
-    costs, asking = pricing.costs, pricing.asking
-    rows = asking[:: -(-len(asking) // CLASSES)]
-    by_price = _by_price(costs, rows, np.flatnonzero(pricing.open))
-    some = rows[:: max(1, len(rows) // 64)].tolist()
-    density = max(0.01, float(np.mean([costs.eligible[row][by_price].mean() for row in some])))
-    size = max(16, int(PAIRS / (len(rows) * density)))
-    mini = _Miniature(costs, market, rows, _spread(by_price, size))
+    costs, asking, offers = pricing.costs, pricing.asking, np.flatnonzero(pricing.open)
+    classes = _classes(costs, market, asking)
+    looks = _looks(costs, classes, offers)
+    lawful = pricing.count() / max(1, len(asking) * len(offers))
+    size = max(BUNCHES, int(PAIRS / max(1.0, len(classes.middle) * lawful)))
+    supply = _within_caps(market)[offers]
+    mini = _Miniature(costs, market, classes, _offers(looks, offers, supply, size))
     best, prices = mini.solve(None, idle_cost, coarse)
-    if size * 2 * STEP < len(by_price):
-        larger = _Miniature(costs, market, asking, _spread(by_price, size * STEP))
-        best = mini.known_to(asking, costs, best, prices)
-        mini, rows = larger, asking
+    if size * 2 * STEP < len(offers):
+        mini = _Miniature(costs, market, classes, _offers(looks, offers, supply, size * STEP))
         best, prices = mini.solve(best, idle_cost, coarse)
     whole = np.full(len(market.demand), NEVER, dtype=np.int64)
-    whole[asking] = mini.known_to(asking, costs, best, prices) if len(rows) < len(asking) else best
+    whole[asking] = mini.known_to(asking, costs, best, prices)
     return whole
 
 
 class _Miniature:
-    """Some classes and some offers of a market, blown up to the same scarcity."""
+    """Bunches of classes and of offers, each with its units; nobody's lease slots bind."""
 
-    def __init__(self, costs: Costs, market: Market, rows: IntVector, offers: IntVector) -> None:
-        self.offers, self._rows = offers, rows
-        self._costs = costs.among(rows, offers)
-        self._pricing = Pricing(self._costs, np.arange(len(rows)), np.ones(len(offers), dtype=np.bool_))
-        supply = _within_caps(market)
-        scarcity = float(supply.sum()) / max(1.0, float(market.demand.sum()))
-        demand = _blown_up(market.demand[rows], UNITS)
-        held = _blown_up(supply[offers], int(UNITS * min(scarcity, 1e3)))
-        nobody = np.full(len(offers), UNCAPPED, dtype=np.int64)
-        self._market = Market(
-            demand, market.rank[rows], market.place[rows], market.places, held, nobody, np.zeros(0, dtype=np.int64)
-        )
+    def __init__(self, costs: Costs, market: Market, classes: Bunches, offers: Bunches) -> None:
+        self._rows, self._offers = classes.middle, offers.middle
+        self._costs = costs.among(classes.middle, offers.middle)
+        everything = np.ones(len(offers.middle), dtype=np.bool_)
+        self._pricing = Pricing(self._costs, np.arange(len(classes.middle)), everything)
+        rank, place = market.rank[classes.middle], market.place[classes.middle]
+        nobody = np.full(len(offers.middle), UNCAPPED, dtype=np.int64)
+        none = np.zeros(0, dtype=np.int64)
+        self._market = Market(classes.units, rank, place, market.places, offers.units, nobody, none)
         self._lost = np.array([not each.any() for each in self._costs.eligible], dtype=np.bool_)
 
     def solve(self, best: IntVector | None, idle_cost: IntVector, coarse: int) -> tuple[IntVector, IntVector]:
-        """What each class pays (NEVER if nothing is here for it) and the prices, given what they paid before."""
+        """What each bunch pays (NEVER if nothing is here for it) and the prices, given what they paid before."""
         pricing, market = self._pricing, self._market
-        idle = Idle(market.waiting, idle_cost[self._rows])
         if best is None:
-            state = flow_on(market, self._costs, pricing.pairs(), idle, coarse)
+            pairs = pricing.pairs()
         else:
-            size = sizes(market)
-            state = flow_on(market, self._costs, nearby(pricing, pricing.bids(best), best, size), idle, coarse)
-            state = flow_on(
-                market, self._costs, nearby(pricing, pricing.bids(state.known), state.known, size), idle, coarse
-            )
+            # Twice as many as elsewhere: a bunch that finds no room pays the price of waiting, which tells nothing.
+            size = np.minimum(2 * sizes(market), len(self._offers))
+            pairs = nearby(pricing, pricing.bids(best), best, size)
+        state = flow_on(market, self._costs, pairs, Idle(market.waiting, idle_cost[self._rows]), coarse)
         return np.where(self._lost, NEVER, state.known), state.prices
 
     def known_to(self, asking: IntVector, costs: Costs, best: IntVector, prices: IntVector) -> IntVector:
         """What the classes `asking` would pay at the prices found here."""
         if len(self._rows) == len(asking):
             return best
-        everything = np.ones(len(self.offers), dtype=np.bool_)
-        return Pricing(costs.among(asking, self.offers), np.arange(len(asking)), everything).best(prices)
+        everything = np.ones(len(self._offers), dtype=np.bool_)
+        return Pricing(costs.among(asking, self._offers), np.arange(len(asking)), everything).best(prices)
 
 
-def _blown_up(units: IntVector, total: int) -> IntVector:
-    """Units in their proportions, at least one each where there are some, that sum to about `total`."""
-    factor = total / max(1.0, float(units.sum()))
-    scaled: IntVector = np.maximum(np.rint(units * factor), units > 0).astype(np.int64)
-    return scaled
+def _classes(costs: Costs, market: Market, asking: IntVector) -> Bunches:
+    """The classes that ask; where there are many, those of the same prices, law and priority by their run limits."""
+    if len(asking) <= CLASSES:
+        return Bunches(asking, market.demand[asking])
+    numbers: dict[tuple[int, int, int], int] = {}
+    keys = zip(market.rank.tolist(), map(id, costs.price), map(id, costs.eligible), strict=True)
+    kind = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)[asking]
+    order = np.lexsort((np.array(costs.seconds, dtype=np.int64)[asking], kind))
+    kind = kind[order]
+    each = -(-len(asking) // CLASSES)
+    if len(numbers) <= CLASSES:
+        part = kind * len(asking) + (np.arange(len(kind)) - np.searchsorted(kind, kind)) // each
+    else:
+        part = np.arange(len(kind)) // each
+    starts = np.flatnonzero(np.diff(part, prepend=-1))
+    return _bunches(asking[order], market.demand[asking[order]], starts)
 
 
-def _within_caps(market: Market) -> IntVector:
+def _looks(costs: Costs, classes: Bunches, offers: IntVector) -> FloatMatrix:
+    """What the offers cost some classes per second, (F, O), those with much demand first; far more if unlawful."""
+    until = np.cumsum(classes.units)
+    some = np.unique(np.searchsorted(until, (np.arange(LOOKS) + 0.5) * until[-1] / LOOKS))
+    rows = classes.middle[some].tolist()
+    price = np.stack([costs.price[row][offers] for row in rows]).astype(np.float64)
+    lawful = np.stack([costs.eligible[row][offers] for row in rows])
+    return np.where(lawful, price, 2 * price.max(where=lawful, initial=1))
+
+
+def _offers(looks: FloatMatrix, offers: IntVector, supply: FloatVector, count: int) -> Bunches:
+    """So many bunches of offers that cost about the same for all who look: the most unequal ones are halved."""
+    order, starts = np.arange(len(offers)), np.zeros(1, dtype=np.int64)
+    while len(starts) < min(count, len(offers)):
+        seen = looks[:, order]
+        length = np.diff(starts, append=len(offers))
+        spread = np.maximum.reduceat(seen, starts, axis=1) - np.minimum.reduceat(seen, starts, axis=1)
+        bunch = np.repeat(np.arange(len(starts)), length)
+        order = order[np.lexsort((seen[spread.argmax(axis=0)[bunch], np.arange(len(order))], bunch))]
+        parted = np.flatnonzero(length > 1)
+        worst = np.argsort(-(spread.max(axis=0) * length)[parted], kind="stable")
+        parted = parted[worst[: count - len(starts)]]
+        starts = np.sort(np.append(starts, starts[parted] + length[parted] // 2))
+    return _bunches(offers[order], supply[order], starts)
+
+
+def _bunches(members: IntVector, units: NDArray[np.float64] | IntVector, starts: IntVector) -> Bunches:
+    """Bunches of neighbours: the middle one stands for all."""
+    middle = (starts + np.append(starts[1:], len(members))) // 2
+    return Bunches(members[middle], np.rint(np.add.reduceat(units, starts)).astype(np.int64))
+
+
+def _within_caps(market: Market) -> FloatVector:
     """Supply, where a provider's slots bind in proportion less of each offer."""
     capped = market.group != UNCAPPED
     held = summed(market.group[capped], market.supply[capped], len(market.caps))
     share = np.append(market.caps / np.maximum(1, held), 1.0)
-    within: IntVector = np.rint(market.supply * np.minimum(1.0, share[market.group])).astype(np.int64)
+    within: FloatVector = market.supply * np.minimum(1.0, share[market.group])
     return within
-
-
-def _by_price(costs: Costs, rows: IntVector, offers: IntVector) -> IntVector:
-    """Offers from cheap to dear, by the middle of some classes' prices."""
-    some = rows[:: max(1, len(rows) // 16)].tolist()
-    middle = np.median(np.stack([costs.price[row][offers] for row in some]), axis=0)
-    return offers[np.argsort(middle, kind="stable")]
-
-
-def _spread(ordered: IntVector, count: int) -> IntVector:
-    """So many of them at equal distances, sorted."""
-    count = min(count, len(ordered))
-    return np.sort(ordered[(np.arange(count) * len(ordered) + len(ordered) // 2) // count])

@@ -40,6 +40,11 @@ class Market:
         """Units asked for per idle place, (L,)."""
         return summed(self.place, self.demand, self.places)
 
+    @property
+    def offers(self) -> Network:
+        """Its network without the idle places."""
+        return Network(self.demand, self.supply, self.group, self.caps)
+
     def network(self, room: IntVector) -> Network:
         """Its network, with `room` (L,) for units that wait."""
         group = np.append(self.group, np.full(self.places, UNCAPPED))

@@ -165,9 +165,7 @@ class _Step:
         self._rows, self._offers, self._units = aside.rows, aside.offers, aside.units
         waits = self._t.demand - summed(self._rows, self._units, len(self._paid))
         pairs = Pairs(NO_PAIRS, NO_PAIRS).with_(Pairs(self._rows, self._offers))
-        width = len(self._prices) or 1
-        keys = pairs.rows * width + pairs.offers
-        units = summed(np.searchsorted(keys, self._rows * width + self._offers), self._units, len(keys))
+        units = pairs.summed(self._rows, self._offers, self._units)
         sold = units > 0
         rows, offers, units = pairs.rows[sold], pairs.offers[sold], units[sold]
         cost = product(units, costs_of(self._costs, Pairs(rows, offers)))
