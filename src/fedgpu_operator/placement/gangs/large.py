@@ -11,11 +11,12 @@ import numpy as np
 
 from fedgpu_operator.placement.gangs.balance import Balance, Pairs, Steps
 from fedgpu_operator.placement.gangs.kinds import place_kind, place_singles
+from fedgpu_operator.placement.gangs.makeway import make_way
 from fedgpu_operator.placement.gangs.plan import Plan
 from fedgpu_operator.placement.gangs.relax import FloatVector, Group, Prices, cost_floor, count_ceiling
 from fedgpu_operator.placement.problem import Problem
 
-COARSE: Final = (((0.5,), 20), ((0.2, 0.1), 20), ((0.05, 0.02), 20))
+COARSE: Final = (((0.5,), 20), ((0.2,), 20), ((0.1,), 20), ((0.05,), 20), ((0.02,), 20))
 """Looks and sweeps that find prices from nothing; temperatures are shares of the mean cost of a GPU."""
 FINE: Final = (((0.5,), 20), ((0.2, 0.1), 20), ((0.05, 0.02), 20), ((0.01,), 20), ((0.003,), 20))
 """The same as far down as a tight bound needs."""
@@ -55,11 +56,11 @@ class Large:
         Singles of the lowest level come after its gangs; then, where they are many, all singles are placed anew.
         """
         plan, groups = self._plan, self._groups
-        inside = self._inside()
-        Balance(self._pairs, inside, self._prices).anneal(COARSE)
         admitted = [
-            min(each.jobs, int(np.ceil(jobs + SPARE * each.jobs))) for jobs, each in zip(inside, groups, strict=True)
+            min(each.jobs, int(np.ceil(jobs + SPARE * each.jobs)))
+            for jobs, each in zip(self._inside(), groups, strict=True)
         ]
+        Balance(self._pairs, admitted, self._prices).anneal(COARSE)
         table = self._prices.per_replica(self._shelf)
         order = sorted(range(len(groups)), key=lambda i: (-groups[i].level, *self._turn(groups[i]), i))
         for level, each in groupby(order, key=lambda i: groups[i].level):
@@ -70,7 +71,11 @@ class Large:
                     place_singles(self._problem, plan)
             else:
                 self._place(members, admitted, table)
-            for i in sorted(members, key=lambda i: (groups[i].gpus, i)):
+            smallest = sorted(members, key=lambda i: (groups[i].gpus, i))
+            for i in smallest:
+                plan.fill(i, table)
+            make_way(plan, members, table)
+            for i in smallest:
                 plan.fill(i, table)
 
     def polish(self, shares: Sequence[float]) -> None:
@@ -130,10 +135,12 @@ class Large:
             if sum(most) >= NEARLY * sum(plan.left[i] for i in each):
                 most = [plan.left[i] for i in each]
             if len(each) > 1 and self._share(each, admitted) >= SHARE:
+                before = [plan.left[i] for i in each]
                 place_kind(plan, each, most, table)
-            else:
-                for jobs, i in sorted(zip(most, each, strict=True), key=lambda pair: -plan.groups[pair[1]].seconds):
-                    plan.fill(i, table, jobs)
+                # A first answer may leave some out that fit.
+                most = [jobs - left + plan.left[i] for jobs, left, i in zip(most, before, each, strict=True)]
+            for jobs, i in sorted(zip(most, each, strict=True), key=lambda pair: -plan.groups[pair[1]].seconds):
+                plan.fill(i, table, jobs)
 
     def _share(self, members: Sequence[int], admitted: Sequence[int]) -> float:
         """The share of all admitted GPUs that these groups ask for."""
