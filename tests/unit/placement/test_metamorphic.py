@@ -7,14 +7,18 @@ obey them only as far as its own bounds say: there the laws are tested on the bo
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from random import Random
 
+import pytest
+from benchmarks.placement.worlds import Size, make
 from tests.unit.placement.chance import random_world, singles_world
 from tests.unit.placement.optimum import value_of
 from tests.unit.placement.worlds import Raw, placed_by, snapshot_of
 
 from fedgpu_operator.domain.money import format_usd, parse_usd
 from fedgpu_operator.placement import decide, place
+from fedgpu_operator.placement.gangs.exact import MAX_PAIRS
 
 SHARE = 20
 """These laws are looked at on this fraction of the instances."""
@@ -76,6 +80,22 @@ def test_order_of_the_snapshot_never_matters(instances: int) -> None:
         for part in ("providers", "jobs", "policies"):
             Random(seed).shuffle(world[part])
         assert decide(snapshot_of(world)) == before, f"seed {seed}"
+
+
+@pytest.mark.parametrize(("seed", "load"), [(1, 0.8), (2, 0.8), (3, 1.25)])
+def test_with_many_gangs_the_order_of_jobs_and_offers_never_matters(seed: int, load: float) -> None:
+    """Too many for the exact search: they are placed by prices, whose sums over arrays depend on their order."""
+    world = make(Size(jobs=1_500, offers=300, classes=120, load=load, multi=0.5, seed=seed))
+    before = place(world)
+    assert sum(int(each.eligible.sum()) for each in before.problem.classes) > MAX_PAIRS
+    jobs, offers = list(world.jobs), list(world.offers)
+    Random(seed).shuffle(jobs)
+    Random(seed).shuffle(offers)
+    after = place(replace(world, jobs=tuple(jobs), offers=tuple(offers)))
+    assert after.assigned() == before.assigned()
+    assert after.table.offers == before.table.offers
+    for what in ("cost", "placed", "most", "floor"):
+        assert getattr(after.solution, what) == getattr(before.solution, what)
 
 
 def test_one_more_provider_never_makes_it_worse(instances: int) -> None:

@@ -9,26 +9,19 @@ from typing import Final
 
 import numpy as np
 
+from fedgpu_operator.placement.gangs.balance import Balance, Pairs, Steps
 from fedgpu_operator.placement.gangs.kinds import place_kind, place_singles
+from fedgpu_operator.placement.gangs.makeway import make_way
 from fedgpu_operator.placement.gangs.plan import Plan
-from fedgpu_operator.placement.gangs.relax import (
-    Balance,
-    FloatVector,
-    Group,
-    Prices,
-    cost_floor,
-    count_ceiling,
-)
+from fedgpu_operator.placement.gangs.relax import FloatVector, Group, Prices, cost_floor, count_ceiling
 from fedgpu_operator.placement.problem import Problem
 
-COARSE: Final = ((1.0, 6), (0.5, 6), (0.2, 8), (0.1, 8), (0.05, 8), (0.02, 8))
-"""Temperatures (shares of the mean cost of a GPU) and sweeps that find prices from nothing."""
-FINE: Final = ((0.5, 6), (0.2, 6), (0.1, 6), (0.05, 10), (0.02, 12), (0.01, 14), (0.003, 24))
+COARSE: Final = (((0.5,), 20), ((0.2,), 20), ((0.1,), 20), ((0.05,), 20), ((0.02,), 20))
+"""Looks and sweeps that find prices from nothing; temperatures are shares of the mean cost of a GPU."""
+FINE: Final = (((0.5,), 20), ((0.2, 0.1), 20), ((0.05, 0.02), 20), ((0.01,), 20), ((0.003,), 20))
 """The same as far down as a tight bound needs."""
-ADMIT: Final = (*COARSE, (0.01, 8))
+ADMIT: Final = (((0.2, 0.05), 15), ((0.02, 0.01), 15), ((0.004, 0.002), 15), ((0.001, 0.0005), 15))
 """Those that find how many jobs to admit, where only places count; shares of a job."""
-WIDE: Final = 250
-"""Pairs per class and look for the bound, which is only as tight as the pairs that it has seen."""
 SPARE: Final = 0.01
 """The share of a class's jobs that smoothing may seem to leave out though they fit."""
 NEARLY: Final = 0.8
@@ -49,6 +42,7 @@ class Large:
         self._plan = plan
         self._groups = plan.groups
         self._shelf = plan.shelf
+        self._pairs = Pairs(plan.groups, plan.shelf)
         self._prices = Prices(plan.shelf)
         self._counts = Prices(plan.shelf)
         self._levels = sorted({each.level for each in plan.groups})
@@ -57,15 +51,18 @@ class Large:
         self._weights = {level: float(2 * largest) ** min(rank, HEAVIEST) for rank, level in enumerate(self._levels)}
 
     def arrange(self) -> None:
-        """By level: the admitted jobs of the largest shapes and gangs first; then what else fits, smallest first.
+        """By level: the admitted jobs of the largest shape and the largest gangs first; then what else fits.
 
         Singles of the lowest level come after its gangs; then, where they are many, all singles are placed anew.
         """
         plan, groups = self._plan, self._groups
-        admitted = self._admitted()
-        Balance(groups, admitted, self._shelf, self._prices).anneal(COARSE)
+        admitted = [
+            min(each.jobs, int(np.ceil(jobs + SPARE * each.jobs)))
+            for jobs, each in zip(self._inside(), groups, strict=True)
+        ]
+        Balance(self._pairs, admitted, self._prices).anneal(COARSE)
         table = self._prices.per_replica(self._shelf)
-        order = sorted(range(len(groups)), key=lambda i: (-groups[i].level, -groups[i].shape, -groups[i].replicas, i))
+        order = sorted(range(len(groups)), key=lambda i: (-groups[i].level, *self._turn(groups[i]), i))
         for level, each in groupby(order, key=lambda i: groups[i].level):
             members = list(each)
             if level == self._levels[0]:
@@ -74,7 +71,11 @@ class Large:
                     place_singles(self._problem, plan)
             else:
                 self._place(members, admitted, table)
-            for i in sorted(members, key=lambda i: (groups[i].gpus, i)):
+            smallest = sorted(members, key=lambda i: (groups[i].gpus, i))
+            for i in smallest:
+                plan.fill(i, table)
+            make_way(plan, members, table)
+            for i in smallest:
                 plan.fill(i, table)
 
     def polish(self, shares: Sequence[float]) -> None:
@@ -98,22 +99,33 @@ class Large:
             above += placed
         return total
 
-    def floor(self, counts: Sequence[int], steps: Sequence[tuple[float, int]]) -> int:
+    def floor(self, counts: Sequence[int], steps: Steps) -> int:
         """At most what placing as many jobs of each class must cost."""
         prices = Prices(self._shelf)
-        Balance(self._groups, counts, self._shelf, prices, near=WIDE).anneal(steps)
+        Balance(self._pairs, counts, prices).anneal(steps)
         return cost_floor(self._groups, counts, prices, self._shelf)
 
-    def _admitted(self) -> list[int]:
-        """How many jobs of each group to try first: as the relaxation that places the most jobs does, by level."""
-        free = [replace(each, costs=np.zeros(len(each.offers))) for each in self._groups]
-        outside = np.array([self._weights[each.level] for each in self._groups])
-        balance = Balance(free, [each.jobs for each in free], self._shelf, self._counts, outside)
+    def _turn(self, group: Group) -> tuple[bool, int, int]:
+        """Who comes before others: the largest shape, as it needs nodes that are whole; then by GPUs in all."""
+        return group.shape < len(self._shelf.shapes) - 1, -group.gpus, -group.shape
+
+    def _inside(self) -> list[float]:
+        """How many jobs of each group are placed by the relaxation that places the most, by level.
+
+        Where only places count, groups of one size with the same offers are one.
+        """
+        alike: dict[tuple[int, int, int, int], list[int]] = {}
+        for i, each in enumerate(self._groups):
+            alike.setdefault((each.level, id(each.offers), each.kind, each.replicas), []).append(i)
+        free = [_free([self._groups[i] for i in members]) for members in alike.values()]
+        outside = np.array([self._weights[each.level] for each in free])
+        balance = Balance(Pairs(free, self._shelf, unit=1.0), [each.jobs for each in free], self._counts, outside)
         balance.anneal(ADMIT)
-        return [
-            min(each.jobs, int(np.ceil(jobs + SPARE * each.jobs)))
-            for jobs, each in zip(balance.inside.tolist(), free, strict=True)
-        ]
+        inside = [0.0] * len(self._groups)
+        for members, jobs, each in zip(alike.values(), balance.inside.tolist(), free, strict=True):
+            for i in members:
+                inside[i] = jobs * self._groups[i].jobs / each.jobs
+        return inside
 
     def _place(self, members: Sequence[int], admitted: Sequence[int], table: FloatVector) -> None:
         plan = self._plan
@@ -123,10 +135,12 @@ class Large:
             if sum(most) >= NEARLY * sum(plan.left[i] for i in each):
                 most = [plan.left[i] for i in each]
             if len(each) > 1 and self._share(each, admitted) >= SHARE:
+                before = [plan.left[i] for i in each]
                 place_kind(plan, each, most, table)
-            else:
-                for jobs, i in sorted(zip(most, each, strict=True), key=lambda pair: -plan.groups[pair[1]].seconds):
-                    plan.fill(i, table, jobs)
+                # A first answer may leave some out that fit.
+                most = [jobs - left + plan.left[i] for jobs, left, i in zip(most, before, each, strict=True)]
+            for jobs, i in sorted(zip(most, each, strict=True), key=lambda pair: -plan.groups[pair[1]].seconds):
+                plan.fill(i, table, jobs)
 
     def _share(self, members: Sequence[int], admitted: Sequence[int]) -> float:
         """The share of all admitted GPUs that these groups ask for."""
@@ -136,3 +150,8 @@ class Large:
 
 def _size(group: Group) -> tuple[int, int]:
     return group.shape, group.replicas
+
+
+def _free(alike: Sequence[Group]) -> Group:
+    """All jobs of these groups as one that pays nothing."""
+    return replace(alike[0], jobs=sum(each.jobs for each in alike), costs=np.zeros(len(alike[0].offers)))

@@ -10,7 +10,7 @@ import numpy as np
 from fedgpu_operator.placement.gangs.relax import FloatVector, Group
 from fedgpu_operator.placement.gangs.shapes import Shelf
 from fedgpu_operator.placement.gangs.stock import Stock
-from fedgpu_operator.placement.problem import Problem
+from fedgpu_operator.placement.problem import BoolVector, IntVector, Problem
 
 NEAREST: Final = 32
 """Offers sorted at a time when a class is placed; four times as many each time they do not suffice."""
@@ -59,7 +59,7 @@ class Plan:
         """Priced cost at each offer of the group where one more job fits; infinite elsewhere."""
         group = self.groups[i]
         cost = group.priced(table)
-        cost[(self.stock.room[group.shape, group.offers] < group.replicas) | ~self.stock.open[group.offers]] = np.inf
+        cost[~self._has_room(group, group.offers)] = np.inf
         return cost
 
     def fill(self, i: int, table: FloatVector, most: int | None = None) -> None:
@@ -88,22 +88,28 @@ class Plan:
         if not self.flows[i]:
             return 0
         group = self.groups[i]
-        full = group.priced(table)
-        now = sorted(((float(full[np.searchsorted(group.offers, o)]), o) for o in self.flows[i]), reverse=True)
-        cost = self.priced(i, table)
-        near = np.argpartition(cost, NEAREST)[:NEAREST] if len(cost) > NEAREST else np.arange(len(cost))
-        near = near[cost[near] < now[0][0]]
-        targets = near[np.argsort(cost[near], kind="stable")].tolist()
-        moved = at = 0
+        cost = group.priced(table)
+        at = np.searchsorted(group.offers, np.array(sorted(self.flows[i]), dtype=np.int64))
+        now = sorted(zip(cost[at].tolist(), group.offers[at].tolist(), strict=True), reverse=True)
+        near = np.flatnonzero(cost < now[0][0])
+        near = near[self._has_room(group, group.offers[near])]
+        near = near[np.argsort(cost[near], kind="stable")]
+        prices, targets = cost[near].tolist(), group.offers[near].tolist()
+        moved = at_ = 0
         for dear, offer in now:
-            while at < len(targets) and cost[targets[at]] < dear and offer in self.flows[i]:
-                target = int(group.offers[targets[at]])
+            while at_ < len(targets) and prices[at_] < dear and offer in self.flows[i]:
+                target = targets[at_]
                 jobs = self.fits(i, target, self.flows[i][offer]) if target != offer else 0
                 if not jobs:
-                    at += 1
+                    at_ += 1
                     continue
                 if not self.drop(i, offer, jobs):
                     break
                 self.add(i, target, jobs)
                 moved += jobs
         return moved
+
+    def _has_room(self, group: Group, offers: IntVector) -> BoolVector:
+        """At which of these offers one more job of the group fits."""
+        fits: BoolVector = (self.stock.room[group.shape][offers] >= group.replicas) & self.stock.open[offers]
+        return fits

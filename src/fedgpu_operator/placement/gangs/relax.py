@@ -1,9 +1,6 @@
-"""GPUs as if they could be split: prices at which what all classes want is what the offers have, and their bound.
+"""GPUs as if they could be split: what the relaxation is made of, and the bounds that any prices prove (weak duality).
 
-What is found here guides the search and proves bounds; nobody is placed here. The prices are those of a transport
-problem with entropic smoothing, found by Bregman projections (Sinkhorn's algorithm with capacities): each class spreads
-its GPUs over the offers by priced cost, each full offer becomes dearer by as much as it is over-asked, in turn and at
-falling temperatures. Any prices >= 0 give a valid bound (weak duality), so precision costs nothing but tightness.
+Where the prices come from is no matter here: the bounds hold for all that are >= 0.
 """
 
 from __future__ import annotations
@@ -21,8 +18,6 @@ from fedgpu_operator.placement.problem import BoolVector, IntVector, JobClass
 
 FloatVector = NDArray[np.float64]
 
-NEAR: Final = 150
-"""Pairs per class that one look over all offers adds to the relaxation, unless more are asked for."""
 ROUNDING: Final = 1e-9
 """What sums of doubles may be off, as a share of the sum of their absolute values; far above what they are."""
 
@@ -124,123 +119,6 @@ def cost_floor(groups: Sequence[Group], counts: Sequence[int], prices: Prices, s
     free = sum(count * float(group.costs.min()) for group, count in zip(groups, counts, strict=True) if count)
     floors = [paid - worth - ROUNDING * (paid + worth), free * (1 - ROUNDING), 0.0]
     return int(max(floors))
-
-
-class Balance:
-    """The smoothed relaxation over a growing choice of pairs (group, offer).
-
-    `demand` is how many jobs of each group are asked for. `outside` (per group, in the unit of the costs) is what a
-    job left out costs; without it all must be placed, and the prices grow without end where they do not fit.
-    """
-
-    def __init__(
-        self,
-        groups: Sequence[Group],
-        demand: Sequence[int],
-        shelf: Shelf,
-        prices: Prices,
-        outside: FloatVector | None = None,
-        near: int = NEAR,
-    ) -> None:
-        self._width = near
-        self.prices = prices
-        self._groups = groups
-        self._shelf = shelf
-        self._outside = outside
-        self._gpus = np.array([each.gpus for each in groups], dtype=np.float64)
-        self._demand = np.array(demand, dtype=np.float64) * self._gpus
-        self._chosen: list[BoolVector | None] = [None] * len(groups)
-        self._noise: FloatVector = np.random.default_rng(0).gumbel(size=(shelf.nodes.shape[1],))
-        self._twice = np.tile(self._noise, 2)
-        self._chain = shelf.chain().astype(np.float64)
-        self._whole = shelf.whole().astype(np.float64)
-        self._unit = self._mean_cost()
-        self.inside = np.array(demand, dtype=np.float64)
-
-    def _mean_cost(self) -> float:
-        typical = np.array([float(np.median(each.costs)) for each in self._groups]) if self._outside is None else 1.0
-        spent = float((typical / self._gpus * self._demand).sum())
-        return max(spent / max(float(self._demand.sum()), 1.0), 1e-9)
-
-    def anneal(self, steps: Sequence[tuple[float, int]]) -> None:
-        """For each (temperature as a share of the mean cost of a GPU, sweeps): look over all offers, then sweep."""
-        if not self._demand.any():
-            return
-        for share, sweeps in steps:
-            self._look(share * self._unit)
-            self._sweep(share * self._unit, sweeps)
-
-    def _look(self, temperature: float) -> None:
-        """Adds the pairs that the smoothed flow would use, sampled by their share in it (Gumbel's trick)."""
-        table = self.prices.per_gpu(self._shelf) / temperature
-        whole = np.append(self._whole.ravel(), np.inf)
-        asked = np.flatnonzero(self._demand)
-        keys, costs = [], []
-        for i in asked.tolist():
-            group = self._groups[i]
-            near = self._nearest(i, group, table[group.kind], temperature)
-            key = group.offers[near] + group.kind * self._noise.size
-            cost = group.costs[near] / group.gpus
-            if self._outside is not None and np.isfinite(self._outside[i]):
-                key = np.append(key, self._whole.size)
-                cost = np.append(cost, self._outside[i] / group.gpus)
-            keys.append(key)
-            costs.append(cost)
-        sizes = np.array([len(each) for each in keys])
-        self._asked, self._who = asked, np.repeat(np.arange(len(asked)), sizes)
-        self._starts = np.append(0, np.cumsum(sizes)[:-1])
-        self._keys = np.concatenate(keys)
-        held = np.minimum(whole[self._keys], self._demand[asked][self._who])
-        self._score = (np.log(np.maximum(held, 1e-3)) - np.concatenate(costs) / temperature).astype(np.float32)
-
-    def _nearest(self, i: int, group: Group, table: FloatVector, temperature: float) -> IntVector:
-        if len(group.offers) <= self._width:
-            return np.arange(len(group.offers))
-        # One draw for all, shifted by class: what matters is that classes do not all look at the same offers.
-        shift = 97 * i % self._noise.size
-        score = (table - self._twice[shift : shift + self._noise.size])[group.offers]
-        score += group.costs * (1 / (temperature * group.gpus))
-        chosen = self._chosen[i]
-        if chosen is None:
-            chosen = self._chosen[i] = np.zeros(len(group.offers), dtype=bool)
-        chosen[np.argpartition(score, self._width)[: self._width]] = True
-        return np.flatnonzero(chosen)
-
-    def _sweep(self, temperature: float, sweeps: int) -> None:
-        """Single precision will do between projections: a score is off by far less than a sweep changes it."""
-        starts, who, keys = self._starts, self._who, self._keys
-        demand = self._demand[self._asked]
-        units = np.zeros(len(who), dtype=np.float32)
-        for _ in range(sweeps):
-            priced = np.append(self.prices.per_gpu(self._shelf).ravel() / temperature, 0.0).astype(np.float32)
-            share = self._score - priced[keys]
-            share -= np.maximum.reduceat(share, starts)[who]
-            np.exp(share, out=share)
-            share *= (demand / np.add.reduceat(share, starts)).astype(np.float32)[who]
-            units = share
-            wanted = np.bincount(keys, weights=units, minlength=self._whole.size + 1)[:-1].astype(np.float64)
-            self._project(wanted.reshape(self._whole.shape), temperature)
-        inside = np.zeros(len(self._groups))
-        inside[self._asked] = np.add.reduceat(np.where(keys < self._whole.size, units, 0.0), starts)
-        self.inside = inside / self._gpus
-
-    def _project(self, wanted: FloatVector, temperature: float) -> None:
-        """Raises or lowers the price of each capacity, the innermost first, until what is wanted of it fits."""
-        kinds = self._shelf.kinds
-        last = len(kinds)
-        for shape in range(len(self._shelf.shapes) - 1, -1, -1):
-            first = next(i for i, kind in enumerate(kinds) if kind.gpus == self._shelf.shapes[shape])
-            for kind in range(last - 1, first - 1, -1):
-                _fit(self.prices.whole[kind], self._whole[kind], wanted[kind:last], temperature)
-            last = first
-            _fit(self.prices.chain[shape], self._chain[shape], wanted[first:], temperature)
-
-
-def _fit(price: FloatVector, capacity: FloatVector, wanted: FloatVector, temperature: float) -> None:
-    asked = np.maximum(wanted.sum(axis=0), 1e-9)
-    change = np.maximum(-price, temperature * np.log(asked / np.maximum(capacity, 1e-9)))
-    price += change
-    wanted *= np.exp(-change / temperature)
 
 
 def count_ceiling(groups: Sequence[Group], level: int, above: int, prices: Prices, shelf: Shelf) -> int:
