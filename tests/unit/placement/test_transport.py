@@ -355,3 +355,18 @@ def test_prices_beyond_64_bits_are_the_most_that_these_hold() -> None:
     assert flow.prices.tolist() == [most, 0]
     assert flow.clearing is not None
     assert (flow.clearing.low.tolist(), flow.clearing.high.tolist()) == ([most, 0], [most, 0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_a_search_begins_does_not_matter_to_what_is_proven(seed: int) -> None:
+    market = wide(seed)
+    plain = transport(market)
+    wild = np.random.default_rng(seed).integers(0, 2**40, len(market.supply))
+    for hint in (plain.prices, wild, np.zeros_like(wild)):
+        hinted = transport(replace(market, hint=hint))
+        assert hinted.certified
+        assert value_of(market, table(market, hinted)) == value_of(market, table(market, plain))
+        early = transport(replace(market, hint=hint), first_only=True)
+        assert is_lawful(market, table(market, early))
+        assert early.floor <= early.cost
+        assert early.most >= plain.placed

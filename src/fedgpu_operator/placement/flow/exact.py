@@ -80,7 +80,10 @@ class Solver:
         """A flow that is nearly the cheapest, and the prices that led to it."""
         market, pricing = self.market, self.plain
         idle_cost, coarse = idle_costs(pricing.costs, market)
-        best = guess(pricing, market, idle_cost, coarse)
+        if self._t.hint is None:
+            best = guess(pricing, market, idle_cost, coarse)
+        else:
+            best = np.minimum(pricing.best(self._t.hint // pricing.costs.unit), idle_cost)
         prices = pricing.bids(best)
         pairs = nearby(pricing, prices, best, sizes(market))
         self._rounds += 1

@@ -50,6 +50,7 @@ def _part(t: Transport, shard: Shard) -> Transport:
         supply=t.supply[offers],
         provider=t.provider[offers],
         slots=t.slots,
+        hint=None if t.hint is None else t.hint[offers],
     )
 
 

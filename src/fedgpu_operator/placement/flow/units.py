@@ -14,7 +14,9 @@ class Transport:
 
     `demand`, `seconds` (C,) and `supply`, `provider` (O,) are int64; `price` int64 and `eligible` bool are C arrays of
     shape (O,), the same objects where they are equal. `slots` is how many units a provider takes over all its offers
-    (None: unbounded). A greater `priority` goes first. Where eligible, prices are at least 0.
+    (None: unbounded). A greater `priority` goes first. Where eligible, prices are at least 0. `hint` (int64, (O,), at
+    least 0) is about what one unit of each offer is worth (µUSD · s per hour), where somebody knows: the search begins
+    there. The answer's proof and bounds do not rest on it.
     """
 
     demand: IntVector
@@ -25,6 +27,7 @@ class Transport:
     supply: IntVector
     provider: IntVector
     slots: tuple[int | None, ...]
+    hint: IntVector | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

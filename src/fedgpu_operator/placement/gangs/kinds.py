@@ -62,8 +62,11 @@ def place_kind(plan: Plan, members: Sequence[int], most: Sequence[int], table: F
         plan.add(members[row], int(columns[column]), jobs)
 
 
-def place_singles(problem: Problem, plan: Plan) -> None:
-    """Places all jobs of one GPU anew in what the others leave, by the first answer of one flow."""
+def place_singles(problem: Problem, plan: Plan, table: FloatVector) -> None:
+    """Places all jobs of one GPU anew in what the others leave, by the first answer of one flow.
+
+    It begins at the prices of `table` (µUSD · s per hour and replica, shape (kinds, offers)).
+    """
     members = [i for i, each in enumerate(plan.groups) if each.gpus == 1]
     if not members:
         return
@@ -82,6 +85,7 @@ def place_singles(problem: Problem, plan: Plan) -> None:
             supply=plan.stock.room[plan.groups[members[0]].shape],
             provider=plan.stock.provider,
             slots=tuple(plan.stock.slots),
+            hint=np.rint(table[plan.groups[members[0]].kind]).astype(np.int64),
         ),
         first_only=True,
     )

@@ -68,7 +68,7 @@ class Large:
             if level == self._levels[0]:
                 self._place([i for i in members if groups[i].gpus > 1], admitted, table)
                 if self._share([i for i in order if groups[i].gpus == 1], admitted) >= SINGLES:
-                    place_singles(self._problem, plan)
+                    place_singles(self._problem, plan, table)
             else:
                 self._place(members, admitted, table)
             smallest = sorted(members, key=lambda i: (groups[i].gpus, i))
