@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
-from typing import Final
-
-from ortools.sat.python import cp_model
+from typing import TYPE_CHECKING, Final
 
 from fedgpu_operator.placement.problem import Problem
+
+if TYPE_CHECKING:
+    from ortools.sat.python import cp_model
 
 MAX_PAIRS: Final = 600
 """Pairs (class, offer) up to which a problem is small."""
@@ -79,8 +80,13 @@ def patterns(gpus: int, shapes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
 
 class _Model:
     def __init__(self, problem: Problem, fits: Sequence[dict[int, int]]) -> None:
+        # With it come pandas and 40 MiB; a hub on which nobody contends for whole nodes never needs it.
+        from ortools.sat.python import cp_model
+
         self._problem = problem
         self._work = MAX_WORK
+        self._solver = cp_model.CpSolver()
+        self._proves = {cp_model.OPTIMAL: True, cp_model.FEASIBLE: False}
         self._model = cp_model.CpModel()
         self._jobs = {
             (row, offer): self._model.new_int_var(0, min(each.size, fits[row][offer]), "")
@@ -154,19 +160,19 @@ class _Model:
         self._model.clear_hints()  # type: ignore[no-untyped-call]  # ortools ships it without types
         for (row, offer), var in self._jobs.items():
             self._model.add_hint(var, flows[row].get(offer, 0))
-        solver = cp_model.CpSolver()
+        solver = self._solver
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 0
         solver.parameters.max_deterministic_time = work
         status = solver.solve(self._model)
         self._work = max(0.0, self._work - solver.response_proto.deterministic_time)
-        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        if status not in self._proves:
             return flows, False
         found: Flows = [{} for _ in self._problem.classes]
         for (row, offer), var in self._jobs.items():
             if jobs := solver.value(var):
                 found[row][offer] = jobs
-        return min(flows, found, key=lambda each: value_of(self._problem, each)), status == cp_model.OPTIMAL
+        return min(flows, found, key=lambda each: value_of(self._problem, each)), self._proves[status]
 
 
 def value_of(problem: Problem, flows: Flows) -> tuple[int, ...]:
