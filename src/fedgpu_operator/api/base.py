@@ -59,10 +59,9 @@ def map_list(*keys: str) -> JSONObject:
 
 SET_LIST: Final[JSONObject] = {"x-kubernetes-list-type": "set"}
 ATOMIC_MAP: Final[JSONObject] = {"x-kubernetes-map-type": "atomic"}
-"""Schema extra of an object with one writer for the whole of it.
+"""Schema extra of an object that is written as a whole: that somebody owns it is then one entry, not one per field.
 
-Which of its fields somebody owns is then one entry. The API server reads and writes that bookkeeping anew with every
-request; for each single field it was half of a placed job.
+The API server reads and writes that bookkeeping anew with every request; for single fields it was half of a placed job.
 """
 
 HINT: Final = "x-fedgpu-hint"
@@ -120,6 +119,8 @@ class Model(BaseModel):
 
 class Condition(Model):
     """One condition, as metav1.Condition has it."""
+
+    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
 
     type: str = Field(description="Name of the condition in CamelCase.", max_length=64)
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")

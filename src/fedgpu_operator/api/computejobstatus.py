@@ -37,6 +37,8 @@ class Candidate(Model):
 class PlacementStatus(Model):
     """Where the job is, or was last."""
 
+    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
+
     provider: ObjectName = Field(description="GPUProvider that holds the lease.")
     product: Word = Field(description="GPU product.")
     lease: ObjectName = Field(description="Name of the ComputeLease in the provider's namespace.")
@@ -63,12 +65,16 @@ class PlacementStatus(Model):
 class UsageStatus(Model):
     """What was metered over all attempts."""
 
+    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
+
     gpu_seconds: int = Field(default=0, alias="gpuSeconds", ge=0, le=2**53, description="Billed GPU-seconds.")
     cost: DecimalUSD = Field(default="0", description="USD for them, rounded down once.")
 
 
 class SettlementStatus(Model):
     """How the charge was settled on chain."""
+
+    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
 
     epoch: int = Field(ge=1, le=2**53, description="Number of the SettlementEpoch that covers the whole charge.")
     post_transaction: str = Field(default="", max_length=66, description="Transaction that posted the epoch.")
@@ -77,8 +83,6 @@ class SettlementStatus(Model):
 
 class ComputeJobStatus(Model):
     """What became of the job; written by the hub alone."""
-
-    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
 
     observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that this status judges.")
     state: Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"] = Field(

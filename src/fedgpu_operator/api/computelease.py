@@ -149,6 +149,8 @@ class PodReading(Model):
 class LeaseUsage(Model):
     """Latest cumulative usage, as read on the member; readings never fall."""
 
+    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
+
     sequence: int = Field(default=0, ge=0, le=2**53, description="Rises with every reading that changes anything.")
     gpu_seconds: int = Field(default=0, alias="gpuSeconds", ge=0, le=2**53, description="Cumulative GPU-seconds.")
     folded_gpu_seconds: int = Field(
@@ -202,8 +204,6 @@ class LeaseUsage(Model):
 
 class ComputeLeaseStatus(Model):
     """How it goes on the member; written by the agent alone."""
-
-    model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
 
     observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that the agent acted on.")
     state: Literal["Pending", "Running", "Stopping", "Succeeded", "Failed", "Stopped"] = Field(
