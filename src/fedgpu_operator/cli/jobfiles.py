@@ -25,6 +25,8 @@ class Asked:
 
     what: str
     document: JSONObject
+    stored: JSONObject | None = None
+    """Its spec as the server would store it: with defaults, and maybe fields that this version does not know."""
 
     @property
     def namespace(self) -> str:
@@ -40,7 +42,8 @@ class Asked:
         meta = self.document["metadata"]
         named = {**meta, "name": meta.get("name") or meta["generateName"]}
         try:
-            job = ComputeJob.model_validate({**self.document, "metadata": named, "status": {}})
+            spec = {} if self.stored is None else {"spec": self.stored}
+            job = ComputeJob.model_validate({**self.document, **spec, "metadata": named, "status": {}})
         except ValidationError as error:
             raise InvalidResourceError("InvalidSpec", f"{self.what}: {refusal(ComputeJob, error)}") from error
         known = job.spec.model_dump(mode="json", by_alias=True)

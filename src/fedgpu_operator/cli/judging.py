@@ -59,7 +59,7 @@ async def judge(hub: KubeClient, asked: Asked) -> Judged:
         why = await _not_judged(hub, kind, asked, error)
         return Judged(asked.job(), why, by_server=False)
     # Defaults and what admission changed are part of what would be placed.
-    return Judged(replace(asked, document={**asked.document, "spec": stored.get("spec")}).job(), TOOK)
+    return Judged(replace(asked, stored=stored.get("spec")).job(), TOOK)
 
 
 async def _not_judged(hub: KubeClient, kind: ResourceType, asked: Asked, error: KubeError) -> str:
@@ -69,7 +69,8 @@ async def _not_judged(hub: KubeClient, kind: ResourceType, asked: Asked, error: 
     if error.status == 400 and "does not support dry run" in str(error):
         return NO_DRY_RUNS
     missing = isinstance(error, NotFoundError) and f'namespaces "{asked.namespace}" not found' not in str(error)
-    if not 400 <= error.status < 500 or error.status in (401, 429) or missing:
+    # A conflict is one of writers, such as of a quota that changed meanwhile: the next try may be told otherwise.
+    if not 400 <= error.status < 500 or error.status in (401, 409, 429) or missing:
         raise error
     told = str(error).split(f": {error.status}: ", 1)[-1]
     raise InvalidResourceError("InvalidSpec", f"{asked.what}: the API server refuses it: {told}") from error

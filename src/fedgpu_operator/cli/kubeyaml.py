@@ -1,4 +1,4 @@
-"""YAML as kubectl reads it: what looks like a date stays the text that stands there, since JSON has no dates."""
+"""YAML for API servers: what looks like a date stays the text that stands there, since JSON has no dates."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SCANS: Final[Json] = {"name": "scans", "sizeGiB": 10, "residency": {"groups": ["
 @pytest.fixture
 def clinic(running: Federation) -> Iterator[Tenant]:
     """A tenant whose policy lets both members serve it: what refuses beta here is the data alone."""
-    label = {"law": uuid4().hex[:8]}
+    label = {"law": f"law-{uuid4().hex[:8]}"}
     policy = {"namespaceSelector": {"matchLabels": label}, "placement": {"groups": ["EEA", "G7"]}}
     running.hub.apply([manifest("PlacementPolicy", "clinic", policy)])
     tenant = running.tenant(usd=100, labels=label)

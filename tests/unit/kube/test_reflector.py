@@ -296,6 +296,43 @@ async def test_versions_that_are_no_numbers_are_taken_from_the_watch_alone() -> 
         await follower.until(lambda: follower.values == [3, 8])
 
 
+def reflector(
+    server: Server, shown: list[str], read: Callable[[JSONObject], int] = lambda found: int(found["value"])
+) -> Reflector[int]:
+    """One that does not run by itself, and notes what it shows."""
+    return Reflector(
+        server,  # type: ignore[arg-type]  # of a client it needs no more than this
+        JOBS,
+        read,
+        lambda key, *_: shown.append(key[1]),
+    )
+
+
+async def test_a_list_that_breaks_off_after_a_page_changes_nothing() -> None:
+    server = InPages([])
+    shown: list[str] = []
+    held = reflector(server, shown)
+    server.lists.put_nowait(([obj("a", 3), obj("b", 4)], "10"))
+    await held.relist()
+    shown.clear()
+    server.breaks_after = 1
+    server.lists.put_nowait(([obj("a", 11), obj("c", 12)], "20"))
+    with pytest.raises(GoneError):
+        await held.relist()
+    assert (sorted(held.values()), shown) == ([3, 4], [])
+
+
+async def test_what_is_put_between_two_pages_is_not_undone_by_what_they_say() -> None:
+    server = InPages([])
+    held = reflector(server, [])
+    server.lists.put_nowait(([obj("a", 3), obj("b", 4)], "10"))
+    await held.relist()
+    server.between = lambda: held.put(obj("a", 30))
+    server.lists.put_nowait(([obj("a", 11), obj("b", 12)], "20"))
+    await held.relist()
+    assert sorted(held.values()) == [12, 30]
+
+
 class InPages(Server):
     """A server that sends its list an object at a time, and notes what was done with each before the next was asked."""
 
@@ -303,14 +340,19 @@ class InPages(Server):
         super().__init__()
         self._done = done
         self.done_before: list[int] = []
+        self.breaks_after: int | None = None
+        self.between: Callable[[], object] = lambda: None
 
     async def pages(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[Listed]:
         items, version = await self.list(kind, namespace, labels=labels, fields=fields)
-        for item in items:
+        for at, item in enumerate(items):
+            if at == self.breaks_after:
+                raise GoneError("expired", status=410)
             self.done_before.append(len(self._done))
             yield [item], version
+            self.between()
 
 
 async def test_a_list_is_read_page_by_page_and_shown_as_a_whole() -> None:
@@ -323,7 +365,7 @@ async def test_a_list_is_read_page_by_page_and_shown_as_a_whole() -> None:
         read.append(int(found["value"]))
         return read[-1]
 
-    held: Reflector[int] = Reflector(server, JOBS, reading, lambda key, *_: shown.append(key[1]))  # type: ignore[arg-type]  # of a client it needs no more than this
+    held = reflector(server, shown, reading)
     server.lists.put_nowait(([obj(name, 3 + at) for at, name in enumerate("abc")], "10"))
     await held.relist()
     assert server.done_before == [0, 1, 2]

@@ -93,3 +93,27 @@ def test_clearing_comes_with_gangs_too() -> None:
     assert clearing is not None
     assert (clearing.low >= 0).all()
     assert (clearing.low > 0).any()
+
+
+def test_a_gang_that_left_for_too_few_comes_back_though_its_nodes_cannot_be_laid_so_again() -> None:
+    """Laid anew, best fit first, gangs of 3 and of 2 GPUs no longer fit where selling one by one had put them."""
+    germany, france, states = (np.arange(3) == offer for offer in range(3))
+    wanted = ((3, 2, 16, germany), (4, 3, 4, germany), (40, 2, 1, germany), (3, 8, 1, france), (2_500, 1, 1, states))
+    classes, uid = [], 0
+    for jobs, gpus, replicas, eligible in wanted:
+        members = [f"u{uid + i:05d}" for i in range(jobs)]
+        price = np.full(3, 1_000_000, dtype=np.int64)
+        classes.append(JobClass(members, 0, gpus, replicas, 3_600 * gpus * replicas, price, eligible))
+        uid += jobs
+    nodes = ({5: 16, 4: 16}, {8: 4}, {8: 400})
+    problem = Problem(tuple(classes), nodes, np.arange(3, dtype=np.int64), (None, None, None))
+    found = solve(problem)
+    assert found.placed <= found.most
+    assert [sum(jobs for _, jobs in flows) for flows in found.flows][3:] == [3, 2_500]
+
+
+def test_prices_beyond_all_measure_end_no_pass() -> None:
+    price = np.array([9 * 10**17], dtype=np.int64)
+    job = JobClass(["u"], 0, 1, 1, 3_600, price, np.ones(1, dtype=bool))
+    found = solve(Problem((job,), ({8: 1},), np.zeros(1, dtype=np.int64), (None,)))
+    assert (found.placed, found.cost) == (1, 3_600 * 9 * 10**17)

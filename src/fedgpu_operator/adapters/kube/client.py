@@ -57,7 +57,8 @@ class KubeClient:
         items: list[JSONObject] = []
         version = ""
         async for found, at in self.pages(kind, namespace, labels=labels, fields=fields):
-            items, version = items + found, at
+            items.extend(found)
+            version = at
         return items, version
 
     async def pages(

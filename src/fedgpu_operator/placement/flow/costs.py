@@ -114,6 +114,8 @@ def fits(costs: Costs, nodes: int) -> bool:
 
 def in_money(costs: IntVector, unit: int) -> IntVector:
     """Solver units, at least 0, as µUSD · s per hour: what 64 bits cannot hold becomes the most that they can."""
+    if unit > MOST:
+        return np.where(costs > 0, MOST, 0)
     return np.minimum(costs, MOST // unit) * unit
 
 

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from fedgpu_operator.placement.flow import Transport, transport
+from fedgpu_operator.placement.flow.costs import COST_RANGE
 from fedgpu_operator.placement.gangs.plan import Plan
 from fedgpu_operator.placement.gangs.relax import FloatVector
 from fedgpu_operator.placement.problem import BoolVector, IntVector, Problem
@@ -85,7 +86,7 @@ def place_singles(problem: Problem, plan: Plan, table: FloatVector) -> None:
             supply=plan.stock.room[plan.groups[members[0]].shape],
             provider=plan.stock.provider,
             slots=tuple(plan.stock.slots),
-            hint=np.rint(table[plan.groups[members[0]].kind]).astype(np.int64),
+            hint=np.rint(np.minimum(table[plan.groups[members[0]].kind], COST_RANGE)).astype(np.int64),
         ),
         first_only=True,
     )

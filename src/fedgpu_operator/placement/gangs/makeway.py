@@ -55,11 +55,12 @@ class _Guests:
         """Whether a job of the largest gang there left for many of group i; else nothing is changed."""
         plan, guests = self._plan, self._at[offer]
         enough = MANY * plan.groups[i].gpus
+        before = plan.stock.laid(offer)
         if not guests or plan.groups[guests[-1]].gpus < enough or not plan.drop(guests[-1], offer, 1):
             return False
         jobs = plan.fits(i, offer, plan.left[i])
         if jobs < MANY:
-            plan.add(guests[-1], offer, 1)
+            plan.take_back(guests[-1], offer, before, 1)
             return False
         plan.add(i, offer, jobs)
         if offer not in plan.flows[guests[-1]]:

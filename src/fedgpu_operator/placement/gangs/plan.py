@@ -9,7 +9,7 @@ import numpy as np
 
 from fedgpu_operator.placement.gangs.relax import FloatVector, Group
 from fedgpu_operator.placement.gangs.shapes import Shelf
-from fedgpu_operator.placement.gangs.stock import Stock
+from fedgpu_operator.placement.gangs.stock import Laid, Stock
 from fedgpu_operator.placement.problem import BoolVector, IntVector, Problem
 
 NEAREST: Final = 32
@@ -49,6 +49,12 @@ class Plan:
             del self.flows[i][offer]
         self.left[i] += jobs
         return True
+
+    def take_back(self, i: int, offer: int, laid: Laid, jobs: int) -> None:
+        """Undoes `drop`, given how the offer was laid before it (`stock.laid`)."""
+        self.stock.take_back(offer, laid, jobs)
+        self.flows[i][offer] = self.flows[i].get(offer, 0) + jobs
+        self.left[i] -= jobs
 
     def fits(self, i: int, offer: int, most: int) -> int:
         """How many jobs of group i fit at the offer, up to `most`."""

@@ -10,6 +10,9 @@ from fedgpu_operator.placement.book import Histogram, room
 from fedgpu_operator.placement.gangs.shapes import Shelf
 from fedgpu_operator.placement.problem import BoolVector, IntVector, Problem
 
+Laid = tuple[dict[int, int], dict[int, int]]
+"""Replicas of each size at an offer, and what is left of its nodes."""
+
 
 def packed(free: Histogram, loads: Iterable[tuple[int, int]]) -> dict[int, int] | None:
     """What is left after so many replicas of so many GPUs, (GPUs, replicas) in this order; None if they do not fit.
@@ -87,6 +90,14 @@ class Stock:
             return False
         self._set(offer, loads, left, jobs)
         return True
+
+    def laid(self, offer: int) -> Laid:
+        """How the offer's nodes are filled now; whatever is sold or given leaves it as it is."""
+        return self._loads[offer], self.free[offer]
+
+    def take_back(self, offer: int, laid: Laid, jobs: int) -> None:
+        """Fills the nodes as they were before so many jobs were given: laid anew, the same jobs may not fit again."""
+        self._set(offer, *laid, -jobs)
 
     def _set(self, offer: int, loads: dict[int, int], left: dict[int, int], slots: int) -> None:
         self._loads[offer], self.free[offer] = loads, left
