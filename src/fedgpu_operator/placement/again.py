@@ -13,6 +13,7 @@ from fedgpu_operator.placement.context import BoolVector, IntVector
 from fedgpu_operator.placement.flow import Change, Session
 from fedgpu_operator.placement.problem import Clearing, JobClass, Problem, Solution
 from fedgpu_operator.placement.solve import solve, units
+from fedgpu_operator.placement.table import positions
 
 SESSION_PAIRS: Final = 1_000_000
 """Pairs of class and offer from which on a market of single GPUs goes on from the last solution, within 0.1 % of the
@@ -82,7 +83,7 @@ class Solver:
 
 
 def _change(old: Problem, were: Names, new: Problem, names: Names) -> Change:
-    rows, offers = _positions(were.classes, names.classes), _positions(were.offers, names.offers)
+    rows, offers = positions(were.classes, names.classes), positions(were.offers, names.offers)
     source = None if np.array_equal(offers, np.arange(len(old.free))) else np.maximum(offers, 0)
     changed = offers < 0
     compared: set[tuple[int, int]] = set()
@@ -96,11 +97,6 @@ def _change(old: Problem, were: Names, new: Problem, names: Names) -> Change:
                 compared.add(ids)
                 changed |= (was if source is None else was[source]) != now
     return Change(rows, offers, changed)
-
-
-def _positions(old: Sequence[Hashable], new: Sequence[Hashable]) -> IntVector:
-    index = {name: i for i, name in enumerate(old)}
-    return np.fromiter((index.get(name, -1) for name in new), dtype=np.int64, count=len(new))
 
 
 def _nowhere(problem: Problem) -> Solution:
