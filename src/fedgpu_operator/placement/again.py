@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -22,10 +22,14 @@ optimum; smaller ones are solved exactly in no time."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Names:
-    """What the classes and offers of a problem are called in every pass."""
+    """What the classes and offers of a problem are called in every pass.
+
+    `moved`: by id of a price row, the row of the last pass that it is a copy of but at these offers.
+    """
 
     classes: Sequence[Hashable]
     offers: Sequence[Hashable]
+    moved: Mapping[int, tuple[IntVector, IntVector]] = field(default_factory=dict)
 
 
 class Solver:
@@ -73,7 +77,7 @@ class Solver:
             # Whatever was remembered led here: it must not fail the next pass too.
             self._session, self._market = Session(), None
             return solve(problem)
-        self._market = problem, names
+        self._market = problem, replace(names, moved={})
         flows: list[list[tuple[int, int]]] = [[] for _ in problem.classes]
         for row, offer, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
             flows[row].append((offer, jobs))
@@ -95,7 +99,11 @@ def _change(old: Problem, were: Names, new: Problem, names: Names) -> Change:
             ids = id(was), id(now)
             if ids not in compared and (source is not None or was is not now):
                 compared.add(ids)
-                changed |= (was if source is None else was[source]) != now
+                copy = names.moved.get(ids[1])
+                if source is None and copy is not None and copy[0] is was:
+                    changed[copy[1]] = True
+                else:
+                    changed |= (was if source is None else was[source]) != now
     return Change(rows, offers, changed)
 
 

@@ -125,10 +125,10 @@ class Engine:
     ) -> Placement:
         judge = self._judge_of(offers)
         classes, lefts = funds.reserve([judge.judged(each) for each in groups], judge.table, rest.funds)
+        problem = _problem(classes, judge.table)
+        names = Names([(each.key, each.limit) for each in classes], judge.table.names, judge.moved)
         judge.forget()
         self._judge, self._offers = judge, offers
-        problem = _problem(classes, judge.table)
-        names = Names([(each.key, each.limit) for each in classes], judge.table.names)
         solution = self._solver.solve(problem, names, clearing=clearing, first_only=first_only)
         return Placement(tuple(classes), judge.table, problem, solution, lefts)
 
