@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -13,6 +13,7 @@ from fedgpu_operator.placement.context import BoolVector, IntVector
 from fedgpu_operator.placement.flow import Change, Session
 from fedgpu_operator.placement.problem import Clearing, JobClass, Problem, Solution
 from fedgpu_operator.placement.solve import solve, units
+from fedgpu_operator.placement.table import positions
 
 SESSION_PAIRS: Final = 1_000_000
 """Pairs of class and offer from which on a market of single GPUs goes on from the last solution, within 0.1 % of the
@@ -21,10 +22,14 @@ optimum; smaller ones are solved exactly in no time."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Names:
-    """What the classes and offers of a problem are called in every pass."""
+    """What the classes and offers of a problem are called in every pass.
+
+    `moved`: by id of a price row, the row of the last pass that it is a copy of but at these offers.
+    """
 
     classes: Sequence[Hashable]
     offers: Sequence[Hashable]
+    moved: Mapping[int, tuple[IntVector, IntVector]] = field(default_factory=dict)
 
 
 class Solver:
@@ -72,7 +77,7 @@ class Solver:
             # Whatever was remembered led here: it must not fail the next pass too.
             self._session, self._market = Session(), None
             return solve(problem)
-        self._market = problem, names
+        self._market = problem, replace(names, moved={})
         flows: list[list[tuple[int, int]]] = [[] for _ in problem.classes]
         for row, offer, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
             flows[row].append((offer, jobs))
@@ -82,7 +87,7 @@ class Solver:
 
 
 def _change(old: Problem, were: Names, new: Problem, names: Names) -> Change:
-    rows, offers = _positions(were.classes, names.classes), _positions(were.offers, names.offers)
+    rows, offers = positions(were.classes, names.classes), positions(were.offers, names.offers)
     source = None if np.array_equal(offers, np.arange(len(old.free))) else np.maximum(offers, 0)
     changed = offers < 0
     compared: set[tuple[int, int]] = set()
@@ -94,13 +99,12 @@ def _change(old: Problem, were: Names, new: Problem, names: Names) -> Change:
             ids = id(was), id(now)
             if ids not in compared and (source is not None or was is not now):
                 compared.add(ids)
-                changed |= (was if source is None else was[source]) != now
+                copy = names.moved.get(ids[1])
+                if source is None and copy is not None and copy[0] is was:
+                    changed[copy[1]] = True
+                else:
+                    changed |= (was if source is None else was[source]) != now
     return Change(rows, offers, changed)
-
-
-def _positions(old: Sequence[Hashable], new: Sequence[Hashable]) -> IntVector:
-    index = {name: i for i, name in enumerate(old)}
-    return np.fromiter((index.get(name, -1) for name in new), dtype=np.int64, count=len(new))
 
 
 def _nowhere(problem: Problem) -> Solution:

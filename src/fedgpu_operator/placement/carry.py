@@ -24,8 +24,14 @@ class Carry:
         self.table = table
         self._change = None if before is None else Change(before, table)
         self._prices: dict[int, list[IntVector]] = {}
+        self.moved: dict[int, tuple[IntVector, IntVector]] = {}
+        """By id of a total: that of the pass before it was copied from, and the offers at which it is another."""
         self._masks: dict[bytes, BoolVector] = {}
         self._all = np.packbits(np.ones(len(table), dtype=np.bool_))
+
+    def forget(self) -> None:
+        """Let go of what only tells this pass from the one before."""
+        self.moved = {}
 
     def computed(
         self, compute: Callable[[OfferTable], NDArray[V]], old: NDArray[V] | None, reads: Reads | None
@@ -61,7 +67,10 @@ class Carry:
         for part in parts:
             anew += part[rows]
         row[rows] = anew
-        return self._same(row, hash((id(old), anew.tobytes())))
+        total = self._same(row, hash((id(old), anew.tobytes())))
+        if total is row and change.aligned:
+            self.moved[id(row)] = old, rows[anew != old[rows]]
+        return total
 
     def _same(self, row: IntVector, content: int) -> IntVector:
         """The one array with this content: solvers sort each array once. What comes by another way may stay apart."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain
-from operator import is_
-from typing import NamedTuple
-
-import numpy as np
 
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.placement.context import Context, Guards
 from fedgpu_operator.placement.guard import Guard
+from fedgpu_operator.placement.same import moved
 from fedgpu_operator.placement.snapshot import Snapshot
 from fedgpu_operator.placement.uids import Uids
 
@@ -38,11 +36,13 @@ class Grouping:
     """Finds the groups of a pass. Only jobs that are other objects than in the pass before are looked at again."""
 
     def __init__(self, guard: Guard, *, follows: bool = True) -> None:
-        """`follows`: whether another pass will; then uids are put in order at once, so that the next finds them so."""
+        """`follows`: whether another pass will; then uids are prepared for it at once, as all are looked at anyway."""
         self._follows = follows
         self._filters = [guard.keyed(each) for each in guard.plugins.filters]
         self._pricers = [guard.keyed(each) for each in guard.plugins.pricers]
-        self._same: dict[Guards, Guards] = {}
+        self._guard = guard
+        self._contexts = _Contexts(Snapshot(datetime.min.replace(tzinfo=UTC), (), ()), {})
+        self._doubtful = False
         self._jobs: tuple[Job, ...] = ()
         self._buckets: dict[Hashable, _Bucket] = {}
 
@@ -52,39 +52,45 @@ class Grouping:
         self._jobs = snapshot.jobs
         if self._follows:
             for bucket in self._buckets.values():
-                bucket.uids.order()
+                bucket.uids.prepare()
         return self._grouped(snapshot)
 
-    def changed(self, gone: Sequence[Job], come: Sequence[Job], rest: Snapshot) -> list[Group]:
+    def changed(self, gone: Sequence[Job], come: Sequence[Job], rest: Snapshot | None = None) -> list[Group]:
         """The groups of the last pass without the jobs `gone`, with those `come`; `rest` is all but the jobs.
 
-        Raises ValueError where a job that is gone was not among them, as it is handed in here; then nothing changed.
+        Without `rest` all that stayed as it was, so that only jobs unlike any in the last pass are asked about. Raises
+        ValueError where a job that is gone was not among them, as it is handed in here; then nothing changed.
         """
         self._buckets = _replaced(self._buckets, gone, come)
         self._jobs = ()
         return self._grouped(rest)
 
-    def _grouped(self, snapshot: Snapshot) -> list[Group]:
-        contexts = _Contexts(snapshot, self._same)
-        merged: dict[Hashable, _Draft] = {}
+    def _grouped(self, snapshot: Snapshot | None) -> list[Group]:
+        if snapshot is not None:
+            self._contexts = _Contexts(snapshot, self._contexts.same)
+        failed = self._guard.failed
+        merged: dict[_Key, tuple[_Kind, list[Uids]]] = {}
         for bucket in self._buckets.values():
-            draft = self._draft(bucket.job, contexts)
-            merged.setdefault(draft.key, draft).members.append(bucket.uids)
-        self._same = contexts.same
-        groups = [draft.group() for draft in merged.values()]
+            if bucket.kind is None or snapshot is not None or self._doubtful:
+                bucket.kind = self._kind(bucket.job, self._contexts)
+            merged.setdefault(bucket.kind.key, (bucket.kind, []))[1].append(bucket.uids)
+        # A third party's plugin that failed is asked again in the next pass.
+        self._doubtful = self._guard.failed != failed
+        groups = [kind.group(members) for kind, members in merged.values()]
         return sorted(groups, key=lambda each: (-each.ctx.job.priority, each.members.first))
 
     def alone(self, job: Job, snapshot: Snapshot) -> Group:
         """The group of this job only."""
-        draft = self._draft(job, _Contexts(snapshot, self._same))
-        draft.members.append(Uids([job.uid], ordered=True))
-        return draft.group()
+        return self._kind(job, _Contexts(snapshot, self._contexts.same)).group([Uids([job.uid], ordered=True)])
 
-    def _draft(self, job: Job, contexts: _Contexts) -> _Draft:
+    def _kind(self, job: Job, contexts: _Contexts) -> _Kind:
         ctx = contexts.of(job)
         filters = tuple([key(ctx) for key in self._filters])
         pricers = tuple([key(ctx) for key in self._pricers])
-        return _Draft(ctx, filters, pricers, contexts.payer(job), [])
+        # Equal exactly where judgement, words, funds and load are: the latency and policies are shown to people.
+        shape = job.priority, job.gpu.count, job.replicas, job.run_limit
+        payer = contexts.payer(job)
+        return _Kind(ctx, filters, pricers, payer, _Key((shape, filters, pricers, payer, job.latency, ctx.policies)))
 
 
 class _Contexts:
@@ -114,34 +120,44 @@ class _Contexts:
         return known
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A group while it is being collected."""
+class _Key:
+    """Names a group; hashed once, for it is looked up in every pass, and takes long to hash."""
+
+    __slots__ = ("_hash", "_parts")
+
+    def __init__(self, parts: Hashable) -> None:
+        self._parts, self._hash = parts, hash(parts)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self._hash == other._hash and self._parts == other._parts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kind:
+    """All of a group but who is in it."""
 
     ctx: Context
     filters: tuple[Hashable, ...]
     pricers: tuple[Hashable, ...]
     payer: str | None
-    members: list[Uids]
+    key: _Key
 
-    @property
-    def key(self) -> Hashable:
-        """Equal exactly where judgement, words, funds and load are: the latency and policies are shown to people."""
-        job = self.ctx.job
-        shape = job.priority, job.gpu.count, job.replicas, job.run_limit
-        return shape, self.filters, self.pricers, self.payer, job.latency, self.ctx.policies
-
-    def group(self) -> Group:
-        """All that was collected."""
-        members = self.members[0] if len(self.members) == 1 else Uids(list(chain.from_iterable(self.members)))
-        return Group(self.ctx, members, self.filters, self.pricers, self.payer, self.key)
+    def group(self, members: Sequence[Uids]) -> Group:
+        """The group of these."""
+        uids = members[0] if len(members) == 1 else Uids(list(chain.from_iterable(members)))
+        return Group(self.ctx, uids, self.filters, self.pricers, self.payer, self.key)
 
 
-class _Bucket(NamedTuple):
-    """Jobs that are equal at first sight: one of them, and the uids of all, sorted. Never changed, only replaced."""
+@dataclass(slots=True, eq=False)
+class _Bucket:
+    """Jobs that are equal at first sight: one of them, the uids of all, and what they were found to be, if asked."""
 
     job: Job
     uids: Uids
+    kind: _Kind | None = None
 
 
 def _followed(known: dict[Hashable, _Bucket], before: tuple[Job, ...], now: tuple[Job, ...]) -> dict[Hashable, _Bucket]:
@@ -157,11 +173,11 @@ def _replaced(known: dict[Hashable, _Bucket], gone: Sequence[Job], come: Sequenc
     lost, found = alike(gone), alike(come)
     buckets = dict(known)
     for key in lost.keys() | found.keys():
-        stood = known.get(key) or _Bucket((found.get(key) or lost[key])[0], Uids([], ordered=True))
-        less, more = (each[key][1] if key in each else [] for each in (lost, found))
-        uids = stood.uids.changed(less, more)
+        less, more = lost.get(key), found.get(key)
+        stood = known.get(key) or _Bucket((more or lost[key])[0], Uids([], ordered=True))
+        uids = stood.uids.changed(less[1] if less else (), more[1] if more else ())
         if len(uids):
-            buckets[key] = _Bucket(stood.job, uids)
+            buckets[key] = _Bucket(stood.job, uids, stood.kind)
         else:
             del buckets[key]
     return buckets
@@ -169,10 +185,10 @@ def _replaced(known: dict[Hashable, _Bucket], gone: Sequence[Job], come: Sequenc
 
 def _difference(before: tuple[Job, ...], now: tuple[Job, ...]) -> tuple[list[Job], list[Job]]:
     """The jobs, as objects, that are only in one of both; fast where most stand where they stood."""
-    moved = np.flatnonzero(~np.frombuffer(bytes(map(is_, before, now)), dtype=np.bool_)).tolist()
+    others = moved(before, now)
     least = min(len(before), len(now))
-    old = [before[i] for i in moved] + list(before[least:])
-    new = [now[i] for i in moved] + list(now[least:])
+    old = [before[i] for i in others] + list(before[least:])
+    new = [now[i] for i in others] + list(now[least:])
     was, are = set(map(id, old)), set(map(id, new))
     return [job for job in old if id(job) not in are], [job for job in new if id(job) not in was]
 

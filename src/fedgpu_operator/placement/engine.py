@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -95,7 +95,7 @@ class Engine:
         if self._rest is None:
             raise ValueError("nothing can have changed before the first pass")
         rest = self._rest if now is None else replace(self._rest, now=now)
-        groups = self._grouping.changed(gone, come, rest)
+        groups = self._grouping.changed(gone, come, None if rest is self._rest else rest)
         self._rest = rest
         return self._placed(groups, rest, offers, clearing=False, first_only=False)
 
@@ -123,12 +123,12 @@ class Engine:
     def _solved(
         self, groups: Sequence[Group], rest: Snapshot, offers: tuple[Offer, ...], *, clearing: bool, first_only: bool
     ) -> Placement:
-        judge = Judge(OfferTable(offers), self._guard, self._judge)
+        judge = self._judge_of(offers)
         classes, lefts = funds.reserve([judge.judged(each) for each in groups], judge.table, rest.funds)
+        problem = _problem(classes, judge.table)
+        names = Names([(each.key, each.limit) for each in classes], judge.table.names, judge.moved)
         judge.forget()
         self._judge, self._offers = judge, offers
-        problem = _problem(classes, judge.table)
-        names = Names([(each.key, each.limit) for each in classes], [_name(each) for each in judge.table.offers])
         solution = self._solver.solve(problem, names, clearing=clearing, first_only=first_only)
         return Placement(tuple(classes), judge.table, problem, solution, lefts)
 
@@ -153,8 +153,13 @@ class Engine:
         if self._judge is not None and offers is self._offers:
             return self._judge
         if self._aside is None or offers is not self._aside[0]:
-            self._aside = offers, Judge(OfferTable(offers), self._guard, self._judge)
+            self._aside = offers, self._judge_of(offers)
         return self._aside[1]
+
+    def _judge_of(self, offers: tuple[Offer, ...]) -> Judge:
+        """One that goes on from the last pass."""
+        table = OfferTable(offers, None if self._judge is None else self._judge.table)
+        return Judge(table, self._guard, self._judge)
 
     def _decisions(self, placement: Placement) -> tuple[Decision, ...]:
         ranked: list[tuple[int, Decision]] = []
@@ -225,10 +230,6 @@ def _problem(classes: Sequence[JudgedClass], table: OfferTable) -> Problem:
         table.provider,
         table.slots,
     )
-
-
-def _name(offer: Offer) -> Hashable:
-    return offer.provider, offer.gpu.product
 
 
 def _members(judged: JudgedClass, flows: Sequence[tuple[int, int]]) -> Iterator[tuple[str, int | None]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -111,9 +111,15 @@ class Judge:
         self._totals: dict[tuple[int, ...], IntVector] = {}
         self.kept: Kept = Kept()
 
+    @property
+    def moved(self) -> Mapping[int, tuple[IntVector, IntVector]]:
+        """By id of a price: that of the pass before which it is a copy of, and the offers at which it is another."""
+        return self._carry.moved
+
     def forget(self) -> None:
         """Let go of the pass before, once this one is done."""
         self._old = None
+        self._carry.forget()
 
     def judged(self, group: Group) -> JudgedClass:
         """What may serve these jobs, and at which effective price."""

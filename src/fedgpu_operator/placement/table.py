@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.placement.context import BoolVector, IntVector
+from fedgpu_operator.placement.same import moved
 
 T = TypeVar("T", bound=Hashable)
 V = TypeVar("V", np.bool_, np.int64)
@@ -47,12 +48,37 @@ class OfferTable:
     them from an offer and are kept as long as the table: hand in functions of a module, never fresh ones.
     """
 
-    def __init__(self, offers: Sequence[Offer]) -> None:
-        self._offers = tuple(sorted(offers, key=_name))
+    def __init__(self, offers: Sequence[Offer], before: OfferTable | None = None) -> None:
+        """`before` is the table of the pass before: what holds here too is taken over from it."""
+        self._given = tuple(offers)
         self._numbers: dict[Fact, IntVector] = {}
         self._kinds: dict[Fact, Kinds[Hashable]] = {}
         self._room: dict[int, IntVector] = {}
         self._reads: set[Fact] = set()
+        if before is None or not self._follow(before):
+            names = list(map(_name, self._given))
+            self._order = sorted(range(len(names)), key=names.__getitem__)
+            self.names = tuple([names[i] for i in self._order])
+            self._offers = tuple([self._given[i] for i in self._order])
+
+    def _follow(self, before: OfferTable) -> bool:
+        """Take over what does not change where the same offers were handed in, in the same order; else say no."""
+        old, new = before._given, self._given
+        others = moved(old, new)
+        if len(old) != len(new) or any(_name(old[i]) != _name(new[i]) for i in others):
+            return False
+        self._order, self.names = before._order, before.names
+        self._offers = tuple([new[i] for i in self._order])
+        self._providers, self._provider = before._providers, before._provider
+        if all(old[i].lease_slots == new[i].lease_slots for i in others):
+            self._slots = before._slots
+        price = before._numbers.get(price_of)
+        if price is not None:
+            at = moved(before._offers, self._offers)
+            price = self._numbers[price_of] = price.copy()
+            price[at] = [price_of(self._offers[i]) for i in at]
+            price.flags.writeable = False
+        return True
 
     def __len__(self) -> int:
         return len(self._offers)
@@ -172,11 +198,10 @@ class Change:
 
     def __init__(self, old: OfferTable, new: OfferTable) -> None:
         self._old, self._new = old.offers, new.offers
-        index = {_name(offer): i for i, offer in enumerate(self._old)}
-        found = (index.get(_name(offer), -1) for offer in self._new)
-        self.source: IntVector = np.fromiter(found, dtype=np.int64, count=len(self._new))
-        self.aligned = len(old) == len(new) and bool((self.source == np.arange(len(new))).all())
-        self._touched = [i for i, source in enumerate(self.source.tolist()) if source < 0 or self._differs(i, source)]
+        self.aligned = old.names == new.names
+        self.source: IntVector = positions(old.names, new.names)
+        at = moved(self._old, self._new) if self.aligned else range(len(new))
+        self._touched = [i for i in at if self.source[i] < 0 or self._differs(i, int(self.source[i]))]
         self._rows: dict[frozenset[Fact], IntVector] = {}
         self._parts: dict[bytes, OfferTable] = {}
 
@@ -210,6 +235,14 @@ class Change:
     def _moved(self, i: int, reads: frozenset[Fact]) -> bool:
         old, new = self._old[self.source[i]], self._new[i]
         return any(fact(old) != fact(new) for fact in reads)
+
+
+def positions(old: Sequence[Hashable], new: Sequence[Hashable]) -> IntVector:
+    """Where each of the distinct `new` is among the distinct `old`, -1 where it is not; shape (new,)."""
+    if old == new:
+        return np.arange(len(new))
+    index = {name: i for i, name in enumerate(old)}
+    return np.fromiter((index.get(name, -1) for name in new), dtype=np.int64, count=len(new))
 
 
 def others(offer: Offer) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 from typing import Final, TypeVar
@@ -104,12 +104,18 @@ def scaled(
     return replace(whole, price_unit=prices, ceiling=None if dearest // prices <= ceiling else ceiling)
 
 
-def fits(costs: Costs, nodes: int) -> bool:
-    """Whether the unit costs of all pairs, as they are, leave room for sums along paths of so many nodes."""
+def fits(costs: Costs, nodes: int, high: int) -> bool:
+    """Whether the unit costs of all pairs, as they are, leave room for sums along paths of so many nodes.
+
+    No price is above `high`; it need not be the `highest`.
+    """
     ceiling = COST_RANGE // (nodes + 4)
-    prices = {id(each): each for each in costs.price}.values()
-    at_most = max((int(each.max(initial=0)) for each in prices), default=0) * max(costs.seconds, default=0)
-    return at_most < ceiling or _dearest(costs) < ceiling
+    return high * max(costs.seconds, default=0) < ceiling or _dearest(costs) < ceiling
+
+
+def highest(prices: Iterable[IntVector]) -> int:
+    """The greatest price of all, eligible or not."""
+    return max((int(each.max(initial=0)) for each in {id(each): each for each in prices}.values()), default=0)
 
 
 def in_money(costs: IntVector, unit: int) -> IntVector:

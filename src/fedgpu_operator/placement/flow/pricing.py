@@ -93,7 +93,7 @@ class Pricing:
             total = self.costs.row(row) + asked
             if int(total.min(initial=NEVER)) < limits[row]:
                 rows.append(row)
-                found.append(_lowest(row, total, limits[row], numbers[row]))
+                found.append(lowest(row, total, limits[row], numbers[row]))
         each = np.repeat(np.array(rows, dtype=np.int64), [len(offers) for offers in found])
         return Pairs(each, np.concatenate([NO_PAIRS, *found]))
 
@@ -111,7 +111,7 @@ class Pricing:
         return Pairs(NO_PAIRS, NO_PAIRS).with_(Pairs(who[parts, offers], offers))
 
 
-def _lowest(row: int, total: IntVector, limit: int, size: int) -> IntVector:
+def lowest(row: int, total: IntVector, limit: int, size: int) -> IntVector:
     """Where the row is below the limit, about the `size` lowest; the very lowest always."""
     stride = max(1, min(size, len(total)) // RANK)
     sample = total[row % stride :: stride]

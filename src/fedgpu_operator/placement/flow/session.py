@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from fedgpu_operator.placement.flow.costs import NEVER, Costs, fits
+from fedgpu_operator.placement.flow.costs import NEVER, Costs, fits, highest
 from fedgpu_operator.placement.flow.exact import Solver
 from fedgpu_operator.placement.flow.pricing import Pairs
 from fedgpu_operator.placement.flow.start import sizes
@@ -53,7 +53,8 @@ class Session:
         solver = Solver(t)
         costs = solver.plain.costs
         whole = Costs(t.seconds.tolist(), t.price, t.eligible)
-        if fits(whole, solver.market.nodes):
+        high = highest(t.price)
+        if fits(whole, solver.market.nodes, high):
             paid, pairs = solver.plain.best(flow.prices // costs.unit), Pairs(flow.rows, flow.offers)
             size = np.minimum(sizes(solver.market) + NEAR, len(t.supply))
             near = solver.plain.below(flow.prices // costs.unit, np.full(len(paid), NEVER), size)
@@ -61,7 +62,7 @@ class Session:
             # What is closed today may be open tomorrow: its price too must be one that no class finds too cheap.
             closed = replace(solver.plain, costs=whole).bids(paid)
             prices = np.where(solver.plain.open, flow.prices, closed)
-            self._kept = Kept(t, whole, replace(flow, prices=prices), paid, near.with_(pairs))
+            self._kept = Kept(t, high, replace(flow, prices=prices), paid, near.with_(pairs))
         else:
             self._kept = None
         return flow

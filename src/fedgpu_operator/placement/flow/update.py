@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from fedgpu_operator.placement.flow.augment import Aside
-from fedgpu_operator.placement.flow.costs import COST_RANGE, NEVER, Costs, fits
+from fedgpu_operator.placement.flow.block import Block
+from fedgpu_operator.placement.flow.costs import COST_RANGE, NEVER, Costs, fits, highest
 from fedgpu_operator.placement.flow.duals import filled, product, worth
 from fedgpu_operator.placement.flow.exact import groups_of
 from fedgpu_operator.placement.flow.network import UNCAPPED, Arcs, Network, summed, units_on
@@ -28,11 +29,12 @@ SEARCHED: Final = 300
 class Kept:
     """What a step starts from: the market, a flow with its prices, what each class pays (C,) and its near pairs.
 
-    Costs in µUSD · s per hour. No pair's cost plus price is below what its class pays: so prices bound every flow.
+    No price of an offer is above `high` (µUSD per hour). Costs in µUSD · s per hour: no pair's cost plus price is below
+    what its class pays, so prices bound every flow.
     """
 
     t: Transport
-    costs: Costs
+    high: int
     flow: Flow
     paid: IntVector
     near: Pairs
@@ -71,26 +73,27 @@ class _Step:
         self._prices = np.where(offers_were >= 0, kept.flow.prices[offers_were], 0)
         self._paid = np.where(rows_were >= 0, kept.paid[rows_were], NEVER)
         self._rows, self._offers, self._units = NO_PAIRS, NO_PAIRS, NO_PAIRS
+        self._block = Block(self._costs, self._fresh)
+        # All other prices are those of the last market.
+        self._high = max(
+            kept.high, self._block.highest, highest(t.price[row] for row in np.flatnonzero(rows_were < 0).tolist())
+        )
         self.near = self._mapped(kept.near)
 
     def fits(self) -> bool:
         """Whether 64 bits hold the costs as they are, and the prices of yesterday on top of them."""
         kept = self._kept
         most = max(int(kept.flow.prices.max(initial=0)), int(kept.paid.max(initial=0, where=kept.paid < NEVER)))
-        return most < COST_RANGE // 2 and fits(self._costs, self._market.nodes)
+        return most < COST_RANGE // 2 and fits(self._costs, self._market.nodes, self._high)
 
     def price_again(self) -> None:
         """Prices of fresh offers at which no class finds them too cheap, then what new classes pay."""
-        everyone = np.arange(len(self._paid))
-        cut = self._costs.among(everyone, self._fresh)
-        fresh = Pricing(cut, everyone, np.ones(len(self._fresh), dtype=np.bool_))
-        self._prices[self._fresh] = fresh.bids(self._paid)
+        self._prices[self._fresh] = self._block.bids(self._paid)
         lost = np.flatnonzero(self._paid >= NEVER)
         whole = Pricing(self._costs, lost, np.ones(len(self._prices), dtype=np.bool_))
         self._paid[lost] = whole.best(self._prices)[lost]
-        asking = replace(fresh, asking=np.flatnonzero(self._t.demand))
-        near = asking.below(self._prices[self._fresh], np.full(len(self._paid), NEVER), self._few(ALTERNATIVES))
-        self.near = self.near.with_(Pairs(near.rows, self._fresh[near.offers]))
+        asking = np.flatnonzero(self._t.demand)
+        self.near = self.near.with_(self._block.nearest(asking, self._prices[self._fresh], ALTERNATIVES))
         if len(lost):
             self.near = self.near.with_(whole.below(self._prices, np.full(len(self._paid), NEVER), self._few(50)))
 
@@ -176,12 +179,14 @@ class _Step:
         floor = filled(self._t.demand, self._paid, place, served) - worth(self._market, self._prices)
         proven = (most, floor) == (placed, cost)
         flow = Flow(rows, offers, units, placed, most, cost, max(0, floor), proven, 1, self._prices)
-        return Kept(self._t, self._costs, flow, self._paid, self.near)
+        return Kept(self._t, self._high, flow, self._paid, self.near)
 
     def _most(self, waits: IntVector, full: BoolVector) -> int:
         """How many units can be placed at most: of the classes that may go elsewhere all, and what the full hold."""
         elsewhere = np.flatnonzero(waits == 0)
-        elsewhere = elsewhere[[bool((self._t.eligible[row] & ~full).any()) for row in elsewhere.tolist()]]
+        masks = {id(each): each for each in self._t.eligible}
+        goes = {name for name, mask in masks.items() if not (mask <= full).all()}
+        elsewhere = elsewhere[[id(self._t.eligible[row]) in goes for row in elsewhere.tolist()]]
         return int(self._t.demand[elsewhere].sum()) + worth(self._market, full.astype(np.int64))
 
     def _waiting(self) -> IntVector:
