@@ -18,6 +18,7 @@ LINES: Final = {
     "latency_p50_s": ("a single job on a calm system, median, s", "{:.3f}", 0.5, "<="),
     "latency_p99_s": ("the same, 99th percentile, s", "{:.3f}", 1.0, "<="),
     "resident_rss_mib": ("operator's memory with all resident, MiB", "{:.0f}", 400.0, "<="),
+    "restart_rss_mib": ("the same after a restart, MiB", "{:.0f}", 400.0, "<="),
     "restart_s": ("restart until all of them are followed, s", "{:.1f}", 60.0, "<="),
 }
 """What a figure is called, how it is written, and what must be reached."""
