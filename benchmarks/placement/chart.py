@@ -39,7 +39,8 @@ def _times(axes: Axes, lines: Mapping[str, Line]) -> None:
     for row, line in enumerate(shown.values()):
         bound = line["targets"]["seconds"]
         axes.plot([bound, bound], [row - 0.4, row + 0.4], color=BOUND, linewidth=2)
-        axes.annotate(f" {line['figures']['seconds']:.2f} s", (seconds[row], row), va="center", fontsize=9)
+        label = f"{line['figures']['seconds']:.2f} s "
+        axes.annotate(label, (seconds[row], row), ha="right", va="center", fontsize=9, color="white")
     axes.invert_yaxis()
     axes.set(title="From ungrouped jobs to the answer, seconds (red: what it must be)", xlim=(0, None))
     _plain(axes)
