@@ -20,9 +20,6 @@ from fedgpu_operator.placement.flow.state import Idle, Market, State, flow_on
 from fedgpu_operator.placement.flow.units import Flow, Transport
 from fedgpu_operator.placement.problem import IntVector
 
-RESELL: Final = 100
-"""From one unit in so many let in, a first answer is sold anew on its pairs: below, that costs more than it saves."""
-
 ALL_PAIRS: Final = 65_536
 """Pairs up to which all of them are looked at from the start."""
 
@@ -57,7 +54,7 @@ class Solver:
             state, guessed = self._guessed()
             full = self._let_in(state)
             if full is not None and first_only:
-                return self._first(self._resold(state, full), (guessed,))
+                return self._first(full, (guessed,))
             cheapest = np.minimum(self.plain.best(state.prices), state.known)
             pairs = self._with_cheaper(self.plain, state, cheapest, (full or state).sold)
         if pairs is None or full is None:
@@ -107,13 +104,6 @@ class Solver:
         waits = market.demand - summed(pairs.rows, units, len(market.demand))
         idle = summed(market.place, waits, market.places)
         return replace(state, pairs=pairs, units=np.append(units, waits), idle=idle)
-
-    def _resold(self, state: State, full: State) -> State:
-        """A flow with units let in; where they were many the cheapest on its pairs, since moving aside sees no cost."""
-        let_in = int(state.idle.sum() - full.idle.sum())
-        if let_in * RESELL <= int(self.market.demand.sum()):
-            return full
-        return flow_on(self.market, self.plain.costs, full.pairs, Idle(full.idle, np.zeros_like(self.market.demand)))
 
     def _proven(self, pricing: Pricing, pairs: Pairs, idle: Idle) -> tuple[State, bool]:
         """The cheapest flow over all pairs, with the proof: pairs below its prices are added until there is none."""
