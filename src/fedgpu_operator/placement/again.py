@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -78,12 +79,10 @@ class Solver:
             self._session, self._market = Session(), None
             return solve(problem)
         self._market = problem, replace(names, moved={})
-        flows: list[list[tuple[int, int]]] = [[] for _ in problem.classes]
-        for row, offer, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
-            flows[row].append((offer, jobs))
-        return Solution(
-            tuple(map(tuple, flows)), flow.cost, flow.placed, flow.most, flow.floor, flow.certified, None, flow.rounds
-        )
+        sold = tuple(zip(flow.offers.tolist(), flow.units.tolist(), strict=True))
+        cuts = np.searchsorted(flow.rows, np.arange(len(problem.classes) + 1)).tolist()
+        flows = tuple(sold[begin:end] for begin, end in pairwise(cuts))
+        return Solution(flows, flow.cost, flow.placed, flow.most, flow.floor, flow.certified, None, flow.rounds)
 
 
 def _change(old: Problem, were: Names, new: Problem, names: Names) -> Change:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fedgpu_operator.placement.flow import Flow, Transport, exact, transport
+from fedgpu_operator.placement.flow.duals import product as scalar
 from fedgpu_operator.placement.flow.transport import solved
 from fedgpu_operator.placement.problem import UNBOUNDED, IntVector
 
@@ -370,3 +371,11 @@ def test_where_a_search_begins_does_not_matter_to_what_is_proven(seed: int) -> N
         assert is_lawful(market, table(market, early))
         assert early.floor <= early.cost
         assert early.most >= plain.placed
+
+
+@pytest.mark.parametrize("bits", [1, 10, 28, 31, 45, 61])
+def test_sums_of_money_are_exact_however_large(bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    for length in (0, 1, 31, 1_000):
+        left, right = (rng.integers(-(2**bits), 2**bits, length) for _ in range(2))
+        assert scalar(left, right) == sum(a * b for a, b in zip(left.tolist(), right.tolist(), strict=True))

@@ -6,11 +6,15 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from fedgpu_operator.placement.flow.costs import MOST
 from fedgpu_operator.placement.flow.network import UNCAPPED, Arcs, Network, summed
 from fedgpu_operator.placement.problem import IntVector
 
 FAR: Final = 2**62
 """Where a label starts that nothing has reached yet; real distances stay below 2⁶⁰, see `costs.COST_RANGE`."""
+
+SHORTEST_RUN: Final = 32
+"""Numbers below which adding them up one by one is as quick."""
 
 REACHED: Final = 2**61
 """Labels below this were reached: the rest is FAR and a path of costs."""
@@ -117,11 +121,12 @@ def filled(demand: IntVector, best: IntVector, place: IntVector, units: IntVecto
 
 
 def product(left: IntVector, right: IntVector) -> int:
-    """Their scalar product, exact beyond 64 bits."""
-    total = 0
-    for a, b in zip(left.tolist(), right.tolist(), strict=True):
-        total += a * b
-    return total
+    """Their scalar product, exact beyond 64 bits: in runs so short that the sum of each fits."""
+    largest = int(np.abs(left).max(initial=0)) * int(np.abs(right).max(initial=0))
+    run = min(len(left), MOST // max(1, largest))
+    if run < SHORTEST_RUN:
+        return sum(a * b for a, b in zip(left.tolist(), right.tolist(), strict=True))
+    return sum(int(left[at : at + run] @ right[at : at + run]) for at in range(0, len(left), run))
 
 
 def _joined(*parts: IntVector) -> IntVector:

@@ -32,18 +32,23 @@ class Pairs:
 
     def with_(self, more: Pairs) -> Pairs:
         """Together with some more."""
-        width = int(max(self.offers.max(initial=0), more.offers.max(initial=0))) + 1
-        keys = np.append(self.rows * width + self.offers, more.rows * width + more.offers)
+        bits = int(max(self.offers.max(initial=0), more.offers.max(initial=0))).bit_length()
+        keys = np.append(self._keys(bits), more._keys(bits))
         # Sorting beats numpy's own unique, which hashes; a stable sort merges two sorted runs in one go.
         keys.sort(kind="stable")
         keys = keys[np.append(keys[:-1] != keys[1:], True)] if len(keys) else keys
-        return Pairs(keys // width, keys % width)
+        # Shifts take a tenth of the time of a division.
+        return Pairs(keys >> bits, keys & ((1 << bits) - 1))
 
     def summed(self, rows: IntVector, offers: IntVector, units: IntVector) -> IntVector:
         """Units at some of these pairs, in any order and repeatedly, added up for each pair."""
-        width = int(self.offers.max(initial=0)) + 1
-        at = np.searchsorted(self.rows * width + self.offers, rows * width + offers)
+        bits = int(self.offers.max(initial=0)).bit_length()
+        at = np.searchsorted(self._keys(bits), (rows << bits) | offers)
         return summed(at, units, len(self))
+
+    def _keys(self, bits: int) -> IntVector:
+        """One number per pair, in the order of (row, offer); `bits` hold the greatest offer."""
+        return (self.rows << bits) | self.offers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
