@@ -76,7 +76,8 @@ class KubeClient:
             try:
                 # Only the server's time counts, not what is done with a page.
                 async with asyncio.timeout(patience):
-                    page, size = await self._page(path, query, room)
+                    most = min(room, self._limits.answer_bytes)
+                    page, size = await self._sized_call("GET", path, query=query, most=most)
             except TimeoutError as error:
                 text = f"GET {path}: the list took more than {self._limits.list_seconds:g} s"
                 raise UnreachableError(text) from error
@@ -158,9 +159,6 @@ class KubeClient:
             # TLS's farewell waits for the peer, which may never answer.
             await pool.connector.close(abort_ssl=True)
         await self._api.close()
-
-    async def _page(self, path: str, query: Mapping[str, str], room: int) -> tuple[JSONObject, int]:
-        return await self._sized_call("GET", path, query=query, most=min(room, self._limits.answer_bytes))
 
     async def _merge(self, path: str, patch: JSONObject) -> JSONObject:
         return await self._call(
