@@ -9,6 +9,7 @@
     │   ├── AlreadyExistsError
     │   ├── ForbiddenError
     │   ├── RejectedError       422 or an admission denial: the object itself must change
+    │   │   └── TooLargeError   the object, or the request, is larger than the server stores
     │   ├── GoneError           a watch's resourceVersion is too old: list again
     │   └── UnreachableError    no answer at all; never means "failed"
     ├── ChainError              the chain or its RPC endpoint
@@ -61,6 +62,11 @@ class KubeError(FedGPUError):
         super().__init__(message)
         self.status = status
 
+    @property
+    def refused(self) -> bool:
+        """Whether the server answered that it did not do what was asked; otherwise it may have done it."""
+        return 400 <= self.status < 500 and self.status != 408
+
 
 class NotFoundError(KubeError):
     reason = "NotFound"
@@ -81,6 +87,10 @@ class ForbiddenError(KubeError):
 class RejectedError(KubeError):
     reason = "Rejected"
     permanent = True
+
+
+class TooLargeError(RejectedError):
+    reason = "TooLarge"
 
 
 class GoneError(KubeError):

@@ -23,6 +23,7 @@ SUCCEEDED: Final = "Succeeded"
 
 MEMBER_REJECTED: Final = "MemberRejected"
 WORKLOAD_VANISHED: Final = "WorkloadVanished"
+WORKLOAD_LOST: Final = "WorkloadLost"
 RUN_LIMIT_EXCEEDED: Final = "RunLimitExceeded"
 IMAGE_PULL_FAILED: Final = "ImagePullFailed"
 START_TIMEOUT: Final = "StartTimeout"

@@ -21,6 +21,7 @@ from fedgpu_operator.agent.conditions import (
     STOPPING,
     SUCCEEDED,
     WAITING,
+    WORKLOAD_LOST,
     WORKLOAD_VANISHED,
     Verdict,
     Verdicts,
@@ -45,7 +46,7 @@ class View:
 
     `job` is the lease's own Job (None when absent), `pods` are present, `gone` were seen ending and are no longer
     there. `newest_epoch` is the highest fencing epoch among the leases of the same job. `events` is what the member
-    says about pods that it does not create.
+    says about pods that it does not create. `ever` is whether a Job of the lease was ever seen there.
     """
 
     lease: ComputeLease
@@ -56,6 +57,7 @@ class View:
     now: datetime
     newest_epoch: int = 0
     events: str = ""
+    ever: bool = False
 
     @property
     def all_pods(self) -> tuple[JSONObject, ...]:
@@ -165,7 +167,7 @@ def _stop(view: View, failure: Verdict | None) -> Decision:
 
 def _without_job(view: View) -> Decision:
     lease = view.lease
-    if lease.status.workload_uid or view.all_pods:
+    if lease.status.workload_uid or view.all_pods or view.ever:
         # Seen once and gone: creating it again would be a second run of the same attempt.
         return _stop(view, Verdict("False", WORKLOAD_VANISHED, "the workload was deleted on the member"))
     if lease.spec.fencing_epoch < view.newest_epoch:
@@ -177,7 +179,16 @@ def _without_job(view: View) -> Decision:
             },
             exit_message="a newer lease of the job exists",
         )
-    return Decision(create=True)
+    return Decision(create=True) if lease.spec.workload else lost()
+
+
+def lost() -> Decision:
+    """The member has no workload of the lease, and it is not known whether one was started: it is not started now."""
+    why = "the lease was made again, or its agent started anew, and the member has no workload of it"
+    return Decision(
+        verdicts={"Running": Verdict("False", ENDED), "Failed": Verdict("True", WORKLOAD_LOST, why)},
+        exit_message=why,
+    )
 
 
 def _hindered(view: View, settings: AgentSettings) -> Decision | None:

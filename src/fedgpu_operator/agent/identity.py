@@ -52,7 +52,7 @@ class Identity:
             TENANT_LABEL: lease.spec.job.namespace,
             JOB_UID_LABEL: lease.spec.job.uid,
         }
-        workload = copy.deepcopy(lease.spec.workload)
+        workload = copy.deepcopy(lease.spec.workload or {})
         workload["metadata"]["labels"] = dict(labels)
         workload["spec"]["template"].setdefault("metadata", {})["labels"] = dict(labels)
         return workload

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 from fedgpu_operator.agent import pods as podlib
-from fedgpu_operator.agent.conditions import ACCEPTED, WAITING, Verdict, state_of, update
-from fedgpu_operator.agent.decide import Decision, View, decide, refused, waits_for_pods
+from fedgpu_operator.agent.conditions import ACCEPTED, DISPATCHING, WAITING, Verdict, state_of, update
+from fedgpu_operator.agent.decide import Decision, View, decide, lost, refused, waits_for_pods
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import UsageSigner, shown
 from fedgpu_operator.agent.workload import Workloads
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseStatus, LeaseUsage
+from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.errors import ConflictError, InvalidResourceError, KubeError
 from fedgpu_operator.metering import measure
@@ -31,11 +32,15 @@ LEASES: Final = ResourceType.of(ComputeLease.info)
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What the member shows in one pass, by lease name; `gone` are pods that ended and vanished since."""
+    """What the member shows in one pass, by lease name.
+
+    `gone` are pods that ended and vanished since, `ever` the leases of which a Job was ever seen.
+    """
 
     jobs: Mapping[str, JSONObject] = field(default_factory=dict)
     pods: Mapping[str, tuple[JSONObject, ...]] = field(default_factory=dict)
     gone: Mapping[str, tuple[JSONObject, ...]] = field(default_factory=dict)
+    ever: Collection[str] = frozenset()
 
 
 Look: TypeAlias = Callable[[str], Awaitable[Sight]]
@@ -74,9 +79,11 @@ class LeaseReconciler:
         self._clock = clock
         self._signer = signer
         self._readings: dict[str, UsageReading] = {}
+        self._starting: set[str] = set()
 
     def forget(self, keep: set[str]) -> None:
-        """Drop the readings of all leases but those with these UIDs."""
+        """Drop what is remembered of all leases but those with these UIDs."""
+        self._starting &= keep
         self._readings = {uid: reading for uid, reading in self._readings.items() if uid in keep}
 
     async def reconcile(
@@ -93,6 +100,11 @@ class LeaseReconciler:
         if look is not None and (_cleared(view) or self._ends(lease, decision)):
             view = await self._view(lease, await look(lease.metadata.name), newest_epoch)
             decision = decide(view, self._settings)
+        if decision.create and not self._may_start(lease):
+            if look is not None:
+                view = await self._view(lease, await look(lease.metadata.name), newest_epoch)
+                decision = decide(view, self._settings)
+            decision = lost() if decision.create else decision
         if decision.create:
             return await self._dispatch(lease, view.reading)
         if not lease.status.ended:
@@ -107,6 +119,24 @@ class LeaseReconciler:
         elif _cleared(view) and lease.status.observed_generation < lease.metadata.generation:
             lease = await self._acknowledge(lease)
         return Step(lease, decision.due, busy=decision.remove, live=bool(view.live_pods))
+
+    def _may_start(self, lease: ComputeLease) -> bool:
+        """Whether no other life of this agent can have started the workload of this lease; asked before each start.
+
+        An agent that died right after it had created the Job has told nobody, and the member's owner may have deleted
+        that Job since. So a lease is started only by the process that made it, once, or, where the hub is elsewhere,
+        after a guarded write that says so.
+        """
+        uid = lease.metadata.uid
+        if uid in self._starting:
+            return True
+        if isinstance(self._hub, Holding):
+            first = self._hub.claim(lease)
+        else:
+            first = find(lease.status.conditions, "Accepted") is None
+        if first:
+            self._starting.add(uid)
+        return first
 
     def _ends(self, lease: ComputeLease, decision: Decision) -> bool:
         """Whether that decision is the end of a lease that has not ended."""
@@ -143,7 +173,16 @@ class LeaseReconciler:
         until = _metered_until(now, silence, previous)
         reading = measure([podlib.pod_facts(pod) for pod in pods + gone], until, previous)
         self._readings[uid] = reading
-        view = View(lease=lease, job=job, pods=pods, gone=gone, reading=reading, now=now, newest_epoch=newest_epoch)
+        view = View(
+            lease=lease,
+            job=job,
+            pods=pods,
+            gone=gone,
+            reading=reading,
+            now=now,
+            newest_epoch=newest_epoch,
+            ever=name in sight.ever,
+        )
         if job is not None and waits_for_pods(view, self._settings):
             return replace(view, events=await self._workloads.complaints(job))
         return view
@@ -151,6 +190,9 @@ class LeaseReconciler:
     async def _dispatch(self, lease: ComputeLease, reading: UsageReading) -> Step:
         """Start the workload, after the hub was asked once more: nothing starts for a lease that is gone or changed."""
         lease = await self._confirmed(lease)
+        if not isinstance(self._hub, Holding):
+            begun = Decision(verdicts={"Accepted": Verdict("Unknown", DISPATCHING)})
+            lease = await self._write(lease, begun, reading)
         try:
             job = await self._workloads.create(lease)
         except InvalidResourceError as error:

@@ -22,12 +22,14 @@ class Seen:
     job: JSONObject | None
     pods: tuple[JSONObject, ...]
     gone: tuple[JSONObject, ...]
+    ever: bool = False
 
     @property
     def sight(self) -> Sight:
         """As a reconciler takes it."""
         name = self.lease.metadata.name
-        return Sight({} if self.job is None else {name: self.job}, {name: self.pods}, {name: self.gone})
+        jobs = {} if self.job is None else {name: self.job}
+        return Sight(jobs, {name: self.pods}, {name: self.gone}, {name} if self.ever else frozenset())
 
 
 class Rests:
@@ -49,7 +51,7 @@ class Rests:
                 if rest.lease is lease and rest.job is job and rest.pods is pods and rest.gone is gone:
                     continue
             self._rests.pop(uid, None)
-            found.append(Seen(lease, job, pods, gone))
+            found.append(Seen(lease, job, pods, gone, name in sight.ever))
         return found
 
     def keep(self, seen: Seen, step: Step) -> None:

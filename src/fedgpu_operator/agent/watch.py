@@ -30,6 +30,7 @@ class MemberWatch:
         self._job_of: dict[str, JSONObject] = {}
         self._present: dict[str, tuple[JSONObject, ...]] = {}
         self._ended: dict[str, tuple[JSONObject, ...]] = {}
+        self._ever: set[str] = set()
 
     async def run(self) -> None:
         """Follow until cancelled; a member that does not answer is asked again, ever more slowly."""
@@ -42,7 +43,7 @@ class MemberWatch:
         for each in (self._jobs, self._pods):
             await each.synced()
             each.check(PATIENCE_SECONDS)
-        return Sight(self._job_of, self._present, self._ended)
+        return Sight(self._job_of, self._present, self._ended, self._ever)
 
     def silence(self) -> float:
         """Seconds since the member last told us anything of its pods; what it shows may be as old as that."""
@@ -59,20 +60,22 @@ class MemberWatch:
         present = {str(pod["metadata"]["uid"]) for pod in pods}
         seen = (*self._present.get(lease, ()), *self._ended.get(lease, ()))
         gone = tuple(pod for pod in seen if pod["metadata"]["uid"] not in present and podlib.settled(pod))
-        return Sight({lease_of(job): job for job in jobs}, {lease: tuple(pods)}, {lease: gone})
+        return Sight({lease_of(job): job for job in jobs}, {lease: tuple(pods)}, {lease: gone}, self._ever)
 
     def took(self, job: JSONObject) -> JSONObject:
         """The member took a Job of ours: it is there from now on, as the object that the next sight shows."""
         return self._jobs.put(job) or job
 
     def forget(self, keep: set[str]) -> None:
-        """Drop how pods ended, of all leases but these."""
+        """Drop what is remembered of Jobs and pods that are gone, of all leases but these."""
+        self._ever &= keep
         for lease in set(self._ended) - keep:
             del self._ended[lease]
 
     def _job_changed(self, _: Key, before: JSONObject | None, after: JSONObject | None) -> None:
         if after is not None:
             self._job_of[lease_of(after)] = after
+            self._ever.add(lease_of(after))
         elif before is not None and self._job_of.get(lease_of(before)) is before:
             del self._job_of[lease_of(before)]
         self._wake()

@@ -117,6 +117,10 @@ class Model(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+MAX_MESSAGE: Final = 2048
+"""Characters of a condition's message; with the number of conditions it bounds what a status weighs."""
+
+
 class Condition(Model):
     """One condition, as metav1.Condition has it."""
 
@@ -125,7 +129,7 @@ class Condition(Model):
     type: str = Field(description="Name of the condition in CamelCase.", max_length=64)
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     reason: str = Field(description="Why, in one CamelCase word.", max_length=64, pattern=r"^[A-Z][A-Za-z0-9]*$")
-    message: str = Field(default="", description="Why, in words for people.", max_length=4096)
+    message: str = Field(default="", description="Why, in words for people.", max_length=MAX_MESSAGE)
     last_transition_time: datetime = Field(description="When the status last changed.")
     observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that this judges.")
 

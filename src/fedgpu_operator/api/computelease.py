@@ -34,6 +34,12 @@ LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 """Between them lies every instant that a reading may hold: sums with it stay far from the ends of the calendar."""
 
 
+MAX_REPLICAS: Final = 64
+MAX_GPUS_PER_REPLICA: Final = 16
+MAX_RUN_SECONDS: Final = 2_592_000
+"""30 days."""
+
+
 def plausible(at: datetime | None) -> datetime | None:
     """The instant itself; raises InvalidResourceError where it has no zone or lies outside of the years 2000 to 2199.
 
@@ -63,10 +69,12 @@ class ComputeLeaseSpec(Model):
     fencing_epoch: int = Field(ge=1, le=2**53, description="Rises with every lease of the job; older ones are dead.")
     provider: ObjectName = Field(description="GPUProvider that runs it.")
     product: Word = Field(description="GPU product.")
-    replicas: int = Field(ge=1, le=64, description="Replicas.")
-    gpus_per_replica: int = Field(alias="gpusPerReplica", ge=1, le=16, description="GPUs of one replica.")
+    replicas: int = Field(ge=1, le=MAX_REPLICAS, description="Replicas.")
+    gpus_per_replica: int = Field(
+        alias="gpusPerReplica", ge=1, le=MAX_GPUS_PER_REPLICA, description="GPUs of one replica."
+    )
     price_per_gpu_hour: DecimalUSD = Field(description="Frozen price, USD per GPU-hour.")
-    run_limit_seconds: int = Field(ge=1, le=2_592_000, description="Longest run in seconds.")
+    run_limit_seconds: int = Field(ge=1, le=MAX_RUN_SECONDS, description="Longest run in seconds.")
     grace_seconds: int = Field(
         default=30,
         ge=0,
@@ -94,8 +102,10 @@ class ComputeLeaseSpec(Model):
         default=None,
         description="When the workload was asked to save its work, because the money for it runs out.",
     )
-    workload: JSONObject = Field(
-        description="The rendered batch/v1 Job.",
+    workload: JSONObject | None = Field(
+        default=None,
+        description="The batch/v1 Job that this lease starts. Absent where the object was made again, or has stopped: "
+        "then the agent adopts what runs, and starts nothing.",
         json_schema_extra={
             "x-kubernetes-embedded-resource": True,
             "x-kubernetes-preserve-unknown-fields": True,
@@ -264,6 +274,11 @@ class ComputeLease(Resource):
             Rule(
                 "oldSelf.spec.desired == 'Run' || self.spec.desired == 'Stop'",
                 "spec.desired: a stopped lease never runs again; the job gets a new attempt instead",
+            ),
+            Rule(
+                "!has(self.spec.workload) || has(oldSelf.spec.workload)",
+                "spec.workload: a lease that was made without a workload cannot be given one, or its attempt could run "
+                "twice; the job gets a new attempt instead",
             ),
             Rule(
                 " && ".join(f"self.spec.{field} == oldSelf.spec.{field}" for field in _FROZEN),

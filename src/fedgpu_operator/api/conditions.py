@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from fedgpu_operator.api.base import Condition
+from fedgpu_operator.api.base import MAX_MESSAGE, Condition
 
 Status = Literal["True", "False", "Unknown"]
 
@@ -34,7 +34,7 @@ def merge(
             type=finding.type,
             status=finding.status,
             reason=finding.reason,
-            message=finding.message[:4096],
+            message=finding.message[:MAX_MESSAGE],
             last_transition_time=now.replace(microsecond=0) if moved or before is None else before.last_transition_time,
             observed_generation=generation,
         )

@@ -30,7 +30,12 @@ Quantity = Annotated[
         json_schema_extra=hint("must be a quantity with an optional unit, e.g. 500m, '4' or 16Gi"),
     ),
 ]
-Argument = Annotated[str, Field(max_length=4096)]
+MAX_TEXT: Final = 131_072
+"""Characters of a template's commands, arguments, environment, mount paths and annotations together.
+
+Stored, each may take six bytes, and a lease carries them all; `api.weight` has the limit they must stay below.
+"""
+Argument = Annotated[str, Field(max_length=65_536)]
 _WORD: Final = "[A-Za-z0-9]([-A-Za-z0-9_]*[A-Za-z0-9])?"
 ANNOTATION_KEY: Final = f"({_WORD}|([a-z0-9]([-a-z0-9]*[a-z0-9])?[.])*fedgpu[.]dev/{_WORD}([.]{_WORD})*)"
 """Keys that steer nothing on a member: one word without dots, or one of our own domain.
@@ -55,7 +60,7 @@ class EnvVar(Model):
         description="Name of the variable.",
         json_schema_extra=hint("must be letters, digits and '_', not beginning with a digit, e.g. BATCH_SIZE"),
     )
-    value: str = Field(default="", max_length=8192, description="Its value; no secrets: objects are readable.")
+    value: str = Field(default="", max_length=65_536, description="Its value; no secrets: objects are readable.")
 
 
 class VolumeMount(Model):
@@ -166,6 +171,27 @@ class Volume(Model):
     }
 
 
+def _sizes(field: str, each: str) -> str:
+    """CEL: the sum of `each` over a list that may be absent."""
+    return f"(has({field}) ? {field}.map(x, {each}).sum() : 0)"
+
+
+_TEXT: Final = (
+    "self.containers.map(c, "
+    + " + ".join(
+        (
+            _sizes("c.command", "size(x)"),
+            _sizes("c.args", "size(x)"),
+            _sizes("c.env", "size(x.name) + (has(x.value) ? size(x.value) : 0)"),
+            _sizes("c.volumeMounts", "size(x.mountPath)"),
+        )
+    )
+    + ").sum() + "
+    + "(has(self.annotations) ? self.annotations.map(k, size(k) + size(self.annotations[k])).sum() : 0)"
+    + f" <= {MAX_TEXT}"
+)
+
+
 class PodTemplate(Model):
     """What one replica runs. The operator adds the restricted security context and the GPUs."""
 
@@ -202,6 +228,11 @@ class PodTemplate(Model):
                 f"e.name in {list(HARMLESS_NVIDIA)}))",
                 "template.containers: of the variables NVIDIA_* only NVIDIA_DRIVER_CAPABILITIES and "
                 "NVIDIA_TF32_OVERRIDE may be set, the member sets the others from spec.gpu; remove them from env",
+            ),
+            Rule(
+                _TEXT,
+                f"template: commands, arguments, environment, mount paths and annotations have at most {MAX_TEXT} "
+                "characters together; put scripts and data into the image or into a data set",
             ),
             Rule(
                 "self.containers.all(c, !has(c.volumeMounts) || c.volumeMounts.all(m, "

@@ -38,14 +38,23 @@ class AttemptRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """The hub's decision to stop an attempt: why, in one word, and when by the hub's clock."""
+
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt as the ledger holds it: the terms never change, `ended_at` and `outcome` are set once."""
+    """One attempt as the ledger holds it: the terms never change; the stop, `ended_at` and `outcome` are set once."""
 
     terms: AttemptRequest
     attempt: int
     created_at: datetime
     ended_at: datetime | None = None
     outcome: str = ""
+    stop: Stop | None = None
 
     @property
     def lease_name(self) -> str:

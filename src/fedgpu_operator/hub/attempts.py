@@ -1,4 +1,8 @@
-"""Follows open attempts: keeps their lease there, stops it when it must stop, bills its usage, closes the books."""
+"""Follows open attempts: keeps their lease there, stops it when it must stop, bills its usage, closes the books.
+
+What the promises rest on lives in the ledger: that an attempt is open, that it was told to stop, what it used. The
+lease object only carries it to the agent and back, so it may be lost, deleted by hand, or too full to be written.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +11,30 @@ from dataclasses import replace
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.api.computelease import (
-    JOB_UID_LABEL,
-    LEASE_LABEL,
-    PROVIDER_LABEL,
-    TENANT_LABEL,
-    ComputeLease,
-    ComputeLeaseSpec,
-    JobRef,
-)
+from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
+from fedgpu_operator.api.weight import HEADROOM, excess_of_lease
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, Stop
 from fedgpu_operator.domain.decision import Verdict
-from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.domain.settlement import Pair
-from fedgpu_operator.errors import AlreadyExistsError, ConflictError, InvalidResourceError, NotFoundError
+from fedgpu_operator.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidResourceError,
+    KubeError,
+    NotFoundError,
+)
 from fedgpu_operator.hub.billing import UsageBiller
-from fedgpu_operator.hub.jobfacts import SUPERSEDED, UNFUNDED, JobFacts, outcome_of, stop_reason
+from fedgpu_operator.hub.jobfacts import SUPERSEDED, TOO_LARGE, UNFUNDED, JobFacts, outcome_of, stop_reason
+from fedgpu_operator.hub.leases import LEASES, first_lease, remade_lease
 from fedgpu_operator.hub.opening import Opener
-from fedgpu_operator.hub.render import member_namespace, provider_namespace, render_workload
+from fedgpu_operator.hub.render import provider_namespace
 from fedgpu_operator.hub.signatures import UsageVerifier
+from fedgpu_operator.hub.write import foreign_bytes, patch_to_fit, relieve
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, ResourceType, read_back
 
 log = logging.getLogger(__name__)
 
-LEASES = ResourceType.of(ComputeLease.info)
 JOBS = ResourceType.of(ComputeJob.info)
 JOB_GONE = "JobGone"
 
@@ -51,11 +54,12 @@ class AttemptKeeper:
         return (await self._ledger.histories([job_uid])).get(job_uid, ())
 
     async def begin(self, facts: JobFacts, chosen: Verdict, wallets: Pair) -> tuple[JobFacts, Attempt]:
-        """Open an attempt on these terms; repeating it after a crash gives the same attempt. It has no lease yet.
+        """Open an attempt on these terms; the facts have it, and it has no lease yet.
 
         The request is named by the attempt that came before, so two passes over the same facts ask for one. Raises
-        InvalidResourceError, with no attempt opened, for a job that cannot be rendered, and ConflictError where that
-        attempt has ended since: what is known of the job is to be forgotten. The facts have the attempt.
+        InvalidResourceError, with no attempt opened, for a job that cannot be rendered or would be too large to be
+        followed, and ConflictError for facts that are older than the ledger: that attempt was opened before, so its
+        workload may have been started, or has ended.
         """
         job, now = facts.job, self._clock.now()
         request = AttemptRequest(
@@ -72,13 +76,13 @@ class AttemptKeeper:
             provider_wallet=wallets[1],
         )
         # Tried before it counts: an attempt that can have no lease would stay open and hold its money for ever.
-        lease_object(job, Attempt(request, 1, now), sequence_base=0)
+        if excess := excess_of_lease(first_lease(job, Attempt(request, 1, now))):
+            text = f"the workload is {excess} bytes too large for a lease: shorten spec.template"
+            raise InvalidResourceError(TOO_LARGE, text)
         attempt, fresh = await self._opener.open(request)
-        if attempt.ended_at is not None:
-            raise ConflictError(f"attempt {attempt.attempt} of job {job.key} has ended: it was decided on older facts")
-        # One that was there already, from a life before this one, may have usage that the facts do not know.
-        usage = (*facts.usage, LeaseUsage(attempt, 0, 0)) if fresh else await self.usage(job.metadata.uid)
-        return replace(facts, usage=usage), attempt
+        if not fresh:
+            raise ConflictError(f"attempt {attempt.attempt} of job {job.key} was opened before: facts are out of date")
+        return replace(facts, usage=(*facts.usage, LeaseUsage(attempt, 0, 0))), attempt
 
     async def follow(
         self, facts: JobFacts, attempt: Attempt, provider: GPUProvider | None, *, funded: bool = True
@@ -89,14 +93,15 @@ class AttemptKeeper:
         """
         lease = facts.lease
         if lease is None:
-            return await self._without_lease(facts, attempt)
-        now = self._clock.now()
-        reason = stop_reason(facts.job, now, funded=funded)
-        if reason and lease.spec.desired == "Run" and not lease.status.ended:
-            lease = await self.stop(lease, reason)
+            return await self._without_lease(facts, attempt, funded=funded)
+        reason = stop_reason(facts.job, self._clock.now(), funded=funded)
+        attempt, lease, failed = await self._in_line(attempt, lease, reason)
+        # Billed first: what ran is paid for, though the lease may not be writable.
         complete = await self._biller.bill(attempt, lease, provider, facts.job)
         if complete and lease.status.ended and lease.status.usage.final:
-            attempt = await self._ledger.end_attempt(lease.metadata.name, outcome_of(lease), now)
+            attempt = await self._ledger.end_attempt(lease.metadata.name, outcome_of(lease), self._clock.now())
+        if failed is not None:
+            raise failed
         entry, usage = facts.usage[-1], lease.status.usage
         if entry.sequence < lease.spec.sequence_base + usage.sequence and (usage.gpu_seconds or usage.final):
             newest = await self._ledger.last_usage(lease.metadata.name)
@@ -104,8 +109,10 @@ class AttemptKeeper:
                 entry = LeaseUsage(attempt, newest.gpu_seconds, newest.sequence)
         return replace(facts, lease=lease, usage=(*facts.usage[:-1], replace(entry, attempt=attempt)))
 
-    async def _without_lease(self, facts: JobFacts, attempt: Attempt) -> JobFacts:
+    async def _without_lease(self, facts: JobFacts, attempt: Attempt, *, funded: bool) -> JobFacts:
         """Make the lease of an open attempt again, or close an attempt that never had one.
+
+        The new object carries the stop that is due, and nothing that could be started a second time.
 
         Asked by name, both of them: what was read may be older than what is there, and a job's status that froze its
         spec, or a lease, that merely was not seen yet must not end an attempt that runs.
@@ -119,36 +126,46 @@ class AttemptKeeper:
         if not usage or usage[-1].attempt.lease_name != attempt.lease_name or not usage[-1].attempt.is_open:
             # What was remembered is older than the books, and what has ended there must not run a second time.
             return replace(facts, usage=usage)
+        entry = usage[-1]
         if placement is not None and placement.lease == attempt.lease_name:
-            return replace(facts, lease=await self.dispatch(job, attempt, facts.usage[-1].sequence))
+            if reason := stop_reason(job, self._clock.now(), funded=funded):
+                entry = replace(entry, attempt=await self._keep_stop(entry.attempt, reason))
+            lease = await self._remake(entry, job)
+            return replace(facts, lease=lease, usage=(*usage[:-1], entry))
         try:
             found = await self._kube.get(LEASES, attempt.lease_name, provider_namespace(attempt.terms.provider))
         except NotFoundError:
             # The process died before the job's status froze its spec: no lease was ever made.
-            ended = replace(facts.usage[-1], attempt=await self.close(attempt, SUPERSEDED))
-            return replace(facts, usage=(*facts.usage[:-1], ended))
-        return replace(facts, lease=read_back(self._kube, ComputeLease, found))
+            ended = replace(entry, attempt=await self.close(attempt, SUPERSEDED))
+            return replace(facts, usage=(*usage[:-1], ended))
+        return replace(facts, lease=read_back(self._kube, ComputeLease, found), usage=usage)
 
     async def wind_up(
         self, entry: LeaseUsage, lease: ComputeLease | None, provider: GPUProvider | None, *, funded: bool = True
     ) -> None:
-        """Bill and close an open attempt whose job object is gone or cannot be read.
+        """Stop, bill and close an open attempt whose job object is gone, or only bill one that cannot be read.
 
-        Where the job, or the money for it, is gone, it is stopped first.
-
-        Without the job its lease cannot be made again either: then nothing more can be metered and it is closed as
-        it stands.
+        A lease that is gone too is made again with the stop: what may still run on the member must end and be billed.
+        Only where the provider is gone as well, and nobody is left who could answer, is it closed as it stands.
         """
         attempt = entry.attempt
         exists, complete = await self._job_exists(attempt), True
-        if lease is not None:
-            if not (exists and funded) and lease.spec.desired == "Run" and not lease.status.ended:
-                lease = await self.stop(lease, UNFUNDED if exists else JOB_GONE)
+        reason = JOB_GONE if not exists else "" if funded else UNFUNDED
+        if lease is None:
+            if exists or await self._lease_exists(attempt):
+                return
+            if provider is not None:
+                await self._remake(replace(entry, attempt=await self._keep_stop(attempt, reason)), None)
+                return
+        else:
+            attempt, lease, failed = await self._in_line(attempt, lease, reason)
             complete = await self._biller.bill(attempt, lease, provider, None)
-        ended = complete and lease is not None and lease.status.ended and lease.status.usage.final
-        if ended or (lease is None and not exists and not await self._lease_exists(attempt)):
-            outcome = JOB_GONE if lease is None else outcome_of(lease)
-            await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
+            if not (complete and lease.status.ended and lease.status.usage.final):
+                if failed is not None:
+                    raise failed
+                return
+        outcome = JOB_GONE if lease is None else outcome_of(lease)
+        await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
 
     async def _job_exists(self, attempt: Attempt) -> bool:
         """Asked by name: an object that merely could not be read must not look like one that is gone."""
@@ -170,78 +187,105 @@ class AttemptKeeper:
         """End an attempt that never had a lease."""
         return await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
 
-    async def stop(self, lease: ComputeLease, reason: str) -> ComputeLease:
-        """Set the tombstone; the agent ends the workload and, where it has ended, clears it away."""
-        stamp = self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
-        spec = {"desired": "Stop", "stopReason": reason, "stopRequestedAt": stamp}
+    async def stop(self, attempt: Attempt, lease: ComputeLease, reason: str) -> tuple[Attempt, ComputeLease]:
+        """Stop an open attempt: first in the ledger, where it stays, then on the lease, where the agent reads it.
+
+        A stop that is only on the lease (set by hand) is taken over into the ledger.
+        """
+        attempt, lease, failed = await self._in_line(attempt, lease, reason)
+        if failed is not None:
+            raise failed
+        return attempt, lease
+
+    async def _in_line(
+        self, attempt: Attempt, lease: ComputeLease, reason: str
+    ) -> tuple[Attempt, ComputeLease, KubeError | None]:
+        """The attempt and its lease with the stop that is due, if any, and the error of a lease that was not written.
+
+        A lease that others have filled so far that its agent may soon be unable to write is relieved of that.
+        """
+        try:
+            if (reason or _stops(attempt, lease)) and not lease.status.ended:
+                attempt = await self._keep_stop(attempt, reason or lease.spec.stop_reason or "Stopped")
+                if lease.spec.desired == "Run" and attempt.stop is not None:
+                    lease = await self.tombstone(lease, attempt.stop)
+            if foreign_bytes(lease.metadata) > HEADROOM // 2:
+                lease = read_back(self._kube, ComputeLease, await relieve(self._kube, LEASES, lease.metadata))
+        except KubeError as error:
+            return attempt, lease, error
+        return attempt, lease, None
+
+    async def _keep_stop(self, attempt: Attempt, reason: str) -> Attempt:
+        if attempt.stop is not None:
+            return attempt
+        # Whole seconds, as the lease shows it.
+        now = self._clock.now().replace(microsecond=0)
+        return await self._ledger.stop_attempt(attempt.lease_name, reason, now)
+
+    async def tombstone(self, lease: ComputeLease, stop: Stop) -> ComputeLease:
+        """Set the tombstone; the agent ends the workload and, where it has ended, clears it away.
+
+        It always fits: an object that became too large loses what nobody needs any more, the workload first.
+        """
+        spec = {
+            "desired": "Stop",
+            "stopReason": stop.reason,
+            "stopRequestedAt": stop.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "workload": None,
+        }
         patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": spec}
-        written = await self._kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, patch)
-        log.info("lease %s of %s stops: %s", lease.metadata.name, lease.spec.job.name, reason)
+        written = await patch_to_fit(self._kube, LEASES, lease.metadata, patch)
+        log.info("lease %s of %s stops: %s", lease.metadata.name, lease.spec.job.name, stop.reason)
         return read_back(self._kube, ComputeLease, written)
 
-    async def remove(self, lease: ComputeLease) -> None:
-        """Delete the object of an ended attempt; its usage is in the ledger."""
+    async def bury(self, entry: LeaseUsage, stop: Stop) -> ComputeLease:
+        """The lease of an attempt that has ended, made again to have its member cleared of what is left of it."""
+        attempt = replace(entry.attempt, stop=entry.attempt.stop or stop)
+        return await self._create(remade_lease(attempt, None, sequence_base=entry.sequence))
+
+    async def collect(self, lease: ComputeLease, *, deserted: bool) -> None:
+        """Remove a lease whose job is gone, once its member is cleared or `deserted` (has no provider any more).
+
+        One that was never told to stop is told now; one that the ledger does not know is left alone.
+        """
+        stopped = lease.spec.desired == "Stop"
+        if stopped and not (deserted or is_cleared(lease)):
+            return
+        entry = await self._ledger.lease_usage(lease.metadata.name)
+        if entry is None or entry.attempt.is_open or await self._job_exists(entry.attempt):
+            return
+        if not stopped:
+            await self.tombstone(lease, Stop(JOB_GONE, self._clock.now()))
+            return
         await self._kube.delete(LEASES, lease.metadata.name, lease.metadata.namespace, uid=lease.metadata.uid)
 
-    async def dispatch(self, job: ComputeJob, attempt: Attempt, sequence_base: int) -> ComputeLease:
-        """The attempt's lease, made if it is not there; raises InvalidResourceError where the job is another now.
+    async def start(self, job: ComputeJob, attempt: Attempt) -> ComputeLease:
+        """The first lease of an attempt: for the pass that opened it, and for no other.
 
-        `sequence_base` is the newest sequence of it that is billed already. Raises ConflictError for an attempt that
-        has ended: it would run unpaid.
+        Raises InvalidResourceError for a job that is not the one that the attempt was agreed for.
         """
-        if not attempt.is_open:
-            raise ConflictError(f"attempt {attempt.attempt} of {job.key} has ended")
-        obj = lease_object(job, attempt, sequence_base=sequence_base)
+        return await self._create(first_lease(job, attempt))
+
+    async def _remake(self, entry: LeaseUsage, job: ComputeJob | None) -> ComputeLease:
+        """The lease object made again; whatever happened to the one before, it starts nothing."""
+        lease = await self._create(remade_lease(entry.attempt, job, sequence_base=entry.sequence))
+        log.warning("lease %s of %s was missing: made again", lease.metadata.name, lease.spec.job.name)
+        return lease
+
+    async def _create(self, obj: JSONObject) -> ComputeLease:
+        meta = obj["metadata"]
         try:
             written = await self._kube.create(LEASES, obj)
         except AlreadyExistsError:
-            written = await self._kube.get(LEASES, attempt.lease_name, obj["metadata"]["namespace"])
+            written = await self._kube.get(LEASES, meta["name"], meta["namespace"])
         return read_back(self._kube, ComputeLease, written)
 
 
-def lease_object(job: ComputeJob, attempt: Attempt, *, sequence_base: int) -> JSONObject:
-    """The ComputeLease of an attempt; made from identity and the ledger's terms alone, so it can be made again."""
-    terms = attempt.terms
-    if (job.gpus, job.billable_limit) != (terms.gpus, terms.run_limit):
-        text = f"the job asks for {job.gpus} GPUs and {job.billable_limit} s, attempt {attempt.attempt} was agreed for "
-        raise InvalidResourceError("TermsChanged", f"{text}{terms.gpus} GPUs and {terms.run_limit} s")
-    tenant_namespace = member_namespace(job.metadata.namespace)
-    spec = ComputeLeaseSpec(
-        job=JobRef(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
-        attempt=attempt.attempt,
-        fencing_epoch=attempt.attempt,
-        provider=terms.provider,
-        product=terms.product,
-        replicas=job.spec.replicas,
-        gpus_per_replica=job.spec.gpu.count,
-        price_per_gpu_hour=format_usd(terms.price),
-        run_limit_seconds=job.run_limit,
-        grace_seconds=job.spec.template.termination_grace_period_seconds,
-        sequence_base=sequence_base,
-        member_namespace=tenant_namespace,
-        tenant_wallet=terms.tenant_wallet,
-        provider_wallet=terms.provider_wallet,
-        workload=render_workload(
-            job,
-            lease_name=attempt.lease_name,
-            member_namespace=tenant_namespace,
-            provider=terms.provider,
-            product=terms.product,
-            run_limit_seconds=job.run_limit,
-        ),
-    )
-    return {
-        "apiVersion": LEASES.api_version,
-        "kind": LEASES.kind,
-        "metadata": {
-            "name": attempt.lease_name,
-            "namespace": provider_namespace(terms.provider),
-            "labels": {
-                LEASE_LABEL: attempt.lease_name,
-                PROVIDER_LABEL: terms.provider,
-                TENANT_LABEL: job.metadata.namespace,
-                JOB_UID_LABEL: job.metadata.uid,
-            },
-        },
-        "spec": spec.to_wire(),
-    }
+def _stops(attempt: Attempt, lease: ComputeLease) -> bool:
+    """Whether the ledger and the lease do not both know of a stop that one of them knows of."""
+    return (attempt.stop is not None) != (lease.spec.desired == "Stop")
+
+
+def is_cleared(lease: ComputeLease) -> bool:
+    """Whether the agent has confirmed that nothing of a lease that was told to stop is left on its member."""
+    return lease.status.ended and lease.status.observed_generation >= lease.metadata.generation

@@ -88,7 +88,7 @@ class UsageBiller:
             observed_at=self._clock.now(),
             gpus=attempt.terms.gpus,
             run_limit=attempt.terms.run_limit,
-            stopped_at=lease.spec.stop_requested_at,
+            stopped_at=attempt.stop.at if attempt.stop is not None else lease.spec.stop_requested_at,
             grace=lease.spec.grace_seconds,
             billed=before,
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, auto
+from itertools import takewhile
 from typing import Final
 
 from fedgpu_operator.api.computejob import ComputeJob
@@ -22,11 +23,22 @@ DEADLINE: Final = "DeadlineExceeded"
 SUCCEEDED: Final = "Succeeded"
 SUPERSEDED: Final = "Superseded"
 """The job changed, or the process died, between the decision and the lease: nothing ran."""
+WRITE_REFUSED: Final = "WriteRefused"
+"""The API server refused the job's status or the lease: nothing ran."""
+UNSTARTED: Final = frozenset({SUPERSEDED, WRITE_REFUSED})
+"""Outcomes of attempts that never had a lease."""
+WORKLOAD_LOST: Final = "WorkloadLost"
+"""The lease was made again, and the member had no workload of it: whether one ran before is not known."""
+MOST_UNSTARTED: Final = 10
+"""Attempts in a row that never had a lease, after which a job is given up."""
+LONGEST_PAUSE: Final = timedelta(minutes=15)
+"""Between two attempts of which the first never had a lease; it begins at nothing and doubles from two seconds on."""
+TOO_LARGE: Final = "TooLarge"
 UNFUNDED: Final = "Unfunded"
 """The tenant's money for it ended; it is placed again as soon as its whole run is funded."""
 MOVED: Final = frozenset(reason.value for reason in MoveReason)
 """It made room for work of higher priority, or went to a better place; counts against its budget of disruptions."""
-RETRIED: Final = frozenset({SUSPENDED, SUPERSEDED, UNFUNDED, "MemberRejected", "LeaseFenced"}) | MOVED
+RETRIED: Final = frozenset({SUSPENDED, UNFUNDED, WORKLOAD_LOST, "MemberRejected", "LeaseFenced"}) | MOVED | UNSTARTED
 """Outcomes after which the job is placed again; every other outcome ends it."""
 
 
@@ -88,7 +100,7 @@ def phase(facts: JobFacts, now: datetime) -> Phase:
         return Phase.DELETING
     if newest is not None and newest.is_open:
         return Phase.ACTIVE
-    if newest is not None and newest.outcome not in RETRIED:
+    if newest is not None and (newest.outcome not in RETRIED or unstarted(facts) >= MOST_UNSTARTED):
         return Phase.FINISHED
     if facts.invalid is not None:
         return Phase.INVALID
@@ -97,6 +109,19 @@ def phase(facts: JobFacts, now: datetime) -> Phase:
     if job.spec.suspend:
         return Phase.SUSPENDED
     return Phase.DRY_RUN if job.spec.dry_run else Phase.PENDING
+
+
+def unstarted(facts: JobFacts) -> int:
+    """How many attempts in a row, up to now, ended before they had a lease."""
+    return sum(1 for _ in takewhile(lambda attempt: attempt.outcome in UNSTARTED, reversed(facts.attempts)))
+
+
+def resumes_at(facts: JobFacts) -> datetime | None:
+    """The earliest instant of the next attempt of a job whose last ones never had a lease; None for any time."""
+    newest, failed = facts.newest, unstarted(facts)
+    if newest is None or newest.ended_at is None or failed < 2:
+        return None
+    return newest.ended_at + min(LONGEST_PAUSE, timedelta(seconds=2 ** (failed - 1)))
 
 
 def waits_for_money(facts: JobFacts) -> bool:

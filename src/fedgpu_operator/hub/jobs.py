@@ -10,12 +10,14 @@ from datetime import timedelta
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.domain.books import Stop
 from fedgpu_operator.domain.running import Hysteresis
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
-from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
+from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper, is_cleared
 from fedgpu_operator.hub.costs import CostBook
-from fedgpu_operator.hub.jobfacts import DELETED, JobFacts, Phase, phase
+from fedgpu_operator.hub.jobfacts import DELETED, UNSTARTED, JobFacts, Phase, phase
 from fedgpu_operator.hub.jobstatus import is_settled
 from fedgpu_operator.hub.jobwriter import JobWriter
 from fedgpu_operator.hub.keeping import MoneyWatch
@@ -27,7 +29,7 @@ from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.signatures import UsageVerifier
 from fedgpu_operator.hub.solvency import Upkeep
 from fedgpu_operator.hub.store import HubState, load
-from fedgpu_operator.hub.write import for_each, one_of_many
+from fedgpu_operator.hub.write import for_each, one_of_many, patch_to_fit
 from fedgpu_operator.placement import BUILT_IN, Plugins
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
 from fedgpu_operator.settlement import Thresholds
@@ -197,7 +199,7 @@ class JobLoop:
         with one_of_many(facts.job):
             leaving = phase(facts, self._clock.now()) is Phase.DELETING
             if not (leaving and await self._release(facts, state)):
-                written = await self._writer.write(facts, transactions)
+                written = await self._writer.show(facts, transactions)
         if written is None:
             self._memory.forget(facts.job.metadata.uid)
         return written
@@ -212,14 +214,24 @@ class JobLoop:
             self._memory.keep(facts, where, now, world if where in WAITING else books)
 
     async def _wind_up_orphans(self, state: HubState, money: Upkeep) -> None:
-        """Open attempts whose job is not among those that could be read."""
-        orphans = [e for e in await self._ledger.open_attempts() if e.attempt.terms.job_uid not in self._memory.known]
-        self._orphaned = bool(orphans)
+        """Open attempts, and leases, whose job is not among those that could be read."""
+        known = self._memory.known
+        orphans = [e for e in await self._ledger.open_attempts() if e.attempt.terms.job_uid not in known]
         for entry in orphans:
             name = entry.attempt.lease_name
             lease, provider = state.leases.get(name), state.providers.get(entry.attempt.terms.provider)
             with one_of_many(lease):
                 await self._keeper.wind_up(entry, lease, provider, funded=name not in money.stop)
+        still = {entry.attempt.lease_name for entry in orphans}
+        left = [
+            lease
+            for lease in state.leases.values()
+            if lease.spec.job.uid not in known and lease.metadata.name not in still
+        ]
+        for lease in left:
+            with one_of_many(lease):
+                await self._keeper.collect(lease, deserted=lease.spec.provider not in state.providers)
+        self._orphaned = bool(orphans or left)
 
     async def _transactions(self, decided: list[JobFacts]) -> dict[int, tuple[str, str]]:
         """(post, claim) transaction hashes by epoch, for the epochs that cover these jobs."""
@@ -233,21 +245,41 @@ class JobLoop:
         return found
 
     async def _release(self, facts: JobFacts, state: HubState) -> bool:
-        """Let a deleted job go once every attempt has stopped and is in the ledger; True when it is gone."""
+        """Let a deleted job go once every attempt has stopped and is in the ledger; True when it is gone.
+
+        A member that answers has cleared away its workloads by then. At one that does not, the tombstones stay, and are
+        removed by `_collect` when it has come back and cleared them.
+        """
         if facts.newest is not None and facts.newest.is_open:
             return False
         job = facts.job
-        for known in state.leases_for(job.metadata.uid):
-            lease = known if known.spec.desired == "Stop" else await self._keeper.stop(known, DELETED)
-            cleared = lease.status.observed_generation >= lease.metadata.generation
-            if not cleared and _connected(lease.spec.provider, state):
-                return False
-            await self._keeper.remove(lease)
+        waiting = False
+        for lease in await self._tombstones(facts, state):
+            state.took(lease)
+            waiting = waiting or (not is_cleared(lease) and _connected(lease.spec.provider, state))
+        if waiting:
+            return False
+        self._orphaned = True
         if FINALIZER in job.metadata.finalizers:
             kept = [name for name in job.metadata.finalizers if name != FINALIZER]
             patch: JSONObject = {"metadata": {**job.metadata.guard(), "finalizers": kept}}
-            await self._kube.patch(JOBS, job.metadata.name, job.metadata.namespace, patch)
+            await patch_to_fit(self._kube, JOBS, job.metadata, patch)
         return True
+
+    async def _tombstones(self, facts: JobFacts, state: HubState) -> list[ComputeLease]:
+        """Every lease of the job, told to stop; one that was deleted by hand is made again to clear its member."""
+        stop = Stop(DELETED, self._clock.now())
+        found = {lease.metadata.name: lease for lease in state.leases_for(facts.job.metadata.uid)}
+        stopped = [
+            lease if lease.spec.desired == "Stop" else await self._keeper.tombstone(lease, stop)
+            for lease in found.values()
+        ]
+        for entry in facts.usage:
+            attempt = entry.attempt
+            missing = attempt.lease_name not in found and attempt.outcome not in UNSTARTED
+            if missing and attempt.terms.provider in state.providers:
+                stopped.append(await self._keeper.bury(entry, stop))
+        return stopped
 
 
 def _quiet(facts: JobFacts, money: Upkeep) -> bool:

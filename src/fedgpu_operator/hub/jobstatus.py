@@ -19,7 +19,19 @@ from fedgpu_operator.domain.books import Attempt, Coverage, EpochStage
 from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.geo import LAW_DATE
 from fedgpu_operator.domain.money import format_usd
-from fedgpu_operator.hub.jobfacts import DEADLINE, SUCCEEDED, UNFUNDED, JobFacts, Phase, phase, waits_for_money
+from fedgpu_operator.hub.jobfacts import (
+    DEADLINE,
+    MOST_UNSTARTED,
+    SUCCEEDED,
+    UNFUNDED,
+    UNSTARTED,
+    JobFacts,
+    Phase,
+    phase,
+    resumes_at,
+    unstarted,
+    waits_for_money,
+)
 from fedgpu_operator.hub.notices import words
 from fedgpu_operator.hub.statusfit import cut, fitted
 
@@ -140,6 +152,13 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
     decision = facts.decision
     if waits_for_money(facts):
         return _stopped_for_money(facts)
+    if decision is None and (resumes := resumes_at(facts)) is not None:
+        failed = unstarted(facts)
+        text = (
+            f"{failed} attempts in a row could not be started, the last one as {facts.attempts[-1].outcome}; the next "
+            f"one is at {resumes:%Y-%m-%dT%H:%M:%SZ}, and after {MOST_UNSTARTED} the job fails; its Events have more"
+        )
+        return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "StartRefused", text))
     if decision is None or decision.chosen is not None:
         text = "waiting for the next placement pass"
         return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "Queued", text))
@@ -170,6 +189,8 @@ def _finished(facts: JobFacts) -> Iterable[Finding]:
     found = [_placed(facts), Finding("Running", "False", "Ended", "the workload has ended")]
     if outcome == SUCCEEDED:
         return [*found, Finding("Complete", "True", SUCCEEDED, detail or "every replica succeeded")]
+    if outcome in UNSTARTED:
+        detail = f"{unstarted(facts)} attempts in a row could not be started; the job's Events say what was refused"
     return [*found, Finding("Failed", "True", outcome, detail)]
 
 

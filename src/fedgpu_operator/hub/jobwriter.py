@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.errors import RejectedError
 from fedgpu_operator.hub.jobevents import JobEvent, job_events
 from fedgpu_operator.hub.jobfacts import JobFacts
 from fedgpu_operator.hub.jobstatus import job_status
 from fedgpu_operator.hub.write import emit, for_each, one_of_many, write_status
 from fedgpu_operator.ports import Clock, Kube, read_back
+
+log = logging.getLogger(__name__)
+
+MOST_REFUSED: Final = 10_000
+"""Refused statuses that are remembered; beyond, some are sent again."""
 
 
 class JobWriter:
@@ -21,6 +29,7 @@ class JobWriter:
         self._clock = clock
         self._settlement = settlement
         self._untold: list[tuple[ComputeJob, JobEvent]] = []
+        self._refused: dict[str, str] = {}
 
     async def write(self, facts: JobFacts, transactions: Mapping[int, tuple[str, str]]) -> JobFacts:
         """The facts with the job as it is after the write; ConflictError where it is another by now."""
@@ -31,6 +40,27 @@ class JobWriter:
             return facts
         self._untold += [(job, event) for event in job_events(job.status, status)]
         return replace(facts, job=read_back(self._kube, ComputeJob, written))
+
+    async def show(self, facts: JobFacts, transactions: Mapping[int, tuple[str, str]]) -> JobFacts:
+        """As `write`, where nothing depends on the status: one that the API server refuses is told by an Event.
+
+        It is not sent again before the job is another version.
+        """
+        job = facts.job
+        meta = job.metadata
+        if self._refused.get(meta.uid) == meta.resource_version:
+            return facts
+        self._refused.pop(meta.uid, None)
+        try:
+            return await self.write(facts, transactions)
+        except RejectedError as error:
+            if len(self._refused) >= MOST_REFUSED:
+                self._refused.clear()
+            self._refused[meta.uid] = meta.resource_version
+            log.warning("the status of job %s is not up to date: %s", job.key, error)
+            text = f"the status shown is not up to date: {error}"
+            await emit(self._kube, job, "Warning", "StatusRefused", text, now=self._clock.now())
+            return facts
 
     async def tell(self) -> None:
         """Send the Events of what was written; one that cannot be sent is lost, as is one of a process that dies."""

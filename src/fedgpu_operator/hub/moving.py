@@ -13,8 +13,9 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.running import Announced, Hysteresis, Move, Running
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.attempts import LEASES, AttemptKeeper
+from fedgpu_operator.hub.attempts import AttemptKeeper
 from fedgpu_operator.hub.jobfacts import JobFacts, Phase, phase
+from fedgpu_operator.hub.leases import LEASES
 from fedgpu_operator.hub.movable import Subject, Usage, candidates, freed_of, leaving, running_of, subjects_of
 from fedgpu_operator.hub.notices import HOLD, MOVE_ANNOTATION, Notice, notice_of, waiting_jobs
 from fedgpu_operator.hub.providers import is_ready
@@ -182,7 +183,9 @@ class Mover:
 
     async def _stop(self, each: Subject, lease: ComputeLease, notice: Notice, state: HubState) -> None:
         reason = notice.move.reason.value
-        state.took(await self._keeper.stop(lease, reason))
+        attempt = each.facts.usage[-1].attempt
+        _, lease = await self._keeper.stop(attempt, lease, reason)
+        state.took(lease)
         self._metrics.moved(reason)
         text = f"the attempt at {lease.spec.provider} is stopped: {notice.why}"
         await emit(self._kube, each.facts.job, "Warning", reason, text, now=self._clock.now())

@@ -12,14 +12,24 @@ from datetime import datetime, timedelta
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.weight import MOST_STORED, excess_of_job
+from fedgpu_operator.domain.books import Attempt
 from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.domain.vantage import Vantage
-from fedgpu_operator.errors import ConflictError, InvalidResourceError
+from fedgpu_operator.errors import ConflictError, InvalidResourceError, KubeError, NotFoundError, TooLargeError
 from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
-from fedgpu_operator.hub.jobfacts import SUPERSEDED, JobFacts, Phase, phase
+from fedgpu_operator.hub.jobfacts import (
+    SUPERSEDED,
+    TOO_LARGE,
+    WRITE_REFUSED,
+    JobFacts,
+    Phase,
+    phase,
+    resumes_at,
+)
 from fedgpu_operator.hub.jobwriter import JobWriter
 from fedgpu_operator.hub.movable import freed_of
 from fedgpu_operator.hub.notices import MOVE_ANNOTATION, decide_held, holds, waiting_jobs
@@ -27,7 +37,7 @@ from fedgpu_operator.hub.placing import all_offers, domain_job, funds_by_namespa
 from fedgpu_operator.hub.priorities import PriorityBook
 from fedgpu_operator.hub.providers import awaits_report
 from fedgpu_operator.hub.store import HubState
-from fedgpu_operator.hub.write import for_each, one_of_many
+from fedgpu_operator.hub.write import emit, for_each, one_of_many
 from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
 from fedgpu_operator.placement.problem import Solution
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, read_back
@@ -111,7 +121,7 @@ class JobPlacer:
     async def place(self, followed: list[JobFacts], state: HubState) -> Placed:
         """Decide for those that wait; what was placed has its lease and its status."""
         now = self._clock.now()
-        waiting = [facts for facts in followed if phase(facts, now) in (Phase.PENDING, Phase.DRY_RUN)]
+        waiting = [facts for facts in followed if _is_due(facts, now)]
         if not waiting or self.must_wait(state, now):
             return Placed([], followed)
         view, errors = await self.view(waiting, state, now)
@@ -217,28 +227,45 @@ class JobPlacer:
             return facts
         chosen = decision.chosen
         try:
-            facts = replace(facts, job=await self._hold(facts.job))
+            held = await self._hold(facts.job)
+            facts = replace(facts, job=read_back(self._kube, ComputeJob, held))
+            _must_fit(held)
             facts, attempt = await self._keeper.begin(facts, chosen, self._wallets(facts.job, chosen, state))
         except InvalidResourceError as error:
             return replace(facts, decision=None, invalid=error)
-        same = (attempt.terms.provider, attempt.terms.price) == (chosen.provider, chosen.price)
-        facts = replace(facts, decision=decision if same else None)
         try:
             facts = await self._writer.write(facts, {})
-        except ConflictError:
-            await self._keeper.close(attempt, SUPERSEDED)
+            lease = await self._keeper.start(facts.job, attempt)
+        except KubeError as error:
+            await self._not_started(facts.job, attempt, error)
             raise
-        lease = await self._keeper.dispatch(facts.job, attempt, facts.usage[-1].sequence)
         state.took(lease)
         log.info("job %s placed at %s", facts.job.key, attempt.terms.provider)
         return replace(facts, lease=lease)
 
-    async def _hold(self, job: ComputeJob) -> ComputeJob:
-        """The guarded write on the job itself that every chain of writes begins with: our finalizer."""
+    async def _not_started(self, job: ComputeJob, attempt: Attempt, error: KubeError) -> None:
+        """Close an attempt whose status or lease the API server did not take.
+
+        Only an answer proves that there is no lease. Without one the attempt stays open, and the next pass looks.
+        """
+        if isinstance(error, ConflictError | NotFoundError):
+            await self._keeper.close(attempt, SUPERSEDED)
+        elif error.refused:
+            await self._keeper.close(attempt, WRITE_REFUSED)
+            text = f"attempt {attempt.attempt} at {attempt.terms.provider} was not started: {error}"
+            await emit(self._kube, job, "Warning", WRITE_REFUSED, text, now=self._clock.now())
+
+    async def _hold(self, job: ComputeJob) -> JSONObject:
+        """The guarded write on the job itself that every chain of writes begins with: our finalizer.
+
+        The answer is the whole object as it is stored. Raises InvalidResourceError (`TooLarge`) where it has no room.
+        """
         finalizers = sorted({*job.metadata.finalizers, FINALIZER})
         patch: JSONObject = {"metadata": {**job.metadata.guard(), "finalizers": finalizers}}
-        written = await self._kube.patch(JOBS, job.metadata.name, job.metadata.namespace, patch)
-        return read_back(self._kube, ComputeJob, written)
+        try:
+            return await self._kube.patch(JOBS, job.metadata.name, job.metadata.namespace, patch)
+        except TooLargeError as error:
+            raise InvalidResourceError(TOO_LARGE, _too_large("no finalizer can be added to the job")) from error
 
     def _wallets(self, job: ComputeJob, chosen: Verdict, state: HubState) -> Pair:
         """(tenant wallet, provider wallet) that this attempt is settled between; empty without settlement."""
@@ -246,6 +273,27 @@ class JobPlacer:
             return "", ""
         known = state.wallets
         return known.tenants.get(job.metadata.namespace, ""), known.payouts.get(chosen.provider, "")
+
+
+def _is_due(facts: JobFacts, now: datetime) -> bool:
+    """Whether the job is to be decided on now; one whose last attempts were refused waits ever longer."""
+    if phase(facts, now) not in (Phase.PENDING, Phase.DRY_RUN):
+        return False
+    resumes = resumes_at(facts)
+    return resumes is None or resumes <= now
+
+
+def _must_fit(job: JSONObject) -> None:
+    """Raises InvalidResourceError (`TooLarge`) for a job that would have no room for its later status."""
+    if excess := excess_of_job(job):
+        raise InvalidResourceError(TOO_LARGE, _too_large(f"the job is {excess} bytes too large"))
+
+
+def _too_large(what: str) -> str:
+    return (
+        f"{what}: its status, and what others add, must fit beside it into the {MOST_STORED} bytes of one object in "
+        "etcd; shorten spec.template, or remove annotations and labels, then it is placed"
+    )
 
 
 def _goes(facts: JobFacts) -> bool:

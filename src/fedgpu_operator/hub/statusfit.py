@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from fedgpu_operator.api.base import Model
 from fedgpu_operator.api.computejobstatus import ComputeJobStatus
+from fedgpu_operator.api.weight import JOB_STATUS_BYTES, stored_bytes
 
-MOST_BYTES: Final = 32 * 1024
-"""Of a status as JSON in UTF-8: a hub holds many jobs, and every change of one is sent to all who watch."""
 MAX_MESSAGE: Final = 768
-"""Bytes of a condition's message: conditions and the longest list of policies fit together."""
+"""Bytes of a condition's message as it is stored: conditions and the longest list of policies fit together."""
 
 
 def cut(message: str) -> str:
-    """The message, at most MAX_MESSAGE bytes of it in UTF-8, no letter split."""
-    return message.encode()[:MAX_MESSAGE].decode(errors="ignore")
+    """The longest beginning of the message that is stored in at most MAX_MESSAGE bytes."""
+    kept = message[:MAX_MESSAGE]
+    while (size := stored_bytes(kept) - len('""')) > MAX_MESSAGE:
+        # A letter takes six bytes at most, so never too much is cut at once.
+        kept = kept[: len(kept) - max(1, (size - MAX_MESSAGE) // 6)]
+    return kept
 
 
 def fitted(status: ComputeJobStatus) -> ComputeJobStatus:
-    """The status in at most MOST_BYTES: candidates are left out from the worst-judged on until it fits.
+    """The status in at most JOB_STATUS_BYTES: candidates are left out from the worst-judged on until it fits.
 
     What was decided by (policies, law, conditions) always stays.
     """
-    if _at_most(status) <= MOST_BYTES:
+    if _at_most(status) <= JOB_STATUS_BYTES:
         return status
-    left = MOST_BYTES - _size(status.model_copy(update={"candidates": []}))
+    left = JOB_STATUS_BYTES - _size(status.model_copy(update={"candidates": []}))
     kept = []
     for candidate in status.candidates:
         # And the comma behind it.
@@ -38,7 +40,7 @@ def fitted(status: ComputeJobStatus) -> ComputeJobStatus:
 
 
 def _size(model: Model) -> int:
-    return len(json.dumps(model.to_wire(), ensure_ascii=False, separators=(",", ":")).encode())
+    return stored_bytes(model.to_wire())
 
 
 def _at_most(status: ComputeJobStatus) -> int:

@@ -14,8 +14,9 @@ from typing import Final, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from fedgpu_operator.api.base import JSONObject, Model, Resource
-from fedgpu_operator.errors import AlreadyExistsError, ConflictError, FedGPUError, NotFoundError
+from fedgpu_operator.api.base import GROUP, JSONObject, Meta, Model, Resource
+from fedgpu_operator.api.weight import stored_bytes
+from fedgpu_operator.errors import AlreadyExistsError, ConflictError, FedGPUError, NotFoundError, TooLargeError
 from fedgpu_operator.ports import EVENTS, Kube, ResourceType
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,44 @@ async def write_status(kube: Kube, obj: Resource, old: Model, new: Model) -> JSO
         return None
     body = {"metadata": obj.metadata.guard(), "status": patch}
     return await kube.patch_status(ResourceType.of(obj.info), obj.metadata.name, obj.metadata.namespace, body)
+
+
+async def patch_to_fit(kube: Kube, kind: ResourceType, meta: Meta, patch: JSONObject) -> JSONObject:
+    """Patch an object of ours; where it has become too large for that, once more without what others put on it.
+
+    What goes then are labels and annotations that are not of our domain. The record of who owns which field needs no
+    care: an API server leaves that out by itself where an object does not fit otherwise.
+    Raises as `Kube.patch` does.
+    """
+    try:
+        return await kube.patch(kind, meta.name, meta.namespace, patch)
+    except TooLargeError:
+        log.warning("%s %s is too large to be written: what others put on it is removed", kind.kind, meta.name)
+        relieved = {**patch, "metadata": {**patch["metadata"], **_relief(meta)}}
+        return await kube.patch(kind, meta.name, meta.namespace, relieved)
+
+
+async def relieve(kube: Kube, kind: ResourceType, meta: Meta) -> JSONObject:
+    """Take off an object of ours what others put on it, so that its status can be written."""
+    log.warning("%s %s: %d bytes of others are removed from it", kind.kind, meta.name, foreign_bytes(meta))
+    return await kube.patch(kind, meta.name, meta.namespace, {"metadata": {**meta.guard(), **_relief(meta)}})
+
+
+def foreign_bytes(meta: Meta) -> int:
+    """What labels and annotations of other domains weigh."""
+    parts = ({key: value for key, value in held.items() if not _ours(key)} for held in (meta.labels, meta.annotations))
+    return sum(stored_bytes(part) for part in parts if part)
+
+
+def _relief(meta: Meta) -> JSONObject:
+    return {
+        "labels": {key: None for key in meta.labels if not _ours(key)},
+        "annotations": {key: None for key in meta.annotations if not _ours(key)},
+    }
+
+
+def _ours(key: str) -> bool:
+    return key.partition("/")[0] == GROUP
 
 
 async def emit(

@@ -142,6 +142,10 @@ class Holding(Protocol):
         """Seconds since the server answered us with this very object; infinite where only a watch told of it."""
         ...
 
+    def claim(self, obj: Resource) -> bool:
+        """Whether this very process made that ComputeLease and nobody has claimed it yet: True once, then False."""
+        ...
+
 
 def read_back(kube: Kube, kind: type[R], obj: JSONObject) -> R:
     """What a request of ours was answered, as the object that the next reading holds; raises InvalidResourceError."""

@@ -67,6 +67,10 @@ class Ledger(Protocol):
         """Close the attempt for good."""
         ...
 
+    async def stop_attempt(self, lease_name: str, reason: str, at: datetime) -> Attempt:
+        """Keep the decision to stop; the first one stays, and an attempt that has ended is left as it is."""
+        ...
+
     async def record_usage(
         self,
         lease_name: str,
@@ -109,6 +113,10 @@ class Ledger(Protocol):
         self, *, tenant: str | None = None, provider: str | None = None, newest_only: bool = True
     ) -> tuple[SignedReceipt, ...]:
         """Receipts by pair of wallets, the newest of each or all of them."""
+        ...
+
+    async def lease_usage(self, lease_name: str) -> LeaseUsage | None:
+        """One attempt with its newest billed usage; None for a lease that the ledger never opened."""
         ...
 
     async def last_usage(self, lease_name: str) -> UsageRecord | None:

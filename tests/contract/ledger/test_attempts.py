@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import Attempt, AttemptRequest
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, Stop
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 
@@ -46,6 +46,27 @@ async def test_an_old_request_after_the_end_comes_back_ended_and_opens_nothing(
     assert await ledger.open_attempt(ask(), now) == ended
     assert not ended.is_open
     assert await ledger.current_attempt("job") is None
+
+
+async def test_an_attempt_is_stopped_once_and_keeps_why_and_when(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    opened = await ledger.open_attempt(ask(), now)
+    assert opened.stop is None
+    stopped = await ledger.stop_attempt("job-1", "Suspended", now)
+    assert stopped.stop == Stop("Suspended", now)
+    assert stopped.is_open, "it has not ended yet"
+    assert await ledger.stop_attempt("job-1", "Deleted", now + timedelta(hours=1)) == stopped
+    assert await ledger.current_attempt("job") == stopped
+    ended = await ledger.end_attempt("job-1", "Suspended", now)
+    assert ended.stop == Stop("Suspended", now)
+    for name, reason in (("job-9", "Deleted"), ("job-1", "")):
+        with pytest.raises(LedgerError, match=name):
+            await ledger.stop_attempt(name, reason, now)
+
+
+async def test_an_attempt_that_has_ended_is_not_stopped_any_more(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
+    await ledger.open_attempt(ask(), now)
+    ended = await ledger.end_attempt("job-1", "Succeeded", now)
+    assert await ledger.stop_attempt("job-1", "Deleted", now) == ended
 
 
 async def test_an_attempt_ends_once(ledger: SqlLedger, ask: Ask, now: datetime) -> None:

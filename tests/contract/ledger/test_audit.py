@@ -91,6 +91,7 @@ async def test_an_honest_ledger_is_sound_and_its_figures_are_told(filled: SqlLed
 
 
 async def test_what_may_change_may_change(filled: SqlLedger, now: datetime) -> None:
+    await filled.stop_attempt("b-1", "Suspended", now)
     await filled.end_attempt("b-1", "Failed", now)
     await filled.mark_epoch(2, EpochStage.PAID)
     assert (await filled.verify()).sound
@@ -98,7 +99,8 @@ async def test_what_may_change_may_change(filled: SqlLedger, now: datetime) -> N
 
 @pytest.mark.parametrize("table", sorted(ROWS))
 async def test_any_column_that_is_altered_is_found(filled: SqlLedger, intruder: Intruder, table: str) -> None:
-    changeable = {"attempts": {"ended_at", "outcome"}, "epochs": {"stage", "chain_epoch", "post_tx"}}
+    moving = {"ended_at", "outcome", "stop_requested_at", "stop_reason"}
+    changeable = {"attempts": moving, "epochs": {"stage", "chain_epoch", "post_tx"}}
     columns = [column for column in intruder.columns(table) if column not in changeable.get(table, set())]
     assert {*COLUMNS[table], "position", "hash"} <= set(columns)
     middle = (ROWS[table] + 1) // 2

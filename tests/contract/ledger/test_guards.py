@@ -49,6 +49,7 @@ async def filled(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
     await held.append_receipt(Receipt("0xT", "0xB", MicroUSD(5), 7, "0x"), b"", b"", now)
     await held.post([Position(PostingKind.CHARGED, "0xT", "0xB", MicroUSD(5))], now)
     await held.rule_usage_dispute("job-1", 5, UsageDisputeState.REFUSED, "", now)
+    await held.stop_attempt("job-1", "Suspended", now)
     await held.end_attempt("job-1", "Succeeded", now)
     return held
 
@@ -66,6 +67,7 @@ async def test_no_row_is_altered_or_deleted(filled: SqlLedger, intruder: Intrude
 async def test_what_ended_stays_ended(filled: SqlLedger, intruder: Intruder) -> None:
     for statement, why in [
         ("UPDATE attempts SET ended_at = NULL", "ends once"),
+        ("UPDATE attempts SET stop_reason = 'Another'", "stopped once"),
         ("UPDATE usage_disputes SET state = 'Granted'", "ends once"),
         ("UPDATE chain_intents SET state = 'Open'", "closes once"),
         ("UPDATE chain_heads SET length = 0 WHERE chain = 'receipts'", "only grows"),

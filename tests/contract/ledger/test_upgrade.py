@@ -115,7 +115,7 @@ def test_a_chain_binds_every_column_but_those_that_may_change() -> None:
         for table in CHAINED
     }
     assert free == {
-        "attempts": {"ended_at", "outcome"},
+        "attempts": {"ended_at", "outcome", "stop_requested_at", "stop_reason"},
         "epochs": {"stage", "chain_epoch", "post_tx", "manifest"},
         "postings": set(),
         "receipts": set(),

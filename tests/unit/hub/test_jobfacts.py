@@ -130,6 +130,8 @@ def test_only_what_was_nobodys_fault_is_tried_again() -> None:
     assert {
         "Suspended",
         "Superseded",
+        "WriteRefused",
+        "WorkloadLost",
         "Unfunded",
         "MemberRejected",
         "LeaseFenced",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.hub.world import World
+from tests.unit.hub.world import JOBS, LEASES, TEAM, World
 
 from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
@@ -105,6 +105,7 @@ async def test_a_deleted_job_stops_is_billed_and_only_then_goes(world: World) ->
     await world.ends(world.lease, "Stopped", gpu_seconds=8)
     await world.pass_once()
     assert not world.exists()
+    await world.pass_once()
     assert world.leases == []
     (attempt,) = await world.ledger.attempts(uid)
     assert attempt.outcome == "Deleted"
@@ -167,10 +168,12 @@ async def test_a_finished_jobs_lease_is_stopped_first_so_that_the_agent_clears_t
     await world.cleared(world.lease)
     await world.pass_once()
     assert not world.exists()
+    await world.pass_once()
     assert world.leases == []
 
 
 async def test_deleting_a_finished_job_does_not_wait_for_a_member_that_is_away(world: World) -> None:
+    """Its tombstone stays until the member has come back and cleared what is left there."""
     await _placed(world)
     await world.ends(world.lease, gpu_seconds=1)
     await world.pass_once()
@@ -178,6 +181,66 @@ async def test_deleting_a_finished_job_does_not_wait_for_a_member_that_is_away(w
     await world.delete("train")
     await world.pass_once()
     assert not world.exists()
+    for _ in range(3):
+        await world.pass_once()
+        assert (world.lease.spec.desired, world.lease.spec.stop_reason) == ("Stop", "Deleted")
+    await world.ready("berlin")
+    await world.cleared(world.lease)
+    await world.pass_once()
+    assert world.leases == []
+
+
+async def test_a_tombstone_goes_with_its_provider(world: World) -> None:
+    await _placed(world)
+    await world.ends(world.lease, gpu_seconds=1)
+    await world.pass_once()
+    await world.ready("berlin", "Unknown", "MemberSilent", state="Unreachable")
+    await world.delete("train")
+    await world.pass_once()
+    del world.kube.objects["gpuproviders", "", "berlin"]
+    await world.pass_once()
+    assert world.leases == [], "nobody is left who could clear the member"
+
+
+async def test_a_deleted_job_clears_its_member_though_its_lease_was_deleted_by_hand(world: World) -> None:
+    await _placed(world)
+    await world.ends(world.lease, gpu_seconds=1)
+    await world.pass_once()
+    lease = world.lease
+    del world.kube.objects[LEASES.plural, lease.metadata.namespace, lease.metadata.name]
+    await world.delete("train")
+    await world.pass_once()
+    assert world.exists(), "its workload may still lie on the member"
+    assert (world.lease.spec.desired, world.lease.spec.workload) == ("Stop", None)
+    await world.ends(world.lease, "Stopped")
+    for _ in range(2):
+        await world.pass_once()
+    assert not world.exists()
+    assert world.leases == []
+
+
+async def test_an_attempt_whose_job_and_lease_are_gone_is_stopped_billed_and_closed(world: World) -> None:
+    await _placed(world)
+    job, lease = world.see(), world.lease
+    await world.runs(lease, 1)
+    await world.pass_once()
+    world.kube.objects.pop((JOBS.plural, TEAM, "train"))
+    world.kube.objects.pop((LEASES.plural, lease.metadata.namespace, lease.metadata.name))
+    world.clock.forward(4)
+    await world.pass_once()
+    again = world.lease
+    assert (again.metadata.name, again.spec.desired, again.spec.stop_reason) == (lease.metadata.name, "Stop", "JobGone")
+    assert again.spec.workload is None
+    assert again.spec.gpus == lease.spec.gpus
+    await world.ends(again, "Stopped", gpu_seconds=4)
+    await world.pass_once()
+    (attempt,) = await world.ledger.attempts(job.metadata.uid)
+    assert attempt.outcome == "JobGone"
+    usage = await world.ledger.lease_usage(attempt.lease_name)
+    assert usage is not None
+    assert usage.gpu_seconds == 4
+    await world.pass_once()
+    assert world.leases == []
 
 
 async def test_a_pending_job_is_deleted_without_more_ado(world: World) -> None:

@@ -19,6 +19,7 @@ from fedgpu_operator.errors import (
     KubeError,
     NotFoundError,
     RejectedError,
+    TooLargeError,
     UnreachableError,
 )
 from fedgpu_operator.ports import WatchEvent
@@ -32,10 +33,13 @@ _BY_STATUS: Final[Mapping[int, type[KubeError]]] = {
     404: NotFoundError,
     409: ConflictError,
     410: GoneError,
+    413: TooLargeError,
     422: RejectedError,
 }
 _UNREACHABLE: Final = frozenset({0, 429, 500, 502, 503, 504})
 """Statuses that say nothing about the object: the server or a proxy before it could not answer."""
+_TOO_LARGE: Final = ("etcdserver: request is too large", "trying to send message larger than max")
+"""What an API server says, with status 500, of an object that its etcd, or its connection to it, does not take."""
 _EVENTS: Final = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK")
 
 
@@ -127,6 +131,8 @@ def _error(method: str, path: str, status: int, details: JSONObject) -> KubeErro
     message = f"{method} {path}: {status}: {text[:MAX_MESSAGE]}"
     if status == 409 and details.get("reason") == "AlreadyExists":
         return AlreadyExistsError(message, status=status)
+    if status == 500 and any(words in text for words in _TOO_LARGE):
+        return TooLargeError(message, status=413)
     return _typed(message, status)
 
 

@@ -44,6 +44,7 @@ class Labelled:
     labels: dict[str, str]
 
 
+LEASES: Final = ResourceType.of(ComputeLease.info)
 Parsed: TypeAlias = Resource | Unreadable
 Changed: TypeAlias = Callable[[str, str, Resource | None, Resource | None], None]
 """(plural, namespace, before, after) of a change; an object that is absent or cannot be read is None."""
@@ -55,6 +56,7 @@ class HoldingKube:
     def __init__(self, kube: Kube, kinds: Sequence[type[Resource]], changed: Changed) -> None:
         self._kube = kube
         self._changed = changed
+        self._made: set[str] = set()
         self._kinds: dict[str, Reflector[Parsed]] = {
             kind.info.plural: Reflector(
                 kube,
@@ -106,6 +108,12 @@ class HoldingKube:
         meta = obj.metadata
         return self._kinds[obj.info.plural].answered(meta.namespace, meta.name, meta.resource_version)
 
+    def claim(self, obj: Resource) -> bool:
+        uid = obj.metadata.uid
+        ours = uid in self._made
+        self._made.discard(uid)
+        return ours
+
     # ---- ports.Kube
 
     async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
@@ -125,7 +133,11 @@ class HoldingKube:
         return self._kube.watch(kind, namespace, labels=labels, resource_version=resource_version)
 
     async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
-        return self._put(kind, await self._kube.create(kind, obj))
+        made = await self._kube.create(kind, obj)
+        if kind == LEASES:
+            # Before anybody can read of it.
+            self._made.add(str(made["metadata"]["uid"]))
+        return self._put(kind, made)
 
     async def apply(self, kind: ResourceType, obj: JSONObject, *, force: bool = True) -> JSONObject:
         return self._put(kind, await self._kube.apply(kind, obj, force=force))
@@ -156,6 +168,8 @@ class HoldingKube:
 
     def _notice(self, plural: str) -> Callable[[Key, Parsed | None, Parsed | None], None]:
         def notice(key: Key, before: Parsed | None, after: Parsed | None) -> None:
+            if after is None and isinstance(before, ComputeLease):
+                self._made.discard(before.metadata.uid)
             self._changed(plural, key[0], _readable(before), _readable(after))
 
         return notice

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, ScalarSelect, Select, case, func, select
 
 from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, usage_records
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairLease, PairTotal, lease_name
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairLease, PairTotal, Stop, lease_name
 from fedgpu_operator.domain.money import MicroUSD, accrue
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import LedgerError
@@ -79,6 +79,18 @@ def end_attempt(connection: Connection, lease: str, outcome: str, at: datetime) 
     if found.outcome != outcome:
         raise LedgerError(f"attempt {lease} ended as {found.outcome}, it cannot end as {outcome} too")
     return found
+
+
+def stop_attempt(connection: Connection, lease: str, reason: str, at: datetime) -> Attempt:
+    """Keep the decision to stop an open attempt; the first one stays, and one that has ended is left as it is."""
+    found = attempt_of(connection, lease)
+    if not reason:
+        raise LedgerError(f"attempt {lease} cannot be stopped without a reason")
+    if found.ended_at is not None or found.stop is not None:
+        return found
+    values = {"stop_requested_at": at, "stop_reason": reason}
+    connection.execute(update(attempts).where(attempts.c.lease_name == lease).values(values))
+    return attempt_of(connection, lease)
 
 
 def lease_usage(connection: Connection, lease: str) -> LeaseUsage | None:
@@ -223,4 +235,5 @@ def _attempt(row: Row[Any]) -> Attempt:
         tenant_wallet=row.tenant_wallet,
         provider_wallet=row.provider_wallet,
     )
-    return Attempt(terms, row.attempt, row.created_at, row.ended_at, row.outcome)
+    stop = None if row.stop_requested_at is None else Stop(row.stop_reason, row.stop_requested_at)
+    return Attempt(terms, row.attempt, row.created_at, row.ended_at, row.outcome, stop)

@@ -31,7 +31,7 @@ from fedgpu_operator.domain.ledger import ChainHead, LedgerHead
 from fedgpu_operator.errors import LedgerError
 
 MUTABLE: dict[str, frozenset[str]] = {
-    attempts.name: frozenset({"ended_at", "outcome"}),
+    attempts.name: frozenset({"ended_at", "outcome", "stop_requested_at", "stop_reason"}),
     # The manifest is bound by its own hash, which is the chain's word on it too.
     epochs.name: frozenset({"stage", "chain_epoch", "post_tx", "manifest"}),
     postings.name: frozenset(),

@@ -101,6 +101,10 @@ class SqlLedger(BatchCalls, MarketCalls):
         """End an attempt; again with the same outcome is no change, with another one a LedgerError."""
         return await self._write(attempts.end_attempt, lease_name, outcome, at)
 
+    async def stop_attempt(self, lease_name: str, reason: str, at: datetime) -> Attempt:
+        """Keep the decision to stop an attempt. The first one stays; an attempt that has ended is left as it is."""
+        return await self._write(attempts.stop_attempt, lease_name, reason, at)
+
     async def record_usage(
         self,
         lease_name: str,

@@ -20,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Number of the newest migration; the ledger's file carries it, so that an older release can name what it refuses."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -95,6 +95,8 @@ attempts = Table(
     Column("created_at", Instant, nullable=False),
     Column("ended_at", Instant),
     Column("outcome", Text, nullable=False, server_default=""),
+    Column("stop_requested_at", Instant),
+    Column("stop_reason", Text, nullable=False, server_default=""),
     *_chained(),
     UniqueConstraint("job_uid", "attempt"),
     UniqueConstraint("job_uid", "request_id"),

@@ -1,0 +1,218 @@
+"""A hub, an agent and a member in memory, all with their real code, for tests that enumerate what may happen when."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from typing import TypeVar
+from uuid import uuid4
+
+from tests.unit.hub.fakes import FakeClock, FakeKube
+from tests.unit.hub.world import HUB, JOBS, LEASES, TEAM, Crash, World
+
+from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.agent.identity import Identity, lease_of
+from fedgpu_operator.agent.lease import LeaseReconciler, Sight
+from fedgpu_operator.agent.settings import AgentSettings
+from fedgpu_operator.agent.workload import Workloads
+from fedgpu_operator.api.base import JSONObject, Resource
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.errors import KubeError
+from fedgpu_operator.hub.jobs import JobLoop
+from fedgpu_operator.ports import JOBS as MEMBER_JOBS
+from fedgpu_operator.ports import PODS, Reading, ResourceType
+
+PROVIDER = "berlin"
+R = TypeVar("R", bound=Resource)
+
+
+class HoldingHub(FakeKube):
+    """A hub that the operator follows: what it made in this life it may start, as `adapters.kube.holding` has it."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self._made: set[str] = set()
+
+    def restart(self) -> None:
+        self._made.clear()
+
+    async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
+        made = await super().create(kind, obj)
+        if kind == LEASES:
+            self._made.add(made["metadata"]["uid"])
+        return made
+
+    async def reading(self, kind: type[R], namespace: str = "") -> Reading[R]:
+        items, _ = await self.list(ResourceType.of(kind.info), namespace)
+        return Reading(tuple(kind.parse(item) for item in items))
+
+    async def labels(self) -> dict[str, dict[str, str]]:
+        found = (obj["metadata"] for (plural, *_), obj in self.objects.items() if plural == "namespaces")
+        return {meta["name"]: meta.get("labels", {}) for meta in found}
+
+    def read(self, kind: type[R], obj: JSONObject) -> R:
+        return kind.parse(obj)
+
+    def answered(self, obj: Resource) -> float:
+        return float("inf")
+
+    def claim(self, obj: Resource) -> bool:
+        ours = obj.metadata.uid in self._made
+        self._made.discard(obj.metadata.uid)
+        return ours
+
+
+class Member(FakeKube):
+    """A member on which each Job runs one pod at once, and forgets both when the Job is deleted."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self.starts: Counter[str] = Counter()
+        self.most_at_once = 0
+        self.dies_after_create = False
+
+    async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
+        made = await super().create(kind, obj)
+        if kind != MEMBER_JOBS:
+            return made
+        meta = made["metadata"]
+        self.starts[meta["name"]] += 1
+        self.most_at_once = max(self.most_at_once, len(self.jobs))
+        began = {"name": "main", "state": {"running": {"startedAt": self._stamp()}}}
+        pod = {
+            "metadata": {"name": f"{meta['name']}-0", "namespace": meta["namespace"], "labels": dict(meta["labels"])},
+            "spec": made["spec"]["template"]["spec"],
+            "status": {"phase": "Running", "startTime": self._stamp(), "containerStatuses": [began]},
+        }
+        await super().create(PODS, pod)
+        if self.dies_after_create:
+            self.dies_after_create = False
+            raise Crash("right after the Job was created")
+        return made
+
+    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+        await super().delete(kind, name, namespace, uid=uid)
+        if kind == MEMBER_JOBS:
+            self.objects.pop((PODS.plural, namespace, f"{name}-0"), None)
+
+    @property
+    def jobs(self) -> dict[str, JSONObject]:
+        return {lease_of(obj): obj for (plural, *_), obj in self.objects.items() if plural == MEMBER_JOBS.plural}
+
+    def sight(self, ever: set[str]) -> Sight:
+        pods = {lease_of(obj): (obj,) for (plural, *_), obj in self.objects.items() if plural == PODS.plural}
+        ever |= set(self.jobs)
+        return Sight(self.jobs, pods, {}, ever)
+
+
+class Scene:
+    """One job from the moment it is placed; `play` lets one thing happen."""
+
+    def __init__(self, ledger: SqlLedger, clock: FakeClock, *, followed: bool) -> None:
+        self.clock, self.followed = clock, followed
+        self.world = World(ledger, clock)
+        if followed:
+            self.world.kube = HoldingHub(clock)
+        self.member = Member(clock)
+        self.name = f"job-{uuid4().hex[:8]}"
+        self._loop: JobLoop | None = None
+        self._restart()
+
+    async def begin(self) -> None:
+        await self.world.namespace(TEAM)
+        await self.world.provider(PROVIDER)
+        await self.world.job(self.name)
+        await self.hub_pass()
+
+    async def play(self, event: str) -> None:
+        """What may happen: see `EVENTS` of the test."""
+        with suppress(KubeError):
+            await getattr(self, event)()
+
+    # ---- what people, owners and fate do
+
+    async def suspend(self) -> None:
+        await self.world.change(self.name, suspend=True)
+
+    async def resume(self) -> None:
+        await self.world.change(self.name, suspend=False)
+
+    async def delete(self) -> None:
+        await self.world.delete(self.name)
+
+    async def remove_lease(self) -> None:
+        for key in [key for key in self.world.kube.objects if key[0] == LEASES.plural]:
+            del self.world.kube.objects[key]
+
+    async def remove_workload(self) -> None:
+        for name, job in self.member.jobs.items():
+            await self.member.delete(MEMBER_JOBS, name, job["metadata"]["namespace"])
+
+    async def kill(self) -> None:
+        self._restart()
+
+    async def start_and_die(self) -> None:
+        """The agent creates whatever it would, and the process dies before it can tell anybody."""
+        self.member.dies_after_create = True
+        await self.agent_pass()
+        self.member.dies_after_create = False
+
+    # ---- what the operator does
+
+    async def hub_pass(self) -> None:
+        self.clock.forward(2)
+        # An agent elsewhere is played with a job loop that forgets everything between passes.
+        if self._loop is None or not self.followed:
+            self._loop = self.world.loop()
+        await self._loop.pass_once()
+
+    async def agent_pass(self) -> None:
+        self.clock.forward(2)
+        leases = self.world.leases
+        newest = max((lease.spec.fencing_epoch for lease in leases), default=0)
+
+        async def look(_: str) -> Sight:
+            return self.member.sight(self._ever)
+
+        for lease in leases:
+            try:
+                await self._agent.reconcile(lease, self.member.sight(self._ever), newest_epoch=newest, look=look)
+            except KubeError:
+                continue
+            except Crash:
+                self._restart()
+                return
+        live = [lease.metadata for lease in self.world.leases if not lease.status.ended]
+        self._agent.forget({meta.uid for meta in live})
+
+    async def settle(self) -> None:
+        """Passes until two rounds in a row wrote nothing anywhere."""
+        quiet = 0
+        for _ in range(20):
+            before = len(self.world.kube.writes) + len(self.member.writes)
+            await self.hub_pass()
+            await self.agent_pass()
+            quiet = quiet + 1 if len(self.world.kube.writes) + len(self.member.writes) == before else 0
+            if quiet == 2:
+                return
+        raise AssertionError(f"never comes to rest: {self.world.kube.writes[-12:]}")
+
+    # ---- what is there
+
+    @property
+    def exists(self) -> bool:
+        return (JOBS.plural, TEAM, self.name) in self.world.kube.objects
+
+    @property
+    def leases(self) -> list[ComputeLease]:
+        return self.world.leases
+
+    def _restart(self) -> None:
+        """A new life of the whole process, or, where the agent is elsewhere, of both ends at once."""
+        hub = self.world.kube
+        if isinstance(hub, HoldingHub):
+            hub.restart()
+        self._loop = None
+        self._ever: set[str] = set()
+        settings = AgentSettings(f"fedgpu-provider-{PROVIDER}", HUB, usage_interval=1e6)
+        self._agent = LeaseReconciler(hub, Workloads(self.member, Identity(HUB, PROVIDER)), settings, self.clock)
