@@ -57,7 +57,7 @@ def lease(namespace: str, name: str, filler: str) -> JSONObject:
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-@pytest.mark.parametrize("letter", ["x", "<", "ä", "\u2028"])
+@pytest.mark.parametrize("letter", ["x", "<", "\u2028"])
 async def test_an_object_weighs_what_we_say_it_does(kube: KubeClient, namespace: str, letter: str) -> None:
     small = await kube.create(LEASES, lease(namespace, "small", letter))
     each = stored_bytes(letter) - len('""')
