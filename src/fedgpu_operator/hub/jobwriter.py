@@ -32,6 +32,10 @@ class JobWriter:
         self._untold += [(job, event) for event in job_events(job.status, status)]
         return replace(facts, job=read_back(self._kube, ComputeJob, written))
 
+    def note(self, job: ComputeJob, event: JobEvent) -> None:
+        """An Event that no change of the status brings about; it goes out with the others."""
+        self._untold.append((job, event))
+
     async def tell(self) -> None:
         """Send the Events of what was written; one that cannot be sent is lost, as is one of a process that dies."""
         events, self._untold = self._untold, []

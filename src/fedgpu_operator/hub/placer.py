@@ -19,6 +19,7 @@ from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import ConflictError, InvalidResourceError
 from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
+from fedgpu_operator.hub.faults import FaultBook
 from fedgpu_operator.hub.jobfacts import SUPERSEDED, JobFacts, Phase, phase
 from fedgpu_operator.hub.jobwriter import JobWriter
 from fedgpu_operator.hub.movable import freed_of
@@ -66,6 +67,7 @@ class JobPlacer:
         *,
         default_deny: bool,
         cooldown: timedelta,
+        faults: FaultBook,
         forget: Callable[[str], None],
         plugins: Plugins = BUILT_IN,
         vantages: tuple[Vantage, ...] = (),
@@ -82,6 +84,7 @@ class JobPlacer:
         self._writer = writer
         self._default_deny = default_deny
         self._cooldown = cooldown
+        self._faults = faults
         self._priorities = PriorityBook(kube, clock)
         self._began = clock.now()
 
@@ -164,7 +167,10 @@ class JobPlacer:
                 if namespace in broken:
                     raise broken[namespace]
                 account = state.accounts.get(namespace)
-                job = domain_job(facts, account, now, self._cooldown, hosts=hosts, vantages=self._vantages)
+                cooling = self._faults.cooling(namespace, now)
+                job = domain_job(
+                    facts, account, now, self._cooldown, hosts=hosts, vantages=self._vantages, cooling=cooling
+                )
                 priority = priorities.of(facts.job)
                 asked.append(replace(job, priority=priority.value, preempts=priority.preempts))
             except InvalidResourceError as error:

@@ -14,9 +14,9 @@ MAX_MESSAGE: Final = 768
 """Bytes of a condition's message: conditions and the longest list of policies fit together."""
 
 
-def cut(message: str) -> str:
-    """The message, at most MAX_MESSAGE bytes of it in UTF-8, no letter split."""
-    return message.encode()[:MAX_MESSAGE].decode(errors="ignore")
+def cut(message: str, most: int = MAX_MESSAGE) -> str:
+    """The message, at most `most` bytes of it in UTF-8, no letter split."""
+    return message.encode()[:most].decode(errors="ignore")
 
 
 def fitted(status: ComputeJobStatus) -> ComputeJobStatus:

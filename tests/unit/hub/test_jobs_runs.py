@@ -227,14 +227,14 @@ async def test_a_rejection_by_the_member_is_placed_elsewhere_and_asked_again_aft
     assert third.spec.provider == "near"
 
 
-async def test_even_after_a_hundred_rejections_there_is_a_new_attempt(world: World) -> None:
+async def test_even_after_a_hundred_attempts_there_is_a_new_one(world: World) -> None:
     await world.provider("berlin")
     job = await world.job()
     for number in range(101):
         request = AttemptRequest(job.metadata.uid, f"after-{number}", "team-a", "train", "away", "x", MicroUSD(1), 1, 9)
         attempt = await world.ledger.open_attempt(request, world.clock.now())
         await world.ledger.record_usage(attempt.lease_name, 1, 3600, world.clock.now())
-        await world.ledger.end_attempt(attempt.lease_name, "MemberRejected", world.clock.now())
+        await world.ledger.end_attempt(attempt.lease_name, "Suspended", world.clock.now())
         world.clock.forward(1)
     await world.pass_once()
     assert world.lease.spec.attempt == 102
