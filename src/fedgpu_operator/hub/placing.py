@@ -24,6 +24,8 @@ from fedgpu_operator.hub.jobfacts import JobFacts
 from fedgpu_operator.hub.providers import is_ready
 from fedgpu_operator.hub.store import HubState
 
+SHOWN: Final = 256
+"""Letters of a member's message that a verdict shows; the status cuts the whole at as many."""
 NOT_COOLING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -89,7 +91,7 @@ def _avoid(facts: JobFacts, now: datetime, cooldown: timedelta, cooling: Mapping
         own.pop(at, None)
         cooling = {offer: why for offer, why in cooling.items() if offer != at} if at in cooling else cooling
     elif at in own and lease is not None and lease.status.exit_message:
-        own[at] += f": {lease.status.exit_message}"
+        own[at] += f": {lease.status.exit_message[:SHOWN]}"
     return {**cooling, **own} if own else cooling
 
 
