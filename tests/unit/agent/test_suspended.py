@@ -119,6 +119,7 @@ async def test_a_suspension_outlives_no_run_limit_and_is_no_part_of_it(make: Any
     await later(lease, 100, job=job(make), pods=())
     assert state(lease) == "Suspended"
     await later(lease, 1, job=job(make, False), pods=())
+    assert state(lease) == "Pending", "it does not run before its pods do"
     await later(lease, 10, job=job(make, False), pods=(make.pod(uid="b", ago=-141),))
     assert "delete Job job-uid" not in await later(lease, 29, job=job(make, False), pods=(make.pod(uid="b", ago=-141),))
     assert "delete Job job-uid" in await later(lease, 1, job=job(make, False), pods=(make.pod(uid="b", ago=-141),))
