@@ -141,8 +141,8 @@ def hindrance(pods: Sequence[JSONObject], *, replicas: int, ever: int, events: s
             text = str(scheduled.get("message", "no node takes the pod"))[:MAX_MESSAGE]
             return Hindrance("Unschedulable", MEMBER_REJECTED, text)
     for pod in pods:
-        for entry, reason, said in _waiting(pod):
-            text = f"{said}: {events}" if events and _causeless(reason, said) else said
+        for entry, reason, message in _waiting(pod):
+            text = f"{message}: {events}" if events and _causeless(reason, message) else message
             word = meaning(reason, text)
             if word is None:
                 continue
@@ -160,7 +160,7 @@ def hindrance(pods: Sequence[JSONObject], *, replicas: int, ever: int, events: s
 
 def pull_without_cause(pods: Sequence[JSONObject]) -> JSONObject | None:
     """A pod whose image does not come and whose status does not tell why: its Events do."""
-    return next((pod for pod in pods for _, reason, said in _waiting(pod) if _causeless(reason, said)), None)
+    return next((pod for pod in pods for _, reason, message in _waiting(pod) if _causeless(reason, message)), None)
 
 
 def _waiting(pod: JSONObject) -> Iterator[tuple[JSONObject, str, str]]:
@@ -171,9 +171,9 @@ def _waiting(pod: JSONObject) -> Iterator[tuple[JSONObject, str, str]]:
             yield entry, str(waiting.get("reason") or ""), str(waiting.get("message") or "")
 
 
-def _causeless(reason: str, said: str) -> bool:
+def _causeless(reason: str, message: str) -> bool:
     """Between two tries older kubelets say only that they wait: ``Back-off pulling image "x"``."""
-    return reason == "ImagePullBackOff" and said.rstrip().endswith('"')
+    return reason == "ImagePullBackOff" and message.rstrip().endswith('"')
 
 
 def ever_started(pod: JSONObject) -> bool:
@@ -241,7 +241,7 @@ def _container_ends(pod: JSONObject) -> Iterator[tuple[str, str]]:
         reason, message = str(ended.get("reason") or "Error"), str(ended.get("message") or "")
         word = meaning(reason, message) or WORKLOAD_FAILED
         if word == WORKLOAD_FAILED and deleted:
-            # It was told to end, as the replicas of one that failed are: how it did says nothing.
+            # It was asked to end, as the replicas of a failed one are: its exit code says nothing.
             continue
         if word == OUT_OF_MEMORY and not _memory_limit(pod, container):
             word, message = NODE_PRESSURE, "the node ran out of memory; the container has no limit of its own"

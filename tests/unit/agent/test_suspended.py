@@ -104,7 +104,7 @@ async def test_after_the_grace_it_ends_only_when_nothing_is_left(make: Any) -> N
     assert lease.lease.status.usage.gpu_seconds == 10 + 20, "what ran meanwhile is billed"
 
 
-async def test_an_agent_that_starts_anew_goes_on_waiting_where_the_last_one_was(make: Any) -> None:
+async def test_a_new_agent_goes_on_with_the_wait_of_the_last_one(make: Any) -> None:
     since = {**RUNNING, "Suspended": Verdict("True", "SuspendedByMember")}
     lease = Bench(make, make.lease(verdicts=since, since=GRACE, workload_uid="job-uid"))
     assert "delete Job job-uid" in await lease.step(job=job(make), pods=())
