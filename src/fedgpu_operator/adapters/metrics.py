@@ -24,7 +24,10 @@ class PrometheusMetrics:
         self.registry = registry if registry is not None else CollectorRegistry()
         self._placed = Counter("fedgpu_placements", "Jobs that were placed.", registry=self.registry)
         self._refused = Counter(
-            "fedgpu_placement_refusals", "Jobs that a pass left waiting.", ["reason"], registry=self.registry
+            "fedgpu_placement_refusals",
+            "Jobs that found no place; each counts once for each reason it waits for.",
+            ["reason"],
+            registry=self.registry,
         )
         self._seconds = Histogram(
             "fedgpu_placement_pass_seconds",

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from fedgpu_operator.api.base import Condition
 from fedgpu_operator.api.conditions import Finding, merge
 
-LeaseState = Literal["Pending", "Running", "Stopping", "Succeeded", "Failed", "Stopped"]
+LeaseState = Literal["Pending", "Running", "Suspended", "Stopping", "Succeeded", "Failed", "Stopped"]
 
 DISPATCHING: Final = "Dispatching"
 ACCEPTED: Final = "Accepted"
@@ -19,15 +19,7 @@ RUNNING: Final = "Running"
 STOPPING: Final = "Stopping"
 STOPPED: Final = "Stopped"
 ENDED: Final = "Ended"
-SUCCEEDED: Final = "Succeeded"
-
-MEMBER_REJECTED: Final = "MemberRejected"
-WORKLOAD_VANISHED: Final = "WorkloadVanished"
-WORKLOAD_LOST: Final = "WorkloadLost"
-RUN_LIMIT_EXCEEDED: Final = "RunLimitExceeded"
-IMAGE_PULL_FAILED: Final = "ImagePullFailed"
-START_TIMEOUT: Final = "StartTimeout"
-LEASE_FENCED: Final = "LeaseFenced"
+RESUMED: Final = "Resumed"
 
 MAX_MESSAGE: Final = 1024
 
@@ -63,4 +55,6 @@ def state_of(conditions: Sequence[Condition]) -> LeaseState:
         return "Stopped"
     if reason.get("Running") == STOPPING:
         return "Stopping"
+    if status.get("Suspended") == "True":
+        return "Suspended"
     return "Running" if status.get("Running") == "True" else "Pending"

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal
+from typing import Literal
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.conditions import (
     ACCEPTED,
     ENDED,
-    IMAGE_PULL_FAILED,
-    LEASE_FENCED,
-    MEMBER_REJECTED,
-    RUN_LIMIT_EXCEEDED,
+    RESUMED,
     RUNNING,
-    START_TIMEOUT,
     STOPPED,
     STOPPING,
-    SUCCEEDED,
     WAITING,
-    WORKLOAD_LOST,
-    WORKLOAD_VANISHED,
     Verdict,
     Verdicts,
 )
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.conditions import find
+from fedgpu_operator.api.conditions import find, is_true
+from fedgpu_operator.domain.faults import (
+    LEASE_FENCED,
+    MEMBER_REJECTED,
+    RUN_LIMIT_EXCEEDED,
+    START_TIMEOUT,
+    SUCCEEDED,
+    SUSPENDED_BY_MEMBER,
+    WORKLOAD_LOST,
+    WORKLOAD_VANISHED,
+)
 from fedgpu_operator.domain.usage import UsageReading
-
-_HINDRANCES: Final[Mapping[str, str]] = {
-    "NoPods": MEMBER_REJECTED,
-    "Unschedulable": MEMBER_REJECTED,
-    "ImagePull": IMAGE_PULL_FAILED,
-    "NotStarted": START_TIMEOUT,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,8 @@ class View:
 
     `job` is the lease's own Job (None when absent), `pods` are present, `gone` were seen ending and are no longer
     there. `newest_epoch` is the highest fencing epoch among the leases of the same job. `events` is what the member
-    says about pods that it does not create. `ever` is whether a Job of the lease was ever seen there.
+    says about pods that it does not create, or about an image that does not come. `ever` is whether a Job of the lease
+    was ever seen there.
     """
 
     lease: ComputeLease
@@ -99,20 +96,22 @@ def decide(view: View, settings: AgentSettings) -> Decision:
     if overdue >= 0:
         why = f"the run limit of {lease.spec.run_limit_seconds} s is over"
         return _stop(view, Verdict("False", RUN_LIMIT_EXCEEDED, why))
+    if podlib.suspended(view.job):
+        return _suspended(view, overdue, settings)
     hindered = _hindered(view, settings)
     if hindered is not None:
         return hindered
     return _go_on(view, due=_next_look(view, overdue, settings))
 
 
-def waits_for_pods(view: View, settings: AgentSettings) -> bool:
-    """Whether it is time to ask the member why it creates no pods."""
-    return (
-        view.job is not None
-        and not view.lease.status.ended
-        and len(view.reading.pods) < view.lease.spec.replicas
-        and _since_accepted(view) >= settings.reject_after
-    )
+def asks_about(view: View, settings: AgentSettings) -> JSONObject | None:
+    """What the member is to be asked about, now that time is up: a Job without its pods, or a pod without its image."""
+    if view.job is None or view.lease.status.ended or podlib.suspended(view.job):
+        return None
+    waited = _waited(view)
+    if len(view.reading.pods) < view.lease.spec.replicas:
+        return view.job if waited >= settings.reject_after else None
+    return podlib.pull_without_cause(view.pods) if waited >= settings.image_after else None
 
 
 def refused(why: str, message: str) -> Decision:
@@ -191,8 +190,28 @@ def lost() -> Decision:
     )
 
 
+def _suspended(view: View, overdue: float, settings: AgentSettings) -> Decision:
+    """The member keeps the workload from running: for a while it may, then the attempt ends, and its Job goes first.
+
+    Once its pods are gone it does not run: that time is neither metered nor part of the run limit.
+    """
+    known = find(view.lease.status.conditions, "Suspended")
+    since = known.last_transition_time if known is not None and known.status == "True" else view.now
+    left = settings.suspended_after - (view.now - since).total_seconds()
+    why = f"the member suspended the workload; its attempt ends after {settings.suspended_after:g} s of that"
+    if left <= 0:
+        return _stop(view, Verdict("False", SUSPENDED_BY_MEMBER, why))
+    running: Literal["True", "False"] = "True" if view.live_pods and _running_status(view) == "True" else "False"
+    verdicts = {
+        "Accepted": Verdict("True", ACCEPTED),
+        "Running": Verdict(running, SUSPENDED_BY_MEMBER, why),
+        "Suspended": Verdict("True", SUSPENDED_BY_MEMBER, why),
+    }
+    return Decision(verdicts=verdicts, due=min(left, -overdue) if running == "True" else left)
+
+
 def _hindered(view: View, settings: AgentSettings) -> Decision | None:
-    waited = _since_accepted(view)
+    waited = _waited(view)
     if waited < settings.reject_after:
         return None
     found = podlib.hindrance(
@@ -200,27 +219,38 @@ def _hindered(view: View, settings: AgentSettings) -> Decision | None:
     )
     if found is None or waited < _patience(found, settings):
         return None
-    reason, why = _HINDRANCES[found.kind], found.message
-    if reason == START_TIMEOUT:
+    why = found.message
+    if found.outcome == START_TIMEOUT:
         why += f" within {settings.start_after:g} s: use a smaller image, or a registry nearer to the member"
-    step = _stop(view, Verdict("False", reason, why))
-    if reason != MEMBER_REJECTED:
+    step = _stop(view, Verdict("False", found.outcome, why))
+    if found.outcome != MEMBER_REJECTED:
         return step
     accepted = Verdict("False", found.kind, found.message)
     return Decision(remove=step.remove, verdicts={**step.verdicts, "Accepted": accepted}, due=step.due)
 
 
 def _patience(found: podlib.Hindrance, settings: AgentSettings) -> float:
-    """Seconds from acceptance for which that hindrance may still pass by itself."""
-    return {"ImagePull": settings.image_after, "NotStarted": settings.start_after}.get(
-        found.kind, settings.reject_after
-    )
+    """Seconds of waiting for which that hindrance may still pass by itself."""
+    return {
+        "ImagePull": settings.image_after,
+        "StartFailed": settings.image_after,
+        "NotStarted": settings.start_after,
+    }.get(found.kind, settings.reject_after)
 
 
 def _go_on(view: View, *, due: float | None) -> Decision:
+    known = view.lease.status.conditions
+    resumed = find(known, "Suspended") is not None
     status = _running_status(view)
-    running = Verdict(status, RUNNING if status == "True" else WAITING)
-    return Decision(verdicts={"Accepted": Verdict("True", ACCEPTED), "Running": running}, due=due)
+    if resumed and not is_true(known, "Running") and not any(map(podlib.ever_started, view.pods)):
+        status = "False"
+    verdicts = {
+        "Accepted": Verdict("True", ACCEPTED),
+        "Running": Verdict(status, RUNNING if status == "True" else WAITING),
+    }
+    if resumed:
+        verdicts["Suspended"] = Verdict("False", RESUMED)
+    return Decision(verdicts=verdicts, due=due)
 
 
 def _running_status(view: View) -> Literal["True", "False"]:
@@ -239,21 +269,30 @@ def _recorded_failure(lease: ComputeLease) -> Verdict | None:
     return Verdict("False", failed.reason, failed.message) if failed is not None else None
 
 
-def _since_accepted(view: View) -> float:
-    """Seconds since the member took the workload, by the agent's own clock."""
-    accepted = find(view.lease.status.conditions, "Accepted")
+def _waited(view: View) -> float:
+    """Seconds since the member took the workload, or resumed it, by the agent's own clock."""
+    conditions = view.lease.status.conditions
+    accepted, suspended = find(conditions, "Accepted"), find(conditions, "Suspended")
     if accepted is None or accepted.status != "True":
         return 0.0
-    return (view.now - accepted.last_transition_time).total_seconds()
+    since = accepted.last_transition_time
+    if suspended is not None:
+        # While it was suspended nothing could start; the change to what it is now began the wait again.
+        since = max(since, suspended.last_transition_time if suspended.status == "False" else view.now)
+    return (view.now - since).total_seconds()
 
 
 def _overdue(view: View) -> float:
     """Seconds past the run limit, negative before it.
 
-    Pods' seconds are bounded by the agent's own clock, and so is the time since it first saw one run: a member's
-    skewed clock neither shortens nor lengthens a run.
+    The pods of a replica add up: a member that suspends a Job and resumes it makes new ones, and starts its own
+    deadline again. Their seconds are bounded by the agent's own clock, and so is the time since it saw one run: a
+    member's skewed clock neither shortens nor lengthens a run.
     """
-    elapsed = float(max((pod.seconds for pod in view.reading.pods), default=0))
+    by_index: Counter[int] = Counter()
+    for pod in view.reading.pods:
+        by_index[pod.index] += pod.seconds
+    elapsed = float(max(by_index.values(), default=0))
     running = find(view.lease.status.conditions, "Running")
     if running is not None and running.status == "True":
         elapsed = max(elapsed, (view.now - running.last_transition_time).total_seconds())
@@ -263,5 +302,5 @@ def _overdue(view: View) -> float:
 def _next_look(view: View, overdue: float, settings: AgentSettings) -> float | None:
     if view.reading.started_at is not None:
         return -overdue
-    left = settings.reject_after - _since_accepted(view)
+    left = settings.reject_after - _waited(view)
     return left if left > 0 else None

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.conditions import ACCEPTED, DISPATCHING, WAITING, Verdict, state_of, update
-from fedgpu_operator.agent.decide import Decision, View, decide, lost, refused, waits_for_pods
+from fedgpu_operator.agent.decide import Decision, View, asks_about, decide, lost, refused
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import UsageSigner, shown
 from fedgpu_operator.agent.workload import Workloads
@@ -183,9 +183,8 @@ class LeaseReconciler:
             newest_epoch=newest_epoch,
             ever=name in sight.ever,
         )
-        if job is not None and waits_for_pods(view, self._settings):
-            return replace(view, events=await self._workloads.complaints(job))
-        return view
+        about = asks_about(view, self._settings)
+        return view if about is None else replace(view, events=await self._workloads.complaints(about))
 
     async def _dispatch(self, lease: ComputeLease, reading: UsageReading) -> Step:
         """Start the workload, after the hub was asked once more: nothing starts for a lease that is gone or changed."""

@@ -9,6 +9,22 @@ from typing import Final, Literal
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import plausible
+from fedgpu_operator.domain.faults import (
+    IMAGE_PULL_FAILED,
+    IMAGE_UNAVAILABLE,
+    MEMBER_REJECTED,
+    NODE_PRESSURE,
+    NODE_REJECTED,
+    OUT_OF_MEMORY,
+    RUN_LIMIT_EXCEEDED,
+    START_FAILED,
+    START_TIMEOUT,
+    SUCCEEDED,
+    WORKLOAD_EVICTED,
+    WORKLOAD_FAILED,
+    cause,
+    meaning,
+)
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.metering import ContainerFacts, PodFacts
 
@@ -16,8 +32,6 @@ GPU_RESOURCE: Final = "nvidia.com/gpu"
 INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
 TERMINAL: Final = frozenset({"Succeeded", "Failed"})
 MAX_MESSAGE: Final = 1000
-
-_PULL_PROBLEMS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +45,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Hindrance:
-    """Why a workload does not start."""
+    """Why a workload does not start; `outcome` is how its attempt ends when that does not pass."""
 
-    kind: Literal["NoPods", "Unschedulable", "ImagePull", "NotStarted"]
+    kind: Literal["NoPods", "Unschedulable", "ImagePull", "StartFailed", "NotStarted"]
+    outcome: str
     message: str
 
 
@@ -86,44 +101,82 @@ def all_succeeded(pods: Iterable[JSONObject], replicas: int) -> bool:
     return len(done) == replicas
 
 
+def suspended(job: JSONObject) -> bool:
+    """Whether somebody on the member keeps the Job from having pods."""
+    wanted = _mapping(job, "spec").get("suspend")
+    return wanted if isinstance(wanted, bool) else _condition(job, "Suspended") is not None
+
+
 def outcome(job: JSONObject, pods: Sequence[JSONObject]) -> Outcome | None:
     """How the Job ended by itself; None while it goes on."""
     complete = _condition(job, "Complete")
     if complete is not None:
-        return Outcome("Succeeded", "Succeeded", "all replicas succeeded")
+        return Outcome("Succeeded", SUCCEEDED, "all replicas succeeded")
     failed = _condition(job, "Failed")
     if failed is None:
         return None
     if failed.get("reason") == "DeadlineExceeded":
-        return Outcome("Failed", "RunLimitExceeded", "the member ended the workload after the run limit")
-    # After the first failure the Job controller deletes the other pods: those are neither failures nor evictions.
-    own = list(_failures([pod for pod in pods if not _taken_away(pod)]))
-    evicted = [text for text in map(_taken_away, pods) if text]
-    if evicted and not own:
-        return Outcome("Failed", "WorkloadEvicted", "; ".join(evicted)[:MAX_MESSAGE])
-    message = "; ".join(own) or str(failed.get("message", "")) or "the workload failed"
-    return Outcome("Failed", "WorkloadFailed", message[:MAX_MESSAGE])
+        return Outcome("Failed", RUN_LIMIT_EXCEEDED, "the member ended the workload after the run limit")
+    ends = [end for pod in pods for end in _ends(pod)]
+    if ends:
+        why = cause(word for word, _ in ends)
+        first = [text for word, text in ends if word == why]
+        return Outcome("Failed", why, "; ".join(first + [t for w, t in ends if w != why])[:MAX_MESSAGE])
+    # After the first failure the Job controller deletes the other pods: that is an eviction only if nothing failed.
+    deleted = [_name(pod) for pod in pods if _mapping(pod, "metadata").get("deletionTimestamp")]
+    if deleted:
+        text = "; ".join(f"pod {name}: deleted on the member" for name in deleted)
+        return Outcome("Failed", WORKLOAD_EVICTED, text[:MAX_MESSAGE])
+    message = str(failed.get("message", "")) or "the workload failed"
+    return Outcome("Failed", WORKLOAD_FAILED, message[:MAX_MESSAGE])
 
 
 def hindrance(pods: Sequence[JSONObject], *, replicas: int, ever: int, events: str) -> Hindrance | None:
     """Why the workload does not start: `ever` counts the pods that were ever seen, `events` is the member's word."""
     if ever < replicas:
-        return Hindrance("NoPods", events or f"the member created {ever} of {replicas} pods")
+        return Hindrance("NoPods", MEMBER_REJECTED, events or f"the member created {ever} of {replicas} pods")
     for pod in pods:
         scheduled = _condition(pod, "PodScheduled", "False")
         if scheduled is not None and not terminal(pod):
-            return Hindrance("Unschedulable", str(scheduled.get("message", "no node takes the pod"))[:MAX_MESSAGE])
+            text = str(scheduled.get("message", "no node takes the pod"))[:MAX_MESSAGE]
+            return Hindrance("Unschedulable", MEMBER_REJECTED, text)
     for pod in pods:
-        for entry in _sequence(_mapping(pod, "status"), "containerStatuses"):
-            waiting = _mapping(_mapping(entry, "state"), "waiting")
-            if waiting.get("reason") in _PULL_PROBLEMS:
-                text = f"{entry.get('image', '')}: {waiting['reason']}: {waiting.get('message', '')}"
-                return Hindrance("ImagePull", text[:MAX_MESSAGE])
-    idle = next((pod for pod in pods if not terminal(pod) and not _ever_started(pod)), None)
-    return Hindrance("NotStarted", _waits_for(idle)) if idle is not None else None
+        for entry, reason, message in _waiting(pod):
+            text = f"{message}: {events}" if events and _causeless(reason, message) else message
+            word = meaning(reason, text)
+            if word is None:
+                continue
+            pulling = word in (IMAGE_PULL_FAILED, IMAGE_UNAVAILABLE)
+            why = f"{entry.get('image', '')}: {reason}: {text}"[:MAX_MESSAGE]
+            return Hindrance("ImagePull" if pulling else "StartFailed", word, why)
+    idle = next((pod for pod in pods if not terminal(pod) and not ever_started(pod)), None)
+    if idle is None:
+        return None
+    if _condition(idle, "PodReadyToStartContainers", "False") is not None:
+        # Its sandbox is not there, so no image was asked for: what is missing is the node's.
+        return Hindrance("NotStarted", START_FAILED, f"{_waits_for(idle)}: the node has not set up its sandbox")
+    return Hindrance("NotStarted", START_TIMEOUT, _waits_for(idle))
 
 
-def _ever_started(pod: JSONObject) -> bool:
+def pull_without_cause(pods: Sequence[JSONObject]) -> JSONObject | None:
+    """A pod whose image does not come and whose status does not tell why: its Events do."""
+    return next((pod for pod in pods for _, reason, message in _waiting(pod) if _causeless(reason, message)), None)
+
+
+def _waiting(pod: JSONObject) -> Iterator[tuple[JSONObject, str, str]]:
+    """Each container that waits: its status, the reason and the message."""
+    for entry in _sequence(_mapping(pod, "status"), "containerStatuses"):
+        waiting = _mapping(_mapping(entry, "state"), "waiting")
+        if waiting:
+            yield entry, str(waiting.get("reason") or ""), str(waiting.get("message") or "")
+
+
+def _causeless(reason: str, message: str) -> bool:
+    """Between two tries older kubelets say only that they wait: ``Back-off pulling image "x"``."""
+    return reason == "ImagePullBackOff" and message.rstrip().endswith('"')
+
+
+def ever_started(pod: JSONObject) -> bool:
     """Whether a container of it ever ran; from then on the pod is metered."""
     return any(container.started_at is not None for container in pod_facts(pod).containers)
 
@@ -152,28 +205,60 @@ def _container_facts(entry: JSONObject) -> ContainerFacts:
     return ContainerFacts(started_at=_instant(_mapping(state, "running").get("startedAt")))
 
 
-def _failures(pods: Sequence[JSONObject]) -> Iterator[str]:
-    """One phrase per container that ended badly, e.g. ``pod x container main: exit code 3 (Error)``."""
-    for pod in pods:
-        status, name = _mapping(pod, "status"), _mapping(pod, "metadata").get("name", "")
-        told = False
-        for entry in _sequence(status, "containerStatuses"):
-            ended = _mapping(_mapping(entry, "state"), "terminated")
-            if ended.get("exitCode"):
-                told = True
-                why = ended.get("reason") or "Error"
-                yield f"pod {name} container {entry.get('name', '')}: exit code {ended['exitCode']} ({why})"
-        if not told and status.get("phase") == "Failed":
-            yield f"pod {name}: {status.get('reason') or 'Failed'} {status.get('message') or ''}".rstrip()
+def _ends(pod: JSONObject) -> Iterator[tuple[str, str]]:
+    """How a failed pod ended: (outcome, a phrase such as ``pod x container main: exit code 3 (Error)``).
 
-
-def _taken_away(pod: JSONObject) -> str:
-    """How something other than the workload ended a pod (preemption, eviction, drain, deletion); else empty."""
-    meta = _mapping(pod, "metadata")
+    The pod's own reason explains what its containers show, and so does what disrupted it.
+    """
+    status, name = _mapping(pod, "status"), _name(pod)
+    reason, message = str(status.get("reason") or ""), str(status.get("message") or "")
     disrupted = _condition(pod, "DisruptionTarget")
-    if disrupted is not None:
-        return f"pod {meta.get('name', '')}: {disrupted.get('reason', '')}: {disrupted.get('message', '')}"
-    return f"pod {meta.get('name', '')}: deleted on the member" if meta.get("deletionTimestamp") else ""
+    known = meaning(reason, message)
+    if status.get("phase") == "Succeeded":
+        return
+    if known is not None and status.get("phase") == "Failed":
+        yield known, f"pod {name}: {reason}: {message}"
+    elif disrupted is not None:
+        why, text = str(disrupted.get("reason") or ""), str(disrupted.get("message") or "")
+        yield meaning(why, text) or WORKLOAD_EVICTED, f"pod {name}: {why}: {text}"
+    elif ever_started(pod) or any(True for _ in _ended_containers(pod)):
+        yield from _container_ends(pod)
+    elif status.get("phase") == "Failed" and not _mapping(pod, "metadata").get("deletionTimestamp"):
+        # It failed before a container of it was made: its node did not take it, whatever word it has for that.
+        yield NODE_REJECTED, f"pod {name}: {reason or 'Failed'}: {message}".rstrip(": ")
+
+
+def _ended_containers(pod: JSONObject) -> Iterator[tuple[str, JSONObject]]:
+    for entry in _sequence(_mapping(pod, "status"), "containerStatuses"):
+        ended = _mapping(_mapping(entry, "state"), "terminated")
+        if ended.get("exitCode"):
+            yield str(entry.get("name", "")), ended
+
+
+def _container_ends(pod: JSONObject) -> Iterator[tuple[str, str]]:
+    deleted = _mapping(pod, "metadata").get("deletionTimestamp")
+    for container, ended in _ended_containers(pod):
+        reason, message = str(ended.get("reason") or "Error"), str(ended.get("message") or "")
+        word = meaning(reason, message) or WORKLOAD_FAILED
+        if word == WORKLOAD_FAILED and deleted:
+            # It was asked to end, as the replicas of a failed one are: its exit code says nothing.
+            continue
+        if word == OUT_OF_MEMORY and not _memory_limit(pod, container):
+            word, message = NODE_PRESSURE, "the node ran out of memory; the container has no limit of its own"
+        # What a container that ran left as its message is the workload's own and no part of the reason.
+        text = f": {message}" if message and word != WORKLOAD_FAILED else ""
+        yield word, f"pod {_name(pod)} container {container}: exit code {ended['exitCode']} ({reason}){text}"
+
+
+def _memory_limit(pod: JSONObject, container: str) -> bool:
+    """Whether the container, or its pod as a whole, has a memory limit that it can pass."""
+    spec = _mapping(pod, "spec")
+    bounds = [spec, *(each for each in _sequence(spec, "containers") if each.get("name") == container)]
+    return any(_mapping(_mapping(each, "resources"), "limits").get("memory") for each in bounds)
+
+
+def _name(pod: JSONObject) -> str:
+    return str(_mapping(pod, "metadata").get("name", ""))
 
 
 def _condition(obj: JSONObject, kind: str, status: str = "True") -> JSONObject | None:

@@ -11,7 +11,8 @@ class AgentSettings:
 
     `namespace` is the provider's namespace on the hub, `hub_uid` tells this hub's objects on the member from those of
     other hubs and must be a label value. A scheduled pod holds its GPUs before it is billed for them: `start_after` is
-    how long it may, and `close_within` how long `Agent.aclose` waits for a pass that is under way.
+    how long it may. `suspended_after` is how long the member may suspend a workload before its attempt ends, and
+    `close_within` how long `Agent.aclose` waits for a pass that is under way.
     """
 
     namespace: str
@@ -25,6 +26,7 @@ class AgentSettings:
     reject_after: float = 30.0
     image_after: float = 120.0
     start_after: float = 1800.0
+    suspended_after: float = 120.0
     answer_timeout: float = 5.0
     backoff_most: float = 30.0
     close_within: float = 10.0

@@ -64,6 +64,7 @@ class MemberWatch:
 
     def took(self, job: JSONObject) -> JSONObject:
         """The member took a Job of ours: it is there from now on, as the object that the next sight shows."""
+        self._ever.add(lease_of(job))
         return self._jobs.put(job) or job
 
     def forget(self, keep: set[str]) -> None:
@@ -99,8 +100,9 @@ class MemberWatch:
 
 
 def _slim(obj: JSONObject) -> JSONObject:
-    """The object without who wrote which field, and a Job without its pods' template: nobody here reads them."""
+    """The object without who wrote which field, and of a Job's spec only whether it is suspended: nobody reads more."""
     meta = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
-    if "template" in obj.get("spec", {}):
-        return {"metadata": meta, "status": obj.get("status", {})}
+    spec = obj.get("spec", {})
+    if "template" in spec:
+        return {"metadata": meta, "spec": {"suspend": bool(spec.get("suspend"))}, "status": obj.get("status", {})}
     return {**obj, "metadata": meta}

@@ -113,12 +113,12 @@ class Workloads:
             self._refused.clear()
         self._refused.add(request)
 
-    async def complaints(self, job: JSONObject) -> str:
-        """The newest warning Event about the Job: why the member creates no pods; empty where there is none."""
-        meta = job["metadata"]
+    async def complaints(self, about: JSONObject) -> str:
+        """The newest warning Event about a Job or pod that gives a cause; empty if there is none."""
+        meta = about["metadata"]
         fields = f"involvedObject.uid={meta['uid']},type=Warning"
         events, _ = await self._member.list(EVENTS, str(meta["namespace"]), fields=fields)
-        newest = max(events, key=lambda event: str(event.get("lastTimestamp") or ""), default={})
+        newest = max(events, key=_weight, default={})
         return str(newest.get("message", ""))[: podlib.MAX_MESSAGE]
 
     async def _delete(self, kind: ResourceType, obj: JSONObject) -> None:
@@ -155,3 +155,8 @@ class Workloads:
             guard = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
             await self._member.patch(NAMESPACES, name, "", {"metadata": {**guard, "labels": RESTRICTED}})
         self._namespaces[name] = time.monotonic()
+
+
+def _weight(event: JSONObject) -> tuple[bool, str]:
+    """The newest Event weighs most; one that only repeats a state, as in ``Error: ImagePullBackOff``, weighs least."""
+    return not str(event.get("message", "")).startswith("Error: "), str(event.get("lastTimestamp") or "")

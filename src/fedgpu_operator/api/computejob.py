@@ -27,6 +27,7 @@ from fedgpu_operator.api.jobdata import CHECKPOINT_RULES, Checkpoint, DataSpec, 
 from fedgpu_operator.api.joblatency import LatencySpec
 from fedgpu_operator.api.placementrules import PlacementSpec
 from fedgpu_operator.api.podtemplate import PodTemplate
+from fedgpu_operator.domain.faults import Retries
 from fedgpu_operator.domain.gpu import GpuNeed
 from fedgpu_operator.domain.job import ExchangeRates, Job
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
@@ -128,6 +129,38 @@ class Failover(Model):
     )
 
 
+class RetriesSpec(Model):
+    """How often the job is tried again after a failure, by class; the first try is none of them."""
+
+    owner_faults: int = Field(
+        default=20,
+        ge=0,
+        le=1000,
+        description="After a failure in which nothing ran and nothing was billed: the member or its node refused the "
+        "workload, or could not start it.",
+    )
+    infrastructure: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="After an interruption (eviction, lost node, suspension by the member) or a registry that does not "
+        "answer. What ran is paid, and runs again. An interruption after a full checkpoint interval uses none.",
+    )
+    out_of_memory: int = Field(
+        default=0, ge=0, le=100, description="After a container passed its own memory limit. What ran is paid."
+    )
+    errors: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="After an exit code other than 0, or anything else in the workload itself. What ran is paid.",
+    )
+
+    def to_domain(self) -> Retries:
+        """The same as a domain value."""
+        return Retries(self.owner_faults, self.infrastructure, self.out_of_memory, self.errors)
+
+
 class ComputeJobSpec(Model):
     """What is to run, where it may, and what it may cost."""
 
@@ -144,6 +177,9 @@ class ComputeJobSpec(Model):
     checkpoint: Checkpoint | None = Field(default=None, description="How the job saves its work; unset: not at all.")
     disruption: Disruption = Field(
         default_factory=Disruption, description="How far the job may be moved while it runs."
+    )
+    retries: RetriesSpec = Field(
+        default_factory=RetriesSpec, description="How often the job is tried again after a failure, by class."
     )
     strategy: Strategy = Field(default_factory=lambda: Strategy(preset="Cheapest"), description="What is optimized.")
     max_price_per_gpu_hour: DecimalUSD | None = Field(
@@ -183,6 +219,7 @@ _FROZEN = (
     "data",
     "checkpoint",
     "disruption",
+    "retries",
     "priorityClassName",
     "strategy",
     "maxPricePerGPUHour",
@@ -215,8 +252,8 @@ class ComputeJob(Resource):
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Attempt", ".status.placement.attempt", "integer", wide=True),
             Column("GPU-Seconds", ".status.usage.gpuSeconds", "integer", wide=True),
-            Column("Reason", ".status.conditions[?(@.type=='Placed')].reason", wide=True),
-            Column("Message", ".status.conditions[?(@.type=='Placed')].message", wide=True),
+            Column("Reason", ".status.reason", description="Why it is in that state", wide=True),
+            Column("Placed", ".status.conditions[?(@.type=='Placed')].message", wide=True),
         ),
         rules=tuple(
             Rule(
@@ -251,7 +288,7 @@ class ComputeJob(Resource):
     def to_domain(self, *, spent: MicroUSD, avoid: Mapping[str, str], priority: int = 0, preempts: bool = False) -> Job:
         """The job as placement sees it.
 
-        `spent` is what earlier attempts cost (µUSD), `avoid` maps providers to why they must not be asked; `priority`
+        `spent` is what earlier attempts cost (µUSD), `avoid` maps offers to why it is not placed there now; `priority`
         and `preempts` are those of its PriorityClass.
         Raises InvalidResourceError: `UnknownPlace` for a country or origin that is not known, `ResidencyConflict` where
         its data leaves no country, `CheckpointOutsideResidency` where its work would be saved outside of the data's.

@@ -88,6 +88,9 @@ class ComputeJobStatus(Model):
     state: Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"] = Field(
         default="Pending", description="One word for people, derived from the conditions."
     )
+    reason: str = Field(
+        default="", max_length=64, description="Why it is in that state: the reason of the condition that says so."
+    )
     placement: PlacementStatus | None = Field(default=None, description="Where the job is, or was last.")
     candidates: list[Candidate] = Field(
         default_factory=list,

@@ -216,7 +216,7 @@ class ComputeLeaseStatus(Model):
     """How it goes on the member; written by the agent alone."""
 
     observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that the agent acted on.")
-    state: Literal["Pending", "Running", "Stopping", "Succeeded", "Failed", "Stopped"] = Field(
+    state: Literal["Pending", "Running", "Suspended", "Stopping", "Succeeded", "Failed", "Stopped"] = Field(
         default="Pending", description="One word for people, derived from the conditions."
     )
     workload_uid: str = Field(default="", max_length=64, description="UID of the Job on the member.")

@@ -253,6 +253,12 @@ class GPUProviderStatus(Model):
         description="GPUs by product.",
         json_schema_extra=map_list("product"),
     )
+    products: str = Field(
+        default="", max_length=80, description="The first product offered, and how many more there are; for people."
+    )
+    price: str = Field(
+        default="", max_length=48, description="USD per GPU-hour from the cheapest to the dearest product; for people."
+    )
     total_gpus: int = Field(default=0, alias="totalGPUs", ge=0, le=10_000_000, description="Allocatable GPUs.")
     free_gpus: int = Field(default=0, alias="freeGPUs", ge=0, le=10_000_000, description="GPUs that can be let now.")
     leases: int = Field(default=0, ge=0, le=1_000_000, description="Leases that have not ended.")
@@ -272,12 +278,8 @@ class GPUProvider(Resource):
         columns=(
             Column("State", ".status.state", description="Pending, Ready, NotReady or Unreachable"),
             Column("Country", ".spec.location.country"),
-            Column("Product", ".spec.offers[0].product", description="First product offered"),
-            Column(
-                "Price",
-                ".spec.offers[0].pricePerGPUHour",
-                description="USD per GPU-hour of the first product",
-            ),
+            Column("Products", ".status.products", description="First product offered, and how many more"),
+            Column("Price", ".status.price", description="USD per GPU-hour, from the cheapest to the dearest product"),
             Column("Free", ".status.freeGPUs", "integer"),
             Column("Total", ".status.totalGPUs", "integer"),
             Column("Leases", ".status.leases", "integer"),

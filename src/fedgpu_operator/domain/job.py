@@ -117,7 +117,7 @@ class Job:
     `max_price` is µUSD per GPU-hour; `budget_left` is what the job may still spend over all attempts (µUSD);
     `run_limit` is the most billable seconds of one attempt and bounds the cost; `deadline` is the instant at which it
     is stopped.
-    `avoid` names providers that must not be asked again now (a rejection cools down, a fenced attempt).
+    `avoid` maps offers (`provider/product`) at which it is not to be placed now to why: an attempt failed there.
     `data` is what it reads and `output_mib` what it writes out of the provider; `checkpoint_seconds` is how often its
     work is saved (None: never, an interruption loses all of it) and `checkpoint_country` where to.
     `priority` is the value of its PriorityClass; `preempts` is whether it may push others aside.

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from fedgpu_operator.domain.books import Epoch, EpochStage
+from fedgpu_operator.domain.faults import INTERRUPTIONS
 from fedgpu_operator.domain.market import ProviderRecord
 from fedgpu_operator.domain.money import NOTHING, SECONDS_PER_HOUR, MicroUSD
 from fedgpu_operator.domain.transactions import FeeView
@@ -22,10 +23,6 @@ from fedgpu_operator.ports import Clock, Ledger
 from fedgpu_operator.settlement.economy import Extent, share_of_run
 
 log = logging.getLogger(__name__)
-
-CUT_OFF: Final = frozenset({"WorkloadEvicted", "WorkloadVanished"})
-"""Outcomes in which the member took work away that ran: the only ones that are the owner's doing beyond doubt. Work
-that failed may have failed by itself, and work that never started has lost nothing."""
 
 WINDOW: Final = timedelta(days=180)
 """What is older no longer speaks for or against an owner."""
@@ -95,12 +92,16 @@ class CostBook:
 
 
 def interruptions(records: Iterable[ProviderRecord]) -> dict[str, int]:
-    """Expected interruptions per million hours by provider: (seen + 1) / (hours seen + PRIOR_HOURS), half up."""
+    """Expected interruptions per million hours by provider: (seen + 1) / (hours seen + PRIOR_HOURS), half up.
+
+    Only work that ran and was taken away counts: what failed may have failed by itself, and what never started has lost
+    nothing.
+    """
     cut: dict[str, int] = defaultdict(int)
     seconds: dict[str, int] = defaultdict(int)
     for record in records:
         seconds[record.provider] += record.seconds
-        cut[record.provider] += record.attempts if record.outcome in CUT_OFF else 0
+        cut[record.provider] += record.attempts if record.outcome in INTERRUPTIONS else 0
     return {name: _per_mh(cut[name] + 1, seconds[name] + PRIOR_HOURS * SECONDS_PER_HOUR) for name in seconds}
 
 

@@ -9,6 +9,9 @@ from typing import Final, Literal
 from fedgpu_operator.api.base import Condition
 from fedgpu_operator.api.computejobstatus import ComputeJobStatus
 from fedgpu_operator.api.conditions import find
+from fedgpu_operator.domain.faults import SUSPENDED_BY_MEMBER
+from fedgpu_operator.hub.jobfacts import JobFacts
+from fedgpu_operator.hub.jobstatus import attempt_failed, failed, retries_used
 
 QUIET: Final = frozenset({"Queued", "NotPlaced"})
 """Reasons that say only that nothing has been decided yet."""
@@ -21,6 +24,14 @@ class JobEvent:
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
+
+
+def failed_attempt(facts: JobFacts) -> JobEvent | None:
+    """The Event for an attempt that has just failed and is followed by another one, maybe in the same pass."""
+    step, newest = facts.next_step, facts.newest
+    if step is None or newest is None or not step.again or not failed(newest.outcome):
+        return None
+    return JobEvent("Warning", newest.outcome, f"{attempt_failed(facts)}; {retries_used(step)}")
 
 
 def job_events(before: ComputeJobStatus, after: ComputeJobStatus) -> Iterator[JobEvent]:
@@ -41,6 +52,8 @@ def _event(condition: Condition) -> JobEvent | None:
         case "Placed", "False" if condition.reason in ("DryRun", "Suspended"):
             return JobEvent("Normal", condition.reason, message)
         case "Placed", "False" if condition.reason not in QUIET:
+            return JobEvent("Warning", condition.reason, message)
+        case ("Failed", "True") | ("Running", "False") if condition.reason == SUSPENDED_BY_MEMBER:
             return JobEvent("Warning", condition.reason, message)
         case "Failed", "True":
             return JobEvent("Warning", condition.reason, message)

@@ -8,11 +8,13 @@ from enum import Enum, auto
 from itertools import takewhile
 from typing import Final
 
+from fedgpu_operator.api.base import parse_duration
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.books import Attempt, Coverage, LeaseUsage
 from fedgpu_operator.domain.decision import Decision, Reason
+from fedgpu_operator.domain.faults import FAILED, SUCCEEDED, Ended, NextStep, credible, next_step
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.running import MoveReason
 from fedgpu_operator.errors import InvalidResourceError
@@ -20,15 +22,12 @@ from fedgpu_operator.errors import InvalidResourceError
 SUSPENDED: Final = "Suspended"
 DELETED: Final = "Deleted"
 DEADLINE: Final = "DeadlineExceeded"
-SUCCEEDED: Final = "Succeeded"
 SUPERSEDED: Final = "Superseded"
 """The job changed, or the process died, between the decision and the lease: nothing ran."""
 WRITE_REFUSED: Final = "WriteRefused"
 """The API server refused the job's status or the lease: nothing ran."""
 UNSTARTED: Final = frozenset({SUPERSEDED, WRITE_REFUSED})
 """Outcomes of attempts that never had a lease."""
-WORKLOAD_LOST: Final = "WorkloadLost"
-"""The lease was made again, and the member had no workload of it: whether one ran before is not known."""
 MOST_UNSTARTED: Final = 10
 """Attempts in a row that never had a lease, after which a job is given up."""
 LONGEST_PAUSE: Final = timedelta(minutes=15)
@@ -38,8 +37,6 @@ UNFUNDED: Final = "Unfunded"
 """The tenant's money for it ended; it is placed again as soon as its whole run is funded."""
 MOVED: Final = frozenset(reason.value for reason in MoveReason)
 """It made room for work of higher priority, or went to a better place; counts against its budget of disruptions."""
-RETRIED: Final = frozenset({SUSPENDED, UNFUNDED, WORKLOAD_LOST, "MemberRejected", "LeaseFenced"}) | MOVED | UNSTARTED
-"""Outcomes after which the job is placed again; every other outcome ends it."""
 
 
 class Phase(Enum):
@@ -83,6 +80,20 @@ class JobFacts:
         return self.usage[-1].attempt if self.usage else None
 
     @property
+    def next_step(self) -> NextStep | None:
+        """What comes after the newest attempt; None while it is open, and before the first."""
+        if self.newest is None or self.newest.is_open:
+            return None
+        spec = self.job.spec
+        interval = parse_duration(spec.checkpoint.interval) if spec.checkpoint is not None else None
+        ended = [
+            Ended(entry.attempt.outcome, -(-entry.gpu_seconds // entry.attempt.terms.gpus))
+            for entry in self.usage
+            if not entry.attempt.is_open
+        ]
+        return next_step(ended, spec.retries.to_domain(), interval)
+
+    @property
     def gpu_seconds(self) -> int:
         """Billed over all attempts."""
         return sum(entry.gpu_seconds for entry in self.usage)
@@ -100,7 +111,8 @@ def phase(facts: JobFacts, now: datetime) -> Phase:
         return Phase.DELETING
     if newest is not None and newest.is_open:
         return Phase.ACTIVE
-    if newest is not None and (newest.outcome not in RETRIED or unstarted(facts) >= MOST_UNSTARTED):
+    step = facts.next_step
+    if step is not None and not (step.again and unstarted(facts) < MOST_UNSTARTED):
         return Phase.FINISHED
     if facts.invalid is not None:
         return Phase.INVALID
@@ -144,10 +156,10 @@ def stop_reason(job: ComputeJob, now: datetime, *, funded: bool = True) -> str:
 
 
 def outcome_of(lease: ComputeLease) -> str:
-    """The outcome of an ended lease, as the ledger keeps it."""
+    """The outcome of an ended lease, as the ledger keeps it; a failure is what its member claims, within its words."""
     if lease.status.state == "Succeeded":
         return SUCCEEDED
     if lease.status.state == "Stopped":
         return lease.spec.stop_reason or "Stopped"
     failed = find(lease.status.conditions, "Failed")
-    return failed.reason if failed is not None else "Failed"
+    return credible(failed.reason) if failed is not None else FAILED

@@ -17,6 +17,8 @@ from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
 from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper, is_cleared
 from fedgpu_operator.hub.costs import CostBook
+from fedgpu_operator.hub.faults import FaultBook
+from fedgpu_operator.hub.jobevents import failed_attempt
 from fedgpu_operator.hub.jobfacts import DELETED, UNSTARTED, JobFacts, Phase, phase
 from fedgpu_operator.hub.jobstatus import is_settled
 from fedgpu_operator.hub.jobwriter import JobWriter
@@ -69,6 +71,7 @@ class JobLoop:
         self._orphaned = True
         self._money = MoneyWatch(kube, ledger, clock, thresholds or Thresholds())
         self._writer = JobWriter(kube, clock, settlement=settlement)
+        self._faults = FaultBook(ledger, clock, timedelta(seconds=cooldown))
         self._placer = JobPlacer(
             kube,
             ledger,
@@ -78,6 +81,7 @@ class JobLoop:
             self._writer,
             default_deny=default_deny,
             cooldown=timedelta(seconds=cooldown),
+            faults=self._faults,
             forget=self._memory.forget,
             plugins=plugins,
             vantages=vantages,
@@ -87,6 +91,7 @@ class JobLoop:
     async def pass_once(self) -> float | None:
         """One pass over all jobs; asks for the next at the nearest deadline, or when some money comes to its end."""
         state = await load(self._kube, self._proofs, self._costs)
+        await self._faults.look()
         money = await self._money.look(state)
         await self._money.ask(state, money.save)
         # Kept until they are wound up: a pass that fails on the way must not lose them.
@@ -186,6 +191,10 @@ class JobLoop:
                 facts = replace(facts, invalid=error)
             if facts.lease is not None:
                 state.took(facts.lease)
+            if (event := failed_attempt(facts)) is not None:
+                self._writer.note(facts.job, event)
+        if facts.newest is not None:
+            self._faults.note(facts.newest)
         if not self._settlement:
             return facts
         covers = [await self._ledger.coverage(entry.attempt.lease_name) for entry in facts.usage]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, Literal
 
+from fedgpu_operator.api.base import Condition
 from fedgpu_operator.api.computejobstatus import (
     Candidate,
     ComputeJobStatus,
@@ -17,12 +18,12 @@ from fedgpu_operator.api.computejobstatus import (
 from fedgpu_operator.api.conditions import Finding, find, is_true, merge
 from fedgpu_operator.domain.books import Attempt, Coverage, EpochStage
 from fedgpu_operator.domain.decision import Decision, Verdict
+from fedgpu_operator.domain.faults import SUCCEEDED, NextStep, outcome_row
 from fedgpu_operator.domain.geo import LAW_DATE
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.hub.jobfacts import (
     DEADLINE,
     MOST_UNSTARTED,
-    SUCCEEDED,
     UNFUNDED,
     UNSTARTED,
     JobFacts,
@@ -33,7 +34,7 @@ from fedgpu_operator.hub.jobfacts import (
     waits_for_money,
 )
 from fedgpu_operator.hub.notices import words
-from fedgpu_operator.hub.statusfit import cut, fitted
+from fedgpu_operator.hub.statusfit import MAX_MESSAGE, cut, fitted
 
 MAX_CANDIDATES: Final = 10
 MAX_SHOWN: Final = 10**18 - 1
@@ -62,6 +63,7 @@ def job_status(
     status = ComputeJobStatus(
         observed_generation=job.metadata.generation,
         state=_state(where, facts),
+        reason=_reason(where, conditions),
         placement=_placement(facts, newest),
         candidates=[_candidate(v) for v in facts.decision.verdicts[:MAX_CANDIDATES]]
         if facts.decision
@@ -81,8 +83,10 @@ def _usd(amount: int) -> str:
 
 def _state(where: Phase, facts: JobFacts) -> State:
     if where is Phase.ACTIVE:
-        running = facts.lease is not None and facts.lease.status.state in ("Running", "Stopping")
-        return "Running" if running else "Placed"
+        state = facts.lease.status.state if facts.lease is not None else ""
+        if state == "Suspended":
+            return "Suspended"
+        return "Running" if state in ("Running", "Stopping") else "Placed"
     if where is Phase.FINISHED:
         return "Succeeded" if facts.newest is not None and facts.newest.outcome == SUCCEEDED else "Failed"
     if where is Phase.PENDING and waits_for_money(facts):
@@ -90,6 +94,22 @@ def _state(where: Phase, facts: JobFacts) -> State:
     return _STATES.get(where, facts.job.status.state)
 
 
+def _reason(where: Phase, conditions: Sequence[Condition]) -> str:
+    """The reason of the condition that the state follows from."""
+    known = (find(conditions, kind) for kind in _EXPLAINED_BY[where])
+    return next((each.reason for each in known if each is not None), "")
+
+
+_EXPLAINED_BY: Final[Mapping[Phase, tuple[str, ...]]] = {
+    Phase.DELETING: ("Running",),
+    Phase.INVALID: ("Failed",),
+    Phase.ACTIVE: ("Running",),
+    Phase.FINISHED: ("Failed", "Complete"),
+    Phase.EXPIRED: ("Failed",),
+    Phase.SUSPENDED: ("Running",),
+    Phase.DRY_RUN: ("Placed",),
+    Phase.PENDING: ("Placed",),
+}
 _STATES: Final[Mapping[Phase, State]] = {
     Phase.INVALID: "Failed",
     Phase.EXPIRED: "Failed",
@@ -152,28 +172,35 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
     decision = facts.decision
     if waits_for_money(facts):
         return _stopped_for_money(facts)
+    step, newest = facts.next_step, facts.newest
+    running = Finding("Running", "False", "NotPlaced")
+    if step is not None and newest is not None and failed(newest.outcome):
+        running = Finding("Running", "False", newest.outcome, f"{attempt_failed(facts)}; {retries_used(step)}")
     if decision is None and (resumes := resumes_at(facts)) is not None:
-        failed = unstarted(facts)
         text = (
-            f"{failed} attempts in a row could not be started, the last one as {facts.attempts[-1].outcome}; the next "
-            f"one is at {resumes:%Y-%m-%dT%H:%M:%SZ}, and after {MOST_UNSTARTED} the job fails; its Events have more"
+            f"{unstarted(facts)} attempts in a row could not be started, the last one as {facts.attempts[-1].outcome}; "
+            f"the next one is at {resumes:%Y-%m-%dT%H:%M:%SZ}, and after {MOST_UNSTARTED} the job fails; its Events "
+            "have more"
         )
-        return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "StartRefused", text))
+        return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "StartRefused", text), running)
     if decision is None or decision.chosen is not None:
         text = "waiting for the next placement pass"
-        return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "Queued", text))
+        return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "Queued", text), running)
     word = _word(decision)
     admitted = Finding("Admitted", "True", "Admitted")
     if word in ("Unfunded", "OverBudget"):
         admitted = Finding("Admitted", "False", word, decision.message)
-    return (admitted, Finding("Placed", "False", word, decision.message), Finding("Running", "False", "NotPlaced"))
+    return (admitted, Finding("Placed", "False", word, decision.message), running)
 
 
 def _active(facts: JobFacts) -> Iterable[Finding]:
     found = [Finding("Admitted", "True", "Admitted"), _placed(facts)]
     lease = facts.lease
     running = find(lease.status.conditions, "Running") if lease is not None else None
-    if running is None or running.reason == "Waiting":
+    suspended = find(lease.status.conditions, "Suspended") if lease is not None else None
+    if suspended is not None and lease is not None and lease.status.state == "Suspended":
+        found.append(Finding("Running", "False", suspended.reason, suspended.message))
+    elif running is None or running.reason == "Waiting":
         # That the member took it is said on the lease; here it would be one more write for each job.
         found.append(Finding("Running", "False", "Dispatching", "handed to the member; nothing has started there yet"))
     else:
@@ -191,6 +218,10 @@ def _finished(facts: JobFacts) -> Iterable[Finding]:
         return [*found, Finding("Complete", "True", SUCCEEDED, detail or "every replica succeeded")]
     if outcome in UNSTARTED:
         detail = f"{unstarted(facts)} attempts in a row could not be started; the job's Events say what was refused"
+    step = facts.next_step
+    if step is not None and step.retry is not None and step.limit:
+        tries = len(facts.attempts)
+        detail = f"{cut(detail, MAX_MESSAGE - 128)}; {retries_used(step)}, {tries} tries in all".removeprefix("; ")
     return [*found, Finding("Failed", "True", outcome, detail)]
 
 
@@ -208,6 +239,26 @@ _FINDINGS: Final[Mapping[Phase, Callable[[JobFacts], Iterable[Finding]]]] = {
 
 def _word(decision: Decision) -> str:
     return decision.reason if decision.reason is not None else "NoEligibleProvider"
+
+
+def failed(outcome: str) -> bool:
+    """Whether an attempt that ended so failed, and was not stopped by the hub."""
+    return not outcome_row(outcome).hub
+
+
+def attempt_failed(facts: JobFacts) -> str:
+    """Which attempt failed where and how, in the words of its member; there must be one."""
+    newest, lease = facts.attempts[-1], facts.lease
+    words_of = f": {lease.status.exit_message}" if lease is not None and lease.status.exit_message else ""
+    text = f"attempt {newest.attempt} at {newest.terms.provider} ended as {newest.outcome}{words_of}"
+    return cut(text, MAX_MESSAGE - 128)
+
+
+def retries_used(step: NextStep) -> str:
+    """How much of a budget of retries is gone, in words."""
+    if step.retry is None:
+        return "this uses no retries"
+    return f"{step.used} of {step.limit} retries of spec.retries.{step.retry} used"
 
 
 def _where(verdict: Verdict) -> str:

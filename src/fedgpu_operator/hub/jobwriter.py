@@ -58,9 +58,12 @@ class JobWriter:
                 self._refused.clear()
             self._refused[meta.uid] = meta.resource_version
             log.warning("the status of job %s is not up to date: %s", job.key, error)
-            text = f"the status shown is not up to date: {error}"
-            await emit(self._kube, job, "Warning", "StatusRefused", text, now=self._clock.now())
+            self.note(job, JobEvent("Warning", "StatusRefused", f"the status shown is not up to date: {error}"))
             return facts
+
+    def note(self, job: ComputeJob, event: JobEvent) -> None:
+        """An Event that no change of the status brings about; it goes out with the others."""
+        self._untold.append((job, event))
 
     async def tell(self) -> None:
         """Send the Events of what was written; one that cannot be sent is lost, as is one of a process that dies."""

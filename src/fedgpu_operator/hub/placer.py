@@ -21,6 +21,7 @@ from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import ConflictError, InvalidResourceError, KubeError, NotFoundError, TooLargeError
 from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
+from fedgpu_operator.hub.faults import FaultBook
 from fedgpu_operator.hub.jobfacts import (
     SUPERSEDED,
     TOO_LARGE,
@@ -76,6 +77,7 @@ class JobPlacer:
         *,
         default_deny: bool,
         cooldown: timedelta,
+        faults: FaultBook,
         forget: Callable[[str], None],
         plugins: Plugins = BUILT_IN,
         vantages: tuple[Vantage, ...] = (),
@@ -92,8 +94,10 @@ class JobPlacer:
         self._writer = writer
         self._default_deny = default_deny
         self._cooldown = cooldown
+        self._faults = faults
         self._priorities = PriorityBook(kube, clock)
         self._began = clock.now()
+        self._refused: dict[str, str] = {}
 
     def must_wait(self, state: HubState, now: datetime) -> bool:
         """Whether some provider is about to report for the first time: deciding now could miss the best offer.
@@ -174,7 +178,10 @@ class JobPlacer:
                 if namespace in broken:
                     raise broken[namespace]
                 account = state.accounts.get(namespace)
-                job = domain_job(facts, account, now, self._cooldown, hosts=hosts, vantages=self._vantages)
+                cooling = self._faults.cooling(namespace, now)
+                job = domain_job(
+                    facts, account, now, self._cooldown, hosts=hosts, vantages=self._vantages, cooling=cooling
+                )
                 priority = priorities.of(facts.job)
                 asked.append(replace(job, priority=priority.value, preempts=priority.preempts))
             except InvalidResourceError as error:
@@ -195,9 +202,12 @@ class JobPlacer:
         real = replace(view, jobs=tuple(job for job in view.jobs if job.uid not in dry))
         decisions = {decision.job_uid: decision for decision in self._decide(real, state)}
         seconds = time.perf_counter() - began
-        refused = Counter(str(d.reason) for d in decisions.values() if d.chosen is None and d.reason is not None)
+        refused = {uid: str(d.reason) for uid, d in decisions.items() if d.chosen is None and d.reason is not None}
+        # A job that waits is judged in each pass: it counts once, and once more with each new reason.
+        new = Counter(reason for uid, reason in refused.items() if self._refused.get(uid) != reason)
+        self._refused = refused
         placed = sum(1 for decision in decisions.values() if decision.chosen is not None)
-        self._metrics.decided(placed, dict(refused), seconds)
+        self._metrics.decided(placed, dict(new), seconds)
         return decisions | {job.uid: self._engine.evaluate(job, view) for job in view.jobs if job.uid in dry}
 
     def _decide(self, view: Snapshot, state: HubState) -> Sequence[Decision]:

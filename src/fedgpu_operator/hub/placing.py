@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.books import LeaseUsage, PairTotal
+from fedgpu_operator.domain.faults import avoided
 from fedgpu_operator.domain.job import DataSet, Job, Policy
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.vantage import Vantage, with_vantages
 from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.faults import ending_of
 from fedgpu_operator.hub.funds import exposure, standing
 from fedgpu_operator.hub.inventory import offers
 from fedgpu_operator.hub.jobfacts import JobFacts
 from fedgpu_operator.hub.providers import is_ready
 from fedgpu_operator.hub.store import HubState
 
-REJECTED: Final = "MemberRejected"
+SHOWN: Final = 256
+"""Letters of a member's message that a verdict shows; the status cuts the whole at as many."""
+NOT_COOLING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def domain_job(
@@ -32,14 +37,16 @@ def domain_job(
     *,
     hosts: Mapping[str, MicroUSD | None],
     vantages: tuple[Vantage, ...] = (),
+    cooling: Mapping[str, str] = NOT_COOLING,
 ) -> Job:
-    """The job as placement sees it: an account's cap per job tightens its budget, recent rejections are avoided.
+    """The job as placement sees it: an account's cap per job tightens its budget, places that failed are avoided.
 
+    `cooling` maps offers at which no job of the tenant is placed now to why; `cooldown` is the first one's length.
     `hosts` maps every provider to what it charges for one GiB that leaves (µUSD, None where not stated); `vantages` are
     the hub's measuring points. Raises InvalidResourceError where the job names what does not exist, or where its data
     leaves it no lawful place.
     """
-    job = facts.job.to_domain(spent=facts.cost, avoid=_avoid(facts, now, cooldown))
+    job = facts.job.to_domain(spent=facts.cost, avoid=_avoid(facts, now, cooldown, cooling))
     if job.data:
         job = replace(job, data=tuple(_hosted(each, hosts) for each in job.data))
     if job.latency is not None:
@@ -75,13 +82,17 @@ def _hosted(data: DataSet, hosts: Mapping[str, MicroUSD | None]) -> DataSet:
     return replace(data, egress_per_gib=hosts[data.provider]) if data.egress_per_gib is None else data
 
 
-def _avoid(facts: JobFacts, now: datetime, cooldown: timedelta) -> Mapping[str, str]:
-    avoid = {}
-    for attempt in facts.attempts:
-        if attempt.outcome == REJECTED and attempt.ended_at is not None and now - attempt.ended_at < cooldown:
-            when = f"{attempt.ended_at:%Y-%m-%dT%H:%M:%SZ}"
-            avoid[attempt.terms.provider] = f"the member rejected attempt {attempt.attempt} at {when}"
-    return avoid
+def _avoid(facts: JobFacts, now: datetime, cooldown: timedelta, cooling: Mapping[str, str]) -> Mapping[str, str]:
+    """Offers that the job keeps away from, and why; what it runs at is never among them."""
+    own = avoided(filter(None, map(ending_of, facts.attempts)), now, cooldown)
+    newest, lease = facts.newest, facts.lease
+    at = f"{newest.terms.provider}/{newest.terms.product}" if newest is not None else ""
+    if newest is not None and newest.is_open:
+        own.pop(at, None)
+        cooling = {offer: why for offer, why in cooling.items() if offer != at} if at in cooling else cooling
+    elif at in own and lease is not None and lease.status.exit_message:
+        own[at] += f": {lease.status.exit_message[:SHOWN]}"
+    return {**cooling, **own} if own else cooling
 
 
 def all_offers(state: HubState) -> tuple[Offer, ...]:

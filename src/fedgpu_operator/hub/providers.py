@@ -15,6 +15,7 @@ from fedgpu_operator.api.computelease import PROVIDER_LABEL
 from fedgpu_operator.api.conditions import Finding, find, is_true, merge
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, GPUProviderStatus, Inventory, LatencyStatus
 from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError
 from fedgpu_operator.hub.chainsigners import RECEIPTS_VALID, SIGNER_NOT_ON_CHAIN, SignerBook
 from fedgpu_operator.hub.inventory import inventory
@@ -213,6 +214,8 @@ def provider_status(
         acceptance=record,
         location_audited=located.status == "True",
         inventory=facts.stock,
+        products=_products(provider),
+        price=_price(provider),
         total_gpus=min(MAX_GPUS, sum(entry.total for entry in facts.stock)),
         free_gpus=min(MAX_GPUS, sum(entry.free for entry in facts.stock)) if fresh else 0,
         leases=facts.leases,
@@ -273,6 +276,18 @@ def _ready(accepted: Finding, connected: Finding, facts: ProviderFacts) -> Findi
         offered = ", ".join(offer.product for offer in facts.provider.spec.offers)
         return Finding("Ready", "False", "NoGPUs", f"no schedulable node carries nvidia.com/gpu.product of {offered}")
     return Finding("Ready", "True", "Ready", "")
+
+
+def _products(provider: GPUProvider) -> str:
+    """E.g. ``NVIDIA-H100-80GB-HBM3 +2``."""
+    first, *others = (offer.product for offer in provider.spec.offers)
+    return f"{first} +{len(others)}" if others else first
+
+
+def _price(provider: GPUProvider) -> str:
+    """E.g. ``0.40-1.25``, as the owner wrote them."""
+    prices = sorted((offer.price_per_gpu_hour for offer in provider.spec.offers), key=parse_usd)
+    return prices[0] if parse_usd(prices[0]) == parse_usd(prices[-1]) else f"{prices[0]}-{prices[-1]}"
 
 
 def _unpaid(facts: ProviderFacts) -> str:

@@ -12,12 +12,12 @@ MAX_MESSAGE: Final = 768
 """Bytes of a condition's message as it is stored: conditions and the longest list of policies fit together."""
 
 
-def cut(message: str) -> str:
-    """The longest beginning of the message that is stored in at most MAX_MESSAGE bytes."""
-    kept = message[:MAX_MESSAGE]
-    while (size := stored_bytes(kept) - len('""')) > MAX_MESSAGE:
+def cut(message: str, most: int = MAX_MESSAGE) -> str:
+    """The longest beginning of the message that is stored in at most `most` bytes."""
+    kept = message[:most]
+    while (size := stored_bytes(kept) - len('""')) > most:
         # A letter takes six bytes at most, so never too much is cut at once.
-        kept = kept[: len(kept) - max(1, (size - MAX_MESSAGE) // 6)]
+        kept = kept[: len(kept) - max(1, (size - most) // 6)]
     return kept
 
 

@@ -22,6 +22,7 @@ from fedgpu_operator.domain.books import (
     TxState,
     UsageRecord,
 )
+from fedgpu_operator.domain.faults import Ending
 from fedgpu_operator.domain.ledger import (
     BulkResult,
     Intent,
@@ -235,6 +236,10 @@ class Ledger(Protocol):
 
     async def provider_records(self, since: datetime | None = None) -> tuple[ProviderRecord, ...]:
         """How attempts ended, by provider, product and outcome: all, or those that ended since then."""
+        ...
+
+    async def endings(self, since: datetime, outcomes: Collection[str]) -> tuple[Ending, ...]:
+        """Attempts that ended so since then, and by offer the newest start of what succeeded."""
         ...
 
     async def head(self) -> LedgerHead:

@@ -17,7 +17,7 @@ class Metrics(Protocol):
     """What the loops count; labels are bounded sets only."""
 
     def decided(self, placed: int, refused: dict[str, int], seconds: float) -> None:
-        """One placement pass: jobs placed, jobs refused by reason, duration."""
+        """One placement pass: jobs placed, jobs newly refused by reason, duration."""
         ...
 
     def loop_failed(self, loop: str, reason: str) -> None:

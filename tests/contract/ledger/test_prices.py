@@ -11,6 +11,7 @@ import pytest
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.faults import Ending
 from fedgpu_operator.domain.market import PricePoint, ProviderRecord
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
@@ -98,6 +99,34 @@ async def test_figures_that_cannot_be_are_refused_whole(held: SqlLedger, now: da
         with pytest.raises(LedgerError):
             await held.record_prices([point(now, 1), bad])
     assert await held.price_history(now - timedelta(days=1)) == ()
+
+
+async def test_endings_are_each_failure_and_the_newest_start_of_what_succeeded(
+    ledger: SqlLedger, ask: Ask, now: datetime
+) -> None:
+    minute = timedelta(minutes=1)
+    ends = [
+        ("a", "berlin", 0, 1, "NodeRejected"),
+        ("b", "berlin", 2, 3, "NodeRejected"),
+        ("c", "berlin", 0, 9, "Succeeded"),
+        ("d", "berlin", 4, 5, "Succeeded"),
+        ("e", "paris", 0, 2, "WorkloadFailed"),
+        ("f", "paris", 0, 6, "StartFailed"),
+    ]
+    for job, provider, began, ended, outcome in ends:
+        await ledger.open_attempt(ask(job_uid=job, provider=provider), now + began * minute)
+        await ledger.end_attempt(f"{job}-1", outcome, now + ended * minute)
+    await ledger.open_attempt(ask(job_uid="g"), now)
+    tenant = ask().tenant
+    failed = [
+        Ending(f"berlin/{H100}", tenant, "NodeRejected", now + 2 * minute, now + 3 * minute),
+        Ending(f"paris/{H100}", tenant, "StartFailed", now, now + 6 * minute),
+    ]
+    worked = Ending(f"berlin/{H100}", "", "Succeeded", now + 4 * minute, now + 9 * minute)
+    assert await ledger.endings(now + 2 * minute, {"NodeRejected", "StartFailed"}) == (*failed, worked)
+    first = Ending(f"berlin/{H100}", tenant, "NodeRejected", now, now + minute)
+    assert await ledger.endings(now, {"NodeRejected"}) == (first, failed[0], worked)
+    assert await ledger.endings(now + timedelta(hours=1), {"NodeRejected"}) == ()
 
 
 async def test_how_attempts_ended_is_counted_by_provider_product_and_outcome(

@@ -21,7 +21,7 @@ from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.hub.render import member_namespace, provider_namespace, render_workload
 from fedgpu_operator.lab.cluster import Cluster
-from fedgpu_operator.ports import ResourceType
+from fedgpu_operator.ports import PODS, ResourceType
 
 LEASES = ResourceType.of(ComputeLease.info)
 REPORTS = ResourceType.of(ProviderReport.info)
@@ -155,6 +155,9 @@ class Site:
 
     async def jobs(self) -> list[Object]:
         return (await self.member.list(ResourceType("batch", "v1", "Job", "jobs", True), self.member_namespace))[0]
+
+    async def pods(self) -> list[Object]:
+        return (await self.member.list(PODS, self.member_namespace))[0]
 
 
 @pytest.fixture

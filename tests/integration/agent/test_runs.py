@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -109,6 +110,49 @@ async def test_a_workload_that_vanished_is_not_run_twice(site: Any) -> None:
     assert reason(lease, "Failed") in {"WorkloadVanished", "WorkloadEvicted"}
     assert lease.status.usage.gpu_seconds >= 1
     assert not await site.jobs()
+
+
+async def test_a_node_that_refuses_the_pod_ends_the_attempt_in_its_own_words(site: Any) -> None:
+    site.start()
+    name = await site.lease(annotations={"lab.fedgpu.dev/broken-nodes": "alpha"})
+    lease = await site.state(name, "Failed", "Succeeded", "Running")
+    assert reason(lease, "Failed") == "NodeRejected"
+    assert "no healthy devices present" in lease.status.exit_message
+    assert lease.status.usage.gpu_seconds == 0
+
+
+async def test_a_suspended_job_shows_is_not_metered_and_ends_after_its_grace(site: Any, eventually: Any) -> None:
+    site.start(suspended_after=6.0)
+    name = await site.lease(gpus=2)
+    await site.state(name, "Running")
+
+    async def suspend(value: bool) -> None:
+        patch = json.dumps({"spec": {"suspend": value}})
+        site.cluster.kubectl("-n", site.member_namespace, "patch", "job", name, "--type=merge", "-p", patch)
+
+    await suspend(True)
+    lease = await site.state(name, "Suspended", within=5)
+    assert reason(lease, "Suspended") == "SuspendedByMember"
+
+    async def quiet() -> bool:
+        return not await site.pods()
+
+    await eventually("the pods to go", quiet)
+    held = (await site.read(name)).status.usage.gpu_seconds
+    await suspend(False)
+    await site.state(name, "Running")
+
+    async def metered() -> bool:
+        usage = (await site.read(name)).status.usage
+        return len(usage.pods) == 2 and usage.gpu_seconds > held
+
+    await eventually("the pod that came back to be metered", metered)
+    await suspend(True)
+    lease = await site.state(name, "Failed", "Succeeded")
+    assert reason(lease, "Failed") == "SuspendedByMember"
+    assert lease.status.usage.final
+    assert not await site.jobs(), "it ends when nothing of it is left"
+    assert not await site.pods()
 
 
 async def test_a_missing_lease_stops_nothing(site: Any, hub: Any, eventually: Any) -> None:

@@ -31,6 +31,7 @@ FROZEN: dict[str, object] = {
     "data": {"outputGiB": 9},
     "checkpoint": {"interval": "1h"},
     "disruption": {"maxMoves": 9},
+    "retries": {"errors": 9},
     "priorityClassName": "someday",
     "strategy": {"preset": "Cheapest", "rates": None},
     "maxPricePerGPUHour": "9.99",

@@ -79,6 +79,8 @@ def _prepare(lab: Lab, folder: Path) -> Federation:
         "LOCATION_AUDIT": "true",
         "HEARTBEAT_TIMEOUT_SECONDS": "15",
         "REJECT_AFTER_SECONDS": "3",
+        # Short, so that one test's failures do not steer the next one's jobs.
+        "COOLDOWN_SECONDS": "15",
         "USAGE_INTERVAL_SECONDS": "1",
         # Rare, so that a test can take GPUs between two counts.
         "INVENTORY_INTERVAL_SECONDS": "10",

@@ -100,3 +100,32 @@ def test_a_member_that_has_no_room_after_all_rejects_and_the_job_goes_elsewhere(
         beta.kubectl("delete", "namespace", space, "--wait=false")
         eventually("the owner's pods to be gone", lambda: not beta.api.get(f"/api/v1/namespaces/{space}/pods")["items"])
         eventually("free GPUs again", lambda: running.provider("beta")["freeGPUs"] == 8)
+
+
+def test_a_node_that_refuses_work_costs_one_attempt_and_the_next_jobs_go_elsewhere(
+    running: Federation, tenant: Tenant
+) -> None:
+    other = running.tenant(usd=50)
+    broken = {"lab.fedgpu.dev/broken-nodes": "beta"}
+    tenant.apply(tenant.job("first", run="1s", annotations=broken))
+    eventually("a second attempt", lambda: len(tenant.leases("first")) == 2)
+    other.apply(other.job("next", run="1s"))
+    eventually("a place for the next job", lambda: other.leases("next"))
+    assert [lease["spec"]["provider"] for lease in other.leases("next")] == ["alpha"], "beta is cheaper and idle"
+    status = tenant.until_state("first", "Succeeded", "Failed")
+    assert status["state"] == "Succeeded"
+    refused, ran = tenant.leases("first")
+    assert [lease["spec"]["provider"] for lease in (refused, ran)] == ["beta", "alpha"]
+    assert "NodeRejected" in {one["reason"] for one in refused["status"]["conditions"]}
+    assert refused["status"]["usage"]["gpuSeconds"] == 0
+    assert "NodeRejected" in tenant.events("first")
+    verdict = next(each for each in status["candidates"] if each["provider"] == "beta")
+    assert verdict["reason"] == "CoolingDown"
+    assert "no healthy devices present" in verdict["message"], "the node's own words reach the tenant"
+    tenant.apply(tenant.job("ask", dryRun=True))
+
+    def offered() -> bool:
+        seen = tenant.status("ask").get("candidates", [])
+        return any(each["provider"] == "beta" and each["eligible"] for each in seen)
+
+    eventually("beta to be offered again", offered)

@@ -42,6 +42,8 @@ class FakeKube:
         self.patches: list[JSONObject] = []
         self.annotated: list[JSONObject] = []
         self.plan: dict[str, Exception] = {}
+        self.events: list[JSONObject] = []
+        self.asked = ""
 
     def _note(self, call: str) -> None:
         self.calls.append(call)
@@ -58,7 +60,9 @@ class FakeKube:
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
     ) -> tuple[list[JSONObject], str]:
         self._note(f"list {kind.kind}")
-        return [], "1"
+        if kind.kind == "Event":
+            self.asked = fields
+        return (self.events if kind.kind == "Event" else []), "1"
 
     async def pages(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
@@ -238,6 +242,39 @@ async def test_only_the_members_own_refusal_is_a_rejection(make: Any) -> None:
     bench.kube.plan["create Job"] = ForbiddenError("expired", status=401)
     with pytest.raises(ForbiddenError):
         await bench.step()
+
+
+async def test_an_older_kubelet_is_asked_why_the_image_does_not_come(make: Any) -> None:
+    """Between two tries its status says only that it waits; the newest Event that gives a cause does."""
+    accepted = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("False", "Waiting")}
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "work:1"'}
+    pods = (make.pod(phase="Pending", waiting=waiting),)
+    early = Bench(make, make.lease(verdicts=accepted, since=119, workload_uid="job-uid"))
+    assert "list Event" not in await early.step(job=make.member_job(), pods=pods)
+    bench = Bench(make, make.lease(verdicts=accepted, since=120, workload_uid="job-uid"))
+    bench.kube.events = [
+        {"message": "Failed to pull image: not found", "lastTimestamp": "2026-01-01T11:58:00Z"},
+        {"message": "Failed to pull image: 429 Too Many Requests", "lastTimestamp": "2026-01-01T11:59:00Z"},
+        {"message": "Error: ImagePullBackOff", "lastTimestamp": "2026-01-01T11:59:30Z"},
+    ]
+    assert "list Event" in await bench.step(job=make.member_job(), pods=pods)
+    assert bench.kube.asked == "involvedObject.uid=pod-uid,type=Warning"
+    assert bench.reason("Failed") == "ImageUnavailable"
+    with_cause = {**waiting, "message": 'Back-off pulling image "work:1": ErrImagePull: not found'}
+    named = Bench(make, make.lease(verdicts=accepted, since=120, workload_uid="job-uid"))
+    calls = await named.step(job=make.member_job(), pods=(make.pod(phase="Pending", waiting=with_cause),))
+    assert "list Event" not in calls
+    assert named.reason("Failed") == "ImagePullFailed"
+
+
+async def test_a_member_that_makes_no_pods_is_asked_why(make: Any) -> None:
+    accepted = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("False", "Waiting")}
+    bench = Bench(make, make.lease(verdicts=accepted, since=30, workload_uid="job-uid"))
+    bench.kube.events = [{"message": "exceeded quota: gpus", "lastTimestamp": "2026-01-01T11:59:00Z"}]
+    assert "list Event" in await bench.step(job=make.member_job())
+    assert bench.kube.asked == "involvedObject.uid=job-uid,type=Warning"
+    (failed,) = [each for each in bench.lease.status.conditions if each.type == "Failed"]
+    assert (failed.reason, failed.message) == ("MemberRejected", "exceeded quota: gpus")
 
 
 async def test_a_quiet_lease_is_not_written(make: Any) -> None:

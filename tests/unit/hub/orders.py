@@ -17,7 +17,7 @@ from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.workload import Workloads
 from fedgpu_operator.api.base import JSONObject, Resource
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.errors import KubeError
+from fedgpu_operator.errors import KubeError, UnreachableError
 from fedgpu_operator.hub.jobs import JobLoop
 from fedgpu_operator.ports import JOBS as MEMBER_JOBS
 from fedgpu_operator.ports import PODS, Reading, ResourceType
@@ -157,6 +157,17 @@ class Scene:
         await self.agent_pass()
         self.member.dies_after_create = False
 
+    async def start_unheard(self) -> None:
+        """The agent creates whatever it would, and the hub cannot be told; the process lives on."""
+
+        def refuse(verb: str, plural: str, name: str) -> None:
+            if (verb, plural) == ("status", LEASES.plural):
+                raise UnreachableError("no answer")
+
+        self.world.kube.before = refuse
+        await self.agent_pass()
+        self.world.kube.before = lambda *_: None
+
     # ---- what the operator does
 
     async def hub_pass(self) -> None:
@@ -215,4 +226,9 @@ class Scene:
         self._loop = None
         self._ever: set[str] = set()
         settings = AgentSettings(f"fedgpu-provider-{PROVIDER}", HUB, usage_interval=1e6)
-        self._agent = LeaseReconciler(hub, Workloads(self.member, Identity(HUB, PROVIDER)), settings, self.clock)
+        workloads = Workloads(self.member, Identity(HUB, PROVIDER), self._took)
+        self._agent = LeaseReconciler(hub, workloads, settings, self.clock)
+
+    def _took(self, job: JSONObject) -> JSONObject:
+        self._ever.add(lease_of(job))
+        return job

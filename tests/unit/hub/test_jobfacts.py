@@ -15,7 +15,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.jobfacts import RETRIED, JobFacts, Phase, outcome_of, phase, stop_reason
+from fedgpu_operator.hub.jobfacts import JobFacts, Phase, outcome_of, phase, stop_reason
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PAST, AHEAD = "2026-01-01T11:59:59Z", "2026-01-01T12:00:01Z"
@@ -45,6 +45,15 @@ def attempts(*outcomes: str) -> tuple[LeaseUsage, ...]:
         (Phase.PENDING, JobFacts(job(), attempts("Suspended"))),
         (Phase.PENDING, JobFacts(job(), attempts("MemberRejected", "MemberRejected"))),
         (Phase.DRY_RUN, JobFacts(job(dryRun=True))),
+        (Phase.PENDING, JobFacts(job(), attempts(*["NodeRejected"] * 20))),
+        (Phase.FINISHED, JobFacts(job(), attempts(*["NodeRejected"] * 21))),
+        (Phase.PENDING, JobFacts(job(), attempts("WorkloadEvicted", "NodeLost", "ImageUnavailable"))),
+        (Phase.FINISHED, JobFacts(job(retries={"infrastructure": 2}), attempts(*["WorkloadEvicted"] * 3))),
+        (Phase.FINISHED, JobFacts(job(), attempts("WorkloadFailed"))),
+        (Phase.PENDING, JobFacts(job(retries={"errors": 1}), attempts("WorkloadFailed"))),
+        (Phase.FINISHED, JobFacts(job(), attempts("OutOfMemory"))),
+        (Phase.PENDING, JobFacts(job(retries={"outOfMemory": 1}), attempts("OutOfMemory"))),
+        (Phase.SUSPENDED, JobFacts(job(suspend=True), attempts("WorkloadEvicted"))),
         (Phase.SUSPENDED, JobFacts(job(suspend=True))),
         (Phase.SUSPENDED, JobFacts(job(suspend=True, dryRun=True))),
         (Phase.SUSPENDED, JobFacts(job(suspend=True), attempts("Suspended"))),
@@ -120,21 +129,10 @@ def lease(state: str, stop: str = "", failed: str = "") -> ComputeLease:
         (lease("Failed", failed="MemberRejected"), "MemberRejected"),
         (lease("Failed", stop="Suspended", failed="ExitCode"), "ExitCode"),
         (lease("Failed"), "Failed"),
+        (lease("Failed", failed="Superseded"), "Failed"),
+        (lease("Failed", failed="Suspended"), "Failed"),
+        (lease("Failed", failed="Succeeded"), "Failed"),
     ],
 )
 def test_outcome(ended: ComputeLease, outcome: str) -> None:
     assert outcome_of(ended) == outcome
-
-
-def test_only_what_was_nobodys_fault_is_tried_again() -> None:
-    assert {
-        "Suspended",
-        "Superseded",
-        "WriteRefused",
-        "WorkloadLost",
-        "Unfunded",
-        "MemberRejected",
-        "LeaseFenced",
-        "Preempted",
-        "Rebalanced",
-    } == RETRIED

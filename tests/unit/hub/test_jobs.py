@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -146,6 +147,32 @@ async def test_a_lease_object_that_was_lost_is_made_again_and_not_a_new_attempt(
     changed = {"sequence_base": again.spec.sequence_base, "workload": None}
     assert again.spec == lease.spec.model_copy(update=changed), "it starts nothing: the workload may have run already"
     assert len(await world.ledger.attempts(world.see().metadata.uid)) == 1
+
+
+async def test_a_job_that_waits_counts_once_for_each_reason_it_waits_for(world: World) -> None:
+    await world.provider("berlin", "1.25")
+    await world.job(maxPricePerGPUHour="1.00")
+    loop = world.loop()
+    counted: Counter[str] = Counter()
+    for _ in range(5):
+        world.metrics.refused = {}
+        await loop.pass_once()
+        counted.update(world.metrics.refused)
+        world.clock.forward(31)
+    assert counted == {"PriceAboveLimit": 1}
+    assert world.see().status.reason == "PriceAboveLimit"
+
+
+async def test_no_dry_run_takes_anything_from_a_real_job_and_none_from_another(world: World) -> None:
+    """Each is judged alone, against all that is free; what is really placed is as if there were none."""
+    await world.provider("berlin", free={8: 1})
+    for number in range(8):
+        await world.job(f"dry-{number}", dryRun=True)
+        await world.job(f"real-{number}")
+    await world.pass_once()
+    assert [lease.spec.job.name for lease in world.leases] == [f"real-{number}" for number in range(8)]
+    for number in range(8):
+        assert "would go to berlin" in world.message("Placed", f"dry-{number}")
 
 
 async def test_dry_run_answers_and_reserves_nothing(world: World) -> None:

@@ -33,6 +33,7 @@ async def test_from_running_to_succeeded_with_the_exact_bill(world: World) -> No
     # floor(1_250_000 µUSD/h x 44 GPU-s / 3600 s/h)
     assert (status.usage.gpu_seconds, status.usage.cost) == (44, "0.015277")
     assert status.completion_time is not None
+    assert status.reason == "Succeeded"
     assert world.metrics.gpu_seconds["berlin"] == 44
     await world.pass_once()
     assert world.metrics.gpu_seconds["berlin"] == 44, "billed once"
@@ -57,6 +58,7 @@ async def test_a_failed_workload_ends_the_job_with_its_reason(world: World) -> N
     assert world.see().status.state == "Failed"
     assert world.says("Failed") == ("True", "ExitCode")
     assert world.message("Failed") == "the words"
+    assert world.see().status.reason == "ExitCode", "the column shows why it failed, not why it was placed"
     assert len(world.leases) == 1
 
 
@@ -219,6 +221,27 @@ async def test_a_deleted_job_clears_its_member_though_its_lease_was_deleted_by_h
     assert world.leases == []
 
 
+async def test_a_lease_that_is_made_again_carries_the_stop_that_is_due(world: World) -> None:
+    await _placed(world)
+    lease = world.lease
+    await world.runs(lease, 1)
+    await world.change("train", suspend=True)
+    del world.kube.objects[LEASES.plural, lease.metadata.namespace, lease.metadata.name]
+    world.clock.forward(5)
+    await world.pass_once()
+    first = world.lease
+    assert (first.spec.desired, first.spec.stop_reason, first.spec.workload) == ("Stop", "Suspended", None)
+    assert first.spec.stop_requested_at == world.clock.now()
+    # What was stopped once stays stopped, though the reason for it has gone meanwhile.
+    await world.change("train", suspend=False)
+    del world.kube.objects[LEASES.plural, lease.metadata.namespace, lease.metadata.name]
+    world.clock.forward(5)
+    await world.pass_once()
+    again = world.lease
+    assert (again.spec.desired, again.spec.stop_reason) == ("Stop", "Suspended")
+    assert again.spec.stop_requested_at == first.spec.stop_requested_at
+
+
 async def test_an_attempt_whose_job_and_lease_are_gone_is_stopped_billed_and_closed(world: World) -> None:
     await _placed(world)
     job, lease = world.see(), world.lease
@@ -290,14 +313,14 @@ async def test_a_rejection_by_the_member_is_placed_elsewhere_and_asked_again_aft
     assert third.spec.provider == "near"
 
 
-async def test_even_after_a_hundred_rejections_there_is_a_new_attempt(world: World) -> None:
+async def test_even_after_a_hundred_attempts_there_is_a_new_one(world: World) -> None:
     await world.provider("berlin")
     job = await world.job()
     for number in range(101):
         request = AttemptRequest(job.metadata.uid, f"after-{number}", "team-a", "train", "away", "x", MicroUSD(1), 1, 9)
         attempt = await world.ledger.open_attempt(request, world.clock.now())
         await world.ledger.record_usage(attempt.lease_name, 1, 3600, world.clock.now())
-        await world.ledger.end_attempt(attempt.lease_name, "MemberRejected", world.clock.now())
+        await world.ledger.end_attempt(attempt.lease_name, "Suspended", world.clock.now())
         world.clock.forward(1)
     await world.pass_once()
     assert world.lease.spec.attempt == 102

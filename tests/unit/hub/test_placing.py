@@ -60,8 +60,19 @@ async def test_only_fresh_rejections_are_avoided(world: World) -> None:
         attempt(world, "broke", "ExitCode"),
     )
     asked = domain_job(JobFacts(await world.job(), usage), None, world.clock.now(), COOLDOWN, hosts={})
-    assert set(asked.avoid) == {"fresh"}
-    assert asked.avoid["fresh"] == "the member rejected attempt 1 at 2026-01-01T11:55:01Z"
+    assert asked.avoid == {
+        "fresh/H100": "MemberRejected at 2026-01-01T11:55:01Z: not tried again before 2026-01-01T12:00:01Z"
+    }
+
+
+async def test_a_job_that_runs_does_not_keep_away_from_where_it_runs(world: World) -> None:
+    """Or a fault of another job there would make every move of this one look like a rescue."""
+    terms = attempt(world, "berlin", "Suspended").attempt.terms
+    runs = LeaseUsage(Attempt(terms, 2, world.clock.now()), 0, 0)
+    facts = JobFacts(await world.job(), (attempt(world, "berlin", "NodeRejected", ago=1), runs))
+    cooling = {"berlin/H100": "why", "oslo/H100": "why"}
+    asked = domain_job(facts, None, world.clock.now(), COOLDOWN, hosts={}, cooling=cooling)
+    assert set(asked.avoid) == {"oslo/H100"}
 
 
 async def test_offers_are_less_what_our_own_leases_hold(world: World) -> None:

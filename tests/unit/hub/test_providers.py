@@ -186,6 +186,22 @@ def test_a_taken_namespace_is_not_accepted() -> None:
     assert status.acceptance is None
 
 
+@pytest.mark.parametrize(
+    ("offers", "products", "price"),
+    [
+        ({"H100": "1.25"}, "H100", "1.25"),
+        ({"H100": "1.25", "L4": "0.40", "A100": "10.5"}, "H100 +2", "0.40-10.5"),
+        ({"H100": "1.25", "L4": "1.250"}, "H100 +1", "1.25"),
+    ],
+)
+def test_the_columns_speak_of_all_products(offers: dict[str, str], products: str, price: str) -> None:
+    named = provider(offers=[{"product": name, "pricePerGPUHour": usd} for name, usd in offers.items()])
+    status = judge(replace(WELL, provider=named))
+    assert (status.products, status.price) == (products, price)
+    paths = {column.name: column.path for column in GPUProvider.info.columns}
+    assert (paths["Products"], paths["Price"]) == (".status.products", ".status.price")
+
+
 def test_latency_is_of_the_samples_and_outlives_them() -> None:
     status = judge(replace(WELL, report=report(trips=[10, 20, 30, 40, 1000])))
     assert status.latency is not None

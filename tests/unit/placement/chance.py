@@ -114,7 +114,7 @@ def _random_job(rng: Random, number: int, *, gangs: bool) -> Raw:
         spec["replicas"] = rng.choice([1, 1, 2, 3])
     spec |= _maybe(rng, "maxPricePerGPUHour", ["1.25", "2.49"], 0.2) | _maybe(rng, "budget", ["0.5", "1.25", "4"], 0.2)
     spec |= _maybe(rng, "deadline", ["2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00"], 0.1)
-    spec |= _maybe(rng, "avoid", [{"p0": "rejected a minute ago"}], 0.1)
+    spec |= _maybe(rng, "avoid", [{f"p0/{product}": "rejected a minute ago" for product in CARDS}], 0.1)
     namespace = rng.choice(["lab", "web"])
     return {"metadata": {"uid": f"u{number}", "name": f"job-{number}", "namespace": namespace}, "spec": spec}
 

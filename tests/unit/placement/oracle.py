@@ -94,7 +94,7 @@ def _unfit(world: Raw, job: Raw, provider: Raw, product: str) -> str:
         return "memory"
     if not provider["status"]["ready"]:
         return "not ready"
-    if provider["metadata"]["name"] in job["spec"].get("avoid", {}):
+    if f"{provider['metadata']['name']}/{product}" in job["spec"].get("avoid", {}):
         return "avoided"
     deadline = job["spec"].get("deadline")
     if deadline and _arrival(world, job, provider) >= datetime.fromisoformat(deadline):

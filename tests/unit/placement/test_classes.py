@@ -51,7 +51,7 @@ def copy_of(job: Job, uid: str) -> Job:
 FULL = replace(
     BASE,
     latency=LatencyRule(Location("DE", "eu-central-1"), 50, True),
-    avoid={"p3": "rejected"},
+    avoid={"p3/H100": "rejected"},
     data=(DataSet("set", 1024, country="DE"),),
     rates=ExchangeRates(1, 1),
     rules=PlacementRules(countries=frozenset({"DE"})),
@@ -75,7 +75,7 @@ DIFFERENT: dict[str, Any] = {
     "budget_left": MicroUSD(5),
     "deadline": NOW - timedelta(days=1),
     "rates": ExchangeRates(per_kg_co2e=5),
-    "avoid": {"p0": "rejected"},
+    "avoid": {"p0/H100": "rejected"},
     "data": (DataSet("set", 10_000, country="DE", countries=frozenset({"DE"})),),
     "output_mib": 10_000,
 }

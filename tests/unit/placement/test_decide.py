@@ -219,7 +219,7 @@ def test_jobs_that_differ_in_one_rule_are_judged_apart() -> None:
     base = job("a")
     others = [
         replace(base, uid="b", deadline=NOW - timedelta(seconds=1)),
-        replace(base, uid="c", avoid={"de": "rejected"}),
+        replace(base, uid="c", avoid={"de/H100": "rejected"}),
         replace(base, uid="d", max_price=MicroUSD(1)),
         replace(base, uid="e", budget_left=MicroUSD(1)),
         replace(base, uid="f", gpu=GpuNeed(min_memory_mib=10**6)),

@@ -207,7 +207,7 @@ def test_deadline(seconds: int, refused: bool) -> None:
 
 def test_readiness_and_cooldown() -> None:
     assert refusals(JOB, replace(OFFER, ready=False)) == {"readiness": Reason.PROVIDER_NOT_READY}
-    assert refusals(replace(JOB, avoid={"alpine": "rejected"}), OFFER) == {"cooldown": Reason.COOLING_DOWN}
+    assert refusals(replace(JOB, avoid={OFFER.name: "rejected"}), OFFER) == {"cooldown": Reason.COOLING_DOWN}
     assert refusals(replace(JOB, avoid={"other": "rejected"}), OFFER) == {}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from sqlalchemy import BigInteger, Connection, func, select, type_coerce
@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, Connection, func, select, type_coerce
 from fedgpu_operator.adapters.ledger import prices
 from fedgpu_operator.adapters.ledger.calls import Calls
 from fedgpu_operator.adapters.ledger.schema import attempts
+from fedgpu_operator.domain.faults import SUCCEEDED, Ending
 from fedgpu_operator.domain.market import PriceBucket, PricePoint, ProviderRecord
 
 _SECOND = 10**6
@@ -35,6 +36,13 @@ class MarketCalls(Calls):
     async def provider_records(self, since: datetime | None = None) -> tuple[ProviderRecord, ...]:
         """How attempts ended, by provider, product and outcome: all, or those that ended at `since` or later."""
         return await self._read(provider_records, since)
+
+    async def endings(self, since: datetime, outcomes: Collection[str]) -> tuple[Ending, ...]:
+        """Attempts that ended with one of these outcomes at `since` or later, the oldest first.
+
+        Of those that succeeded since then, one for each offer: the one that began last.
+        """
+        return await self._read(endings, since, outcomes)
 
 
 def provider_records(connection: Connection, since: datetime | None) -> tuple[ProviderRecord, ...]:
@@ -62,3 +70,28 @@ def provider_records(connection: Connection, since: datetime | None) -> tuple[Pr
         )
         for row in rows
     )
+
+
+def endings(connection: Connection, since: datetime, outcomes: Collection[str]) -> tuple[Ending, ...]:
+    """Each failure, and the newest start of what succeeded, by offer."""
+    columns = attempts.c
+    failed = (
+        select(columns.provider, columns.product, columns.tenant, columns.outcome, columns.created_at, columns.ended_at)
+        .where(columns.ended_at >= since, columns.outcome.in_(sorted(outcomes)))
+        .order_by(columns.ended_at, columns.lease_name)
+    )
+    worked = (
+        select(columns.provider, columns.product, func.max(columns.created_at), func.max(columns.ended_at))
+        .where(columns.ended_at >= since, columns.outcome == SUCCEEDED)
+        .group_by(columns.provider, columns.product)
+        .order_by(columns.provider, columns.product)
+    )
+    faults = [
+        Ending(f"{provider}/{product}", tenant, outcome, began, ended)
+        for provider, product, tenant, outcome, began, ended in connection.execute(failed)
+    ]
+    successes = [
+        Ending(f"{provider}/{product}", "", SUCCEEDED, began, ended)
+        for provider, product, began, ended in connection.execute(worked)
+    ]
+    return (*faults, *successes)

@@ -1,4 +1,4 @@
-"""Cooldown: a provider that just rejected this job, or holds a fenced attempt of it, is not asked again yet."""
+"""Cooldown: an offer at which an attempt just failed through no fault of the tenant is not tried again yet."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from fedgpu_operator.placement.table import OfferTable
 
 
 def refusal(ctx: Context, offer: Offer) -> Refusal | None:
-    """Refuses a provider that the job avoids for now, with the reason given there."""
-    why = ctx.job.avoid.get(offer.provider)
-    return None if why is None else Refusal(Reason.COOLING_DOWN, why or "asked too recently")
+    """Refuses an offer that the job avoids for now, with the reason given there."""
+    why = ctx.job.avoid.get(offer.name)
+    return None if why is None else Refusal(Reason.COOLING_DOWN, why or "tried too recently")
 
 
 def key(ctx: Context) -> Hashable:
-    """Who is avoided, and why; None where nobody is."""
+    """What is avoided, and why; None when nothing is."""
     return tuple(sorted(ctx.job.avoid.items())) or None
 
 
 def allowed(ctx: Context, table: OfferTable) -> BoolVector:
-    """Which offers are of nobody whom the job avoids. Shape (offers,)."""
-    return table.kinds(_provider).where(lambda provider: provider not in ctx.job.avoid)
+    """Which offers the job does not avoid. Shape (offers,)."""
+    return table.kinds(_name).where(lambda name: name not in ctx.job.avoid)
 
 
-def _provider(offer: Offer) -> str:
-    return offer.provider
+def _name(offer: Offer) -> str:
+    return offer.name

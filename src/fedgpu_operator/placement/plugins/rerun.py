@@ -25,7 +25,7 @@ ROOM: Final = 2**62
 
 
 def key(ctx: Context) -> Hashable:
-    """What one interruption loses; None for a job without checkpoints, which is not run again after a failure."""
+    """What one interruption loses; None for a job without checkpoints: what it loses is bounded by its retries."""
     return None if ctx.job.checkpoint_seconds is None else _at_stake(ctx.job, ctx.job.checkpoint_seconds)
 
 
