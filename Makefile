@@ -54,8 +54,8 @@ e2e: $(VENV)/.installed ## the demo, checked field by field
 chaos-settlement: $(VENV)/.installed ## the same with 20 seeds of many kills each; minutes
 	$(BIN)/python -m tests.chaos.seeds
 
-orders: $(VENV)/.installed ## what may happen to an attempt, in every order of four events; minutes
-	TEST_LONGEST_ORDER=4 $(BIN)/python -m pytest tests/unit/hub/test_orders.py
+orders: $(VENV)/.installed ## what may happen to an attempt, in every order of three events; minutes
+	TEST_LONGEST_ORDER=3 $(BIN)/python -m pytest tests/unit/hub/test_orders.py
 
 audit: $(VENV)/.installed ## slither, halmos, coverage, deep states and mutants of the contracts; long
 	$(BIN)/python -m hack.audit_contracts all
