@@ -142,8 +142,10 @@ class AttemptKeeper:
 
     async def wind_up(
         self, entry: LeaseUsage, lease: ComputeLease | None, provider: GPUProvider | None, *, funded: bool = True
-    ) -> None:
+    ) -> Attempt:
         """Stop, bill and close an open attempt whose job object is gone, or only bill one that cannot be read.
+
+        Returns the attempt as it is then.
 
         A lease that is gone too is made again with the stop: what may still run on the member must end and be billed.
         Only where the provider is gone as well, and nobody is left who could answer, is it closed as it stands.
@@ -153,19 +155,20 @@ class AttemptKeeper:
         reason = JOB_GONE if not exists else "" if funded else UNFUNDED
         if lease is None:
             if exists or await self._lease_exists(attempt):
-                return
+                return attempt
             if provider is not None:
-                await self._remake(replace(entry, attempt=await self._keep_stop(attempt, reason)), None)
-                return
+                attempt = await self._keep_stop(attempt, reason)
+                await self._remake(replace(entry, attempt=attempt), None)
+                return attempt
         else:
             attempt, lease, failed = await self._in_line(attempt, lease, reason)
             complete = await self._biller.bill(attempt, lease, provider, None)
             if not (complete and lease.status.ended and lease.status.usage.final):
                 if failed is not None:
                     raise failed
-                return
+                return attempt
         outcome = JOB_GONE if lease is None else outcome_of(lease)
-        await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
+        return await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
 
     async def _job_exists(self, attempt: Attempt) -> bool:
         """Asked by name: an object that merely could not be read must not look like one that is gone."""

@@ -230,7 +230,8 @@ class JobLoop:
             name = entry.attempt.lease_name
             lease, provider = state.leases.get(name), state.providers.get(entry.attempt.terms.provider)
             with one_of_many(lease):
-                await self._keeper.wind_up(entry, lease, provider, funded=name not in money.stop)
+                ended = await self._keeper.wind_up(entry, lease, provider, funded=name not in money.stop)
+                self._faults.note(ended)
         still = {entry.attempt.lease_name for entry in orphans}
         left = [
             lease

@@ -188,6 +188,11 @@ class Tenant:
         ]
         return sorted(mine, key=lambda lease: (lease["spec"]["job"]["name"], lease["spec"]["attempt"]))
 
+    def remove(self, lease: Json) -> None:
+        """Delete a lease as a cluster admin might."""
+        meta = lease["metadata"]
+        self.federation.hub.api.delete(f"{API}/namespaces/{meta['namespace']}/computeleases/{meta['name']}")
+
     def workloads(self, member: str) -> list[Json]:
         """Jobs of this tenant on a member."""
         return self._on(member, "/apis/batch/v1/jobs")

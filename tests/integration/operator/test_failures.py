@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tests.integration.operator.federation import PRICES, SECONDS_PER_HOUR, Federation, Tenant, eventually, micro
+from tests.integration.operator.federation import PRICES, SECONDS_PER_HOUR, Federation, Json, Tenant, eventually, micro
 
 GERMAN = {"countries": ["DE"]}
 AMERICAN = {"countries": ["US"]}
@@ -129,3 +129,54 @@ def test_a_node_that_refuses_work_costs_one_attempt_and_the_next_jobs_go_elsewhe
         return any(each["provider"] == "beta" and each["eligible"] for each in seen)
 
     eventually("beta to be offered again", offered)
+
+
+def test_a_lease_that_is_deleted_by_hand_adopts_what_runs_and_starts_nothing(tenant: Tenant) -> None:
+    tenant.apply(tenant.job("work", run="", placement=GERMAN))
+    before = tenant.until_state("work", "Running")
+    (workload,) = tenant.workloads("alpha")
+    (lease,) = tenant.leases("work")
+    assert lease["spec"]["workload"]["metadata"]["name"] == lease["metadata"]["name"]
+    tenant.remove(lease)
+
+    def again() -> Json | None:
+        (found,) = tenant.leases("work") or [lease]
+        adopted = found.get("status", {}).get("workloadUid") == workload["metadata"]["uid"]
+        return found if adopted and found["metadata"]["uid"] != lease["metadata"]["uid"] else None
+
+    made = eventually("the lease to be made again", again)
+    assert "workload" not in made["spec"]
+    assert tenant.status("work")["placement"] == before["placement"]
+    tenant.patch("work", suspend=True)
+    tenant.until_state("work", "Suspended")
+    assert tenant.workloads("alpha") == []
+    # Its workload is gone and its attempt has ended: whoever deletes the lease now brings nothing back.
+    (lease,) = tenant.leases("work")
+    tenant.remove(lease)
+    tenant.apply(tenant.job("next", run="1s", placement=GERMAN))
+    tenant.until_state("next", "Succeeded")
+    assert [each["metadata"]["name"] for each in tenant.workloads("alpha")] == [
+        tenant.status("next")["placement"]["lease"]
+    ]
+    tenant.delete("work")
+    eventually("the job to go", lambda: tenant.gone("work"))
+
+
+def test_what_a_deleted_job_left_on_a_silent_member_is_cleared_when_it_is_back(
+    running: Federation, tenant: Tenant
+) -> None:
+    tenant.apply(tenant.job("work", run="1s", placement=AMERICAN))
+    tenant.until_state("work", "Succeeded")
+    assert len(tenant.workloads("beta")) == 1
+    beta = running.lab.members["beta"]
+    beta.pause()
+    try:
+        running.until_provider("beta", "Connected", "Unknown")
+        tenant.delete("work")
+        eventually("the job to go", lambda: tenant.gone("work"))
+        assert [lease["spec"]["desired"] for lease in tenant.leases("work")] == ["Stop"], "its tombstone stays"
+    finally:
+        beta.resume()
+    running.until_provider("beta", "Ready", "True")
+    eventually("the member to be cleared", lambda: not tenant.workloads("beta"))
+    eventually("the tombstone to go", lambda: not tenant.leases("work"))
