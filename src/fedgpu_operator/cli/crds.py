@@ -9,7 +9,7 @@ NAME: Final = "crds"
 
 
 def command() -> None:
-    """Print all CRDs, for `| kubectl apply --server-side -f -`."""
+    """Print all CRDs: `| kubectl apply --server-side -f -` installs them, `| kubectl replace -f -` brings them up to date."""
     from fedgpu_operator.api.crd import all_crds, to_yaml
 
     for each in all_crds():
