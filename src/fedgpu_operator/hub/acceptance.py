@@ -126,12 +126,10 @@ def _finding(status: Literal["True", "False"], reason: str, message: str) -> Fin
 
 
 def _as_created(provider: GPUProvider) -> bool:
-    """Whether the spec is exactly what its creator wrote, by somebody who had the right to accept it.
+    """Whether all that an acceptance binds was written by people with the right to accept it.
 
-    The chart's policy lets nobody else create a provider without the annotation that says it awaits acceptance. The
-    generation rises with every change of the spec, and only the API server writes it.
+    The chart's policy lets nobody else create a provider, or change what is bound, without the annotation that says
+    that it awaits acceptance; and nobody else removes that.
     """
-    meta = provider.metadata
-    return (
-        meta.generation == 1 and ACCEPT_ANNOTATION not in meta.annotations and AWAITS_ANNOTATION not in meta.annotations
-    )
+    notes = provider.metadata.annotations
+    return ACCEPT_ANNOTATION not in notes and AWAITS_ANNOTATION not in notes

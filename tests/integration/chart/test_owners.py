@@ -277,12 +277,43 @@ def test_an_owner_works_with_kubectl_as_people_do(people: People) -> None:
             done = hub.kubectl(*as_anna, *way, "-f", "-", input=yaml.safe_dump(stolen), check=False)
             assert done.returncode != 0
             assert "needs the right to update gpuproviders/accept" in done.stderr
-        # A generation cannot be made up, and it is what tells a creation from a change.
-        assert hub.api.get(f"{PROVIDERS}/{name}")["metadata"]["generation"] == 3
-        forged = {"metadata": {"generation": 1}, "spec": {"displayName": "forged"}}
-        assert anna.api.patch(f"{PROVIDERS}/{name}", forged)["metadata"]["generation"] == 4
     finally:
         hub.api.delete(f"{PROVIDERS}/{name}")
+
+
+BOUND: dict[str, Json] = {
+    "location": {"location": {"country": "US"}},
+    "claims": {"compliance": ["HIPAA"]},
+    "connection": {"connection": {"kubeconfigSecretRef": {"key": "other"}}},
+    "payout": {"payout": {"address": "0x" + "66" * 20}},
+    "no payout": {"payout": None},
+    "signer": {"payout": {"signer": "0x" + "77" * 20}},
+    "signer's key": {"payout": {"signerKeySecretRef": {"name": "other", "key": "key"}}},
+}
+FREE: dict[str, Json] = {
+    "price": {"offers": [{"product": "NVIDIA-L4", "pricePerGPUHour": "9"}]},
+    "limits": {"limits": {"maxLeases": 3}},
+    "proof": {"payout": {"proof": {"signature": "0x" + "1b" * 65, "issuedAt": 1767323045}}},
+}
+
+
+def test_what_an_admin_created_is_accepted_as_created_and_as_nobody_else_changed_it(people: People) -> None:
+    """A provider without the mark holds, in what is bound, only what people with the right wrote."""
+    hub, anna = people.hub, people.anna
+    path = f"{PROVIDERS}/{anna.provider}"
+    before = hub.api.get(path)["spec"]
+    payout = {"address": "0x" + "11" * 20, "signer": "0x" + "22" * 20, "signerKeySecretRef": {"name": "a", "key": "k"}}
+    hub.api.patch(path, {**noted(AWAITS_ANNOTATION, None), "spec": {"payout": payout}})
+    try:
+        for what, change in BOUND.items():
+            assert AWAITS in refusal(lambda it=change: anna.api.patch(path + DRY, {"spec": it})), what  # type: ignore[misc]
+            marked = {**noted(AWAITS_ANNOTATION, "true"), "spec": change}
+            assert refusal(lambda it=marked: anna.api.patch(path + DRY, it)) == "", what  # type: ignore[misc]
+            assert refusal(lambda it=change: people.platform.api.patch(path + DRY, {"spec": it})) == "", what  # type: ignore[misc]
+        for what, change in FREE.items():
+            assert refusal(lambda it=change: anna.api.patch(path + DRY, {"spec": it})) == "", what  # type: ignore[misc]
+    finally:
+        hub.api.patch(path, {**noted(AWAITS_ANNOTATION, "true"), "spec": {"payout": None, **before}})
 
 
 def test_not_even_a_careless_role_for_the_status_makes_an_owner_accepted(people: People) -> None:

@@ -58,8 +58,9 @@ HASH = {"old": provider(OLD).spec.acceptance_hash(), "new": provider(NEW).spec.a
     [
         (provider(), "Accepted", "AwaitingAcceptance"),
         (provider(awaits=True), "AwaitingAcceptance", "AwaitingAcceptance"),
-        # Somebody changed it since, and it may not have been somebody with the right.
-        (provider(generation=2), "AwaitingAcceptance", "AwaitingAcceptance"),
+        # Whoever changed it had the right: without it, the annotation is there.
+        (provider(generation=2), "Accepted", "AwaitingAcceptance"),
+        (provider(generation=2, awaits=True), "AwaitingAcceptance", "AwaitingAcceptance"),
         (provider(accept=HASH["old"], awaits=True, generation=7), "Accepted", "Accepted"),
         (provider(accept="0" * 32), "AwaitingAcceptance", "AwaitingAcceptance"),
         (provider(accept=WITHDRAWN), "Withdrawn", "Withdrawn"),
