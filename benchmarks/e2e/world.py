@@ -190,6 +190,7 @@ def _operator(
     """Production defaults; settlement is off and the ledger is a file."""
     said = {
         "NAMESPACE": NAMESPACE,
+        "ACCEPTANCE_ENFORCED": "true",
         "LEDGER": str(directory / "ledger.db"),
         "BIND_ADDRESS": "127.0.0.1",
         "METRICS_PORT": str(metrics),

@@ -58,6 +58,8 @@ class Settings:
     namespace: str
     ledger: str
     acceptance: Literal["OnCreate", "Manual"]
+    acceptance_enforced: bool
+    """Whether the hub restricts who may accept a provider, so that an acceptance counts."""
     default_deny: bool
     location_audit: bool
     """Whether the hub holds who may confirm a location, so that a confirmation counts."""
@@ -90,6 +92,7 @@ class Settings:
             acceptance=cast(
                 Literal["OnCreate", "Manual"], env.choice("ACCEPTANCE", "OnCreate", ("OnCreate", "Manual"))
             ),
+            acceptance_enforced=env.flag("ACCEPTANCE_ENFORCED", default=False),
             default_deny=env.flag("DEFAULT_DENY", default=False),
             location_audit=env.flag("LOCATION_AUDIT", default=False),
             resync_seconds=env.seconds("RESYNC_SECONDS", 30),

@@ -69,6 +69,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 - name: FEDGPU_ACCEPTANCE
   value: {{ $settings.acceptance | quote }}
+- name: FEDGPU_ACCEPTANCE_ENFORCED
+  value: {{ or (and .Values.rbac.create .Values.rbac.confineByAdmission) .Values.rbac.acceptanceEnforcedElsewhere | quote }}
 - name: FEDGPU_DEFAULT_DENY
   value: {{ $settings.defaultDeny | quote }}
 - name: FEDGPU_LOCATION_AUDIT

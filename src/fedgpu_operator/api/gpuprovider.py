@@ -31,6 +31,12 @@ from fedgpu_operator.domain.location import Location
 
 AUDIT_ANNOTATION: Final = "fedgpu.dev/location-audited"
 """Holds the hash of the location that a platform admin has confirmed; `fedgpu provider audit` writes it."""
+ACCEPT_ANNOTATION: Final = "fedgpu.dev/accept"
+"""Holds the hash of the spec that is accepted, or `WITHDRAWN`; `fedgpu provider accept` writes it."""
+WITHDRAWN: Final = "withdrawn"
+AWAITS_ANNOTATION: Final = "fedgpu.dev/awaits-acceptance"
+"""`AWAITS` on it: somebody without the right to accept created it or changed what is bound; that accepts nothing."""
+AWAITS: Final = "true"
 DRAIN_ANNOTATION: Final = "fedgpu.dev/drain"
 """Nothing new goes to the provider, and what may be moved leaves it; anything but "" and "false" says so."""
 
@@ -167,9 +173,11 @@ class Payout(Model):
         )
     }
 
-    def bound(self) -> str:
-        """What an acceptance binds of it: the payout wallet and, where one is named, the receipt signer."""
-        return "/".join(part.lower() for part in (self.address, self.signer) if part)
+    def bound(self) -> list[str]:
+        """What an acceptance binds of it: payout wallet, receipt signer and where its key lies."""
+        ref = self.signer_key_secret_ref
+        key = [ref.name, ref.key] if ref is not None else []
+        return [self.address.lower(), (self.signer or "").lower(), *key]
 
 
 class GPUProviderSpec(Model):
@@ -198,7 +206,7 @@ class GPUProviderSpec(Model):
     payout: Payout | None = Field(default=None, description="Where earnings go; needed to be paid on chain.")
 
     def acceptance_hash(self) -> str:
-        """Half a SHA-256, in hex, over what acceptance binds: location, compliance, payout wallet and endpoint."""
+        """Half a SHA-256, in hex, over what acceptance binds: location, compliance, payout and its keys, connection."""
         bound = {
             "location": self.location.to_wire(),
             "compliance": sorted(self.compliance),
@@ -228,11 +236,38 @@ class LatencyStatus(Model):
 
 
 class Acceptance(Model):
-    """What the hub accepted."""
+    """What the hub accepted. It stays in force for what runs while a changed spec waits for its own acceptance."""
 
-    hash: str = Field(max_length=64, description="Hash over location, compliance, payout wallet and endpoint.")
+    hash: str = Field(max_length=64, description="Hash over location, compliance, payout, its keys and the connection.")
     accepted_at: datetime = Field(description="When it was accepted.")
-    signer: WalletOrNone = Field(default="", description="Receipt signer that was accepted; empty where none was.")
+    withdrawn_at: datetime | None = Field(
+        default=None, description="When a platform admin withdrew it; what still runs is metered and stopped on it."
+    )
+    kubeconfig_secret_ref: SecretKeyRef | None = Field(
+        default=None, description="Kubeconfig that was accepted: the only connection that the agent uses."
+    )
+    payout: WalletOrNone = Field(default="", description="Payout wallet that was accepted; empty if there was none.")
+    signer: WalletOrNone = Field(default="", description="Receipt signer that was accepted; empty if there was none.")
+    signer_key_secret_ref: SecretKeyRef | None = Field(
+        default=None, description="Private key of the receipt signer that was accepted."
+    )
+
+    @classmethod
+    def of(cls, spec: GPUProviderSpec, at: datetime) -> Acceptance:
+        """All that accepting this spec accepts."""
+        payout = spec.payout
+        return cls(
+            hash=spec.acceptance_hash(),
+            accepted_at=at,
+            kubeconfig_secret_ref=spec.connection.kubeconfig_secret_ref,
+            payout=payout.address if payout is not None else "",
+            signer=(payout.signer or "") if payout is not None else "",
+            signer_key_secret_ref=payout.signer_key_secret_ref if payout is not None else None,
+        )
+
+    def secret_keys(self) -> list[SecretKeyRef]:
+        """Every key of a Secret that was accepted."""
+        return [ref for ref in (self.kubeconfig_secret_ref, self.signer_key_secret_ref) if ref is not None]
 
 
 class GPUProviderStatus(Model):
@@ -243,7 +278,7 @@ class GPUProviderStatus(Model):
         default="Pending", description="One word for people, derived from the conditions."
     )
     namespace: str = Field(default="", max_length=63, description="The provider's namespace on the hub.")
-    acceptance: Acceptance | None = Field(default=None, description="What was accepted.")
+    acceptance: Acceptance | None = Field(default=None, description="What was accepted last.")
     location_audited: bool = Field(
         default=False, description="Whether a platform admin has confirmed exactly the location that is stated now."
     )
@@ -312,6 +347,12 @@ class GPUProvider(Resource):
     def location_audited(self) -> bool:
         """Whether a platform admin has confirmed exactly the location that is stated now."""
         return self.metadata.annotations.get(AUDIT_ANNOTATION) == self.spec.location.audit_hash()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the spec of this moment is the one that was accepted, and the acceptance was not withdrawn."""
+        known = self.status.acceptance
+        return known is not None and known.withdrawn_at is None and known.hash == self.spec.acceptance_hash()
 
     @property
     def draining(self) -> bool:

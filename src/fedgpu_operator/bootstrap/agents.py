@@ -1,4 +1,4 @@
-"""Keeps one Push agent running for each accepted provider, with what its Secrets hold now: kubeconfig and key."""
+"""Keeps one Push agent running per accepted provider, on what was accepted and what those Secrets hold now."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.agent import Agent, AgentSettings, Signing
-from fedgpu_operator.api.gpuprovider import GPUProvider, SecretKeyRef
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, SecretKeyRef
 from fedgpu_operator.errors import ConfigurationError, FedGPUError, InvalidResourceError, NotFoundError
+from fedgpu_operator.hub.acceptance import TAKEN, SecretKey, keeps_agent, secret_owners
 from fedgpu_operator.hub.render import provider_namespace
-from fedgpu_operator.hub.store import load_all, load_namespaces
+from fedgpu_operator.hub.store import load_all, load_namespaces, load_reading
 from fedgpu_operator.ports import SECRETS, Clock, Kube
 from fedgpu_operator.settings import Settings
 
@@ -35,6 +37,8 @@ class Running:
     member: KubeClient
     task: asyncio.Task[None]
     made_of: str
+    uid: str
+    """Of the GPUProvider: another object of the same name has no claim on it."""
 
 
 class AgentSupervisor:
@@ -53,6 +57,7 @@ class AgentSupervisor:
         self._hub_uid = hub_uid
         self._reserved = frozenset(address.lower() for address in reserved)
         self._running: dict[str, Running] = {}
+        self._winding_down: set[str] = set()
         self.refusals: dict[str, InvalidResourceError] = {}
 
     def wake(self, namespace: str) -> None:
@@ -61,16 +66,26 @@ class AgentSupervisor:
             if provider_namespace(provider) == namespace:
                 running.agent.wake()
 
+    def winds_down(self, namespace: str) -> bool:
+        """Whether the agent of this provider namespace runs only until its last lease is gone."""
+        return namespace in self._winding_down
+
     async def pass_once(self) -> float | None:
         """One pass over all providers."""
         providers = {provider.metadata.name: provider for provider in await load_all(self._hub, GPUProvider)}
         namespaces = await load_namespaces(self._hub)
-        await asyncio.gather(*(self._end(name) for name in set(self._running) - set(providers)))
+        gone = [
+            name
+            for name, running in self._running.items()
+            if name not in providers or providers[name].metadata.uid != running.uid
+        ]
+        await asyncio.gather(*(self._end(name) for name in gone))
         for name in set(self.refusals) - set(providers):
             del self.refusals[name]
-        owners = _secret_owners(providers.values())
+        self._winding_down.intersection_update(map(provider_namespace, providers))
+        owners = secret_owners(providers.values())
         for name, provider in providers.items():
-            if _accepted(provider) and provider_namespace(name) in namespaces:
+            if provider_namespace(name) in namespaces:
                 await self._keep_apart(provider, owners)
         return None
 
@@ -78,11 +93,11 @@ class AgentSupervisor:
         """End every agent; workloads go on."""
         await asyncio.gather(*(self._end(name) for name in list(self._running)))
 
-    async def _keep_apart(self, provider: GPUProvider, owners: Owners) -> None:
-        """`_keep`, with whatever goes wrong in it told of this provider and kept from all others."""
+    async def _keep_apart(self, provider: GPUProvider, owners: Mapping[SecretKey, str]) -> None:
+        """`_follow`, with whatever goes wrong in it told of this provider and kept from all others."""
         name = provider.metadata.name
         try:
-            await self._keep(provider, owners)
+            await self._follow(provider, owners)
         except InvalidResourceError as error:
             self._refuse(name, error)
             await self._end(name)
@@ -102,11 +117,30 @@ class AgentSupervisor:
             log.warning("provider %s: %s: %s", name, error.why, error)
         self.refusals[name] = error
 
-    async def _keep(self, provider: GPUProvider, owners: Owners) -> None:
+    async def _follow(self, provider: GPUProvider, owners: Mapping[SecretKey, str]) -> None:
+        """Keep the agent while its connection is in force, or leases are left to meter and stop; else end it."""
+        name, known = provider.metadata.name, provider.status.acceptance
+        namespace = provider_namespace(name)
+        if keeps_agent(provider, known):
+            self._winding_down.discard(namespace)
+        elif (await load_reading(self._hub, ComputeLease, namespace)).objects:
+            self._winding_down.add(namespace)
+        else:
+            self._winding_down.discard(namespace)
+            self.refusals.pop(name, None)
+            await self._end(name)
+            return
+        # Without a record nothing new is started; what runs goes on, since it was started from one.
+        if known is not None and known.kubeconfig_secret_ref is not None:
+            await self._keep(provider, known, known.kubeconfig_secret_ref, owners)
+
+    async def _keep(
+        self, provider: GPUProvider, known: Acceptance, kubeconfig: SecretKeyRef, owners: Mapping[SecretKey, str]
+    ) -> None:
         name, running = provider.metadata.name, self._running.get(provider.metadata.name)
-        text, version = await self._secret(provider, provider.spec.connection.kubeconfig_secret_ref, owners)
+        text, version = await self._secret(provider, kubeconfig, owners)
         try:
-            signing, key_version = await self._signing(provider, owners)
+            signing, key_version = await self._signing(provider, known, owners)
         except InvalidResourceError as error:
             if running is None or running.task.done():
                 raise
@@ -120,17 +154,19 @@ class AgentSupervisor:
         member = KubeClient(member_client(text))
         self.refusals.pop(name, None)
         await self._end(name)
-        self._start(name, member, signing, made_of)
+        self._start(provider, member, signing, made_of)
 
-    async def _signing(self, provider: GPUProvider, owners: Owners) -> tuple[Signing | None, str]:
-        """With what the provider's agent signs, and which version of it that is; None where nothing is to be signed."""
-        chain, payout = self._settings.chain, provider.spec.payout
-        if chain is None or payout is None or payout.signer is None:
+    async def _signing(
+        self, provider: GPUProvider, known: Acceptance, owners: Mapping[SecretKey, str]
+    ) -> tuple[Signing | None, str]:
+        """With what the provider's agent signs, and which version of it that is; None if nothing is to be signed."""
+        chain = self._settings.chain
+        if chain is None or not known.payout or not known.signer:
             return None, ""
-        signer = str(to_checksum_address(payout.signer))
+        payout, signer = str(to_checksum_address(known.payout)), str(to_checksum_address(known.signer))
         if signer.lower() in self._reserved:
             raise InvalidResourceError("SignerRefused", f"spec.payout.signer {signer} is a key of this operator")
-        ref = payout.signer_key_secret_ref
+        ref = known.signer_key_secret_ref
         if ref is None:
             fix = "the agent runs in the operator and cannot sign its usage otherwise"
             raise InvalidResourceError("NoSignerKey", f"set spec.payout.signerKeySecretRef: {fix}")
@@ -143,14 +179,17 @@ class AgentSupervisor:
         if key.address != signer:
             text = f"the key in Secret {ref.name} is that of {key.address}, spec.payout.signer says {signer}"
             raise InvalidResourceError("SignerMismatch", text)
-        made_of = f"{version} {payout.address} {signer}"
-        return Signing(key, str(to_checksum_address(payout.address)), chain.chain_id, chain.escrow), made_of
+        made_of = f"{version} {payout} {signer}"
+        return Signing(key, payout, chain.chain_id, chain.escrow), made_of
 
-    async def _secret(self, provider: GPUProvider, ref: SecretKeyRef, owners: Owners) -> tuple[str, str]:
-        """What a key of a Secret holds, and its version; InvalidResourceError where another provider owns it."""
+    async def _secret(
+        self, provider: GPUProvider, ref: SecretKeyRef, owners: Mapping[SecretKey, str]
+    ) -> tuple[str, str]:
+        """What a key of a Secret holds, and its version; InvalidResourceError if another provider owns it."""
         where, owner = f"Secret {self._settings.namespace}/{ref.name}", owners[ref.name, ref.key]
         if owner != provider.metadata.name:
-            raise InvalidResourceError("SecretTaken", f"Secret {ref.name} key {ref.key} is named by provider {owner}")
+            text = f"Secret {ref.name} key {ref.key} belongs to provider {owner}, which was accepted with it first"
+            raise InvalidResourceError(TAKEN, text)
         try:
             secret: Mapping[str, Any] = await self._hub.get(SECRETS, ref.name, self._settings.namespace)
         except NotFoundError as error:
@@ -164,7 +203,8 @@ class AgentSupervisor:
             raise InvalidResourceError("SecretRefused", f"{where} key {ref.key} is not text") from None
         return text, f"{ref.name}/{ref.key}@{secret['metadata']['resourceVersion']}"
 
-    def _start(self, name: str, member: KubeClient, signing: Signing | None, made_of: str) -> None:
+    def _start(self, provider: GPUProvider, member: KubeClient, signing: Signing | None, made_of: str) -> None:
+        name = provider.metadata.name
         settings = AgentSettings(
             namespace=provider_namespace(name),
             hub_uid=self._hub_uid,
@@ -174,7 +214,8 @@ class AgentSupervisor:
             version=__version__,
         )
         agent = Agent(name, self._hub, member, settings, self._clock, signing)
-        self._running[name] = Running(agent, member, asyncio.create_task(agent.run(), name=f"agent-{name}"), made_of)
+        task = asyncio.create_task(agent.run(), name=f"agent-{name}")
+        self._running[name] = Running(agent, member, task, made_of, provider.metadata.uid)
         log.info("agent of provider %s started", name)
 
     async def _end(self, name: str) -> None:
@@ -187,25 +228,3 @@ class AgentSupervisor:
             log.error("agent of provider %s broke off", name, exc_info=outcome)
         await running.member.close()
         log.info("agent of provider %s ended", name)
-
-
-Owners = Mapping[tuple[str, str], str]
-"""Which provider a key of a Secret belongs to, by (Secret, key)."""
-
-
-def _secret_owners(providers: Iterable[GPUProvider]) -> dict[tuple[str, str], str]:
-    """The oldest provider that names a key owns it, or one owner could sell another's cluster, or sign for it."""
-    owners: dict[tuple[str, str], str] = {}
-    for provider in sorted(providers, key=lambda p: (str(p.metadata.creation_timestamp), p.metadata.name)):
-        refs = [provider.spec.connection.kubeconfig_secret_ref]
-        if provider.spec.payout is not None and provider.spec.payout.signer_key_secret_ref is not None:
-            refs.append(provider.spec.payout.signer_key_secret_ref)
-        for ref in refs:
-            owners.setdefault((ref.name, ref.key), provider.metadata.name)
-    return owners
-
-
-def _accepted(provider: GPUProvider) -> bool:
-    """Whether what the provider binds itself to is what was accepted: nothing is dialled before that."""
-    known = provider.status.acceptance
-    return known is not None and known.hash == provider.spec.acceptance_hash()

@@ -72,6 +72,8 @@ class System:
                 self.loops[name].wake()
         if plural in ("computeleases", "providerreports") and wakes_agent(before, after):
             self.supervisor.wake(namespace)
+        if plural == "computeleases" and after is None and self.supervisor.winds_down(namespace):
+            self.loops["agents"].wake()
 
     async def close(self) -> None:
         """End the loops, then the agents, then the connections; workloads go on."""
@@ -123,6 +125,7 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
         clock,
         proofs=proofs,
         acceptance=settings.acceptance,
+        enforced=settings.acceptance_enforced,
         audits=settings.location_audit,
         heartbeat_timeout=settings.heartbeat_timeout_seconds,
         refusals=supervisor.refusals,

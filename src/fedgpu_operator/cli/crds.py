@@ -9,7 +9,7 @@ NAME: Final = "crds"
 
 
 def command() -> None:
-    """Print all CRDs, for `| kubectl apply --server-side -f -`."""
+    """Print all CRDs: `| kubectl apply --server-side --force-conflicts -f -` installs or upgrades them."""
     from fedgpu_operator.api.crd import all_crds, to_yaml
 
     for each in all_crds():

@@ -102,6 +102,8 @@ class SignerBook:
 
 
 def _named(provider: GPUProvider) -> tuple[str, str]:
-    """(payout wallet, accepted signer), both EIP-55; the signer is empty where either is missing."""
-    payout, signer = provider.spec.payout, accepted_signer(provider)
-    return ("", "") if payout is None else (str(to_checksum_address(payout.address)), signer)
+    """(payout wallet, receipt signer) as they were accepted, both EIP-55; the signer is empty if either is missing."""
+    known = provider.status.acceptance
+    if known is None or not known.payout:
+        return "", ""
+    return str(to_checksum_address(known.payout)), accepted_signer(provider)

@@ -17,6 +17,15 @@ from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, GPUProvider
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError
+from fedgpu_operator.hub.acceptance import (
+    Mode,
+    SecretKey,
+    judge_acceptance,
+    keeps_agent,
+    kept_acceptance,
+    secret_owners,
+    secret_taken,
+)
 from fedgpu_operator.hub.chainsigners import RECEIPTS_VALID, SIGNER_NOT_ON_CHAIN, SignerBook
 from fedgpu_operator.hub.inventory import inventory
 from fedgpu_operator.hub.locations import LOCATION_CHANGED, audit_lost, location_finding
@@ -31,12 +40,12 @@ log = logging.getLogger(__name__)
 
 AWAITING_REPORT: Final = "AwaitingReport"
 """The agent has been asked but has not answered yet: neither good nor bad news."""
+NOT_ACCEPTED: Final = "NotAccepted"
+"""Nothing is dialled: the acceptance was withdrawn, or the spec names another connection, and no work is left."""
 PROVIDERS: Final = ResourceType.of(GPUProvider.info)
 FINALIZER: Final = "fedgpu.dev/provider"
 MAX_GPUS: Final = 10_000_000
 """As many as a status can show."""
-ACCEPT_ANNOTATION: Final = "fedgpu.dev/accept"
-"""Put the acceptance hash here to accept a provider whose location, claims, wallet or endpoint changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,10 @@ class ProviderFacts:
     namespace: str
     stock: list[Inventory]
     leases: int
+    lingering: bool = False
+    """Whether any lease of it is on the hub still, ended or not: its agent is needed until none is."""
+    taken: str = ""
+    """Why its Secrets cannot be its own; empty if they can."""
     running: int = 0
     """Attempts that the ledger holds open; those without a lease yet count as well."""
     proof: ProofVerdict | None = None
@@ -61,7 +74,11 @@ class ProviderFacts:
 
 
 class ProviderLoop:
-    """Load → judge → write. `refusals` says why an agent could not be started, `audits` whether confirmations count."""
+    """Load → judge → write.
+
+    `refusals` says why an agent could not be started, `audits` whether confirmations of locations count, `enforced`
+    whether acceptances do.
+    """
 
     def __init__(
         self,
@@ -70,7 +87,8 @@ class ProviderLoop:
         clock: Clock,
         *,
         proofs: ProofBook | None,
-        acceptance: Literal["OnCreate", "Manual"],
+        acceptance: Mode,
+        enforced: bool = False,
         audits: bool = False,
         heartbeat_timeout: float,
         refusals: Mapping[str, InvalidResourceError],
@@ -82,11 +100,13 @@ class ProviderLoop:
         self._clock = clock
         self._proofs = proofs
         self._acceptance = acceptance
+        self._enforced = enforced
         self._audits = audits
         self._timeout = timedelta(seconds=heartbeat_timeout)
         self._refusals = refusals
         self._verifier = verifier or UsageVerifier(None)
         self._signers = signers
+        self._owned: dict[SecretKey, GPUProvider] = {}
 
     async def pass_once(self) -> float | None:
         """One pass over all providers; asks for the next within a third of the heartbeat timeout."""
@@ -95,43 +115,53 @@ class ProviderLoop:
         running = Counter(entry.attempt.terms.provider for entry in await self._ledger.open_attempts())
         proofs = await self._proofs.providers(state.providers.values(), refresh=True) if self._proofs else {}
         receipts = await self._signers.findings(state.providers.values()) if self._signers else {}
-        for provider in state.providers.values():
+        owners = self._owners(state.providers)
+        lingering = {lease.spec.provider for lease in state.leases.values()}
+        # One after another, the oldest first: who is accepted with a Secret owns it before the next is judged.
+        for provider in sorted(state.providers.values(), key=_age):
             with one_of_many(provider):
                 name = provider.metadata.name
-                beat = heartbeats.get(provider_namespace(name))
-                await self._judge(provider, state, beat, running, proofs.get(name), receipts.get(name))
+                leases = state.leases_of(name)
+                await self._judge(
+                    ProviderFacts(
+                        provider=provider,
+                        report=state.reports.get(name),
+                        heartbeat=heartbeats.get(provider_namespace(name)),
+                        refusal=await self._ensure_namespace(provider, state) or self._refusals.get(name),
+                        namespace=provider_namespace(name),
+                        stock=inventory(provider, state.reports[name], leases) if name in state.reports else [],
+                        leases=len(leases),
+                        lingering=name in lingering,
+                        taken=secret_taken(provider, owners),
+                        running=running.get(name, 0),
+                        proof=proofs.get(name),
+                        signed=usage_signed(provider, state.leases.values(), self._verifier),
+                        receipts=receipts.get(name),
+                    ),
+                    owners,
+                )
         return self._timeout.total_seconds() / 3
 
-    async def _judge(
-        self,
-        provider: GPUProvider,
-        state: HubState,
-        heartbeat: datetime | None,
-        running: Mapping[str, int],
-        proof: ProofVerdict | None,
-        receipts: Finding | None,
-    ) -> None:
-        name = provider.metadata.name
-        refusal = await self._ensure_namespace(provider, state) or self._refusals.get(name)
-        report = state.reports.get(name)
-        leases = state.leases_of(name)
-        facts = ProviderFacts(
-            provider=provider,
-            report=report,
-            heartbeat=heartbeat,
-            refusal=refusal,
-            namespace=provider_namespace(name),
-            stock=inventory(provider, report, leases) if report else [],
-            leases=len(leases),
-            running=running.get(name, 0),
-            proof=proof,
-            signed=usage_signed(provider, state.leases.values(), self._verifier),
-            receipts=receipts,
-        )
+    def _owners(self, providers: Mapping[str, GPUProvider]) -> dict[SecretKey, str]:
+        """Who owns which Secret, also while a status that was accepted has been wiped: nobody gets in between."""
+        owners = secret_owners(providers.values())
+        for key, owner in self._owned.items():
+            now = providers.get(owner.metadata.name)
+            if now is not None and now.metadata.uid == owner.metadata.uid and now.status.acceptance is None:
+                owners.setdefault(key, owner.metadata.name)
+        self._owned = {key: providers[name] for key, name in owners.items()}
+        return owners
+
+    async def _judge(self, facts: ProviderFacts, owners: dict[SecretKey, str]) -> None:
         if await self._hold_or_release(facts):
             return
-        now = self._clock.now()
-        status = provider_status(facts, now, acceptance=self._acceptance, timeout=self._timeout, audits=self._audits)
+        now, provider = self._clock.now(), facts.provider
+        status = provider_status(
+            facts, now, acceptance=self._acceptance, enforced=self._enforced, timeout=self._timeout, audits=self._audits
+        )
+        # Before the write, whose answer may get lost; what it no longer names is free from the next pass on.
+        for ref in status.acceptance.secret_keys() if status.acceptance is not None else ():
+            owners.setdefault((ref.name, ref.key), provider.metadata.name)
         if await write_status(self._kube, provider, provider.status, status):
             await self._tell(provider, status, now)
 
@@ -188,14 +218,18 @@ def provider_status(
     facts: ProviderFacts,
     now: datetime,
     *,
-    acceptance: Literal["OnCreate", "Manual"],
+    acceptance: Mode,
     timeout: timedelta,
+    enforced: bool = False,
     audits: bool = False,
 ) -> GPUProviderStatus:
-    """The provider's status from the facts; pure. `audits` is whether this hub holds who may confirm a location."""
+    """The provider's status from the facts; pure.
+
+    `enforced` is whether this hub restricts who may accept a provider, `audits` who may confirm a location.
+    """
     provider = facts.provider
-    accepted, record = _accepted(provider, facts.refusal, now, acceptance)
-    connected = _connected(facts, now, timeout)
+    accepted, record = _accepted(facts, now, acceptance, enforced=enforced)
+    connected = _connected(facts, record, now, timeout)
     verified = Finding("Verified", "Unknown", "NotProbed", "the GPUs themselves have not been probed")
     ready = _ready(accepted, connected, facts)
     located = location_finding(provider, audits=audits)
@@ -224,33 +258,19 @@ def provider_status(
     )
 
 
-def _accepted(
-    provider: GPUProvider, refusal: InvalidResourceError | None, now: datetime, mode: Literal["OnCreate", "Manual"]
-) -> tuple[Finding, Acceptance | None]:
-    known, digest = provider.status.acceptance, provider.spec.acceptance_hash()
-    if refusal is not None and refusal.why == "NamespaceTaken":
-        return Finding("Accepted", "False", refusal.why, str(refusal)), known
-    asked = provider.metadata.annotations.get(ACCEPT_ANNOTATION) == digest
-    payout = provider.spec.payout
-    signer = (payout.signer or "") if payout is not None else ""
-    if known is not None and known.hash == digest:
-        return Finding("Accepted", "True", "Accepted", f"accepted as {digest}"), known.model_copy(
-            update={"signer": signer}
-        )
-    if asked or (known is None and mode == "OnCreate"):
-        return (
-            Finding("Accepted", "True", "Accepted", f"accepted as {digest}"),
-            Acceptance(hash=digest, accepted_at=now.replace(microsecond=0), signer=signer),
-        )
-    reason = "AwaitingAcceptance" if known is None else "OfferChanged"
-    why = "has not been accepted" if known is None else "location, compliance, payout wallet or endpoint changed"
-    fix = f"kubectl annotate gpup {provider.metadata.name} {ACCEPT_ANNOTATION}={digest} --overwrite"
-    return Finding("Accepted", "False", reason, f"{why}; to accept it: {fix}"), known
+def _accepted(facts: ProviderFacts, now: datetime, mode: Mode, *, enforced: bool) -> tuple[Finding, Acceptance | None]:
+    if facts.refusal is not None and facts.refusal.why == "NamespaceTaken":
+        finding = Finding("Accepted", "False", facts.refusal.why, str(facts.refusal))
+        return finding, kept_acceptance(facts.provider, now)
+    return judge_acceptance(facts.provider, now, mode=mode, enforced=enforced, taken=facts.taken)
 
 
-def _connected(facts: ProviderFacts, now: datetime, timeout: timedelta) -> Finding:
+def _connected(facts: ProviderFacts, record: Acceptance | None, now: datetime, timeout: timedelta) -> Finding:
     if facts.refusal is not None:
         return Finding("Connected", "False", facts.refusal.why, str(facts.refusal))
+    if record is not None and not keeps_agent(facts.provider, record) and not facts.lingering:
+        text = "no agent runs: the accepted connection is not in force and no lease is left on it"
+        return Finding("Connected", "Unknown", NOT_ACCEPTED, text)
     reachable = find(facts.report.status.conditions, "Reachable") if facts.report else None
     if reachable is not None and reachable.status != "True":
         return Finding("Connected", reachable.status, reachable.reason, reachable.message)
@@ -324,11 +344,13 @@ def awaits_report(provider: GPUProvider) -> bool:
 
 def is_ready(provider: GPUProvider) -> bool:
     """Whether new work may be placed there: judged Ready, on exactly the spec that is there now and was accepted."""
-    accepted = provider.status.acceptance
     return (
         is_true(provider.status.conditions, "Ready")
         and provider.metadata.deletion_timestamp is None
         and provider.status.observed_generation == provider.metadata.generation
-        and accepted is not None
-        and accepted.hash == provider.spec.acceptance_hash()
+        and provider.accepted
     )
+
+
+def _age(provider: GPUProvider) -> tuple[str, str]:
+    return str(provider.metadata.creation_timestamp), provider.metadata.name

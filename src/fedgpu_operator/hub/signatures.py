@@ -40,18 +40,13 @@ NO_SIGNER: Final = SignatureVerdict("NoSigner")
 
 
 def accepted_signer(provider: GPUProvider | None) -> str:
-    """The receipt signer (EIP-55) that the provider was accepted with; empty where it named none.
+    """The receipt signer (EIP-55) that the provider was accepted with; empty if it named none.
 
     A change of the spec counts from its acceptance on: until then the one before signs, and nobody else's signature,
     or its absence, is taken.
     """
     known = provider.status.acceptance if provider is not None else None
-    if provider is None or known is None:
-        return ""
-    signer = known.signer
-    if known.hash == provider.spec.acceptance_hash():
-        signer = provider.spec.payout.signer or "" if provider.spec.payout is not None else ""
-    return str(to_checksum_address(signer)) if signer else ""
+    return str(to_checksum_address(known.signer)) if known is not None and known.signer else ""
 
 
 class UsageVerifier:

@@ -43,9 +43,7 @@ def payout_wallets(proven: Iterable[GPUProvider]) -> dict[str, str]:
     return {
         provider.metadata.name: str(to_checksum_address(provider.spec.payout.address))
         for provider in proven
-        if provider.spec.payout is not None
-        and provider.status.acceptance is not None
-        and provider.status.acceptance.hash == provider.spec.acceptance_hash()
+        if provider.spec.payout is not None and provider.accepted
     }
 
 

@@ -92,8 +92,9 @@ class ClusterApi:
     ) -> httpx.Response:
         headers = {"Content-Type": media_type} if body is not None else {}
         try:
+            # Given an empty mapping, httpx drops the query that the path itself carries, such as ?dryRun=All.
             answer = self._client.request(
-                method, path, params=dict(params), json=body, headers=headers, timeout=timeout
+                method, path, params=dict(params) or None, json=body, headers=headers, timeout=timeout
             )
         except httpx.TransportError as error:
             raise UnreachableError(f"{method} {path}: {error}") from error

@@ -120,6 +120,8 @@ def _operator(lab: Lab, chain: Chain, deployment: Deployment, watchdog: Watchdog
     metrics, health = free_ports(2)
     settings = {
         "NAMESPACE": NAMESPACE,
+        # Nobody but the admin writes to this hub.
+        "ACCEPTANCE_ENFORCED": "true",
         "LEDGER": str(lab.directory / "ledger.db"),
         "BIND_ADDRESS": "127.0.0.1",
         "METRICS_PORT": str(metrics),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, GPUProvider
+from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, AWAITS_ANNOTATION, GPUProvider
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import ForbiddenError, KubeError
 from fedgpu_operator.hub.render import provider_namespace
@@ -167,7 +167,7 @@ def test_no_owner_confirms_its_own_location(confined: ClusterApi, hub: Cluster, 
     """Whoever may write GPUProviders may change all of one but its audit; that takes a right of its own."""
     (api, name), path = owner, "/apis/fedgpu.dev/v1alpha1/gpuproviders"
     body = yaml.safe_load((OBJECTS / "gpuprovider.yaml").read_text())
-    body["metadata"]["name"], mine = name, f"{path}/{name}"
+    body["metadata"], mine = {"name": name, "annotations": {AWAITS_ANNOTATION: "true"}}, f"{path}/{name}"
     audited, withdrawn, made_up = (
         {"metadata": {"annotations": {AUDIT_ANNOTATION: value}}}
         for value in (GPUProvider.parse(body).spec.location.audit_hash(), None, "0" * 32)

@@ -17,7 +17,8 @@ Rule = tuple[str, str, str, str]
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "rbac.md"
 ROLES = ("ClusterRole", "Role")
 OPERATOR = "fedgpu-operator"
-USERS = ("-view", "-edit", "-admin", "-published")
+USERS = ("-view", "-edit", "-admin", "-published", "-platform", "-enlist", "-owner-acme", "-work")
+OWNERS = {"rbac": {"owners": [{"provider": "acme", "subjects": [{"kind": "User", "name": "anna"}]}]}}
 
 
 def rules(objects: list[Manifest]) -> Iterator[tuple[Manifest, Manifest]]:
@@ -31,7 +32,7 @@ def rendered(objects: list[Manifest]) -> set[Rule]:
     def role(one: Manifest) -> str:
         name: str = one["metadata"]["name"]
         kind: str = one["kind"]
-        return kind + next((ending for ending in USERS if name.endswith(ending)), "")
+        return kind + next((ending.removesuffix("-acme") for ending in USERS if name.endswith(ending)), "")
 
     return {
         (
@@ -78,10 +79,21 @@ def test_secrets_are_read_by_name_in_the_own_namespace_only(defaults: list[Manif
     assert granting[0][0]["metadata"]["namespace"] == find(defaults, "Deployment")["metadata"]["namespace"]
 
 
-def test_the_roles_are_exactly_those_of_the_documentation(defaults: list[Manifest]) -> None:
+def test_the_roles_are_exactly_those_of_the_documentation(render: Callable[..., list[Manifest]]) -> None:
     table = documented()
     assert len(table) == len(set(table)), "a rule stands twice in docs/rbac.md"
-    assert set(table) == rendered(defaults)
+    assert set(table) == rendered(render(OWNERS))
+
+
+def test_an_owner_gets_its_own_provider_and_nothing_by_default(
+    defaults: list[Manifest], render: Callable[..., list[Manifest]], find: Find
+) -> None:
+    assert not [one for one in defaults if "-owner-" in one["metadata"]["name"]]
+    made = render(OWNERS)
+    role, binding = (find(made, kind, "-owner-acme") for kind in ("ClusterRole", "ClusterRoleBinding"))
+    assert [rule["resourceNames"] for rule in role["rules"]] == [["acme"]]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == [{"kind": "User", "name": "anna"}]
 
 
 def test_every_kind_can_be_watched(defaults: list[Manifest], find: Find) -> None:
@@ -104,17 +116,25 @@ def test_the_operator_is_the_only_subject_but_for_what_is_published(defaults: li
     assert pod_account(find(defaults, "Deployment")) == account["name"]
 
 
-def test_nobody_but_the_operator_may_write_what_the_hub_writes(defaults: list[Manifest]) -> None:
-    for one, rule in rules(defaults):
-        if one["metadata"]["name"].endswith(USERS) and set(rule["verbs"]) - {"get", "list", "watch"}:
-            assert set(rule["resources"]) <= {"computejobs", "computeaccounts"}
+def test_nobody_but_the_operator_may_write_what_the_hub_writes(render: Callable[..., list[Manifest]]) -> None:
+    """And only platform admins hold the rights that owners must not have, under whatever name a role joins another."""
+    people = {"computejobs", "computeaccounts", "gpuproviders", "placementpolicies"}
+    for one, rule in rules(render(OWNERS)):
+        name = one["metadata"]["name"]
+        if name.endswith(USERS) and set(rule["verbs"]) - {"get", "list", "watch"}:
+            virtual = {"gpuproviders/accept", "gpuproviders/audit"} if name.endswith("-platform") else set()
+            assert set(rule["resources"]) <= people | virtual
+        if any("aggregate-to" in label for label in one["metadata"]["labels"]):
+            written = set(rule["resources"]) if set(rule["verbs"]) - {"get", "list", "watch"} else set()
+            assert written <= {"computejobs", "computeaccounts"}, "a role of the cluster's own makes nobody an owner"
 
 
 def test_roles_can_be_left_out(render: Callable[..., list[Manifest]]) -> None:
     without = render({"rbac": {"create": False}})
     assert not {o["kind"] for o in without} & {*ROLES, "ClusterRoleBinding", "RoleBinding", "ValidatingAdmissionPolicy"}
     own = render({"rbac": {"aggregateToUserRoles": False}})
-    assert [o["metadata"]["name"] for o in own if o["kind"] == "ClusterRole"] == ["fedgpu-system.fedgpu-operator"]
+    names = [o["metadata"]["name"].removeprefix("fedgpu-system.") for o in own if o["kind"] == "ClusterRole"]
+    assert sorted(names) == ["fedgpu-operator", *(f"fedgpu-operator-{each}" for each in ("enlist", "platform", "work"))]
 
 
 def pod_account(deployment: Manifest) -> str:

@@ -106,17 +106,21 @@ def test_the_probes_ask_where_the_operator_answers(render: Render, find: Find) -
 
 
 def test_default_values_are_the_operators_own_defaults(defaults: list[Manifest], find: Find) -> None:
-    # The chart brings the policy that makes an audit worth something; without the chart it cannot be known.
-    assert Settings.from_env(env(find(defaults, "Deployment"))) == Settings.from_env({"FEDGPU_LOCATION_AUDIT": "true"})
+    # The chart brings the policies that make an audit or an acceptance worth something; else they cannot be known.
+    held = {"FEDGPU_LOCATION_AUDIT": "true", "FEDGPU_ACCEPTANCE_ENFORCED": "true"}
+    assert Settings.from_env(env(find(defaults, "Deployment"))) == Settings.from_env(held)
 
 
 @pytest.mark.parametrize("rbac", [{"confineByAdmission": False}, {"create": False}])
-def test_an_audit_counts_only_where_the_policy_that_holds_it_is_installed(
+def test_audits_and_acceptances_count_only_with_the_policies_that_hold_them(
     render: Render, find: Find, rbac: dict[str, bool]
 ) -> None:
     made = render({"rbac": rbac})
     assert not [each for each in made if each["kind"] == "ValidatingAdmissionPolicy"]
-    assert not Settings.from_env(env(find(made, "Deployment"))).location_audit
+    settings = Settings.from_env(env(find(made, "Deployment")))
+    assert (settings.location_audit, settings.acceptance_enforced) == (False, False)
+    elsewhere = render({"rbac": {**rbac, "acceptanceEnforcedElsewhere": True}})
+    assert Settings.from_env(env(find(elsewhere, "Deployment"))).acceptance_enforced
 
 
 def test_every_setting_reaches_the_operator(render: Render, find: Find) -> None:
@@ -308,11 +312,12 @@ def test_an_existing_account_is_bound_and_not_made(render: Render, find: Find) -
     assert "ServiceAccount" not in {o["kind"] for o in objects}
     assert find(objects, "ClusterRoleBinding")["subjects"][0]["name"] == "given"
     assert pod(find(objects, "Deployment"))["serviceAccountName"] == "given"
-    policies = [
-        o for o in objects if o["kind"] == "ValidatingAdmissionPolicy" and not o["metadata"]["name"].endswith(".audits")
-    ]
-    assert policies
-    assert all(":given'" in policy["spec"]["matchConditions"][0]["expression"] for policy in policies)
+    policies = [o["spec"] for o in objects if o["kind"] == "ValidatingAdmissionPolicy"]
+    of_the_operator = [spec["matchConditions"][0]["expression"] for spec in policies if "matchConditions" in spec]
+    # Everybody is held to the one on acceptances, and the operator alone writes the record of it.
+    of_the_operator += [each["expression"] for spec in policies for each in spec["validations"] if "user" in str(each)]
+    assert len(of_the_operator) == 3
+    assert all(":given'" in expression for expression in of_the_operator)
 
 
 @pytest.mark.parametrize(

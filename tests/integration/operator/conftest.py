@@ -77,6 +77,7 @@ def _prepare(lab: Lab, folder: Path) -> Federation:
         "METRICS_PORT": str(metrics),
         "RESYNC_SECONDS": "2",
         "LOCATION_AUDIT": "true",
+        "ACCEPTANCE_ENFORCED": "true",
         "HEARTBEAT_TIMEOUT_SECONDS": "15",
         "REJECT_AFTER_SECONDS": "3",
         # Short, so that one test's failures do not steer the next one's jobs.

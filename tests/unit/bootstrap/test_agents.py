@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.unit.hub.fakes import FakeClock, FakeKube
 
 from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.agent import Signing
 from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
 from fedgpu_operator.errors import ForbiddenError, UnreachableError
 from fedgpu_operator.ports import NAMESPACES, SECRETS, ResourceType
@@ -24,6 +26,8 @@ KEY, OTHER_KEY = "0x" + "c3" * 32, "0x" + "d4" * 32
 SIGNER, OTHER, METER = LocalSigner(KEY), LocalSigner(OTHER_KEY), LocalSigner("0x" + "e5" * 32)
 PAYOUT = LocalSigner("0x" + "b2" * 32).address
 PROVIDERS = ResourceType.of(GPUProvider.info)
+LEASES = ResourceType.of(ComputeLease.info)
+OBJECTS = Path(__file__).resolve().parents[2] / "integration" / "api" / "objects" / "minimal"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GOOD = """
 current-context: a
@@ -59,11 +63,26 @@ class Hub(FakeKube):
         await self.create(NAMESPACES, {"metadata": {"name": f"fedgpu-provider-{name}"}})
         await self.secret(name, kubeconfig=kubeconfig)
 
-    async def accept(self, name: str, **spec: Any) -> None:
-        """With these changes of its spec."""
+    async def accept(self, name: str, after: float = 0, **spec: Any) -> None:
+        """With these changes of its spec, so many seconds from now."""
         changed = GPUProvider.parse(await self.patch(PROVIDERS, name, "", {"spec": spec}))
-        acceptance = {"hash": changed.spec.acceptance_hash(), "acceptedAt": NOW.isoformat()}
+        acceptance = Acceptance.of(changed.spec, NOW + timedelta(seconds=after)).to_wire()
+        await self.patch_status(PROVIDERS, name, "", {"status": {"acceptance": None}})
         await self.patch_status(PROVIDERS, name, "", {"status": {"acceptance": acceptance}})
+
+    async def change(self, name: str, **spec: Any) -> None:
+        """What the owner may do: another spec, which nobody has accepted."""
+        await self.patch(PROVIDERS, name, "", {"spec": spec})
+
+    async def withdraw(self, name: str) -> None:
+        await self.patch_status(PROVIDERS, name, "", {"status": {"acceptance": {"withdrawnAt": NOW.isoformat()}}})
+
+    async def lease(self, provider: str, name: str = "one") -> None:
+        """Something that must be metered and stopped there."""
+        body = yaml.safe_load((OBJECTS / "computelease.yaml").read_text())
+        body["metadata"] |= {"name": name, "namespace": f"fedgpu-provider-{provider}"}
+        body["spec"]["provider"] = provider
+        await self.create(LEASES, body)
 
     async def secret(self, name: str, **texts: str) -> None:
         data = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
@@ -80,8 +99,8 @@ class Supervisor(AgentSupervisor):
         self.started: list[str] = []
         self.signings: list[Signing | None] = []
 
-    def _start(self, name: str, member: KubeClient, signing: Signing | None, made_of: str) -> None:
-        self.started.append(name)
+    def _start(self, provider: GPUProvider, member: KubeClient, signing: Signing | None, made_of: str) -> None:
+        self.started.append(provider.metadata.name)
         self.signings.append(signing)
 
 

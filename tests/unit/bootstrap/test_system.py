@@ -5,10 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import yaml
 
 from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.bootstrap import system
 from fedgpu_operator.domain.ledger import BoundEscrow
 from fedgpu_operator.errors import ConfigurationError
@@ -16,6 +19,7 @@ from fedgpu_operator.settings import ChainSettings, Settings
 
 OLD, NEW = "0x000000000000000000000000000000000000dEaD", "0x000000000000000000000000000000000000bEEF"
 KEY = "0x" + "11" * 32
+OBJECTS = Path(__file__).resolve().parents[2] / "integration" / "api" / "objects" / "minimal"
 
 
 class Wiring:
@@ -82,3 +86,29 @@ async def test_a_ledger_is_bound_at_the_first_start_and_refused_to_a_new_escrow(
     assert wired.closed == 2
     async with await SqlLedger.open(settings.ledger, read_only=True) as books:
         assert (await books.verify()).bound == BoundEscrow(31337, OLD)
+
+
+class Ears:
+    """A loop, or a supervisor, that notes that it was woken."""
+
+    def __init__(self, winding_down: str = "") -> None:
+        self.woken, self._winding_down = 0, winding_down
+
+    def wake(self, namespace: str = "") -> None:
+        self.woken += 1
+
+    def winds_down(self, namespace: str) -> bool:
+        return namespace == self._winding_down
+
+
+@pytest.mark.parametrize(("namespace", "gone", "woken"), [("a", True, 1), ("a", False, 0), ("b", True, 0)])
+def test_the_end_of_a_lease_wakes_who_waits_for_it_to_end_an_agent(namespace: str, gone: bool, woken: int) -> None:
+    nothing: Any = None
+    agents: Any = Ears()
+    supervisor: Any = Ears(winding_down="a")
+    made = system.System(nothing, nothing, None, supervisor, nothing, {"agents": agents})
+    body = yaml.safe_load((OBJECTS / "computelease.yaml").read_text())
+    body["metadata"] |= {"uid": "one", "namespace": namespace}
+    lease = ComputeLease.parse(body)
+    made.changed("computeleases", namespace, lease, None if gone else lease)
+    assert agents.woken == woken

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,6 +141,41 @@ def test_an_audit_confirms_the_location_that_was_shown_and_can_be_taken_back(hub
     _, out, _ = run("provider", "audit", "spree", "--withdraw")
     assert "nobody has confirmed it" in out
     assert run("provider", "audit", "spree", "--confirm", "--withdraw")[0] != 0
+
+
+def test_an_acceptance_is_of_what_was_shown_and_can_be_withdrawn(hub: FakeHub, run: Run) -> None:
+    hub.objects = [provider("spree", "1", free=8)]
+    hub.objects[0]["metadata"] |= {"uid": "u-1", "resourceVersion": "7"}
+    shown = GPUProvider.parse(hub.objects[0])
+    code, out, _ = run("provider", "accept", "spree")
+    assert code == 0
+    for text in (
+        "DE, eu-central-1",
+        "ISO27001",
+        "Secret x key kubeconfig",
+        shown.spec.acceptance_hash(),
+        "none: nothing",
+    ):
+        assert text in out
+    assert hub.patches == [], "looking changes nothing"
+    _, out, _ = run("provider", "accept", "spree", "--confirm")
+    assert "the operator takes it with its next pass" in out
+    assert hub.patches[0]["metadata"] == {
+        "uid": "u-1",
+        "resourceVersion": "7",
+        "annotations": {"fedgpu.dev/accept": shown.spec.acceptance_hash()},
+    }, "what the owner changes meanwhile is not accepted"
+    hub.objects[0]["status"]["acceptance"] = Acceptance.of(shown.spec, datetime(2026, 1, 1, tzinfo=UTC)).to_wire()
+    assert "accepted on 2026-01-01 00:00 UTC: exactly this" in run("provider", "accept", "spree")[1]
+    hub.objects[0]["spec"]["location"]["country"] = "US"
+    assert "of an earlier spec" in run("provider", "accept", "spree")[1]
+    taken = condition("Accepted", "False", "SecretTaken", "Secret x belongs to provider fjord")
+    hub.objects[0]["status"]["conditions"] = [taken]
+    assert "refused: Secret x belongs to provider fjord" in run("provider", "accept", "spree")[1]
+    _, out, _ = run("provider", "accept", "spree", "--withdraw")
+    assert "acceptance  withdrawn" in out
+    assert hub.patches[-1]["metadata"]["annotations"] == {"fedgpu.dev/accept": "withdrawn"}
+    assert run("provider", "accept", "spree", "--confirm", "--withdraw")[0] != 0
 
 
 def test_no_offers_is_said_in_words(hub: FakeHub, run: Run) -> None:

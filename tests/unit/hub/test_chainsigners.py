@@ -121,6 +121,7 @@ async def test_it_stands_in_the_status_and_is_told_once_but_stops_no_work(paid: 
         paid.clock,
         proofs=paid.proofs,
         acceptance="OnCreate",
+        enforced=True,
         heartbeat_timeout=30,
         refusals={},
         signers=book,

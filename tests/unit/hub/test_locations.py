@@ -59,6 +59,7 @@ def loop_of(world: World, clock: FakeClock, *, audits: bool) -> ProviderLoop:
         clock,
         proofs=None,
         acceptance="OnCreate",
+        enforced=True,
         audits=audits,
         heartbeat_timeout=30,
         refusals={},

@@ -15,12 +15,16 @@ from tests.unit.hub.world import H100, PROVIDERS, World, condition
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.computelease import PROVIDER_LABEL
 from fedgpu_operator.api.conditions import find
-from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus, Inventory
+from fedgpu_operator.api.gpuprovider import (
+    ACCEPT_ANNOTATION,
+    GPUProvider,
+    GPUProviderStatus,
+    Inventory,
+)
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.proofs import ProofVerdict
 from fedgpu_operator.hub.providers import (
-    ACCEPT_ANNOTATION,
     ProviderFacts,
     ProviderLoop,
     awaits_report,
@@ -47,7 +51,7 @@ def provider(
         "offers": [{"product": H100, "pricePerGPUHour": "1.25"}],
         **spec,
     }
-    meta: dict[str, Any] = {"name": "berlin", "generation": 2, "annotations": annotations or {}}
+    meta: dict[str, Any] = {"name": "berlin", "generation": 1, "annotations": annotations or {}}
     if deleted:
         meta["deletionTimestamp"] = "2026-01-01T11:00:00Z"
     made = GPUProvider.parse({"metadata": meta, "spec": body})
@@ -69,7 +73,7 @@ TAKEN = InvalidResourceError("NamespaceTaken", "namespace exists")
 
 
 def judge(facts: ProviderFacts, now: datetime = NOW, mode: Mode = "OnCreate") -> GPUProviderStatus:
-    return provider_status(facts, now, acceptance=mode, timeout=TIMEOUT)
+    return provider_status(facts, now, acceptance=mode, enforced=True, timeout=TIMEOUT)
 
 
 def says(status: GPUProviderStatus, kind: str) -> str:
@@ -236,6 +240,7 @@ class Hub:
                 self.world.clock,
                 proofs=self.world.proofs,
                 acceptance="OnCreate",
+                enforced=True,
                 heartbeat_timeout=30,
                 refusals=self.refusals,
             )

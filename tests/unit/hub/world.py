@@ -14,7 +14,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import find
-from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.hub.jobs import JobLoop
@@ -94,7 +94,9 @@ class World:
             "conditions": [condition("Ready", status, reason, self.clock.now())],
         }
         if acceptance:
-            body["acceptance"] = {"hash": acceptance, "acceptedAt": self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")}
+            spec = GPUProvider.parse(self.kube.objects[PROVIDERS.plural, "", provider]).spec
+            body["acceptance"] = Acceptance.of(spec, self.clock.now()).to_wire() | {"hash": acceptance}
+            await self.kube.patch_status(PROVIDERS, provider, "", {"status": {"acceptance": None}})
         await self.kube.patch_status(PROVIDERS, provider, "", {"status": body})
 
     async def job(self, name: str = "train", *, namespace: str = TEAM, **spec: Any) -> ComputeJob:
