@@ -21,6 +21,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, SecretKeyRef
 from fedgpu_operator.errors import ConfigurationError, FedGPUError, InvalidResourceError, NotFoundError
 from fedgpu_operator.hub.acceptance import TAKEN, SecretKey, keeps_agent, secret_owners
+from fedgpu_operator.hub.attempts import wants_agent
 from fedgpu_operator.hub.render import provider_namespace
 from fedgpu_operator.hub.store import load_all, load_namespaces, load_reading
 from fedgpu_operator.ports import SECRETS, Clock, Kube
@@ -67,7 +68,7 @@ class AgentSupervisor:
                 running.agent.wake()
 
     def winds_down(self, namespace: str) -> bool:
-        """Whether the agent of this provider namespace runs only until its last lease is gone."""
+        """Whether the agent of this provider namespace runs only until it has nothing left to do for any lease."""
         return namespace in self._winding_down
 
     async def pass_once(self) -> float | None:
@@ -123,7 +124,7 @@ class AgentSupervisor:
         namespace = provider_namespace(name)
         if keeps_agent(provider, known):
             self._winding_down.discard(namespace)
-        elif (await load_reading(self._hub, ComputeLease, namespace)).objects:
+        elif any(map(wants_agent, (await load_reading(self._hub, ComputeLease, namespace)).objects)):
             self._winding_down.add(namespace)
         else:
             self._winding_down.discard(namespace)

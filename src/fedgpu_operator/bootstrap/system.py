@@ -14,6 +14,7 @@ from fedgpu_operator.adapters.kube.holding import HoldingKube
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.api.base import Resource
+from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
 from fedgpu_operator.bootstrap.plugins import load_plugins
@@ -25,6 +26,7 @@ from fedgpu_operator.errors import (
     NotFoundError,
     UnreachableError,
 )
+from fedgpu_operator.hub.attempts import wants_agent
 from fedgpu_operator.hub.chainsigners import SignerBook
 from fedgpu_operator.hub.costs import CostBook
 from fedgpu_operator.hub.jobs import JobLoop
@@ -72,7 +74,7 @@ class System:
                 self.loops[name].wake()
         if plural in ("computeleases", "providerreports") and wakes_agent(before, after):
             self.supervisor.wake(namespace)
-        if plural == "computeleases" and after is None and self.supervisor.winds_down(namespace):
+        if _lets_agent_go(before, after) and self.supervisor.winds_down(namespace):
             self.loops["agents"].wake()
 
     async def close(self) -> None:
@@ -85,6 +87,12 @@ class System:
             await self.settling.aclose()
         await self.ledger.close()
         await self.kube.close()
+
+
+def _lets_agent_go(before: Resource | None, after: Resource | None) -> bool:
+    """Whether a lease was the agent's business until now."""
+    still = isinstance(after, ComputeLease) and wants_agent(after)
+    return isinstance(before, ComputeLease) and wants_agent(before) and not still
 
 
 async def build(settings: Settings) -> System:

@@ -292,3 +292,8 @@ def _stops(attempt: Attempt, lease: ComputeLease) -> bool:
 def is_cleared(lease: ComputeLease) -> bool:
     """Whether the agent has confirmed that nothing of a lease that was told to stop is left on its member."""
     return lease.status.ended and lease.status.observed_generation >= lease.metadata.generation
+
+
+def wants_agent(lease: ComputeLease) -> bool:
+    """Whether something is left to do for the agent: to meter, to stop, or to clear away what was told to stop."""
+    return not lease.status.ended or (lease.spec.desired == "Stop" and not is_cleared(lease))

@@ -26,6 +26,7 @@ from fedgpu_operator.hub.acceptance import (
     secret_owners,
     secret_taken,
 )
+from fedgpu_operator.hub.attempts import wants_agent
 from fedgpu_operator.hub.chainsigners import RECEIPTS_VALID, SIGNER_NOT_ON_CHAIN, SignerBook
 from fedgpu_operator.hub.inventory import inventory
 from fedgpu_operator.hub.locations import LOCATION_CHANGED, audit_lost, location_finding
@@ -60,7 +61,7 @@ class ProviderFacts:
     stock: list[Inventory]
     leases: int
     lingering: bool = False
-    """Whether any lease of it is on the hub still, ended or not: its agent is needed until none is."""
+    """Whether its agent is still needed for a lease: to meter it, to stop it, or to clear away what it left."""
     taken: str = ""
     """Why its Secrets cannot be its own; empty if they can."""
     running: int = 0
@@ -116,7 +117,7 @@ class ProviderLoop:
         proofs = await self._proofs.providers(state.providers.values(), refresh=True) if self._proofs else {}
         receipts = await self._signers.findings(state.providers.values()) if self._signers else {}
         owners = self._owners(state.providers)
-        lingering = {lease.spec.provider for lease in state.leases.values()}
+        lingering = {lease.spec.provider for lease in state.leases.values() if wants_agent(lease)}
         # One after another, the oldest first: who is accepted with a Secret owns it before the next is judged.
         for provider in sorted(state.providers.values(), key=_age):
             with one_of_many(provider):

@@ -352,6 +352,24 @@ async def test_a_withdrawn_provider_keeps_its_agent_until_its_last_lease_is_gone
     assert not owners.supervisor.winds_down(f"fedgpu-provider-{HONEST}")
 
 
+async def test_a_lease_that_ended_needs_the_agent_again_when_its_member_is_to_be_cleared(owners: Owners) -> None:
+    await owners.create(HONEST, HONEST, awaits=False)
+    await owners.settle()
+    await owners.hub.lease(HONEST)
+    await owners.note(HONEST, WITHDRAWN)
+    ended = owners.hub.objects[LEASES.plural, f"fedgpu-provider-{HONEST}", "one"]
+    ended["status"] = {"state": "Succeeded", "observedGeneration": 1}
+    await owners.settle()
+    assert owners.supervisor.on == {}, "its finished Job stays for its owner to look at"
+    ended["spec"]["desired"] = "Stop"
+    ended["metadata"]["generation"] = 2
+    await owners.settle()
+    assert owners.supervisor.on == {HONEST: HONEST}
+    ended["status"]["observedGeneration"] = 2
+    await owners.settle()
+    assert owners.supervisor.on == {}
+
+
 async def test_without_leases_the_agent_of_a_withdrawn_provider_ends_at_the_next_pass(owners: Owners) -> None:
     await owners.create(HONEST, HONEST, awaits=False)
     await owners.settle()

@@ -112,3 +112,6 @@ def test_the_end_of_a_lease_wakes_who_waits_for_it_to_end_an_agent(namespace: st
     lease = ComputeLease.parse(body)
     made.changed("computeleases", namespace, lease, None if gone else lease)
     assert agents.woken == woken
+    ended = lease.model_copy(update={"status": lease.status.model_copy(update={"state": "Failed"})})
+    made.changed("computeleases", namespace, ended, None)
+    assert agents.woken == woken, "it had let its agent go before"
