@@ -53,16 +53,16 @@ def test_nothing_is_said_otherwise_for_being_shared() -> None:
 
 def test_equal_words_are_one_while_they_are_met() -> None:
     words = Words(most=3)
-    first = words.share("".join(["a", "b"]))
+    first = words.share(str(70_000_001))
     for number in range(20):
         words.share(f"other-{number % 2}")
-        assert words.share("".join(["a", "b"])) is first
+        assert words.share(str(70_000_001)) is first
 
 
 def test_words_that_are_met_no_more_are_let_go() -> None:
     """`sys.intern` would keep them for as long as the process lives, on Python 3.12.0 to 3.12.5."""
     words = Words(most=100)
-    word = "".join(["only", "once"])
+    word = str(70_000_002)
     before = sys.getrefcount(word)
     words.share(word)
     for number in range(10_000):
