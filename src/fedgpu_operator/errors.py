@@ -11,6 +11,9 @@
     │   ├── RejectedError       422 or an admission denial: the object itself must change
     │   ├── GoneError           a watch's resourceVersion is too old: list again
     │   └── UnreachableError    no answer at all; never means "failed"
+    │       ├── AnswerTooLargeError     more than such an answer may be: the rest was not read
+    │       ├── BudgetExceededError     refused here: the member has used up its bytes or seconds of this minute
+    │       └── CertificateRefusedError the server's certificate was not accepted: TLS verification failed
     ├── ChainError              the chain or its RPC endpoint
     │   ├── ChainUnreachableError   no answer: unknown, never unpaid
     │   ├── ChainMismatchError      wrong chain id, code or decimals: refuse to go on
@@ -89,6 +92,18 @@ class GoneError(KubeError):
 
 class UnreachableError(KubeError):
     reason = "Unreachable"
+
+
+class AnswerTooLargeError(UnreachableError):
+    reason = "AnswerTooLarge"
+
+
+class BudgetExceededError(UnreachableError):
+    reason = "BudgetExceeded"
+
+
+class CertificateRefusedError(UnreachableError):
+    reason = "CertificateRefused"
 
 
 class ChainError(FedGPUError):
