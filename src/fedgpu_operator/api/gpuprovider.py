@@ -83,6 +83,17 @@ class SecretKeyRef(Model):
     )
 
 
+class ConnectionTLS(Model):
+    """How the certificate of the member's API server is checked."""
+
+    x509_strict: bool = Field(
+        default=True,
+        description="Whether certificates must keep to the form of RFC 5280 (OpenSSL's X509_STRICT). false takes a "
+        "CA without key identifiers, as old EKS and microk8s made them; the signature, the name and the "
+        "dates are verified all the same.",
+    )
+
+
 class Connection(Model):
     """How the hub reaches the member cluster."""
 
@@ -92,6 +103,9 @@ class Connection(Model):
     kubeconfig_secret_ref: SecretKeyRef = Field(
         description="Kubeconfig of the member cluster. Credentials are inline (token or client certificate) "
         "and TLS verified: exec, auth-provider, file paths, proxies and insecure TLS are refused."
+    )
+    tls: ConnectionTLS = Field(
+        default_factory=ConnectionTLS, description="How the certificate of the member's API server is checked."
     )
 
 

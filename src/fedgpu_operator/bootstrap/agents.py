@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from eth_utils.address import to_checksum_address
 
 from fedgpu_operator import __version__
 from fedgpu_operator.adapters.chain.signers import LocalSigner
+from fedgpu_operator.adapters.kube.budget import Allowance, Budget
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
-from fedgpu_operator.agent import Agent, AgentSettings, Signing
+from fedgpu_operator.agent import KEPT, Agent, AgentSettings, Signing
 from fedgpu_operator.api.gpuprovider import GPUProvider, SecretKeyRef
 from fedgpu_operator.errors import ConfigurationError, FedGPUError, InvalidResourceError, NotFoundError
 from fedgpu_operator.hub.render import provider_namespace
@@ -53,6 +55,7 @@ class AgentSupervisor:
         self._hub_uid = hub_uid
         self._reserved = frozenset(address.lower() for address in reserved)
         self._running: dict[str, Running] = {}
+        self._budgets: dict[str, Budget] = {}
         self.refusals: dict[str, InvalidResourceError] = {}
 
     def wake(self, namespace: str) -> None:
@@ -68,6 +71,8 @@ class AgentSupervisor:
         await asyncio.gather(*(self._end(name) for name in set(self._running) - set(providers)))
         for name in set(self.refusals) - set(providers):
             del self.refusals[name]
+        for name in set(self._budgets) - set(providers):
+            del self._budgets[name]
         owners = _secret_owners(providers.values())
         for name, provider in providers.items():
             if _accepted(provider) and provider_namespace(name) in namespaces:
@@ -113,14 +118,21 @@ class AgentSupervisor:
             # Work that runs must not get out of hand over a key: it goes on, unbilled, and nothing new is placed.
             self._refuse(name, error)
             return
-        made_of = f"{version} {key_version}"
+        strict = provider.spec.connection.tls.x509_strict
+        made_of = f"{version} {key_version} {strict}"
         if running is not None and running.made_of == made_of and not running.task.done():
             self.refusals.pop(name, None)
             return
-        member = KubeClient(member_client(text))
+        member = KubeClient.of_member(member_client(text, x509_strict=strict), KEPT, self._budget(name))
         self.refusals.pop(name, None)
         await self._end(name)
         self._start(name, member, signing, made_of)
+
+    def _budget(self, name: str) -> Budget:
+        """The provider's one budget: an agent that is started again goes on with what is left of it."""
+        if name not in self._budgets:
+            self._budgets[name] = Budget(Allowance(), time.monotonic())
+        return self._budgets[name]
 
     async def _signing(self, provider: GPUProvider, owners: Owners) -> tuple[Signing | None, str]:
         """With what the provider's agent signs, and which version of it that is; None where nothing is to be signed."""
