@@ -15,10 +15,14 @@ from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 MIB = 2**20
 ODD = "\ud800 \x1b]0;owned\x07\x1b[31m \x9b2J \u202egnp \x00"
 """A lone surrogate, a title and a colour for a terminal, a C1 escape, a change of direction, a zero byte."""
+
+LEASE = f"{UUID(int=7)}-1"
+"""The lease whose Job the member of odd texts shows."""
 
 
 def node(name: str) -> dict[str, Any]:
@@ -37,6 +41,12 @@ def listed(items: list[Any], **meta: str) -> bytes:
 def pod(number: int, labels: dict[str, str], **status: Any) -> dict[str, Any]:
     meta = {"name": f"p-{number}", "namespace": "ns", "uid": f"uid-{number}", "resourceVersion": str(number)}
     return {"metadata": {**meta, "labels": labels}, "spec": {"nodeName": "n"}, "status": {"phase": "Running", **status}}
+
+
+def failed_job(labels: dict[str, str]) -> dict[str, Any]:
+    meta = {"name": LEASE, "namespace": "fedgpu-tenant-team", "uid": "job-uid", "resourceVersion": "7"}
+    condition = {"type": "Failed", "status": "True", "reason": ODD, "message": f"it broke {ODD}"}
+    return {"metadata": {**meta, "labels": labels}, "status": {"conditions": [condition]}}
 
 
 def labels_of(query: dict[str, list[str]]) -> dict[str, str]:
@@ -99,9 +109,9 @@ async def dense(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
             yield part
         return
     yield b'{"metadata": {"resourceVersion": "7", "continue": "more"}, "items": [{"metadata": {"name": "a"}}'
-    for _ in range(7):
+    for size in [19 * MIB // 10] * 7 if path.endswith("/jobs") else [15 * MIB]:
         yield b","
-        for part in heavy(",[]", 19 * MIB // 10):
+        for part in heavy(",[]", size):
             yield part
     yield b"]}"
 
@@ -131,9 +141,17 @@ async def drip(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
 
 
 async def texts(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
-    """Nothing is large; the words are odd, and the nodes may not be read."""
+    """Nothing is large; the words are odd, and the pods of all namespaces may not be read."""
     if path.endswith("/nodes"):
+        odd = node("n")
+        odd["metadata"]["labels"]["nvidia.com/gpu.family"] = ODD
+        yield listed([odd])
+        return
+    if "fieldSelector" in query:
         raise PermissionError(ODD)
+    if path.endswith("/jobs") and "watch" not in query:
+        yield listed([failed_job(labels_of(query) | {"fedgpu.dev/lease": LEASE})])
+        return
     async for part in honest(path, query):
         yield part
 

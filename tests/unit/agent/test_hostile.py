@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.agent import KEPT, Agent, AgentSettings
 from fedgpu_operator.api.base import Condition
+from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.text import is_clean
@@ -30,6 +32,7 @@ from fedgpu_operator.lab.pki import new_server_identity
 from fedgpu_operator.ports import ResourceType
 
 ROOT = Path(__file__).resolve().parents[3]
+LEASES = ResourceType.of(ComputeLease.info)
 REPORTS = ResourceType.of(ProviderReport.info)
 MEMORY = 256 * 2**20
 """More than the operator has without the hostile member, at any moment."""
@@ -190,13 +193,18 @@ async def test_what_is_slow_ends_with_its_call(members: Members) -> None:
 
 
 async def test_odd_texts_are_clean_before_they_reach_a_status_or_the_log(
-    members: Members, caplog: pytest.LogCaptureFixture
+    members: Members, caplog: pytest.LogCaptureFixture, make: Any
 ) -> None:
     async with site(members, "texts") as odd:
-        await until(lambda: odd.reachable is not None)
+        lease = make.lease(workload_uid="job-uid").to_wire()
+        lease["metadata"]["namespace"], lease["spec"]["provider"] = "ns", "texts"
+        await odd.hub.create(LEASES, lease)
+        kept = odd.hub.objects[LEASES.plural, "ns", make.lease_name]
+        await until(lambda: odd.reachable is not None and kept["status"]["state"] == "Failed")
         assert odd.reachable is not None
         assert (odd.reachable.status, odd.reachable.reason) == ("False", "Forbidden")
-        assert is_clean(odd.reachable.message)
         assert "owned" in odd.reachable.message
+        assert kept["status"]["exitMessage"].startswith("it broke \ufffd")
+        assert is_clean(json.dumps(list(odd.hub.objects.values()), ensure_ascii=False))
     assert "owned" in caplog.text
     assert is_clean(caplog.text)
