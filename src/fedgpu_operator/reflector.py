@@ -46,10 +46,10 @@ class Held(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """How much may be held of a server that is not trusted: about how many bytes one value takes, and at most all."""
+    """How much may be held of a server that is not trusted: about how many bytes one value takes, and now all may."""
 
     weigh: Callable[[Any], int]
-    most: int
+    most: Callable[[], int]
 
 
 class Reflector(Generic[T]):
@@ -246,9 +246,9 @@ class Reflector(Generic[T]):
 
     def _check_weight(self, weight: int) -> None:
         """Raises AnswerTooLargeError where that is more than may be held."""
-        if self._bound is not None and weight > self._bound.most:
-            most = self._bound.most // 2**20
-            raise AnswerTooLargeError(f"the {self.kind.plural} to be followed take more than {most} MiB of memory")
+        if self._bound is not None and weight > (most := self._bound.most()):
+            text = f"the {self.kind.plural} to be followed take more than {most // 2**20} MiB of memory"
+            raise AnswerTooLargeError(text)
 
     def _hold(self, key: Key, held: Held[T]) -> None:
         known = self._held(key)

@@ -141,6 +141,7 @@ class Agent:
     async def _pass(self) -> float:
         """Load, reconcile, report; returns the seconds until the next look."""
         leases, names = await self._load_leases()
+        self._watch.expect(sum(lease.spec.replicas for lease in leases))
         try:
             await self._ping()
             sight = await self._watch.sight()

@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS: Final = 5.0
 """What is known of a member that cannot be followed is shown no longer than this: as long as one answer may take."""
 MOST_HELD: Final = 32 * 2**20
-"""Bytes of memory, about, that our Jobs on one member may take, and our pods as well: some ten thousand of each."""
+"""Bytes of memory, about, that our Jobs on one member may take, our pods as well, and again how pods ended."""
+HELD_PER_POD: Final = 16 * 1024
+"""And so many more for each pod that our leases there can have, of which one takes about half."""
 MOST_PODS: Final = 4096
 """Pods of one lease, present and ended: a lease has at most 1,024 replicas, and none of them runs twice."""
 
@@ -33,6 +35,7 @@ class MemberWatch:
         self._member = member
         self._identity = identity
         self._wake = wake
+        self._expected = 0
         labels = identity.selector
         self._jobs = Reflector(
             member,
@@ -41,7 +44,7 @@ class MemberWatch:
             self._job_changed,
             labels=labels,
             longest_pause=longest_pause,
-            bound=Bound(weight, MOST_HELD),
+            bound=Bound(weight, self._most),
         )
         self._pods = Reflector(
             member,
@@ -50,7 +53,7 @@ class MemberWatch:
             self._pod_changed,
             labels=labels,
             longest_pause=longest_pause,
-            bound=Bound(weight, MOST_HELD),
+            bound=Bound(weight, self._most),
         )
         self._job_of: dict[str, JSONObject] = {}
         self._pods_of: dict[str, dict[str, JSONObject]] = {}
@@ -66,6 +69,13 @@ class MemberWatch:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._jobs.run())
             group.create_task(self._pods.run())
+
+    def expect(self, pods: int) -> None:
+        """The leases on this member have so many pods."""
+        self._expected = pods
+
+    def _most(self) -> int:
+        return MOST_HELD + HELD_PER_POD * self._expected
 
     async def sight(self) -> Sight:
         """What is known of the member; raises the KubeError for which it cannot be followed."""
@@ -138,7 +148,7 @@ class MemberWatch:
     def _remember(self, lease: str, pod: JSONObject) -> None:
         """How a pod ended; beyond what an honest member can have ended between two passes, nothing is remembered."""
         heavy, ended = weight(pod), self._ended.get(lease, ())
-        if self._ended_weight + heavy > MOST_HELD or len(ended) >= MOST_PODS:
+        if self._ended_weight + heavy > self._most() or len(ended) >= MOST_PODS:
             if not self._overflows:
                 log.warning("more pods ended than are remembered, of lease %s to begin with", lease)
             self._overflows = True

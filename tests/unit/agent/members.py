@@ -182,6 +182,8 @@ async def send(writer: asyncio.StreamWriter, answer: AsyncIterator[bytes]) -> No
         if not begun:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
             begun = True
+        if writer.transport.is_closing():
+            raise ConnectionError
         writer.write(b"%x\r\n" % len(part) + part + b"\r\n")
         await writer.drain()
     writer.write(b"0\r\n\r\n")

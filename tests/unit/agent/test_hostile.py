@@ -53,9 +53,9 @@ class Members:
         return render(name=which, server=server, ca_pem=self.ca_pem, token="x")
 
 
-@pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
-    identity = new_server_identity(tmp_path_factory.mktemp("members"))
+@pytest.fixture
+def members(tmp_path: Path) -> Iterator[Members]:
+    identity = new_server_identity(tmp_path)
     command = [sys.executable, "-m", "tests.unit.agent.members", str(identity.cert_file), str(identity.key_file)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -136,6 +136,19 @@ async def test_pods_that_come_and_end_without_end_are_not_all_remembered(
         await asyncio.gather(run, return_exceptions=True)
 
 
+async def test_there_is_room_for_as_many_pods_as_the_leases_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "MOST_HELD", 0)
+    member = Shows(*(pod(number) for number in range(50)))
+    watch = MemberWatch(member, OURS, lambda: None, longest_pause=0.01)
+    watch.expect(50)
+    run = asyncio.create_task(watch.run())
+    try:
+        assert len((await watch.sight()).pods["a"]) == 50
+    finally:
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+
+
 async def test_a_pod_that_changes_its_lease_leaves_the_one_before() -> None:
     member = Shows(pod(1, "a"))
     watch, run = await followed(member)

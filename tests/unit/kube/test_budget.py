@@ -72,10 +72,10 @@ def test_over_any_time_no_more_passes_than_a_minutes_allowance_for_each_minute_a
 
 
 def test_an_honest_member_of_the_size_that_the_documents_name_is_let_through() -> None:
-    """290 MB and 6 seconds for a count, one a minute, and its watches besides: for an hour."""
+    """290 MB and 10 seconds for a count, one a minute, and its watches besides: for an hour."""
     budget = Budget(Allowance(), 0.0)
     for minute in range(60):
         for page in range(140):
-            budget.spend(minute * MINUTE + page / 10, received=290_000_000 // 140, seconds=6.0 / 140)
+            budget.spend(minute * MINUTE + page / 10, received=290_000_000 // 140, seconds=10.0 / 140)
         for second in range(15, 60):
             budget.spend(minute * MINUTE + second, received=1_000_000, seconds=0.03)

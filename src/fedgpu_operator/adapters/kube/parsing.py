@@ -187,7 +187,9 @@ def _kept(obj: JSONObject, reading: Reading) -> JSONObject:
 
 def _suspect(text: str) -> bool:
     """Whether anything in the text may be unsafe: as it stands, or behind one of JSON's own escapes."""
-    return UNSAFE.search(text) is not None or _ESCAPE.search(text) is not None
+    # The parser refuses the other control characters of ASCII where they stand in a text themselves.
+    bare = "\x7f" in text if text.isascii() else UNSAFE.search(text) is not None
+    return bare or _ESCAPE.search(text) is not None
 
 
 def _whole(digits: str) -> int:
