@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 import tracemalloc
 from functools import partial
@@ -133,3 +134,18 @@ async def test_large_bodies_are_parsed_one_after_the_other() -> None:
 
     await asyncio.gather(*(off_the_loop(parse, INLINE_BYTES + 1) for _ in range(5)))
     assert most == 1
+
+
+async def test_the_hub_waits_for_no_member() -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    def long() -> bool:
+        begun.set()
+        return done.wait(10)
+
+    member = asyncio.create_task(off_the_loop(long, INLINE_BYTES + 1))
+    await asyncio.to_thread(begun.wait, 10)
+    hub, _ = await off_the_loop(lambda: "parsed", INLINE_BYTES + 1, queued=False)
+    assert (hub, member.done()) == ("parsed", False)
+    done.set()
+    assert (await member)[0]

@@ -116,8 +116,9 @@ async def read_events(response: aiohttp.ClientResponse, reading: Reading, spend:
     """The events of a watch, until the server ends it; raises the KubeError tree."""
     where, begun = f"WATCH {response.url.path}", time.monotonic()
     async for line in _lines(response, reading.object_bytes, spend, where):
+        parse = partial(parse_event, line, reading)
         try:
-            (kind, obj), seconds = await off_the_loop(partial(parse_event, line, reading), len(line))
+            (kind, obj), seconds = await off_the_loop(parse, len(line), queued=reading.cleans)
         except (ValueError, RecursionError) as error:
             raise UnreachableError(f"{where}: sent what is not a watch event") from error
         spend(seconds=seconds + EVENT_SECONDS)

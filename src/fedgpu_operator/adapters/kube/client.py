@@ -305,7 +305,7 @@ class KubeClient:
     async def _parsed(self, parse: Callable[[], T], size: int, none: str) -> T:
         """What a body was parsed to; `none` is said of one that is something else."""
         try:
-            parsed, seconds = await off_the_loop(parse, size)
+            parsed, seconds = await off_the_loop(parse, size, queued=self._budget is not None)
         except AnswerTooLargeError as error:
             raise AnswerTooLargeError(f"{none}: {error}") from error
         except (ValueError, RecursionError) as error:

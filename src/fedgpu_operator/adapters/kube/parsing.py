@@ -106,10 +106,15 @@ def parse_event(line: bytes | bytearray, reading: Reading) -> tuple[str, JSONObj
     return kind, obj if kind == "ERROR" else _kept(obj, reading)
 
 
-async def off_the_loop(parse: Callable[[], T], size: int) -> tuple[T, float]:
-    """The result, and the seconds of processor time that it took; a large body in a thread, one at a time."""
+async def off_the_loop(parse: Callable[[], T], size: int, *, queued: bool = True) -> tuple[T, float]:
+    """The result, and the seconds of processor time that it took; a large body in a thread.
+
+    Of those that are `queued`, one is parsed at a time: members wait for each other, the hub for none of them.
+    """
     if size <= INLINE_BYTES:
         return _timed(parse)
+    if not queued:
+        return await asyncio.to_thread(_timed, parse)
     async with _one_at_a_time():
         return await asyncio.to_thread(_timed, parse)
 
@@ -126,7 +131,7 @@ def _timed(parse: Callable[[], T]) -> tuple[T, float]:
 
 
 def _one_at_a_time() -> asyncio.Semaphore:
-    """The gate of the running event loop, in front of which all clients wait in the order in which they came."""
+    """The gate of the running event loop, in front of which members wait in the order in which they came."""
     global _gate, _gate_of
     loop = asyncio.get_running_loop()
     if _gate is None or _gate_of is not loop:
