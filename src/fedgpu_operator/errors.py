@@ -12,6 +12,9 @@
     │   │   └── TooLargeError   the object, or the request, is larger than the server stores
     │   ├── GoneError           a watch's resourceVersion is too old: list again
     │   └── UnreachableError    no answer at all; never means "failed"
+    │       ├── AnswerTooLargeError     more than such an answer may be: the rest was not read
+    │       ├── BudgetExceededError     refused here: the member has used up its bytes or seconds of this minute
+    │       └── CertificateRefusedError the server's certificate was not accepted: TLS verification failed
     ├── ChainError              the chain or its RPC endpoint
     │   ├── ChainUnreachableError   no answer: unknown, never unpaid
     │   ├── ChainMismatchError      wrong chain id, code or decimals: refuse to go on
@@ -99,6 +102,18 @@ class GoneError(KubeError):
 
 class UnreachableError(KubeError):
     reason = "Unreachable"
+
+
+class AnswerTooLargeError(UnreachableError):
+    reason = "AnswerTooLarge"
+
+
+class BudgetExceededError(UnreachableError):
+    reason = "BudgetExceeded"
+
+
+class CertificateRefusedError(UnreachableError):
+    reason = "CertificateRefused"
 
 
 class ChainError(FedGPUError):

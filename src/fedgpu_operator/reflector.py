@@ -7,10 +7,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.errors import GoneError, KubeError, UnreachableError
+from fedgpu_operator.errors import AnswerTooLargeError, GoneError, KubeError, UnreachableError
 from fedgpu_operator.ports import Kube, ResourceType
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,9 @@ PROOF_SECONDS: Final = 2.0
 SYNC_PATIENCE_SECONDS: Final = 15.0
 """How long a reader waits for the first list before it is told that the server does not answer."""
 
+MOST_DIGITS: Final = 20
+"""Of a resourceVersion: it has 64 bits."""
+
 Key = tuple[str, str]
 """(namespace, name)."""
 
@@ -36,8 +39,17 @@ class Held(Generic[T]):
     uid: str
     version: int
     value: T
+    weight: int = 0
     answered: float = float("-inf")
     """When the server last answered us with it, by the monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How much may be held of a server that is not trusted: about how many bytes one value takes, and now all may."""
+
+    weigh: Callable[[Any], int]
+    most: Callable[[], int]
 
 
 class Reflector(Generic[T]):
@@ -47,7 +59,8 @@ class Reflector(Generic[T]):
     to a write of our own (`put`) that is not newer than the newest event is known already, or was overtaken, and is
     left out: what was deleted meanwhile does not come back. A newer one counts at once; older events that follow it
     change nothing. What a list lacks is gone, unless it was put while that list was under way, and is newer.
-    `changed` is called with (key, before, after) for each change; None means absent.
+    `changed` is called with (key, before, after) for each change; None means absent. What would go beyond `bound`
+    is not taken, and the kind counts as not followed until a list fits.
     """
 
     def __init__(
@@ -59,8 +72,11 @@ class Reflector(Generic[T]):
         *,
         labels: str = "",
         longest_pause: float = LONGEST_PAUSE_SECONDS,
+        bound: Bound | None = None,
     ) -> None:
         self.kind = kind
+        self._bound = bound
+        self._weight = 0
         self._kube = kube
         self._read = read
         self._changed = changed
@@ -107,9 +123,12 @@ class Reflector(Generic[T]):
         self._ahead.clear()
         self._listed = begun = time.monotonic()
         listed: dict[Key, Held[T]] = {}
-        version = ""
+        version, weight = "", 0
         async for items, at in self._kube.pages(self.kind, labels=self._labels):
-            listed |= {_key(item): self._read_item(item) for item in items}
+            found = {_key(item): self._read_item(item) for item in items}
+            weight += sum(each.weight for each in found.values())
+            self._check_weight(weight)
+            listed |= found
             version = at
         held = [((space, name), each.version) for space, all_ in self._objects.items() for name, each in all_.items()]
         for key, held_version in held:
@@ -222,18 +241,29 @@ class Reflector(Generic[T]):
         known, version = self._held(_key(obj)), _version(obj)
         if known is not None and version and (known.uid, known.version) == (_uid(obj), version):
             return known
-        return Held(_uid(obj), version, self._read(obj))
+        value = self._read(obj)
+        return Held(_uid(obj), version, value, 0 if self._bound is None else self._bound.weigh(value))
+
+    def _check_weight(self, weight: int) -> None:
+        """Raises AnswerTooLargeError where that is more than may be held."""
+        if self._bound is not None and weight > (most := self._bound.most()):
+            text = f"the {self.kind.plural} to be followed take more than {most // 2**20} MiB of memory"
+            raise AnswerTooLargeError(text)
 
     def _hold(self, key: Key, held: Held[T]) -> None:
         known = self._held(key)
         if known is not None and held.version and (known.uid, known.version) == (held.uid, held.version):
             return
+        weight = self._weight + held.weight - (known.weight if known is not None else 0)
+        self._check_weight(weight)
+        self._weight = weight
         self._objects.setdefault(key[0], {})[key[1]] = held
         self._changed(key, known.value if known is not None else None, held.value)
 
     def _drop(self, key: Key) -> None:
         space = self._objects[key[0]]
         gone = space.pop(key[1])
+        self._weight -= gone.weight
         if not space:
             del self._objects[key[0]]
         self._changed(key, gone.value, None)
@@ -254,4 +284,4 @@ def _version(obj: JSONObject) -> int:
 
 def _number(version: str) -> int:
     """A resourceVersion as Kubernetes promises it to be since 1.35: a decimal number that grows; else the oldest."""
-    return int(version) if version.isdecimal() else 0
+    return int(version) if version.isdecimal() and len(version) <= MOST_DIGITS else 0

@@ -11,7 +11,7 @@ from datetime import UTC
 from typing import Final
 
 from fedgpu_operator.agent.identity import Identity
-from fedgpu_operator.agent.inventory import inventory
+from fedgpu_operator.agent.inventory import LIVE_PODS, PRODUCT_LABEL, Tally
 from fedgpu_operator.agent.lease import LEASES, LeaseReconciler, Sight, Step
 from fedgpu_operator.agent.receipts import ReceiptDesk
 from fedgpu_operator.agent.report import Reporter, unreachable
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 LEASE_DURATION_SECONDS: Final = 40
 """As long as a kubelet's node lease: a reader may call the agent silent after this."""
 SHORTEST_PAUSE: Final = 1.0
+COUNT_SHARE: Final = 10
+"""The nodes and pods of a member are counted for at most one part in so many of the time."""
 
 
 class Agent:
@@ -69,7 +71,7 @@ class Agent:
         self._rests = Rests(settings)
         self._orphans: frozenset[str] = frozenset()
         self._version = ""
-        self._pinged = self._renewed = self._counted = float("-inf")
+        self._pinged = self._renewed = self._count_at = float("-inf")
 
     @property
     def orphans(self) -> int:
@@ -139,6 +141,7 @@ class Agent:
     async def _pass(self) -> float:
         """Load, reconcile, report; returns the seconds until the next look."""
         leases, names = await self._load_leases()
+        self._watch.expect(sum(lease.spec.replicas for lease in leases))
         try:
             await self._ping()
             sight = await self._watch.sight()
@@ -199,14 +202,18 @@ class Agent:
         self._reporter.measured(self._pinged - begun)
 
     async def _inventory(self) -> list[ReportedProduct] | None:
-        """The member's GPUs, None while the last count is young."""
-        now = time.monotonic()
-        if self.reachable and now - self._counted < self._settings.inventory_interval:
+        """The member's GPUs, None while the last count is young: counting a large member must not be all that we do."""
+        begun = time.monotonic()
+        if self.reachable and begun < self._count_at:
             return None
-        nodes, _ = await self._member.list(NODES)
-        pods, _ = await self._member.list(PODS)
-        self._counted = now
-        return inventory(nodes, pods, self._identity.ours)
+        tally = Tally(self._identity.ours)
+        async for nodes, _ in self._member.pages(NODES, labels=PRODUCT_LABEL):
+            tally.nodes(nodes)
+        async for pods, _ in self._member.pages(PODS, fields=LIVE_PODS):
+            tally.pods(pods)
+        took = time.monotonic() - begun
+        self._count_at = begun + max(self._settings.inventory_interval, COUNT_SHARE * took)
+        return tally.products()
 
     async def _renew(self) -> None:
         """The sign of life: one coordination Lease per provider, renewed only while the member answers."""

@@ -11,6 +11,7 @@ from typing import Final
 from fedgpu_operator.agent.pods import GPU_RESOURCE, gpus_of, quantity, terminal
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.providerreport import NodeBucket, ReportedProduct
+from fedgpu_operator.errors import AnswerTooLargeError
 
 PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 FAMILY_LABEL: Final = "nvidia.com/gpu.family"
@@ -19,6 +20,9 @@ SHARING_LABEL: Final = "nvidia.com/gpu.sharing-strategy"
 MAX_PRODUCTS: Final = 64
 MAX_BUCKETS: Final = 64
 MAX_GPUS_PER_NODE: Final = 1024
+MAX_NODES: Final = 100_000
+LIVE_PODS: Final = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+"""Field selector of the pods that can hold a GPU."""
 
 _PRODUCT: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
@@ -32,21 +36,41 @@ class _GpuNode:
     gpus: int
 
 
-def inventory(
-    nodes: Iterable[JSONObject], pods: Iterable[JSONObject], ours: Callable[[Mapping[str, str]], bool]
-) -> list[ReportedProduct]:
-    """GPUs by product, sorted by name, on nodes that could take our work now.
+class Tally:
+    """Counts a member's GPUs from pages of its nodes and then of its pods, none of which is held.
 
     `ours` judges a pod's labels: our own pods are left out of `foreign`, the hub subtracts its leases itself. GPUs that
     a node shares out in slices are left out: one of those is not a whole GPU.
     """
-    foreign = _foreign_by_node(pods, ours)
-    by_product: defaultdict[str, list[_GpuNode]] = defaultdict(list)
-    for node in nodes:
-        read = _gpu_node(node)
-        if read is not None:
-            by_product[read.product].append(read)
-    return [_product(name, by_product[name], foreign) for name in sorted(by_product)[:MAX_PRODUCTS]]
+
+    def __init__(self, ours: Callable[[Mapping[str, str]], bool]) -> None:
+        self._ours = ours
+        self._nodes: dict[str, _GpuNode] = {}
+        self._foreign: Counter[str] = Counter()
+
+    def nodes(self, nodes: Iterable[JSONObject]) -> None:
+        """Count these nodes; raises AnswerTooLargeError for more than a report can speak of."""
+        for node in nodes:
+            read = _gpu_node(node)
+            if read is not None:
+                self._nodes[read.name] = read
+        if len(self._nodes) > MAX_NODES:
+            raise AnswerTooLargeError(f"the member shows more than {MAX_NODES} nodes with GPUs")
+
+    def pods(self, pods: Iterable[JSONObject]) -> None:
+        """Count these pods, of nodes that were counted before."""
+        for pod in pods:
+            node = _object(pod.get("spec")).get("nodeName")
+            labels = _object(_object(pod.get("metadata")).get("labels"))
+            if isinstance(node, str) and node in self._nodes and not terminal(pod) and not self._ours(labels):
+                self._foreign[node] += gpus_of(pod)
+
+    def products(self) -> list[ReportedProduct]:
+        """GPUs by product, sorted by name, on nodes that could take our work now."""
+        by_product: defaultdict[str, list[_GpuNode]] = defaultdict(list)
+        for node in self._nodes.values():
+            by_product[node.product].append(node)
+        return [_product(name, by_product[name], self._foreign) for name in sorted(by_product)[:MAX_PRODUCTS]]
 
 
 def _product(name: str, nodes: list[_GpuNode], foreign: Mapping[str, int]) -> ReportedProduct:
@@ -87,16 +111,6 @@ def _open_to_us(spec: JSONObject, status: JSONObject) -> bool:
         condition.get("type") == "Ready" and condition.get("status") == "True"
         for condition in _objects(status.get("conditions"))
     )
-
-
-def _foreign_by_node(pods: Iterable[JSONObject], ours: Callable[[Mapping[str, str]], bool]) -> Counter[str]:
-    held: Counter[str] = Counter()
-    for pod in pods:
-        node = _object(pod.get("spec")).get("nodeName")
-        labels = _object(_object(pod.get("metadata")).get("labels"))
-        if isinstance(node, str) and not terminal(pod) and not ours(labels):
-            held[node] += gpus_of(pod)
-    return held
 
 
 def _object(value: object) -> JSONObject:

@@ -16,7 +16,7 @@ from fedgpu_operator.api.providerreport import (
     ReportStatus,
     SignedReceipt,
 )
-from fedgpu_operator.errors import KubeError, NotFoundError
+from fedgpu_operator.errors import CertificateRefusedError, KubeError, NotFoundError, UnreachableError
 from fedgpu_operator.ports import Clock, Kube, ResourceType
 
 REPORTS: Final = ResourceType.of(ProviderReport.info)
@@ -30,7 +30,9 @@ def unreachable(error: KubeError) -> Verdict:
         return Verdict("False", "Unauthorized", "the member refuses the credentials of the kubeconfig")
     if error.status == 403:
         return Verdict("False", "Forbidden", str(error))
-    return Verdict("Unknown", "Unreachable", str(error))
+    if isinstance(error, CertificateRefusedError):
+        return Verdict("False", error.reason, str(error))
+    return Verdict("Unknown", error.reason if isinstance(error, UnreachableError) else "Unreachable", str(error))
 
 
 class Reporter:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.identity import Identity, lease_of
+from fedgpu_operator.agent.kept import KEPT, weight
 from fedgpu_operator.agent.lease import Sight
 from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.errors import AnswerTooLargeError
 from fedgpu_operator.ports import JOBS, PODS, Kube
-from fedgpu_operator.reflector import Key, Reflector
+from fedgpu_operator.reflector import Bound, Key, Reflector
+
+log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS: Final = 5.0
 """What is known of a member that cannot be followed is shown no longer than this: as long as one answer may take."""
+MOST_HELD: Final = 32 * 2**20
+"""Bytes of memory, about, that our Jobs on one member may take, our pods as well, and again how pods ended."""
+HELD_PER_POD: Final = 16 * 1024
+"""And so many more for each pod that our leases there can have, of which one takes about half."""
+MOST_PODS: Final = 4096
+"""Pods of one lease, present and ended: a lease has at most 1,024 replicas, and none of them runs twice."""
 
 
 class MemberWatch:
@@ -24,13 +35,35 @@ class MemberWatch:
         self._member = member
         self._identity = identity
         self._wake = wake
+        self._expected = 0
         labels = identity.selector
-        self._jobs = Reflector(member, JOBS, _slim, self._job_changed, labels=labels, longest_pause=longest_pause)
-        self._pods = Reflector(member, PODS, _slim, self._pod_changed, labels=labels, longest_pause=longest_pause)
+        self._jobs = Reflector(
+            member,
+            JOBS,
+            KEPT[JOBS],
+            self._job_changed,
+            labels=labels,
+            longest_pause=longest_pause,
+            bound=Bound(weight, self._most),
+        )
+        self._pods = Reflector(
+            member,
+            PODS,
+            KEPT[PODS],
+            self._pod_changed,
+            labels=labels,
+            longest_pause=longest_pause,
+            bound=Bound(weight, self._most),
+        )
         self._job_of: dict[str, JSONObject] = {}
+        self._pods_of: dict[str, dict[str, JSONObject]] = {}
+        self._changed: set[str] = set()
+        """Leases whose pods are not yet those in `_present`: that one is made once per sight, not once per event."""
         self._present: dict[str, tuple[JSONObject, ...]] = {}
         self._ended: dict[str, tuple[JSONObject, ...]] = {}
         self._ever: set[str] = set()
+        self._ended_weight = 0
+        self._overflows = False
 
     async def run(self) -> None:
         """Follow until cancelled; a member that does not answer is asked again, ever more slowly."""
@@ -38,11 +71,27 @@ class MemberWatch:
             group.create_task(self._jobs.run())
             group.create_task(self._pods.run())
 
+    def expect(self, pods: int) -> None:
+        """The leases on this member have so many pods."""
+        self._expected = pods
+
+    def _most(self) -> int:
+        return MOST_HELD + HELD_PER_POD * self._expected
+
     async def sight(self) -> Sight:
         """What is known of the member; raises the KubeError for which it cannot be followed."""
         for each in (self._jobs, self._pods):
             await each.synced()
             each.check(PATIENCE_SECONDS)
+        for lease in list(self._changed):
+            pods = tuple(self._pods_of.get(lease, {}).values())
+            if len(pods) > MOST_PODS:
+                raise crowded(lease)
+            if pods:
+                self._present[lease] = pods
+            else:
+                self._present.pop(lease, None)
+            self._changed.discard(lease)
         return Sight(self._job_of, self._present, self._ended, self._ever)
 
     def silence(self) -> float:
@@ -57,8 +106,10 @@ class MemberWatch:
         labels = self._identity.selector_of(lease)
         jobs, _ = await self._member.list(JOBS, labels=labels)
         pods, _ = await self._member.list(PODS, labels=labels)
+        if len(pods) > MOST_PODS:
+            raise crowded(lease)
         present = {str(pod["metadata"]["uid"]) for pod in pods}
-        seen = (*self._present.get(lease, ()), *self._ended.get(lease, ()))
+        seen = (*self._pods_of.get(lease, {}).values(), *self._ended.get(lease, ()))
         gone = tuple(pod for pod in seen if pod["metadata"]["uid"] not in present and podlib.settled(pod))
         return Sight({lease_of(job): job for job in jobs}, {lease: tuple(pods)}, {lease: gone}, self._ever)
 
@@ -71,7 +122,8 @@ class MemberWatch:
         """Drop what is remembered of Jobs and pods that are gone, of all leases but these."""
         self._ever &= keep
         for lease in set(self._ended) - keep:
-            del self._ended[lease]
+            self._ended_weight -= sum(map(weight, self._ended.pop(lease)))
+            self._overflows = False
 
     def _job_changed(self, _: Key, before: JSONObject | None, after: JSONObject | None) -> None:
         if after is not None:
@@ -82,27 +134,38 @@ class MemberWatch:
         self._wake()
 
     def _pod_changed(self, _: Key, before: JSONObject | None, after: JSONObject | None) -> None:
-        if before is not None and after is not None and before["metadata"]["uid"] != after["metadata"]["uid"]:
+        if before is not None and after is not None and _of(before) != _of(after):
             self._pod_changed(_, before, None)
         known = after or before or {}
         lease, uid = lease_of(known), known["metadata"]["uid"]
-        others = tuple(pod for pod in self._present.get(lease, ()) if pod["metadata"]["uid"] != uid)
         if after is not None:
-            self._present[lease] = (*others, after)
+            self._pods_of.setdefault(lease, {})[uid] = after
         else:
+            self._pods_of.get(lease, {}).pop(uid, None)
+            if not self._pods_of.get(lease):
+                self._pods_of.pop(lease, None)
             if podlib.settled(known):
-                self._ended[lease] = (*self._ended.get(lease, ()), known)
-            if others:
-                self._present[lease] = others
-            else:
-                self._present.pop(lease, None)
+                self._remember(lease, known)
+        self._changed.add(lease)
         self._wake()
 
+    def _remember(self, lease: str, pod: JSONObject) -> None:
+        """How a pod ended; beyond what an honest member can have ended between two passes, nothing is remembered."""
+        heavy, ended = weight(pod), self._ended.get(lease, ())
+        if self._ended_weight + heavy > self._most() or len(ended) >= MOST_PODS:
+            if not self._overflows:
+                log.warning("more pods ended than are remembered, of lease %s to begin with", lease)
+            self._overflows = True
+            return
+        self._ended[lease] = (*ended, pod)
+        self._ended_weight += heavy
 
-def _slim(obj: JSONObject) -> JSONObject:
-    """The object without who wrote which field, and of a Job's spec only whether it is suspended: nobody reads more."""
-    meta = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
-    spec = obj.get("spec", {})
-    if "template" in spec:
-        return {"metadata": meta, "spec": {"suspend": bool(spec.get("suspend"))}, "status": obj.get("status", {})}
-    return {**obj, "metadata": meta}
+
+def crowded(lease: str) -> AnswerTooLargeError:
+    """The member shows what cannot be."""
+    return AnswerTooLargeError(f"the member shows more than {MOST_PODS} pods of lease {lease}")
+
+
+def _of(pod: JSONObject) -> tuple[str, str]:
+    """Which pod it is, and of which lease."""
+    return pod["metadata"]["uid"], lease_of(pod)

@@ -89,6 +89,17 @@ class SecretKeyRef(Model):
     )
 
 
+class ConnectionTLS(Model):
+    """How the certificate of the member's API server is checked."""
+
+    x509_strict: bool = Field(
+        default=True,
+        description="Whether certificates must keep to the form of RFC 5280 (OpenSSL's X509_STRICT). false takes a "
+        "CA without key identifiers, as old EKS and microk8s made them; the signature, the name and the "
+        "dates are verified all the same.",
+    )
+
+
 class Connection(Model):
     """How the hub reaches the member cluster."""
 
@@ -98,6 +109,9 @@ class Connection(Model):
     kubeconfig_secret_ref: SecretKeyRef = Field(
         description="Kubeconfig of the member cluster. Credentials are inline (token or client certificate) "
         "and TLS verified: exec, auth-provider, file paths, proxies and insecure TLS are refused."
+    )
+    tls: ConnectionTLS = Field(
+        default_factory=ConnectionTLS, description="How the certificate of the member's API server is checked."
     )
 
 
@@ -246,6 +260,9 @@ class Acceptance(Model):
     kubeconfig_secret_ref: SecretKeyRef | None = Field(
         default=None, description="Kubeconfig that was accepted: the only connection that the agent uses."
     )
+    x509_strict: bool = Field(
+        default=True, alias="x509Strict", description="Whether certificates must keep to RFC 5280, as it was accepted."
+    )
     payout: WalletOrNone = Field(default="", description="Payout wallet that was accepted; empty if there was none.")
     signer: WalletOrNone = Field(default="", description="Receipt signer that was accepted; empty if there was none.")
     signer_key_secret_ref: SecretKeyRef | None = Field(
@@ -260,6 +277,7 @@ class Acceptance(Model):
             hash=spec.acceptance_hash(),
             accepted_at=at,
             kubeconfig_secret_ref=spec.connection.kubeconfig_secret_ref,
+            x509_strict=spec.connection.tls.x509_strict,
             payout=payout.address if payout is not None else "",
             signer=(payout.signer or "") if payout is not None else "",
             signer_key_secret_ref=payout.signer_key_secret_ref if payout is not None else None,

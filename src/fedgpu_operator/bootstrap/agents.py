@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import logging
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from eth_utils.address import to_checksum_address
 
 from fedgpu_operator import __version__
 from fedgpu_operator.adapters.chain.signers import LocalSigner
+from fedgpu_operator.adapters.kube.budget import Allowance, Budget
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
-from fedgpu_operator.agent import Agent, AgentSettings, Signing
+from fedgpu_operator.agent import KEPT, Agent, AgentSettings, Signing
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, SecretKeyRef
 from fedgpu_operator.errors import ConfigurationError, FedGPUError, InvalidResourceError, NotFoundError
@@ -59,6 +61,7 @@ class AgentSupervisor:
         self._reserved = frozenset(address.lower() for address in reserved)
         self._running: dict[str, Running] = {}
         self._winding_down: set[str] = set()
+        self._budgets: dict[str, Budget] = {}
         self.refusals: dict[str, InvalidResourceError] = {}
 
     def wake(self, namespace: str) -> None:
@@ -83,6 +86,8 @@ class AgentSupervisor:
         await asyncio.gather(*(self._end(name) for name in gone))
         for name in set(self.refusals) - set(providers):
             del self.refusals[name]
+        for name in set(self._budgets) - set(providers):
+            del self._budgets[name]
         self._winding_down.intersection_update(map(provider_namespace, providers))
         owners = secret_owners(providers.values())
         for name, provider in providers.items():
@@ -148,14 +153,21 @@ class AgentSupervisor:
             # Work that runs must not get out of hand over a key: it goes on, unbilled, and nothing new is placed.
             self._refuse(name, error)
             return
-        made_of = f"{version} {key_version}"
+        strict = known.x509_strict
+        made_of = f"{version} {key_version} {strict}"
         if running is not None and running.made_of == made_of and not running.task.done():
             self.refusals.pop(name, None)
             return
-        member = KubeClient(member_client(text))
+        member = KubeClient.of_member(member_client(text, x509_strict=strict), KEPT, self._budget(name))
         self.refusals.pop(name, None)
         await self._end(name)
         self._start(provider, member, signing, made_of)
+
+    def _budget(self, name: str) -> Budget:
+        """The provider's one budget: an agent that is started again goes on with what is left of it."""
+        if name not in self._budgets:
+            self._budgets[name] = Budget(Allowance(), time.monotonic())
+        return self._budgets[name]
 
     async def _signing(
         self, provider: GPUProvider, known: Acceptance, owners: Mapping[SecretKey, str]

@@ -31,6 +31,7 @@ from fedgpu_operator.cli import (
     simulate,
     version,
 )
+from fedgpu_operator.domain.text import clean
 from fedgpu_operator.errors import (
     ConfigurationError,
     FedGPUError,
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except FedGPUError as error:
-        sys.stderr.write(f"error: {advice(error)}\n")
+        sys.stderr.write(f"error: {clean(advice(error))}\n")
         return USAGE if isinstance(error, ConfigurationError) else FAILURE
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -8,11 +8,12 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from fedgpu_operator.adapters.kube.client import KubeClient
@@ -75,27 +76,49 @@ def namespace_of(context: str | None, given: str | None) -> str:
 
 
 def print_data(output: Output, document: JSONObject, tables: Callable[[], Sequence[Table | str]]) -> None:
-    """Print the document as JSON or YAML, or the tables that show the same to people."""
+    """Print the document as JSON or YAML, or the tables that show the same to people.
+
+    No text in it can steer the terminal, whoever wrote it: data escapes what could, tables replace it.
+    """
     if output is Output.JSON:
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(_harmless(lambda plain: json.dumps(document, indent=2, ensure_ascii=not plain)) + "\n")
     elif output is Output.YAML:
         import yaml
 
-        sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        sys.stdout.write(_harmless(lambda plain: yaml.safe_dump(document, sort_keys=False, allow_unicode=plain)))
     else:
         from rich.console import Console
 
         # Without a terminal, a width that wraps nothing: what is piped is meant to be cut and searched.
         console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=220)
+        from fedgpu_operator.domain.text import clean
+
         for each in tables():
-            console.print(each, markup=False)
+            console.print(clean(each) if isinstance(each, str) else each, markup=False)
+
+
+def _harmless(dump: Callable[[bool], str]) -> str:
+    """The data with its characters as they are, or escaped where one of them is not safe to print."""
+    from fedgpu_operator.domain.text import is_clean
+
+    text = dump(True)
+    return text if is_clean(text) else dump(False)
 
 
 def plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table in kubectl's manner: capitals, no lines; `right` names the columns of figures."""
+    """An empty table in kubectl's manner: capitals, no lines; `right` names the columns of figures.
+
+    It cleans the texts of its cells.
+    """
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    from fedgpu_operator.domain.text import clean
+
+    class CleanTable(Table):
+        def add_row(self, *cells: RenderableType | None, **how: Any) -> None:
+            super().add_row(*(clean(each) if isinstance(each, str) else each for each in cells), **how)
+
+    table = CleanTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
     return table

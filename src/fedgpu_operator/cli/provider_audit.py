@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedgpu_operator.cli.common import ContextOption, with_hub
+from fedgpu_operator.domain.text import clean
 from fedgpu_operator.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def audit(
         meta = {**provider.metadata.guard(), "annotations": {AUDIT_ANNOTATION: digest}}
         return GPUProvider.parse(await hub.patch(kind, name, "", {"metadata": meta}))
 
-    sys.stdout.write(described(with_hub(work, context)))
+    sys.stdout.write(clean(described(with_hub(work, context))))
 
 
 def described(provider: GPUProvider) -> str:

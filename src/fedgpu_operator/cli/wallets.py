@@ -143,7 +143,9 @@ def telling(what: str) -> Callable[[Waiting], None]:
 
 def say(text: str) -> None:
     """Progress is for people: standard output stays what programs read."""
-    sys.stderr.write(text + "\n")
+    from fedgpu_operator.domain.text import clean
+
+    sys.stderr.write(clean(text) + "\n")
     sys.stderr.flush()
 
 

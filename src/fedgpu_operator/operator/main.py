@@ -13,6 +13,7 @@ import kopf
 
 from fedgpu_operator.adapters.kube.connect import own_configuration
 from fedgpu_operator.bootstrap import System, build
+from fedgpu_operator.domain.text import clean
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
 from fedgpu_operator.settings import Settings
 
@@ -111,9 +112,16 @@ class _JSONFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
+class _TextFormatter(logging.Formatter):
+    """For people at a terminal, which nothing that is logged can steer."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record))
+
+
 def _configure_logging(settings: Settings) -> None:
     handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    text = _TextFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     handler.setFormatter(_JSONFormatter() if settings.log_format == "json" else text)
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for name in QUIET_LOGGERS:

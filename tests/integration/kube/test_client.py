@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.adapters.kube import client as client_module
-from fedgpu_operator.adapters.kube.client import KubeClient
+from fedgpu_operator.adapters.kube.client import KubeClient, Limits
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.errors import (
     AlreadyExistsError,
@@ -62,7 +61,7 @@ async def test_create_get_delete(kube: KubeClient, namespace: str) -> None:
 
 
 async def test_lists_join_their_pages(kube: KubeClient, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "PAGE_SIZE", 2)
+    monkeypatch.setattr(kube, "_limits", Limits(page_size=2))
     for number in range(5):
         await kube.create(SECRETS, secret(namespace, f"s{number}", odd=str(number % 2)))
     found, version = await kube.list(SECRETS, namespace)

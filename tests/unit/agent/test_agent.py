@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from fedgpu_operator.agent.lease import LeaseReconciler, Sight, Step
 from fedgpu_operator.agent.watch import MemberWatch
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
+from fedgpu_operator.ports import NODES, Listed, ResourceType, WatchEvent
 
 
 class Silent:
@@ -110,3 +111,34 @@ async def test_an_error_of_our_own_ends_the_run_and_is_told() -> None:
         await agent.run()
     assert isinstance(raised.value.exceptions[0], ZeroDivisionError)
     await agent.aclose()
+
+
+async def test_a_member_is_counted_by_what_can_hold_gpus_and_for_a_tenth_of_the_time(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, asked = 1000.0, []
+
+    class Slow(Silent):
+        async def pages(
+            self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+        ) -> AsyncIterator[Listed]:
+            nonlocal now
+            now += 7.0
+            asked.append((kind.plural, labels, fields))
+            yield [make.node("a") if kind == NODES else make.pod(gpus=3, node="a")], "1"
+            yield [make.node("b") if kind == NODES else make.pod(uid="2", gpus=1, node="b")], "2"
+
+    monkeypatch.setattr("fedgpu_operator.agent.agent.time", SimpleNamespace(monotonic=lambda: now))
+    agent = Agent("prov", Silent(hub=True), Slow(), AgentSettings("ns", "hub", inventory_interval=10.0), Clock())
+    products = await agent._inventory()
+    assert products is not None
+    assert [(each.total, each.foreign) for each in products] == [(16, 4)]
+    assert asked == [
+        ("nodes", "nvidia.com/gpu.product", ""),
+        ("pods", "", "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"),
+    ]
+    agent.reachable = True
+    now = 1000.0 + 139
+    assert await agent._inventory() is None
+    now = 1000.0 + 141
+    assert await agent._inventory() is not None

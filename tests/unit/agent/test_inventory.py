@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgpu_operator.agent.identity import HUB_LABEL, Identity
-from fedgpu_operator.agent.inventory import inventory
+from fedgpu_operator.agent.inventory import Tally
+from fedgpu_operator.agent.kept import KEPT
+from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import LEASE_LABEL, PROVIDER_LABEL
+from fedgpu_operator.api.providerreport import ReportedProduct
+from fedgpu_operator.ports import NODES, PODS
 
 OURS = Identity("hub-1", "prov")
+
+
+def inventory(nodes: Iterable[JSONObject], pods: Iterable[JSONObject], ours: Any) -> list[ReportedProduct]:
+    """Counted as an agent does from what a client of a member keeps."""
+    tally = Tally(ours)
+    tally.nodes(map(KEPT[NODES], nodes))
+    tally.pods(map(KEPT[PODS], pods))
+    return tally.products()
+
+
 LABELS = {LEASE_LABEL: "l", HUB_LABEL: "hub-1", PROVIDER_LABEL: "prov"}
 
 

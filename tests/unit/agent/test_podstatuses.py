@@ -10,10 +10,12 @@ import yaml
 
 from fedgpu_operator.agent.conditions import Verdict
 from fedgpu_operator.agent.decide import Decision, View, decide
+from fedgpu_operator.agent.kept import KEPT
 from fedgpu_operator.agent.pods import pod_facts
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.domain.faults import OUTCOMES
 from fedgpu_operator.metering import measure
+from fedgpu_operator.ports import JOBS, PODS
 
 SETTINGS = AgentSettings("ns", "hub")
 ACCEPTED = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("False", "Waiting")}
@@ -25,8 +27,9 @@ def step(make: Any, case: dict[str, Any], *, waited: float = 3600.0, others: tup
     pod = make.pod()
     pod["status"] = case["status"]
     pod["spec"]["containers"][0]["resources"]["limits"] |= case.get("limits", {})
-    pods = (pod, *others)
-    job = make.member_job(("Failed", "BackoffLimitExceeded")) if "ends" in case else make.member_job()
+    # As a member's client keeps them: a field that is read here and not kept there would be missing in earnest.
+    pods = tuple(KEPT[PODS](each) for each in (pod, *others))
+    job = KEPT[JOBS](make.member_job(("Failed", "BackoffLimitExceeded")) if "ends" in case else make.member_job())
     lease = make.lease(replicas=len(pods), verdicts=ACCEPTED, since=waited, workload_uid="job-uid")
     reading = measure(map(pod_facts, pods), make.now, None)
     return decide(View(lease, job, pods, (), reading, make.now, events=case.get("events", "")), SETTINGS)

@@ -9,10 +9,11 @@ import pytest
 from tests.unit.agent.test_lease import Bench
 
 from fedgpu_operator.agent.conditions import Verdict
+from fedgpu_operator.agent.kept import KEPT
 from fedgpu_operator.agent.pods import suspended
-from fedgpu_operator.agent.watch import _slim
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.conditions import find
+from fedgpu_operator.ports import JOBS
 
 RUNNING = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("True", "Running")}
 ACCEPTED = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("False", "Waiting")}
@@ -46,10 +47,9 @@ def test_the_wish_counts_before_the_controller_has_acted_and_the_condition_where
 
 
 def test_what_is_held_of_a_job_says_whether_it_is_suspended() -> None:
-    held = _slim({"metadata": {"name": "x"}, "spec": {"suspend": True, "template": {}}, "status": {}})
-    assert held == {"metadata": {"name": "x"}, "spec": {"suspend": True}, "status": {}}
-    assert suspended(held)
-    assert not suspended(_slim({"metadata": {}, "spec": {"template": {}}}))
+    for suspend in (True, False):
+        sent = {"metadata": {"name": "x"}, "spec": {"suspend": suspend, "template": {}}, "status": {}}
+        assert suspended(KEPT[JOBS](sent)) == suspend
 
 
 async def test_a_suspension_shows_at_the_next_look_and_is_not_metered(make: Any) -> None:

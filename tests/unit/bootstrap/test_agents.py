@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import yaml
 from tests.unit.hub.fakes import FakeClock, FakeKube
 
 from fedgpu_operator.adapters.chain.signers import LocalSigner
-from fedgpu_operator.adapters.kube.client import KubeClient
-from fedgpu_operator.agent import Signing
+from fedgpu_operator.adapters.kube.client import MEMBER, KubeClient
+from fedgpu_operator.agent import KEPT, Signing
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
@@ -98,10 +99,12 @@ class Supervisor(AgentSupervisor):
         super().__init__(hub, FakeClock(NOW), settings, "hub", reserved=[METER.address])
         self.started: list[str] = []
         self.signings: list[Signing | None] = []
+        self.members: list[KubeClient] = []
 
     def _start(self, provider: GPUProvider, member: KubeClient, signing: Signing | None, made_of: str) -> None:
         self.started.append(provider.metadata.name)
         self.signings.append(signing)
+        self.members.append(member)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +182,40 @@ async def test_an_agent_that_runs_outlives_a_hub_that_does_not_answer() -> None:
     finally:
         await supervisor.aclose()
     assert before.task.done()
+
+
+async def test_certificates_are_checked_as_strictly_as_the_provider_was_accepted_with() -> None:
+    hub = Hub()
+    await hub.provider("acme")
+    await hub.provider("berlin", connection={"kubeconfigSecretRef": {"name": "berlin"}, "tls": {"x509Strict": False}})
+    supervisor = Supervisor(hub)
+    await supervisor.pass_once()
+
+    def strict() -> dict[str, bool]:
+        flags = [member._api.rest_client.ssl_context.verify_flags for member in supervisor.members]
+        return dict(zip(supervisor.started, (bool(each & ssl.VERIFY_X509_STRICT) for each in flags), strict=True))
+
+    assert strict() == {"acme": True, "berlin": False}
+    await hub.patch(PROVIDERS, "acme", "", {"spec": {"connection": {"tls": {"x509Strict": False}}}})
+    supervisor.started.clear()
+    supervisor.members.clear()
+    await supervisor.pass_once()
+    assert strict() == {"acme": True, "berlin": False}, "what nobody accepted changes nothing"
+
+
+async def test_every_member_has_the_limits_and_a_budget_of_a_stranger() -> None:
+    hub = Hub()
+    await hub.provider("acme")
+    await hub.provider("berlin")
+    supervisor = Supervisor(hub)
+    await supervisor.pass_once()
+    one, other = supervisor.members
+    assert (one._limits, one._cleans, one._keeps) == (MEMBER, True, KEPT)
+    assert one._budget is not None
+    assert one._budget is not other._budget
+    await hub.secret("acme", kubeconfig=GOOD + "\n")
+    await supervisor.pass_once()
+    assert supervisor.members[2]._budget is one._budget, "starting again refills nothing"
 
 
 # ---- the key that signs usage

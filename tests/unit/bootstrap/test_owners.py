@@ -182,8 +182,8 @@ async def test_whatever_the_order_what_was_accepted_first_keeps_its_secret_and_i
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All orders of three of the thief's steps, with the honest provider coming at each place among them."""
-    monkeypatch.setattr(agents, "member_client", lambda text: text)
-    monkeypatch.setattr(agents, "KubeClient", lambda client: NoClient())
+    monkeypatch.setattr(agents, "member_client", lambda text, **_: text)
+    monkeypatch.setattr(KubeClient, "of_member", lambda *_: NoClient())
     count = 0
     for chosen in permutations(STEPS, 3):
         for at in range(len(chosen) + 2):

@@ -11,6 +11,7 @@ import yaml
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
+from fedgpu_operator.domain.text import is_clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -253,3 +254,34 @@ def test_the_context_is_passed_on(hub: FakeHub, run: Run) -> None:
 def test_a_whole_terminal_line_is_not_wrapped_when_piped(hub: FakeHub, run: Run, placed: JSONObject) -> None:
     hub.objects = [placed]
     assert any(TRANSACTION in line and "train" in line for line in run("cost")[1].splitlines())
+
+
+STEERING = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\r\u2028"
+
+
+@pytest.mark.parametrize("output", ["table", "json", "yaml"])
+def test_no_text_in_an_object_can_steer_the_terminal(hub: FakeHub, run: Run, output: str) -> None:
+    """Whoever wrote it: members' words come to a status by several hands."""
+    text = f"denied {STEERING} größer 大きい"
+    hub.objects = [
+        job(
+            "stuck",
+            conditions=[condition("Placed", "False", "NoOffer", text)],
+            candidates=[candidate("b", reason="X", message=text)],
+        )
+    ]
+    code, out, _ = run("explain", "stuck", "-o", output)
+    assert code == 0
+    assert is_clean(out)
+    assert "owned" in out
+    if output == "table":
+        assert "größer" in out
+    else:
+        shown = json.loads(out) if output == "json" else yaml.safe_load(out)
+        assert shown["why"] == text, "data stays what it is, written another way"
+
+
+def test_data_without_such_text_is_written_as_it_reads(hub: FakeHub, run: Run) -> None:
+    hub.objects = [job("stuck", conditions=[condition("Placed", "False", "NoOffer", "größer 大きい")])]
+    for output in ("json", "yaml"):
+        assert "größer 大きい" in run("explain", "stuck", "-o", output)[1]

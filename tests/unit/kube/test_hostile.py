@@ -98,7 +98,7 @@ async def test_an_answer_is_read_no_further_than_its_limit(serve: Serve) -> None
             await response.write(b" " * 65536)
             sent += 65536
 
-    async with serve(answer, Limits(answer_bytes=100_000)) as client:
+    async with serve(answer, Limits(object_bytes=100_000)) as client:
         with pytest.raises(UnreachableError, match="larger than 100000 bytes"):
             await client.get(PODS, "x", "ns")
     assert sent < 32 * 2**20
@@ -150,7 +150,7 @@ async def test_a_name_is_one_segment_of_the_path_and_never_none(serve: Serve) ->
 
     async def answer(request: web.Request) -> web.Response:
         asked.append(request.raw_path)
-        return web.json_response({"metadata": {}})
+        return web.json_response({"metadata": {"name": "x"}})
 
     async with serve(answer) as client:
         await client.get(SECRETS, "../configmaps/x?y#z", "ns/../kube-system")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 
-from fedgpu_operator.adapters.kube.twins import KEPT, Twins
+from fedgpu_operator.adapters.kube.twins import KEPT, Twins, Words
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 
@@ -48,3 +49,33 @@ def test_nothing_is_said_otherwise_for_being_shared() -> None:
     for number in range(3 * KEPT):
         spec: dict[str, object] = {"budget": str(number % 3), "replicas": 1 + number % (KEPT + 2)}
         assert shared(twins, number, **spec).to_wire() == ComputeJob.parse(raw(number, **spec)).to_wire()
+
+
+def test_equal_words_are_one_while_they_are_met() -> None:
+    words = Words(most=3)
+    first = words.share(str(70_000_001))
+    for number in range(20):
+        words.share(f"other-{number % 2}")
+        assert words.share(str(70_000_001)) is first
+
+
+def test_words_that_are_met_no_more_are_let_go() -> None:
+    """`sys.intern` would keep them for as long as the process lives, on Python 3.12.0 to 3.12.5."""
+    words = Words(most=100)
+    word = str(70_000_002)
+    before = sys.getrefcount(word)
+    words.share(word)
+    for number in range(10_000):
+        words.share(f"other-{number}")
+    assert len(words) == 100
+    assert sys.getrefcount(word) == before
+
+
+def test_what_only_one_object_has_is_not_remembered() -> None:
+    words = Words()
+    twins = Twins(words)
+    shared(twins, 0)
+    before = len(words)
+    for number in range(1, 500):
+        shared(twins, number)
+    assert len(words) == before

@@ -19,6 +19,7 @@ from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.bootstrap import system
 from fedgpu_operator.bootstrap.system import System
 from fedgpu_operator.bootstrap.waking import WAKES
+from fedgpu_operator.domain.text import is_clean
 from fedgpu_operator.errors import (
     ChainMismatchError,
     ConfigurationError,
@@ -169,6 +170,9 @@ class Counting:
     def wake(self, *rest: str) -> None:
         self.woken.append(" ".join((self.name, *rest)))
 
+    def winds_down(self, namespace: str) -> bool:
+        return False
+
 
 def changes(plural: str, namespace: str, before: Resource | None = None, after: Resource | None = None) -> list[str]:
     """Who is woken by a change, where there is no chain."""
@@ -230,6 +234,16 @@ def test_the_log_is_one_json_object_a_line_with_its_exception() -> None:
     said = json.loads(line)
     assert (said["level"], said["message"]) == ("ERROR", "pass one\nfailed")
     assert "ValueError: invalid literal" in said["exception"]
+
+
+def test_the_log_for_people_holds_nothing_that_steers_their_terminal() -> None:
+    main._configure_logging(Settings.from_env({}))
+    (handler,) = logging.getLogger().handlers
+    words = "\x1b[2Jone\ud800\u202e"
+    record = logging.LogRecord("fedgpu", logging.ERROR, __file__, 1, "provider: %s", (words,), None)
+    line = handler.format(record)
+    assert is_clean(line)
+    assert "one" in line
 
 
 def test_libraries_that_print_every_request_are_quiet_even_when_we_debug() -> None:

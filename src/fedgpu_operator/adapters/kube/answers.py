@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping
-from typing import Final, cast
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from typing import Final, Literal, Protocol, cast
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
 
+from fedgpu_operator.adapters.kube.parsing import Reading, off_the_loop, parse_event, parse_object
 from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.domain.text import clean_line, is_name
 from fedgpu_operator.errors import (
     AlreadyExistsError,
+    AnswerTooLargeError,
+    CertificateRefusedError,
     ConflictError,
     ForbiddenError,
     GoneError,
@@ -24,8 +30,12 @@ from fedgpu_operator.errors import (
 )
 from fedgpu_operator.ports import WatchEvent
 
-MAX_STATUS_BYTES: Final = 2**20
+MAX_STATUS_BYTES: Final = 256 * 1024
 MAX_MESSAGE: Final = 2000
+EVENT_SECONDS: Final = 50e-6
+"""What is taken off a budget for each event besides its parsing: what it sets off costs time, too."""
+SLICE_SECONDS: Final = 0.005
+"""So long the events of one watch may keep the event loop before others have their turn."""
 
 _BY_STATUS: Final[Mapping[int, type[KubeError]]] = {
     401: ForbiddenError,
@@ -41,6 +51,14 @@ _UNREACHABLE: Final = frozenset({0, 429, 500, 502, 503, 504})
 _TOO_LARGE: Final = ("etcdserver: request is too large", "trying to send message larger than max")
 """What an API server says, with status 500, of an object that its etcd, or its connection to it, does not take."""
 _EVENTS: Final = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK")
+_STRICT_ONLY: Final = range(80, 94)
+"""OpenSSL's codes for what only VERIFY_X509_STRICT refuses: certificates that break RFC 5280 in form."""
+
+
+class Spend(Protocol):
+    """Takes what an answer cost off the server's budget; raises BudgetExceededError where it is used up."""
+
+    def __call__(self, *, received: int = 0, seconds: float = 0.0) -> None: ...
 
 
 class RedirectError(aiohttp.ClientError):
@@ -60,64 +78,135 @@ def refuse_redirects() -> aiohttp.TraceConfig:
     return trace
 
 
-async def read_object(response: aiohttp.ClientResponse, most: int) -> tuple[JSONObject, int]:
-    """The JSON object of an answer, and its size in bytes.
+async def read_body(
+    response: aiohttp.ClientResponse, most: int, spend: Spend, grown: Callable[[int], Awaitable[None]] | None = None
+) -> bytearray:
+    """The whole body of an answer; `grown` is awaited with its size so far, and may make a large one wait.
 
-    Raises UnreachableError for one that breaks off, is larger than `most` bytes, packed, or no JSON object.
+    Raises UnreachableError for one that breaks off or is packed, AnswerTooLargeError for more than `most` bytes.
     """
     where = f"{response.method} {response.url.path}"
     if response.headers.get("Content-Encoding", "identity") != "identity":
         response.close()
-        raise UnreachableError(f"{where}: the answer is compressed, though none was asked to be")
-    body = await _body(response, most)
-    if body is None:
-        raise UnreachableError(f"{where}: the answer is larger than {most} bytes")
-    parsed = _parse(body)
-    if parsed is None:
-        raise UnreachableError(f"{where}: answered {response.status} without a Kubernetes object")
-    return parsed, len(body)
-
-
-async def read_error(method: str, path: str, response: aiohttp.ClientResponse) -> KubeError:
-    """The failure that an answer of status 300 or more stands for."""
-    body = await _body(response, MAX_STATUS_BYTES)
-    return _error(method, path, response.status, _parse(body or b"") or {})
-
-
-async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[WatchEvent]:
-    """The events of a watch, until the server ends it; raises the KubeError tree."""
-    where = f"WATCH {response.url.path}"
+        raise UnreachableError(f"{where}: the answer is compressed, which was not asked for")
+    held = bytearray()
     try:
-        async for line in response.content:
-            event = _parse(line)
-            kind, obj = (event or {}).get("type"), (event or {}).get("object")
-            if kind == "ERROR" and isinstance(obj, dict):
-                code = obj.get("code")
-                raise _error("WATCH", response.url.path, code if isinstance(code, int) else 0, obj)
-            if kind not in _EVENTS:
-                raise UnreachableError(f"{where}: sent what is no watch event")
-            yield WatchEvent(kind, checked(obj, where))
+        async for chunk in response.content.iter_any():
+            spend(received=len(chunk))
+            held += chunk
+            if len(held) > most:
+                raise AnswerTooLargeError(f"{where}: the answer is larger than {most} bytes")
+            if grown is not None:
+                await grown(len(held))
+    except KubeError:
+        response.close()
+        raise
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise UnreachableError(f"{where}: {told(error)}") from error
-    except asyncio.IncompleteReadError as error:
-        raise UnreachableError(f"{where}: the stream ended in mid-line") from error
-    except (HttpProcessingError, ValueError) as error:
-        # aiohttp's reader, by its version, says one or the other of a line that outgrows its buffer.
-        raise UnreachableError(f"{where}: sent an event that is too large") from error
+        raise unreachable(where, error) from error
+    return held
 
 
-def checked(obj: object, where: str) -> JSONObject:
-    """That value if it is an object with metadata; raises UnreachableError for anything else."""
-    if isinstance(obj, dict) and isinstance(obj.get("metadata"), dict):
-        return cast("JSONObject", obj)
-    raise UnreachableError(f"{where}: sent an object without metadata")
+async def read_error(method: str, path: str, response: aiohttp.ClientResponse, spend: Spend) -> KubeError:
+    """The failure that an answer of status 300 or more stands for."""
+    try:
+        body = await read_body(response, MAX_STATUS_BYTES, spend)
+        details = parse_object(body, Reading(object_bytes=MAX_STATUS_BYTES, page_items=0, cleans=True))
+    except (AnswerTooLargeError, ValueError, RecursionError):
+        details = {}
+    return _error(method, path, response.status, details)
 
 
-def told(error: Exception) -> str:
+async def read_events(response: aiohttp.ClientResponse, reading: Reading, spend: Spend) -> AsyncIterator[WatchEvent]:
+    """The events of a watch, until the server ends it; raises the KubeError tree."""
+    where, begun = f"WATCH {response.url.path}", time.monotonic()
+    async for line in _lines(response, reading.object_bytes, spend, where):
+        parse = partial(parse_event, line, reading)
+        try:
+            (kind, obj), seconds = await off_the_loop(parse, len(line), queued=reading.cleans)
+        except (ValueError, RecursionError) as error:
+            raise UnreachableError(f"{where}: sent what is not a watch event") from error
+        spend(seconds=seconds + EVENT_SECONDS)
+        if kind == "ERROR":
+            code = obj.get("code")
+            raise _error("WATCH", response.url.path, code if isinstance(code, int) else 0, obj)
+        if kind not in _EVENTS:
+            raise UnreachableError(f"{where}: sent what is not a watch event")
+        yield WatchEvent(cast('Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]', kind), _changed(kind, obj, where))
+        if time.monotonic() - begun > SLICE_SECONDS:
+            await asyncio.sleep(0)
+            begun = time.monotonic()
+
+
+async def _lines(response: aiohttp.ClientResponse, most: int, spend: Spend, where: str) -> AsyncIterator[bytearray]:
+    """Each line as it is complete, and what is left at the end."""
+    held, searched = bytearray(), 0
+    try:
+        async for chunk in response.content.iter_any():
+            spend(received=len(chunk))
+            held += chunk
+            start = 0
+            while (end := held.find(b"\n", max(start, searched))) >= 0:
+                if end - start > most:
+                    break
+                yield held[start:end]
+                start = end + 1
+            del held[:start]
+            searched = len(held)
+            if len(held) > most:
+                raise AnswerTooLargeError(f"{where}: sent an event that is larger than {most} bytes")
+    except (aiohttp.ClientError, TimeoutError, OSError, HttpProcessingError) as error:
+        raise unreachable(where, error) from error
+    if held:
+        yield held
+
+
+def checked(obj: JSONObject, where: str, *, named: bool = False) -> JSONObject:
+    """That object if its metadata is some, and what identifies it can: names are refused, never altered.
+
+    Raises UnreachableError for anything else, and where it is `named` for one without a name.
+    """
+    meta = obj.get("metadata")
+    if not isinstance(meta, dict):
+        raise UnreachableError(f"{where}: sent an object without metadata")
+    for field in ("name", "namespace", "uid", "resourceVersion"):
+        value = meta.get(field, "")
+        if value != "" and not is_name(value):
+            raise UnreachableError(f"{where}: sent an object whose metadata.{field} is not valid")
+    if named and not meta.get("name"):
+        raise UnreachableError(f"{where}: sent an object without a name in its metadata")
+    return obj
+
+
+def unreachable(where: str, error: Exception) -> UnreachableError:
     """A transport error in words that cannot hold a byte of what the other side sent."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return CertificateRefusedError(f"{where}: {_certificate(error.certificate_error)}")
     if isinstance(error, RedirectError | aiohttp.ClientConnectorError | OSError):
-        return f"{type(error).__name__}: {error}"
-    return type(error).__name__
+        return UnreachableError(f"{where}: {type(error).__name__}: {error}")
+    return UnreachableError(f"{where}: {type(error).__name__}")
+
+
+def _certificate(error: Exception) -> str:
+    """Why a server's certificate was not accepted, with the fix; the words are those of our own OpenSSL."""
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return "the certificate of the API server was not accepted"
+    if error.verify_code in _STRICT_ONLY:
+        return (
+            f"the certificate of the API server or its CA breaks RFC 5280 ({error.verify_message}): renew the CA and "
+            "the certificate with what is missing, or set spec.connection.tls.x509Strict to false"
+        )
+    return (
+        f"the certificate of the API server was not accepted ({error.verify_message}): the kubeconfig must carry the "
+        "CA that signed it in certificate-authority-data, and name the server as the certificate does"
+    )
+
+
+def _changed(kind: str, obj: JSONObject, where: str) -> JSONObject:
+    """The object of an event; a bookmark says no more than a version."""
+    obj = checked(obj, where, named=kind != "BOOKMARK")
+    if not obj["metadata"].get("resourceVersion"):
+        raise UnreachableError(f"{where}: sent an object without a resourceVersion in its metadata")
+    return obj
 
 
 def _error(method: str, path: str, status: int, details: JSONObject) -> KubeError:
@@ -127,7 +216,7 @@ def _error(method: str, path: str, status: int, details: JSONObject) -> KubeErro
     """
     if details.get("kind") != "Status":
         return _typed(f"{method} {path}: answered {status} without a Kubernetes status", status)
-    text = " ".join(str(details.get("message") or details.get("reason") or "no message").split())
+    text = clean_line(str(details.get("message") or details.get("reason") or "no message")[: 2 * MAX_MESSAGE])
     message = f"{method} {path}: {status}: {text[:MAX_MESSAGE]}"
     if status == 409 and details.get("reason") == "AlreadyExists":
         return AlreadyExistsError(message, status=status)
@@ -140,26 +229,3 @@ def _typed(message: str, status: int) -> KubeError:
     if status in _UNREACHABLE:
         return UnreachableError(message, status=status)
     return _BY_STATUS.get(status, KubeError)(message, status=status)
-
-
-def _parse(body: bytes) -> JSONObject | None:
-    """None for what is no JSON object, however it fails to be one."""
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return parsed if isinstance(parsed, dict) else None
-
-
-async def _body(response: aiohttp.ClientResponse, most: int) -> bytes | None:
-    """All of it, None where there is more than `most`."""
-    held = bytearray()
-    try:
-        async for chunk in response.content.iter_any():
-            held += chunk
-            if len(held) > most:
-                response.close()
-                return None
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise UnreachableError(f"{response.method} {response.url.path}: {told(error)}") from error
-    return bytes(held)

@@ -4,54 +4,125 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Self, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 import aiohttp
 from kubernetes.aio.client import ApiClient
 
-from fedgpu_operator.adapters.kube.answers import checked, read_error, read_events, read_object, refuse_redirects, told
+from fedgpu_operator.adapters.kube.answers import (
+    checked,
+    read_body,
+    read_error,
+    read_events,
+    refuse_redirects,
+    unreachable,
+)
+from fedgpu_operator.adapters.kube.budget import Allowance, Budget
+from fedgpu_operator.adapters.kube.parsing import (
+    INLINE_BYTES,
+    Keep,
+    Page,
+    Reading,
+    off_the_loop,
+    parse_object,
+    parse_page,
+)
 from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.errors import NotFoundError, RejectedError, UnreachableError
+from fedgpu_operator.domain.text import is_name
+from fedgpu_operator.errors import AnswerTooLargeError, NotFoundError, RejectedError, UnreachableError
 from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
 
+T = TypeVar("T")
+
 FIELD_MANAGER: Final = "fedgpu-operator"
-PAGE_SIZE: Final = 500
-"""client-go's own default page size for pagers."""
 WATCH_SECONDS: Final = 290
 """The server ends the watch after this many seconds; below the 5 minutes of idle that common proxies allow."""
 QUIET_SECONDS: Final = 150
 """A watch that is silent for so long is dead: servers send a bookmark about once a minute."""
 
 
+OBJECT_SECONDS: Final = 20e-6
+"""What is taken off a budget for each object of a list besides its parsing: what is done with it costs time, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a server may make us hold and wait for; a list is all of its pages together."""
+    """What a server may make us hold and wait for; a list is all of its pages together.
 
-    answer_bytes: int = 64 * 2**20
+    The defaults are for the hub, whose API server is our own, and still only a server.
+    """
+
+    version_bytes: int = 64 * 2**10
+    object_bytes: int = 8 * 2**20
+    page_bytes: int = 64 * 2**20
+    page_size: int = 500
+    """Asked for at once; client-go's own default."""
+    page_items: int = 100_000
+    """Taken of a server that sends more than it was asked for."""
     list_bytes: int = 256 * 2**20
+    list_items: int = 1_000_000
     list_pages: int = 400
     list_seconds: float = 120.0
+    buffer_bytes: int = 2 * 2**20
+    """Of one connection; it may hold twice as much."""
+
+
+MEMBER: Final = Limits(
+    object_bytes=2 * 2**20,  # etcd takes 1.5 MiB, and JSON may be longer than what is stored
+    page_bytes=16 * 2**20,
+    page_size=250,
+    page_items=4096,
+    list_bytes=512 * 2**20,
+    list_items=8192,
+    buffer_bytes=256 * 2**10,
+)
+"""For the API servers of strangers."""
 
 
 class KubeClient:
     """Implements `ports.Kube`; owns its `ApiClient`, which has asked nothing yet, and closes it.
 
-    It follows no redirect and unpacks nothing, whoever the server is; `timeout` bounds one call in seconds.
+    It follows no redirect and unpacks nothing, whoever the server is; `timeout` bounds one call in seconds. Of a kind
+    in `keeps` only that stays of each object. With a `budget` each call that it does not cover raises
+    BudgetExceededError.
     """
 
-    def __init__(self, api: ApiClient, *, timeout: float = 15.0, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        api: ApiClient,
+        *,
+        timeout: float = 15.0,
+        limits: Limits | None = None,
+        keeps: Mapping[ResourceType, Keep] | None = None,
+        cleans: bool = False,
+        budget: Budget | None = None,
+    ) -> None:
         self._api = api
         self._timeout = timeout
         self._limits = limits or Limits()
+        self._keeps = keeps or {}
+        self._cleans = cleans
+        self._budget = budget
+        self._one_large = asyncio.Semaphore(1)
         configuration = api.configuration
         configuration.trace_configs = [*(configuration.trace_configs or []), refuse_redirects()]
-        configuration.client_session_kwargs = {**(configuration.client_session_kwargs or {}), "auto_decompress": False}
+        configuration.client_session_kwargs = {
+            **(configuration.client_session_kwargs or {}),
+            "auto_decompress": False,
+            "read_bufsize": self._limits.buffer_bytes,
+        }
+
+    @classmethod
+    def of_member(cls, api: ApiClient, keeps: Mapping[ResourceType, Keep], budget: Budget | None = None) -> KubeClient:
+        """A client for the API server of a stranger: tighter limits, clean texts, and a budget, a full one if none."""
+        budget = budget or Budget(Allowance(), time.monotonic())
+        return cls(api, limits=MEMBER, keeps=keeps, cleans=True, budget=budget)
 
     async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
-        return await self._call("GET", _path(kind, namespace, name))
+        return await self._call("GET", _path(kind, namespace, name), kind)
 
     async def list(self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
         items: list[JSONObject] = []
@@ -59,12 +130,15 @@ class KubeClient:
         async for found, at in self.pages(kind, namespace, labels=labels, fields=fields):
             items.extend(found)
             version = at
+            if len(items) > self._limits.list_items:
+                text = f"GET {_path(kind, namespace)}: the list has more than {self._limits.list_items} objects"
+                raise AnswerTooLargeError(text)
         return items, version
 
     async def pages(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[Listed]:
-        query: dict[str, str] = {"limit": str(PAGE_SIZE)}
+        query: dict[str, str] = {"limit": str(self._limits.page_size)}
         if labels:
             query["labelSelector"] = labels
         if fields:
@@ -72,22 +146,17 @@ class KubeClient:
         path = _path(kind, namespace)
         room, patience = self._limits.list_bytes, self._limits.list_seconds
         for _ in range(self._limits.list_pages):
-            begun = time.monotonic()
-            try:
-                # Only the server's time counts, not what is done with a page.
-                async with asyncio.timeout(patience):
-                    most = min(room, self._limits.answer_bytes)
-                    page, size = await self._sized_call("GET", path, query=query, most=most)
-            except TimeoutError as error:
-                text = f"GET {path}: the list took more than {self._limits.list_seconds:g} s"
-                raise UnreachableError(text) from error
-            room, patience = room - size, patience - (time.monotonic() - begun)
-            meta = checked(page, f"GET {path}")["metadata"]
-            yield _items(page, path), str(meta.get("resourceVersion", ""))
-            if not meta.get("continue"):
+            page, size, seconds = await self._page(path, kind, query, most=room, patience=patience)
+            room, patience = room - size, patience - seconds
+            yield (
+                [checked(item, f"GET {path}", named=True) for item in page.items],
+                _word(page, "resourceVersion", path),
+            )
+            following = _word(page, "continue", path)
+            if not following:
                 return
-            query = {**query, "continue": str(meta["continue"])}
-        raise UnreachableError(f"GET {path}: the list has more than {self._limits.list_pages} pages")
+            query = {**query, "continue": following}
+        raise AnswerTooLargeError(f"GET {path}: the list has more than {self._limits.list_pages} pages")
 
     async def watch(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
@@ -108,7 +177,7 @@ class KubeClient:
         except TimeoutError as error:
             raise UnreachableError(f"WATCH {path}: no answer within {self._timeout:g} s") from error
         try:
-            async for event in read_events(response):
+            async for event in read_events(response, self._reading(kind), self._spend):
                 yield event
         finally:
             connection = response.connection
@@ -118,40 +187,46 @@ class KubeClient:
             response.close()
 
     async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
-        return await self._call("POST", _path(kind, _namespace(obj)), body=obj, query={"fieldManager": FIELD_MANAGER})
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._call("POST", _path(kind, _namespace(obj)), kind, body=obj, query=query)
 
     async def try_create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
         """What `create` would store, judged to the end and stored nowhere; unknown fields are refused."""
         query = {"fieldManager": FIELD_MANAGER, "dryRun": "All", "fieldValidation": "Strict"}
-        return await self._call("POST", _path(kind, _namespace(obj)), body=obj, query=query)
+        return await self._call("POST", _path(kind, _namespace(obj)), kind, body=obj, query=query)
 
     async def apply(self, kind: ResourceType, obj: JSONObject, *, force: bool = True) -> JSONObject:
         full = {"apiVersion": kind.api_version, "kind": kind.kind, **obj}
         return await self._call(
             "PATCH",
             _path(kind, _namespace(obj), obj["metadata"]["name"]),
+            kind,
             body=full,
             query={"fieldManager": FIELD_MANAGER, "force": str(force).lower()},
             content_type="application/apply-patch+yaml",
         )
 
     async def patch(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
-        return await self._merge(_path(kind, namespace, name), patch)
+        return await self._merge(_path(kind, namespace, name), kind, patch)
 
     async def patch_status(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
-        return await self._merge(_path(kind, namespace, name) + "/status", patch)
+        return await self._merge(_path(kind, namespace, name) + "/status", kind, patch)
 
     async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
         options: JSONObject = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
         if uid:
             options["preconditions"] = {"uid": uid}
         try:
-            await self._call("DELETE", _path(kind, namespace, name), body=options)
+            await self._answer("DELETE", _path(kind, namespace, name), self._reading(), body=options)
         except NotFoundError:
             return
 
     async def server_version(self) -> str:
-        return str((await self._call("GET", "/version")).get("gitVersion", ""))
+        most = self._limits.version_bytes
+        found = (await self._answer("GET", "/version", self._reading(most=most))).get("gitVersion", "")
+        if found and not is_name(found):
+            raise UnreachableError("GET /version: sent a gitVersion that is not one")
+        return str(found)
 
     async def close(self) -> None:
         pool: aiohttp.ClientSession | None = self._api.rest_client.pool_manager
@@ -160,10 +235,13 @@ class KubeClient:
             await pool.connector.close(abort_ssl=True)
         await self._api.close()
 
-    async def _merge(self, path: str, patch: JSONObject) -> JSONObject:
+    # ---- inside
+
+    async def _merge(self, path: str, kind: ResourceType, patch: JSONObject) -> JSONObject:
         return await self._call(
             "PATCH",
             path,
+            kind,
             body=patch,
             query={"fieldManager": FIELD_MANAGER},
             content_type="application/merge-patch+json",
@@ -173,30 +251,76 @@ class KubeClient:
         self,
         method: str,
         path: str,
+        kind: ResourceType,
         *,
         body: JSONObject | None = None,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> JSONObject:
-        answer, _ = await self._sized_call(
-            method, path, body=body, query=query, content_type=content_type, most=self._limits.answer_bytes
-        )
-        return answer
+        """The object that answers."""
+        reading = self._reading(kind)
+        answer = await self._answer(method, path, reading, body=body, query=query, content_type=content_type)
+        return checked(answer, f"{method} {path}", named=True)
 
-    async def _sized_call(
+    async def _answer(
         self,
         method: str,
         path: str,
+        reading: Reading,
         *,
-        most: int,
         body: JSONObject | None = None,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
-    ) -> tuple[JSONObject, int]:
-        timeout = aiohttp.ClientTimeout(total=self._timeout)
-        response = await self._send(method, path, body=body, query=query, content_type=content_type, limits=timeout)
-        async with response:
-            return await read_object(response, most)
+    ) -> JSONObject:
+        """Any one JSON object that answers."""
+        limits = aiohttp.ClientTimeout(total=self._timeout)
+        response = await self._send(method, path, body=body, query=query, content_type=content_type, limits=limits)
+        async with response, _Turn(self._one_large) as turn:
+            held = await read_body(response, reading.object_bytes, self._spend, turn.grown)
+            none = f"{method} {path}: answered {response.status} without a Kubernetes object"
+            return await self._parsed(lambda: parse_object(held, reading), len(held), none)
+
+    async def _page(
+        self, path: str, kind: ResourceType, query: Mapping[str, str], *, most: int, patience: float
+    ) -> tuple[Page, int, float]:
+        """A page, its size, and for how many seconds the server was waited for: only its own time counts."""
+        reading, begun = self._reading(kind), time.monotonic()
+        limits = aiohttp.ClientTimeout(total=self._timeout)
+        async with _Turn(self._one_large) as turn:
+            try:
+                async with asyncio.timeout(patience):
+                    response = await self._send("GET", path, query=query, limits=limits)
+                    async with response:
+                        held = await read_body(response, min(most, self._limits.page_bytes), self._spend, turn.grown)
+            except TimeoutError as error:
+                text = f"GET {path}: the list took more than {self._limits.list_seconds:g} s"
+                raise UnreachableError(text) from error
+            seconds = time.monotonic() - begun
+            page = await self._parsed(
+                lambda: parse_page(held, reading), len(held), f"GET {path}: sent no list of objects"
+            )
+        self._spend(seconds=len(page.items) * OBJECT_SECONDS)
+        return page, len(held), seconds
+
+    async def _parsed(self, parse: Callable[[], T], size: int, none: str) -> T:
+        """What a body was parsed to; `none` is said of one that is something else."""
+        try:
+            parsed, seconds = await off_the_loop(parse, size, queued=self._budget is not None)
+        except AnswerTooLargeError as error:
+            raise AnswerTooLargeError(f"{none}: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise UnreachableError(none) from error
+        self._spend(seconds=seconds)
+        return parsed
+
+    def _reading(self, kind: ResourceType | None = None, *, most: int = 0) -> Reading:
+        keep = self._keeps.get(kind) if kind is not None else None
+        limits = self._limits
+        return Reading(most or limits.object_bytes, limits.page_items, self._cleans, keep)
+
+    def _spend(self, *, received: int = 0, seconds: float = 0.0) -> None:
+        if self._budget is not None:
+            self._budget.spend(time.monotonic(), received=received, seconds=seconds)
 
     async def _send(
         self,
@@ -208,6 +332,8 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> aiohttp.ClientResponse:
+        if self._budget is not None:
+            self._budget.check(time.monotonic())
         sent = {"Accept": "application/json", "Accept-Encoding": "identity", "Content-Type": content_type}
         try:
             headers = await self._headers() | sent
@@ -218,11 +344,11 @@ class KubeClient:
                 method, url, headers=headers, body=body, _request_timeout=limits
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise UnreachableError(f"{method} {path}: {told(error)}") from error
+            raise unreachable(f"{method} {path}", error) from error
         response = cast("aiohttp.ClientResponse", answer.response)
         if response.status >= 300:
             async with response:
-                raise await read_error(method, path, response)
+                raise await read_error(method, path, response, self._spend)
         return response
 
     async def _headers(self) -> dict[str, str]:
@@ -234,11 +360,33 @@ class KubeClient:
         return headers
 
 
-def _items(page: JSONObject, path: str) -> list[JSONObject]:
-    found = page.get("items") or []
-    if not isinstance(found, list):
-        raise UnreachableError(f"GET {path}: sent a list without items")
-    return [checked(item, f"GET {path}") for item in found]
+class _Turn:
+    """Lets one call of a client at a time go on with a large body, from where it becomes large until it is parsed."""
+
+    def __init__(self, gate: asyncio.Semaphore) -> None:
+        self._gate = gate
+        self._holds = False
+
+    async def grown(self, size: int) -> None:
+        """The body has that many bytes now."""
+        if size > INLINE_BYTES and not self._holds:
+            await self._gate.acquire()
+            self._holds = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._holds:
+            self._gate.release()
+
+
+def _word(page: Page, field: str, path: str) -> str:
+    """A field of a list's metadata that leads on; raises UnreachableError for what cannot."""
+    value = page.metadata.get(field) or ""
+    if not isinstance(value, str) or not value.isprintable():
+        raise UnreachableError(f"GET {path}: sent a list whose metadata.{field} is not valid")
+    return value
 
 
 def _namespace(obj: JSONObject) -> str:

@@ -37,8 +37,11 @@ _CLUSTER_FIELDS: Final = {
 }
 
 
-def member_client(text: str) -> ApiClient:
+def member_client(text: str, *, x509_strict: bool = True) -> ApiClient:
     """An API client for the current context of that kubeconfig; no connection is made yet.
+
+    Certificates are verified whatever `x509_strict` says; with it they must keep to the form of RFC 5280 as well, on
+    every version of Python: by itself only 3.13 and later ask for that.
 
     Raises InvalidResourceError (`KubeconfigRefused`) that names the field and the fix, never its value.
     """
@@ -57,6 +60,7 @@ def member_client(text: str) -> ApiClient:
     configuration = Configuration(host=_server(cluster))
     # The environment may hold proxies and a .netrc with passwords: none of that is for a stranger's server.
     configuration.client_session_kwargs = {"trust_env": False}
+    configuration.disable_strict_ssl_verification = not x509_strict
     configuration.tls_server_name = _word(cluster, "tls-server-name", "cluster") or None
     if "certificate-authority-data" in cluster:
         configuration.ca_cert_data = _decode(cluster, "certificate-authority-data", "cluster")
@@ -66,9 +70,12 @@ def member_client(text: str) -> ApiClient:
     elif "client-certificate-data" not in user:
         raise InvalidResourceError(REFUSED, "user needs a token, or client-certificate-data with client-key-data")
     try:
-        return _with_client_certificate(configuration, user)
+        api = _with_client_certificate(configuration, user)
     except (ssl.SSLError, ValueError) as error:
         raise InvalidResourceError(REFUSED, "certificate or key data is not valid PEM") from error
+    if x509_strict:
+        api.rest_client.ssl_context.verify_flags |= ssl.VERIFY_X509_STRICT
+    return api
 
 
 def _with_client_certificate(configuration: Configuration, user: Mapping) -> ApiClient:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict, deque
 from typing import Final, TypeVar
 
 from pydantic import BaseModel
@@ -13,19 +12,47 @@ M = TypeVar("M", bound=BaseModel)
 NO_FIELDS: Final[set[str]] = set()
 KEPT: Final = 4
 """Values of one field that a new one is compared with: those met last, since what is made together is alike."""
+MOST_WORDS: Final = 4096
+"""Texts that are remembered; the one that was met longest ago goes first."""
+OWN: Final = frozenset({"name", "uid", "resource_version", "workload_uid", "signature"})
+"""Fields whose text no other object has: remembering it would push out what many have."""
+
+
+class Words:
+    """Equal texts as one, at most so many: what `sys.intern` of Python 3.12.0 to 3.12.5 takes stays for ever."""
+
+    def __init__(self, most: int = MOST_WORDS) -> None:
+        self._most = most
+        self._met: OrderedDict[str, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._met)
+
+    def share(self, word: str) -> str:
+        """The equal text that was met before, or this one."""
+        known = self._met.setdefault(word, word)
+        self._met.move_to_end(word)
+        if len(self._met) > self._most:
+            self._met.popitem(last=False)
+        return known
+
+
+WORDS: Final = Words()
+"""Of all kinds together: a provider's name stands in jobs, leases and reports."""
 
 
 class Twins:
-    """Remembers, by type and field, the parts of models that were met last.
+    """Remembers, by type and field, the parts of models that were met last, and their words.
 
     The parts are frozen, and nobody changes a list or a mapping inside one, so that sharing them is not seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, words: Words = WORDS) -> None:
+        self._words = words
         self._met: defaultdict[tuple[type[BaseModel], str], deque[BaseModel]] = defaultdict(lambda: deque(maxlen=KEPT))
 
     def share(self, model: BaseModel) -> None:
-        """Put parts met before in the place of equal ones, from the inside out, and intern its words.
+        """Put parts and words met before in the place of equal ones, from the inside out.
 
         Which fields were written out, and which by default, nobody asks; those sets are a third of all, and go.
         """
@@ -33,7 +60,7 @@ class Twins:
         fields = model.__dict__
         for name, value in fields.items():
             if type(value) is str:
-                fields[name] = sys.intern(value)
+                fields[name] = value if name in OWN else self._words.share(value)
             elif isinstance(value, BaseModel):
                 fields[name] = self._twin(value, name)
             elif isinstance(value, list):

@@ -1,0 +1,204 @@
+"""Member API servers that keep to the law of HTTP, in a process of their own: an honest one, and some that mean ill.
+
+``python -m tests.unit.agent.members CERT KEY`` serves all of them over TLS on a loopback port, which it prints. The
+first segment of a path says which: ``/honest``, ``/version``, ``/pages``, ``/dense``, ``/flood``, ``/drip``,
+``/texts``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import sys
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
+
+MIB = 2**20
+ODD = "\ud800 \x1b]0;owned\x07\x1b[31m \x9b2J \u202egnp \x00"
+"""A lone surrogate, a title and a colour for a terminal, a C1 escape, a change of direction, a zero byte."""
+
+LEASE = f"{UUID(int=7)}-1"
+"""The lease whose Job the member of odd texts shows."""
+
+
+def node(name: str) -> dict[str, Any]:
+    status = {"allocatable": {"nvidia.com/gpu": "8"}, "conditions": [{"type": "Ready", "status": "True"}]}
+    labels = {"nvidia.com/gpu.product": "NVIDIA-L4"}
+    return {
+        "metadata": {"name": name, "uid": f"uid-{name}", "resourceVersion": "7", "labels": labels},
+        "status": status,
+    }
+
+
+def listed(items: list[Any], **meta: str) -> bytes:
+    return json.dumps({"kind": "List", "metadata": {"resourceVersion": "7", **meta}, "items": items}).encode()
+
+
+def pod(number: int, labels: dict[str, str], **status: Any) -> dict[str, Any]:
+    meta = {"name": f"p-{number}", "namespace": "ns", "uid": f"uid-{number}", "resourceVersion": str(number)}
+    return {"metadata": {**meta, "labels": labels}, "spec": {"nodeName": "n"}, "status": {"phase": "Running", **status}}
+
+
+def failed_job(labels: dict[str, str]) -> dict[str, Any]:
+    meta = {"name": LEASE, "namespace": "fedgpu-tenant-team", "uid": "job-uid", "resourceVersion": "7"}
+    condition = {"type": "Failed", "status": "True", "reason": ODD, "message": f"it broke {ODD}"}
+    return {"metadata": {**meta, "labels": labels}, "status": {"conditions": [condition]}}
+
+
+def labels_of(query: dict[str, list[str]]) -> dict[str, str]:
+    """Such labels as the selector wants."""
+    words = query.get("labelSelector", [""])[0].split(",")
+    found = dict(word.split("=") for word in words if "=" in word)
+    return {"fedgpu.dev/lease": "some-lease", **found}
+
+
+async def honest(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+    """A small cluster with one node; its watches live and say so."""
+    if "watch" in query:
+        for version in count(8):
+            event = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(version)}}}
+            yield json.dumps(event).encode() + b"\n"
+            await asyncio.sleep(0.2)
+    elif path == "/version":
+        yield b'{"gitVersion": "v1.35.0"}'
+    else:
+        yield listed([node("n")] if path.endswith("/nodes") else [])
+
+
+async def version(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+    """63 MiB where kilobytes would do."""
+    if path != "/version":
+        async for part in honest(path, query):
+            yield part
+        return
+    yield b'{"gitVersion": "v1.35.0", "junk": [1'
+    for _ in range(63):
+        yield b",[]" * (MIB // 3)
+    yield b"]}"
+
+
+def heavy(filling: str, size: int) -> Iterator[bytes]:
+    """One object of about that size, most of it in a field that nobody reads."""
+    yield b'{"metadata": {"name": "x", "uid": "u", "resourceVersion": "7"}, "junk": [1'
+    yield (filling * (size // len(filling))).encode()
+    yield b"]}"
+
+
+async def pages(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+    """Lists without end, in pages of ten megabytes of small objects."""
+    if path == "/version" or "watch" in query:
+        async for part in honest(path, query):
+            yield part
+        return
+    at = int(query.get("continue", ["0"])[0])
+    more = 4000
+    labels = labels_of(query)
+    padding = {"x": "y" * 2300}
+    found = [pod(number, labels, padding=padding) for number in range(at * more + 1, at * more + more)]
+    yield listed(found, **{"continue": str(at + 1)})
+
+
+async def dense(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+    """Pages of objects that take twenty times their size in memory once they are parsed."""
+    if path == "/version" or "watch" in query:
+        async for part in honest(path, query):
+            yield part
+        return
+    yield b'{"metadata": {"resourceVersion": "7", "continue": "more"}, "items": [{"metadata": {"name": "a"}}'
+    for size in [19 * MIB // 10] * 7 if path.endswith("/jobs") else [15 * MIB]:
+        yield b","
+        for part in heavy(",[]", size):
+            yield part
+    yield b"]}"
+
+
+async def flood(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+    """Watches that tell of ever new pods and their ends, as fast as they are read."""
+    if "watch" not in query:
+        async for part in honest(path, query):
+            yield part
+        return
+    labels = labels_of(query)
+    for number in count(8, 1000):
+        events = [
+            {"type": kind, "object": pod(each, labels, phase=phase)}
+            for each in range(number, number + 1000, 2)
+            for kind, phase in (("ADDED", "Running"), ("DELETED", "Succeeded"))
+        ]
+        yield "".join(json.dumps(event) + "\n" for event in events).encode()
+
+
+async def drip(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+    """One byte after the other, for ever."""
+    yield b"{"
+    while True:
+        yield b" "
+        await asyncio.sleep(0.05)
+
+
+async def texts(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+    """Nothing is large; the words are odd, and the pods of all namespaces may not be read."""
+    if path.endswith("/nodes"):
+        odd = node("n")
+        odd["metadata"]["labels"]["nvidia.com/gpu.family"] = ODD
+        yield listed([odd])
+        return
+    if "fieldSelector" in query:
+        raise PermissionError(ODD)
+    if path.endswith("/jobs") and "watch" not in query:
+        yield listed([failed_job(labels_of(query) | {"fedgpu.dev/lease": LEASE})])
+        return
+    async for part in honest(path, query):
+        yield part
+
+
+MEMBERS = {each.__name__: each for each in (honest, version, pages, dense, flood, drip, texts)}
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            url = urlsplit(head.split(b" ", 2)[1].decode())
+            _, member, *rest = url.path.split("/")
+            answer = MEMBERS[member]("/" + "/".join(rest), parse_qs(url.query))
+            try:
+                await send(writer, answer)
+            except PermissionError as error:
+                body = json.dumps({"kind": "Status", "code": 403, "message": str(error)}).encode()
+                writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    except (OSError, asyncio.IncompleteReadError):
+        pass
+    finally:
+        writer.transport.abort()
+
+
+async def send(writer: asyncio.StreamWriter, answer: AsyncIterator[bytes]) -> None:
+    begun = False
+    async for part in answer:
+        if not begun:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+            begun = True
+        if writer.transport.is_closing():
+            raise ConnectionError
+        writer.write(b"%x\r\n" % len(part) + part + b"\r\n")
+        await writer.drain()
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+async def main(cert: str, key: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
+    # It ends with its parent, which holds the other end of standard input.
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

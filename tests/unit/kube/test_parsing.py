@@ -1,0 +1,151 @@
+"""Answers are taken apart object by object: the same as the standard library reads, and no more than the bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+import tracemalloc
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedgpu_operator.adapters.kube.parsing import INLINE_BYTES, Reading, off_the_loop, parse_object, parse_page
+from fedgpu_operator.errors import AnswerTooLargeError
+
+MIB = 2**20
+READING = Reading(object_bytes=MIB, page_items=1000, cleans=True)
+NUMBERS = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False)
+CLEAN = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cf", "Zl", "Zp"]))
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | CLEAN,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(CLEAN, inner, max_size=3),
+    max_leaves=5,
+)
+OBJECTS = st.lists(st.dictionaries(CLEAN, VALUES, max_size=3), max_size=4)
+
+
+@given(OBJECTS, st.sampled_from([None, 1, "\t"]), st.booleans(), st.booleans())
+def test_a_page_is_what_the_standard_library_reads(
+    items: list[dict[str, Any]], indent: int | str | None, ascii_only: bool, last: bool
+) -> None:
+    said = {"kind": "List", "metadata": {"continue": "x", "n": 1}, "items": items}
+    said = said if last else dict(reversed(said.items()))
+    page = parse_page(json.dumps(said, indent=indent, ensure_ascii=ascii_only).encode() + b"\n", READING)
+    assert (page.items, page.metadata) == (items, said["metadata"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "", "{", "[]", "1", '{"metadata": {}', '{"metadata": {}} {}', '{"metadata": {}, "items": [{}', '{"items": []}',
+        '{"metadata": {}, "items": [{} {}]}', '{"metadata": {}, "items": [{},]}', '{"metadata": {}, "items": [1]}',
+        '{"metadata": {}, "items": {}}', '{"metadata": {},, "items": []}', '{"metadata": [], "items": []}',
+        '{"metadata": {}, "items": [{"a": ' + "1" * 20 + "}]}", '{"metadata": {}, "items": [{"a": 1e999}]}',
+        '{"metadata": {}, "items": [{"a": NaN}]}', '{"metadata": {}, "items": [{"a": -Infinity}]}',
+        '{"metadata": {}, "items": [' + '{"a":' * 100_000, '{1: 2, "metadata": {}}', "\ufeff{}",
+        '{"metadata": {}, "x"}',
+    ],
+)  # fmt: skip
+def test_what_is_no_list_is_no_list(body: str) -> None:
+    with pytest.raises((ValueError, RecursionError)):
+        parse_page(body.encode(), READING)
+
+
+def test_bytes_that_are_no_text_are_no_list() -> None:
+    with pytest.raises(ValueError, match="decode"):
+        parse_page(b'{"metadata": {"x": "\xed\xa0\x80"}}', READING)
+
+
+def page_of(*items: str) -> bytes:
+    return ('{"metadata": {}, "items": [' + ",".join(items) + "]}").encode()
+
+
+def test_an_object_may_be_as_large_as_it_may_and_no_larger() -> None:
+    frame = len('{"a": ""}')
+    for size in (10, 16 * 1024, 16 * 1024 + 1, 256 * 1024, 256 * 1024 + 1, MIB):
+        (item,) = parse_page(page_of('{"a": "' + "x" * (size - frame) + '"}'), READING).items
+        assert len(item["a"]) == size - frame
+    with pytest.raises(AnswerTooLargeError, match="larger than"):
+        parse_page(page_of("{}", '{"a": "' + "x" * (MIB - frame + 1) + '"}'), READING)
+    with pytest.raises(AnswerTooLargeError, match="more than 1000 objects"):
+        parse_page(page_of(*["{}"] * 1001), READING)
+    with pytest.raises(AnswerTooLargeError):
+        parse_page(b'{"metadata": {}, "junk": [1' + b",[]" * MIB + b"]}", READING)
+
+
+async def test_of_a_page_only_what_is_kept_takes_memory() -> None:
+    """Two megabytes of brackets would be forty of lists; one object of them at a time is there."""
+    body = page_of(*['{"name": "a", "junk": [1' + ",[]" * (MIB // 12) + "]}"] * 8)
+    reading = Reading(object_bytes=MIB, page_items=1000, cleans=True, keep=lambda obj: {"name": obj["name"]})
+    tracemalloc.start()
+    try:
+        page, _ = await off_the_loop(partial(parse_page, body, reading), size=0)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert page.items == [{"name": "a"}] * 8
+    assert held < MIB
+    assert peak < 2 * len(body) + 10 * MIB
+
+
+@pytest.mark.parametrize("escape", ["\\u001b", "\\ud800", "\\u202e", "\\u009b", "\\b", "\\r", "\u202e", "\x9b"])
+def test_what_a_member_says_is_clean_however_it_is_written(escape: str) -> None:
+    body = f'{{"metadata": {{"x{escape}": "y{escape}"}}, "items": [{{"{escape}": ["{escape}", {{"a": "{escape}"}}]}}]}}'
+    page = parse_page(body.encode(), READING)
+    assert (page.metadata, page.items) == ({"x\ufffd": "y\ufffd"}, [{"\ufffd": ["\ufffd", {"a": "\ufffd"}]}])
+    assert parse_object(body.encode(), READING)["items"] == page.items
+
+
+def test_what_the_hub_says_is_as_it_stands_there() -> None:
+    """A tenant's command may hold any character that JSON has."""
+    hub = Reading(object_bytes=MIB, page_items=10, cleans=False)
+    assert parse_object(b'{"args": ["printf \\u001b[31m"]}', hub) == {"args": ["printf \x1b[31m"]}
+
+
+async def test_while_a_large_body_is_parsed_the_loop_goes_on() -> None:
+    body = page_of(*['{"name": "a", "junk": ["' + "x" * 20_000 + '"' + ",[]" * 2000 + "]}"] * 900)
+    assert len(body) > 64 * INLINE_BYTES
+    reading = Reading(object_bytes=MIB, page_items=1000, cleans=True, keep=lambda obj: {"name": obj["name"]})
+    begun, ticks = time.monotonic(), 0
+    parsing = asyncio.create_task(off_the_loop(partial(parse_page, body, reading), len(body)))
+    while not parsing.done():
+        await asyncio.sleep(0.001)
+        ticks += 1
+    page, seconds = await parsing
+    assert len(page.items) == 900
+    assert 0 < seconds <= time.monotonic() - begun
+    assert ticks > 3
+
+
+async def test_large_bodies_are_parsed_one_after_the_other() -> None:
+    running, most = 0, 0
+
+    def parse() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.01)
+        running -= 1
+
+    await asyncio.gather(*(off_the_loop(parse, INLINE_BYTES + 1) for _ in range(5)))
+    assert most == 1
+
+
+async def test_the_hub_waits_for_no_member() -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    def long() -> bool:
+        begun.set()
+        return done.wait(10)
+
+    member = asyncio.create_task(off_the_loop(long, INLINE_BYTES + 1))
+    await asyncio.to_thread(begun.wait, 10)
+    hub, _ = await off_the_loop(lambda: "parsed", INLINE_BYTES + 1, queued=False)
+    assert (hub, member.done()) == ("parsed", False)
+    done.set()
+    assert (await member)[0]
