@@ -231,6 +231,14 @@ async def test_what_identifies_an_object_is_refused_and_never_altered(field: str
             assert is_clean(str(raised.value))
 
 
+async def test_only_what_was_sent_without_a_name_may_come_back_without_one() -> None:
+    """A review of access has none; an object that lost its name on the way is no answer."""
+    async with member(lambda _: {"metadata": {}, "status": {"allowed": True}}) as client:
+        assert (await client.create(JOBS, {"metadata": {}}))["metadata"]["name"] == ""
+        with pytest.raises(UnreachableError, match="without a name"):
+            await client.create(JOBS, pod())
+
+
 @pytest.mark.parametrize("version", [ODD, "v1 35", "x" * 254, ["v1"], {"a": 1}])
 async def test_a_version_is_a_word(version: object) -> None:
     async with member(lambda _: {"gitVersion": version}) as client:

@@ -257,10 +257,11 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> JSONObject:
-        """The object that answers."""
+        """The object that answers; it has a name, unless it answers one that has none, as reviews have."""
         reading = self._reading(kind)
         answer = await self._answer(method, path, reading, body=body, query=query, content_type=content_type)
-        return checked(answer, f"{method} {path}", named=True)
+        nameless = method == "POST" and body is not None and not body["metadata"].get("name")
+        return checked(answer, f"{method} {path}", named=not nameless)
 
     async def _answer(
         self,
