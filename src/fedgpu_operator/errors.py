@@ -66,8 +66,8 @@ class KubeError(FedGPUError):
         self.status = status
 
     @property
-    def refused(self) -> bool:
-        """Whether the server answered that it did not do what was asked; otherwise it may have done it."""
+    def undone(self) -> bool:
+        """Whether what was asked was certainly not done; otherwise it may have been done, or be done yet."""
         return 400 <= self.status < 500 and self.status != 408
 
 
@@ -101,7 +101,17 @@ class GoneError(KubeError):
 
 
 class UnreachableError(KubeError):
+    """`sent` is whether the request may have reached the server."""
+
     reason = "Unreachable"
+
+    def __init__(self, message: str, *, status: int = 0, sent: bool = True) -> None:
+        super().__init__(message, status=status)
+        self.sent = sent
+
+    @property
+    def undone(self) -> bool:
+        return not self.sent or super().undone
 
 
 class AnswerTooLargeError(UnreachableError):

@@ -30,6 +30,7 @@ from fedgpu_operator.domain.faults import (
     START_TIMEOUT,
     SUCCEEDED,
     SUSPENDED_BY_MEMBER,
+    WORKLOAD_EVICTED,
     WORKLOAD_LOST,
     WORKLOAD_VANISHED,
 )
@@ -87,7 +88,7 @@ def decide(view: View, settings: AgentSettings) -> Decision:
     if view.job is not None and not stopping:
         ended = podlib.outcome(view.job, view.all_pods)
         if ended is not None and not view.live_pods:
-            return _ended_by_itself(ended)
+            return _ended_by_itself(_within_limit(view, ended))
     if stopping or lease.spec.desired == "Stop":
         return _stop(view, _recorded_failure(lease))
     if view.job is None:
@@ -106,7 +107,10 @@ def decide(view: View, settings: AgentSettings) -> Decision:
 
 def asks_about(view: View, settings: AgentSettings) -> JSONObject | None:
     """What the member is to be asked about, now that time is up: a Job without its pods, or a pod without its image."""
-    if view.job is None or view.lease.status.ended or podlib.suspended(view.job):
+    lease = view.lease
+    if view.job is None or lease.status.ended or podlib.suspended(view.job):
+        return None
+    if lease.spec.desired == "Stop" or _stopping(lease):
         return None
     waited = _waited(view)
     if len(view.reading.pods) < view.lease.spec.replicas:
@@ -130,6 +134,14 @@ def _clean_up(view: View) -> Decision:
     """An ended lease keeps its finished Job for the owner to look at until the hub says Stop; a live one never."""
     unwanted = view.job is not None and (view.lease.spec.desired == "Stop" or not podlib.finished(view.job))
     return Decision(remove=unwanted or (view.job is None and bool(view.live_pods)))
+
+
+def _within_limit(view: View, ended: podlib.Outcome) -> podlib.Outcome:
+    """The run limit ends a job for good: a member that says so long before has only taken the workload away."""
+    if ended.reason != RUN_LIMIT_EXCEEDED or _overdue(view) >= 0:
+        return ended
+    why = f"the member ended the workload before its run limit of {view.lease.spec.run_limit_seconds} s"
+    return podlib.Outcome("Failed", WORKLOAD_EVICTED, why)
 
 
 def _ended_by_itself(ended: podlib.Outcome) -> Decision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -21,8 +22,12 @@ from fedgpu_operator.errors import ConflictError, InvalidResourceError, KubeErro
 from fedgpu_operator.metering import measure
 from fedgpu_operator.ports import Clock, Holding, Kube, ResourceType, read_back
 
+log = logging.getLogger(__name__)
+
 REFUSALS: Final = frozenset({400, 403, 404, 413, 422})
 """Answers to the creation of a workload that will be the same the next time."""
+LOST_ANSWER_SECONDS: Final = 20.0
+"""A request whose answer was lost is done by then or never: a client gives up after 15 seconds, a server soon after."""
 FRESH_SECONDS: Final = 2.0
 """An answer of the hub that is younger than this is as good as asking again: either may be overtaken at once."""
 METERED_SILENCE_SECONDS: Final = 15.0
@@ -80,10 +85,12 @@ class LeaseReconciler:
         self._signer = signer
         self._readings: dict[str, UsageReading] = {}
         self._starting: set[str] = set()
+        self._lost_answers: dict[str, datetime] = {}
 
     def forget(self, keep: set[str]) -> None:
         """Drop what is remembered of all leases but those with these UIDs."""
         self._starting &= keep
+        self._lost_answers = {uid: since for uid, since in self._lost_answers.items() if uid in keep}
         self._readings = {uid: reading for uid, reading in self._readings.items() if uid in keep}
 
     async def reconcile(
@@ -100,13 +107,24 @@ class LeaseReconciler:
         if look is not None and (_cleared(view) or self._ends(lease, decision)):
             view = await self._view(lease, await look(lease.metadata.name), newest_epoch)
             decision = decide(view, self._settings)
-        if decision.create and not self._may_start(lease):
-            if look is not None:
-                view = await self._view(lease, await look(lease.metadata.name), newest_epoch)
-                decision = decide(view, self._settings)
-            decision = lost() if decision.create else decision
         if decision.create:
+            return await self._start(lease, view, newest_epoch, look)
+        return await self._carry_out(lease, view, decision)
+
+    async def _start(self, lease: ComputeLease, view: View, newest_epoch: int, look: Look | None) -> Step:
+        """Start the workload, or find out why it may not be: adopt what there is, or end the lease as lost."""
+        left = self._unsure(lease)
+        if left > 0:
+            return Step(lease, left)
+        if self._may_start(lease):
             return await self._dispatch(lease, view.reading)
+        if look is not None:
+            view = await self._view(lease, await look(lease.metadata.name), newest_epoch)
+        decision = decide(view, self._settings)
+        return await self._carry_out(lease, view, lost() if decision.create else decision)
+
+    async def _carry_out(self, lease: ComputeLease, view: View, decision: Decision) -> Step:
+        """Write what was decided, then do it."""
         if not lease.status.ended:
             uid = str(view.job["metadata"]["uid"]) if view.job is not None else ""
             lease = await self._write(lease, decision, view.reading, workload_uid=uid)
@@ -119,6 +137,11 @@ class LeaseReconciler:
         elif _cleared(view) and lease.status.observed_generation < lease.metadata.generation:
             lease = await self._acknowledge(lease)
         return Step(lease, decision.due, busy=decision.remove, live=bool(view.live_pods))
+
+    def _unsure(self, lease: ComputeLease) -> float:
+        """Seconds until it is certain what became of a start whose answer was lost: until then nothing is done."""
+        since = self._lost_answers.get(lease.metadata.uid)
+        return 0.0 if since is None else LOST_ANSWER_SECONDS - (self._clock.now() - since).total_seconds()
 
     def _may_start(self, lease: ComputeLease) -> bool:
         """Whether no other life of this agent can have started the workload of this lease; asked before each start.
@@ -184,7 +207,15 @@ class LeaseReconciler:
             ever=name in sight.ever,
         )
         about = asks_about(view, self._settings)
-        return view if about is None else replace(view, events=await self._workloads.complaints(about))
+        return view if about is None else replace(view, events=await self._complaints(about))
+
+    async def _complaints(self, about: JSONObject) -> str:
+        """The member's words about an object; one that does not show its Events is metered and stopped all the same."""
+        try:
+            return await self._workloads.complaints(about)
+        except KubeError as error:
+            log.debug("the Events about %s cannot be read: %s", about["metadata"].get("name"), error)
+            return ""
 
     async def _dispatch(self, lease: ComputeLease, reading: UsageReading) -> Step:
         """Start the workload, after the hub was asked once more: nothing starts for a lease that is gone or changed."""
@@ -197,6 +228,10 @@ class LeaseReconciler:
         except InvalidResourceError as error:
             return Step(await self._write(lease, refused(error.why, str(error)), reading))
         except KubeError as error:
+            if not error.undone:
+                # It may have been started, and be deleted again before anybody sees it: it is not started twice.
+                self._starting.discard(lease.metadata.uid)
+                self._lost_answers[lease.metadata.uid] = self._clock.now()
             if error.status not in REFUSALS:
                 raise
             return Step(await self._write(lease, refused("CreateRefused", str(error)), reading))

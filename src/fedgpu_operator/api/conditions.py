@@ -50,3 +50,9 @@ def is_true(conditions: Iterable[Condition], kind: str) -> bool:
     """Whether the condition of that type is there and True."""
     condition = find(conditions, kind)
     return condition is not None and condition.status == "True"
+
+
+def is_false(conditions: Iterable[Condition], kind: str) -> bool:
+    """Whether the condition of that type is there and False."""
+    condition = find(conditions, kind)
+    return condition is not None and condition.status == "False"

@@ -187,9 +187,9 @@ class Payout(Model):
         )
     }
 
-    def bound(self) -> list[str]:
-        """What an acceptance binds of it: payout wallet, receipt signer and where its key lies."""
-        ref = self.signer_key_secret_ref
+    def bound(self, *, keys: bool = True) -> list[str]:
+        """What an acceptance binds: payout wallet, receipt signer and, with `keys`, where the signer's key lies."""
+        ref = self.signer_key_secret_ref if keys else None
         key = [ref.name, ref.key] if ref is not None else []
         return [self.address.lower(), (self.signer or "").lower(), *key]
 
@@ -219,13 +219,20 @@ class GPUProviderSpec(Model):
     limits: ProviderLimits = Field(default_factory=ProviderLimits, description="What the owner allows.")
     payout: Payout | None = Field(default=None, description="Where earnings go; needed to be paid on chain.")
 
-    def acceptance_hash(self) -> str:
-        """Half a SHA-256, in hex, over what acceptance binds: location, compliance, payout and its keys, connection."""
+    def acceptance_hash(self, *, keys: bool = True) -> str:
+        """Half a SHA-256, in hex, over what acceptance binds: location, compliance, payout and its keys, connection.
+
+        A field that was added later takes part only where it is set, so that a hash stays what it was. Without `keys`
+        it is that of the releases before the Secret of the signer's key was bound.
+        """
+        connection = self.connection.to_wire()
+        if self.connection.tls == ConnectionTLS():
+            del connection["tls"]
         bound = {
             "location": self.location.to_wire(),
             "compliance": sorted(self.compliance),
-            "payout": self.payout.bound() if self.payout else None,
-            "connection": self.connection.to_wire(),
+            "payout": self.payout.bound(keys=keys) if self.payout else None,
+            "connection": connection,
         }
         return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -99,7 +99,7 @@ OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
         # The job changed or the process died between the decision and the lease: nothing ran.
         "Superseded": Outcome(_NOBODY, hub=True),
         # The hub could not write; whoever gives up after how many of them bounds it.
-        "WriteRefused": Outcome(_NOBODY, hub=True),
+        "WriteRefused": Outcome(_NOBODY, cools=Cools.JOB, hub=True),
         # The lease was made again, and the member had no workload of it. Mostly none was ever started.
         WORKLOAD_LOST: Outcome(_NOBODY, Retry.OWNER_FAULTS),
         "Deleted": Outcome(_TENANT, final=True, hub=True),
@@ -108,7 +108,8 @@ OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
         # Nothing of the tenant's ever ran, and it is the owner's doing.
         MEMBER_REJECTED: Outcome(_OWNER, Retry.OWNER_FAULTS, Cools.TENANT),
         NODE_REJECTED: Outcome(_OWNER, Retry.OWNER_FAULTS, Cools.ALL),
-        START_FAILED: Outcome(_OWNER, Retry.OWNER_FAULTS, Cools.ALL),
+        # A tenant could bring it about by a mount or a variable that no runtime takes.
+        START_FAILED: Outcome(_OWNER, Retry.OWNER_FAULTS, Cools.TENANT),
         # The driver is older than the image asks for: an image can ask for anything.
         REQUIREMENT_UNMET: Outcome(_OWNER, Retry.OWNER_FAULTS, Cools.JOB),
         # A stop that nobody ordered.
@@ -117,7 +118,8 @@ OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
         WORKLOAD_EVICTED: Outcome(_OWNER, Retry.INFRASTRUCTURE, Cools.JOB),
         WORKLOAD_VANISHED: Outcome(_OWNER, Retry.INFRASTRUCTURE, Cools.JOB),
         SUSPENDED_BY_MEMBER: Outcome(_OWNER, Retry.INFRASTRUCTURE, Cools.JOB),
-        NODE_PRESSURE: Outcome(_OWNER, Retry.INFRASTRUCTURE, Cools.ALL),
+        # And this by using up memory or disk that it set itself no limit for.
+        NODE_PRESSURE: Outcome(_OWNER, Retry.INFRASTRUCTURE, Cools.TENANT),
         NODE_LOST: Outcome(_OWNER, Retry.INFRASTRUCTURE, Cools.ALL),
         # A registry that is silent or counts pulls: a tenant names the registry, so nobody else keeps away.
         IMAGE_UNAVAILABLE: Outcome(_NOBODY, Retry.INFRASTRUCTURE, Cools.JOB),
@@ -167,6 +169,7 @@ _TENANTS_START: Final = re.compile(
     r"(?:unable to start|starting) container process(?: caused)?[\s:\"\\]*(?:error during container init: )?exec: "
     r"|chdir to cwd \(|crun: (?:open executable|executable file|cannot find executable|chdir|exec)"
     r"|exec format error|no command specified|argument list too long"
+    r"|error mounting|unsupported capabilities"
     r"|unable to find user|no matching entries in (?:passwd|group) file|non-numeric user|runAsNonRoot|run as root",
 )
 _REQUIREMENT: Final = re.compile(r"nvidia-container-cli: requirement error|unsatisfied condition: \w+ ?[<>=]")
@@ -338,6 +341,9 @@ def retry_class(ended: Ended, checkpoint: int | None = None) -> Retry | None:
         return None
     if row.retry is Retry.OWNER_FAULTS and ended.seconds:
         return Retry.INFRASTRUCTURE
+    if ended.outcome in INTERRUPTIONS and not ended.seconds:
+        # It was taken away before it ran: nothing is lost but time.
+        return Retry.OWNER_FAULTS
     return row.retry
 
 
@@ -445,8 +451,12 @@ def avoided(endings: Iterable[Ending], now: datetime, base: timedelta) -> dict[s
     by_offer: dict[str, list[Ending]] = {}
     oldest = now - memory_of(base)
     for each in endings:
-        if each.ended > oldest and outcome_row(each.outcome).cools is not Cools.NOBODY:
+        if each.ended > oldest and (
+            outcome_row(each.outcome).cools is not Cools.NOBODY or each.outcome == WORKLOAD_LOST
+        ):
             by_offer.setdefault(each.offer, []).append(each)
+    # One lost workload is an operator that started anew; a second one at the same place is the place.
+    by_offer = {offer: seen for offer, seen in by_offer.items() if [each.outcome for each in seen] != [WORKLOAD_LOST]}
     found = {}
     for offer, seen in by_offer.items():
         last = max(seen, key=lambda ending: ending.ended)

@@ -95,7 +95,7 @@ def judge_acceptance(
     """
     known, digest = kept_acceptance(provider, now), provider.spec.acceptance_hash()
     withdrawn = known is not None and known.withdrawn_at is not None
-    if known is not None and not withdrawn and known.hash == digest:
+    if known is not None and not withdrawn and known.hash in (digest, _of_an_older_record(provider, known)):
         return _finding("True", ACCEPTED, f"accepted as {digest}"), Acceptance.of(provider.spec, known.accepted_at)
     if taken:
         return _finding("False", TAKEN, f"{taken}; name another Secret"), known
@@ -119,6 +119,11 @@ def judge_acceptance(
         why = "location, compliance, payout or connection changed, and the change has not been accepted"
         return _finding("False", OFFER_CHANGED, f"{why}; {fix}"), known
     return _finding("False", AWAITING, f"has not been accepted; {fix}"), None
+
+
+def _of_an_older_record(provider: GPUProvider, known: Acceptance) -> str:
+    """The hash as a release made it that recorded the hash alone, so that what it accepted stays so; else empty."""
+    return "" if known.kubeconfig_secret_ref is not None else provider.spec.acceptance_hash(keys=False)
 
 
 def _finding(status: Literal["True", "False"], reason: str, message: str) -> Finding:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import datetime
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
@@ -16,6 +17,7 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.weight import HEADROOM, excess_of_lease
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, Stop
 from fedgpu_operator.domain.decision import Verdict
+from fedgpu_operator.domain.faults import SUCCEEDED
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import (
     AlreadyExistsError,
@@ -102,6 +104,7 @@ class AttemptKeeper:
             attempt = await self._ledger.end_attempt(lease.metadata.name, outcome_of(lease), self._clock.now())
         if failed is not None:
             raise failed
+        lease = await self._shed(attempt, lease)
         entry, usage = facts.usage[-1], lease.status.usage
         if entry.sequence < lease.spec.sequence_base + usage.sequence and (usage.gpu_seconds or usage.final):
             newest = await self._ledger.last_usage(lease.metadata.name)
@@ -209,7 +212,9 @@ class AttemptKeeper:
         """
         try:
             if (reason or _stops(attempt, lease)) and not lease.status.ended:
-                attempt = await self._keep_stop(attempt, reason or lease.spec.stop_reason or "Stopped")
+                # One that is only on the lease, set by hand or by an older release, is taken over as it stands there.
+                since = lease.spec.stop_requested_at
+                attempt = await self._keep_stop(attempt, lease.spec.stop_reason or reason or "Stopped", since)
                 if lease.spec.desired == "Run" and attempt.stop is not None:
                     lease = await self.tombstone(lease, attempt.stop)
             if foreign_bytes(lease.metadata) > HEADROOM // 2:
@@ -218,12 +223,25 @@ class AttemptKeeper:
             return attempt, lease, error
         return attempt, lease, None
 
-    async def _keep_stop(self, attempt: Attempt, reason: str) -> Attempt:
+    async def _shed(self, attempt: Attempt, lease: ComputeLease) -> ComputeLease:
+        """A lease that failed, and stays while its job is tried elsewhere, without its workload: nobody needs it."""
+        if attempt.is_open or attempt.outcome == SUCCEEDED or lease.spec.workload is None:
+            return lease
+        patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": {"workload": None}}
+        try:
+            written = await self._kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, patch)
+        except KubeError as error:
+            log.debug("lease %s keeps its workload: %s", lease.metadata.name, error)
+            return lease
+        return read_back(self._kube, ComputeLease, written)
+
+    async def _keep_stop(self, attempt: Attempt, reason: str, since: datetime | None = None) -> Attempt:
+        """The attempt with its stop: as of `since`, if that has been, else as of now."""
         if attempt.stop is not None:
             return attempt
         # Whole seconds, as the lease shows it.
         now = self._clock.now().replace(microsecond=0)
-        return await self._ledger.stop_attempt(attempt.lease_name, reason, now)
+        return await self._ledger.stop_attempt(attempt.lease_name, reason, min(now, since or now))
 
     async def tombstone(self, lease: ComputeLease, stop: Stop) -> ComputeLease:
         """Set the tombstone; the agent ends the workload and, where it has ended, clears it away.

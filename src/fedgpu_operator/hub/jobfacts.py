@@ -28,8 +28,8 @@ WRITE_REFUSED: Final = "WriteRefused"
 """The API server refused the job's status or the lease: nothing ran."""
 UNSTARTED: Final = frozenset({SUPERSEDED, WRITE_REFUSED})
 """Outcomes of attempts that never had a lease."""
-MOST_UNSTARTED: Final = 10
-"""Attempts in a row that never had a lease, after which a job is given up."""
+MOST_REFUSED: Final = 6
+"""Attempts in a row whose writes were refused, after which a job is given up."""
 LONGEST_PAUSE: Final = timedelta(minutes=15)
 """Between two attempts of which the first never had a lease; it begins at nothing and doubles from two seconds on."""
 TOO_LARGE: Final = "TooLarge"
@@ -112,7 +112,10 @@ def phase(facts: JobFacts, now: datetime) -> Phase:
     if newest is not None and newest.is_open:
         return Phase.ACTIVE
     step = facts.next_step
-    if step is not None and not (step.again and unstarted(facts) < MOST_UNSTARTED):
+    if step is not None and not (step.again and refused(facts) < MOST_REFUSED):
+        return Phase.FINISHED
+    if newest is not None and _has_ended(job, newest):
+        # As it was said once: another release's table does not bring it back.
         return Phase.FINISHED
     if facts.invalid is not None:
         return Phase.INVALID
@@ -121,6 +124,20 @@ def phase(facts: JobFacts, now: datetime) -> Phase:
     if job.spec.suspend:
         return Phase.SUSPENDED
     return Phase.DRY_RUN if job.spec.dry_run else Phase.PENDING
+
+
+def _has_ended(job: ComputeJob, newest: Attempt) -> bool:
+    """Whether the status says that the job ended with that attempt."""
+    placement, failed = job.status.placement, find(job.status.conditions, "Failed")
+    if placement is None or placement.lease != newest.lease_name or newest.is_open:
+        return False
+    return failed is not None and (failed.status, failed.reason) == ("True", newest.outcome)
+
+
+def refused(facts: JobFacts) -> int:
+    """How many of the attempts in a row that never had a lease ended because a write was refused."""
+    trailing = facts.attempts[len(facts.attempts) - unstarted(facts) :]
+    return sum(1 for attempt in trailing if attempt.outcome == WRITE_REFUSED)
 
 
 def unstarted(facts: JobFacts) -> int:
@@ -133,7 +150,7 @@ def resumes_at(facts: JobFacts) -> datetime | None:
     newest, failed = facts.newest, unstarted(facts)
     if newest is None or newest.ended_at is None or failed < 2:
         return None
-    return newest.ended_at + min(LONGEST_PAUSE, timedelta(seconds=2 ** (failed - 1)))
+    return newest.ended_at + min(LONGEST_PAUSE, timedelta(seconds=2 ** min(failed - 1, 16)))
 
 
 def waits_for_money(facts: JobFacts) -> bool:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.conditions import is_false
 from fedgpu_operator.domain.books import Stop
 from fedgpu_operator.domain.running import Hysteresis
 from fedgpu_operator.domain.vantage import Vantage
@@ -86,7 +87,16 @@ class JobLoop:
             plugins=plugins,
             vantages=vantages,
         )
-        self._mover = Mover(kube, clock, metrics, self._keeper, self._placer.view, rules=rebalance, plugins=plugins)
+        self._mover = Mover(
+            kube,
+            clock,
+            metrics,
+            self._keeper,
+            self._placer.view,
+            forget=self._memory.forget,
+            rules=rebalance,
+            plugins=plugins,
+        )
 
     async def pass_once(self) -> float | None:
         """One pass over all jobs; asks for the next at the nearest deadline, or when some money comes to its end."""
@@ -129,6 +139,8 @@ class JobLoop:
         return (
             job.metadata.deletion_timestamp is None
             and job.status.state in ("Succeeded", "Failed")
+            # What cannot be admitted shows as failed too, and may be admitted later.
+            and not is_false(job.status.conditions, "Admitted")
             and (is_settled(job.status) or (not self._settlement and job.status.placement is not None))
             and job.status.observed_generation == job.metadata.generation
         )

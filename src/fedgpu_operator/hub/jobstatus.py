@@ -23,7 +23,7 @@ from fedgpu_operator.domain.geo import LAW_DATE
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.hub.jobfacts import (
     DEADLINE,
-    MOST_UNSTARTED,
+    MOST_REFUSED,
     UNFUNDED,
     UNSTARTED,
     JobFacts,
@@ -179,8 +179,8 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
     if decision is None and (resumes := resumes_at(facts)) is not None:
         text = (
             f"{unstarted(facts)} attempts in a row could not be started, the last one as {facts.attempts[-1].outcome}; "
-            f"the next one is at {resumes:%Y-%m-%dT%H:%M:%SZ}, and after {MOST_UNSTARTED} the job fails; its Events "
-            "have more"
+            f"the next one is at {resumes:%Y-%m-%dT%H:%M:%SZ}, and after {MOST_REFUSED} refused ones the job fails; "
+            "its Events have more"
         )
         return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "StartRefused", text), running)
     if decision is None or decision.chosen is not None:

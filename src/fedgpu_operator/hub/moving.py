@@ -12,7 +12,7 @@ from typing import Final
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.running import Announced, Hysteresis, Move, Running
-from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.attempts import AttemptKeeper
 from fedgpu_operator.hub.jobfacts import JobFacts, Phase, phase
 from fedgpu_operator.hub.leases import LEASES
@@ -51,6 +51,7 @@ class Mover:
         keeper: AttemptKeeper,
         view: View,
         *,
+        forget: Callable[[str], None],
         rules: Hysteresis | None = None,
         plugins: Plugins = BUILT_IN,
     ) -> None:
@@ -59,6 +60,7 @@ class Mover:
         self._clock = clock
         self._metrics = metrics
         self._keeper = keeper
+        self._forget = forget
         self._view = view
         self._rules = rules or Hysteresis()
         self._waiting: list[JobFacts] = []
@@ -184,7 +186,12 @@ class Mover:
     async def _stop(self, each: Subject, lease: ComputeLease, notice: Notice, state: HubState) -> None:
         reason = notice.move.reason.value
         attempt = each.facts.usage[-1].attempt
-        _, lease = await self._keeper.stop(attempt, lease, reason)
+        try:
+            _, lease = await self._keeper.stop(attempt, lease, reason)
+        except KubeError:
+            # The stop is in the ledger already: it is read again, and carried out by the next pass.
+            self._forget(each.facts.job.metadata.uid)
+            raise
         state.took(lease)
         self._metrics.moved(reason)
         text = f"the attempt at {lease.spec.provider} is stopped: {notice.why}"

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
@@ -19,7 +20,7 @@ from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.domain.vantage import Vantage
-from fedgpu_operator.errors import ConflictError, InvalidResourceError, KubeError, NotFoundError, TooLargeError
+from fedgpu_operator.errors import InvalidResourceError, KubeError, TooLargeError
 from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
 from fedgpu_operator.hub.faults import FaultBook
 from fedgpu_operator.hub.jobfacts import (
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 FINALIZER = "fedgpu.dev/lease"
 MOST_AT_ONCE = 128
 """Jobs that one pass dispatches; at 60 jobs a second that is two seconds."""
+REFUSALS: Final = frozenset({400, 403, 413, 422})
+"""Answers to a write that will be the same the next time."""
 RETRY_SECONDS = 30
 """A job that found no place is judged anew at least so often: deadlines, cool-downs and measurements go by time."""
 SETTLE = timedelta(seconds=10)
@@ -256,12 +259,14 @@ class JobPlacer:
     async def _not_started(self, job: ComputeJob, attempt: Attempt, error: KubeError) -> None:
         """Close an attempt whose status or lease the API server did not take.
 
-        Only an answer proves that there is no lease. Without one the attempt stays open, and the next pass looks.
+        Only an answer proves that there is no lease. Without one the attempt stays open, and the next pass looks. What
+        the server refuses because of what was sent counts against the job, not that it has no time or no such object.
         """
-        if isinstance(error, ConflictError | NotFoundError):
-            await self._keeper.close(attempt, SUPERSEDED)
-        elif error.refused:
-            await self._keeper.close(attempt, WRITE_REFUSED)
+        if error.undone:
+            refused = error.status in REFUSALS
+            await self._keeper.close(attempt, WRITE_REFUSED if refused else SUPERSEDED)
+            if not refused:
+                return
             text = f"attempt {attempt.attempt} at {attempt.terms.provider} was not started: {error}"
             await emit(self._kube, job, "Warning", WRITE_REFUSED, text, now=self._clock.now())
 

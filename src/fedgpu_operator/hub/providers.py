@@ -62,6 +62,8 @@ class ProviderFacts:
     leases: int
     lingering: bool = False
     """Whether its agent is still needed for a lease: to meter it, to stop it, or to clear away what it left."""
+    unstopped: int = 0
+    """Leases that have not ended and were not told to stop."""
     taken: str = ""
     """Why its Secrets cannot be its own; empty if they can."""
     running: int = 0
@@ -132,6 +134,7 @@ class ProviderLoop:
                         namespace=provider_namespace(name),
                         stock=inventory(provider, state.reports[name], leases) if name in state.reports else [],
                         leases=len(leases),
+                        unstopped=sum(1 for lease in leases if lease.spec.desired == "Run"),
                         lingering=name in lingering,
                         taken=secret_taken(provider, owners),
                         running=running.get(name, 0),
@@ -175,7 +178,8 @@ class ProviderLoop:
                 return False
             finalizers = [*meta.finalizers, FINALIZER]
         else:
-            if not held or facts.leases or facts.running:
+            # What was stopped and has ended in the ledger is only to be cleared away, perhaps by nobody any more.
+            if not held or facts.unstopped or facts.running:
                 return False
             finalizers = [name for name in meta.finalizers if name != FINALIZER]
         patch: JSONObject = {"metadata": {**meta.guard(), "finalizers": finalizers}}

@@ -21,8 +21,11 @@ from fedgpu_operator.errors import InvalidResourceError
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
-BACKSTOP_SECONDS: Final = 600
-"""The agent stops a run at its limit; this much later the member does it alone, should the agent be gone."""
+BACKSTOP_SECONDS: Final = 2400
+"""The agent stops a run at its limit; this much later the member does it alone, should the agent be gone.
+
+The member counts from the Job's creation: a start may take `AgentSettings.start_after`, and its images with it.
+"""
 MAX_LABEL: Final = 63
 VISIBLE_DEVICES: Final = "NVIDIA_VISIBLE_DEVICES"
 

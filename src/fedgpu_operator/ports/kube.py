@@ -143,7 +143,10 @@ class Holding(Protocol):
         ...
 
     def claim(self, obj: Resource) -> bool:
-        """Whether this very process made that ComputeLease and nobody has claimed it yet: True once, then False."""
+        """Whether this very process made that ComputeLease and nobody has claimed it yet: True once, then False.
+
+        Raises ConflictError while its creation is under way, when that cannot be said.
+        """
         ...
 
 

@@ -119,7 +119,7 @@ def test_what_others_write_cannot_be_written(operator: ClusterApi, unique_name: 
 @pytest.mark.parametrize(
     ("file", "path", "change"),
     [
-        ("gpuprovider", "gpuproviders", {"payout": {"address": "0x" + "66" * 20}}),
+        ("gpuprovider", "gpuproviders", {"displayName": "Another"}),
         ("computejob", "namespaces/{}/computejobs", {"suspend": True}),
     ],
 )

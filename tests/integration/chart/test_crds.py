@@ -22,9 +22,9 @@ NAMES = [str(crd["metadata"]["name"]) for crd in all_crds()]
 README = chart_folder() / "README.md"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def bare() -> Iterator[Cluster]:
-    """A hub of its own, since what is installed on it is old."""
+    """A hub of its own for each way, since what is installed on it is old."""
     with Lab() as lab:
         yield lab.hub
 
@@ -88,31 +88,27 @@ def until(holds: Callable[[], bool], what: str, timeout: float = 40.0) -> None:
 def test_the_documented_upgrade_serves_the_new_schema_and_keeps_the_objects(
     bare: Cluster, helm: Helm, old_chart: Path, install: Callable[[Cluster, Path, Helm], None]
 ) -> None:
-    try:
-        install(bare, old_chart, helm)
-        bare.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in NAMES))
-        until(lambda: explained(bare, "retired"), "the old schema")
-        assert not explained(bare, "displayName")
-        spec = {
-            "location": {"country": "DE"},
-            "connection": {"kubeconfigSecretRef": {"name": "one"}},
-            "offers": [{"product": "NVIDIA-L4", "pricePerGPUHour": "1"}],
-        }
-        path = "/apis/fedgpu.dev/v1alpha1/gpuproviders"
-        uid = bare.api.create(path, {**_head("kept"), "spec": spec})["metadata"]["uid"]
+    install(bare, old_chart, helm)
+    bare.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in NAMES))
+    until(lambda: explained(bare, "retired"), "the old schema")
+    assert not explained(bare, "displayName")
+    spec = {
+        "location": {"country": "DE"},
+        "connection": {"kubeconfigSecretRef": {"name": "one"}},
+        "offers": [{"product": "NVIDIA-L4", "pricePerGPUHour": "1"}],
+    }
+    path = "/apis/fedgpu.dev/v1alpha1/gpuproviders"
+    uid = bare.api.create(path, {**_head("kept"), "spec": spec})["metadata"]["uid"]
 
-        bare.kubectl(*documented())
+    bare.kubectl(*documented())
 
-        wanted = next(crd for crd in all_crds() if crd["metadata"]["name"] == "gpuproviders.fedgpu.dev")
-        (now,), (new,) = schema(bare)["versions"], wanted["spec"]["versions"]
-        assert now["schema"] == new["schema"], "what the old one had and the new one lacks is gone, too"
-        assert now["additionalPrinterColumns"] == new["additionalPrinterColumns"]
-        until(lambda: explained(bare, "displayName") and not explained(bare, "retired"), "the new schema")
-        assert bare.api.get(f"{path}/kept")["metadata"]["uid"] == uid
-        bare.kubectl(*documented())
-    finally:
-        helm.run("uninstall", "old", "--namespace=old", "--ignore-not-found", cluster=bare)
-        bare.kubectl("delete", "crd", *NAMES, "--ignore-not-found", timeout=90)
+    wanted = next(crd for crd in all_crds() if crd["metadata"]["name"] == "gpuproviders.fedgpu.dev")
+    (now,), (new,) = schema(bare)["versions"], wanted["spec"]["versions"]
+    assert now["schema"] == new["schema"], "what the old one had and the new one lacks is gone, too"
+    assert now["additionalPrinterColumns"] == new["additionalPrinterColumns"]
+    until(lambda: explained(bare, "displayName") and not explained(bare, "retired"), "the new schema")
+    assert bare.api.get(f"{path}/kept")["metadata"]["uid"] == uid
+    bare.kubectl(*documented())
 
 
 def _head(name: str) -> Json:

@@ -139,6 +139,30 @@ def test_neither_clock_can_stretch_a_run(make: Any, ago: float, since: float, ov
     assert case.decision.remove == over
 
 
+@pytest.mark.parametrize(("ago", "reason"), [(5, "WorkloadEvicted"), (60, "RunLimitExceeded")])
+def test_a_member_that_speaks_of_a_deadline_is_believed_at_the_run_limit_only(make: Any, ago: int, reason: str) -> None:
+    """Otherwise its owner ends a job for good by lowering a number; the limit here is 60 s."""
+    ended = make.member_job(("Failed", "DeadlineExceeded"))
+    pod = make.pod(ago=ago, phase="Failed", exit_code=137)
+    case = Case(make, make.lease(verdicts=RUNNING, since=ago, workload_uid="job-uid"), job=ended, pods=(pod,))
+    assert case.reason("Failed") == reason
+
+
+def test_a_lease_without_a_workload_adopts_and_starts_nothing(make: Any) -> None:
+    lease = make.lease()
+    again = lease.model_copy(update={"spec": lease.spec.model_copy(update={"workload": None})})
+    gone = Case(make, again)
+    assert not gone.decision.create
+    assert (gone.state, gone.reason("Failed")) == ("Failed", "WorkloadLost")
+    found = Case(make, again, job=make.member_job(), pods=(make.pod(),))
+    assert (found.state, found.decision.remove) == ("Running", False)
+
+
+def test_a_job_that_was_ever_seen_is_not_created_again(make: Any) -> None:
+    case = Case(make, make.lease(), ever=True)
+    assert (case.decision.create, case.reason("Failed")) == (False, "WorkloadVanished")
+
+
 def test_it_looks_again_when_the_limit_is_due(make: Any) -> None:
     lease = make.lease(verdicts=RUNNING, since=50, workload_uid="job-uid")
     case = Case(make, lease, job=make.member_job(), pods=(make.pod(ago=50),))

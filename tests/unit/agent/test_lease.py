@@ -221,14 +221,47 @@ async def test_a_removal_begins_with_a_guarded_write(make: Any) -> None:
     assert await bench.step(job=going, pods=(make.pod(deleting=True),)) == []
 
 
-async def test_a_member_that_does_not_answer_is_tried_again(make: Any) -> None:
+@pytest.mark.parametrize(
+    "error", [UnreachableError("no connection", sent=False), UnreachableError("too many requests", status=429)]
+)
+async def test_a_member_that_was_certainly_not_reached_is_tried_again(make: Any, error: UnreachableError) -> None:
     bench = Bench(make, make.lease())
-    bench.kube.plan["create Job"] = UnreachableError("timeout")
+    bench.kube.plan["create Job"] = error
     with pytest.raises(UnreachableError):
         await bench.step()
     bench.lease = ComputeLease.parse(bench.kube.lease)
     assert bench.lease.status.state == "Pending"
     assert "create Job" in await bench.step()
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_start_whose_answer_was_lost_is_never_tried_again(make: Any, there: bool) -> None:
+    """It may have been done, and undone by the member's owner before anybody saw it."""
+    bench = Bench(make, make.lease())
+    bench.kube.plan["create Job"] = UnreachableError("timeout")
+    with pytest.raises(UnreachableError):
+        await bench.step()
+    bench.lease = ComputeLease.parse(bench.kube.lease)
+    assert await bench.step() == [], "a server may still be at it"
+    if there:
+        await bench.step(job=make.member_job(), pods=(make.pod(),))
+        assert bench.lease.status.workload_uid == "job-uid"
+        return
+    bench.clock.at += timedelta(seconds=20)
+    assert await bench.step() == ["status"]
+    assert bench.reason("Failed") == "WorkloadLost"
+
+
+@pytest.mark.parametrize("desired", ["Run", "Stop"])
+async def test_a_lease_whose_events_cannot_be_read_is_metered_and_stopped_all_the_same(make: Any, desired: str) -> None:
+    lease = make.lease(replicas=2, desired=desired, verdicts=RUNNING, since=3600, workload_uid="job-uid")
+    bench = Bench(make, lease)
+    bench.kube.plan["list Event"] = ForbiddenError("no", status=403)
+    calls = await bench.step(job=make.member_job(), pods=(make.pod(ago=10),))
+    assert calls == (
+        ["list Event", "status", "delete Job job-uid"] if desired == "Run" else ["status", "delete Job job-uid"]
+    )
+    assert bench.lease.status.usage.gpu_seconds == 10
 
 
 async def test_only_the_members_own_refusal_is_a_rejection(make: Any) -> None:

@@ -44,20 +44,20 @@ ROWS = [
     ("Preempted", NOBODY, AGAIN, Cools.NOBODY, True),
     ("Rebalanced", NOBODY, AGAIN, Cools.NOBODY, True),
     ("Superseded", NOBODY, AGAIN, Cools.NOBODY, True),
-    ("WriteRefused", NOBODY, AGAIN, Cools.NOBODY, True),
+    ("WriteRefused", NOBODY, AGAIN, Cools.JOB, True),
     ("WorkloadLost", NOBODY, Retry.OWNER_FAULTS, Cools.NOBODY, False),
     ("Deleted", TENANT, END, Cools.NOBODY, True),
     ("DeadlineExceeded", TENANT, END, Cools.NOBODY, True),
     ("JobGone", TENANT, END, Cools.NOBODY, True),
     ("MemberRejected", OWNER, Retry.OWNER_FAULTS, Cools.TENANT, False),
     ("NodeRejected", OWNER, Retry.OWNER_FAULTS, Cools.ALL, False),
-    ("StartFailed", OWNER, Retry.OWNER_FAULTS, Cools.ALL, False),
+    ("StartFailed", OWNER, Retry.OWNER_FAULTS, Cools.TENANT, False),
     ("RequirementUnmet", OWNER, Retry.OWNER_FAULTS, Cools.JOB, False),
     ("Stopped", OWNER, Retry.OWNER_FAULTS, Cools.JOB, False),
     ("WorkloadEvicted", OWNER, Retry.INFRASTRUCTURE, Cools.JOB, False),
     ("WorkloadVanished", OWNER, Retry.INFRASTRUCTURE, Cools.JOB, False),
     ("SuspendedByMember", OWNER, Retry.INFRASTRUCTURE, Cools.JOB, False),
-    ("NodePressure", OWNER, Retry.INFRASTRUCTURE, Cools.ALL, False),
+    ("NodePressure", OWNER, Retry.INFRASTRUCTURE, Cools.TENANT, False),
     ("NodeLost", OWNER, Retry.INFRASTRUCTURE, Cools.ALL, False),
     ("ImageUnavailable", NOBODY, Retry.INFRASTRUCTURE, Cools.JOB, False),
     ("LeaseFenced", NOBODY, Retry.INFRASTRUCTURE, Cools.NOBODY, False),
@@ -79,13 +79,21 @@ def test_each_outcome(outcome: str, fault: Fault, follows: Retry | str, cools: C
     assert (row.fault, row.cools) == (fault, cools)
     assert credible(outcome) == ("Failed" if hub else outcome), "the hub's words are not a member's to say"
     none, plenty = Retries(0, 0, 0, 0), Retries(1, 1, 1, 1)
+    # It ran a while, but for what says that it never did.
+    ended = Ended(outcome, 0 if follows is Retry.OWNER_FAULTS else 7)
     if isinstance(follows, Retry):
-        assert not next_step([Ended(outcome)], none).again
-        step = next_step([Ended(outcome)], plenty)
+        assert not next_step([ended], none).again
+        step = next_step([ended], plenty)
         assert (step.again, step.retry, step.used, step.limit) == (True, follows, 1, 1)
-        assert not next_step([Ended(outcome)] * 2, plenty).again
+        assert not next_step([ended] * 2, plenty).again
     else:
         assert next_step([Ended(outcome)] * 50, none).again is (follows == AGAIN)
+
+
+@pytest.mark.parametrize("outcome", sorted(INTERRUPTIONS))
+def test_what_was_taken_away_before_it_ran_costs_time_only(outcome: str) -> None:
+    assert next_step([Ended(outcome)] * 20, Retries()).retry is Retry.OWNER_FAULTS
+    assert next_step([Ended(outcome)] * 20, Retries()).again
 
 
 def test_no_row_is_without_its_test() -> None:
@@ -363,9 +371,22 @@ def test_the_wait_doubles_with_each_fault_up_to_a_cap() -> None:
 
 
 def test_one_tenant_alone_makes_others_wait_no_longer_than_the_first_cooldown() -> None:
-    rows = [ending("StartFailed", 60 - 10 * n, tenant="evil") for n in range(5)]
+    rows = [ending("NodeRejected", 60 - 10 * n, tenant="evil") for n in range(5)]
     assert (until(rows, "evil"), until(rows, "b")) == (80, 5)
-    assert until([*rows, ending("StartFailed", 21, tenant="c")], "b") == 10
+    assert until([*rows, ending("NodeRejected", 21, tenant="c")], "b") == 10
+
+
+@pytest.mark.parametrize("outcome", ["MemberRejected", "StartFailed", "NodePressure"])
+def test_what_a_tenant_can_bring_about_keeps_nobody_else_away_before_a_second_one_meets_it(outcome: str) -> None:
+    rows = [ending(outcome, 60 - 10 * n, tenant="evil") for n in range(5)]
+    assert (until(rows, "evil"), until(rows, "b")) == (80, 0)
+    assert until([*rows, ending(outcome, 21, tenant="c")], "b") == 10
+
+
+def test_one_lost_workload_keeps_nobody_away_and_a_second_one_there_does() -> None:
+    lost = [ending("WorkloadLost", 2), ending("WorkloadLost", 1)]
+    assert avoided(lost[:1], NOW, BASE) == {}
+    assert list(avoided(lost, NOW, BASE)) == ["x/H100"]
 
 
 def test_faults_of_attempts_that_were_placed_together_count_once() -> None:

@@ -70,6 +70,7 @@ class Member(FakeKube):
         self.starts: Counter[str] = Counter()
         self.most_at_once = 0
         self.dies_after_create = False
+        self.loses_answer = False
 
     async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
         made = await super().create(kind, obj)
@@ -88,6 +89,9 @@ class Member(FakeKube):
         if self.dies_after_create:
             self.dies_after_create = False
             raise Crash("right after the Job was created")
+        if self.loses_answer:
+            self.loses_answer = False
+            raise UnreachableError("no answer")
         return made
 
     async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
@@ -157,6 +161,12 @@ class Scene:
         await self.agent_pass()
         self.member.dies_after_create = False
 
+    async def start_unanswered(self) -> None:
+        """The member creates what the agent asks for, and its answer is lost; nobody sees the Job before it is gone."""
+        self.member.loses_answer = True
+        await self.agent_pass()
+        self.member.loses_answer = False
+
     async def start_unheard(self) -> None:
         """The agent creates whatever it would, and the hub cannot be told; the process lives on."""
 
@@ -197,15 +207,16 @@ class Scene:
         self._agent.forget({meta.uid for meta in live})
 
     async def settle(self) -> None:
-        """Passes until two rounds in a row wrote nothing anywhere."""
+        """Passes until two rounds, one of them after a while, wrote nothing anywhere."""
         quiet = 0
-        for _ in range(20):
+        for _ in range(40):
             before = len(self.world.kube.writes) + len(self.member.writes)
             await self.hub_pass()
             await self.agent_pass()
             quiet = quiet + 1 if len(self.world.kube.writes) + len(self.member.writes) == before else 0
             if quiet == 2:
                 return
+            self.clock.forward(30 * quiet)
         raise AssertionError(f"never comes to rest: {self.world.kube.writes[-12:]}")
 
     # ---- what is there

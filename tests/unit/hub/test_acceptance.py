@@ -141,3 +141,33 @@ def test_each_thing_that_an_acceptance_binds_changes_the_hash(change: dict[str, 
     payout = change.get("payout", {})
     assert (record.payout, record.signer) == (payout.get("address", ""), payout.get("signer", ""))
     assert len(record.secret_keys()) == (2 if "signerKeySecretRef" in payout else 1)
+
+
+PAYOUT: dict[str, Any] = {
+    "payout": {
+        "address": "0x" + "66" * 20,
+        "signer": "0x" + "77" * 20,
+        "signerKeySecretRef": {"name": "berlin-signer"},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "hashed"),
+    [
+        ({}, "60780f4718ff10a727e7fe513dff37d9"),
+        (PAYOUT, provider(PAYOUT).spec.acceptance_hash(keys=False)),
+    ],
+)
+def test_what_a_release_accepted_that_kept_the_hash_alone_stays_accepted(spec: dict[str, Any], hashed: str) -> None:
+    """Its record is completed, so that the agent of what runs there goes on."""
+    made = provider(spec)
+    old = Acceptance(hash=hashed, accepted_at=NOW)
+    made = made.model_copy(update={"status": made.status.model_copy(update={"acceptance": old})})
+    finding, record = judge_acceptance(made, NOW + timedelta(days=1), mode="OnCreate", enforced=False, taken="")
+    assert (finding.status, finding.reason) == ("True", "Accepted")
+    assert record == Acceptance.of(made.spec, NOW)
+    newer = record.model_copy(update={"hash": hashed})
+    moved = provider({**spec, "connection": {"kubeconfigSecretRef": {"name": "elsewhere"}}})
+    moved = moved.model_copy(update={"status": moved.status.model_copy(update={"acceptance": newer})})
+    assert judge_acceptance(moved, NOW, mode="OnCreate", enforced=True, taken="")[0].reason == "OfferChanged"

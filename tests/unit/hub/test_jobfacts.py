@@ -15,7 +15,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.jobfacts import JobFacts, Phase, outcome_of, phase, stop_reason
+from fedgpu_operator.hub.jobfacts import MOST_REFUSED, JobFacts, Phase, outcome_of, phase, resumes_at, stop_reason
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PAST, AHEAD = "2026-01-01T11:59:59Z", "2026-01-01T12:00:01Z"
@@ -48,7 +48,7 @@ def attempts(*outcomes: str) -> tuple[LeaseUsage, ...]:
         (Phase.PENDING, JobFacts(job(), attempts(*["NodeRejected"] * 20))),
         (Phase.FINISHED, JobFacts(job(), attempts(*["NodeRejected"] * 21))),
         (Phase.PENDING, JobFacts(job(), attempts("WorkloadEvicted", "NodeLost", "ImageUnavailable"))),
-        (Phase.FINISHED, JobFacts(job(retries={"infrastructure": 2}), attempts(*["WorkloadEvicted"] * 3))),
+        (Phase.FINISHED, JobFacts(job(retries={"infrastructure": 2}), attempts(*["ImageUnavailable"] * 3))),
         (Phase.FINISHED, JobFacts(job(), attempts("WorkloadFailed"))),
         (Phase.PENDING, JobFacts(job(retries={"errors": 1}), attempts("WorkloadFailed"))),
         (Phase.FINISHED, JobFacts(job(), attempts("OutOfMemory"))),
@@ -72,6 +72,23 @@ def attempts(*outcomes: str) -> tuple[LeaseUsage, ...]:
 )
 def test_phase(wanted: Phase, facts: JobFacts) -> None:
     assert phase(facts, NOW) is wanted
+
+
+def test_attempts_that_never_had_a_lease_come_ever_more_slowly_and_refused_ones_end() -> None:
+    def pause(*outcomes: str) -> float | None:
+        facts = JobFacts(job(), attempts(*outcomes))
+        newest, resumes = facts.newest, resumes_at(facts)
+        assert newest is not None
+        assert newest.ended_at is not None
+        return None if resumes is None else (resumes - newest.ended_at).total_seconds()
+
+    assert [pause(*["Superseded"] * count) for count in (1, 2, 3, 4, 5000)] == [None, 2, 4, 8, 900]
+    assert pause("Superseded", "Superseded", "MemberRejected") is None
+    assert pause("MemberRejected", "WriteRefused", "Superseded") == 2
+    superseded, refused = ["Superseded"] * 5000, ["WriteRefused"] * MOST_REFUSED
+    assert phase(JobFacts(job(), attempts(*superseded)), NOW) is Phase.PENDING, "nobody refused anything"
+    assert phase(JobFacts(job(), attempts(*refused[1:], "Superseded")), NOW) is Phase.PENDING
+    assert phase(JobFacts(job(), attempts(*refused[1:], "Superseded", "WriteRefused")), NOW) is Phase.FINISHED
 
 
 @given(st.booleans(), st.sampled_from([None, PAST, AHEAD]), st.booleans(), st.sampled_from(["", OPEN, "Succeeded"]))

@@ -317,3 +317,21 @@ async def test_the_trouble_of_one_job_does_not_hold_up_the_others(
     await world.pass_once()
     assert world.says("Placed", "good") == ("True", "Placed")
     assert [lease.spec.job.name for lease in world.leases] == ["good"]
+
+
+async def test_a_job_that_could_not_be_admitted_for_a_while_is_judged_again_after_a_restart(world: World) -> None:
+    """Also if it had an attempt before: that it shows as failed is not its end."""
+    await world.provider("berlin")
+    await world.provider("paris", "2.00", country="FR")
+    await world.namespace("labelled", {"tier": "gold"})
+    await world.job(namespace="labelled")
+    await world.pass_once()
+    await world.ends(world.lease, "Failed", "MemberRejected")
+    await world.policy("broken", {"tier": "gold"}, {"countries": ["XX"]})
+    await world.pass_once()
+    assert world.see(namespace="labelled").status.state == "Failed"
+    assert world.says("Admitted", namespace="labelled")[0] == "False"
+    del world.kube.objects["placementpolicies", "", "broken"]
+    world.clock.forward(31)
+    await world.pass_once()
+    assert [lease.spec.provider for lease in world.leases] == ["berlin", "paris"]

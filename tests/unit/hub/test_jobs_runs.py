@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.hub.world import JOBS, LEASES, TEAM, World
+from tests.unit.hub.world import JOBS, LEASES, TEAM, World, condition
 
 from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
@@ -341,3 +341,49 @@ async def test_a_silent_provider_leaves_its_running_job_alone(world: World) -> N
     assert world.see().status.state == "Running"
     assert world.lease.spec.provider == "berlin"
     assert world.lease.spec.desired == "Run"
+
+
+async def test_a_stop_that_is_only_on_the_lease_counts_from_when_it_was_set(world: World) -> None:
+    """Set by hand, or by a release that kept no stops in the ledger."""
+    await _placed(world)
+    lease = world.lease
+    world.clock.forward(60)
+    await world.runs(lease, 60)
+    stamp = world.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    stop = {"desired": "Stop", "stopReason": "Suspended", "stopRequestedAt": stamp}
+    await world.kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, {"spec": stop})
+    world.clock.forward(1800)
+    await world.runs(world.lease, 1860)
+    await world.pass_once()
+    (entry,) = await world.ledger.open_attempts()
+    assert entry.attempt.stop is not None
+    assert entry.attempt.stop.reason == "Suspended"
+    assert entry.gpu_seconds == 60 + 30, "until the stop, and the termination grace after it"
+
+
+async def test_what_was_said_to_have_failed_for_good_is_not_brought_back_by_another_table(world: World) -> None:
+    await _placed(world)
+    lease = world.lease
+    world.clock.forward(5)
+    await world.ends(lease, "Failed", "WorkloadEvicted", gpu_seconds=5)
+    await world.ledger.end_attempt(lease.metadata.name, "WorkloadEvicted", world.clock.now())
+    said = {"state": "Failed", "conditions": [condition("Failed", "True", "WorkloadEvicted", world.clock.now())]}
+    await world.kube.patch_status(JOBS, "train", TEAM, {"status": said})
+    world.clock.forward(86_400)
+    for suspend in (True, False):
+        await world.change("train", suspend=suspend)
+        await world.pass_once()
+    assert len(await world.ledger.attempts(world.see().metadata.uid)) == 1
+    assert world.says("Failed") == ("True", "WorkloadEvicted")
+
+
+async def test_a_failed_attempt_keeps_no_workload_while_the_job_is_tried_elsewhere(world: World) -> None:
+    await world.provider("near", "1.00")
+    await world.provider("far", "2.00")
+    await world.job()
+    await world.pass_once()
+    await world.ends(world.lease, "Failed", "NodeRejected")
+    await world.pass_once()
+    first, second = world.leases
+    assert (first.spec.workload, first.spec.desired) == (None, "Run")
+    assert second.spec.workload is not None

@@ -13,7 +13,16 @@ from tests.unit.hub.orders import Scene
 
 from fedgpu_operator.adapters.ledger import SqlLedger, sqlite
 
-EVENTS = ("suspend", "delete", "remove_lease", "remove_workload", "kill", "start_and_die", "start_unheard")
+EVENTS = (
+    "suspend",
+    "delete",
+    "remove_lease",
+    "remove_workload",
+    "kill",
+    "start_and_die",
+    "start_unheard",
+    "start_unanswered",
+)
 LONGEST = int(os.environ.get("TEST_LONGEST_ORDER", "2"))
 """Events in one order at most; `make orders` plays longer ones."""
 ORDERS = [order for length in range(1, LONGEST + 1) for order in permutations(EVENTS, length)]

@@ -306,3 +306,27 @@ async def test_a_deleted_provider_stays_until_its_work_has_ended(hub: Hub, ledge
     await hub.passes(2)
     assert ("gpuproviders", "", "berlin") not in world.kube.objects
     assert await ledger.open_attempts() == ()
+
+
+async def test_a_tombstone_that_nobody_can_clear_holds_no_provider(hub: Hub, clock: FakeClock) -> None:
+    """Its lease was deleted by hand and its member has gone for good: there is no work and no money in it."""
+    world = hub.world
+    await world.provider("berlin")
+    await hub.passes(2)
+    await world.ready("berlin")
+    await world.job()
+    await world.pass_once()
+    clock.forward(2)
+    await world.ends(world.lease, gpu_seconds=2)
+    await world.pass_once()
+    lease = world.lease.metadata
+    del world.kube.objects["computeleases", lease.namespace, lease.name]
+    await world.ready("berlin", "Unknown", "MemberSilent", state="Unreachable")
+    await world.delete("train")
+    await world.pass_once()
+    assert (world.exists(), world.lease.spec.desired) == (False, "Stop")
+    await world.kube.delete(PROVIDERS, "berlin")
+    await hub.passes(2)
+    assert ("gpuproviders", "", "berlin") not in world.kube.objects
+    await world.pass_once()
+    assert world.leases == []

@@ -11,8 +11,8 @@ from tests.unit.hub.world import JOBS, LEASES, TEAM, World
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.weight import HEADROOM, JOB_STATUS_BYTES, MOST_STORED, stored_bytes
-from fedgpu_operator.errors import ForbiddenError, RejectedError, TooLargeError
-from fedgpu_operator.hub.jobfacts import MOST_UNSTARTED, WRITE_REFUSED
+from fedgpu_operator.errors import ConflictError, ForbiddenError, RejectedError, TooLargeError, UnreachableError
+from fedgpu_operator.hub.jobfacts import MOST_REFUSED, WRITE_REFUSED
 
 
 def _job(world: World) -> JSONObject:
@@ -90,15 +90,15 @@ async def test_refused_writes_end_in_a_bounded_number_of_attempts_and_a_conditio
             raise copy.copy(error)
 
     world.kube.before = refuse
-    for _ in range(600):
+    for _ in range(300):
         await world.pass_once()
-        world.clock.forward(10)
+        world.clock.forward(75)
     attempts = await world.ledger.attempts(job.metadata.uid)
-    assert [each.outcome for each in attempts] == [WRITE_REFUSED] * MOST_UNSTARTED
+    assert [each.outcome for each in attempts] == [WRITE_REFUSED] * MOST_REFUSED
     pauses = [b.created_at - (a.ended_at or a.created_at) for a, b in pairwise(attempts)]
     assert pauses == sorted(pauses), "ever more slowly"
-    assert pauses[-1] >= timedelta(minutes=4)
-    assert attempts[-1].created_at - began < timedelta(minutes=60)
+    assert pauses[-1] >= timedelta(minutes=60)
+    assert attempts[-1].created_at - began < timedelta(hours=6)
     world.kube.before = lambda *_: None
     await world.pass_once()
     assert world.see().status.state == "Failed"
@@ -107,15 +107,17 @@ async def test_refused_writes_end_in_a_bounded_number_of_attempts_and_a_conditio
     assert world.leases == []
 
 
-async def test_a_refusal_that_passes_costs_some_attempts_and_no_job(world: World) -> None:
-    await world.provider("berlin")
+async def test_what_is_refused_at_one_provider_is_tried_at_another(world: World) -> None:
+    """Its namespace may be going; a refusal that is the hub's own passes, and costs some attempts and no job."""
+    for name, price in (("near", "1.00"), ("far", "2.00"), ("farther", "3.00")):
+        await world.provider(name, price)
     await world.job()
-    left = [3]
+    left = [2]
 
     def refuse(verb: str, plural: str, name: str) -> None:
         if (verb, plural) == ("create", LEASES.plural) and left[0]:
             left[0] -= 1
-            raise ForbiddenError("a right is missing", status=403)
+            raise ForbiddenError("the namespace is being terminated", status=403)
 
     world.kube.before = refuse
     await world.pass_once()
@@ -123,10 +125,29 @@ async def test_a_refusal_that_passes_costs_some_attempts_and_no_job(world: World
     await world.pass_once()
     assert world.says("Placed") == ("False", "StartRefused")
     assert world.see().status.state == "Pending"
-    for _ in range(10):
-        world.clock.forward(31)
+    world.clock.forward(31)
+    await world.pass_once()
+    assert (world.lease.spec.attempt, world.lease.spec.provider) == (3, "farther")
+
+
+@pytest.mark.parametrize("status", [409, 429, 503])
+async def test_a_server_that_is_busy_fails_no_job(world: World, status: int) -> None:
+    await world.provider("berlin")
+    await world.job()
+
+    def busy(verb: str, plural: str, name: str) -> None:
+        if (verb, plural) == ("create", LEASES.plural):
+            raise (ConflictError if status == 409 else UnreachableError)("busy", status=status)
+
+    world.kube.before = busy
+    for _ in range(12):
         await world.pass_once()
-    assert world.lease.spec.attempt == 4
+        world.clock.forward(1000)
+    world.kube.before = lambda *_: None
+    for _ in range(3):
+        await world.pass_once()
+        world.clock.forward(1000)
+    assert len(world.leases) == 1
 
 
 async def test_a_lease_that_others_filled_is_stopped_and_billed_all_the_same(world: World) -> None:

@@ -34,7 +34,7 @@ def rendered(template: dict[str, Any], *, gpus: int = 2, replicas: int = 3) -> d
 def test_it_is_one_attempt_that_ends_even_without_an_agent() -> None:
     spec = rendered({"containers": [MAIN]})["spec"]
     assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (3, 3, "Indexed")
-    assert (spec["backoffLimit"], spec["podReplacementPolicy"], spec["activeDeadlineSeconds"]) == (0, "Failed", 660)
+    assert (spec["backoffLimit"], spec["podReplacementPolicy"], spec["activeDeadlineSeconds"]) == (0, "Failed", 2460)
     assert "ttlSecondsAfterFinished" not in spec
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
-from fedgpu_operator.adapters.kube.holding import HoldingKube
+from fedgpu_operator.adapters.kube.holding import LEASES, HoldingKube
 from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
-from fedgpu_operator.errors import UnreachableError
+from fedgpu_operator.errors import ConflictError, UnreachableError
 from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
+
+LEASE = Path(__file__).parents[2] / "integration" / "api" / "objects" / "minimal" / "computelease.yaml"
 
 
 class Breaking:
@@ -80,3 +85,39 @@ async def test_an_old_law_is_not_read_and_nothing_else_that_is_older_still(monke
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+class Slow:
+    """A server that answers a creation when a test says so."""
+
+    def __init__(self) -> None:
+        self.answers = asyncio.Event()
+
+    async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
+        await self.answers.wait()
+        return {**obj, "metadata": {**obj["metadata"], "uid": "made", "resourceVersion": "7"}}
+
+
+def _lease(uid: str) -> ComputeLease:
+    body = yaml.safe_load(LEASE.read_text())
+    body["metadata"] |= {"uid": uid, "namespace": "fedgpu-provider-a"}
+    return ComputeLease.parse(body)
+
+
+async def test_a_lease_is_claimed_once_by_the_process_that_made_it_and_not_before_it_knows() -> None:
+    server = Slow()
+    kube = HoldingKube(server, [ComputeLease], lambda *_: None)  # type: ignore[arg-type]  # it only creates
+    lease = _lease("made")
+    making = asyncio.create_task(kube.create(LEASES, yaml.safe_load(LEASE.read_text()) | {"metadata": _named(lease)}))
+    await asyncio.sleep(0)
+    with pytest.raises(ConflictError, match="is being made"):
+        kube.claim(lease)
+    server.answers.set()
+    await making
+    assert not kube.claim(_lease("another"))
+    assert kube.claim(lease)
+    assert not kube.claim(lease), "once"
+
+
+def _named(lease: ComputeLease) -> JSONObject:
+    return {"name": lease.metadata.name, "namespace": lease.metadata.namespace}

@@ -180,9 +180,11 @@ def checked(obj: JSONObject, where: str, *, named: bool = False) -> JSONObject:
 def unreachable(where: str, error: Exception) -> UnreachableError:
     """A transport error in words that cannot hold a byte of what the other side sent."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return CertificateRefusedError(f"{where}: {_certificate(error.certificate_error)}")
+        return CertificateRefusedError(f"{where}: {_certificate(error.certificate_error)}", sent=False)
     if isinstance(error, RedirectError | aiohttp.ClientConnectorError | OSError):
-        return UnreachableError(f"{where}: {type(error).__name__}: {error}")
+        # Without a connection nothing was sent.
+        sent = not isinstance(error, aiohttp.ClientConnectorError)
+        return UnreachableError(f"{where}: {type(error).__name__}: {error}", sent=sent)
     return UnreachableError(f"{where}: {type(error).__name__}")
 
 

@@ -32,7 +32,13 @@ from fedgpu_operator.adapters.kube.parsing import (
 )
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.domain.text import is_name
-from fedgpu_operator.errors import AnswerTooLargeError, NotFoundError, RejectedError, UnreachableError
+from fedgpu_operator.errors import (
+    AnswerTooLargeError,
+    BudgetExceededError,
+    NotFoundError,
+    RejectedError,
+    UnreachableError,
+)
 from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
 
 T = TypeVar("T")
@@ -334,7 +340,11 @@ class KubeClient:
         content_type: str = "application/json",
     ) -> aiohttp.ClientResponse:
         if self._budget is not None:
-            self._budget.check(time.monotonic())
+            try:
+                self._budget.check(time.monotonic())
+            except BudgetExceededError as error:
+                error.sent = False
+                raise
         sent = {"Accept": "application/json", "Accept-Encoding": "identity", "Content-Type": content_type}
         try:
             headers = await self._headers() | sent

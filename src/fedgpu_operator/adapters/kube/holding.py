@@ -13,7 +13,7 @@ from fedgpu_operator.api.base import GROUP, JSONObject, Resource
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
-from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.errors import ConflictError, InvalidResourceError
 from fedgpu_operator.ports import NAMESPACES, Kube, Listed, R, Reading, ResourceType, WatchEvent
 from fedgpu_operator.reflector import LONGEST_PAUSE_SECONDS, Key, Reflector
 
@@ -57,6 +57,7 @@ class HoldingKube:
         self._kube = kube
         self._changed = changed
         self._made: set[str] = set()
+        self._making: set[Key] = set()
         self._kinds: dict[str, Reflector[Parsed]] = {
             kind.info.plural: Reflector(
                 kube,
@@ -109,6 +110,8 @@ class HoldingKube:
         return self._kinds[obj.info.plural].answered(meta.namespace, meta.name, meta.resource_version)
 
     def claim(self, obj: Resource) -> bool:
+        if (obj.metadata.namespace, obj.metadata.name) in self._making:
+            raise ConflictError(f"{obj.info.kind} {obj.key} is being made")
         uid = obj.metadata.uid
         ours = uid in self._made
         self._made.discard(uid)
@@ -133,10 +136,16 @@ class HoldingKube:
         return self._kube.watch(kind, namespace, labels=labels, resource_version=resource_version)
 
     async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
-        made = await self._kube.create(kind, obj)
-        if kind == LEASES:
-            # Before anybody can read of it.
+        if kind != LEASES:
+            return self._put(kind, await self._kube.create(kind, obj))
+        # The watch may tell of it before the answer comes: until then nobody can say whose it is.
+        key = _name_of(obj)
+        self._making.add(key)
+        try:
+            made = await self._kube.create(kind, obj)
             self._made.add(str(made["metadata"]["uid"]))
+        finally:
+            self._making.discard(key)
         return self._put(kind, made)
 
     async def apply(self, kind: ResourceType, obj: JSONObject, *, force: bool = True) -> JSONObject:
@@ -205,6 +214,10 @@ def _slim(obj: Resource, twins: Twins) -> Resource:
         obj = obj.model_copy(update={"status": obj.status.model_copy(update={"candidates": []})})
     twins.share(obj)
     return obj
+
+
+def _name_of(obj: JSONObject) -> Key:
+    return str(obj["metadata"].get("namespace", "")), str(obj["metadata"]["name"])
 
 
 def _readable(value: Parsed | None) -> Resource | None:
