@@ -13,7 +13,7 @@ from fedgpu_operator.agent.kept import KEPT, weight
 from fedgpu_operator.agent.lease import Sight
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.errors import AnswerTooLargeError
-from fedgpu_operator.ports import JOBS, PODS, Kube
+from fedgpu_operator.ports import JOBS, PODS, Kube, ResourceType
 from fedgpu_operator.reflector import Bound, Key, Reflector
 
 log = logging.getLogger(__name__)
@@ -36,25 +36,15 @@ class MemberWatch:
         self._identity = identity
         self._wake = wake
         self._expected = 0
-        labels = identity.selector
-        self._jobs = Reflector(
-            member,
-            JOBS,
-            KEPT[JOBS],
-            self._job_changed,
-            labels=labels,
-            longest_pause=longest_pause,
-            bound=Bound(weight, self._most),
-        )
-        self._pods = Reflector(
-            member,
-            PODS,
-            KEPT[PODS],
-            self._pod_changed,
-            labels=labels,
-            longest_pause=longest_pause,
-            bound=Bound(weight, self._most),
-        )
+
+        def follow(
+            kind: ResourceType, changed: Callable[[Key, JSONObject | None, JSONObject | None], None]
+        ) -> Reflector[JSONObject]:
+            bound, labels = Bound(weight, self._most), identity.selector
+            return Reflector(member, kind, KEPT[kind], changed, labels=labels, longest_pause=longest_pause, bound=bound)
+
+        self._jobs = follow(JOBS, self._job_changed)
+        self._pods = follow(PODS, self._pod_changed)
         self._job_of: dict[str, JSONObject] = {}
         self._pods_of: dict[str, dict[str, JSONObject]] = {}
         self._changed: set[str] = set()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.api.base import JSONObject
+    from fedgpu_operator.api.gpuprovider import GPUProvider
 
 T = TypeVar("T")
 
@@ -51,6 +52,44 @@ def with_hub(work: Callable[[KubeClient], Awaitable[T]], context: str | None) ->
             await hub.close()
 
     return asyncio.run(connected())
+
+
+def show_noted(
+    name: str,
+    note: str,
+    *,
+    confirm: bool,
+    withdraw: bool,
+    confirmed: Callable[[GPUProvider], str],
+    withdrawn: str | None,
+    described: Callable[[GPUProvider], str],
+    context: str | None,
+) -> None:
+    """Print a GPUProvider as `described`, after its annotation `note` was set if that is asked for.
+
+    To `confirm` sets it to `confirmed` of the provider, to `withdraw` sets it to `withdrawn`, None for no annotation.
+    Raises ConfigurationError for both at once, and the KubeError tree.
+    """
+    from fedgpu_operator.domain.text import clean
+    from fedgpu_operator.errors import ConfigurationError
+
+    if confirm and withdraw:
+        raise ConfigurationError("--confirm and --withdraw contradict each other")
+
+    async def work(hub: KubeClient) -> GPUProvider:
+        from fedgpu_operator.api.gpuprovider import GPUProvider
+        from fedgpu_operator.ports import ResourceType
+
+        kind = ResourceType.of(GPUProvider.info)
+        provider = GPUProvider.parse(await hub.get(kind, name))
+        if not confirm and not withdraw:
+            return provider
+        # Guarded: what is confirmed is what was read here, whatever its owner writes meanwhile.
+        value = confirmed(provider) if confirm else withdrawn
+        meta = {**provider.metadata.guard(), "annotations": {note: value}}
+        return GPUProvider.parse(await hub.patch(kind, name, "", {"metadata": meta}))
+
+    sys.stdout.write(clean(described(with_hub(work, context))))
 
 
 def namespace_of(context: str | None, given: str | None) -> str:

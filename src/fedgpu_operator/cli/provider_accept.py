@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedgpu_operator.cli.common import ContextOption, with_hub
-from fedgpu_operator.errors import ConfigurationError
+from fedgpu_operator.cli.common import ContextOption, show_noted
 
 if TYPE_CHECKING:
-    from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.api.gpuprovider import GPUProvider, SecretKeyRef
 
 
@@ -26,23 +23,18 @@ def accept(
     context: ContextOption = None,
 ) -> None:
     """Show what a provider binds itself to and whether it is accepted; accept exactly what is shown, or withdraw."""
-    if confirm and withdraw:
-        raise ConfigurationError("--confirm and --withdraw contradict each other")
+    from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, WITHDRAWN
 
-    async def work(hub: KubeClient) -> GPUProvider:
-        from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, WITHDRAWN, GPUProvider
-        from fedgpu_operator.ports import ResourceType
-
-        kind = ResourceType.of(GPUProvider.info)
-        provider = GPUProvider.parse(await hub.get(kind, name))
-        if not confirm and not withdraw:
-            return provider
-        # Guarded: what is accepted is the spec that was read here, whatever its owner writes meanwhile.
-        value = provider.spec.acceptance_hash() if confirm else WITHDRAWN
-        meta = {**provider.metadata.guard(), "annotations": {ACCEPT_ANNOTATION: value}}
-        return GPUProvider.parse(await hub.patch(kind, name, "", {"metadata": meta}))
-
-    sys.stdout.write(described(with_hub(work, context)))
+    show_noted(
+        name,
+        ACCEPT_ANNOTATION,
+        confirm=confirm,
+        withdraw=withdraw,
+        confirmed=lambda provider: provider.spec.acceptance_hash(),
+        withdrawn=WITHDRAWN,
+        described=described,
+        context=context,
+    )
 
 
 def described(provider: GPUProvider) -> str:

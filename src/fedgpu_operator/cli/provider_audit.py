@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedgpu_operator.cli.common import ContextOption, with_hub
-from fedgpu_operator.domain.text import clean
-from fedgpu_operator.errors import ConfigurationError
+from fedgpu_operator.cli.common import ContextOption, show_noted
 
 if TYPE_CHECKING:
-    from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.api.gpuprovider import GPUProvider
 
 
@@ -25,23 +21,18 @@ def audit(
     context: ContextOption = None,
 ) -> None:
     """Say whether a provider's location is audited or the owner's word; confirm exactly the location that is shown."""
-    if confirm and withdraw:
-        raise ConfigurationError("--confirm and --withdraw contradict each other")
+    from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION
 
-    async def work(hub: KubeClient) -> GPUProvider:
-        from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, GPUProvider
-        from fedgpu_operator.ports import ResourceType
-
-        kind = ResourceType.of(GPUProvider.info)
-        provider = GPUProvider.parse(await hub.get(kind, name))
-        if not confirm and not withdraw:
-            return provider
-        # Guarded: what is confirmed is the location that was read here, whatever its owner writes meanwhile.
-        digest = provider.spec.location.audit_hash() if confirm else None
-        meta = {**provider.metadata.guard(), "annotations": {AUDIT_ANNOTATION: digest}}
-        return GPUProvider.parse(await hub.patch(kind, name, "", {"metadata": meta}))
-
-    sys.stdout.write(clean(described(with_hub(work, context))))
+    show_noted(
+        name,
+        AUDIT_ANNOTATION,
+        confirm=confirm,
+        withdraw=withdraw,
+        confirmed=lambda provider: provider.spec.location.audit_hash(),
+        withdrawn=None,
+        described=described,
+        context=context,
+    )
 
 
 def described(provider: GPUProvider) -> str:

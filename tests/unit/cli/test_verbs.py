@@ -285,3 +285,24 @@ def test_data_without_such_text_is_written_as_it_reads(hub: FakeHub, run: Run) -
     hub.objects = [job("stuck", conditions=[condition("Placed", "False", "NoOffer", "größer 大きい")])]
     for output in ("json", "yaml"):
         assert "größer 大きい" in run("explain", "stuck", "-o", output)[1]
+
+
+@pytest.mark.parametrize(
+    ("verb", "condition_type", "reason", "mark"),
+    [
+        ("accept", "Accepted", "SecretTaken", None),
+        ("audit", "LocationAudited", "AuditNotEnforced", "fedgpu.dev/location-audited"),
+    ],
+)
+def test_no_word_about_a_provider_can_steer_the_terminal(
+    hub: FakeHub, run: Run, verb: str, condition_type: str, reason: str, mark: str | None
+) -> None:
+    seen = provider("spree", "1", free=8)
+    if mark is not None:
+        seen["metadata"]["annotations"] = {mark: GPUProvider.parse(seen).spec.location.audit_hash()}
+    seen["status"]["conditions"] = [condition(condition_type, "False", reason, f"denied {STEERING}")]
+    hub.objects = [seen]
+    code, out, _ = run("provider", verb, "spree")
+    assert code == 0
+    assert "denied" in out
+    assert is_clean(out)
