@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from tests.unit.hub.world import JOBS, LEASES, World
+from tests.unit.hub.world import JOBS, World
 
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.domain.books import AttemptRequest
@@ -140,7 +140,7 @@ async def test_a_lease_object_that_was_lost_is_made_again_and_not_a_new_attempt(
     lease = world.lease
     await world.runs(lease, 10)
     await world.pass_once()
-    del world.kube.objects[LEASES.plural, lease.metadata.namespace, lease.metadata.name]
+    world.lose(lease)
     await world.pass_once()
     again = world.lease
     assert again.metadata.name == lease.metadata.name

@@ -14,6 +14,16 @@ async def _placed(world: World) -> None:
     await world.pass_once()
 
 
+async def _deleted_at_a_silent_member(world: World) -> None:
+    """A job that has finished, and was deleted while its member was away."""
+    await _placed(world)
+    await world.ends(world.lease, gpu_seconds=1)
+    await world.pass_once()
+    await world.ready("berlin", "Unknown", "MemberSilent", state="Unreachable")
+    await world.delete("train")
+    await world.pass_once()
+
+
 async def test_from_running_to_succeeded_with_the_exact_bill(world: World) -> None:
     await world.provider("berlin", "1.25")
     await world.job(gpu={"count": 4})
@@ -176,12 +186,7 @@ async def test_a_finished_jobs_lease_is_stopped_first_so_that_the_agent_clears_t
 
 async def test_deleting_a_finished_job_does_not_wait_for_a_member_that_is_away(world: World) -> None:
     """Its tombstone stays until the member has come back and cleared what is left there."""
-    await _placed(world)
-    await world.ends(world.lease, gpu_seconds=1)
-    await world.pass_once()
-    await world.ready("berlin", "Unknown", "MemberSilent", state="Unreachable")
-    await world.delete("train")
-    await world.pass_once()
+    await _deleted_at_a_silent_member(world)
     assert not world.exists()
     for _ in range(3):
         await world.pass_once()
@@ -193,12 +198,7 @@ async def test_deleting_a_finished_job_does_not_wait_for_a_member_that_is_away(w
 
 
 async def test_a_tombstone_goes_with_its_provider(world: World) -> None:
-    await _placed(world)
-    await world.ends(world.lease, gpu_seconds=1)
-    await world.pass_once()
-    await world.ready("berlin", "Unknown", "MemberSilent", state="Unreachable")
-    await world.delete("train")
-    await world.pass_once()
+    await _deleted_at_a_silent_member(world)
     del world.kube.objects["gpuproviders", "", "berlin"]
     await world.pass_once()
     assert world.leases == [], "nobody is left who could clear the member"
@@ -209,7 +209,7 @@ async def test_a_deleted_job_clears_its_member_though_its_lease_was_deleted_by_h
     await world.ends(world.lease, gpu_seconds=1)
     await world.pass_once()
     lease = world.lease
-    del world.kube.objects[LEASES.plural, lease.metadata.namespace, lease.metadata.name]
+    world.lose(lease)
     await world.delete("train")
     await world.pass_once()
     assert world.exists(), "its workload may still lie on the member"
@@ -226,7 +226,7 @@ async def test_a_lease_that_is_made_again_carries_the_stop_that_is_due(world: Wo
     lease = world.lease
     await world.runs(lease, 1)
     await world.change("train", suspend=True)
-    del world.kube.objects[LEASES.plural, lease.metadata.namespace, lease.metadata.name]
+    world.lose(lease)
     world.clock.forward(5)
     await world.pass_once()
     first = world.lease
@@ -234,7 +234,7 @@ async def test_a_lease_that_is_made_again_carries_the_stop_that_is_due(world: Wo
     assert first.spec.stop_requested_at == world.clock.now()
     # What was stopped once stays stopped, though the reason for it has gone meanwhile.
     await world.change("train", suspend=False)
-    del world.kube.objects[LEASES.plural, lease.metadata.namespace, lease.metadata.name]
+    world.lose(lease)
     world.clock.forward(5)
     await world.pass_once()
     again = world.lease
@@ -248,7 +248,7 @@ async def test_an_attempt_whose_job_and_lease_are_gone_is_stopped_billed_and_clo
     await world.runs(lease, 1)
     await world.pass_once()
     world.kube.objects.pop((JOBS.plural, TEAM, "train"))
-    world.kube.objects.pop((LEASES.plural, lease.metadata.namespace, lease.metadata.name))
+    world.lose(lease)
     world.clock.forward(4)
     await world.pass_once()
     again = world.lease

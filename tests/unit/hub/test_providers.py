@@ -319,8 +319,7 @@ async def test_a_tombstone_that_nobody_can_clear_holds_no_provider(hub: Hub, clo
     clock.forward(2)
     await world.ends(world.lease, gpu_seconds=2)
     await world.pass_once()
-    lease = world.lease.metadata
-    del world.kube.objects["computeleases", lease.namespace, lease.name]
+    world.lose(world.lease)
     await world.ready("berlin", "Unknown", "MemberSilent", state="Unreachable")
     await world.delete("train")
     await world.pass_once()

@@ -154,6 +154,10 @@ class World:
         status = {"observedGeneration": found["metadata"]["generation"]}
         await self.kube.patch_status(LEASES, lease.metadata.name, lease.metadata.namespace, {"status": status})
 
+    def lose(self, lease: ComputeLease) -> None:
+        """Somebody deletes the lease object by hand."""
+        del self.kube.objects[LEASES.plural, lease.metadata.namespace, lease.metadata.name]
+
     # ---- what the operator does
 
     async def pass_once(self) -> float | None:
