@@ -18,6 +18,8 @@
     ├── ChainError              the chain or its RPC endpoint
     │   ├── ChainUnreachableError   no answer: unknown, never unpaid
     │   ├── ChainMismatchError      wrong chain id, code or decimals: refuse to go on
+    │   ├── StatePrunedError        the node no longer keeps the state of the block asked for: another node is needed
+    │   ├── NotTakenError           no node takes this transaction; carries why, and its bytes may count all the same
     │   └── RevertedError           the contract refused the call; carries the decoded reason
     ├── LedgerError             the ledger refuses an append that contradicts what it holds
     └── LabError                the lab could not build or start one of its parts
@@ -28,7 +30,25 @@ PermanentError or TemporaryError. ``reason`` is the CamelCase word that a user s
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar
+
+
+class Refusal(StrEnum):
+    """Why no node takes a transaction; each class has one treatment."""
+
+    UNDERPRICED = "Underpriced"
+    """It offers too little, or too little more than the one it would replace: raise the fee."""
+    TOO_LARGE = "TooLarge"
+    """Its gas limit or its size is beyond what a transaction or a block may have: a smaller call, at the same nonce."""
+    FEE_CAPPED = "FeeCapped"
+    """The node's own limit on gas times fee: never raise the fee; a smaller call, or another setting of the node."""
+    POOR = "InsufficientFunds"
+    """The sender cannot pay for its gas: fund it; never raise the fee."""
+    NONCE_USED = "NonceUsed"
+    """A transaction of that nonce is in a block: the chain says which one."""
+    OTHER = "Other"
+    """A refusal that the table of answers does not have: wait, and show the node's own words."""
 
 
 class FedGPUError(Exception):
@@ -137,6 +157,21 @@ class ChainUnreachableError(ChainError):
 class ChainMismatchError(ChainError):
     reason = "ChainMismatch"
     permanent = True
+
+
+class StatePrunedError(ChainError):
+    reason = "StatePruned"
+    permanent = True
+
+
+class NotTakenError(ChainError):
+    """Every node that answered refuses the transaction, which may be mined all the same; `why` decides what helps."""
+
+    reason = "TransactionNotTaken"
+
+    def __init__(self, message: str, why: Refusal) -> None:
+        super().__init__(message)
+        self.why = why
 
 
 class RevertedError(ChainError):
