@@ -20,6 +20,8 @@
     │   ├── ChainMismatchError      wrong chain id, code or decimals: refuse to go on
     │   ├── StatePrunedError        the node no longer keeps the state of the block asked for: another node is needed
     │   ├── NotTakenError           no node takes this transaction; carries why, and its bytes may count all the same
+    │   ├── PendingError            sent, or possibly sent, and not final within the patience: look again, do not repeat
+    │   ├── ReplacedError           another transaction of the same nonce is final: this one can never count
     │   └── RevertedError           the contract refused the call; carries the decoded reason
     ├── LedgerError             the ledger refuses an append that contradicts what it holds
     └── LabError                the lab could not build or start one of its parts
@@ -172,6 +174,17 @@ class NotTakenError(ChainError):
     def __init__(self, message: str, why: Refusal) -> None:
         super().__init__(message)
         self.why = why
+
+
+class PendingError(ChainError):
+    """A transaction was signed and may count; its hash is in the message. Never means that it failed."""
+
+    reason = "TransactionPending"
+
+
+class ReplacedError(ChainError):
+    reason = "TransactionReplaced"
+    permanent = True
 
 
 class RevertedError(ChainError):

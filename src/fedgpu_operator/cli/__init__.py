@@ -39,11 +39,14 @@ from fedgpu_operator.errors import (
     KubeError,
     LabError,
     NotFoundError,
+    PendingError,
     UnreachableError,
 )
 
 FAILURE: Final = 1
 USAGE: Final = 2
+PENDING: Final = 3
+"""A transaction was signed and may count: neither done nor failed. Repeating the command looks for it."""
 INTERRUPTED: Final = 130
 """128 + SIGINT, as shells count it."""
 
@@ -71,6 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except FedGPUError as error:
         sys.stderr.write(f"error: {clean(advice(error))}\n")
+        if isinstance(error, PendingError):
+            return PENDING
         return USAGE if isinstance(error, ConfigurationError) else FAILURE
     except KeyboardInterrupt:
         return INTERRUPTED

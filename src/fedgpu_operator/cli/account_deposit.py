@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedgpu_operator.cli.account_view import Shown, change_of, change_text
+from fedgpu_operator.cli.account_view import Shown, after_of, change_of, change_text, document_of
 from fedgpu_operator.cli.common import Output, OutputOption, print_data
+from fedgpu_operator.cli.journal import Outcome
 from fedgpu_operator.cli.options import KeyOptions, NoWaitOption, TargetOptions
 from fedgpu_operator.cli.wallets import AmountArgument, allow, holds, say, session
 from fedgpu_operator.errors import ConfigurationError
@@ -17,11 +19,15 @@ from fedgpu_operator.errors import ConfigurationError
 if TYPE_CHECKING:
     from fedgpu_operator.adapters.chain import TenantWallet
     from fedgpu_operator.api.base import JSONObject
+    from fedgpu_operator.cli.errands import Errand
+    from fedgpu_operator.cli.journal import Entry
     from fedgpu_operator.cli.wallets import Session
 
 MINUTES = 60
 SIGNED_FOR_S = 60 * MINUTES
 """How long a signed transfer can be used: it is sent at once, and blocks may be slow."""
+MARGIN_S = 10 * MINUTES
+"""How long one that was signed before must still be valid to be used again."""
 
 
 def deposit(
@@ -34,49 +40,74 @@ def deposit(
     authorize: Annotated[
         bool, typer.Option("--authorize", help="Instead, sign the transfer (EIP-3009), where the token can do that.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Pay, though the same amount was deposited within a day and is final.")
+    ] = False,
     no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Deposit USD into your account at the escrow; it can be spent up to your limit, and withdrawn after notice."""
+    """Deposit USD into your account at the escrow; it can be spent up to your limit, and withdrawn after notice.
+
+    Repeated while a deposit of the same amount is not final, it goes on with that one and pays nothing more, even with
+    --again. Repeated within a day after one, it asks; without a terminal it pays only with --again.
+    """
     if approve and authorize:
         raise ConfigurationError("--approve and --authorize are two ways to do the same: give one of them")
     if not amount:
         raise ConfigurationError("there is nothing to deposit: give more than 0 USD")
-    document = asyncio.run(_deposited(amount, target, keys, approve, authorize, wait=not no_wait))
+    document = asyncio.run(_deposited(amount, target, keys, approve, authorize, again=again, wait=not no_wait))
     print_data(output, document, lambda: change_text(document))
     if (document["after"] or document["before"])["limit"] == "0.00":
         say("Your spend limit is 0.00 USD, so no job can be paid yet: set it with `fedgpu account limits set`.")
 
 
 async def _deposited(
-    amount: int, target: TargetOptions, keys: KeyOptions, approve: bool, authorize: bool, *, wait: bool
+    amount: int, target: TargetOptions, keys: KeyOptions, approve: bool, authorize: bool, *, again: bool, wait: bool
 ) -> JSONObject:
     from fedgpu_operator.adapters.chain import TenantWallet
 
     async with session(TenantWallet, target, keys) as at:
-        before = Shown(await at.account(), await at.tokens())
-        await holds(at, amount)
-        await at.needs_gas()
-        if authorize:
-            tx_hash = await _authorized(at, amount)
-        else:
+        errand = at.errand("account deposit", "deposit", {"amount": amount}, pays=True)
+
+        async def act() -> str:
+            errand.details["before"] = document_of(Shown(await at.account(), await at.tokens()))
+            await holds(at, amount)
+            await at.needs_gas()
+            if authorize:
+                return await _authorized(at, amount, errand)
             await allow(at, amount, approve=approve, otherwise=", or with --authorize where the token knows EIP-3009")
-            tx_hash = await at.wallet.deposit(at.escrow.escrow, amount)
-        final = await at.final("deposit", tx_hash, wait=wait)
-        after = Shown(await at.account("finalized"), await at.tokens()) if final else None
-        return change_of(at.wallet.address, before, after, tx_hash)
+            return await at.wallet.deposit(at.escrow.escrow, amount)
+
+        sent = await at.once(errand, act, again=again)
+        after = await after_of(at) if await at.final("deposit", sent, wait=wait) else None
+        return change_of(at.wallet.address, sent.details["before"], after, sent.tx_hash)
 
 
-async def _authorized(at: Session[TenantWallet], amount: int) -> str:
+async def _authorized(at: Session[TenantWallet], amount: int, errand: Errand) -> str:
+    """Sign the transfer and send it. One that was signed before and not used is signed once more with its own nonce.
+
+    Whoever saw it can have sent it as well: with its nonce at most one of them counts.
+    """
     from fedgpu_operator.adapters.chain import Transfer
 
     now = (await at.escrow.snapshot([], [], "latest")).timestamp
+    given = _unused(at.journal.of(errand.verb, errand.arguments), now)
+    errand.details["authorization"] = given or {"nonce": "0x" + secrets.token_hex(32), "before": now + SIGNED_FOR_S}
     transfer = Transfer(
         to=at.escrow.escrow,
         amount=amount * at.terms.scale,
         valid_after=0,
-        valid_before=now + SIGNED_FOR_S,
-        nonce="0x" + secrets.token_hex(32),
+        valid_before=errand.details["authorization"]["before"],
+        nonce=errand.details["authorization"]["nonce"],
     )
     authorization = await at.wallet.authorize(at.terms.token, transfer)
     return await at.wallet.deposit_with_authorization(at.escrow.escrow, amount, authorization)
+
+
+def _unused(earlier: Sequence[Entry], now: int) -> JSONObject | None:
+    """The newest authorization that is valid for a while yet, and that no final transaction of ours has used."""
+    for each in reversed(earlier):
+        given: JSONObject | None = each.details.get("authorization")
+        if given is not None and each.outcome is not Outcome.SUCCEEDED and given["before"] > now + MARGIN_S:
+            return given
+    return None

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedgpu_operator.cli.common import plain_table
-from fedgpu_operator.cli.wallets import instant
+from fedgpu_operator.cli.wallets import instant, say
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fedgpu_operator.adapters.chain import TenantWallet
     from fedgpu_operator.api.base import JSONObject
+    from fedgpu_operator.cli.wallets import Session
     from fedgpu_operator.domain.settlement import AccountState
 
 FIGURES = {
@@ -48,12 +50,32 @@ def document_of(shown: Shown) -> JSONObject:
     }
 
 
-def change_of(wallet: str, before: Shown, after: Shown | None, transaction: str) -> JSONObject:
-    """What an act did to the account, as data; `after` is None where nobody waited for it."""
+async def after_of(at: Session[TenantWallet]) -> Shown | None:
+    """The account in the newest final block, or in the newest where the node keeps no older state; None unread.
+
+    The act is done by now: that nobody can see its effect is no failure.
+    """
+    from fedgpu_operator.errors import ChainUnreachableError, StatePrunedError
+
+    try:
+        try:
+            return Shown(await at.account("finalized"), await at.tokens())
+        except StatePrunedError:
+            return Shown(await at.account(), await at.tokens())
+    except ChainUnreachableError as error:
+        say(f"it is done and final; the account cannot be read now: {error}")
+        return None
+
+
+def change_of(wallet: str, before: JSONObject, after: Shown | None, transaction: str) -> JSONObject:
+    """What an act did to the account, as data; `after` is None where nobody waited for it.
+
+    `before` is its document before the transaction was signed, which may have been by a command before this one.
+    """
     return {
         "wallet": wallet,
         "transaction": transaction,
-        "before": document_of(before),
+        "before": before,
         "after": document_of(after) if after else None,
     }
 

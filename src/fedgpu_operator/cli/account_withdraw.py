@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedgpu_operator.cli.account_view import Shown, change_of, change_text
+from fedgpu_operator.cli.account_view import Shown, after_of, change_of, change_text, document_of
 from fedgpu_operator.cli.common import Output, OutputOption, print_data
 from fedgpu_operator.cli.options import KeyOptions, NoWaitOption, TargetOptions, flat
 from fedgpu_operator.cli.wallets import instant, lasting, say, session, usd
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from fedgpu_operator.cli.wallets import Session
 
     Act = Callable[[Session[TenantWallet], Shown], Awaitable[str]]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a verb does to an account: its words, how progress calls it, what it sets (see Errand), its arguments."""
+
+    verb: str
+    what: str
+    state: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
 
 app = typer.Typer(no_args_is_help=True, help="Take money out of the escrow: request, wait for the notice, execute.")
 
@@ -54,7 +66,8 @@ def _request(
         say(f"request: the notice is {lasting(at.terms.periods.notice)}")
         return await at.wallet.request_withdraw(at.escrow.escrow, units)
 
-    _run("request", act, target, keys, output, wait=not no_wait)
+    wish = Wish("account withdraw request", "request", "withdrawal", {"amount": "all" if amount is None else amount})
+    _run(wish, act, target, keys, output, wait=not no_wait)
 
 
 def _execute(
@@ -78,7 +91,14 @@ def _execute(
             raise ConfigurationError(f"the notice runs until {instant(due)}, another {left} of the chain's time")
         return await at.wallet.withdraw(at.escrow.escrow, address("--to", to) if to else None)
 
-    _run("withdraw", act, target, keys, output, wait=not no_wait)
+    _run(
+        Wish("account withdraw execute", "withdraw", "withdrawal", {"to": to.lower()}),
+        act,
+        target,
+        keys,
+        output,
+        wait=not no_wait,
+    )
 
 
 def _cancel(
@@ -91,7 +111,7 @@ def _cancel(
             raise ConfigurationError("no withdrawal was announced, so there is none to take back")
         return await at.wallet.request_withdraw(at.escrow.escrow, 0)
 
-    _run("cancel", act, target, keys, output, wait=not no_wait)
+    _run(Wish("account withdraw cancel", "cancel", "withdrawal"), act, target, keys, output, wait=not no_wait)
 
 
 app.command("request")(flat(_request))
@@ -99,19 +119,24 @@ app.command("execute")(flat(_execute))
 app.command("cancel")(flat(_cancel))
 
 
-def _run(what: str, act: Act, target: TargetOptions, keys: KeyOptions, output: Output, *, wait: bool) -> None:
-    document = asyncio.run(changed(what, act, target, keys, wait=wait))
+def _run(wish: Wish, act: Act, target: TargetOptions, keys: KeyOptions, output: Output, *, wait: bool) -> None:
+    document = asyncio.run(changed(wish, act, target, keys, wait=wait))
     print_data(output, document, lambda: change_text(document))
 
 
-async def changed(what: str, act: Act, target: TargetOptions, keys: KeyOptions, *, wait: bool) -> JSONObject:
+async def changed(wish: Wish, act: Act, target: TargetOptions, keys: KeyOptions, *, wait: bool) -> JSONObject:
     """Do one act on the wallet's own account and show the account before and after it."""
     from fedgpu_operator.adapters.chain import TenantWallet
 
     async with session(TenantWallet, target, keys) as at:
-        before = Shown(await at.account(), await at.tokens())
-        await at.needs_gas()
-        tx_hash = await act(at, before)
-        final = await at.final(what, tx_hash, wait=wait)
-        after = Shown(await at.account("finalized"), await at.tokens()) if final else None
-        return change_of(at.wallet.address, before, after, tx_hash)
+        errand = at.errand(wish.verb, wish.what, wish.arguments, state=wish.state)
+
+        async def send() -> str:
+            before = Shown(await at.account(), await at.tokens())
+            errand.details["before"] = document_of(before)
+            await at.needs_gas()
+            return await act(at, before)
+
+        sent = await at.once(errand, send)
+        after = await after_of(at) if await at.final(wish.what, sent, wait=wait) else None
+        return change_of(at.wallet.address, sent.details["before"], after, sent.tx_hash)

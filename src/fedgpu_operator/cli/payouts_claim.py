@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
     from fedgpu_operator.adapters.chain import ProviderWallet
     from fedgpu_operator.api.base import JSONObject
+    from fedgpu_operator.cli.journal import Entry
     from fedgpu_operator.cli.wallets import Session
-    from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, Pair
+    from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, Pair, Payment
 
+VERB = "payouts claim"
 LINES_AT_ONCE = 150
 """Lines per transaction: some 10 M gas where all pairs are new, a third of what blocks commonly hold."""
 
@@ -58,18 +61,19 @@ async def _claimed(given: TargetOptions, keys: KeyOptions, named: list[str], pla
     keys.check()
     wanted = {await provider_wallet(each, given.context) for each in named}
     async with session(ProviderWallet, given, keys) as at:
+        earlier = await _earlier(at)
         number = (await at.escrow.snapshot([], [], "latest")).active_epoch
         if not number:
             raise ChainError("no epoch is active yet: the first is claimed when its challenge window is over")
         plan = await plan_of_root(given, place, number, (await at.escrow.epoch(number)).root)
-        chain = await _books(at, plan)
-        leaves = due_leaves(plan, chain, wanted)
-        if not leaves:
+        leaves = due_leaves(plan, await _books(at, plan), wanted)
+        if not leaves and not earlier:
             raise ChainError(f"nothing of epoch {number} is payable{' to them' if wanted else ''}")
-        await at.needs_gas()
-        hashes = await _send(at, number, leaves, wait=wait)
-        after = await _books(at, plan) if wait else None
-    return document_of(number, hashes, leaves, chain, after)
+        sent = [*earlier, *await _send(at, number, leaves)]
+        for count, each in enumerate(sent, start=1):
+            await at.final(f"claim {count}", each, wait=wait)
+        payments = [payment for each in sent for payment in await _payments(at, each)] if wait else None
+    return document_of(number, [each.tx_hash for each in sent], leaves, payments)
 
 
 async def _books(at: Session[ProviderWallet], plan: EpochPlan) -> ChainSnapshot:
@@ -77,15 +81,36 @@ async def _books(at: Session[ProviderWallet], plan: EpochPlan) -> ChainSnapshot:
     return await at.escrow.snapshot(sorted({tenant for tenant, _ in pairs}), pairs, "latest")
 
 
-async def _send(at: Session[ProviderWallet], number: int, leaves: list[Claim], *, wait: bool) -> list[str]:
-    hashes = []
+async def _earlier(at: Session[ProviderWallet]) -> list[Entry]:
+    """Claims of a command before that are not final: their lines are due until they are in a block."""
+    errands = [at.errand(each.verb, "claim", each.arguments) for each in at.journal.unfinished() if each.verb == VERB]
+    mine = [each for each in errands if each.arguments["escrow"] == at.escrow.escrow]
+    entries = [await at.once(each, _nothing) for each in mine]
+    for each in entries:
+        await at.mined("claim", each)
+    return entries
+
+
+async def _nothing() -> str:
+    raise AssertionError("what is unfinished is gone on with")
+
+
+async def _send(at: Session[ProviderWallet], number: int, leaves: list[Claim]) -> list[Entry]:
+    sent = []
     for count, batch in enumerate(batches(leaves), start=1):
+        await at.needs_gas()
         lines = sum(len(leaf.lines) for leaf in batch)
         say(f"claim {count}: {lines} lines of {len({leaf.provider for leaf in batch})} providers")
-        hashes.append(await at.wallet.claim(at.escrow.escrow, number, batch))
-    for count, tx_hash in enumerate(hashes, start=1):
-        await at.final(f"claim {count}", tx_hash, wait=wait)
-    return hashes
+        shown = [[leaf.provider, [[line.tenant, line.cumulative] for line in leaf.lines]] for leaf in batch]
+        errand = at.errand(VERB, f"claim {count}", {"epoch": number, "leaves": shown})
+        sent.append(await at.once(errand, partial(at.wallet.claim, at.escrow.escrow, number, batch)))
+    return sent
+
+
+async def _payments(at: Session[ProviderWallet], sent: Entry) -> tuple[Payment, ...]:
+    """What a claim has paid, by its own receipt."""
+    receipt = await at.escrow.receipt(sent.tx_hash)
+    return receipt.payments if receipt is not None else ()
 
 
 def due_leaves(plan: EpochPlan, chain: ChainSnapshot, wanted: set[str]) -> list[Claim]:
@@ -117,21 +142,24 @@ def batches(leaves: list[Claim]) -> Iterator[list[Claim]]:
         yield batch
 
 
-def document_of(
-    number: int, hashes: list[str], leaves: list[Claim], before: ChainSnapshot, after: ChainSnapshot | None
-) -> JSONObject:
+def document_of(number: int, hashes: list[str], leaves: list[Claim], payments: Sequence[Payment] | None) -> JSONObject:
     """What was claimed, line by line; `paid` is None where nobody waited."""
     from fedgpu_operator.domain.money import format_usd
 
-    pairs = [(line.tenant, leaf.provider) for leaf in leaves for line in leaf.lines]
-    paid = {pair: after.books[pair].paid - before.books[pair].paid for pair in pairs} if after else {}
+    paid: dict[Pair, int] = {}
+    for leaf in leaves:
+        paid.update({(line.tenant, leaf.provider): 0 for line in leaf.lines})
+    for payment in payments or ():
+        pair = (payment.tenant, payment.provider)
+        paid[pair] = paid.get(pair, 0) + payment.amount
     return {
         "epoch": number,
         "transactions": hashes,
         "lines": [
-            {"tenant": pair[0], "provider": pair[1], "paid": format_usd(paid[pair]) if paid else None} for pair in pairs
+            {"tenant": pair[0], "provider": pair[1], "paid": None if payments is None else format_usd(amount)}
+            for pair, amount in paid.items()
         ],
-        "total": format_usd(sum(paid.values())) if paid else None,
+        "total": None if payments is None else format_usd(sum(paid.values())),
     }
 
 
@@ -154,9 +182,14 @@ async def _collected(given: TargetOptions, keys: KeyOptions, to: str, *, wait: b
     keys.check()
     where = address("--to", to) if to else None
     async with session(ProviderWallet, given, keys) as at:
-        owed = await at.wallet.owed(at.escrow.escrow)
-        if not owed:
-            raise ChainError(f"nothing waits for {at.wallet.address} to be collected")
-        await at.needs_gas()
-        say(f"collect: {format_usd(owed)} USD to {where or at.wallet.address}")
-        await at.final("collect", await at.wallet.collect(at.escrow.escrow, where), wait=wait)
+
+        async def act() -> str:
+            owed = await at.wallet.owed(at.escrow.escrow)
+            if not owed:
+                raise ChainError(f"nothing waits for {at.wallet.address} to be collected")
+            await at.needs_gas()
+            say(f"collect: {format_usd(owed)} USD to {where or at.wallet.address}")
+            return await at.wallet.collect(at.escrow.escrow, where)
+
+        errand = at.errand("payouts collect", "collect", {"to": where})
+        await at.final("collect", await at.once(errand, act), wait=wait)

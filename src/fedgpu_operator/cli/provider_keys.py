@@ -43,11 +43,16 @@ async def _named(given: TargetOptions, keys: KeyOptions, payee: str, signer: str
                 f"{signs or me} would be paid and sign receipts: name another account with --signer or --payee, so "
                 "that a receipt key that is lost costs no money"
             )
-        await at.needs_gas()
         await _send(at, paid or None, signs or None, wait=wait)
 
 
 async def _send(at: Session[ProviderWallet], payee: str | None, signer: str | None, *, wait: bool) -> None:
     me = at.wallet.address
-    say(f"keys: {payee or me} is paid what {me} earns, {signer or me} signs its receipts")
-    await at.final("keys", await at.wallet.set_provider(at.escrow.escrow, payee, signer), wait=wait)
+
+    async def act() -> str:
+        await at.needs_gas()
+        say(f"keys: {payee or me} is paid what {me} earns, {signer or me} signs its receipts")
+        return await at.wallet.set_provider(at.escrow.escrow, payee, signer)
+
+    errand = at.errand("provider keys", "keys", {"payee": payee, "signer": signer}, state="keys")
+    await at.final("keys", await at.once(errand, act), wait=wait)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fedgpu_operator.cli.account_view import Shown, change_of, change_text
+from fedgpu_operator.cli.account_view import Shown, after_of, change_of, change_text
+from fedgpu_operator.cli.account_view import document_of as document_of_account
 from fedgpu_operator.cli.common import Output, OutputOption, print_data
 from fedgpu_operator.cli.options import KeyOptions, ManifestOption, NoWaitOption, TargetOptions, flat
 from fedgpu_operator.cli.settle_disputes import Facts, document_of, text_of
@@ -132,28 +133,39 @@ async def _opened(
     provider = await provider_wallet(named, given.context) if named else ""
     async with session(TenantWallet, given, keys) as at:
         me = str(at.wallet.address)
-        chain = await at.escrow.snapshot([me], [(me, provider)] if provider else [], "latest")
-        if chain.head_is_active:
-            raise ChainError("no epoch is in its challenge window, so there is nothing to dispute")
-        leaf = await _leaf(given, place, chain, me, provider) if provider else None
-        most = _disputable(chain, me, leaf)
-        units = most if amount is None else amount
-        if not 0 < units <= most:
-            raise ChainError(f"{format_usd(most)} USD can be disputed there, asked for are {format_usd(units)} USD")
-        if (chain.head_epoch, me, provider or NOBODY) in await _disputed(at):
-            raise ChainError(
-                f"you dispute that in epoch {chain.head_epoch} already: once for each provider is possible"
+        disputed = {"provider": provider or NOBODY, "amount": amount or 0, "evidence": evidence}
+        errand = at.errand("settle dispute open", "dispute", disputed)
+
+        async def act() -> str:
+            chain = await at.escrow.snapshot([me], [(me, provider)] if provider else [], "latest")
+            if chain.head_is_active:
+                raise ChainError("no epoch is in its challenge window, so there is nothing to dispute")
+            leaf = await _leaf(given, place, chain, me, provider) if provider else None
+            units = _units(chain, me, leaf, amount)
+            if (chain.head_epoch, me, provider or NOBODY) in await _disputed(at):
+                raise ChainError(
+                    f"you dispute that in epoch {chain.head_epoch} already: once for each provider is possible"
+                )
+            bond = await at.wallet.bond_for(at.escrow.escrow, units)
+            errand.details.update(
+                epoch=chain.head_epoch,
+                bond=format_usd(bond),
+                before=document_of_account(Shown(chain.accounts[me], await at.tokens())),
             )
-        before = Shown(chain.accounts[me], await at.tokens())
-        bond = await at.wallet.bond_for(at.escrow.escrow, units)
-        say(f"dispute: {format_usd(units)} USD of epoch {chain.head_epoch}, with a bond of {format_usd(bond)} USD")
-        await holds(at, bond)
-        await at.needs_gas()
-        await allow(at, bond, approve=approve)
-        tx_hash = await _sent(at, leaf, units, evidence)
-        final = await at.final("dispute", tx_hash, wait=wait)
-        after = Shown(await at.account("finalized"), await at.tokens()) if final else None
-        return {"epoch": chain.head_epoch, "bond": format_usd(bond), **change_of(me, before, after, tx_hash)}
+            say(f"dispute: {format_usd(units)} USD of epoch {chain.head_epoch}, with a bond of {format_usd(bond)} USD")
+            await holds(at, bond)
+            await at.needs_gas()
+            await allow(at, bond, approve=approve)
+            return await _sent(at, leaf, units, evidence)
+
+        sent = await at.once(errand, act)
+        after = await after_of(at) if await at.final("dispute", sent, wait=wait) else None
+        known = sent.details
+        return {
+            "epoch": known["epoch"],
+            "bond": known["bond"],
+            **change_of(me, known["before"], after, sent.tx_hash),
+        }
 
 
 async def _disputed(at: Session[TenantWallet]) -> set[tuple[int, str, str]]:
@@ -181,6 +193,17 @@ async def _leaf(given: TargetOptions, place: str, chain: ChainSnapshot, tenant: 
     )
 
 
+def _units(chain: ChainSnapshot, tenant: str, leaf: Claim | None, amount: int | None) -> int:
+    """How much is to be disputed, in µUSD; ChainError where that is nothing, or more than can be."""
+    from fedgpu_operator.domain.money import format_usd
+
+    most = _disputable(chain, tenant, leaf)
+    units = most if amount is None else amount
+    if not 0 < units <= most:
+        raise ChainError(f"{format_usd(most)} USD can be disputed there, asked for are {format_usd(units)} USD")
+    return units
+
+
 def _disputable(chain: ChainSnapshot, tenant: str, leaf: Claim | None) -> int:
     """What the contract lets this tenant dispute: of a line what is unpaid, and never more than is pending."""
     pending = chain.accounts[tenant].pending
@@ -200,10 +223,15 @@ async def _closed(given: TargetOptions, keys: KeyOptions, epoch: int, tenant: st
     provider = await provider_wallet(named, given.context) if named else NOBODY
     async with session(TenantWallet, given, keys) as at:
         who = address("--tenant", tenant) if tenant else str(at.wallet.address)
-        await _closable(at, (epoch, who, provider))
-        await at.needs_gas()
-        tx_hash = await at.wallet.close(at.escrow.escrow, epoch, who, provider)
-        await at.final("close", tx_hash, wait=wait)
+
+        async def act() -> str:
+            await _closable(at, (epoch, who, provider))
+            await at.needs_gas()
+            return await at.wallet.close(at.escrow.escrow, epoch, who, provider)
+
+        disputed = {"epoch": epoch, "tenant": who, "provider": provider}
+        errand = at.errand("settle dispute close", "close", disputed)
+        await at.final("close", await at.once(errand, act), wait=wait)
 
 
 async def _closable(at: Session[TenantWallet], key: tuple[int, str, str]) -> None:

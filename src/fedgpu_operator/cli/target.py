@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
 
 if TYPE_CHECKING:
+    from fedgpu_operator.adapters.chain.patience import Patience
     from fedgpu_operator.cli.options import TargetOptions
 
 _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
@@ -48,7 +49,7 @@ def address(name: str, text: str) -> str:
     return spelt
 
 
-async def find_target(given: TargetOptions) -> Target:
+async def find_target(given: TargetOptions, patience: Patience | None = None) -> Target:
     """Complete what was given: the escrow by the hub, the chain by the hub or else by the endpoint's own word.
 
     Raises ConfigurationError with the option to give where that fails, ChainMismatchError where the hub settles on
@@ -56,18 +57,18 @@ async def find_target(given: TargetOptions) -> Target:
     """
     rpc = endpoints(given.rpc)
     if given.escrow:
-        return Target(rpc, address("--escrow", given.escrow), given.chain_id or await served_chain(rpc))
+        return Target(rpc, address("--escrow", given.escrow), given.chain_id or await served_chain(rpc, patience))
     escrow, chain_id = await _published(given)
     if given.chain_id not in (None, chain_id):
         raise ChainMismatchError(f"the hub settles on chain {chain_id}, asked for is {given.chain_id}")
     return Target(rpc, escrow, chain_id)
 
 
-async def served_chain(rpc: tuple[str, ...]) -> int:
+async def served_chain(rpc: tuple[str, ...], patience: Patience | None = None) -> int:
     """The id of the chain that the endpoints serve."""
     from fedgpu_operator.adapters.chain.rpc import Rpc
 
-    async with Rpc(rpc) as connection:
+    async with Rpc(rpc, patience=patience) as connection:
         with connection.speaking("asking for the chain's id"):
             return int(await connection.w3.eth.chain_id)
 

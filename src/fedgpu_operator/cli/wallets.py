@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,18 +11,31 @@ from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 
 import typer
 
-from fedgpu_operator.errors import ConfigurationError
+from fedgpu_operator.errors import (
+    ChainError,
+    ChainUnreachableError,
+    ConfigurationError,
+    PendingError,
+    ReplacedError,
+    RevertedError,
+)
 
 if TYPE_CHECKING:
-    from fedgpu_operator.adapters.chain import EscrowClient, TenantWallet, Waiting
+    from fedgpu_operator.adapters.chain import EscrowClient, Patience, TenantWallet, Waiting
     from fedgpu_operator.adapters.chain.wallet import Wallet
+    from fedgpu_operator.cli.errands import Errand, Errands
+    from fedgpu_operator.cli.journal import Entry, Journal, Lock
     from fedgpu_operator.cli.options import KeyOptions, TargetOptions
     from fedgpu_operator.domain.settlement import AccountState, TxReceipt
     from fedgpu_operator.domain.terms import EscrowTerms
 
 W = TypeVar("W", bound="Wallet")
-POLL_S = 1.0
-"""How often the chain is asked whether a transaction counts; blocks come every few seconds at most."""
+POLL_S = 2.0
+"""How often the chain is asked whether a transaction counts: blocks come every few seconds, finality in minutes."""
+PATIENCE_S = 1800.0
+"""How long a command waits until a transaction counts: finality takes 13 minutes on Ethereum on a good day."""
+READING_S = 300.0
+"""How long an endpoint may be silent before a command gives up reading, when nothing was sent."""
 
 
 def usd(text: str) -> int:
@@ -40,11 +53,14 @@ AmountArgument = Annotated[int, typer.Argument(parser=usd, metavar="USD", help='
 
 @dataclass(frozen=True, slots=True)
 class Session(Generic[W]):
-    """A wallet, the escrow it acts on, and what that escrow's deployment fixed."""
+    """A wallet, the escrow it acts on, what that escrow's deployment fixed, and the record of what was sent."""
 
     wallet: W
     escrow: EscrowClient
     terms: EscrowTerms
+    errands: Errands
+    journal: Journal
+    lock: Lock
 
     async def account(self, block: str = "latest") -> AccountState:
         """The wallet's own account."""
@@ -63,36 +79,116 @@ class Session(Generic[W]):
                 f"wallet {self.wallet.address} has no coins of chain {self.escrow.chain_id} for gas"
             )
 
-    async def final(self, what: str, tx_hash: str, *, wait: bool) -> TxReceipt | None:
-        """Say what was sent, and wait until the chain promises to keep it; None without waiting."""
-        say(f"{what}: sent as {tx_hash}")
-        if not wait:
-            say(f"{what}: not waited for; it counts when its block is final")
-            return None
-        return await self.wallet.wait(tx_hash, progress=telling(what), poll=POLL_S)
+    def errand(
+        self,
+        verb: str,
+        what: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        pays: bool = False,
+        state: str = "",
+        used_up: bool = False,
+    ) -> Errand:
+        """What this command is to do at this escrow; commands with the same arguments want the same."""
+        from fedgpu_operator.cli.errands import Errand
 
-    async def mined(self, what: str, tx_hash: str) -> TxReceipt:
+        escrow = str(self.escrow.escrow)
+        named = f"{state} at {escrow}" if state else ""
+        return Errand(verb, {"escrow": escrow, **(arguments or {})}, what, pays, named, used_up)
+
+    async def once(self, errand: Errand, act: Callable[[], Awaitable[str]], *, again: bool = False) -> Entry:
+        """The errand's transaction: the one of before, or the one that `act` sends; see Errands.once."""
+        return await self.errands.once(errand, act, again=again)
+
+    async def final(self, what: str, sent: Entry, *, wait: bool) -> TxReceipt | None:
+        """Wait until the chain promises to keep it; None without waiting. The next command may send from now on."""
+        self.lock.release()
+        if not wait:
+            say(f"{what}: {sent.tx_hash} is sent and not waited for; it counts when its block is final")
+            return None
+        return await self._waited(what, sent, None)
+
+    async def mined(self, what: str, sent: Entry) -> TxReceipt:
         """As `final`, and content with any block: for a step that only another step of ours builds on."""
-        say(f"{what}: sent as {tx_hash}")
-        return await self.wallet.wait(tx_hash, confirmations=1, progress=telling(what), poll=POLL_S)
+        return await self._waited(what, sent, 1)
+
+    async def _waited(self, what: str, sent: Entry, confirmations: int | None) -> TxReceipt:
+        from fedgpu_operator.cli.errands import LOOK_AGAIN
+        from fedgpu_operator.cli.journal import Outcome
+
+        try:
+            receipt = await self.wallet.wait(
+                sent.tx_hash,
+                confirmations=confirmations,
+                progress=telling(what),
+                poll=POLL_S,
+                patience=PATIENCE_S,
+                signed=sent.signed,
+            )
+        except PendingError as error:
+            raise PendingError(f"{error}; {LOOK_AGAIN}") from None
+        except ReplacedError as error:
+            self.journal.ended(sent.tx_hash, Outcome.REPLACED)
+            raise ReplacedError(f"{error}; run the same command again to send another") from None
+        except RevertedError:
+            if confirmations is None:
+                self.journal.ended(sent.tx_hash, Outcome.FAILED)
+            raise
+        if confirmations is None:
+            self.journal.ended(sent.tx_hash, Outcome.SUCCEEDED, receipt.block_number)
+        return receipt
 
 
 @asynccontextmanager
 async def session(make: type[W], given: TargetOptions, keys: KeyOptions) -> AsyncIterator[Session[W]]:
-    """Connect the signer's wallet; the escrow's code and chain are checked before anything can be signed."""
+    """Connect the signer's wallet; the escrow's code and chain are checked before anything can be signed.
+
+    Until `Session.final` no other command of this machine sends for the same account.
+    """
     from fedgpu_operator.adapters.chain import EscrowClient
+    from fedgpu_operator.cli.errands import Errands, Outgoing
+    from fedgpu_operator.cli.journal import Journal
     from fedgpu_operator.cli.keys import signer_from
     from fedgpu_operator.cli.target import find_target
 
     keys.check()
-    target = await find_target(given)
+    target = await find_target(given, patience())
     signer = await signer_from(keys)
+    outgoing = Outgoing(Journal(target.chain_id, str(signer.address)), say)
     async with (
-        make(target.rpc, signer, chain_id=target.chain_id) as wallet,
-        EscrowClient(target.rpc, target.escrow, target.chain_id) as escrow,
+        make(target.rpc, signer, chain_id=target.chain_id, outbox=outgoing, patience=patience()) as wallet,
+        EscrowClient(target.rpc, target.escrow, target.chain_id, patience=patience()) as escrow,
+        outgoing.journal.locked(say) as lock,
     ):
         await escrow.verify()
-        yield Session(wallet, escrow, await escrow.terms())
+        outgoing.journal.open(await first_block(wallet))
+        errands = Errands(wallet, outgoing, asking())
+        await errands.look_back()
+        yield Session(wallet, escrow, await escrow.terms(), errands, outgoing.journal, lock)
+
+
+async def first_block(wallet: Wallet) -> str:
+    """What tells this chain from others of its id; empty where the endpoint does not keep its first block."""
+    try:
+        return await wallet.genesis()
+    except ChainUnreachableError:
+        raise
+    except ChainError:
+        return ""
+
+
+def patience() -> Patience:
+    """A person's patience with an endpoint that does not answer: it is said what is waited for."""
+    from fedgpu_operator.adapters.chain import Patience
+
+    return Patience(READING_S, PATIENCE_S, say)
+
+
+def asking() -> Callable[[str], bool] | None:
+    """Asks the person at the terminal; None where there is none."""
+    if not sys.stdin.isatty():
+        return None
+    return lambda text: typer.confirm(text, err=True)
 
 
 async def holds(at: Session[W], units: int) -> None:
@@ -120,7 +216,8 @@ async def allow(at: Session[TenantWallet], units: int, *, approve: bool, otherwi
             f"{format_usd(allowed // at.terms.scale)} USD of your {at.terms.symbol}, needed are {format_usd(units)} USD"
         )
         raise ConfigurationError(f"the escrow {escrow} may take {may}: run it again with --approve{otherwise}")
-    await at.mined("approve", await at.wallet.approve(token, escrow, needed))
+    errand = at.errand("approve", "approve", {"amount": needed}, state="allowance", used_up=True)
+    await at.mined("approve", await at.once(errand, lambda: at.wallet.approve(token, escrow, needed)))
 
 
 def telling(what: str) -> Callable[[Waiting], None]:

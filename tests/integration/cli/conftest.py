@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,13 +15,15 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
+from aiohttp import web
 
-from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy
+from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy, patience
 from fedgpu_operator.cli import main, wallets
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, EpochPlan
 from fedgpu_operator.lab import toolchain
 from fedgpu_operator.lab.chain import Account, Chain
+from fedgpu_operator.lab.faultychain import FaultyEndpoint
 from fedgpu_operator.lab.process import Watchdog, end, free_ports
 from fedgpu_operator.settlement import build_epoch
 
@@ -53,8 +56,8 @@ class Cli:
     deployment: Deployment
     folder: Path
 
-    def __call__(self, *arguments: str, escrow: bool = True, rpc: bool = True) -> Done:
-        options = ["--rpc", self.chain.rpc_url] if rpc else []
+    def __call__(self, *arguments: str, escrow: bool = True, rpc: bool | str = True) -> Done:
+        options = ["--rpc", rpc if isinstance(rpc, str) else self.chain.rpc_url] if rpc else []
         options += ["--escrow", self.deployment.escrow] if escrow else []
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
@@ -62,6 +65,11 @@ class Cli:
         said = out.getvalue() + err.getvalue()
         assert not [each for each in self.chain.accounts if each.private_key.removeprefix("0x") in said]
         return Done(code, out.getvalue(), err.getvalue())
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        """The options by which the escrow is found."""
+        return "--rpc", self.chain.rpc_url, "--escrow", self.deployment.escrow
 
     def key(self, account: Account) -> tuple[str, str]:
         """The options by which that account signs."""
@@ -115,6 +123,45 @@ class Cli:
         return asyncio.run(posted())
 
 
+class LossyEndpoint(FaultyEndpoint):
+    """Forwards every request, and cuts the connection instead of replying when `loses` says so of its method."""
+
+    def __init__(self, rpc_url: str) -> None:
+        super().__init__(rpc_url)
+        self.loses: Callable[[str], bool] = lambda _: False
+
+    def every_second(self) -> None:
+        """Lose every second reply, whatever was asked."""
+        turn = itertools.cycle((False, True))
+        self.loses = lambda _: next(turn)
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        answer, method = await super()._handle(request), (await request.json())["method"]
+        if self.loses(method) and request.transport is not None:
+            request.transport.abort()
+        return answer
+
+
+@pytest.fixture
+def gateway(moving_chain: Chain) -> Iterator[LossyEndpoint]:
+    """An endpoint before the chain; it serves in a thread, because a command has a loop of its own."""
+    made, ready, over = LossyEndpoint(moving_chain.rpc_url), threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        async with made:
+            ready.set()
+            await over.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    assert ready.wait(10)
+    yield made
+    loop.call_soon_threadsafe(over.set)
+    thread.join()
+    loop.close()
+
+
 @pytest.fixture(scope="session")
 def awake() -> threading.Event:
     """Whether the chain makes blocks: only while a test of this folder runs, since others have the machine then."""
@@ -122,9 +169,12 @@ def awake() -> threading.Event:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, awake: threading.Event) -> Iterator[None]:
-    """Blocks come, and they are asked for as often as they come."""
+def quick(monkeypatch: pytest.MonkeyPatch, awake: threading.Event, tmp_path: Path) -> Iterator[None]:
+    """Blocks come, and they are asked for as often as they come; what was sent is kept in a folder of the test."""
     monkeypatch.setattr(wallets, "POLL_S", TICK_S)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", TICK_S)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", TICK_S)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     awake.set()
     yield
     awake.clear()

@@ -7,6 +7,7 @@ import sys
 from fedgpu_operator.adapters.chain.authorization import Authorization, Transfer
 from fedgpu_operator.adapters.chain.deploy import Periods, Roles, deploy
 from fedgpu_operator.adapters.chain.escrow import EscrowClient
+from fedgpu_operator.adapters.chain.patience import Patience
 from fedgpu_operator.adapters.chain.provider import ProviderWallet
 from fedgpu_operator.adapters.chain.remotesigner import RemoteSigner
 from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer, load_key
@@ -25,6 +26,7 @@ __all__ = [
     "Authorization",
     "EscrowClient",
     "LocalSigner",
+    "Patience",
     "Periods",
     "ProviderWallet",
     "RemoteSigner",

@@ -15,6 +15,7 @@ from web3.types import BlockIdentifier
 from fedgpu_operator.adapters.chain import calls
 from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of
 from fedgpu_operator.adapters.chain.history import History
+from fedgpu_operator.adapters.chain.patience import Patience
 from fedgpu_operator.adapters.chain.reader import EscrowReader
 from fedgpu_operator.adapters.chain.receipts import read_receipt
 from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc
@@ -64,9 +65,10 @@ class EscrowClient:
         *,
         quorum: int | None = None,
         from_block: int | None = None,
+        patience: Patience | None = None,
     ) -> None:
         holder = LocalSigner(signer) if isinstance(signer, str) else signer
-        self._rpc = Rpc(rpc, quorum=quorum, timeout=timeout, chain_id=chain_id)
+        self._rpc = Rpc(rpc, quorum=quorum, timeout=timeout, chain_id=chain_id, patience=patience)
         self.chain_id = chain_id
         self._sender = Sender(self._rpc, holder, chain_id) if holder is not None else None
         self._verified = False

@@ -30,14 +30,14 @@ class ProviderWallet(Wallet):
 
     async def claim(self, escrow: str, epoch: int, claims: Sequence[Claim]) -> str:
         """Have leaves of the active epoch paid to their providers; anybody may."""
-        return await self._sender.send(calls.claim(escrow, epoch, claims))
+        return await self._dispatch(calls.claim(escrow, epoch, claims))
 
     async def exit(
         self, escrow: str, receipt: Receipt, meter: str, meter_signature: bytes, provider_signature: bytes
     ) -> str:
         """Begin to take what a receipt of both signatures shows, without any settler."""
         call = calls.exit_with(escrow, receipt, meter, meter_signature, provider_signature)
-        return await self._sender.send(call)
+        return await self._dispatch(call)
 
     async def finish_exit(self, escrow: str, tenant: str, provider: str | None = None) -> str:
         """Have an exit paid out, its own or another's, once its time is over."""

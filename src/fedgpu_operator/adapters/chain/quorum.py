@@ -18,6 +18,7 @@ from web3.types import RPCEndpoint, RPCResponse
 
 from fedgpu_operator.adapters.chain.endpoint import Endpoint
 from fedgpu_operator.adapters.chain.inquiry import Inquiry
+from fedgpu_operator.adapters.chain.patience import Patience, PatientEndpoint
 from fedgpu_operator.adapters.chain.standing import Standing
 from fedgpu_operator.adapters.chain.votes import (
     Answer,
@@ -53,17 +54,28 @@ class QuorumProvider(AsyncJSONBaseProvider):
     """A web3 provider over several endpoints; ConfigurationError unless `quorum` is a majority of them.
 
     `chain_id` is the chain that every endpoint must serve; None where it is not known yet, then only answers count.
+    With `patience` an endpoint that does not answer is asked again.
     Requests raise ChainUnreachableError where too few agree, ChainMismatchError where a quorum serves another chain.
     """
 
-    def __init__(self, urls: Sequence[str], quorum: int | None, timeout: float, chain_id: int | None) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        quorum: int | None,
+        timeout: float,
+        chain_id: int | None,
+        patience: Patience | None = None,
+    ) -> None:
         super().__init__()
         self.quorum = quorum if quorum is not None else len(urls) // 2 + 1
         if not len(urls) < 2 * self.quorum <= 2 * len(urls):
             raise ConfigurationError(
                 f"{self.quorum} of {len(urls)} endpoints is no quorum: it must be more than half of them, at most all"
             )
-        self._endpoints = [Endpoint(url, timeout, chain_id) for url in urls]
+        self._endpoints: list[Endpoint] = [
+            Endpoint(url, timeout, chain_id) if patience is None else PatientEndpoint(url, timeout, chain_id, patience)
+            for url in urls
+        ]
         self._running: set[asyncio.Task[Vote]] = set()
         self._standing = Standing()
         self._late: set[str] = set()

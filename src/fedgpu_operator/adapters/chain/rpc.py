@@ -22,6 +22,7 @@ from web3.exceptions import (
 )
 
 from fedgpu_operator.adapters.chain.endpoint import SILENCE, why_silent
+from fedgpu_operator.adapters.chain.patience import Patience
 from fedgpu_operator.adapters.chain.quorum import QuorumProvider
 from fedgpu_operator.adapters.chain.reverts import explain
 from fedgpu_operator.errors import ChainError, ChainMismatchError, ChainUnreachableError, RevertedError
@@ -38,17 +39,25 @@ _POOR_WORDS: Final = (POOR, "insufficientfunds", "upfront cost exceeds", "up-fro
 
 
 class Rpc:
-    """A connection to one endpoint or several; `timeout` is seconds per request, and no request is repeated.
+    """A connection to one endpoint or several; `timeout` is seconds per request.
+
+    No request is repeated, unless with `patience`, and then none that sends.
 
     `quorum` is how many must agree, by default more than half; ConfigurationError for less. With `chain_id` an
     endpoint that serves another chain does not count.
     """
 
     def __init__(
-        self, rpc: Addresses, *, quorum: int | None = None, timeout: float = 10.0, chain_id: int | None = None
+        self,
+        rpc: Addresses,
+        *,
+        quorum: int | None = None,
+        timeout: float = 10.0,
+        chain_id: int | None = None,
+        patience: Patience | None = None,
     ) -> None:
         urls = [rpc] if isinstance(rpc, str) else list(rpc)
-        self._provider = QuorumProvider(urls, quorum, timeout, chain_id)
+        self._provider = QuorumProvider(urls, quorum, timeout, chain_id, patience)
         self.w3: AsyncWeb3[QuorumProvider] = AsyncWeb3(self._provider)
         # It asks for the chain id before every call, and refuses the blocks of proof-of-authority chains.
         self.w3.middleware_onion.remove("validation")

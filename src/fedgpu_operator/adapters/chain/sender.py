@@ -94,16 +94,17 @@ class Sender:
             await self._rpc.w3.eth.send_raw_transaction(signed.raw)
         return signed.tx_hash
 
-    async def prepare(self, call: Call) -> SignedTx:
-        """Simulate and sign for the next nonce pending, at what the chain asks; sends nothing.
+    async def prepare(self, call: Call, least_nonce: int = 0) -> SignedTx:
+        """Simulate and sign for the next nonce pending, or for `least_nonce` if that is higher; sends nothing.
 
-        For wallets, which keep no record of what they sent: the next must be prepared after this one was sent.
+        The fees are what the chain asks now. The next must be prepared after this one was sent, or with the nonce
+        after it as `least_nonce`.
         """
         gas, view, nonce = await asyncio.gather(
             self.simulate(call), fees_asked(self._rpc), next_nonce(self._rpc, self.address)
         )
         fees = Fees(max_fee=BASE_FEE_ROOM * view.base_fee + view.tip, tip=view.tip)
-        return await self.sign(replace(call, gas=gas), nonce, fees)
+        return await self.sign(replace(call, gas=gas), max(nonce, least_nonce), fees)
 
     async def send(self, call: Call) -> str:
         """Prepare and broadcast; concurrent calls take their turn. Returns the transaction hash at once."""

@@ -78,16 +78,16 @@ class TenantWallet(Wallet):
         ValueError where the leaf has no line of this tenant.
         """
         index = [line.tenant for line in leaf.lines].index(self.address)
-        return await self._sender.send(calls.dispute(escrow, leaf.provider, amount, evidence, leaf, index))
+        return await self._dispatch(calls.dispute(escrow, leaf.provider, amount, evidence, leaf, index))
 
     async def dispute_debit(self, escrow: str, amount: int, evidence: str = ZERO_HASH) -> str:
         """Hold back `amount` µUSD of its debit that no published line explains."""
-        return await self._sender.send(calls.dispute(escrow, calls.NOBODY, amount, evidence, None, 0))
+        return await self._dispatch(calls.dispute(escrow, calls.NOBODY, amount, evidence, None, 0))
 
     async def close(self, escrow: str, epoch: int, tenant: str, provider: str = calls.NOBODY) -> str:
         """End a dispute that is decided, past its deadline, or of a cancelled epoch; anybody may."""
-        return await self._sender.send(calls.of_dispute(escrow, "close", epoch, tenant, provider))
+        return await self._dispatch(calls.of_dispute(escrow, "close", epoch, tenant, provider))
 
     async def dispute_exit(self, escrow: str, provider: str, evidence: str = ZERO_HASH) -> str:
         """Ask for a ruling on a provider's exit with a receipt of this tenant; takes a bond."""
-        return await self._sender.send(calls.dispute_exit(escrow, provider, evidence))
+        return await self._dispatch(calls.dispute_exit(escrow, provider, evidence))

@@ -6,24 +6,39 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from eth_typing import ChecksumAddress, HexStr
 from eth_utils.address import to_checksum_address
 from web3.exceptions import TransactionNotFound
 
 from fedgpu_operator.adapters.chain import calls
-from fedgpu_operator.adapters.chain.chainview import block_at
+from fedgpu_operator.adapters.chain.chainview import block_at, nonces_of
+from fedgpu_operator.adapters.chain.patience import Patience, pause_lengths
 from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc
 from fedgpu_operator.adapters.chain.sender import Sender
 from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer
 from fedgpu_operator.artifacts import ContractName
-from fedgpu_operator.domain.settlement import TxReceipt
-from fedgpu_operator.errors import ChainError, ChainUnreachableError, RevertedError
+from fedgpu_operator.domain.settlement import SignedTx, TxReceipt
+from fedgpu_operator.domain.transactions import Call, Nonces
+from fedgpu_operator.errors import (
+    ChainError,
+    ChainUnreachableError,
+    NotTakenError,
+    PendingError,
+    Refusal,
+    ReplacedError,
+    RevertedError,
+    StatePrunedError,
+)
 
 POLL_S: Final = 0.5
 PATIENCE_S: Final = 1800.0
 """Two epochs of Ethereum are 13 minutes: finality takes that long on a good day."""
+RESEND_S: Final = 60.0
+"""How often a transaction that is in no block is sent again: nodes drop what does not fit into their pools."""
+NONCE_PATIENCE_S: Final = 60.0
+"""How long a receipt is looked for when a node calls the nonce used: nodes behind one address lag by some blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +59,27 @@ class Waiting:
         return self.needed is not None and self.head >= self.needed
 
 
+class Outbox(Protocol):
+    """Remembers what a wallet signed, so that a process that ends in between does not send it twice."""
+
+    def least_nonce(self) -> int:
+        """The nonce after those that are kept and not final; endpoints may not know of them."""
+        ...
+
+    async def keep(self, call: Call, signed: SignedTx) -> None:
+        """Write down signed bytes; called before they are sent, and nothing is sent unless it returns."""
+        ...
+
+
 class Wallet:
     """One signer on one connection; `signer` may be a private key in hex, `chain_id` guards against a wrong chain.
 
-    Every call returns a transaction hash at once; `wait` waits for it. A call that builds on another, such as a
-    deposit on its approval, needs the other in a block first. Raises the ChainError tree.
+    Every call returns a transaction hash as soon as an endpoint has taken the transaction; `wait` waits for its block.
+    A call that builds on another, such as a deposit on its approval, needs the other in a block first.
+
+    With `outbox` every transaction is kept there before it is sent. With `patience` reads are repeated while an
+    endpoint does not answer, and a transaction whose fate is not known is sent again, byte for byte. Raises the
+    ChainError tree; PendingError after that patience.
     """
 
     def __init__(
@@ -59,10 +90,15 @@ class Wallet:
         *,
         chain_id: int | None = None,
         quorum: int | None = None,
+        outbox: Outbox | None = None,
+        patience: Patience | None = None,
     ) -> None:
         holder = LocalSigner(signer) if isinstance(signer, str) else signer
-        self._rpc = Rpc(rpc, timeout=timeout, chain_id=chain_id, quorum=quorum)
+        self._rpc = Rpc(rpc, timeout=timeout, chain_id=chain_id, quorum=quorum, patience=patience)
         self._sender = Sender(self._rpc, holder, chain_id)
+        self._outbox = outbox
+        self._patience = patience
+        self._turn = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.address} by {self._rpc!r})"
@@ -94,6 +130,97 @@ class Wallet:
         """What it has of a token, in the token's own base units, at the newest block."""
         return await self._figure(token, "balanceOf", self.address, name="TestUSD")
 
+    async def genesis(self) -> str:
+        """The hash of the chain's first block, which tells a test chain from the one before it at the same address."""
+        return (await block_at(self._rpc, 0)).hash
+
+    async def nonces(self) -> Nonces:
+        """Its next nonce; `finalized` is 0 where the node does not keep the state of the newest final block."""
+        try:
+            return await nonces_of(self._rpc, self.address)
+        except StatePrunedError:
+            with self._rpc.speaking("reading a nonce"):
+                latest = await self._rpc.w3.eth.get_transaction_count(self.address, "latest")
+                pending = await self._rpc.w3.eth.get_transaction_count(self.address, "pending")
+            return Nonces(0, latest, max(latest, pending))
+
+    async def receipt(self, tx_hash: str) -> TxReceipt | None:
+        """What became of a transaction; None while it is in no block, which may also mean dropped."""
+        with self._rpc.speaking("reading a receipt"):
+            try:
+                raw = await self._rpc.w3.eth.get_transaction_receipt(HexStr(tx_hash))
+            except TransactionNotFound:
+                return None
+            return TxReceipt(
+                tx_hash=tx_hash,
+                block_number=raw["blockNumber"],
+                block_hash=raw["blockHash"].to_0x_hex(),
+                succeeded=raw["status"] == 1,
+                gas_used=raw["gasUsed"],
+                gas_price=raw.get("effectiveGasPrice", 0),
+            )
+
+    async def finalized(self) -> int:
+        """The number of the newest final block."""
+        return (await block_at(self._rpc, "finalized")).number
+
+    async def replaced(self, signed: SignedTx) -> bool:
+        """Whether another transaction of the same nonce is final, so that this one can never count."""
+        if (await self.nonces()).finalized <= signed.nonce:
+            return False
+        # Read after the nonce, and once more a little later: a node that lags may not have the receipt yet.
+        for pause in (0.0, POLL_S):
+            await asyncio.sleep(pause)
+            if await self.receipt(signed.tx_hash) is not None:
+                return False
+        return True
+
+    async def deliver(self, signed: SignedTx) -> None:
+        """Send signed bytes until an endpoint has them or they are in a block; the same bytes each time.
+
+        A lost reply is no refusal. NotTakenError or ChainError where every endpoint refuses them and they are in no
+        block, ReplacedError where another transaction of that nonce is final; ChainUnreachableError where an endpoint
+        did not answer and this wallet has no patience, else PendingError when it ends.
+        """
+        loop, pauses = asyncio.get_running_loop(), pause_lengths()
+        began, nonce_used_since = loop.time(), None
+        patience = self._patience.sending if self._patience is not None else 0.0
+        while True:
+            try:
+                await self._sender.broadcast(signed)
+            except ChainUnreachableError as error:
+                if self._patience is None:
+                    raise
+                why, fault = str(error), None
+                self._patience.tell(f"{why}; it may be on its way: looking for {signed.tx_hash}")
+            except ChainError as error:
+                why, fault = str(error), error
+            else:
+                return
+            if await self._arrived(signed, fault):
+                return
+            if fault is not None:
+                nonce_used_since = nonce_used_since or loop.time()
+                lags = loop.time() - nonce_used_since < min(patience, NONCE_PATIENCE_S)
+                if not (lags and isinstance(fault, NotTakenError) and fault.why is Refusal.NONCE_USED):
+                    raise fault
+            if loop.time() - began > patience:
+                raise PendingError(f"{signed.tx_hash} may be on its way: no endpoint has confirmed it ({why})")
+            await asyncio.sleep(next(pauses))
+
+    async def _arrived(self, signed: SignedTx, fault: ChainError | None) -> bool:
+        """Whether the transaction is in a block; unknown counts as not yet. ReplacedError where it can never be."""
+        try:
+            if await self.receipt(signed.tx_hash) is not None:
+                return True
+            if fault is not None and await self.replaced(signed):
+                raise ReplacedError(
+                    f"nonce {signed.nonce} of {self.address} went to another transaction; {signed.tx_hash} never counts"
+                )
+        except ChainUnreachableError:
+            pass
+        return False
+
     async def wait(
         self,
         tx_hash: str,
@@ -102,19 +229,27 @@ class Wallet:
         progress: Callable[[Waiting], None] | None = None,
         patience: float = PATIENCE_S,
         poll: float = POLL_S,
+        signed: SignedTx | None = None,
     ) -> TxReceipt:
         """Wait until a transaction is finalized or, with `confirmations`, until it has so many blocks (1: its own).
 
         `progress` is told how far it is, whenever that has changed. Endpoints that do not answer are asked again.
-        RevertedError where it counts and has failed, ChainError where it does not count after `patience` seconds.
+        With `signed` its bytes are sent again now and then while it is in no block, and ReplacedError says that it
+        can never be in one. RevertedError where it counts and has failed, PendingError where it does not count after
+        `patience` seconds.
         """
         seen: Waiting | None = None
         silence = ""
+        loop = asyncio.get_running_loop()
+        resent = loop.time()
         try:
             async with asyncio.timeout(patience):
                 while True:
                     try:
                         now, receipt = await self._look(tx_hash, confirmations)
+                        if signed is not None and receipt is None and loop.time() - resent > RESEND_S:
+                            resent = loop.time()
+                            await self._resend(signed)
                     except ChainUnreachableError as error:
                         silence = f" ({error})"
                     else:
@@ -127,23 +262,26 @@ class Wallet:
                     await asyncio.sleep(poll)
         except TimeoutError:
             where = "in no block" if seen is None or seen.block is None else f"in block {seen.block}, not final"
-            raise ChainError(f"{tx_hash} is {where} after {patience:.0f} s{silence}") from None
+            raise PendingError(f"{tx_hash} is {where} after {patience:.0f} s{silence}") from None
+
+    async def nudge(self, signed: SignedTx) -> None:
+        """Send the same bytes once more, and wait for nothing. ChainError where all endpoints refuse them."""
+        await self._sender.broadcast(signed)
+
+    async def _resend(self, signed: SignedTx) -> None:
+        """As `nudge`; a refusal says nothing new, unless the nonce is gone."""
+        try:
+            await self.nudge(signed)
+        except ChainUnreachableError:
+            raise
+        except ChainError as error:
+            await self._arrived(signed, error)
 
     async def _look(self, tx_hash: str, confirmations: int | None) -> tuple[Waiting, TxReceipt | None]:
         head = (await block_at(self._rpc, "finalized" if confirmations is None else "latest")).number
-        with self._rpc.speaking("reading a receipt"):
-            try:
-                raw = await self._rpc.w3.eth.get_transaction_receipt(HexStr(tx_hash))
-            except TransactionNotFound:
-                return Waiting(tx_hash, None, head, None), None
-            receipt = TxReceipt(
-                tx_hash=tx_hash,
-                block_number=raw["blockNumber"],
-                block_hash=raw["blockHash"].to_0x_hex(),
-                succeeded=raw["status"] == 1,
-                gas_used=raw["gasUsed"],
-                gas_price=raw.get("effectiveGasPrice", 0),
-            )
+        receipt = await self.receipt(tx_hash)
+        if receipt is None:
+            return Waiting(tx_hash, None, head, None), None
         needed = receipt.block_number + (0 if confirmations is None else confirmations - 1)
         return Waiting(tx_hash, receipt.block_number, head, needed), receipt
 
@@ -153,7 +291,22 @@ class Wallet:
         return receipt
 
     async def _send(self, to: str, function: str, *arguments: object, name: ContractName = "ComputeEscrow") -> str:
-        return await self._sender.send(calls.encode(to, function, arguments, name))
+        return await self._dispatch(calls.encode(to, function, arguments, name))
+
+    async def _dispatch(self, call: Call) -> str:
+        """Sign, keep and deliver a call; concurrent calls take their turn. Returns the transaction hash."""
+        async with self._turn:
+            signed = await self._signed(call)
+            await self.deliver(signed)
+        return signed.tx_hash
+
+    async def _signed(self, call: Call) -> SignedTx:
+        """The call signed and kept, not sent."""
+        if self._outbox is None:
+            return await self._sender.prepare(call)
+        signed = await self._sender.prepare(call, self._outbox.least_nonce())
+        await self._outbox.keep(call, signed)
+        return signed
 
     async def _figure(self, to: str, function: str, *arguments: object, name: ContractName = "ComputeEscrow") -> int:
         """A whole number that a getter returns at the newest block."""
