@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from fedgpu_operator.cli import wallets
 from fedgpu_operator.cli.chain_terms import PeriodOptions, RoleOptions, periods_of, roles_of
 from fedgpu_operator.cli.common import Output, OutputOption, plain_table, print_data
+from fedgpu_operator.cli.errands import Errand, Errands, Outgoing
+from fedgpu_operator.cli.journal import Entry, Journal, Outcome, canonical
 from fedgpu_operator.cli.options import ChainIDOption, KeyOptions, RpcOption
-from fedgpu_operator.cli.wallets import lasting, say
+from fedgpu_operator.cli.wallets import first_block, instant, lasting, patience, say
 from fedgpu_operator.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,8 +25,11 @@ if TYPE_CHECKING:
     from fedgpu_operator.adapters.chain import Periods, Roles, Signer
     from fedgpu_operator.adapters.chain.rpc import Rpc
     from fedgpu_operator.api.base import JSONObject
-    from fedgpu_operator.domain.settlement import Deployment
+    from fedgpu_operator.artifacts import ContractName
+    from fedgpu_operator.domain.settlement import Deployment, SignedTx
+    from fedgpu_operator.domain.transactions import Call
 
+VERB: Final = "chain deploy"
 GAS: Final = 12_000_000
 """More than the four contracts take together, measured on anvil: refuse before the first of them is paid for."""
 LEAST_DECIMALS, MOST_DECIMALS = 6, 18
@@ -38,15 +46,21 @@ def deploy(
         bool, typer.Option("--test-token", help="Deploy a token that anybody can mint: for trials only.")
     ] = False,
     values: Annotated[Path | None, typer.Option("--values", help="Write the chart's values to this new file.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin another deployment, whatever was deployed or begun before.")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Deploy escrow, stake and the timelock that alone may change their roles; a deployment cannot be changed later."""
+    """Deploy escrow, stake and the timelock that alone may change their roles; a deployment cannot be changed later.
+
+    Repeated with the same key, roles and periods, it goes on where it stopped and pays for no contract twice.
+    """
     keys.check()
     if bool(token) == test_token:
         raise ConfigurationError("say what money is held in: --token, or --test-token for a trial")
     if values is not None and values.exists():
         raise ConfigurationError(f"--values: {values} is there already, and is not overwritten")
-    document = asyncio.run(_deployed(roles, periods, keys, rpc, chain_id, token))
+    document = asyncio.run(_deployed(roles, periods, keys, rpc, chain_id, token, fresh=fresh))
     if values is not None:
         values.write_text(helm_values(document, rpc), encoding="utf-8")
         say(f"values for the chart are in {values}")
@@ -54,27 +68,128 @@ def deploy(
 
 
 async def _deployed(
-    given: RoleOptions, periods: PeriodOptions, keys: KeyOptions, rpc: str, chain_id: int | None, token: str
+    given: RoleOptions,
+    periods: PeriodOptions,
+    keys: KeyOptions,
+    rpc: str,
+    chain_id: int | None,
+    token: str,
+    *,
+    fresh: bool,
 ) -> JSONObject:
-    from fedgpu_operator.adapters.chain import deploy as deploy_contracts
+    from fedgpu_operator.adapters.chain import Deployer
     from fedgpu_operator.cli.keys import signer_from
     from fedgpu_operator.cli.target import address, endpoints, served_chain
 
     urls = endpoints(rpc)
     signer = await signer_from(keys)
-    try:
-        roles, when = roles_of(given, str(signer.address)), periods_of(periods)
-        served = await served_chain(urls)
-        if chain_id not in (None, served):
-            raise ConfigurationError(f"--rpc serves chain {served}, asked for is {chain_id}")
-        coin = address("--token", token) if token else None
-        await _affordable(urls, signer, served, coin)
-        say(f"deploying to chain {served} from {signer.address}")
-        found = await deploy_contracts(urls, signer, roles, when, token=coin, progress=say, chain_id=served)
-    finally:
-        await signer.aclose()
-    await _check(urls, found)
+    roles, when = roles_of(given, str(signer.address)), periods_of(periods)
+    served = await served_chain(urls, patience())
+    if chain_id not in (None, served):
+        raise ConfigurationError(f"--rpc serves chain {served}, asked for is {chain_id}")
+    coin = address("--token", token) if token else None
+    makes = Makes(Journal(served, str(signer.address)), say, wish_of(roles, when, coin))
+    async with (
+        Deployer(
+            urls, signer, chain_id=served, making=makes, patience=patience(), progress=say, poll=wallets.POLL_S
+        ) as deployer,
+        makes.journal.locked(say),
+    ):
+        makes.journal.open(await first_block(deployer))
+        if fresh:
+            makes.journal.drop(VERB)
+        errands = Errands(deployer, makes, None)
+        await errands.look_back()
+        makes.refuse_another()
+        if makes.so_far():
+            say(f"going on with the deployment to chain {served} from {signer.address}")
+        else:
+            await _affordable(urls, signer, served, coin)
+            say(f"deploying to chain {served} from {signer.address}")
+        makes.since = makes.begun_at() or await deployer.newest()
+        try:
+            with errands.judged():
+                found = await deployer.deploy(roles, when, token=coin, since=makes.since)
+            await _check(urls, found)
+        except BaseException:
+            # A key that was pressed, too: what is paid for must not be lost from sight.
+            makes.tell_so_far()
+            raise
+        makes.journal.finish(VERB, makes.wish)
     return document_of(found, roles, when)
+
+
+def wish_of(roles: Roles, periods: Periods, token: str | None) -> JSONObject:
+    """What makes two deployments the same."""
+    return {"roles": {**asdict(roles), "owners": list(roles.owners)}, "periods": asdict(periods), "token": token}
+
+
+class Makes(Outgoing):
+    """What was signed for one deployment, contract by contract; `since` is a block before the first."""
+
+    def __init__(self, journal: Journal, tell: Callable[[str], None], wish: JSONObject) -> None:
+        super().__init__(journal, tell)
+        self.wish = wish
+        self.since = 0
+        self._next = Errand(VERB, {}, "deploy")
+
+    def earlier(self, step: ContractName, data: str) -> SignedTx | None:
+        from eth_utils.crypto import keccak
+
+        arguments = {**self.wish, "step": step, "code": keccak(hexstr=data).hex()}
+        self._next = Errand(VERB, arguments, f"deploy {step}", details={"since": self.since})
+        mine = [each for each in self.journal.of(VERB, arguments) if _counts(each)]
+        self.kept = mine[-1] if mine else None
+        return self.kept.signed if self.kept is not None else None
+
+    async def keep(self, call: Call, signed: SignedTx) -> None:
+        with self.doing(self._next):
+            await super().keep(call, signed)
+
+    def so_far(self) -> list[Entry]:
+        """What counts of this deployment, or may yet, in order."""
+        return [each for each in self.journal.entries.values() if each.verb == VERB and self._mine(each)]
+
+    def begun_at(self) -> int:
+        """The block after which it began; 0 where it has not."""
+        return min((int(each.details["since"]) for each in self.so_far()), default=0)
+
+    def refuse_another(self) -> None:
+        """ConfigurationError where a deployment of another kind was begun by this account and not finished."""
+        finished = [canonical(each["arguments"]) for each in self.journal.finished if each["verb"] == VERB]
+        others = [
+            each
+            for each in self.journal.entries.values()
+            if each.verb == VERB and _counts(each) and not self._mine(each) and _wish(each) not in finished
+        ]
+        if others:
+            raise ConfigurationError(
+                f"a deployment with other roles, periods or token was begun on {instant(others[0].at)} and is not "
+                f"finished ({_contracts(others)}): repeat that command to go on with it, or begin another with --fresh"
+            )
+
+    def tell_so_far(self) -> None:
+        """What exists and what may, for who must go on with it."""
+        if found := self.so_far():
+            self.tell(f"so far: {_contracts(found)}")
+            self.tell("run the same command again to go on; contracts that are paid for are not paid for again")
+
+    def _mine(self, entry: Entry) -> bool:
+        return _counts(entry) and _wish(entry) == canonical(self.wish)
+
+
+def _counts(entry: Entry) -> bool:
+    return not entry.dropped and not entry.refused and entry.outcome in (None, Outcome.SUCCEEDED)
+
+
+def _wish(entry: Entry) -> str:
+    return canonical({name: value for name, value in entry.arguments.items() if name not in {"step", "code"}})
+
+
+def _contracts(entries: Sequence[Entry]) -> str:
+    from fedgpu_operator.adapters.chain.deploy import created_at
+
+    return ", ".join(f"{each.arguments['step']} at {created_at(each.signed)} by {each.tx_hash}" for each in entries)
 
 
 async def _affordable(urls: tuple[str, ...], signer: Signer, chain_id: int, token: str | None) -> None:
@@ -82,7 +197,7 @@ async def _affordable(urls: tuple[str, ...], signer: Signer, chain_id: int, toke
     from fedgpu_operator.adapters.chain.chainview import fees_asked
     from fedgpu_operator.adapters.chain.rpc import Rpc
 
-    async with Rpc(urls, chain_id=chain_id) as rpc:
+    async with Rpc(urls, chain_id=chain_id, patience=patience()) as rpc:
         view = await fees_asked(rpc)
         with rpc.speaking("reading a balance"):
             coins = await rpc.w3.eth.get_balance(signer.address)
@@ -117,7 +232,7 @@ async def _usable(rpc: Rpc, token: str, chain_id: int) -> None:
 async def _check(urls: tuple[str, ...], found: Deployment) -> None:
     from fedgpu_operator.adapters.chain import EscrowClient
 
-    async with EscrowClient(urls, found.escrow, found.chain_id) as escrow:
+    async with EscrowClient(urls, found.escrow, found.chain_id, patience=patience()) as escrow:
         await escrow.verify()
 
 
@@ -175,6 +290,7 @@ def helm_values(document: JSONObject, rpc: str) -> str:
         **({"rpcURLSecret": {"name": "fedgpu-rpc"}} if secret else {"rpcURL": rpc}),
         "chainID": document["chainID"],
         "escrowAddress": document["contracts"]["escrow"],
+        "firstBlock": document["block"],
         "epochSeconds": min(3600, longest),
         "maxEpochSeconds": longest,
         "settler": settler,

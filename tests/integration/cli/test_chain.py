@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,13 @@ import pytest
 import yaml
 from eth_account import Account as Keys
 
+from fedgpu_operator.adapters.chain import Deployer
+from fedgpu_operator.cli import wallets
+from fedgpu_operator.lab.chain import Account
 from fedgpu_operator.lab.chart import Helm
 
 if TYPE_CHECKING:
-    from .conftest import Cli
+    from .conftest import Cli, LossyEndpoint
 
 
 @pytest.fixture
@@ -54,10 +58,88 @@ def test_a_deployment_is_what_was_asked_for_and_the_chart_takes_its_values(
     given = yaml.safe_load(values.read_text())
     deployment = next(each for each in helm.template(given) if each["kind"] == "Deployment")
     env = {each["name"]: each.get("value") for each in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert given["chain"]["firstBlock"] == document["block"]
+    assert cli.chain.rpc("eth_getCode", escrow, hex(document["block"])) == "0x", "nothing of it is older"
     assert env["FEDGPU_ESCROW_ADDRESS"] == escrow
     assert env["FEDGPU_CHAIN_ID"] == "31337"
     assert env["FEDGPU_MAX_EPOCH_SECONDS"] == "86400"
     assert env["FEDGPU_METER_KEY_FILE"]
+
+
+CONTRACTS = 4
+
+
+@pytest.fixture
+def deployer(cli: Cli) -> Account:
+    """An account that has sent nothing."""
+    made = Keys.create()
+    cli.chain.rpc("anvil_setBalance", made.address, hex(10**18))
+    return Account(made.address, made.key.to_0x_hex())
+
+
+def transactions(cli: Cli, account: Account) -> int:
+    return int(str(cli.chain.rpc("eth_getTransactionCount", account.address, "latest")), 16)
+
+
+def test_a_deployment_that_ends_after_each_of_its_transactions_is_gone_on_with_and_paid_once(
+    cli: Cli, roles: list[str], deployer: Account, gateway: LossyEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("chain", "deploy", *roles, "--test-token", *cli.key(deployer), "-o", "yaml")
+    seen: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(wallets, "READING_S", 0.1)
+        patch.setattr(wallets, "PATIENCE_S", 0.3)
+        for step in range(1, CONTRACTS + 1):
+            gone: list[str] = []
+
+            def lost(method: str, gone: list[str] = gone) -> bool:
+                # The reply to what it sends is lost, and the chain is away from then on.
+                gone += [method] if method == "eth_sendRawTransaction" else []
+                return bool(gone)
+
+            gateway.loses = lost
+            ended = cli(*command, escrow=False, rpc=gateway.url)
+            assert ended.code == 3, ended.err
+            assert transactions(cli, deployer) == step
+            seen.append(re.findall(r"which will be at (0x\w{40})", ended.err)[-1])
+            so_far = next(line for line in ended.err.splitlines() if line.startswith("so far: "))
+            assert all(address in so_far for address in seen)
+    done = cli(*command, escrow=False)
+    assert done.code == 0, done.err
+    assert transactions(cli, deployer) == CONTRACTS
+    contracts = yaml.safe_load(done.out)["contracts"]
+    assert seen == [contracts[name] for name in ("token", "timelock", "escrow", "stake")]
+    repeated = cli(*command, escrow=False)
+    assert yaml.safe_load(repeated.out) == yaml.safe_load(done.out), "it is there already"
+    assert transactions(cli, deployer) == CONTRACTS
+
+
+def test_another_deployment_is_not_begun_beside_one_that_is_unfinished(
+    cli: Cli, roles: list[str], deployer: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("chain", "deploy", *roles, "--test-token", *cli.key(deployer))
+    with monkeypatch.context() as patch:
+
+        async def stopped(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(Deployer, "wait", stopped)
+        assert cli(*command, escrow=False).code == 130
+    refused = cli(*command, "--challenge", "2h", escrow=False)
+    assert refused.code == 2
+    assert "--fresh" in refused.err
+    assert "TestUSD at 0x" in refused.err
+    assert transactions(cli, deployer) == 1
+    assert cli(*command, "--challenge", "2h", "--fresh", escrow=False).code == 0
+    assert transactions(cli, deployer) == 1 + CONTRACTS
+
+
+def test_a_deployment_asks_about_once_a_block_whether_it_is_there(
+    cli: Cli, roles: list[str], deployer: Account, gateway: LossyEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wallets, "POLL_S", 0.3)
+    assert cli("chain", "deploy", *roles, "--test-token", *cli.key(deployer), escrow=False, rpc=gateway.url).code == 0
+    assert gateway.calls["eth_getTransactionReceipt"] <= 4 * CONTRACTS
 
 
 def test_a_key_in_the_endpoints_url_stays_out_of_the_values(cli: Cli, roles: list[str], tmp_path: Path) -> None:

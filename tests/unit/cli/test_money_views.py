@@ -228,6 +228,7 @@ def test_periods_are_as_given_and_never_below_what_is_safe() -> None:
 def test_values_for_the_chart_hold_no_key(rpc: str, secret: bool) -> None:
     document = {
         "chainID": 1,
+        "block": 17,
         "contracts": {"escrow": Q},
         "periods": {"longest_epoch": 1800},
         "roles": {"settler": A, "meter": B},
@@ -236,6 +237,7 @@ def test_values_for_the_chart_hold_no_key(rpc: str, secret: bool) -> None:
     chain = yaml.safe_load(text)["chain"]
     assert ("rpcURLSecret" in chain, "rpcURL" in chain) == (secret, not secret)
     assert (chain["epochSeconds"], chain["maxEpochSeconds"]) == (1800, 1800)
+    assert chain["firstBlock"] == 17, "nothing of the escrow is looked for before"
     assert not any(word in text for word in ("abc", "word")) if secret else chain["rpcURL"] == rpc
 
 

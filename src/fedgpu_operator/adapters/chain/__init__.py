@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from fedgpu_operator.adapters.chain.authorization import Authorization, Transfer
-from fedgpu_operator.adapters.chain.deploy import Periods, Roles, deploy
+from fedgpu_operator.adapters.chain.deploy import Deployer, Periods, Roles, deploy
 from fedgpu_operator.adapters.chain.escrow import EscrowClient
 from fedgpu_operator.adapters.chain.patience import Patience
 from fedgpu_operator.adapters.chain.provider import ProviderWallet
@@ -24,6 +24,7 @@ sys.setrecursionlimit(min(sys.getrecursionlimit(), DEEPEST))
 
 __all__ = [
     "Authorization",
+    "Deployer",
     "EscrowClient",
     "LocalSigner",
     "Patience",

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
-from eth_typing import ABI, ChecksumAddress, HexStr
+from eth_typing import ABI, ChecksumAddress
 from eth_utils.address import to_checksum_address
-from web3.exceptions import TransactionNotFound
+from eth_utils.crypto import keccak
 
 from fedgpu_operator.adapters.chain.calls import NOBODY
 from fedgpu_operator.adapters.chain.chainview import block_at
-from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc
-from fedgpu_operator.adapters.chain.sender import Sender
-from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer
+from fedgpu_operator.adapters.chain.patience import Patience
+from fedgpu_operator.adapters.chain.rpc import Addresses
+from fedgpu_operator.adapters.chain.signers import Signer
+from fedgpu_operator.adapters.chain.wallet import Outbox, Wallet
 from fedgpu_operator.artifacts import ContractName, load
-from fedgpu_operator.domain.settlement import Deployment
+from fedgpu_operator.domain.settlement import Deployment, SignedTx
 from fedgpu_operator.domain.transactions import Call
-from fedgpu_operator.errors import ChainError, ConfigurationError, RevertedError
+from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
 
 PATIENCE_S: Final = 600.0
 """How long each contract may take to get into a block."""
 POLL_S: Final = 0.1
+"""For a test chain, which makes a block per transaction; commands ask about once a block."""
 DAY: Final = 86_400
 MAX_PAUSE: Final = 3 * DAY
 """ComputeEscrow's own."""
@@ -66,6 +67,14 @@ class Periods:
         return self.longest_epoch + self.challenge + self.ruling + 2 * DAY
 
 
+class Making(Outbox, Protocol):
+    """The outbox of a deployment, which knows what was signed for it before."""
+
+    def earlier(self, step: ContractName, data: str) -> SignedTx | None:
+        """What was signed before for just that contract of this deployment; what `keep` gets next belongs to it."""
+        ...
+
+
 async def deploy(
     rpc_url: Addresses,
     signer: str | Signer,
@@ -76,28 +85,93 @@ async def deploy(
     progress: Callable[[str], None] | None = None,
     chain_id: int | None = None,
 ) -> Deployment:
-    """Deploy timelock, escrow and stake, in this order, each waited for until it is in a block.
+    """Deploy at once, as `Deployer.deploy`, without a record: for the lab and tests."""
+    async with Deployer(rpc_url, signer, chain_id=chain_id, progress=progress) as deployer:
+        return await deployer.deploy(roles, periods, token=token)
 
-    `signer` pays for it and keeps no right. Without `token` a TestUSD that anybody can mint is deployed first.
-    `progress` is told each step. Raises ConfigurationError before anything is sent where roles or periods cannot
-    work, RevertedError where a contract refuses.
+
+class Deployer(Wallet):
+    """Deploys the contracts with one key, which pays for it and keeps no right; `progress` is told each step.
+
+    With `making` a deployment that ended in between is gone on with: a contract whose creation was signed before, with
+    the same code and arguments, is waited for instead of paid again.
     """
-    when = periods or Periods()
-    _refuse(roles, when)
-    holder = LocalSigner(signer) if isinstance(signer, str) else signer
-    async with Rpc(rpc_url, chain_id=chain_id) as rpc:
-        makes = _Maker(rpc, Sender(rpc, holder, chain_id), progress)
-        block = (await block_at(rpc, "latest")).number
-        with rpc.speaking("reading the chain id"):
-            found = await rpc.w3.eth.chain_id
-        coin = to_checksum_address(token) if token else await makes.contract("TestUSD")
-        timelock = await makes.contract("TimelockController", *_timelock(roles, when))
-        escrow = await makes.contract("ComputeEscrow", _escrow(coin, timelock, roles, when))
-        stake = await makes.contract("ProviderStake", _stake(escrow, timelock, roles, when))
-    return Deployment(chain_id=found, token=coin, escrow=escrow, stake=stake, timelock=timelock, block=block)
+
+    def __init__(
+        self,
+        rpc: Addresses,
+        signer: str | Signer,
+        timeout: float = 10.0,
+        *,
+        chain_id: int | None = None,
+        making: Making | None = None,
+        patience: Patience | None = None,
+        progress: Callable[[str], None] | None = None,
+        poll: float = POLL_S,
+    ) -> None:
+        super().__init__(rpc, signer, timeout, chain_id=chain_id, outbox=making, patience=patience)
+        self._making = making
+        self._progress = progress
+        self._poll = poll
+
+    async def deploy(
+        self, roles: Roles, periods: Periods | None = None, *, token: str | None = None, since: int | None = None
+    ) -> Deployment:
+        """Deploy timelock, escrow and stake, in this order, each waited for until it is in a block.
+
+        Without `token` a TestUSD that anybody can mint is deployed first. `since` is a block before the first attempt,
+        by default the newest. Raises ConfigurationError before anything is sent where roles or periods cannot work,
+        RevertedError where a contract refuses.
+        """
+        when = periods or Periods()
+        refuse(roles, when)
+        block = since if since is not None else await self.newest()
+        with self._rpc.speaking("reading the chain id"):
+            chain_id = await self._rpc.w3.eth.chain_id
+        coin = to_checksum_address(token) if token else await self._contract("TestUSD")
+        timelock = await self._contract("TimelockController", *_timelock(roles, when))
+        escrow = await self._contract("ComputeEscrow", _escrow(coin, timelock, roles, when))
+        stake = await self._contract("ProviderStake", _stake(escrow, timelock, roles, when))
+        return Deployment(chain_id=chain_id, token=coin, escrow=escrow, stake=stake, timelock=timelock, block=block)
+
+    async def newest(self) -> int:
+        """The number of the newest block."""
+        return (await block_at(self._rpc, "latest")).number
+
+    async def _contract(self, name: ContractName, *arguments: object) -> ChecksumAddress:
+        """The address of a contract that is in a block; its address is told before its creation is sent."""
+        factory = self._rpc.w3.eth.contract(abi=cast("ABI", load(name).abi), bytecode=load(name).bytecode)
+        data = factory.constructor(*arguments).data_in_transaction
+        signed = self._making.earlier(name, data) if self._making is not None else None
+        if signed is None:
+            signed = await self._signed(Call(None, data, what=f"deploying {name}"))
+        address = created_at(signed)
+        if await self.receipt(signed.tx_hash) is None:
+            self._say(f"sending {name}, which will be at {address}")
+            await self.deliver(signed)
+        await self.wait(signed.tx_hash, confirmations=1, patience=PATIENCE_S, poll=self._poll, signed=signed)
+        with self._rpc.speaking(f"reading {name}"):
+            code = bytes(await self._rpc.w3.eth.get_code(address))
+        if not load(name).is_deployed_as(code):
+            raise ChainMismatchError(f"{address} should hold {name}, and holds {len(code)} bytes of other code")
+        self._say(f"{name} is at {address}")
+        return address
+
+    def _say(self, step: str) -> None:
+        if self._progress is not None:
+            self._progress(step)
 
 
-def _refuse(roles: Roles, periods: Periods) -> None:
+def created_at(signed: SignedTx) -> ChecksumAddress:
+    """Where the contract is that a transaction creates: by its sender and nonce (yellow paper, CREATE and RLP)."""
+    number = signed.nonce.to_bytes((signed.nonce.bit_length() + 7) // 8, "big")
+    nonce = number if len(number) == 1 and number < b"\x80" else bytes([0x80 + len(number)]) + number
+    fields = bytes([0x80 + 20]) + bytes.fromhex(signed.sender.removeprefix("0x")) + nonce
+    return to_checksum_address(keccak(bytes([0xC0 + len(fields)]) + fields)[12:])
+
+
+def refuse(roles: Roles, periods: Periods) -> None:
+    """ConfigurationError where roles or periods cannot work."""
     if not roles.owners:
         raise ConfigurationError("the timelock needs at least one owner, or roles could never be changed")
     if roles.settler.lower() == roles.meter.lower():
@@ -127,42 +201,3 @@ def _stake(escrow: ChecksumAddress, admin: ChecksumAddress, roles: Roles, period
     arbiter, reserve = to_checksum_address(roles.arbiter), to_checksum_address(roles.reserve)
     delay = periods.unbonding if periods.unbonding is not None else periods.least_unbonding
     return (escrow, admin, arbiter, arbiter, reserve, delay, periods.lock)
-
-
-class _Maker:
-    def __init__(self, rpc: Rpc, sender: Sender, progress: Callable[[str], None] | None) -> None:
-        self._rpc = rpc
-        self._sender = sender
-        self._progress = progress
-
-    async def contract(self, name: ContractName, *arguments: object) -> ChecksumAddress:
-        artifact = load(name)
-        factory = self._rpc.w3.eth.contract(abi=cast("ABI", artifact.abi), bytecode=artifact.bytecode)
-        data = factory.constructor(*arguments).data_in_transaction
-        self._say(f"sending {name}")
-        tx_hash = await self._sender.send(Call(None, data, what=f"deploying {name}"))
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                address = await self._address(tx_hash, name)
-        except TimeoutError:
-            raise ChainError(f"{name} did not get into a block within {PATIENCE_S:.0f} s ({tx_hash})") from None
-        self._say(f"{name} is at {address}")
-        return address
-
-    def _say(self, step: str) -> None:
-        if self._progress is not None:
-            self._progress(step)
-
-    async def _address(self, tx_hash: str, name: str) -> ChecksumAddress:
-        while True:
-            with self._rpc.speaking(f"deploying {name}"):
-                try:
-                    receipt = await self._rpc.w3.eth.get_transaction_receipt(HexStr(tx_hash))
-                except TransactionNotFound:
-                    receipt = None
-            if receipt is not None:
-                address = receipt["contractAddress"]
-                if receipt["status"] != 1 or address is None:
-                    raise RevertedError(f"deploying {name} failed in block {receipt['blockNumber']}")
-                return address
-            await asyncio.sleep(POLL_S)
