@@ -11,16 +11,17 @@ import typer
 
 from fedgpu_operator.cli.account_view import Shown, after_of, change_of, change_text, document_of
 from fedgpu_operator.cli.common import Output, OutputOption, print_data
-from fedgpu_operator.cli.journal import Outcome
+from fedgpu_operator.cli.journal import TxOutcome
 from fedgpu_operator.cli.options import KeyOptions, NoWaitOption, TargetOptions
-from fedgpu_operator.cli.wallets import AmountArgument, allow, holds, say, session
+from fedgpu_operator.cli.orders import AGAIN_WITHIN_S
+from fedgpu_operator.cli.wallets import AmountArgument, allow, holds, instant, say, session
 from fedgpu_operator.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fedgpu_operator.adapters.chain import TenantWallet
     from fedgpu_operator.api.base import JSONObject
-    from fedgpu_operator.cli.errands import Errand
     from fedgpu_operator.cli.journal import Entry
+    from fedgpu_operator.cli.orders import Order
     from fedgpu_operator.cli.wallets import Session
 
 MINUTES = 60
@@ -67,47 +68,61 @@ async def _deposited(
     from fedgpu_operator.adapters.chain import TenantWallet
 
     async with session(TenantWallet, target, keys) as at:
-        errand = at.errand("account deposit", "deposit", {"amount": amount}, pays=True)
+        order = at.order("account deposit", "deposit", {"amount": amount}, pays=True)
 
         async def act() -> str:
-            errand.details["before"] = document_of(Shown(await at.account(), await at.tokens()))
+            order.details["before"] = document_of(Shown(await at.account(), await at.tokens()))
             await holds(at, amount)
             await at.needs_gas()
             if authorize:
-                return await _authorized(at, amount, errand)
+                return await _authorized(at, amount, order, again=again)
             await allow(at, amount, approve=approve, otherwise=", or with --authorize where the token knows EIP-3009")
             return await at.wallet.deposit(at.escrow.escrow, amount)
 
-        sent = await at.once(errand, act, again=again)
-        after = await after_of(at) if await at.final("deposit", sent, wait=wait) else None
-        return change_of(at.wallet.address, sent.details["before"], after, sent.tx_hash)
+        sent = await at.once(order, act, again=again)
+        counted = await at.final("deposit", sent, wait=wait)
+        after = await after_of(at) if counted else None
+        return change_of(at.wallet.address, sent.details["before"], after, counted.tx_hash if counted else sent.tx_hash)
 
 
-async def _authorized(at: Session[TenantWallet], amount: int, errand: Errand) -> str:
+async def _authorized(at: Session[TenantWallet], amount: int, order: Order, *, again: bool) -> str:
     """Sign the transfer and send it. One that was signed before and not used is signed once more with its own nonce.
 
-    Whoever saw it can have sent it as well: with its nonce at most one of them counts.
+    Whoever saw it can have sent it as well: with its nonce at most one of them counts. ConfigurationError where
+    somebody did, unless `again`.
     """
     from fedgpu_operator.adapters.chain import Transfer
 
     now = (await at.escrow.snapshot([], [], "latest")).timestamp
-    given = _unused(at.journal.of(errand.verb, errand.arguments), now)
-    errand.details["authorization"] = given or {"nonce": "0x" + secrets.token_hex(32), "before": now + SIGNED_FOR_S}
+    earlier = [each for each in at.journal.of(order.verb, order.arguments) if "authorization" in each.details]
+    open_ones = []
+    for each in earlier:
+        if each.outcome is TxOutcome.SUCCEEDED:
+            continue
+        if not await at.wallet.authorization_used(at.terms.token, each.details["authorization"]["nonce"]):
+            open_ones.append(each)
+        elif not again and each.at >= at.journal.now() - AGAIN_WITHIN_S:
+            raise ConfigurationError(
+                f"the transfer signed on {instant(each.at)} was sent by another transaction than {each.tx_hash}: that "
+                "deposit is made; to deposit again all the same, give --again"
+            )
+    given = _unused(open_ones, now)
+    order.details["authorization"] = given or {"nonce": "0x" + secrets.token_hex(32), "before": now + SIGNED_FOR_S}
     transfer = Transfer(
         to=at.escrow.escrow,
         amount=amount * at.terms.scale,
         valid_after=0,
-        valid_before=errand.details["authorization"]["before"],
-        nonce=errand.details["authorization"]["nonce"],
+        valid_before=order.details["authorization"]["before"],
+        nonce=order.details["authorization"]["nonce"],
     )
     authorization = await at.wallet.authorize(at.terms.token, transfer)
     return await at.wallet.deposit_with_authorization(at.escrow.escrow, amount, authorization)
 
 
 def _unused(earlier: Sequence[Entry], now: int) -> JSONObject | None:
-    """The newest authorization that is valid for a while yet, and that no final transaction of ours has used."""
+    """The newest authorization that is valid for a while yet."""
     for each in reversed(earlier):
-        given: JSONObject | None = each.details.get("authorization")
-        if given is not None and each.outcome is not Outcome.SUCCEEDED and given["before"] > now + MARGIN_S:
+        given: JSONObject = each.details["authorization"]
+        if given["before"] > now + MARGIN_S:
             return given
     return None

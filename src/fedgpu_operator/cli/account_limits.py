@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedgpu_operator.cli.account_view import Shown, account_text, change_text, document_of
-from fedgpu_operator.cli.account_withdraw import Wish, changed
+from fedgpu_operator.cli.account_withdraw import AccountOrder, changed
 from fedgpu_operator.cli.common import NamespaceOption, Output, OutputOption, print_data
 from fedgpu_operator.cli.options import KeyOptions, NoWaitOption, TargetOptions, flat
 from fedgpu_operator.cli.wallets import AmountArgument, instant, lasting, say
@@ -53,8 +53,8 @@ def _set(
             say(f"limit: a lower one needs notice: `fedgpu account limits apply` in {lasting(at.terms.periods.notice)}")
         return await at.wallet.set_spend_limit(at.escrow.escrow, amount)
 
-    wish = Wish("account limits set", "limit", "limit", {"limit": amount})
-    document = asyncio.run(changed(wish, act, target, keys, wait=not no_wait))
+    given = AccountOrder("account limits set", "limit", "limit", {"limit": amount})
+    document = asyncio.run(changed(given, act, target, keys, wait=not no_wait))
     print_data(output, document, lambda: change_text(document))
 
 
@@ -73,8 +73,8 @@ def _apply(
             raise ConfigurationError(f"the notice runs until {instant(due)}, another {left} of the chain's time")
         return await at.wallet.apply_spend_limit(at.escrow.escrow)
 
-    wish = Wish("account limits apply", "limit", "limit")
-    document = asyncio.run(changed(wish, act, target, keys, wait=not no_wait))
+    given = AccountOrder("account limits apply", "limit", "limit")
+    document = asyncio.run(changed(given, act, target, keys, wait=not no_wait))
     print_data(output, document, lambda: change_text(document))
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a verb does to an account: its words, how progress calls it, what it sets (see Errand), its arguments."""
+class AccountOrder:
+    """What a verb does to an account: its words, how progress calls it, what it sets (see Order), its arguments."""
 
     verb: str
     what: str
@@ -66,8 +66,10 @@ def _request(
         say(f"request: the notice is {lasting(at.terms.periods.notice)}")
         return await at.wallet.request_withdraw(at.escrow.escrow, units)
 
-    wish = Wish("account withdraw request", "request", "withdrawal", {"amount": "all" if amount is None else amount})
-    _run(wish, act, target, keys, output, wait=not no_wait)
+    given = AccountOrder(
+        "account withdraw request", "request", "withdrawal", {"amount": "all" if amount is None else amount}
+    )
+    _run(given, act, target, keys, output, wait=not no_wait)
 
 
 def _execute(
@@ -92,7 +94,7 @@ def _execute(
         return await at.wallet.withdraw(at.escrow.escrow, address("--to", to) if to else None)
 
     _run(
-        Wish("account withdraw execute", "withdraw", "withdrawal", {"to": to.lower()}),
+        AccountOrder("account withdraw execute", "withdraw", "withdrawal", {"to": to.lower()}),
         act,
         target,
         keys,
@@ -111,7 +113,7 @@ def _cancel(
             raise ConfigurationError("no withdrawal was announced, so there is none to take back")
         return await at.wallet.request_withdraw(at.escrow.escrow, 0)
 
-    _run(Wish("account withdraw cancel", "cancel", "withdrawal"), act, target, keys, output, wait=not no_wait)
+    _run(AccountOrder("account withdraw cancel", "cancel", "withdrawal"), act, target, keys, output, wait=not no_wait)
 
 
 app.command("request")(flat(_request))
@@ -119,24 +121,25 @@ app.command("execute")(flat(_execute))
 app.command("cancel")(flat(_cancel))
 
 
-def _run(wish: Wish, act: Act, target: TargetOptions, keys: KeyOptions, output: Output, *, wait: bool) -> None:
-    document = asyncio.run(changed(wish, act, target, keys, wait=wait))
+def _run(given: AccountOrder, act: Act, target: TargetOptions, keys: KeyOptions, output: Output, *, wait: bool) -> None:
+    document = asyncio.run(changed(given, act, target, keys, wait=wait))
     print_data(output, document, lambda: change_text(document))
 
 
-async def changed(wish: Wish, act: Act, target: TargetOptions, keys: KeyOptions, *, wait: bool) -> JSONObject:
+async def changed(given: AccountOrder, act: Act, target: TargetOptions, keys: KeyOptions, *, wait: bool) -> JSONObject:
     """Do one act on the wallet's own account and show the account before and after it."""
     from fedgpu_operator.adapters.chain import TenantWallet
 
     async with session(TenantWallet, target, keys) as at:
-        errand = at.errand(wish.verb, wish.what, wish.arguments, state=wish.state)
+        order = at.order(given.verb, given.what, given.arguments, state=given.state)
 
         async def send() -> str:
             before = Shown(await at.account(), await at.tokens())
-            errand.details["before"] = document_of(before)
+            order.details["before"] = document_of(before)
             await at.needs_gas()
             return await act(at, before)
 
-        sent = await at.once(errand, send)
-        after = await after_of(at) if await at.final(wish.what, sent, wait=wait) else None
-        return change_of(at.wallet.address, sent.details["before"], after, sent.tx_hash)
+        sent = await at.once(order, send)
+        counted = await at.final(given.what, sent, wait=wait)
+        after = await after_of(at) if counted else None
+        return change_of(at.wallet.address, sent.details["before"], after, counted.tx_hash if counted else sent.tx_hash)

@@ -13,9 +13,9 @@ import typer
 from fedgpu_operator.cli import wallets
 from fedgpu_operator.cli.chain_terms import PeriodOptions, RoleOptions, periods_of, roles_of
 from fedgpu_operator.cli.common import Output, OutputOption, plain_table, print_data
-from fedgpu_operator.cli.errands import Errand, Errands, Outgoing
-from fedgpu_operator.cli.journal import Entry, Journal, Outcome, canonical
+from fedgpu_operator.cli.journal import Entry, Journal, TxOutcome, canonical
 from fedgpu_operator.cli.options import ChainIDOption, KeyOptions, RpcOption
+from fedgpu_operator.cli.orders import Order, Orders, Outgoing
 from fedgpu_operator.cli.wallets import first_block, instant, lasting, patience, say
 from fedgpu_operator.errors import ConfigurationError
 
@@ -88,7 +88,7 @@ async def _deployed(
     if chain_id not in (None, served):
         raise ConfigurationError(f"--rpc serves chain {served}, asked for is {chain_id}")
     coin = address("--token", token) if token else None
-    makes = Makes(Journal(served, str(signer.address)), say, wish_of(roles, when, coin))
+    makes = Makes(Journal(served, str(signer.address)), say, order_of(roles, when, coin))
     async with (
         Deployer(
             urls, signer, chain_id=served, making=makes, patience=patience(), progress=say, poll=wallets.POLL_S
@@ -98,8 +98,8 @@ async def _deployed(
         makes.journal.open(await first_block(deployer))
         if fresh:
             makes.journal.drop(VERB)
-        errands = Errands(deployer, makes, None)
-        await errands.look_back()
+        orders = Orders(deployer, makes, None)
+        await orders.look_back()
         makes.refuse_another()
         if makes.so_far():
             say(f"going on with the deployment to chain {served} from {signer.address}")
@@ -108,18 +108,18 @@ async def _deployed(
             say(f"deploying to chain {served} from {signer.address}")
         makes.since = makes.begun_at() or await deployer.newest()
         try:
-            with errands.judged():
+            with orders.judged():
                 found = await deployer.deploy(roles, when, token=coin, since=makes.since)
             await _check(urls, found)
         except BaseException:
             # A key that was pressed, too: what is paid for must not be lost from sight.
             makes.tell_so_far()
             raise
-        makes.journal.finish(VERB, makes.wish)
+        makes.journal.finish(VERB, makes.order)
     return document_of(found, roles, when)
 
 
-def wish_of(roles: Roles, periods: Periods, token: str | None) -> JSONObject:
+def order_of(roles: Roles, periods: Periods, token: str | None) -> JSONObject:
     """What makes two deployments the same."""
     return {"roles": {**asdict(roles), "owners": list(roles.owners)}, "periods": asdict(periods), "token": token}
 
@@ -127,17 +127,17 @@ def wish_of(roles: Roles, periods: Periods, token: str | None) -> JSONObject:
 class Makes(Outgoing):
     """What was signed for one deployment, contract by contract; `since` is a block before the first."""
 
-    def __init__(self, journal: Journal, tell: Callable[[str], None], wish: JSONObject) -> None:
+    def __init__(self, journal: Journal, tell: Callable[[str], None], order: JSONObject) -> None:
         super().__init__(journal, tell)
-        self.wish = wish
+        self.order = order
         self.since = 0
-        self._next = Errand(VERB, {}, "deploy")
+        self._next = Order(VERB, {}, "deploy")
 
     def earlier(self, step: ContractName, data: str) -> SignedTx | None:
         from eth_utils.crypto import keccak
 
-        arguments = {**self.wish, "step": step, "code": keccak(hexstr=data).hex()}
-        self._next = Errand(VERB, arguments, f"deploy {step}", details={"since": self.since})
+        arguments = {**self.order, "step": step, "code": keccak(hexstr=data).hex()}
+        self._next = Order(VERB, arguments, f"deploy {step}", details={"since": self.since})
         mine = [each for each in self.journal.of(VERB, arguments) if _counts(each)]
         self.kept = mine[-1] if mine else None
         return self.kept.signed if self.kept is not None else None
@@ -160,7 +160,7 @@ class Makes(Outgoing):
         others = [
             each
             for each in self.journal.entries.values()
-            if each.verb == VERB and _counts(each) and not self._mine(each) and _wish(each) not in finished
+            if each.verb == VERB and _counts(each) and not self._mine(each) and _order(each) not in finished
         ]
         if others:
             raise ConfigurationError(
@@ -175,14 +175,14 @@ class Makes(Outgoing):
             self.tell("run the same command again to go on; contracts that are paid for are not paid for again")
 
     def _mine(self, entry: Entry) -> bool:
-        return _counts(entry) and _wish(entry) == canonical(self.wish)
+        return _counts(entry) and _order(entry) == canonical(self.order)
 
 
 def _counts(entry: Entry) -> bool:
-    return not entry.dropped and not entry.refused and entry.outcome in (None, Outcome.SUCCEEDED)
+    return not entry.dropped and not entry.refused and entry.outcome in (None, TxOutcome.SUCCEEDED)
 
 
-def _wish(entry: Entry) -> str:
+def _order(entry: Entry) -> str:
     return canonical({name: value for name, value in entry.arguments.items() if name not in {"step", "code"}})
 
 

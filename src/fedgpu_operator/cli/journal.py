@@ -29,7 +29,7 @@ _FILE_MODE: Final = 0o600
 _FOLDER_MODE: Final = 0o700
 
 
-class Outcome(StrEnum):
+class TxOutcome(StrEnum):
     """What a final block decided about a transaction."""
 
     SUCCEEDED = "succeeded"
@@ -54,7 +54,7 @@ class Entry:
     arguments: JSONObject
     details: JSONObject
     at: int
-    outcome: Outcome | None = None
+    outcome: TxOutcome | None = None
     block: int = 0
     refused: str = ""
     dropped: bool = False
@@ -141,7 +141,7 @@ class Journal:
             }
         )
 
-    def ended(self, tx_hash: str, outcome: Outcome, block: int = 0) -> None:
+    def ended(self, tx_hash: str, outcome: TxOutcome, block: int = 0) -> None:
         """Write down what a final block decided."""
         if self.entries[tx_hash].outcome is None:
             self._append({"type": "ended", "hash": tx_hash, "outcome": str(outcome), "block": block})
@@ -196,7 +196,7 @@ class Journal:
                     at=int(line["at"]),
                 )
             case "ended":
-                self._change(line["hash"], outcome=Outcome(line["outcome"]), block=int(line["block"]))
+                self._change(line["hash"], outcome=TxOutcome(line["outcome"]), block=int(line["block"]))
             case "refused":
                 self._change(line["hash"], refused=str(line["why"]))
             case "finished":
@@ -237,9 +237,14 @@ class Lock:
 
 
 def state_folder() -> Path:
-    """Where this user's programs keep state (XDG base directories)."""
+    """Where this user's programs keep state (XDG base directories); ConfigurationError for a user without a home."""
     base = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state") / "fedgpu"
+    if Path(base).is_absolute():
+        return Path(base) / "fedgpu"
+    try:
+        return Path.home() / ".local" / "state" / "fedgpu"
+    except RuntimeError:
+        raise ConfigurationError("no home folder to keep the record of transactions in: set XDG_STATE_HOME") from None
 
 
 def canonical(value: object) -> str:

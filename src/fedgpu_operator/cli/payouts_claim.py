@@ -83,8 +83,8 @@ async def _books(at: Session[ProviderWallet], plan: EpochPlan) -> ChainSnapshot:
 
 async def _earlier(at: Session[ProviderWallet]) -> list[Entry]:
     """Claims of a command before that are not final: their lines are due until they are in a block."""
-    errands = [at.errand(each.verb, "claim", each.arguments) for each in at.journal.unfinished() if each.verb == VERB]
-    mine = [each for each in errands if each.arguments["escrow"] == at.escrow.escrow]
+    orders = [at.order(each.verb, "claim", each.arguments) for each in at.journal.unfinished() if each.verb == VERB]
+    mine = [each for each in orders if each.arguments["escrow"] == at.escrow.escrow]
     entries = [await at.once(each, _nothing) for each in mine]
     for each in entries:
         await at.mined("claim", each)
@@ -102,8 +102,8 @@ async def _send(at: Session[ProviderWallet], number: int, leaves: list[Claim]) -
         lines = sum(len(leaf.lines) for leaf in batch)
         say(f"claim {count}: {lines} lines of {len({leaf.provider for leaf in batch})} providers")
         shown = [[leaf.provider, [[line.tenant, line.cumulative] for line in leaf.lines]] for leaf in batch]
-        errand = at.errand(VERB, f"claim {count}", {"epoch": number, "leaves": shown})
-        sent.append(await at.once(errand, partial(at.wallet.claim, at.escrow.escrow, number, batch)))
+        order = at.order(VERB, f"claim {count}", {"epoch": number, "leaves": shown})
+        sent.append(await at.once(order, partial(at.wallet.claim, at.escrow.escrow, number, batch)))
     return sent
 
 
@@ -191,5 +191,5 @@ async def _collected(given: TargetOptions, keys: KeyOptions, to: str, *, wait: b
             say(f"collect: {format_usd(owed)} USD to {where or at.wallet.address}")
             return await at.wallet.collect(at.escrow.escrow, where)
 
-        errand = at.errand("payouts collect", "collect", {"to": where})
-        await at.final("collect", await at.once(errand, act), wait=wait)
+        order = at.order("payouts collect", "collect", {"to": where})
+        await at.final("collect", await at.once(order, act), wait=wait)

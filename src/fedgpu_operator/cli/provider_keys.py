@@ -54,5 +54,5 @@ async def _send(at: Session[ProviderWallet], payee: str | None, signer: str | No
         say(f"keys: {payee or me} is paid what {me} earns, {signer or me} signs its receipts")
         return await at.wallet.set_provider(at.escrow.escrow, payee, signer)
 
-    errand = at.errand("provider keys", "keys", {"payee": payee, "signer": signer}, state="keys")
-    await at.final("keys", await at.once(errand, act), wait=wait)
+    order = at.order("provider keys", "keys", {"payee": payee, "signer": signer}, state="keys")
+    await at.final("keys", await at.once(order, act), wait=wait)

@@ -133,8 +133,10 @@ async def _opened(
     provider = await provider_wallet(named, given.context) if named else ""
     async with session(TenantWallet, given, keys) as at:
         me = str(at.wallet.address)
-        disputed = {"provider": provider or NOBODY, "amount": amount or 0, "evidence": evidence}
-        errand = at.errand("settle dispute open", "dispute", disputed)
+        # Of one epoch: what was disputed in another says nothing of this.
+        epoch = (await at.escrow.snapshot([], [], "latest")).head_epoch
+        disputed = {"epoch": epoch, "provider": provider or NOBODY, "amount": amount or 0, "evidence": evidence}
+        order = at.order("settle dispute open", "dispute", disputed)
 
         async def act() -> str:
             chain = await at.escrow.snapshot([me], [(me, provider)] if provider else [], "latest")
@@ -147,7 +149,7 @@ async def _opened(
                     f"you dispute that in epoch {chain.head_epoch} already: once for each provider is possible"
                 )
             bond = await at.wallet.bond_for(at.escrow.escrow, units)
-            errand.details.update(
+            order.details.update(
                 epoch=chain.head_epoch,
                 bond=format_usd(bond),
                 before=document_of_account(Shown(chain.accounts[me], await at.tokens())),
@@ -158,13 +160,14 @@ async def _opened(
             await allow(at, bond, approve=approve)
             return await _sent(at, leaf, units, evidence)
 
-        sent = await at.once(errand, act)
-        after = await after_of(at) if await at.final("dispute", sent, wait=wait) else None
+        sent = await at.once(order, act)
+        counted = await at.final("dispute", sent, wait=wait)
+        after = await after_of(at) if counted else None
         known = sent.details
         return {
             "epoch": known["epoch"],
             "bond": known["bond"],
-            **change_of(me, known["before"], after, sent.tx_hash),
+            **change_of(me, known["before"], after, counted.tx_hash if counted else sent.tx_hash),
         }
 
 
@@ -230,8 +233,8 @@ async def _closed(given: TargetOptions, keys: KeyOptions, epoch: int, tenant: st
             return await at.wallet.close(at.escrow.escrow, epoch, who, provider)
 
         disputed = {"epoch": epoch, "tenant": who, "provider": provider}
-        errand = at.errand("settle dispute close", "close", disputed)
-        await at.final("close", await at.once(errand, act), wait=wait)
+        order = at.order("settle dispute close", "close", disputed)
+        await at.final("close", await at.once(order, act), wait=wait)
 
 
 async def _closable(at: Session[TenantWallet], key: tuple[int, str, str]) -> None:

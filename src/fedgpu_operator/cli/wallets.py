@@ -13,7 +13,6 @@ import typer
 
 from fedgpu_operator.errors import (
     ChainError,
-    ChainUnreachableError,
     ConfigurationError,
     PendingError,
     ReplacedError,
@@ -23,9 +22,9 @@ from fedgpu_operator.errors import (
 if TYPE_CHECKING:
     from fedgpu_operator.adapters.chain import EscrowClient, Patience, TenantWallet, Waiting
     from fedgpu_operator.adapters.chain.wallet import Wallet
-    from fedgpu_operator.cli.errands import Errand, Errands
     from fedgpu_operator.cli.journal import Entry, Journal, Lock
     from fedgpu_operator.cli.options import KeyOptions, TargetOptions
+    from fedgpu_operator.cli.orders import Order, Orders
     from fedgpu_operator.domain.settlement import AccountState, TxReceipt
     from fedgpu_operator.domain.terms import EscrowTerms
 
@@ -58,7 +57,7 @@ class Session(Generic[W]):
     wallet: W
     escrow: EscrowClient
     terms: EscrowTerms
-    errands: Errands
+    orders: Orders
     journal: Journal
     lock: Lock
 
@@ -79,7 +78,7 @@ class Session(Generic[W]):
                 f"wallet {self.wallet.address} has no coins of chain {self.escrow.chain_id} for gas"
             )
 
-    def errand(
+    def order(
         self,
         verb: str,
         what: str,
@@ -88,17 +87,17 @@ class Session(Generic[W]):
         pays: bool = False,
         state: str = "",
         used_up: bool = False,
-    ) -> Errand:
+    ) -> Order:
         """What this command is to do at this escrow; commands with the same arguments want the same."""
-        from fedgpu_operator.cli.errands import Errand
+        from fedgpu_operator.cli.orders import Order
 
         escrow = str(self.escrow.escrow)
         named = f"{state} at {escrow}" if state else ""
-        return Errand(verb, {"escrow": escrow, **(arguments or {})}, what, pays, named, used_up)
+        return Order(verb, {"escrow": escrow, **(arguments or {})}, what, pays, named, used_up)
 
-    async def once(self, errand: Errand, act: Callable[[], Awaitable[str]], *, again: bool = False) -> Entry:
-        """The errand's transaction: the one of before, or the one that `act` sends; see Errands.once."""
-        return await self.errands.once(errand, act, again=again)
+    async def once(self, order: Order, act: Callable[[], Awaitable[str]], *, again: bool = False) -> Entry:
+        """The order's transaction: the one of before, or the one that `act` sends; see Orders.once."""
+        return await self.orders.once(order, act, again=again)
 
     async def final(self, what: str, sent: Entry, *, wait: bool) -> TxReceipt | None:
         """Wait until the chain promises to keep it; None without waiting. The next command may send from now on."""
@@ -113,8 +112,8 @@ class Session(Generic[W]):
         return await self._waited(what, sent, 1)
 
     async def _waited(self, what: str, sent: Entry, confirmations: int | None) -> TxReceipt:
-        from fedgpu_operator.cli.errands import LOOK_AGAIN
-        from fedgpu_operator.cli.journal import Outcome
+        from fedgpu_operator.cli.journal import TxOutcome
+        from fedgpu_operator.cli.orders import LOOK_AGAIN
 
         try:
             receipt = await self.wallet.wait(
@@ -128,14 +127,20 @@ class Session(Generic[W]):
         except PendingError as error:
             raise PendingError(f"{error}; {LOOK_AGAIN}") from None
         except ReplacedError as error:
-            self.journal.ended(sent.tx_hash, Outcome.REPLACED)
+            self.journal.ended(sent.tx_hash, TxOutcome.REPLACED)
+            if (other := await self.orders.counted_instead(sent)) is not None:
+                say(f"{what}: {other.tx_hash} counts, which was signed for the same")
+                return await self._waited(what, other, confirmations)
             raise ReplacedError(f"{error}; run the same command again to send another") from None
         except RevertedError:
             if confirmations is None:
-                self.journal.ended(sent.tx_hash, Outcome.FAILED)
+                self.journal.ended(sent.tx_hash, TxOutcome.FAILED)
             raise
+        except ChainError as error:
+            # It is sent; that nobody can follow it, whatever the reason, is no failure.
+            raise PendingError(f"{sent.tx_hash} is sent and cannot be followed: {error}; {LOOK_AGAIN}") from None
         if confirmations is None:
-            self.journal.ended(sent.tx_hash, Outcome.SUCCEEDED, receipt.block_number)
+            self.journal.ended(sent.tx_hash, TxOutcome.SUCCEEDED, receipt.block_number)
         return receipt
 
 
@@ -146,9 +151,9 @@ async def session(make: type[W], given: TargetOptions, keys: KeyOptions) -> Asyn
     Until `Session.final` no other command of this machine sends for the same account.
     """
     from fedgpu_operator.adapters.chain import EscrowClient
-    from fedgpu_operator.cli.errands import Errands, Outgoing
     from fedgpu_operator.cli.journal import Journal
     from fedgpu_operator.cli.keys import signer_from
+    from fedgpu_operator.cli.orders import Orders, Outgoing
     from fedgpu_operator.cli.target import find_target
 
     keys.check()
@@ -162,17 +167,15 @@ async def session(make: type[W], given: TargetOptions, keys: KeyOptions) -> Asyn
     ):
         await escrow.verify()
         outgoing.journal.open(await first_block(wallet))
-        errands = Errands(wallet, outgoing, asking())
-        await errands.look_back()
-        yield Session(wallet, escrow, await escrow.terms(), errands, outgoing.journal, lock)
+        orders = Orders(wallet, outgoing, asking())
+        await orders.look_back()
+        yield Session(wallet, escrow, await escrow.terms(), orders, outgoing.journal, lock)
 
 
 async def first_block(wallet: Wallet) -> str:
     """What tells this chain from others of its id; empty where the endpoint does not keep its first block."""
     try:
         return await wallet.genesis()
-    except ChainUnreachableError:
-        raise
     except ChainError:
         return ""
 
@@ -216,8 +219,8 @@ async def allow(at: Session[TenantWallet], units: int, *, approve: bool, otherwi
             f"{format_usd(allowed // at.terms.scale)} USD of your {at.terms.symbol}, needed are {format_usd(units)} USD"
         )
         raise ConfigurationError(f"the escrow {escrow} may take {may}: run it again with --approve{otherwise}")
-    errand = at.errand("approve", "approve", {"amount": needed}, state="allowance", used_up=True)
-    await at.mined("approve", await at.once(errand, lambda: at.wallet.approve(token, escrow, needed)))
+    order = at.order("approve", "approve", {"amount": needed}, state="allowance", used_up=True)
+    await at.mined("approve", await at.once(order, lambda: at.wallet.approve(token, escrow, needed)))
 
 
 def telling(what: str) -> Callable[[Waiting], None]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from fedgpu_operator.adapters.chain import ProviderWallet, TenantWallet, Transfer, Waiting
-from fedgpu_operator.errors import ChainError, ChainMismatchError, RevertedError
+from fedgpu_operator.adapters.chain import Patience, ProviderWallet, TenantWallet, Transfer, Waiting, patience, wallet
+from fedgpu_operator.domain.settlement import SignedTx
+from fedgpu_operator.domain.transactions import Call
+from fedgpu_operator.errors import ChainError, ChainMismatchError, PendingError, ReplacedError, RevertedError
 
 CHALLENGE = 3600
 
@@ -129,3 +132,140 @@ async def test_a_wallet_signs_for_no_other_chain(world: Any) -> None:
     wallet = await world.stack.enter_async_context(TenantWallet(world.chain.rpc_url, key, chain_id=1))
     with pytest.raises(ChainMismatchError, match="serves chain 31337, not 1"):
         await wallet.mint(world.deployment.token, 1)
+
+
+class Kept:
+    """An outbox that remembers in memory what was kept before it was sent."""
+
+    def __init__(self, world: Any) -> None:
+        self.signed: list[SignedTx] = []
+        self.sent: list[str] = []
+        self._world = world
+
+    def least_nonce(self) -> int:
+        return 0
+
+    async def keep(self, call: Call, signed: SignedTx) -> None:
+        known = self._world.chain.rpc("eth_getTransactionByHash", signed.tx_hash)
+        assert known is None, "it was sent before it was kept"
+        self.signed.append(signed)
+
+    def taken(self, signed: SignedTx) -> None:
+        self.sent.append(signed.tx_hash)
+
+
+async def patient(world: Any, endpoint: Any, said: list[str], outbox: Kept | None = None) -> TenantWallet:
+    key = world.chain.accounts[5].private_key
+    made = TenantWallet(endpoint.url, key, 0.2, outbox=outbox, patience=Patience(10, 10, said.append))
+    await world.stack.enter_async_context(made)
+    return made
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.05)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # the endpoint counts, and tells nobody
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("brisk")
+async def test_a_wallet_with_patience_reads_on_until_it_is_answered_and_says_what_it_waits_for(world: Any) -> None:
+    (endpoint,), said = await world.endpoints(1), list[str]()
+    tenant = await patient(world, endpoint, said)
+    endpoint.refused |= {"eth_estimateGas", "eth_getTransactionCount"}
+    minting = asyncio.create_task(tenant.mint(world.deployment.token, 1))
+    await until(lambda: endpoint.calls["eth_estimateGas"] > 2)
+    assert not minting.done()
+    assert any("HTTP 503" in line and "trying again" in line for line in said)
+    assert len(said) < 4, "the same silence is not told at each try"
+    endpoint.heal()
+    assert (await world.mined(await minting)).succeeded
+
+
+@pytest.mark.usefixtures("brisk")
+async def test_a_lost_reply_sends_the_same_bytes_again_and_signs_nothing_more(world: Any) -> None:
+    (endpoint,), said, outbox = await world.endpoints(1), list[str](), Kept(world)
+    tenant = await patient(world, endpoint, said, outbox)
+    endpoint.swallowed.add("eth_sendRawTransaction")
+    minting = asyncio.create_task(tenant.mint(world.deployment.token, 1))
+    await until(lambda: endpoint.calls["eth_sendRawTransaction"] > 1)
+    endpoint.heal()
+    tx_hash = await minting
+    assert [each.tx_hash for each in outbox.signed] == outbox.sent == [tx_hash]
+    assert any(f"looking for {tx_hash}" in line for line in said)
+    assert (await world.mined(tx_hash)).succeeded
+
+
+@pytest.mark.usefixtures("brisk")
+async def test_a_lost_reply_is_made_good_by_the_receipt_alone(world: Any) -> None:
+    (endpoint,), outbox = await world.endpoints(1), Kept(world)
+    tenant = await patient(world, endpoint, [], outbox)
+    endpoint.swallowed.add("eth_sendRawTransaction")
+    minting = asyncio.create_task(tenant.mint(world.deployment.token, 1))
+    await until(lambda: endpoint.calls["eth_sendRawTransaction"] > 1)
+    world.chain.mine()
+    assert await minting == outbox.signed[0].tx_hash, "that endpoint never confirmed that it took it"
+
+
+@pytest.mark.usefixtures("brisk")
+async def test_a_refusal_is_final_unless_a_reply_was_lost_before_it(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wallet, "UNCLEAR_S", 0.2)
+    (endpoint,) = await world.endpoints(1)
+    tenant = await patient(world, endpoint, [])
+    refusal: dict[str, object] = {"code": -32000, "message": "insufficient funds for gas * price + value"}
+    endpoint.errors["eth_sendRawTransaction"] = refusal
+    with pytest.raises(ChainError, match="insufficient funds") as caught:
+        await tenant.mint(world.deployment.token, 1)
+    assert not isinstance(caught.value, PendingError)
+    endpoint.heal()
+    endpoint.swallowed.add("eth_sendRawTransaction")
+    minting = asyncio.create_task(tenant.mint(world.deployment.token, 1))
+    await until(lambda: endpoint.calls["eth_sendRawTransaction"] > 2)
+    endpoint.swallowed.clear()
+    endpoint.errors["eth_sendRawTransaction"] = refusal
+    with pytest.raises(PendingError, match=r"may be on its way.*insufficient funds"):
+        await minting
+
+
+@pytest.mark.usefixtures("brisk")
+async def test_what_nobody_confirms_is_pending_when_patience_ends(world: Any) -> None:
+    (endpoint,), outbox = await world.endpoints(1), Kept(world)
+    key = world.chain.accounts[5].private_key
+    tenant = TenantWallet(endpoint.url, key, 0.2, outbox=outbox, patience=Patience(0.1, 0.3))
+    await world.stack.enter_async_context(tenant)
+    endpoint.silent.add("eth_sendRawTransaction")
+    with pytest.raises(PendingError, match="may be on its way") as caught:
+        await tenant.mint(world.deployment.token, 1)
+    assert outbox.signed[0].tx_hash in str(caught.value)
+
+
+async def test_a_raised_fee_has_the_same_nonce_and_the_version_that_lost_is_replaced(world: Any) -> None:
+    outbox, key = Kept(world), world.chain.accounts[5].private_key
+    tenant = TenantWallet(world.chain.rpc_url, key, outbox=outbox)
+    await world.stack.enter_async_context(tenant)
+    await tenant.mint(world.deployment.token, 1)
+    (low,) = outbox.signed
+    assert await tenant.raised(low) is None, "it offers enough"
+    world.chain.rpc("anvil_dropTransaction", low.tx_hash)
+    world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(10**12))
+    world.chain.mine()
+    assert tenant.most_it_costs(low) < 10**12 * 21_000
+    high = await tenant.raised(low)
+    assert high is not None
+    assert (high.nonce, high.max_fee > 10**12) == (low.nonce, True)
+    assert not await tenant.replaced(low)
+    await tenant.deliver(high)
+    assert (await world.mined(high.tx_hash)).succeeded
+    assert not await tenant.replaced(low), "what is not final can be undone"
+    world.finalize()
+    assert await tenant.replaced(low)
+    assert not await tenant.replaced(high)
+    with pytest.raises(ReplacedError, match=f"nonce {low.nonce} of"):
+        await tenant.deliver(low)

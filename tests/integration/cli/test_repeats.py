@@ -12,8 +12,10 @@ import pytest
 from eth_account import Account as Keys
 
 from fedgpu_operator.adapters.chain.sender import Sender
+from fedgpu_operator.adapters.chain.wallet import offered
 from fedgpu_operator.cli import main, wallets
 from fedgpu_operator.cli.journal import Journal, Lock
+from fedgpu_operator.domain.settlement import SignedTx
 from fedgpu_operator.lab.chain import Account
 
 if TYPE_CHECKING:
@@ -128,6 +130,26 @@ def test_an_authorization_is_signed_with_its_first_nonce_when_its_transaction_ca
     assert one["hash"] != other["hash"]
     assert one["details"]["authorization"] == other["details"]["authorization"], "whoever sends it, it counts once"
     assert balance(cli, tenant) == "10.00"
+
+
+def test_an_authorization_that_somebody_else_sent_is_that_deposit(
+    cli: Cli, tenant: Account, gateway: LossyEndpoint, tmp_path: Path
+) -> None:
+    deposit = ("account", "deposit", "10", "--authorize", *cli.key(tenant), "-o", "json")
+    gateway.deaf = True
+    assert cli(*deposit, "--no-wait", rpc=gateway.url).code == 0
+    (signed,) = record(tmp_path)
+    call = offered(SignedTx(signed["hash"], bytes.fromhex(signed["raw"][2:]), tenant.address, signed["nonce"]))[0]
+    somebody = cli.chain.accounts[3].address
+    cli.chain.rpc("eth_sendTransaction", {"from": somebody, "to": call.to, "data": call.data, "gas": hex(call.gas)})
+    cli.mint(tenant, 1)
+    while int(str(cli.chain.rpc("eth_getTransactionCount", tenant.address, "finalized")), 16) < 2:
+        cli.chain.mine()
+    assert balance(cli, tenant) == "10.00"
+    repeated = cli(*deposit)
+    assert repeated.code == 2
+    assert "that deposit is made" in repeated.err
+    assert cli(*deposit, "--again").data["after"]["balance"] == "20.00"
 
 
 def test_two_commands_of_one_account_send_one_after_the_other(cli: Cli, tenant: Account) -> None:

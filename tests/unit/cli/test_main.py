@@ -20,6 +20,7 @@ from fedgpu_operator.errors import (
     ForbiddenError,
     KubeError,
     NotFoundError,
+    PendingError,
     UnreachableError,
 )
 
@@ -117,6 +118,14 @@ def test_each_refusal_says_what_to_do(run: Run, hub: FakeHub, error: KubeError, 
 @pytest.mark.parametrize("error", [FedGPUError("a\n  b"), ChainUnreachableError("a\nb"), KubeError("a\nb")])
 def test_advice_is_one_line(error: FedGPUError) -> None:
     assert advice(error) == "a b"
+
+
+def test_what_may_have_been_sent_is_neither_done_nor_failed(
+    run: Run, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "error", PendingError("0xabc is in no block after 1800 s"))
+    code, _, err = run("offers")
+    assert (code, err) == (3, "error: 0xabc is in no block after 1800 s\n")
 
 
 def test_a_missing_job_names_it(run: Run, hub: FakeHub) -> None:

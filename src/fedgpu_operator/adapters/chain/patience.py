@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from fedgpu_operator.adapters.chain.endpoint import SILENCE, Endpoint, why_silent
 from fedgpu_operator.adapters.chain.votes import Answer, Vote
+from fedgpu_operator.errors import ChainUnreachableError
 
+T = TypeVar("T")
 READING_S: Final = 300.0
 """How long one endpoint may be silent while something is read: public gateways lift a rate limit within minutes."""
 SENDING_S: Final = 1800.0
@@ -31,6 +33,24 @@ class Patience:
     reading: float = READING_S
     sending: float = SENDING_S
     tell: Callable[[str], None] = lambda _: None
+
+    async def until_answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` answers, once it does; ChainUnreachableError if it does not when the patience ends.
+
+        Each endpoint has told of its own silence: what is left to tell of is that several do not agree.
+        """
+        loop, pauses = asyncio.get_running_loop(), pause_lengths()
+        until, told = loop.time() + self.reading, False
+        while True:
+            try:
+                return await ask()
+            except ChainUnreachableError as error:
+                if loop.time() > until:
+                    raise
+                if not told:
+                    self.tell(f"{error}; trying again")
+                told = True
+            await asyncio.sleep(next(pauses))
 
 
 class PatientEndpoint(Endpoint):

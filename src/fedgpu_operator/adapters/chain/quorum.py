@@ -54,7 +54,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
     """A web3 provider over several endpoints; ConfigurationError unless `quorum` is a majority of them.
 
     `chain_id` is the chain that every endpoint must serve; None where it is not known yet, then only answers count.
-    With `patience` an endpoint that does not answer is asked again.
+    With `patience` endpoints that do not answer, or do not agree, are asked again.
     Requests raise ChainUnreachableError where too few agree, ChainMismatchError where a quorum serves another chain.
     """
 
@@ -76,6 +76,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
             Endpoint(url, timeout, chain_id) if patience is None else PatientEndpoint(url, timeout, chain_id, patience)
             for url in urls
         ]
+        self._patience = patience
         self._running: set[asyncio.Task[Vote]] = set()
         self._standing = Standing()
         self._late: set[str] = set()
@@ -93,8 +94,13 @@ class QuorumProvider(AsyncJSONBaseProvider):
         return hosts[0] if len(hosts) == 1 else f"{self.quorum} of {', '.join(hosts)}"
 
     async def make_request(self, method: RPCEndpoint, params: object) -> RPCResponse:
-        """One request to all endpoints, never repeated, decided by what they agree on."""
+        """One request to all endpoints, decided by what they agree on; repeated with patience alone."""
         given: list[object] = json.loads(self.encode_rpc_request(method, params))["params"]
+        if self._patience is None or method == SEND:
+            return await self._decided(method, given)
+        return await self._patience.until_answered(partial(self._decided, method, given))
+
+    async def _decided(self, method: str, given: list[object]) -> RPCResponse:
         if method == SEND:
             answer = await self._send(given)
         elif method == BLOCK and given[0] in TAGS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eth_typing import HexStr
 from eth_utils.address import to_checksum_address
 
 from fedgpu_operator.adapters.chain import calls
@@ -38,6 +39,10 @@ class TenantWallet(Wallet):
         domain = await token_domain(self._rpc, token)
         typed = transfer.typed(domain, self.address)
         return Authorization(self.address, transfer, await self._sender.signer.sign_typed(typed))
+
+    async def authorization_used(self, token: str, nonce: str) -> bool:
+        """Whether a transfer that it signed with that nonce was made or cancelled, whoever sent it (EIP-3009)."""
+        return bool(await self._figure(token, "authorizationState", self.address, HexStr(nonce), name="TestUSD"))
 
     async def deposit_with_authorization(self, escrow: str, units: int, authorization: Authorization) -> str:
         """Put `units` µUSD on the account of who signed the authorization, whoever sends it."""

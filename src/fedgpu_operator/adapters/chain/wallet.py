@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from eth_typing import ChecksumAddress, HexStr
 from eth_utils.address import to_checksum_address
+from hexbytes import HexBytes
 from web3.exceptions import TransactionNotFound
 
 from fedgpu_operator.adapters.chain import calls
-from fedgpu_operator.adapters.chain.chainview import block_at, nonces_of
+from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of
 from fedgpu_operator.adapters.chain.patience import Patience, pause_lengths
 from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc
 from fedgpu_operator.adapters.chain.sender import Sender
 from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer
 from fedgpu_operator.artifacts import ContractName
 from fedgpu_operator.domain.settlement import SignedTx, TxReceipt
-from fedgpu_operator.domain.transactions import Call, Nonces
+from fedgpu_operator.domain.transactions import Call, Fees, Nonces
 from fedgpu_operator.errors import (
     ChainError,
     ChainUnreachableError,
@@ -31,14 +33,21 @@ from fedgpu_operator.errors import (
     RevertedError,
     StatePrunedError,
 )
+from fedgpu_operator.settlement.fees import bumped, cost_bound, underpriced
 
 POLL_S: Final = 0.5
 PATIENCE_S: Final = 1800.0
 """Two epochs of Ethereum are 13 minutes: finality takes that long on a good day."""
 RESEND_S: Final = 60.0
 """How often a transaction that is in no block is sent again: nodes drop what does not fit into their pools."""
-NONCE_PATIENCE_S: Final = 60.0
-"""How long a receipt is looked for when a node calls the nonce used: nodes behind one address lag by some blocks."""
+NO_CAP: Final = 2**96
+"""Wei per gas: a person who repeats a command pays what blocks ask."""
+UNCLEAR: Final = frozenset({Refusal.NONCE_USED, Refusal.OTHER})
+"""Refusals after which the transaction may be in a block all the same."""
+UNCLEAR_S: Final = 60.0
+"""How long the receipt is looked for after one of them: nodes behind one address lag by some blocks."""
+SLOWEST: Final = 6
+"""The pauses between looks grow up to so many times the first while nothing changes: finality takes minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,22 @@ class Outbox(Protocol):
     async def keep(self, call: Call, signed: SignedTx) -> None:
         """Write down signed bytes; called before they are sent, and nothing is sent unless it returns."""
         ...
+
+    def taken(self, signed: SignedTx) -> None:
+        """Some endpoint has these bytes, or they are in a block."""
+        ...
+
+
+def offered(signed: SignedTx) -> tuple[Call, Fees]:
+    """What signed bytes do, and what they offer for it."""
+    fields = TypedTransaction.from_bytes(HexBytes(signed.raw)).as_dict()
+    to = bytes(fields["to"])
+    call = Call(to_checksum_address(to) if to else None, "0x" + bytes(fields["data"]).hex(), int(fields["gas"]))
+    return call, Fees(int(fields["maxFeePerGas"]), int(fields["maxPriorityFeePerGas"]))
+
+
+def _pending(signed: SignedTx, why: str) -> PendingError:
+    return PendingError(f"{signed.tx_hash} may be on its way: no endpoint has confirmed it ({why})")
 
 
 class Wallet:
@@ -175,6 +200,11 @@ class Wallet:
                 return False
         return True
 
+    def most_it_costs(self, signed: SignedTx) -> int:
+        """The most wei that a transaction of this wallet can cost it."""
+        call, fees = offered(signed)
+        return cost_bound(call.gas, fees)
+
     async def deliver(self, signed: SignedTx) -> None:
         """Send signed bytes until an endpoint has them or they are in a block; the same bytes each time.
 
@@ -183,43 +213,64 @@ class Wallet:
         did not answer and this wallet has no patience, else PendingError when it ends.
         """
         loop, pauses = asyncio.get_running_loop(), pause_lengths()
-        began, nonce_used_since = loop.time(), None
+        began, refused_since, lost = loop.time(), None, ""
         patience = self._patience.sending if self._patience is not None else 0.0
         while True:
+            fault: ChainError | None = None
             try:
                 await self._sender.broadcast(signed)
+                break
             except ChainUnreachableError as error:
                 if self._patience is None:
                     raise
-                why, fault = str(error), None
-                self._patience.tell(f"{why}; it may be on its way: looking for {signed.tx_hash}")
+                lost = str(error)
+                self._patience.tell(f"{lost}; it may be on its way: looking for {signed.tx_hash}")
             except ChainError as error:
-                why, fault = str(error), error
-            else:
-                return
+                fault = error
             if await self._arrived(signed, fault):
-                return
+                break
             if fault is not None:
-                nonce_used_since = nonce_used_since or loop.time()
-                lags = loop.time() - nonce_used_since < min(patience, NONCE_PATIENCE_S)
-                if not (lags and isinstance(fault, NotTakenError) and fault.why is Refusal.NONCE_USED):
-                    raise fault
+                refused_since = refused_since if refused_since is not None else loop.time()
+                # Who lost a reply may have it, whatever the others, or the same one later, answer.
+                unclear = bool(lost) or (isinstance(fault, NotTakenError) and fault.why in UNCLEAR)
+                if not unclear or loop.time() - refused_since >= min(patience, UNCLEAR_S):
+                    raise fault if not lost else _pending(signed, f"{lost}, and then: {fault}")
             if loop.time() - began > patience:
-                raise PendingError(f"{signed.tx_hash} may be on its way: no endpoint has confirmed it ({why})")
+                raise _pending(signed, str(fault) if fault is not None else lost)
             await asyncio.sleep(next(pauses))
+        if self._outbox is not None:
+            self._outbox.taken(signed)
 
     async def _arrived(self, signed: SignedTx, fault: ChainError | None) -> bool:
         """Whether the transaction is in a block; unknown counts as not yet. ReplacedError where it can never be."""
         try:
             if await self.receipt(signed.tx_hash) is not None:
                 return True
-            if fault is not None and await self.replaced(signed):
-                raise ReplacedError(
-                    f"nonce {signed.nonce} of {self.address} went to another transaction; {signed.tx_hash} never counts"
-                )
-        except ChainUnreachableError:
-            pass
+            gone = fault is not None and await self.replaced(signed)
+        except ChainError:
+            return False
+        if gone:
+            raise ReplacedError(
+                f"nonce {signed.nonce} of {self.address} went to another transaction; {signed.tx_hash} never counts"
+            )
         return False
+
+    async def raised(self, signed: SignedTx) -> SignedTx | None:
+        """The same call at the same nonce for what blocks ask now, kept and not sent; None where it offers that.
+
+        At most one of the two can ever count.
+        """
+        call, fees = offered(signed)
+        view = await fees_asked(self._rpc)
+        if not underpriced(fees, view):
+            return None
+        more = bumped(fees, view, NO_CAP)
+        if more is None:
+            return None
+        again = await self._sender.sign(call, signed.nonce, more)
+        if self._outbox is not None:
+            await self._outbox.keep(call, again)
+        return again
 
     async def wait(
         self,
@@ -241,7 +292,7 @@ class Wallet:
         seen: Waiting | None = None
         silence = ""
         loop = asyncio.get_running_loop()
-        resent = loop.time()
+        resent, pause = loop.time(), poll
         try:
             async with asyncio.timeout(patience):
                 while True:
@@ -256,10 +307,12 @@ class Wallet:
                         silence = ""
                         if progress is not None and now != seen:
                             progress(now)
+                        moved = seen is None or (now.block, now.done) != (seen.block, seen.done)
+                        pause = poll if moved else min(SLOWEST * poll, 1.25 * pause)
                         seen = now
                         if receipt is not None and now.done:
                             return self._succeeded(receipt)
-                    await asyncio.sleep(poll)
+                    await asyncio.sleep(pause)
         except TimeoutError:
             where = "in no block" if seen is None or seen.block is None else f"in block {seen.block}, not final"
             raise PendingError(f"{tx_hash} is {where} after {patience:.0f} s{silence}") from None

@@ -1,6 +1,6 @@
 """What a command wants from a chain, done once however often it is repeated: finds, resumes and asks; prints nothing.
 
-An errand is a verb and its arguments. A transaction that was signed for it and is not decided by a final block is
+An order is a verb and its arguments. A transaction that was signed for it and is not decided by a final block is
 gone on with; another is signed only when that one can never count, or at its very nonce.
 """
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from fedgpu_operator.cli.journal import Entry, Journal, Outcome
+from fedgpu_operator.cli.journal import Entry, Journal, TxOutcome
 from fedgpu_operator.errors import (
     ChainError,
     ChainUnreachableError,
@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 
 AGAIN_WITHIN_S: Final = 86_400
 """A payment that was signed within this time and is final is not repeated without being asked about."""
+RAISE_AFTER_S: Final = 1800
+"""A transaction that waits for so long below what blocks ask is signed again for more: as long as a command waits."""
+REPEAT: Final = "repeated, the command signs it again at the same nonce, so that at most one can count"
 LOOK_AGAIN: Final = "run the same command again: it looks for this transaction and sends no second one"
 
 
 @dataclass
-class Errand:
-    """One wish: `verb` are the command's words, `arguments` what it was given; equal ones are the same wish.
+class Order:
+    """What a command is to do: `verb` are its words, `arguments` what it was given; equal ones are the same order.
 
-    `pays` is whether doing it twice moves money twice. `state` names what it sets, where a later errand of that name
+    `pays` is whether doing it twice moves money twice. `state` names what it sets, where a later order of that name
     undoes it: only the newest is gone on with. `used_up` is whether nothing is left of it once it is in a block.
     `what` is how progress calls it; `details` are kept with the transaction and may be filled in until it is signed.
     """
@@ -53,40 +56,44 @@ class Errand:
 
 
 class Outgoing:
-    """The outbox of a command's wallet: writes down what is signed, and for which errand, and says its hash."""
+    """The outbox of a command's wallet: writes down what is signed, and for which order, and says its hash."""
 
     def __init__(self, journal: Journal, tell: Callable[[str], None]) -> None:
         self.journal = journal
         self.tell = tell
-        self._errands: list[Errand] = []
+        self._orders: list[Order] = []
         self.kept: Entry | None = None
-        """What was signed last."""
+        """What is being sent; None when no endpoint is known not to have it."""
 
     def least_nonce(self) -> int:
         return max((each.nonce + 1 for each in self.journal.unfinished()), default=0)
 
     async def keep(self, call: Call, signed: SignedTx) -> None:
         """PendingError, and nothing is sent, where an earlier version of it might count as well."""
-        errand = self._errands[-1] if self._errands else Errand(call.what, {}, call.what)
-        for each in self.journal.of(errand.verb, errand.arguments):
+        order = self._orders[-1] if self._orders else Order(call.what, {}, call.what)
+        for each in self.journal.of(order.verb, order.arguments):
             if each.outcome is None and each.refused and not each.dropped and each.nonce < signed.nonce:
                 raise PendingError(f"{each.tx_hash} was refused, but its nonce {each.nonce} is in use: {LOOK_AGAIN}")
-        details = {**errand.details, "state": errand.state}
-        self.kept = self.journal.signed(signed, errand.verb, errand.arguments, details)
-        self.tell(f"{errand.what}: signed as {signed.tx_hash} with nonce {signed.nonce}, sending it")
+        details = {**order.details, "state": order.state}
+        self.kept = self.journal.signed(signed, order.verb, order.arguments, details)
+        self.tell(f"{order.what}: signed as {signed.tx_hash} with nonce {signed.nonce}, sending it")
+
+    def taken(self, signed: SignedTx) -> None:
+        if self.kept is not None and self.kept.tx_hash == signed.tx_hash:
+            self.kept = None
 
     @contextmanager
-    def doing(self, errand: Errand) -> Iterator[None]:
-        """What is signed meanwhile is signed for this errand."""
-        self._errands.append(errand)
+    def doing(self, order: Order) -> Iterator[None]:
+        """What is signed meanwhile is signed for this order."""
+        self._orders.append(order)
         try:
             yield
         finally:
-            self._errands.pop()
+            self._orders.pop()
 
 
-class Errands:
-    """The errands of one wallet; `confirm` asks a person, and is None where nobody is there to answer."""
+class Orders:
+    """The orders of one wallet; `confirm` asks a person, and is None where nobody is there to answer."""
 
     def __init__(self, wallet: Wallet, outgoing: Outgoing, confirm: Callable[[str], bool] | None) -> None:
         self._wallet = wallet
@@ -97,44 +104,65 @@ class Errands:
         self._decided: set[str] = set()
         """Hashes of which this command was the first to learn that they succeeded."""
 
-    async def once(self, errand: Errand, act: Callable[[], Awaitable[str]], *, again: bool = False) -> Entry:
-        """The transaction of the errand, which some endpoint has: the one of before, or the one that `act` sends.
+    async def once(self, order: Order, act: Callable[[], Awaitable[str]], *, again: bool = False) -> Entry:
+        """The transaction of the order, which some endpoint has: the one of before, or the one that `act` sends.
 
         ConfigurationError where it would pay a second time and nobody confirms that; `again` confirms it. PendingError
         where its fate is not known when patience ends.
         """
-        earlier = self.found(errand)
-        if earlier is not None and not (errand.used_up and await self._wallet.receipt(earlier.tx_hash) is not None):
-            await self.go_on(errand, earlier)
-            return earlier
-        if errand.pays and not again:
-            await self._ask(errand)
+        earlier = self.found(order)
+        if earlier is not None and not (order.used_up and await self._wallet.receipt(earlier.tx_hash) is not None):
+            return await self.go_on(order, earlier)
+        if order.pays and not again:
+            await self._ask(order)
         self._outgoing.kept = None
-        with self._outgoing.doing(errand), self.judged():
+        with self._outgoing.doing(order), self.judged():
             return self._journal.entries[await act()]
 
-    def found(self, errand: Errand) -> Entry | None:
-        """The newest transaction of the errand that may still count, or of which nobody was told that it did."""
+    def found(self, order: Order) -> Entry | None:
+        """The newest transaction of the order that may still count, or of which nobody was told that it did."""
         for each in reversed(self._journal.entries.values()):
             if each.dropped or each.refused:
                 continue
-            if not each.of(errand.verb, errand.arguments):
-                if errand.state and each.details.get("state") == errand.state:
+            if not each.of(order.verb, order.arguments):
+                if order.state and each.details.get("state") == order.state:
                     return None
                 continue
-            if each.outcome is None or each.tx_hash in self._decided:
+            news = each.tx_hash in self._decided and each.at >= self._journal.now() - AGAIN_WITHIN_S
+            if each.outcome is None or news:
                 return each
         return None
 
-    async def go_on(self, errand: Errand, entry: Entry) -> None:
-        """See that the transaction of before is on its way: the same bytes, unless it is in a block."""
+    async def go_on(self, order: Order, entry: Entry) -> Entry:
+        """See that the transaction of before is on its way: the same bytes, unless it is in a block.
+
+        One that waits for longer than RAISE_AFTER_S below what blocks ask is signed again for more, at its nonce.
+        """
         from fedgpu_operator.cli.wallets import instant
 
-        self._tell(f"{errand.what}: going on with {entry.tx_hash} of {instant(entry.at)}; nothing else is sent")
-        if await self._wallet.receipt(entry.tx_hash) is None:
-            self._outgoing.kept = entry
-            with self.judged():
-                await self._wallet.deliver(entry.signed)
+        more = "; for another, repeat the command with --again when this is final" if order.pays else ""
+        self._tell(f"{order.what}: going on with {entry.tx_hash} of {instant(entry.at)}, nothing else is sent{more}")
+        if await self._wallet.receipt(entry.tx_hash) is not None:
+            return entry
+        self._outgoing.kept = entry
+        with self.judged():
+            if self._journal.now() - entry.at > RAISE_AFTER_S:
+                order.details = {**entry.details}
+                with self._outgoing.doing(order):
+                    raised = await self._wallet.raised(entry.signed)
+                if raised is not None:
+                    self._tell(f"{order.what}: {entry.tx_hash} offers less than blocks ask; now it offers more")
+                    entry = self._journal.entries[raised.tx_hash]
+            await self._wallet.deliver(entry.signed)
+        return entry
+
+    async def counted_instead(self, entry: Entry) -> Entry | None:
+        """Another version of the same order and nonce that is in a block; None where there is none."""
+        for each in self._journal.of(entry.verb, entry.arguments):
+            other = each.nonce == entry.nonce and each.tx_hash != entry.tx_hash
+            if other and await self._wallet.receipt(each.tx_hash) is not None:
+                return each
+        return None
 
     async def look_back(self) -> None:
         """Learn what became of everything that was signed before and was not decided then; send the rest again."""
@@ -149,11 +177,11 @@ class Errands:
             if receipt is not None:
                 self._journal.refused(each.tx_hash, "")
                 if receipt.block_number <= final:
-                    outcome = Outcome.SUCCEEDED if receipt.succeeded else Outcome.FAILED
+                    outcome = TxOutcome.SUCCEEDED if receipt.succeeded else TxOutcome.FAILED
                     self._journal.ended(each.tx_hash, outcome, receipt.block_number)
                     self._decided |= {each.tx_hash} if receipt.succeeded else set()
             elif await self._wallet.replaced(each.signed):
-                self._journal.ended(each.tx_hash, Outcome.REPLACED)
+                self._journal.ended(each.tx_hash, TxOutcome.REPLACED)
                 self._tell(f"{each.verb}: {each.tx_hash} never counts, its nonce went to another transaction")
             elif not each.refused:
                 await self._send_again(each)
@@ -170,24 +198,24 @@ class Errands:
             self._tell(f"{entry.verb}: {entry.tx_hash} was refused: {error}")
             self._note(entry, error)
 
-    async def _ask(self, errand: Errand) -> None:
-        reasons = [*self._recent(errand), *await self._strangers()]
+    async def _ask(self, order: Order) -> None:
+        reasons = [*self._recent(order), *await self._strangers()]
         if not reasons:
             return
         text = "; ".join(reasons)
         if self._confirm is None:
-            raise ConfigurationError(f"{text}: nothing is sent; to {errand.what} all the same, give --again")
-        if not self._confirm(f"{text}. {errand.what.capitalize()} again?"):
+            raise ConfigurationError(f"{text}: nothing is sent; to {order.what} all the same, give --again")
+        if not self._confirm(f"{text}. {order.what.capitalize()} again?"):
             raise ConfigurationError("nothing was sent")
 
-    def _recent(self, errand: Errand) -> list[str]:
+    def _recent(self, order: Order) -> list[str]:
         from fedgpu_operator.cli.wallets import instant
 
         since = self._journal.now() - AGAIN_WITHIN_S
         done = [
             each
-            for each in self._journal.of(errand.verb, errand.arguments)
-            if each.outcome is Outcome.SUCCEEDED and each.at >= since
+            for each in self._journal.of(order.verb, order.arguments)
+            if each.outcome is TxOutcome.SUCCEEDED and each.at >= since
         ]
         return [f"{each.tx_hash} did just that on {instant(each.at)} and is final" for each in done[-1:]]
 
@@ -210,14 +238,37 @@ class Errands:
             raise PendingError(f"{error}; {LOOK_AGAIN}" if LOOK_AGAIN not in str(error) else str(error)) from None
         except ReplacedError as error:
             if (kept := self._outgoing.kept) is not None:
-                self._journal.ended(kept.tx_hash, Outcome.REPLACED)
+                self._journal.ended(kept.tx_hash, TxOutcome.REPLACED)
             raise ReplacedError(f"{error}; run the same command again to send another") from None
         except (ChainUnreachableError, RevertedError):
             raise
+        except NotTakenError as error:
+            if (kept := self._outgoing.kept) is not None:
+                self._note(kept, error)
+            raise self._explained(error, kept) from None
         except ChainError as error:
             if (kept := self._outgoing.kept) is not None:
                 self._note(kept, error)
             raise
+
+    def _explained(self, error: NotTakenError, kept: Entry | None) -> ChainError:
+        """The node's words, and what to do about them."""
+        me = self._wallet.address
+        if error.why is Refusal.POOR:
+            much = f"up to {self._wallet.most_it_costs(kept.signed) / 10**18:.6f} " if kept is not None else ""
+            coins = f"{much}coins of chain {self._journal.chain_id}"
+            return NotTakenError(f"{me} needs {coins} for gas; send it some and repeat the command: {error}", error.why)
+        if kept is None:
+            return error
+        if error.why is Refusal.NONCE_USED:
+            used = f"nonce {kept.nonce} of {me} is used, by {kept.tx_hash} or by another transaction"
+            return PendingError(f"{used}, and no receipt is there yet ({error}); {LOOK_AGAIN}")
+        if error.why is Refusal.UNDERPRICED:
+            others = [each.tx_hash for each in self._journal.entries.values() if each.nonce == kept.nonce]
+            known = ", ".join(each for each in others if each != kept.tx_hash)
+            waits = f"another transaction of nonce {kept.nonce} may wait{f' ({known})' if known else ''}"
+            return NotTakenError(f"{error}; {waits}, or {kept.tx_hash} offers too little: {REPEAT}", error.why)
+        return NotTakenError(f"{error}; {REPEAT}", error.why)
 
     def _note(self, entry: Entry, error: ChainError) -> None:
         """A nonce that is used says nothing of this transaction: it may be what used it."""

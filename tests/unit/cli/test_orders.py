@@ -1,4 +1,4 @@
-"""What repeating a command does, on a chain that is a dictionary: one transaction a wish."""
+"""What repeating a command does, on a chain that is a dictionary: one transaction an order."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 
 from fedgpu_operator.adapters.chain import Wallet
-from fedgpu_operator.cli.errands import AGAIN_WITHIN_S, Errand, Errands, Outgoing
-from fedgpu_operator.cli.journal import Journal, Lock, Outcome
+from fedgpu_operator.cli.journal import Journal, Lock, TxOutcome
+from fedgpu_operator.cli.orders import AGAIN_WITHIN_S, RAISE_AFTER_S, Order, Orders, Outgoing
 from fedgpu_operator.domain.settlement import SignedTx, TxReceipt
 from fedgpu_operator.domain.transactions import Call, Nonces
 from fedgpu_operator.errors import (
@@ -40,6 +40,8 @@ class FakeChain:
     final: int = 1
     refusal: ChainError | None = None
     sent: list[str] = field(default_factory=list)
+    dear: bool = False
+    """Whether blocks ask more than transactions offer."""
 
     def mine(self, *, succeed: bool = True) -> None:
         self.head += 1
@@ -54,7 +56,7 @@ class FakeChain:
 
 
 class FakeWallet:
-    """The parts of a wallet that errands use."""
+    """The parts of a wallet that orders use."""
 
     address = ME
 
@@ -89,6 +91,17 @@ class FakeWallet:
             await self.nudge(signed)
         except ChainUnreachableError as error:
             raise PendingError(f"{signed.tx_hash} may be on its way") from error
+        self.outbox.taken(signed)
+
+    def most_it_costs(self, signed: SignedTx) -> int:
+        return 25 * 10**14
+
+    async def raised(self, signed: SignedTx) -> SignedTx | None:
+        if not self.chain.dear:
+            return None
+        more = SignedTx(signed.tx_hash + "ff", signed.raw, ME, signed.nonce)
+        await self.outbox.keep(Call(ME, "0x"), more)
+        return more
 
     async def send(self, name: str) -> str:
         nonce = max((await self.nonces()).pending, self.outbox.least_nonce())
@@ -109,16 +122,16 @@ class Machine:
     answers: bool | None = None
     said: list[str] = field(default_factory=list)
 
-    def run(self, errand: Errand, *, again: bool = False) -> str:
-        return self._do(self._once(errand, again=again))
+    def run(self, order: Order, *, again: bool = False) -> str:
+        return self._do(self._once(order, again=again))
 
-    async def _once(self, errand: Errand, *, again: bool) -> str:
+    async def _once(self, order: Order, *, again: bool) -> str:
         outgoing = Outgoing(self.journal(), self.said.append)
         wallet = FakeWallet(self.chain, outgoing)
         confirm = None if self.answers is None else lambda _: bool(self.answers)
-        errands = Errands(cast("Wallet", wallet), outgoing, confirm)
-        await errands.look_back()
-        entry = await errands.once(errand, lambda: wallet.send(errand.what), again=again)
+        orders = Orders(cast("Wallet", wallet), outgoing, confirm)
+        await orders.look_back()
+        entry = await orders.once(order, lambda: wallet.send(order.what), again=again)
         return entry.tx_hash
 
     def journal(self) -> Journal:
@@ -137,12 +150,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return Machine(FakeChain())
 
 
-def deposit(amount: int = 10) -> Errand:
-    return Errand("account deposit", {"amount": amount}, "deposit", pays=True)
+def deposit(amount: int = 10) -> Order:
+    return Order("account deposit", {"amount": amount}, "deposit", pays=True)
 
 
-def limit(amount: int) -> Errand:
-    return Errand("account limits set", {"limit": amount}, f"limit {amount}", state="limit")
+def limit(amount: int) -> Order:
+    return Order("account limits set", {"limit": amount}, f"limit {amount}", state="limit")
 
 
 def test_a_payment_is_gone_on_with_until_it_is_final_and_then_asked_about(machine: Machine) -> None:
@@ -155,7 +168,7 @@ def test_a_payment_is_gone_on_with_until_it_is_final_and_then_asked_about(machin
     assert machine.run(deposit()) == first, "the command that learns it tells it"
     with pytest.raises(ConfigurationError, match=f"{first} did just that on 2023-11-14T22:13:20Z.*--again"):
         machine.run(deposit())
-    assert machine.run(deposit(11)) != first, "another amount is another wish"
+    assert machine.run(deposit(11)) != first, "another amount is another order"
     assert machine.run(deposit(), again=True) != first
 
 
@@ -203,7 +216,7 @@ def test_another_command_sends_what_was_dropped_again_and_takes_the_next_nonce(m
 
 def test_what_was_refused_is_signed_again_at_the_same_nonce_and_never_at_another(machine: Machine) -> None:
     machine.chain.refusal = NotTakenError("insufficient funds", Refusal.POOR)
-    with pytest.raises(NotTakenError):
+    with pytest.raises(NotTakenError, match=f"{ME} needs up to 0.002500 coins of chain 1 for gas"):
         machine.run(deposit())
     machine.chain.refusal = None
     second = machine.run(deposit())
@@ -221,18 +234,18 @@ def test_what_was_refused_and_whose_nonce_is_in_use_is_not_paid_beside(machine: 
     assert len(set(machine.chain.sent)) == 1, "a pool has another of its nonce: no second one is signed"
 
 
-def test_a_nonce_that_went_elsewhere_frees_the_wish(machine: Machine) -> None:
+def test_a_nonce_that_went_elsewhere_frees_the_order(machine: Machine) -> None:
     first = machine.run(deposit())
     machine.chain.pool = {"0xstranger": 0}
     machine.chain.mine()
     machine.chain.refusal = NotTakenError("nonce too low", Refusal.NONCE_USED)
-    with pytest.raises(NotTakenError):
+    with pytest.raises(PendingError, match=r"nonce 0 .* is used, by .* run the same command again"):
         machine.run(deposit())
     machine.chain.finalize()
     machine.chain.refusal = None
     second = machine.run(deposit())
     assert second != first
-    assert machine.journal().entries[first].outcome is Outcome.REPLACED
+    assert machine.journal().entries[first].outcome is TxOutcome.REPLACED
     assert any("never counts" in line for line in machine.said)
 
 
@@ -241,7 +254,26 @@ def test_a_payment_that_failed_in_a_final_block_is_made_again(machine: Machine) 
     machine.chain.mine(succeed=False)
     machine.chain.finalize()
     assert machine.run(deposit()) != first
-    assert machine.journal().entries[first].outcome is Outcome.FAILED
+    assert machine.journal().entries[first].outcome is TxOutcome.FAILED
+
+
+def test_a_payment_that_offers_too_little_is_raised_at_its_nonce_and_counts_in_either_version(machine: Machine) -> None:
+    order = deposit()
+    order.details["before"] = "as it was"
+    first = machine.run(order)
+    machine.chain.dear = True
+    assert machine.run(deposit()) == first, "it has not waited for long"
+    machine.clock += RAISE_AFTER_S + 1
+    second = machine.run(deposit())
+    assert second != first
+    record = machine.journal().entries
+    assert record[second].nonce == record[first].nonce == 0
+    assert record[second].details["before"] == "as it was"
+    machine.chain.pool = {first: 0}
+    machine.chain.mine()
+    machine.chain.finalize()
+    assert machine.run(deposit()) == first, "a miner took the first"
+    assert machine.journal().entries[second].outcome is TxOutcome.REPLACED
 
 
 def test_of_what_sets_the_same_thing_only_the_newest_is_gone_on_with(machine: Machine) -> None:
@@ -250,8 +282,16 @@ def test_of_what_sets_the_same_thing_only_the_newest_is_gone_on_with(machine: Ma
     assert machine.run(limit(50)) not in (high, low), "the first was undone by the second"
 
 
+def test_an_old_transaction_that_nobody_looked_at_since_is_no_answer_to_a_new_command(machine: Machine) -> None:
+    first = machine.run(deposit())
+    machine.chain.mine()
+    machine.chain.finalize()
+    machine.clock += AGAIN_WITHIN_S + 1
+    assert machine.run(deposit()) != first
+
+
 def test_what_is_used_up_in_its_block_is_sent_anew(machine: Machine) -> None:
-    approve = Errand("approve", {"amount": 1}, "approve", state="allowance", used_up=True)
+    approve = Order("approve", {"amount": 1}, "approve", state="allowance", used_up=True)
     first = machine.run(approve)
     assert machine.run(approve) == first
     machine.chain.mine()
