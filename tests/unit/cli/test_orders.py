@@ -234,6 +234,15 @@ def test_what_was_refused_and_whose_nonce_is_in_use_is_not_paid_beside(machine: 
     assert len(set(machine.chain.sent)) == 1, "a pool has another of its nonce: no second one is signed"
 
 
+def test_what_is_refused_while_looking_back_is_not_paid_at_a_higher_nonce(machine: Machine) -> None:
+    first = machine.run(deposit())
+    machine.chain.refusal = NotTakenError("internal error", Refusal.OTHER)
+    with pytest.raises(PendingError, match=f"{first} was refused, but its nonce 0 is in use"):
+        machine.run(deposit(), again=True)
+    machine.chain.refusal = None
+    assert machine.run(deposit()) == first, "it was in the pool all the time"
+
+
 def test_a_nonce_that_went_elsewhere_frees_the_order(machine: Machine) -> None:
     first = machine.run(deposit())
     machine.chain.pool = {"0xstranger": 0}
@@ -307,11 +316,13 @@ def test_what_waits_and_was_not_sent_from_here_stops_a_payment_and_nothing_else(
 
 
 def test_what_another_chain_of_the_same_id_saw_is_not_taken_up(machine: Machine) -> None:
-    first = machine.run(deposit())
-    machine.genesis, machine.chain = "0x02", FakeChain()
-    assert machine.run(deposit()) == first, "the fake names a transaction by its place in the record"
-    assert machine.chain.pool == {first: 0}
-    assert len(machine.journal().entries) == 1
+    machine.run(deposit())
+    machine.genesis, machine.chain, machine.said = "0x02", FakeChain(), []
+    assert machine.journal().entries == {}
+    machine.run(deposit())
+    assert "signed as" in machine.said[0]
+    machine.genesis = ""
+    assert len(machine.journal().entries) == 1, "the fake gives both the same hash; an unknown chain sees all"
 
 
 def test_a_line_that_a_crash_cut_off_was_never_sent_and_spoils_no_other(machine: Machine) -> None:
