@@ -54,6 +54,8 @@ class Chain:
             f"--block-time={block_time}",
             f"--slots-in-an-epoch={slots_in_an_epoch}",
             f"--accounts={ACCOUNTS}",
+            # EIP-7825, 2^24 gas per transaction: anvil knows it and does not enforce it by itself.
+            "--enable-tx-gas-limit",
             f"--config-out={directory / 'accounts.json'}",
             # What a restart needs to go on where it was.
             f"--state={directory / 'state.json'}",
