@@ -12,10 +12,10 @@ import pytest
 from fedgpu_operator.adapters.chain import EscrowClient, calls
 from fedgpu_operator.domain.settlement import ZERO_HASH
 from fedgpu_operator.errors import (
-    ChainError,
     ChainMismatchError,
     ChainUnreachableError,
     ConfigurationError,
+    NotTakenError,
     RevertedError,
 )
 from fedgpu_operator.lab.faultychain import FaultyEndpoint
@@ -243,7 +243,7 @@ async def test_a_reply_that_is_lost_leaves_a_transaction_unknown(world: Any) -> 
     assert (await world.mined(signed.tx_hash, client)).epoch == 1, "it was on its way all the same"
     for endpoint in three:
         endpoint.heal()
-    with pytest.raises(ChainError, match="nonce too low"):
+    with pytest.raises(NotTakenError, match="nonce too low"):
         await client.broadcast(signed)
 
 
