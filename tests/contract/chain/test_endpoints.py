@@ -244,6 +244,19 @@ async def test_a_revert_in_any_status_is_a_revert(status: int) -> None:
             await client.send(calls.encode(client.escrow, "cancelEpoch", [1]))
 
 
+async def test_a_contract_cannot_have_the_operator_fetch_an_address() -> None:
+    """EIP-3668: web3 follows the URLs in such a revert, to wherever the contract says."""
+    seen: list[web.Request] = []
+    async with endpoint(plain(200, "{}"), seen) as elsewhere:
+        lookup = "OffchainLookup(address,string[],bytes,bytes4,bytes)"
+        data = encode(["address", "string[]", "bytes", "bytes4", "bytes"], [ESCROW, [elsewhere], b"", b"\1" * 4, b""])
+        answer = revert(keccak(text=lookup)[:4] + data)
+        async with endpoint(answer) as url, EscrowClient(url, ESCROW, 1, KEY) as client:
+            with pytest.raises(RevertedError):
+                await client.epoch(1)
+    assert seen == []
+
+
 async def test_a_node_without_the_state_is_named_with_the_cure() -> None:
     async with endpoint(rpc_error(-32000, "missing trie node 5f1a (path ) state 0x5f1a is not available")) as url:
         error = await ask(url)
@@ -254,7 +267,11 @@ async def test_a_node_without_the_state_is_named_with_the_cure() -> None:
 
 def revert_with(signature: str, *values: object) -> Answer:
     kinds = signature.partition("(")[2].rstrip(")")
-    data = "0x" + keccak(text=signature)[:4].hex() + encode(kinds.split(",") if kinds else [], list(values)).hex()
+    return revert(keccak(text=signature)[:4] + encode(kinds.split(",") if kinds else [], list(values)))
+
+
+def revert(raw: bytes) -> Answer:
+    data = "0x" + raw.hex()
 
     async def answer(request: dict[str, Any]) -> web.Response:
         results = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgpu_operator.adapters.chain.answers import AnswerError, fault_of, judge
+from fedgpu_operator.adapters.chain.answers import LONGEST_WORDS, AnswerError, fault_of, judge
 from fedgpu_operator.adapters.chain.rpc import NOT_TAKEN, Rpc
 from fedgpu_operator.adapters.chain.votes import Vote, agreed, fingerprint, refusal
 from fedgpu_operator.adapters.chain.wordings import ESTIMATE, LOGS, SEND, TABLE, Meaning, Row, table
@@ -22,7 +22,6 @@ from fedgpu_operator.errors import (
 )
 
 METHODS = ("eth_call", ESTIMATE, SEND, LOGS, "eth_getTransactionReceipt", "eth_getBlockByNumber", "eth_getBalance")
-KILOBYTES = 4_096
 
 
 def of(row: Row) -> dict[str, object]:
@@ -93,6 +92,13 @@ ANSWERS: list[tuple[str, object, Meaning]] = [
     (LOGS, "block range greater than 500 max", Meaning.RANGE),
     (LOGS, "Too many logs requested. Max logs per response is 20000.", Meaning.RANGE),
     (LOGS, "block range extends beyond current head block", Meaning.WAIT),
+    (LOGS, "query block range exceeds server limit, narrow your filter: 1000", Meaning.RANGE),
+    (LOGS, "query returns too many logs, narrow your filter: 20000", Meaning.RANGE),
+    (LOGS, "range 1000000 exceeds limit of 10000", Meaning.RANGE),
+    (LOGS, "receipt not available for from block 14319330.", Meaning.PRUNED),
+    (LOGS, "old data not available due to pruning: from tx: 4, min tx: 9", Meaning.PRUNED),
+    (SEND, "request body too large", Meaning.TOO_LARGE),
+    ("eth_call", "pending state is not available", Meaning.WAIT),
     (LOGS, "over rate limit", Meaning.WAIT),
     (LOGS, {"code": -32005, "message": "project ID request rate exceeded"}, Meaning.WAIT),
     ("eth_call", {"code": 429, "message": "has exceeded its throughput"}, Meaning.WAIT),
@@ -146,7 +152,7 @@ def test_whatever_an_error_holds_it_means_something_in_words_that_can_be_shown(
 ) -> None:
     fault = fault_of(error, status, method)
     assert fault.meaning in Meaning
-    assert 0 < len(fault.words) <= 300
+    assert 0 < len(fault.words) <= LONGEST_WORDS
     assert "\n" not in fault.words
     fingerprint(method, fault)
 

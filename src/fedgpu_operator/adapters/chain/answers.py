@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedgpu_operator.adapters.chain.reverts import revert_data
-from fedgpu_operator.adapters.chain.wordings import CALLS, LOGS, SEND, TABLE, Meaning
+from fedgpu_operator.adapters.chain.wordings import CALLS, ESTIMATE, LOGS, SEND, TABLE, Meaning
 from fedgpu_operator.domain.text import clean_line
 
-LONGEST_WORDS: Final = 300
+LONGEST_WORDS: Final = 400
 """Characters of a provider's own words that are shown; four times as many are read."""
 
 BUSY_CODES: Final = (-32005, -32016, -32603, 429)
 """Limit exceeded (EIP-1474), over rate limit (proxyd), internal error (JSON-RPC 2.0): not now, in whatever words."""
 BUSY_STATUSES: Final = frozenset({401, 402, 403, 404, 408, 425, 429})
 """HTTP statuses of who did not pass the request on to a node; as are all from 500."""
+TOO_LONG: Final[Mapping[str, Meaning]] = {LOGS: Meaning.RANGE, ESTIMATE: Meaning.TOO_LARGE, SEND: Meaning.TOO_LARGE}
+"""What HTTP 413 means, by method."""
 
 _HEX: Final = re.compile(r"(Reverted )?0x")
 
@@ -54,8 +56,8 @@ def judge(error: object, status: int, method: str) -> Meaning:
     for row in TABLE:
         if row.matches(method, code, words):
             return row.meaning
-    if method == LOGS and status == 413:
-        return Meaning.RANGE
+    if status == 413 and method in TOO_LONG:
+        return TOO_LONG[method]
     return Meaning.WAIT if code in BUSY_CODES or status in BUSY_STATUSES or status >= 500 else Meaning.REFUSED
 
 

@@ -14,7 +14,7 @@ from web3.types import BlockIdentifier
 
 from fedgpu_operator.adapters.chain import calls
 from fedgpu_operator.adapters.chain.answers import AnswerError
-from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of
+from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of, state_kept
 from fedgpu_operator.adapters.chain.history import History
 from fedgpu_operator.adapters.chain.reader import EscrowReader
 from fedgpu_operator.adapters.chain.receipts import read_receipt
@@ -118,6 +118,10 @@ class EscrowClient:
         if scale != 10 ** (decimals - 6):
             raise ChainMismatchError(f"the token {token.address} has {decimals} decimals, the escrow scales by {scale}")
         self._verified = True
+
+    async def check_state(self) -> None:
+        """Refuse to go on (StatePrunedError, with the lag and the cure) unless the finalized block's state is kept."""
+        await state_kept(self._rpc, self.escrow)
 
     async def snapshot(
         self, tenants: Sequence[str], pairs: Sequence[Pair], block: BlockIdentifier = "finalized"

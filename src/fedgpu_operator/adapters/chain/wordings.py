@@ -337,8 +337,8 @@ SENT: Final = (
         _M.TOO_LARGE,
         f"{FAMILY}, {RETH}, {ERIGON}, {NETHERMIND}, {PARITY}",
         f"{POOL}; 131072 bytes of transaction, 49152 of a contract's code",
-        r"oversized data|rlptoolong|init ?code (size exceeded|too large)|max initcode size|maxtxsizeexceeded"
-        r"|transaction (is )?too (large|big)|l2message too long",
+        r"oversized data|request (body|entity) too large|content length too large|rlptoolong"
+        r"|init ?code (size exceeded|too large)|max initcode size|maxtxsizeexceeded|transaction (is )?too (large|big)|l2message too long",
         "oversized data: transaction size 131200, limit 131072",
         PRICED,
     ),
@@ -413,10 +413,10 @@ LIMITS: Final = (
     ),
     Row(
         _M.RANGE,
-        f"{GETH}, {RETH}, {BESU}, publicnode, drpc, llamarpc, Cloudflare",
+        f"{GETH}, {RETH}, {BESU}, Erigon 3.5 (1,000 blocks), Infura, publicnode, drpc, llamarpc, Cloudflare",
         "eth/filters/api.go (--rpc.rangelimit); EthGetLogs.java (--rpc-max-logs-range, 5000)",
         r"exceeds? max(imum)? (block )?range|exceeds? max (block|results)|exceeds maximum (rpc )?range"
-        r"|max(imum)? (block )?range|ranges over \d+ blocks|exceeds the range|range exceeds",
+        r"|max(imum)? (block )?range|ranges over \d+ blocks|exceeds the range|range (\d+ )?exceeds|narrow your filter",
         "exceed maximum block range: 5000",
         RANGES,
     ),
@@ -468,7 +468,7 @@ ELSEWHERE: Final = (
         f"{GETH}, state kept by path; geth 1.14 to 1.16",
         "triedb/pathdb/reader.go, eth/state_accessor.go",
         r"historical state\b.*\b(not available|unavailable)|state (0x)?[0-9a-f]+ is not (available|canonical)"
-        r"|state is not available",
+        r"|(?<!pending )state is not available",
         "historical state 0x5f1a is not available",
     ),
     Row(
@@ -482,21 +482,21 @@ ELSEWHERE: Final = (
         _M.PRUNED,
         f"{GETH}, {RETH}, {NETHERMIND}, {BESU}",
         "code 4444 (EIP-4444); core/history",
-        r"pruned history unavailable|history (is |has been )?(expired|pruned)",
+        r"pruned history unavailable|(history|receipts?)\b.* (expired|pruned|unavailable)",
         "pruned history unavailable",
     ),
     Row(
         _M.PRUNED,
         ERIGON,
         "the flag --prune.mode",
-        r"due to pruning",
+        r"due to pruning|(history is|blocks are) available from block",
         "old data not available due to pruning",
     ),
     Row(
         _M.PRUNED,
         NETHERMIND,
-        "code -32002",
-        r"no state available for block",
+        "code -32002, -32000; of logs up to 1.39",
+        r"no state available for block|receipt not available for",
         "No state available for block 0x5f1a",
     ),
     Row(
@@ -549,7 +549,7 @@ ELSEWHERE: Final = (
         f"{GETH}, {RETH}, {ANVIL}, {HARDHAT}, nitro 6dce8d1, {PROXYD}",
         "code -32602, -32019 (HTTP 400); a block that is still to come",
         r"beyond (the )?(current )?head block|block ?out ?of ?range|block is out of range|ahead of current block"
-        r"|received invalid block tag|not currently canonical|(pending state/block|head block) is not available"
+        r"|received invalid block tag|not currently canonical|(pending state(/block)?|head block) is not available"
         r"|^resource not found",
         "block range extends beyond current head block",
     ),
@@ -596,6 +596,24 @@ ELSEWHERE: Final = (
 
 TABLE: Final = (*REVERTS, *SENT, *LIMITS, *ELSEWHERE)
 """In order: the first row that matches decides."""
+
+_RANGE: Final = re.compile(r"\[\s*(0x[0-9a-f]{1,16})\s*,\s*(0x[0-9a-f]{1,16})\s*\]|\brange (\d{1,18})-(\d{1,18})\b")
+_COUNT: Final = re.compile(
+    r"(?:limited to (?:an? )?(?:0 - )?|up to an? |(?:at most|max|maximum)(?: block)?(?: range)?:? |ranges? over "
+    r"|range (?:exceeds|greater than) |exceeds? max(?:imum)? (?:block )?range:? |distance: |narrow your filter: "
+    r"|range \d{1,18} exceeds limit of )(\d{1,18})(k?)\b"
+)
+
+
+def blocks_suggested(words: str, first: int) -> int | None:
+    """How many blocks from `first` on a refusal of a range says that it would take; None where it says nothing."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", words.lower())
+    if (found := _RANGE.search(plain)) is not None:
+        low, high = (int(each, 0) for each in found.groups() if each is not None)
+        return high - first + 1 if low <= first <= high else None
+    if (count := _COUNT.search(plain)) is not None:
+        return int(count[1]) * (1_000 if count[2] else 1) or None
+    return None
 
 
 def table() -> str:
