@@ -184,6 +184,21 @@ async def test_a_log_that_was_read_in_part_is_read_on_from_there(world: Any) -> 
     assert asked == sorted(asked)
 
 
+async def test_an_endpoint_that_drops_old_logs_without_a_word_is_found_out(world: Any) -> None:
+    """As some clients do with pruned receipts: an open dispute would be forgotten."""
+    alice, p = await disputed_far_away(world)
+    (endpoint,) = await world.endpoints(1)
+    endpoint.lies["eth_getLogs"] = lambda logs: []
+    client = await world.client(endpoint.url)
+    for read in (client.disputes, client.exits, lambda: client.posted(1)):
+        with pytest.raises(StatePrunedError, match="it drops old logs"):
+            await read()
+    endpoint.heal()
+    assert [(each.tenant, each.provider) for each in await client.disputes()] == [(alice, p)], (
+        "read again from the start"
+    )
+
+
 async def test_a_node_that_dropped_the_finalized_state_is_found_at_the_start(world: Any) -> None:
     world.finalize()
     (endpoint,) = await world.endpoints(1)

@@ -396,6 +396,33 @@ async def test_a_faulty_endpoint_is_named_once_and_without_its_secret(
     ]
 
 
+async def test_an_endpoint_that_is_limited_is_named_once_whatever_its_words(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    three = await world.endpoints(3)
+    caplog.set_level(logging.INFO, "fedgpu_operator.adapters.chain")
+    client = await world.client(*(each.url for each in three))
+    for number in range(4):
+        three[1].errors["eth_call"] = LIMITED | {"message": f"rate limit reached, request {number}"}
+        await client.epoch(1)
+        await _all_said(client)
+    host = three[1].url.removeprefix("http://")
+    assert caplog.messages == [
+        f"the endpoint {host} gives no answer now (rate limit reached, request 0) on eth_call; the others decide"
+    ]
+
+
+async def test_an_endpoint_that_does_not_tell_its_chain_now_has_no_vote(world: Any) -> None:
+    (endpoint,) = await world.endpoints(1)
+    client = await world.client(endpoint.url)
+    endpoint.errors["eth_chainId"] = LIMITED
+    with pytest.raises(ChainUnreachableError, match="request rate limited"):
+        await client.epoch(1)
+    assert not endpoint.calls["eth_call"]
+    endpoint.heal()
+    await client.epoch(1)
+
+
 @pytest.mark.parametrize(("count", "quorum"), [(1, 0), (1, 2), (2, 1), (3, 1), (4, 2), (3, 4)])
 def test_less_than_a_majority_is_no_quorum(count: int, quorum: int) -> None:
     with pytest.raises(ConfigurationError, match=f"{quorum} of {count} endpoints is no quorum"):

@@ -35,6 +35,10 @@ class StatusError(OSError):
     """A response that is not HTTP 200 and holds no JSON-RPC error; its text is its status and its own words."""
 
 
+class NotNowError(StatusError):
+    """A JSON-RPC error that means WAIT; its text is the provider's words."""
+
+
 class Endpoint:
     """One address; messages name its host alone, because the path often carries an API key.
 
@@ -74,12 +78,12 @@ class Endpoint:
                 if head is None or head < height:
                     return Vote(self.host, None, f"has not got to block {height}")
                 answer = await self._ask(method, params)
+        except NotNowError as error:
+            return Vote(self.host, None, f"gives no answer now ({error})")
         except SILENCE as error:
             # Who comes back may be somebody else.
             self._right_chain = self._chain_id is None
             return Vote(self.host, None, f"gives no answer ({why_silent(error)})")
-        if isinstance(answer, Fault) and answer.meaning is Meaning.WAIT:
-            return Vote(self.host, None, f"gives no answer now ({answer.words})")
         return Vote(self.host, answer, mark=fingerprint(method, answer))
 
     async def aclose(self) -> None:
@@ -98,8 +102,10 @@ class Endpoint:
             answer = None
         if (error := _error_in(answer)) is not None:
             fault = fault_of(error, status, method)
-            found = Fault(fault.meaning, self._without_secrets(fault.words), fault.revert)
-            return Result(None) if found.meaning is Meaning.ABSENT else found
+            words = self._without_secrets(fault.words)
+            if fault.meaning is Meaning.WAIT:
+                raise NotNowError(words)
+            return Result(None) if fault.meaning is Meaning.ABSENT else Fault(fault.meaning, words, fault.revert)
         if status != httpx.codes.OK:
             raise StatusError(f"HTTP {status}{self._excuse(answer, body)}")
         if not isinstance(answer, Mapping) or "result" not in answer:

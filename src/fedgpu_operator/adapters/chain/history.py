@@ -13,10 +13,11 @@ from fedgpu_operator.adapters.chain.chainview import block_at, first_block_since
 from fedgpu_operator.adapters.chain.logreader import LogReader
 from fedgpu_operator.adapters.chain.reader import EscrowReader
 from fedgpu_operator.adapters.chain.receipts import events_of
-from fedgpu_operator.adapters.chain.rpc import Rpc
+from fedgpu_operator.adapters.chain.rpc import ARCHIVE, Rpc
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import DisputeState, ExitState, Pair
 from fedgpu_operator.domain.transactions import PostedEpoch
+from fedgpu_operator.errors import StatePrunedError
 
 Dispute = tuple[int, str, str]
 """(epoch, tenant, provider)."""
@@ -25,7 +26,9 @@ Dispute = tuple[int, str, str]
 class History:
     """Reads each finalized block's log once. `from_block` None begins where the first epoch was posted.
 
-    An exit that began before any epoch was posted is then not seen.
+    An exit that began before any epoch was posted is then not seen. Raises StatePrunedError where the log lacks an
+    epoch that the escrow's books have: nodes that drop old logs may answer with none at all (reth up to 2.5.1, Erigon
+    up to 3.0), and a dispute would be missed.
     """
 
     def __init__(self, rpc: Rpc, contract: AsyncContract, reader: EscrowReader, from_block: int | None) -> None:
@@ -36,6 +39,7 @@ class History:
         self._from_block = from_block
         self._next = from_block
         self._lock = asyncio.Lock()
+        self._posted: set[int] = set()
         self._disputes: dict[Dispute, None] = {}
         self._exits: dict[Pair, None] = {}
 
@@ -49,7 +53,7 @@ class History:
         async for _, logs in self._log.pieces(start, final, topics):
             for log in logs:
                 return await self._described(log)
-        return None
+        raise self._incomplete(f"does not show how epoch {number} was posted")
 
     async def disputes(self) -> tuple[DisputeState, ...]:
         """The disputes open at the newest finalized block, oldest first."""
@@ -76,15 +80,23 @@ class History:
             if (await self._reader.epoch(1, final)).active_at == 0:
                 return final
             self._next = await self._posted_since(1, final)
-        opened = [[self._topic("Disputed"), self._topic("ExitStarted")]]
+        opened = [[self._topic(event) for event in ("EpochPosted", "Disputed", "ExitStarted")]]
         async for last, logs in self._log.pieces(self._next, final, opened):
+            self._posted |= {values["epoch"] for values in events_of("EpochPosted", logs, self._contract)}
             for values in events_of("Disputed", logs, self._contract):
                 self._disputes[values["epoch"], values["tenant"], values["provider"]] = None
             for values in events_of("ExitStarted", logs, self._contract):
                 self._exits[values["tenant"], values["provider"]] = None
             # What was read stays read, whatever becomes of the next piece.
             self._next = last + 1
+        posted = (await self._reader.read("state", at=final)).last
+        if len(self._posted) < posted:
+            self._next = self._from_block
+            raise self._incomplete(f"shows {len(self._posted)} of the {posted} epochs that were posted")
         return final
+
+    def _incomplete(self, what: str) -> StatePrunedError:
+        return StatePrunedError(f"the log of the escrow at {self._rpc!r} {what}: it drops old logs; {ARCHIVE}")
 
     async def _posted_since(self, number: int, final: int) -> int:
         """A block at which the epoch was not posted yet: the settlement clock is never before the real one's past."""

@@ -41,7 +41,7 @@ NOT_TAKEN: Final[Mapping[Meaning, Refusal]] = {
 }
 """Why a transaction is not taken, or would not be, by what the node means; any other error to a send is OTHER."""
 
-ARCHIVE: Final = "an archive node, or a provider that keeps the state of finalized blocks, is needed (docs/chains.md)"
+ARCHIVE: Final = "an archive node, or a provider that keeps old state and logs, is needed (docs/chains.md)"
 
 
 class Rpc:
@@ -116,5 +116,5 @@ def _translated(what: str, name: str, error: AnswerError) -> ChainError:
     if meaning is Meaning.REVERTED:
         return RevertedError(f"{what}: {explain(fault.revert, fault.words)}")
     if meaning is Meaning.PRUNED:
-        return StatePrunedError(f"{said}: it does not keep the state of that block; {ARCHIVE}")
+        return StatePrunedError(f"{said}: it no longer keeps what was read; {ARCHIVE}")
     return ChainError(said)

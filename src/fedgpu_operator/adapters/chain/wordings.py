@@ -338,7 +338,8 @@ SENT: Final = (
         f"{FAMILY}, {RETH}, {ERIGON}, {NETHERMIND}, {PARITY}",
         f"{POOL}; 131072 bytes of transaction, 49152 of a contract's code",
         r"oversized data|request (body|entity) too large|content length too large|rlptoolong"
-        r"|init ?code (size exceeded|too large)|max initcode size|maxtxsizeexceeded|transaction (is )?too (large|big)|l2message too long",
+        r"|init ?code (size exceeded|too large)|max initcode size|maxtxsizeexceeded"
+        r"|transaction (is )?too (large|big)|l2message too long",
         "oversized data: transaction size 131200, limit 131072",
         PRICED,
     ),
