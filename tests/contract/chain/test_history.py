@@ -61,7 +61,7 @@ async def test_a_post_by_another_contract_shows_no_debits(world: Any) -> None:
     plan = await world.plan(settler, {(alice, p): 10}, {alice: 10})
     relay = await _relay(world, settler.call_post(plan).data)
     _as_admin(world, "grantRole(bytes32,address)", keccak(text="SETTLER"), relay)
-    world.chain.rpc("anvil_setBalance", alice, hex(10**20))
+    world.chain.set_balance(alice, 10**20)
     sent = world.chain.rpc("eth_sendTransaction", {"from": alice, "to": relay, "gas": hex(10**6)})
     await world.mined(sent)
     world.finalize()
@@ -291,7 +291,7 @@ async def _from_deployment(world: Any) -> EscrowClient:
 
 
 def _put_code(world: Any, address: str, code: str) -> str:
-    world.chain.rpc("anvil_setCode", address, "0x" + code)
+    world.chain.set_code(address, "0x" + code)
     return address
 
 
@@ -308,8 +308,8 @@ async def _relay(world: Any, data: str) -> str:
 def _as_admin(world: Any, signature: str, *words: bytes | str) -> None:
     packed = "".join((word.hex() if isinstance(word, bytes) else word[2:]).rjust(64, "0") for word in words)
     admin, data = world.deployment.timelock, "0x" + keccak(text=signature)[:4].hex() + packed
-    world.chain.rpc("anvil_setBalance", admin, hex(10**18))
-    world.chain.rpc("anvil_impersonateAccount", admin)
+    world.chain.set_balance(admin, 10**18)
+    world.chain.own("impersonateAccount", admin)
     world.chain.rpc("eth_sendTransaction", {"from": admin, "to": world.escrow, "data": data})
-    world.chain.rpc("anvil_stopImpersonatingAccount", admin)
+    world.chain.own("stopImpersonatingAccount", admin)
     world.chain.mine()

@@ -288,6 +288,7 @@ async def test_state_is_read_at_the_block_that_a_quorum_has_reached(world: Any) 
     assert (await (await world.client(*(each.url for each in three))).nonces(tenant.address)).latest == before - 1
 
 
+@pytest.mark.chains("anvil")
 async def test_a_reorg_that_runs_through_a_snapshot_is_noticed(world: Any) -> None:
     (endpoint,) = await world.endpoints(1)
     client = await world.client(endpoint.url)
@@ -297,7 +298,7 @@ async def test_a_reorg_that_runs_through_a_snapshot_is_noticed(world: Any) -> No
 
     def after_a_reorg(answer: str) -> str:
         endpoint.heal()
-        world.chain.rpc("anvil_reorg", 1, [])
+        world.chain.reorg(1)
         return answer
 
     endpoint.lies["eth_call"] = after_a_reorg

@@ -57,6 +57,7 @@ async def test_a_call_that_would_fail_is_refused_by_simulation(world: Any) -> No
         await client.simulate(client.call_claim(7, []))
 
 
+@pytest.mark.chains("anvil")
 @pytest.mark.parametrize("depth", range(1, 13))
 async def test_a_reorg_before_finality_is_undone_by_the_same_bytes(world: Any, depth: int) -> None:
     client = await world.settler()
@@ -65,7 +66,7 @@ async def test_a_reorg_before_finality_is_undone_by_the_same_bytes(world: Any, d
     await client.broadcast(signed)
     mined = await world.mined(signed.tx_hash, client)
     world.chain.mine(depth - 1) if depth > 1 else None
-    world.chain.rpc("anvil_reorg", depth, [])
+    world.chain.reorg(depth)
     assert await client.receipt(signed.tx_hash) is None
     nonces = await client.nonces(client.address)
     assert (nonces.finalized, nonces.latest) == (before.finalized, signed.nonce)
@@ -79,6 +80,7 @@ async def test_a_reorg_before_finality_is_undone_by_the_same_bytes(world: Any, d
     assert await client.posted(2) is None
 
 
+@pytest.mark.chains("anvil")
 @pytest.mark.parametrize("depth", [1, 12])
 async def test_a_rollback_is_a_shorter_chain_and_nothing_worse(world: Any, depth: int) -> None:
     client = await world.settler()
@@ -86,7 +88,7 @@ async def test_a_rollback_is_a_shorter_chain_and_nothing_worse(world: Any, depth
     await client.broadcast(signed)
     await world.mined(signed.tx_hash, client)
     world.chain.mine(depth - 1) if depth > 1 else None
-    world.chain.rpc("anvil_rollback", depth)
+    world.chain.own("rollback", depth)
     assert await client.receipt(signed.tx_hash) is None
     await client.broadcast(signed)
     assert (await world.mined(signed.tx_hash, client)).epoch == 1
@@ -97,7 +99,7 @@ async def test_a_dropped_transaction_is_sent_again_byte_for_byte(world: Any) -> 
     _, signed = await signed_post(world, client)
     await client.broadcast(signed)
     assert (await client.nonces(client.address)).pending == signed.nonce + 1
-    world.chain.rpc("anvil_dropTransaction", signed.tx_hash)
+    world.chain.drop(signed.tx_hash)
     assert (await client.nonces(client.address)).pending == signed.nonce
     world.chain.mine()
     assert await client.receipt(signed.tx_hash) is None
@@ -165,7 +167,7 @@ async def test_a_base_fee_a_hundred_times_higher_is_followed_and_the_cap_is_not_
     call, signed = await signed_post(world, client)
     before = await client.suggest_fees()
     await client.broadcast(signed)
-    world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * before.base_fee))
+    world.chain.set_base_fee(100 * before.base_fee)
     world.chain.mine()
     assert await client.receipt(signed.tx_hash) is None, "too cheap for that block"
     risen = await client.suggest_fees()
@@ -185,7 +187,7 @@ async def test_under_the_cap_a_transaction_waits_until_the_chain_is_cheap_again(
     client = await world.settler()
     calm = await client.suggest_fees()
     cap = 3 * (calm.base_fee + calm.tip)
-    world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * cap))
+    world.chain.set_base_fee(100 * cap)
     world.chain.mine()
     call = await posting(world, client)
     fees = first_fees(await client.suggest_fees(), cap)
@@ -193,7 +195,7 @@ async def test_under_the_cap_a_transaction_waits_until_the_chain_is_cheap_again(
     signed = await client.sign(call, (await client.nonces(client.address)).latest, fees)
     with pytest.raises(ChainError, match="max fee per gas less than block base fee"):
         await client.broadcast(signed)
-    world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(calm.base_fee))
+    world.chain.set_base_fee(calm.base_fee)
     world.chain.mine()
     assert await client.suggest_fees() == FeeView(calm.base_fee, calm.tip)
     await client.broadcast(signed)
@@ -215,7 +217,7 @@ async def test_why_a_transaction_is_not_taken_is_known_whichever_client_refuses(
     (endpoint,) = await world.endpoints(1)
     client = await world.settler(endpoint.url)
     _, signed = await signed_post(world, client)
-    world.chain.rpc("anvil_setBalance", client.address, "0x1")
+    world.chain.set_balance(client.address, 1)
     with pytest.raises(NotTakenError, match=r"(?i)insufficient funds") as caught:
         await client.broadcast(signed)
     assert caught.value.why is Refusal.POOR
