@@ -49,6 +49,12 @@ class PrometheusMetrics:
             "fedgpu_moves", "Running jobs that were stopped to be placed again.", ["reason"], registry=self.registry
         )
         self._paid = Counter("fedgpu_paid_micro_usd", "Paid on chain, seen at finalized.", registry=self.registry)
+        self._obstacles = Gauge(
+            "fedgpu_settlement_obstacle",
+            "1 while this keeps settlement from working as configured; the operator's log says what to do.",
+            ["reason"],
+            registry=self.registry,
+        )
         self._silence = Gauge(
             "fedgpu_watch_silence_seconds",
             "Since the hub's API server last told anything of that kind; it does so about once a minute.",
@@ -93,3 +99,7 @@ class PrometheusMetrics:
 
     def market(self, prices: Sequence[PricePoint]) -> None:
         self._market.market(prices)
+
+    def obstacles(self, present: Mapping[str, bool]) -> None:
+        for reason, holds in present.items():
+            self._obstacles.labels(reason).set(holds)

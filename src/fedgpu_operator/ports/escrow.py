@@ -55,6 +55,10 @@ class Escrow(Protocol):
         """The contract's periods, which never change."""
         ...
 
+    async def finality_lag(self) -> int:
+        """Blocks from the newest finalized block to the newest one."""
+        ...
+
     async def holds_role(self, role: Role, account: str) -> bool:
         """Whether an account holds a role of the escrow at the newest finalized block."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from fedgpu_operator.domain.market import PricePoint
@@ -46,4 +46,8 @@ class Metrics(Protocol):
 
     def market(self, prices: Sequence[PricePoint]) -> None:
         """What GPUs cost now, by product and region; those of earlier calls are gone."""
+        ...
+
+    def obstacles(self, present: Mapping[str, bool]) -> None:
+        """What can keep settlement from working as configured, by name, and whether it does now."""
         ...

@@ -164,7 +164,7 @@ class FakeEscrow:
     # ---- ports.Escrow
 
     async def verify(self) -> None:
-        return
+        self._answer()
 
     async def snapshot(self, tenants: Sequence[str], pairs: Sequence[Pair]) -> ChainSnapshot:
         self._answer()
@@ -199,6 +199,10 @@ class FakeEscrow:
         self._answer()
         return signature == stamp(address, digest)
 
+    async def finality_lag(self) -> int:
+        self._answer()
+        return self.latest.block - self.final.block
+
     async def holds_role(self, role: Role, account: str) -> bool:
         self._answer()
         return (role, account) not in self.stripped
@@ -220,6 +224,7 @@ class FakeEscrow:
         return ()
 
     async def periods(self) -> EscrowPeriods:
+        self._answer()
         return EscrowPeriods(WINDOW, 10 * WINDOW, WINDOW, WINDOW, WINDOW)
 
     def call_post(self, plan: EpochPlan) -> Call:

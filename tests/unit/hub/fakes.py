@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import NAMESPACE_OID, uuid5
 
@@ -188,6 +188,7 @@ class FakeMetrics:
         self.moves: Counter[str] = Counter()
         self.gaps: list[float] = []
         self.prices: tuple[PricePoint, ...] = ()
+        self.in_the_way: set[str] = set()
 
     def decided(self, placed: int, refused: dict[str, int], seconds: float) -> None:
         self.refused = refused
@@ -212,6 +213,9 @@ class FakeMetrics:
 
     def market(self, prices: Sequence[PricePoint]) -> None:
         self.prices = tuple(prices)
+
+    def obstacles(self, present: Mapping[str, bool]) -> None:
+        self.in_the_way = {reason for reason, holds in present.items() if holds}
 
 
 def as_ports(kube: FakeKube, metrics: FakeMetrics) -> tuple[Kube, Metrics]:
