@@ -7,9 +7,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from fedgpu_operator.adapters.chain import EscrowClient
 from fedgpu_operator.adapters.chain.remotesigner import RemoteSigner
+from fedgpu_operator.adapters.chain.rpc import Endpoints
 from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer, load_key
 from fedgpu_operator.bootstrap.meter import load_meter
 from fedgpu_operator.domain.terms import Role
@@ -60,9 +62,16 @@ async def open_settling(chain: ChainSettings, clock: Clock) -> Settling:
     A chain or a signer that does not answer within PATIENCE_SECONDS stops nothing: computing goes on, and what is not
     known is read again before anything is settled.
     """
-    settler = await _signer(chain.settler)
+    settler = await _signer(chain.settler, chain.ca_file)
     meter = await load_meter(chain, settler.address)
-    escrow = EscrowClient(chain.rpc_urls, chain.escrow, chain.chain_id, settler, quorum=chain.rpc_quorum)
+    escrow = EscrowClient(
+        Endpoints(chain.rpc_urls, chain.ca_file),
+        chain.escrow,
+        chain.chain_id,
+        settler,
+        quorum=chain.rpc_quorum,
+        from_block=chain.first_block,
+    )
     holders: dict[Role, str] = {"SETTLER": settler.address}
     if meter is not None:
         holders["METER"] = meter.address
@@ -113,14 +122,14 @@ async def await_terms(terms: TermsSource) -> None:
         log.warning("roles or signer could not be checked at start and are checked later: %s", terms.unchecked)
 
 
-async def _signer(settings: SignerSettings) -> Signer:
+async def _signer(settings: SignerSettings, ca_file: Path | None) -> Signer:
     if settings.key_file is not None:
         return await load_key(settings.key_file)
     if settings.keystore is not None:
         return await load_key(settings.keystore, settings.password_file)
     if not settings.url:
         raise ConfigurationError("the settler has no key: set FEDGPU_SETTLER_KEY_FILE")
-    return RemoteSigner(settings.url, settings.address)
+    return RemoteSigner(settings.url, settings.address, ca_file=ca_file)
 
 
 def thresholds(settings: Settings, settling: Settling | None) -> Callable[[], Thresholds]:

@@ -149,7 +149,8 @@ class TermsSource:
             lag = "too far behind the newest one"
         return (
             f"FEDGPU_CHAIN_RPC_URL: the node does not keep the state of the finalized block, which is {lag}, and "
-            f"settlement reads it: use an archive node, or a provider that keeps that state (docs/chains.md); {error}"
+            f"settlement reads it: use an archive node (geth: --gcmode=archive --history.state=90000), or a provider "
+            f"that keeps that state; docs/chains.md has more ({error})"
         )
 
     async def _read_roles(self) -> None:
