@@ -21,6 +21,7 @@ from fedgpu_operator.hub.escrowterms import FATAL, Obstacle, TermsSource
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.receipts import ReceiptLoop
 from fedgpu_operator.hub.settlement import SettlementLoop
+from fedgpu_operator.hub.settlercoins import SettlerWatch
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
 from fedgpu_operator.settings import ChainSettings, Settings, SignerSettings
 from fedgpu_operator.settlement import Terms, Thresholds
@@ -145,8 +146,11 @@ def thresholds(settings: Settings, settling: Settling | None) -> Callable[[], Th
 class SettlementPass:
     """One pass of the settlement loop, which is made once the escrow's terms are known: nothing is sent before."""
 
-    def __init__(self, terms: TermsSource, metrics: Metrics, make: Callable[[], SettlementLoop]) -> None:
+    def __init__(
+        self, terms: TermsSource, coins: SettlerWatch, metrics: Metrics, make: Callable[[], SettlementLoop]
+    ) -> None:
         self._terms = terms
+        self._coins = coins
         self._metrics = metrics
         self._make = make
         self._loop: SettlementLoop | None = None
@@ -158,6 +162,8 @@ class SettlementPass:
             await self._terms.read()
             if self._loop is None:
                 self._loop = self._make()
+            # First, because a settler without coins is why a pass may fail.
+            await self._coins.look()
             return await self._loop.pass_once()
         except StatePrunedError:
             pruned = True
@@ -198,9 +204,12 @@ def settling_passes(
             auto_claim=chain.auto_claim,
         )
 
+    coins = SettlerWatch(
+        kube, ledger, escrow, clock, metrics, fee_cap=chain.fee_cap_wei, warn=chain.settler_warn_seconds
+    )
     passes: dict[str, Callable[[], Awaitable[float | None]]] = {
         "accounts": accounts.pass_once,
-        "settlement": SettlementPass(settling.terms, metrics, settlement).pass_once,
+        "settlement": SettlementPass(settling.terms, coins, metrics, settlement).pass_once,
     }
     if settling.meter is not None:
         domain = escrow_domain(escrow.chain_id, escrow.escrow)

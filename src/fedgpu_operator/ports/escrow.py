@@ -119,6 +119,10 @@ class Escrow(Protocol):
         """The next nonce of an account, by finalized blocks, by all blocks, and by what waits in pools."""
         ...
 
+    async def balance(self, account: str) -> int:
+        """Coins of an account at the newest block, in wei."""
+        ...
+
     async def suggest_fees(self) -> FeeView:
         """What the chain asks now."""
         ...

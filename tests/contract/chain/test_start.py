@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.contract.chain.conftest import CHALLENGE, World
+from tests.contract.chain.conftest import CHALLENGE, FINALITY, World
 
+from fedgpu_operator.adapters.chain import calls
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.bootstrap import settling
 from fedgpu_operator.bootstrap.settling import open_settling
 from fedgpu_operator.domain.settlement import Deployment
 from fedgpu_operator.lab.faultychain import FaultyEndpoint
 from fedgpu_operator.settings import ChainSettings, Settings
-from fedgpu_operator.settlement import lag_of
+from fedgpu_operator.settlement import first_fees, lag_of
 
 
 class LossyEndpoint(FaultyEndpoint):
@@ -86,3 +88,19 @@ async def test_a_chain_that_is_silent_through_the_start_is_read_when_it_is_back(
             assert (opened.terms.known, opened.terms.obstacles) == (True, {})
         finally:
             await opened.aclose()
+
+
+async def test_how_far_finality_lags_and_what_the_settler_has_are_the_chains_own_figures(world: World) -> None:
+    world.chain.mine(FINALITY + 1)
+    settler = await world.settler()
+    assert await settler.finality_lag() == FINALITY
+    before = await settler.balance(world.address(1))
+    assert before == int(str(world.chain.rpc("eth_getBalance", world.address(1), "latest")), 16) > 0
+    call = replace(calls.claim(world.escrow, 1, ()), gas=30_000)
+    nonces = await settler.nonces(world.address(1))
+    view = await settler.suggest_fees()
+    sent = await settler.broadcast(await settler.sign(call, nonces.latest, first_fees(view, 10**12)))
+    world.chain.mine()
+    receipt = await settler.receipt(sent)
+    assert receipt is not None
+    assert await settler.balance(world.address(1)) == before - receipt.fee

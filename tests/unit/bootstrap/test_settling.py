@@ -23,6 +23,7 @@ from fedgpu_operator.errors import (
 )
 from fedgpu_operator.hub.escrowterms import Obstacle, TermsSource
 from fedgpu_operator.hub.settlement import SettlementLoop
+from fedgpu_operator.hub.settlercoins import SettlerWatch
 from fedgpu_operator.ports import Escrow
 from fedgpu_operator.settings import Settings
 from fedgpu_operator.settlement import lag_of
@@ -112,7 +113,8 @@ async def test_a_chain_that_comes_back_after_the_start_is_read_then(lost: range)
             began.append(terms.longest)
             return 1.0
 
-    settles = SettlementPass(terms, metrics, lambda: cast("SettlementLoop", Loop()))
+    coins = cast("SettlerWatch", Coins())
+    settles = SettlementPass(terms, coins, metrics, lambda: cast("SettlementLoop", Loop()))
     limits = thresholds(Settings.from_env({}), cast("Settling", settled(terms)))
     for _ in range(6):
         known = terms.known
@@ -125,6 +127,13 @@ async def test_a_chain_that_comes_back_after_the_start_is_read_then(lost: range)
     assert set(began) == {WINDOW}
     assert limits().lag == LAG, "who took it at the start has it as well"
     assert (terms.complete, metrics.in_the_way) == (True, set())
+
+
+class Coins:
+    """Nobody looks at them here."""
+
+    async def look(self) -> None:
+        return
 
 
 def settled(terms: TermsSource) -> object:
@@ -221,7 +230,7 @@ async def test_state_that_is_lost_while_running_is_shown_until_it_is_back() -> N
             return 1.0
 
     made: Any = Loop()
-    settles = SettlementPass(terms, metrics, lambda: made)
+    settles = SettlementPass(terms, cast("SettlerWatch", Coins()), metrics, lambda: made)
     with pytest.raises(StatePrunedError):
         await settles.pass_once()
     assert metrics.in_the_way == {"StatePruned"}

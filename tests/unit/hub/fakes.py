@@ -14,6 +14,7 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
 from fedgpu_operator.placement.problem import Solution
 from fedgpu_operator.ports import Kube, Listed, Metrics, ResourceType, WatchEvent
+from fedgpu_operator.settlement.purse import Purse
 
 Key = tuple[str, str, str]
 """(plural, namespace, name)."""
@@ -189,6 +190,7 @@ class FakeMetrics:
         self.gaps: list[float] = []
         self.prices: tuple[PricePoint, ...] = ()
         self.in_the_way: set[str] = set()
+        self.purse: Purse | None = None
 
     def decided(self, placed: int, refused: dict[str, int], seconds: float) -> None:
         self.refused = refused
@@ -213,6 +215,9 @@ class FakeMetrics:
 
     def market(self, prices: Sequence[PricePoint]) -> None:
         self.prices = tuple(prices)
+
+    def settler(self, purse: Purse) -> None:
+        self.purse = purse
 
     def obstacles(self, present: Mapping[str, bool]) -> None:
         self.in_the_way = {reason for reason, holds in present.items() if holds}

@@ -170,6 +170,11 @@ class EscrowClient:
         """The next nonce of an account, by finalized blocks, by all blocks, and by what waits in pools."""
         return await nonces_of(self._rpc, account)
 
+    async def balance(self, account: str) -> int:
+        """Coins of an account at the newest block, in wei."""
+        with self._rpc.speaking("reading a balance"):
+            return await self._rpc.w3.eth.get_balance(to_checksum_address(account), "latest")
+
     async def suggest_fees(self) -> FeeView:
         """The base fee of the newest block and the tip that endpoints suggest."""
         return await fees_asked(self._rpc)
