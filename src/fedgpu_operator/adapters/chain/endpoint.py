@@ -8,6 +8,7 @@ import re
 import ssl
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -17,6 +18,7 @@ from fedgpu_operator.adapters.chain.answers import Fault, fault_of
 from fedgpu_operator.adapters.chain.votes import Answer, Result, Vote, fingerprint, quantity
 from fedgpu_operator.adapters.chain.wordings import Meaning
 from fedgpu_operator.domain.text import clean_line
+from fedgpu_operator.errors import ConfigurationError
 
 SILENCE = (httpx.HTTPError, OSError, ValueError, RecursionError)
 """What means "no usable answer": unknown, and nothing more. TimeoutError is an OSError, bad JSON a ValueError, and
@@ -42,12 +44,13 @@ class NotNowError(StatusError):
 class Endpoint:
     """One address; messages name its host alone, because the path often carries an API key.
 
-    `chain_id` is the chain it must serve, None where that is not known yet. web3's own HTTP provider guards its
+    `chain_id` is the chain it must serve, None where that is not known yet; `trust` who may sign its certificate, by
+    default the usual authorities. web3's own HTTP provider guards its
     sessions with thread locks, which a cancelled request can leave held for good (seen: every later request hangs),
     and opens a new connection for each request.
     """
 
-    def __init__(self, url: str, timeout: float, chain_id: int | None) -> None:
+    def __init__(self, url: str, timeout: float, chain_id: int | None, trust: ssl.SSLContext | None = None) -> None:
         self.host = urlsplit(url).netloc.rpartition("@")[2]
         self._url = url
         self._secrets = _secrets(url)
@@ -55,7 +58,7 @@ class Endpoint:
         self._chain_id = chain_id
         self._right_chain = chain_id is None
         # No proxies and no netrc from the environment: the endpoint is the one that was configured.
-        self._client = httpx.AsyncClient(timeout=timeout, trust_env=False, verify=authorities())
+        self._client = httpx.AsyncClient(timeout=timeout, trust_env=False, verify=trust or authorities())
 
     def __repr__(self) -> str:
         return f"Endpoint({self.host})"
@@ -161,10 +164,27 @@ def _secrets(url: str) -> tuple[str, ...]:
     return tuple(sorted((each for each in known if len(each) >= SHORTEST_SECRET), key=len, reverse=True))
 
 
+def authorities(ca_file: Path | None = None) -> ssl.SSLContext:
+    """The usual certificate authorities, and those of a PEM file; read once: that takes longer than a hundred requests.
+
+    In addition and not instead, because private and public endpoints may be asked side by side.
+    Raises ConfigurationError with the file's name if it holds no certificate.
+    """
+    return _authorities(ca_file)
+
+
 @cache
-def authorities() -> ssl.SSLContext:
-    """The certificate authorities to trust, read once: that takes longer than a hundred requests."""
-    return httpx.create_ssl_context(trust_env=False)
+def _authorities(ca_file: Path | None) -> ssl.SSLContext:
+    context = httpx.create_ssl_context(trust_env=False)
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else ""
+            raise ConfigurationError(
+                f"the CA file {ca_file} holds no certificate in PEM form{f' ({why})' if why else ''}"
+            ) from None
+    return context
 
 
 def why_silent(error: BaseException) -> str:

@@ -147,6 +147,11 @@ class EscrowClient:
         """All that the deployment fixed: the token, the reserve and the periods."""
         return await self._reader.terms()
 
+    async def finality_lag(self) -> int:
+        """Blocks from the newest finalized block to the newest one."""
+        final = (await block_at(self._rpc, "finalized")).number
+        return (await block_at(self._rpc, "latest")).number - final
+
     async def holds_role(self, role: Role, account: str) -> bool:
         """Whether an account holds a role of the escrow at the newest finalized block."""
         return bool(await self._reader.read("hasRole", keccak(text=role), to_checksum_address(account), at="finalized"))
@@ -170,6 +175,11 @@ class EscrowClient:
     async def nonces(self, account: str) -> Nonces:
         """The next nonce of an account, by finalized blocks, by all blocks, and by what waits in pools."""
         return await nonces_of(self._rpc, account)
+
+    async def balance(self, account: str) -> int:
+        """Coins of an account at the newest block, in wei."""
+        with self._rpc.speaking("reading a balance"):
+            return await self._rpc.w3.eth.get_balance(to_checksum_address(account), "latest")
 
     async def suggest_fees(self) -> FeeView:
         """The base fee of the newest block and the tip that endpoints suggest."""

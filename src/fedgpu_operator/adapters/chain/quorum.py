@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Final, cast
@@ -55,6 +56,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
     """A web3 provider over several endpoints; ConfigurationError unless `quorum` is a majority of them.
 
     `chain_id` is the chain that every endpoint must serve; None where it is not known yet, then only answers count.
+    `trust` is who may sign the endpoints' certificates, by default the usual authorities.
     Requests raise ChainUnreachableError where too few agree, ChainMismatchError where a quorum serves another chain,
     AnswerError where a quorum answers an error alike, so that web3 never reads one: it makes exceptions of its own of
     some codes and words, and follows what a contract's revert tells it to fetch (EIP-3668).
@@ -62,14 +64,21 @@ class QuorumProvider(AsyncJSONBaseProvider):
 
     global_ccip_read_enabled = False
 
-    def __init__(self, urls: Sequence[str], quorum: int | None, timeout: float, chain_id: int | None) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        quorum: int | None,
+        timeout: float,
+        chain_id: int | None,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__()
         self.quorum = quorum if quorum is not None else len(urls) // 2 + 1
         if not len(urls) < 2 * self.quorum <= 2 * len(urls):
             raise ConfigurationError(
                 f"{self.quorum} of {len(urls)} endpoints is no quorum: it must be more than half of them, at most all"
             )
-        self._endpoints = [Endpoint(url, timeout, chain_id) for url in urls]
+        self._endpoints = [Endpoint(url, timeout, chain_id, trust) for url in urls]
         self._running: set[asyncio.Task[Vote]] = set()
         self._standing = Standing()
         self._late: set[str] = set()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -14,7 +16,7 @@ from web3 import AsyncWeb3
 from web3.exceptions import BadFunctionCallOutput, BadResponseFormat, BlockNotFound, Web3Exception
 
 from fedgpu_operator.adapters.chain.answers import AnswerError
-from fedgpu_operator.adapters.chain.endpoint import SILENCE, why_silent
+from fedgpu_operator.adapters.chain.endpoint import SILENCE, authorities, why_silent
 from fedgpu_operator.adapters.chain.quorum import QuorumProvider
 from fedgpu_operator.adapters.chain.reverts import explain
 from fedgpu_operator.adapters.chain.wordings import SEND, Meaning
@@ -28,7 +30,23 @@ from fedgpu_operator.errors import (
     StatePrunedError,
 )
 
-Addresses = str | Sequence[str]
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """URLs of endpoints, and a PEM file of authorities that may sign their certificates beside the usual ones."""
+
+    urls: tuple[str, ...] = field(repr=False)
+    ca_file: Path | None = None
+
+    @classmethod
+    def of(cls, addresses: Addresses) -> Endpoints:
+        """Whatever way they were written."""
+        if isinstance(addresses, Endpoints):
+            return addresses
+        return cls((addresses,) if isinstance(addresses, str) else tuple(addresses))
+
+
+Addresses = str | Sequence[str] | Endpoints
 """One endpoint's URL, or several of which a quorum must agree."""
 
 
@@ -54,8 +72,8 @@ class Rpc:
     def __init__(
         self, rpc: Addresses, *, quorum: int | None = None, timeout: float = 10.0, chain_id: int | None = None
     ) -> None:
-        urls = [rpc] if isinstance(rpc, str) else list(rpc)
-        self._provider = QuorumProvider(urls, quorum, timeout, chain_id)
+        given = Endpoints.of(rpc)
+        self._provider = QuorumProvider(given.urls, quorum, timeout, chain_id, authorities(given.ca_file))
         self.w3: AsyncWeb3[QuorumProvider] = AsyncWeb3(self._provider)
         # It asks for the chain id before every call, and refuses the blocks of proof-of-authority chains.
         self.w3.middleware_onion.remove("validation")
