@@ -109,7 +109,7 @@ class TermsSource:
             await self._read_terms()
         except ChainError as error:
             self._put(Obstacle.TERMS_UNKNOWN, str(error), quiet=True)
-            pruned = await self._pruned(error) if isinstance(error, StatePrunedError) else ""
+            pruned = f"FEDGPU_CHAIN_RPC_URL: {error}" if isinstance(error, StatePrunedError) else ""
             self._put(Obstacle.STATE_PRUNED, pruned)
             raise
         self._put(Obstacle.TERMS_UNKNOWN, "")
@@ -138,20 +138,8 @@ class TermsSource:
                 else "",
             )
         if not self._readable:
-            await self._escrow.snapshot((), ())
+            await self._escrow.check_state()
             self._readable = True
-
-    async def _pruned(self, error: StatePrunedError) -> str:
-        """What an admin is to do, with how far finality lags behind the newest block, if that can be read."""
-        try:
-            lag = f"{await self._escrow.finality_lag()} blocks behind the newest one"
-        except ChainError:
-            lag = "too far behind the newest one"
-        return (
-            f"FEDGPU_CHAIN_RPC_URL: the node does not keep the state of the finalized block, which is {lag}, and "
-            f"settlement reads it: use an archive node (geth: --gcmode=archive --history.state=90000), or a provider "
-            f"that keeps that state; docs/chains.md has more ({error})"
-        )
 
     async def _read_roles(self) -> None:
         now = self._clock.now()

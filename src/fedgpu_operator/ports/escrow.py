@@ -55,8 +55,8 @@ class Escrow(Protocol):
         """The contract's periods, which never change."""
         ...
 
-    async def finality_lag(self) -> int:
-        """Blocks from the newest finalized block to the newest one."""
+    async def check_state(self) -> None:
+        """Raises StatePrunedError, with the lag and the cure, unless the finalized block's state is kept."""
         ...
 
     async def holds_role(self, role: Role, account: str) -> bool:

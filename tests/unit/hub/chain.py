@@ -210,9 +210,8 @@ class FakeEscrow:
         self._answer()
         return signature == stamp(address, digest)
 
-    async def finality_lag(self) -> int:
+    async def check_state(self) -> None:
         self._answer()
-        return self.latest.block - self.final.block
 
     async def holds_role(self, role: Role, account: str) -> bool:
         self._answer()

@@ -147,11 +147,6 @@ class EscrowClient:
         """All that the deployment fixed: the token, the reserve and the periods."""
         return await self._reader.terms()
 
-    async def finality_lag(self) -> int:
-        """Blocks from the newest finalized block to the newest one."""
-        final = (await block_at(self._rpc, "finalized")).number
-        return (await block_at(self._rpc, "latest")).number - final
-
     async def holds_role(self, role: Role, account: str) -> bool:
         """Whether an account holds a role of the escrow at the newest finalized block."""
         return bool(await self._reader.read("hasRole", keccak(text=role), to_checksum_address(account), at="finalized"))

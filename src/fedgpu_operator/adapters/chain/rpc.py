@@ -59,7 +59,10 @@ NOT_TAKEN: Final[Mapping[Meaning, Refusal]] = {
 }
 """Why a transaction is not taken, or would not be, by what the node means; any other error to a send is OTHER."""
 
-ARCHIVE: Final = "an archive node, or a provider that keeps old state and logs, is needed (docs/chains.md)"
+ARCHIVE: Final = (
+    "an archive node (geth: --gcmode=archive --history.state=90000), or a provider that keeps old state and logs, is "
+    "needed (docs/chains.md)"
+)
 
 
 class Rpc:
