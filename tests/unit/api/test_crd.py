@@ -156,7 +156,9 @@ def test_conditions_can_be_owned_one_by_one_and_judge_a_generation(kind: type[Re
     assert "observedGeneration" in status
 
 
-@pytest.mark.parametrize(("kind", "parts"), [(ComputeJob, JOB_PARTS), (ComputeLease, LEASE_PARTS)], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "parts"), [(ComputeJob, JOB_PARTS), (ComputeLease, LEASE_PARTS)], ids=["job", "lease"]
+)
 def test_what_is_written_as_a_whole_is_owned_as_a_whole(kind: type[Resource], parts: set[str]) -> None:
     whole = {path for path, schema in walk(root_schema(kind)) if schema.get("x-kubernetes-map-type") == "atomic"}
     assert whole == parts
@@ -212,6 +214,7 @@ def test_check_names_what_differs_and_write_repairs_it(
     page.parent.mkdir()
     page.write_text("above\n<!-- generated: protocol -->\n<!-- end: protocol -->\nbelow\n")
     (page.parent / "residency.md").write_text("<!-- generated: law -->\n<!-- end: law -->\n")
+    (page.parent / "chains.md").write_text("<!-- generated: answers -->\n<!-- end: answers -->\n")
     assert generate.main([], root=tmp_path) == 0
     assert generate.main(["--check"], root=tmp_path) == 0
     assert page.read_text().startswith("above\n")

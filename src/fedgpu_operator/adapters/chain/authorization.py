@@ -10,11 +10,12 @@ from eth_account.messages import encode_typed_data
 from eth_typing import HexStr
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
-from web3.exceptions import BadFunctionCallOutput, ContractLogicError
 from web3.types import TxParams
 
 from fedgpu_operator.adapters.chain import calls
+from fedgpu_operator.adapters.chain.answers import AnswerError
 from fedgpu_operator.adapters.chain.rpc import Rpc
+from fedgpu_operator.adapters.chain.wordings import Meaning
 
 DOMAIN_TYPES: Final = {"name": "string", "version": "string", "chainId": "uint256", "verifyingContract": "address"}
 PRIMARY: Final = "ReceiveWithAuthorization"
@@ -96,7 +97,9 @@ async def token_domain(rpc: Rpc, token: str) -> dict[str, str | int]:
     with rpc.speaking("reading the token's version"):
         try:
             version = _text(bytes(await rpc.w3.eth.call(call)))
-        except (ContractLogicError, BadFunctionCallOutput):
+        except AnswerError as error:
+            if error.fault.meaning is not Meaning.REVERTED:
+                raise
             version = "1"
     return {"name": name, "version": version or "1", "chainId": chain_id, "verifyingContract": address}
 

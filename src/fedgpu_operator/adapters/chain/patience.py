@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -60,8 +61,15 @@ class PatientEndpoint(Endpoint):
     second reply. What is sent goes out once: a repetition may be answered otherwise, and its sender judges that.
     """
 
-    def __init__(self, url: str, timeout: float, chain_id: int | None, patience: Patience) -> None:
-        super().__init__(url, timeout, chain_id)
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        chain_id: int | None,
+        patience: Patience,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__(url, timeout, chain_id, trust)
         self._patience = patience
         self._silent_since: float | None = None
         self._reported_at = 0.0
