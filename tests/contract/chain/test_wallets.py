@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -246,7 +246,17 @@ async def test_what_nobody_confirms_is_pending_when_patience_ends(world: Any) ->
     assert outbox.signed[0].tx_hash in str(caught.value)
 
 
-async def test_a_raised_fee_has_the_same_nonce_and_the_version_that_lost_is_replaced(world: Any) -> None:
+@pytest.fixture
+def dear(world: Any) -> Iterator[Callable[[], None]]:
+    """Makes the base fee rise a thousandfold; anvil does not take that back with the blocks that are undone."""
+    fee = world.chain.rpc("eth_getBlockByNumber", "latest", False)["baseFeePerGas"]
+    yield lambda: world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(10**12))
+    world.chain.rpc("anvil_setNextBlockBaseFeePerGas", fee)
+
+
+async def test_a_raised_fee_has_the_same_nonce_and_the_version_that_lost_is_replaced(
+    world: Any, dear: Callable[[], None]
+) -> None:
     outbox, key = Kept(world), world.chain.accounts[5].private_key
     tenant = TenantWallet(world.chain.rpc_url, key, outbox=outbox)
     await world.stack.enter_async_context(tenant)
@@ -254,7 +264,7 @@ async def test_a_raised_fee_has_the_same_nonce_and_the_version_that_lost_is_repl
     (low,) = outbox.signed
     assert await tenant.raised(low) is None, "it offers enough"
     world.chain.rpc("anvil_dropTransaction", low.tx_hash)
-    world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(10**12))
+    dear()
     world.chain.mine()
     assert tenant.most_it_costs(low) < 10**12 * 21_000
     high = await tenant.raised(low)

@@ -124,7 +124,7 @@ class Deployer(Wallet):
         RevertedError where a contract refuses.
         """
         when = periods or Periods()
-        refuse(roles, when)
+        _refuse(roles, when)
         block = since if since is not None else await self.newest()
         with self._rpc.speaking("reading the chain id"):
             chain_id = await self._rpc.w3.eth.chain_id
@@ -170,8 +170,7 @@ def created_at(signed: SignedTx) -> ChecksumAddress:
     return to_checksum_address(keccak(bytes([0xC0 + len(fields)]) + fields)[12:])
 
 
-def refuse(roles: Roles, periods: Periods) -> None:
-    """ConfigurationError where roles or periods cannot work."""
+def _refuse(roles: Roles, periods: Periods) -> None:
     if not roles.owners:
         raise ConfigurationError("the timelock needs at least one owner, or roles could never be changed")
     if roles.settler.lower() == roles.meter.lower():
