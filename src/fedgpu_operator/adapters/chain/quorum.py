@@ -60,8 +60,6 @@ class QuorumProvider(AsyncJSONBaseProvider):
     some codes and words, and follows what a contract's revert tells it to fetch (EIP-3668).
     """
 
-    global_ccip_read_enabled = False
-
     def __init__(self, urls: Sequence[str], quorum: int | None, timeout: float, chain_id: int | None) -> None:
         super().__init__()
         self.quorum = quorum if quorum is not None else len(urls) // 2 + 1
