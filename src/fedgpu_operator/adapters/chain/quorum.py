@@ -62,8 +62,6 @@ class QuorumProvider(AsyncJSONBaseProvider):
     some codes and words, and follows what a contract's revert tells it to fetch (EIP-3668).
     """
 
-    global_ccip_read_enabled = False
-
     def __init__(
         self,
         urls: Sequence[str],

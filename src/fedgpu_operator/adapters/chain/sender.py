@@ -87,7 +87,7 @@ class Sender:
     async def broadcast(self, signed: SignedTx) -> str:
         """Send signed bytes, or send them again, to every endpoint; returns their hash at once.
 
-        Success where any endpoint takes them or has them. ChainError where all refuse; ChainUnreachableError where
+        Success where any endpoint takes them or has them. NotTakenError where all refuse; ChainUnreachableError where
         some did not answer, which may mean that they are on their way all the same.
         """
         with self._rpc.speaking("sending a transaction"):
