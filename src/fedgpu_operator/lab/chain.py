@@ -174,7 +174,7 @@ class Chain(ABC):
 
 
 class Anvil(Chain):
-    """anvil: quick to start and able to reorganize, and laxer than mainnet (no limit on a transaction's gas).
+    """anvil: quick to start and able to reorganize, and laxer than mainnet: a replacement may be 1 wei dearer.
 
     anvil calls final what is two of its epochs old, so `finality` is even.
     """
@@ -200,6 +200,8 @@ class Anvil(Chain):
             f"--block-time={block_time}",
             f"--slots-in-an-epoch={finality // 2}",
             f"--accounts={ACCOUNTS}",
+            # EIP-7825, 2^24 gas per transaction: anvil knows it and does not enforce it by itself.
+            "--enable-tx-gas-limit",
             f"--config-out={directory / 'accounts.json'}",
             # What a restart needs to go on where it was.
             f"--state={directory / 'state.json'}",

@@ -17,6 +17,8 @@ from fedgpu_operator.adapters.chain.endpoint import authorities
 
 Lie = Callable[[Any], object]
 """From the true result to the one that is told."""
+Error = dict[str, object]
+"""A JSON-RPC error object."""
 
 STATE_AT: Final = {
     "eth_call": 1,
@@ -39,7 +41,8 @@ class FaultyEndpoint:
     - `silent`: methods that are neither forwarded nor answered; ``"*"`` stands for all.
     - `swallowed`: methods that are forwarded and then never answered, as by a gateway that times out.
     - `refused`: methods answered with HTTP 503.
-    - `errors`: by method, the JSON-RPC error that is answered and nothing forwarded.
+    - `errors`: by method, the JSON-RPC error that is answered and nothing forwarded; or what makes one of the
+      request's parameters, None to forward them.
     - `lies`: by method, what becomes of the true result.
     - `finality`: how many blocks `safe` and `finalized` are behind the newest, None for what the real one says.
     - `lag`: how many blocks it is behind: tags name older blocks, newer ones and their receipts are unknown.
@@ -53,7 +56,7 @@ class FaultyEndpoint:
         self.silent: set[str] = set()
         self.swallowed: set[str] = set()
         self.refused: set[str] = set()
-        self.errors: dict[str, dict[str, object]] = {}
+        self.errors: dict[str, Error | Callable[[list[Any]], Error | None]] = {}
         self.lies: dict[str, Lie] = {}
         self.finality: int | None = None
         self.lag = 0
@@ -102,8 +105,9 @@ class FaultyEndpoint:
         return web.json_response({"jsonrpc": "2.0", "id": asked["id"], **answer})
 
     async def _answer(self, method: str, params: list[Any]) -> dict[str, Any]:
-        if method in self.errors:
-            return {"error": self.errors[method]}
+        error = self.errors.get(method)
+        if (refusal := error(params) if callable(error) else error) is not None:
+            return {"error": refusal}
         if method == "eth_chainId" and self.chain_id is not None:
             return {"result": hex(self.chain_id)}
         if method == "eth_sendRawTransaction" and self.deaf:

@@ -86,6 +86,7 @@ class FakeEscrow:
         self.sent: list[bytes] = []
         self.address = str(self.escrow)
         self.base_fee = 10
+        self.coins, self.data_fee = 10**18, 0
         self.silent, self.loses, self.refuses = False, False, ""
         self.disputed: list[DisputeState] = []
         self.answered: list[Sequence[Answer]] = []
@@ -117,7 +118,17 @@ class FakeEscrow:
                 books.receipts[tx_hash] = TxReceipt(tx_hash, books.block, "0x", False, 21_000)
             else:
                 skipped = attempt.skipped.get(number or 0, ())
-                made = TxReceipt(tx_hash, books.block, "0x", True, 90_000, number, skipped=skipped)
+                made = TxReceipt(
+                    tx_hash,
+                    books.block,
+                    "0x",
+                    True,
+                    90_000,
+                    number,
+                    skipped=skipped,
+                    gas_price=self.base_fee,
+                    data_fee=self.data_fee,
+                )
                 attempt.receipts[tx_hash] = made
                 books = attempt
             books.nonce += 1
@@ -164,7 +175,7 @@ class FakeEscrow:
     # ---- ports.Escrow
 
     async def verify(self) -> None:
-        return
+        self._answer()
 
     async def snapshot(self, tenants: Sequence[str], pairs: Sequence[Pair]) -> ChainSnapshot:
         self._answer()
@@ -199,6 +210,10 @@ class FakeEscrow:
         self._answer()
         return signature == stamp(address, digest)
 
+    async def finality_lag(self) -> int:
+        self._answer()
+        return self.latest.block - self.final.block
+
     async def holds_role(self, role: Role, account: str) -> bool:
         self._answer()
         return (role, account) not in self.stripped
@@ -220,6 +235,7 @@ class FakeEscrow:
         return ()
 
     async def periods(self) -> EscrowPeriods:
+        self._answer()
         return EscrowPeriods(WINDOW, 10 * WINDOW, WINDOW, WINDOW, WINDOW)
 
     def call_post(self, plan: EpochPlan) -> Call:
@@ -249,6 +265,11 @@ class FakeEscrow:
         self._answer()
         self._calls[call.data](copy.deepcopy(self.latest))
         return 100_000
+
+    async def balance(self, account: str) -> int:
+        self._answer()
+        assert account == self.address
+        return self.coins
 
     async def suggest_fees(self) -> FeeView:
         self._answer()

@@ -12,11 +12,12 @@ from eth_account.messages import encode_typed_data
 from eth_typing import HexStr
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
-from web3.exceptions import BadFunctionCallOutput, ContractLogicError
 from web3.types import TxParams
 
 from fedgpu_operator.adapters.chain import calls
+from fedgpu_operator.adapters.chain.answers import AnswerError
 from fedgpu_operator.adapters.chain.rpc import Rpc
+from fedgpu_operator.adapters.chain.wordings import Meaning
 from fedgpu_operator.errors import ChainError
 
 Domain = dict[str, str | int]
@@ -152,7 +153,9 @@ async def _answer(rpc: Rpc, token: str, function: str) -> bytes | None:
     with rpc.speaking(f"reading the token's {function}"):
         try:
             return bytes(await rpc.w3.eth.call(call)) or None
-        except (ContractLogicError, BadFunctionCallOutput):
+        except AnswerError as error:
+            if error.fault.meaning is not Meaning.REVERTED:
+                raise
             return None
 
 
