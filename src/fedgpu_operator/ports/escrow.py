@@ -79,6 +79,18 @@ class Escrow(Protocol):
         """Whether a contract at that address calls the signature its own (ERC-1271); False where no contract is."""
         ...
 
+    async def has_code(self, account: str) -> bool:
+        """Whether an account has code at the newest finalized block: a contract, or a delegation by EIP-7702."""
+        ...
+
+    async def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        """Whether the escrow takes this for the account's signature, at the newest finalized block.
+
+        Its own rule (OpenZeppelin's SignatureChecker): an account with code is asked by ERC-1271 and nothing else
+        counts; of one without code the key is recovered.
+        """
+        ...
+
     def call_post(self, plan: EpochPlan) -> Call:
         """Post a plan as the settler; encoding needs no connection, here and below."""
         ...

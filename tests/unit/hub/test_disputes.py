@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from eth_account import Account
 from eth_utils.address import to_checksum_address
 from tests.unit.hub.bank import OWNER, PAIR, TENANT, USED, Bank
-from tests.unit.hub.chain import stamp
+from tests.unit.hub.chain import WINDOW, stamp
 
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import DisputeState, Receipt
+from fedgpu_operator.domain.settlement import Answer, ChainSnapshot, DisputeState, Pair, Receipt
 from fedgpu_operator.domain.transactions import Call
 from fedgpu_operator.errors import ChainUnreachableError
-from fedgpu_operator.hub.disputes import DisputeKeeper
+from fedgpu_operator.hub.disputes import REFUSED, UNREAD, DisputeKeeper
 from fedgpu_operator.settlement.typeddata import NO_ADDRESS, escrow_domain, receipt
 
 METER = Account.from_key("0x" + "77" * 32)
@@ -42,8 +43,12 @@ async def receipt_of(bank: Bank, cumulative: int, *, provider: str = OWNER) -> N
     await bank.ledger.append_receipt(made, stamp(provider, digest), signature, bank.world.clock.now())
 
 
+def keeper_of(bank: Bank) -> DisputeKeeper:
+    return DisputeKeeper(bank.ledger, bank.escrow, bank.world.clock)
+
+
 async def errand(bank: Bank) -> str:
-    urgent, waiting = await DisputeKeeper(bank.ledger, bank.escrow).errands()
+    urgent, waiting = await keeper_of(bank).errands()
     found = urgent or waiting
     return found.key if found is not None else ""
 
@@ -147,14 +152,118 @@ async def test_an_answer_that_a_silent_chain_swallowed_is_shown_again(
     await posted(bank)
     await receipt_of(bank, WHOLE)
     dispute(bank)
-    keeper = DisputeKeeper(bank.ledger, bank.escrow)
+    keeper = keeper_of(bank)
 
     async def silent(_call: Call) -> int:
         raise ChainUnreachableError("no answer")
 
     with monkeypatch.context() as away:
         away.setattr(bank.escrow, "simulate", silent)
-        with pytest.raises(ChainUnreachableError):
-            await keeper.errands()
+        assert await keeper.errands() == (None, None)
+    bank.world.clock.forward(UNREAD.first.total_seconds())
     urgent, _ = await keeper.errands()
     assert urgent is not None
+
+
+async def three_lines(bank: Bank) -> list[str]:
+    """Three providers with a line and a receipt each, and the tenant's dispute of the whole debit."""
+    others = [str(to_checksum_address("0x" + byte * 20)) for byte in ("cc", "dd")]
+    for number, other in enumerate(others):
+        await bank.used(USED, f"theirs-{number}", wallets=(TENANT, other))
+    await posted(bank)
+    bank.escrow.jump(600)
+    account = bank.escrow.latest.accounts[TENANT]
+    bank.escrow.latest.accounts[TENANT] = replace(account, allocated=MicroUSD(0), pending=MicroUSD(0))
+    bank.escrow.finalize()
+    for provider in (OWNER, *others):
+        await receipt_of(bank, WHOLE, provider=provider)
+    dispute(bank, 3 * WHOLE, provider=NO_ADDRESS)
+    return [OWNER, *others]
+
+
+def providers_of(answers: Sequence[Answer]) -> list[str]:
+    return [each.provider for each in answers]
+
+
+@pytest.mark.parametrize("seen", ["finalized", "newest block"])
+async def test_a_signer_that_got_code_is_left_out_alone_and_shown_when_that_is_undone(bank: Bank, seen: str) -> None:
+    _, culprit, _ = owners = await three_lines(bank)
+    refusing = bank.escrow.deaf if seen == "finalized" else bank.escrow.moody
+    refusing.add(culprit)
+    keeper = keeper_of(bank)
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+    assert urgent.key.endswith(f":{2 * WHOLE}")
+    await bank.run(urgent.call)
+    assert providers_of(bank.escrow.answered[-1]) == [each for each in owners if each != culprit]
+    assert await keeper.errands() == (None, None), "nothing more can be shown while it has code"
+    refusing.clear()
+    bank.escrow.jump(1)
+    bank.world.clock.forward(REFUSED.first.total_seconds())
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+    await bank.run(urgent.call)
+    assert providers_of(bank.escrow.answered[-1]) == owners
+    assert (await bank.escrow.disputes())[0].shown == 3 * WHOLE
+
+
+async def test_what_the_contract_refuses_is_tried_again_with_growing_pauses_and_after_a_new_final_block(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await posted(bank)
+    await receipt_of(bank, WHOLE)
+    made = dispute(bank)
+    bank.escrow.disputed = [replace(made, deadline=made.deadline + 86_400)]
+    bank.escrow.moody.add(OWNER)
+    keeper, tries = keeper_of(bank), 0
+    simulate = bank.escrow.simulate
+
+    async def counted(call: Call) -> int:
+        nonlocal tries
+        tries += 1
+        return await simulate(call)
+
+    monkeypatch.setattr(bank.escrow, "simulate", counted)
+    for _ in range(60):
+        await keeper.errands()
+        bank.world.clock.forward(60)
+        bank.escrow.jump(1)
+    assert tries == 7, "at 0, 1, 3, 7, 15, 31 and 47 minutes"
+    bank.world.clock.forward(3600)
+    await keeper.errands()
+    before = tries
+    bank.world.clock.forward(3600)
+    await keeper.errands()
+    assert tries == before, "no block became final since"
+    bank.escrow.moody.clear()
+    bank.escrow.jump(1)
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+
+
+async def test_a_dispute_that_cannot_be_read_holds_up_no_other(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    await posted(bank)
+    await receipt_of(bank, WHOLE)
+    made = dispute(bank)
+    first = replace(made, tenant=str(to_checksum_address("0x" + "99" * 20)), deadline=made.deadline - 1)
+    bank.escrow.disputed = [first, made]
+    snapshot = bank.escrow.snapshot
+
+    async def broken(tenants: Sequence[str], pairs: Sequence[Pair]) -> ChainSnapshot:
+        if first.tenant in tenants:
+            raise ChainUnreachableError("header not found")
+        return await snapshot(tenants, pairs)
+
+    monkeypatch.setattr(bank.escrow, "snapshot", broken)
+    assert await errand(bank) == f"answer:1:{TENANT}:{OWNER}:{WHOLE}"
+
+
+async def test_no_answer_is_tried_in_the_arbiters_half(bank: Bank) -> None:
+    await posted(bank)
+    await receipt_of(bank, WHOLE)
+    made = dispute(bank)
+    bank.escrow.jump(1_000 - WINDOW // 2 - 1)
+    assert await errand(bank)
+    bank.escrow.jump(1)
+    assert await errand(bank) == ""
+    assert made.deadline > bank.escrow.final.timestamp

@@ -10,7 +10,7 @@ from eth_typing import ChecksumAddress, HexStr
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCError
-from web3.types import BlockIdentifier
+from web3.types import BlockIdentifier, TxParams
 
 from fedgpu_operator.adapters.chain import calls
 from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of
@@ -36,6 +36,7 @@ from fedgpu_operator.domain.settlement import (
 from fedgpu_operator.domain.terms import EscrowPeriods, EscrowTerms, Role
 from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
+from fedgpu_operator.settlement.typeddata import signed_by
 
 ERC1271_MAGIC = bytes.fromhex("1626ba7e")
 """What isValidSignature(bytes32,bytes) answers for a signature of its own (ERC-1271)."""
@@ -180,17 +181,41 @@ class EscrowClient:
 
     async def is_valid_signature(self, address: str, digest: bytes, signature: bytes) -> bool:
         """Whether a contract at that address calls the signature its own (ERC-1271); False where no contract is."""
-        data, wallet = calls.erc1271(digest, signature), to_checksum_address(address)
         at = (await block_at(self._rpc, "finalized")).number
+        return await self._has_code(address, at) and await self._asked(address, digest, signature, at)
+
+    async def has_code(self, account: str) -> bool:
+        """Whether an account has code at the newest finalized block: a contract, or a delegation by EIP-7702."""
+        return await self._has_code(account, (await block_at(self._rpc, "finalized")).number)
+
+    async def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        """Whether the escrow takes this for the account's signature, at the newest finalized block.
+
+        As OpenZeppelin's SignatureChecker: ERC-1271 alone where the account has code, else the key is recovered.
+        """
+        at = (await block_at(self._rpc, "finalized")).number
+        if not await self._has_code(account, at):
+            return signed_by(account, digest, signature)
+        return await self._asked(account, digest, signature, at)
+
+    async def _has_code(self, account: str, at: int) -> bool:
+        with self._rpc.speaking("reading an account's code"):
+            return bool(await self._rpc.w3.eth.get_code(to_checksum_address(account), at))
+
+    async def _asked(self, account: str, digest: bytes, signature: bytes, at: int) -> bool:
+        """What an account with code answers by ERC-1271; whatever is not the magic word is a no, as on chain."""
+        call: TxParams = {
+            "to": to_checksum_address(account),
+            "data": HexStr(calls.erc1271(digest, signature)),
+            "gas": ERC1271_GAS,
+        }
         with self._rpc.speaking("asking a wallet for its signature"):
-            if not await self._rpc.w3.eth.get_code(wallet, at):
-                return False
             try:
-                said = await self._rpc.w3.eth.call({"to": wallet, "data": HexStr(data), "gas": ERC1271_GAS}, at)
+                said = await self._rpc.w3.eth.call(call, at)
             except (ContractLogicError, Web3RPCError):
                 # A quorum agreed on that block a moment ago, so what they refuse alike is the call.
                 return False
-        return len(said) >= 32 and bytes(said[:4]) == ERC1271_MAGIC
+        return bytes(said[:32]) == ERC1271_MAGIC.ljust(32, b"\0")
 
     # ---------------------------------------------------------------- calls, encoded without a connection
 
