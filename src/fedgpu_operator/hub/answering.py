@@ -52,11 +52,20 @@ def backed(
         for each in disputes
         if (each.tenant, each.provider) == (dispute.tenant, NO_ADDRESS) and each.epoch != dispute.epoch
     )
-    unpaid = 0
-    for answer in (each.answer for each in answers):
-        books = chain.books.get((dispute.tenant, answer.provider), NO_BOOKS)
-        unpaid += max(0, min(answer.lines[answer.index].cumulative, answer.receipt.cumulative) - books.base)
-    return _clamp(unpaid - there, dispute.amount)
+    return _clamp(sum(_unpaid(dispute, each, chain) for each in answers) - there, dispute.amount)
+
+
+def most_telling(dispute: DisputeState, answers: Sequence[Shown], count: int, chain: ChainSnapshot) -> list[Shown]:
+    """So many of the receipts for a dispute that names no provider, those that back the most, in their order."""
+    ranked = sorted(range(len(answers)), key=lambda at: _unpaid(dispute, answers[at], chain), reverse=True)
+    return [answers[at] for at in sorted(ranked[:count])]
+
+
+def _unpaid(dispute: DisputeState, shown: Shown, chain: ChainSnapshot) -> int:
+    """What root and receipt agree on beyond what the pair's books hold."""
+    answer = shown.answer
+    books = chain.books.get((dispute.tenant, answer.provider), NO_BOOKS)
+    return max(0, min(answer.lines[answer.index].cumulative, answer.receipt.cumulative) - books.base)
 
 
 def _answer(domain: SigningDomain, kept: SignedReceipt) -> Answer:

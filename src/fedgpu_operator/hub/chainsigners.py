@@ -71,9 +71,11 @@ class SignerBook:
         now = self._clock.now()
         self._answers = {wallet: known for wallet, known in self._answers.items() if wallet in wallets}
         known = self._answers
-        due = sorted(each for each in wallets if each not in known or now - known[each].asked >= RECHECK)
+        due = [each for each in wallets if each not in known or now - known[each].asked >= RECHECK]
         if not due:
             return
+        # Those that got no answer the last time come first, so that the end of the patience is not always theirs.
+        due.sort(key=lambda each: (each in known and known[each].signer is not None, each))
         # Silent until it says otherwise; what a chain said a minute ago may have changed.
         self._answers |= {wallet: _Answer(now) for wallet in due}
         newest = _newest(await self._ledger.receipts())

@@ -8,16 +8,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final, Literal, TypeVar, cast
 
 from fedgpu_operator.domain.ledger import SignedReceipt
 from fedgpu_operator.domain.settlement import ChainSnapshot, DisputeState, EpochPlan, EpochState, Pair
 from fedgpu_operator.domain.transactions import Call
-from fedgpu_operator.errors import ChainError, ChainMismatchError, ChainUnreachableError, RevertedError
-from fedgpu_operator.hub.answering import Shown, answers_to, backed
-from fedgpu_operator.hub.receiptrule import judge_receipt
+from fedgpu_operator.errors import (
+    ChainError,
+    ChainMismatchError,
+    ChainUnreachableError,
+    NotTakenError,
+    Refusal,
+    RevertedError,
+)
+from fedgpu_operator.hub.answering import Shown, answers_to, backed, most_telling
+from fedgpu_operator.hub.receiptrule import ReceiptVerdict, judge_receipt
 from fedgpu_operator.hub.write import for_each
 from fedgpu_operator.ports import Clock, Escrow, Ledger
 from fedgpu_operator.settlement import parse_manifest
@@ -31,6 +39,10 @@ Kind = Literal["answer", "close"]
 _READ: Final = "read"
 _CLOSE: Final = "close"
 
+BUNDLE_GAS: Final = 12_000_000
+"""Of one bundle, below the 2^24 that a transaction may have (EIP-7825) and half of a common block of 30 M."""
+CALL_GAS: Final = 21_000
+"""Part of every call that was simulated alone, and of a bundle once (yellow paper, G_transaction)."""
 AT_ONCE: Final = 16
 """Disputes that are looked at together."""
 PATIENCE: Final = 2
@@ -48,22 +60,78 @@ class Errand:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What helps one dispute on now; `content` names it among all that the same dispute may need."""
+    """What helps one dispute on now; `content` names it among all that the same dispute may need.
+
+    `shows` is what an answer makes payable, `signers` by whose signatures, with each whether its account has code.
+    """
 
     name: str
     kind: Kind
     content: str
     call: Call
     urgent: bool
+    shows: int = 0
+    signers: Mapping[str, bool] = field(default_factory=dict)
 
     @property
-    def errand(self) -> Errand:
-        return Errand(f"{self.kind}:{self.name}{self.content}", self.kind, self.call)
+    def key(self) -> str:
+        return f"{self.kind}:{self.name}{self.content}"
+
+    @property
+    def coded(self) -> bool:
+        """Whether accounts with code are asked in it, which may use up whatever gas they are given."""
+        return any(self.signers.values())
+
+
+class _Load:
+    """What goes into one transaction: steps of one kind, in the order of their deadlines, up to a cap of gas.
+
+    At most one in which an account with code is asked, and that one last, so that the gas it burns is nobody else's.
+    """
+
+    def __init__(self, cap: int, *, bundled: bool) -> None:
+        self.steps: list[_Step] = []
+        self.full = False
+        self._cap = cap
+        self._bundled = bundled
+        self._gas = CALL_GAS
+
+    def add(self, step: _Step) -> None:
+        """Take a step along, if it goes with those that are there."""
+        if self.steps and (step.kind != self.steps[0].kind or (step.coded and any(each.coded for each in self.steps))):
+            return
+        gas = max(0, step.call.gas - CALL_GAS)
+        if self.steps and (not self._bundled or self._gas + gas > self._cap):
+            self.full = True
+            return
+        self.steps.append(step)
+        self._gas += gas
+        self.full = not self._bundled
+
+    def errand(self, escrow: Escrow, batch: str | None) -> Errand | None:
+        """The transaction, if there is anything to do."""
+        if not self.steps:
+            return None
+        if batch is None or len(self.steps) == 1:
+            first = self.steps[0]
+            return Errand(first.key, first.kind, first.call)
+        steps = sorted(self.steps, key=lambda each: each.coded)
+        content = sha256("\n".join(each.key for each in steps).encode()).hexdigest()[:32]
+        call = escrow.call_bundle(batch, [each.call for each in steps])
+        return Errand(f"{steps[0].kind}:bundle:{content}", steps[0].kind, call)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """An answer that was handed out: what it was to make payable, and how many transactions each signer had then."""
+
+    shows: int
+    nonces: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """How long something rests after it failed, and how long at most: twice as long each time in a row."""
+    """How long something rests after it failed, and how long at most: twice as long each time."""
 
     first: timedelta
     longest: timedelta
@@ -77,7 +145,7 @@ UNREAD: Final = Pause(timedelta(seconds=5), timedelta(minutes=2))
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
-    """Tries in a row that failed, the time before which there is no other, and the newest final block of the last."""
+    """Tries that failed, the time before which there is no other, and the newest final block of the last."""
 
     tries: int
     until: datetime
@@ -100,11 +168,11 @@ class Rests:
         self._known[name, part] = _Rest(tries, now + min(pause.first * 2 ** min(tries - 1, 16), pause.longest), block)
 
     def well(self, name: str, part: str) -> None:
-        """It did not fail this time."""
+        """Begin to count its failures once more."""
         self._known.pop((name, part), None)
 
     def tries(self, name: str, part: str) -> int:
-        """How often in a row it failed."""
+        """How often it failed."""
         known = self._known.get((name, part))
         return known.tries if known is not None else 0
 
@@ -122,38 +190,63 @@ class DisputeKeeper:
         self._escrow = escrow
         self._clock = clock
         self._domain = escrow_domain(escrow.chain_id, escrow.escrow)
+        self._cap = BUNDLE_GAS
         self._rests = Rests()
         self._refusals: dict[tuple[str, str], str] = {}
         """Why receipts were left out, by dispute and provider, so that each reason is logged once."""
+        self._tried: dict[str, _Tried] = {}
+        """The last answer to each dispute that was handed out."""
 
     async def errands(self) -> tuple[Errand | None, Errand | None]:
         """What cannot wait, and what can.
 
         Answers end, and a cancelled epoch must be closed before money is billed again. Other closings can wait: whoever
         opens many disputes must not put off everybody's next epoch. A dispute that cannot be read now is left for a
-        later pass, and the others are served.
+        later pass, and the others are served. Where a batch contract is, errands of one kind go into one transaction.
         """
         disputes = await self._escrow.disputes()
         names = {_name(dispute) for dispute in disputes}
         self._rests.keep(names)
         self._refusals = {key: why for key, why in self._refusals.items() if key[0] in names}
+        self._tried = {name: tried for name, tried in self._tried.items() if name in names}
         if not disputes:
             return None, None
+        batch = await self._batch() if len(disputes) > 1 else None
         look = _Look(self._escrow, self._ledger, disputes, await self._ledger.receipts(), self._clock.now())
         ordered = sorted(disputes, key=lambda each: (each.deadline, each.epoch, each.tenant, each.provider))
         due = [each for each in ordered if not self._rests.resting(_name(each), _READ, look.now)]
-        waiting: Errand | None = None
+        urgent, waiting = (_Load(self._cap, bundled=batch is not None) for _ in range(2))
         for start in range(0, len(due), AT_ONCE):
             some, unread = due[start : start + AT_ONCE], look.unread
             for step in await for_each(lambda each: self._next(each, look), some):
-                if step is not None and step.urgent:
-                    return step.errand, waiting
                 if step is not None:
-                    waiting = waiting or step.errand
-            if look.unread - unread == len(some):
-                # The chain is silent; the next pass begins with others.
+                    (urgent if step.urgent else waiting).add(step)
+            look.enough = waiting.full
+            if urgent.full or look.unread - unread == len(some):
+                # No more fits, or the chain is silent: then the next pass begins with others.
                 break
-        return None, waiting
+        await self._remember(urgent.steps)
+        return urgent.errand(self._escrow, batch), waiting.errand(self._escrow, batch)
+
+    async def _batch(self) -> str | None:
+        """The contract to bundle through; what is not known to be there is not used."""
+        try:
+            return await self._escrow.batch()
+        except ChainUnreachableError as error:
+            log.info("nothing is bundled now: %s", error)
+            return None
+
+    async def _remember(self, steps: Sequence[_Step]) -> None:
+        """Keep what the signers of these answers had sent until now; without that nobody is suspected later."""
+        for step in steps:
+            if step.kind == "answer":
+                try:
+                    found = await asyncio.gather(*(self._escrow.nonces(signer) for signer in step.signers))
+                except ChainUnreachableError as error:
+                    log.info("%s: the signers' accounts cannot be read now: %s", step.key, error)
+                    continue
+                nonces = {signer: each.latest for signer, each in zip(step.signers, found, strict=True)}
+                self._tried[step.name] = _Tried(step.shows, nonces)
 
     async def _next(self, dispute: DisputeState, look: _Look) -> _Step | None:
         """What would help this dispute on now, if anything, and if it can be found out now."""
@@ -176,6 +269,8 @@ class DisputeKeeper:
         if chain.paused:
             return None
         if state.cancelled or dispute.ruled or chain.clock >= dispute.deadline:
+            if look.enough and not state.cancelled:
+                return None
             return await self._close(dispute, look, chain, urgent=state.cancelled)
         if chain.clock >= dispute.deadline - await look.ruling() // 2:
             # No more receipts are taken: the arbiter has the other half to look at them.
@@ -206,21 +301,45 @@ class DisputeKeeper:
         if self._backs(dispute, look, found, chain) <= dispute.shown:
             return None
         found = [each for each in found if not self._rests.resting(name, _part(each), look.now, chain.block_number)]
-        judged = await asyncio.gather(*(self._counts(name, each) for each in found))
-        found = [each for each, counts in zip(found, judged, strict=True) if counts]
+        judged = await asyncio.gather(*(self._verdict(name, each) for each in found))
+        verdicts = {_part(each): verdict for each, verdict in zip(found, judged, strict=True) if verdict is not None}
+        found = [each for each in found if _part(each) in verdicts]
+        suspects = await self._suspects(dispute, verdicts)
+        for part in suspects:
+            self._rests.failed(name, part, look.now, chain.block_number)
+        found = [each for each in found if _part(each) not in suspects]
         if self._backs(dispute, look, found, chain) <= dispute.shown:
             return None
-        found, call = await self._taken(dispute, found, look, chain)
+        found, call = await self._fitting(dispute, found, look, chain)
         shows = self._backs(dispute, look, found, chain)
         if call is None or shows <= dispute.shown:
             return None
-        return _Step(name, "answer", f":{shows}", call, urgent=True)
+        signers = {verdicts[_part(each)].signer: verdicts[_part(each)].coded for each in found}
+        return _Step(name, "answer", f":{shows}", call, urgent=True, shows=shows, signers=signers)
 
     def _backs(self, dispute: DisputeState, look: _Look, found: Sequence[Shown], chain: ChainSnapshot) -> int:
         return backed(dispute, look.disputes, found, chain)
 
-    async def _counts(self, name: str, shown: Shown) -> bool:
-        """Whether the contract takes both signatures now: one that it does not would void the answer of all others."""
+    async def _suspects(self, dispute: DisputeState, verdicts: Mapping[str, ReceiptVerdict]) -> set[str]:
+        """After an answer that came to nothing: the receipts that may have been in its way.
+
+        They are those of accounts with code, which can change their mind, and of accounts that sent or authorized
+        something since: each delegation counts as a transaction of its account (EIP-7702), also one that was undone
+        before anybody could see it.
+        """
+        tried = self._tried.pop(_name(dispute), None)
+        if tried is None or dispute.shown >= tried.shows:
+            return set()
+        log.warning("dispute %s: an answer that was sent had no effect", _name(dispute))
+        nonces = await asyncio.gather(*(self._escrow.nonces(each.signer) for each in verdicts.values()))
+        return {
+            part
+            for (part, verdict), each in zip(verdicts.items(), nonces, strict=True)
+            if verdict.coded or each.latest != tried.nonces.get(verdict.signer, each.latest)
+        }
+
+    async def _verdict(self, name: str, shown: Shown) -> ReceiptVerdict | None:
+        """The contract's word on both signatures if it takes them now: one that it does not would void all others."""
         key = name, shown.answer.provider
         try:
             verdict = await judge_receipt(self._escrow, shown.kept)
@@ -229,13 +348,30 @@ class DisputeKeeper:
                 raise
             # A contract that signs may answer each endpoint differently: that must not hold up the others.
             log.warning("dispute %s: the receipt of %s is left out, it cannot be judged now: %s", *key, error)
-            return False
+            return None
         if verdict.accepted:
             self._refusals.pop(key, None)
         elif self._refusals.get(key) != verdict.why:
             self._refusals[key] = verdict.why
             log.warning("dispute %s: the receipt of %s is left out: %s", *key, verdict.why)
-        return verdict.accepted
+        return verdict if verdict.accepted else None
+
+    async def _fitting(
+        self, dispute: DisputeState, found: list[Shown], look: _Look, chain: ChainSnapshot
+    ) -> tuple[list[Shown], Call | None]:
+        """What of these one transaction can show; several would not add up, as each has to show all that it backs."""
+        while True:
+            found, call = await self._taken(dispute, found, look, chain)
+            if call is None or call.gas <= self._cap or len(found) == 1:
+                return found, call
+            count = max(1, min(len(found) - 1, len(found) * self._cap // call.gas))
+            log.warning(
+                "dispute %s: %d of %d receipts fit into one transaction; those that back the most are shown",
+                _name(dispute),
+                count,
+                len(found),
+            )
+            found = most_telling(dispute, found, count, chain)
 
     async def _taken(
         self, dispute: DisputeState, found: list[Shown], look: _Look, chain: ChainSnapshot
@@ -279,13 +415,17 @@ class DisputeKeeper:
         return good
 
     async def _simulated(self, dispute: DisputeState, found: Sequence[Shown]) -> tuple[Call | None, str]:
-        """The call with its gas, or why the contract refuses it."""
+        """The call with its gas, or why the contract refuses it; twice what fits for what no node would take."""
         answers = tuple(each.answer for each in found)
         call = self._escrow.call_answer(dispute.epoch, dispute.tenant, dispute.provider, answers)
         try:
             return replace(call, gas=await self._escrow.simulate(call)), ""
         except RevertedError as error:
             return None, str(error)
+        except NotTakenError as error:
+            if error.why is not Refusal.TOO_LARGE or len(found) < 2:
+                raise
+            return replace(call, gas=2 * self._cap), ""
 
 
 class _Look:
@@ -303,6 +443,8 @@ class _Look:
         self.now = now
         self.unread = 0
         """Disputes that could not be read in this pass."""
+        self.enough = False
+        """Whether no more closings are looked for that can wait."""
         self._escrow = escrow
         self._ledger = ledger
         self._receipts: dict[str, dict[Pair, SignedReceipt]] = {}

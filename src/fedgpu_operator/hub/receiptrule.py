@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -57,18 +58,25 @@ async def judge_receipt(rules: ReceiptRules, kept: SignedReceipt) -> ReceiptVerd
     A key whose account delegated its code by EIP-7702 is refused on chain although it recovers from its signature.
     """
     digest = receipt(escrow_domain(rules.chain_id, rules.escrow), kept.receipt).digest
-    meter, signer = recover(digest, kept.meter_signature), await rules.signer_of(kept.receipt.provider)
-    if not await rules.holds_role("METER", meter):
+    meter = recover(digest, kept.meter_signature)
+    signer, metering, metered, meter_coded = await asyncio.gather(
+        rules.signer_of(kept.receipt.provider),
+        rules.holds_role("METER", meter),
+        rules.accepts_signature(meter, digest, kept.meter_signature),
+        rules.has_code(meter),
+    )
+    if not metering:
         return ReceiptVerdict("MeterRefused", signer, f"the meter {meter} does not hold the role METER")
-    if not await rules.accepts_signature(meter, digest, kept.meter_signature):
+    if not metered:
         # Recovered from this very signature, so nothing but code can be in the way.
         text = f"the account of the meter {meter} has code that does not accept what its key signs"
         return ReceiptVerdict("MeterRefused", signer, text)
-    accepted = await rules.accepts_signature(signer, digest, kept.provider_signature)
-    coded = await rules.has_code(signer)
-    if not accepted and coded:
+    signed, coded = await asyncio.gather(
+        rules.accepts_signature(signer, digest, kept.provider_signature), rules.has_code(signer)
+    )
+    if not signed and coded:
         text = f"the account of {signer} has code that does not accept what its key signs"
         return ReceiptVerdict("SignerHasCode", signer, text, coded=True)
-    if not accepted:
+    if not signed:
         return ReceiptVerdict("SignaturesRefused", signer, f"it is not signed by {signer}")
-    return ReceiptVerdict("Accepted", signer, coded=coded or await rules.has_code(meter))
+    return ReceiptVerdict("Accepted", signer, coded=coded or meter_coded)

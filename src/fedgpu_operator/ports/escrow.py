@@ -91,6 +91,13 @@ class Escrow(Protocol):
         """
         ...
 
+    async def batch(self) -> str | None:
+        """The contract through which calls that anybody may make are bundled; None if the chain has none that is known.
+
+        It has Multicall3's `aggregate3`, and to those it calls it is the caller.
+        """
+        ...
+
     def call_post(self, plan: EpochPlan) -> Call:
         """Post a plan as the settler; encoding needs no connection, here and below."""
         ...
@@ -107,8 +114,12 @@ class Escrow(Protocol):
         """Show the receipts that back a disputed amount."""
         ...
 
+    def call_bundle(self, batch: str, bundled: Sequence[Call]) -> Call:
+        """Calls as one through that batch contract, in their order; each may fail alone."""
+        ...
+
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give a call; RevertedError where the contract would refuse it now."""
+        """The gas limit to give a call; RevertedError where the contract would refuse it now, or all of a bundle."""
         ...
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:

@@ -1,9 +1,11 @@
-"""Disputes on a real chain: accounts that delegate their code (EIP-7702) cost nobody else an answer."""
+"""Disputes on a real chain: accounts that delegate their code (EIP-7702) cost nobody else an answer, and many answers
+go into one transaction.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,22 @@ from eth_account import Account
 from eth_utils.address import to_checksum_address
 
 from fedgpu_operator.adapters.chain import EscrowClient, LocalSigner
+from fedgpu_operator.adapters.chain.bundles import MULTICALL3
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.conditions import Finding
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.books import EpochDraft, EpochStage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import DisputeState, EpochPlan, Receipt
-from fedgpu_operator.domain.transactions import Call
+from fedgpu_operator.domain.transactions import Call, Fees
+from fedgpu_operator.errors import ChainMismatchError, RevertedError
 from fedgpu_operator.hub.chainsigners import RECHECK, SignerBook
 from fedgpu_operator.hub.disputes import DisputeKeeper
+from fedgpu_operator.settlement import claims
 from fedgpu_operator.settlement.typeddata import escrow_domain, receipt
 
 LINE = 1_000_000
+CHALLENGE = 3600
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NO_CODE = "0x" + "00" * 20
 """What a delegation is undone with."""
@@ -221,3 +227,100 @@ async def test_accounts_are_judged_as_the_contract_judges_them(case: Case) -> No
     case.final()
     assert not await case.escrow.has_code(owner)
     assert await case.escrow.accepts_signature(owner, digest, signature)
+
+
+# ---------------------------------------------------------------- bundles
+
+
+async def disputes_each_line(case: Case) -> None:
+    wallet, world = await case.world.wallet(0), case.world
+    await world.mined(wallet.mint(world.deployment.token, 10_000_000))
+    await world.mined(wallet.approve(world.deployment.token, world.deployment.escrow, 10_000_000))
+    for leaf in claims(case.plan):
+        await world.mined(wallet.dispute(world.deployment.escrow, leaf, LINE))
+    case.final()
+
+
+async def bundler(case: Case, batch: str | None) -> EscrowClient:
+    """The settler's client with that batch contract named, or with none."""
+    world = case.world
+    key = world.chain.accounts[1].private_key
+    made = EscrowClient(world.chain.rpc_url, world.deployment.escrow, world.chain.chain_id, key, batch=batch)
+    client: EscrowClient = await world.stack.enter_async_context(made)
+    return client
+
+
+async def test_answers_and_closings_go_in_one_transaction_each_and_one_that_fails_voids_no_other(case: Case) -> None:
+    await disputes_each_line(case)
+    client = await bundler(case, case.world.deployment.batch)
+    await client.verify()
+    keeper = DisputeKeeper(case.ledger, client, case.clock)
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+    assert (urgent.kind, case.signed_in(urgent.call)) == ("answer", set(case.keys))
+    # A signer delegates between simulation and block.
+    first, culprit, _ = case.keys
+    gas, view = await client.simulate(urgent.call), await client.suggest_fees()
+    nonce = (await client.nonces(str(client.address))).pending
+    fees = Fees(2 * view.base_fee + view.tip, view.tip)
+    signed = await client.sign(replace(urgent.call, gas=gas), nonce, fees)
+    await case.delegate(case.keys[culprit], case.world.deployment.escrow)
+    await case.world.mined(client.broadcast(signed))
+    case.final()
+    assert {each.provider: each.shown for each in await client.disputes()} == {
+        provider: 0 if provider == culprit else LINE for provider in case.keys
+    }
+    case.world.chain.jump(2 * CHALLENGE)
+    case.final()
+    _, waiting = await DisputeKeeper(case.ledger, client, case.clock).errands()
+    assert waiting is not None
+    assert waiting.key.startswith("close:bundle:")
+    await case.world.mined(case.world.keeper.send(case.world.keeper.call_close(1, case.tenant, first)))
+    await case.send(waiting.call)
+    assert await client.disputes() == ()
+
+
+async def test_the_gas_of_a_bundle_is_what_all_of_it_needs(case: Case) -> None:
+    """The node's own estimate would be for a bundle in which calls run out of gas and nothing shows it."""
+    await disputes_each_line(case)
+    client = await bundler(case, case.world.deployment.batch)
+    moot = client.call_close(1, case.tenant, NO_CODE)
+    urgent, _ = await DisputeKeeper(case.ledger, client, case.clock).errands()
+    assert urgent is not None
+    gas = await client.simulate(urgent.call)
+    alone = int(
+        str(
+            case.world.chain.rpc(
+                "eth_estimateGas", {"from": client.address, "to": urgent.call.to, "data": urgent.call.data}
+            )
+        ),
+        16,
+    )
+    assert gas > 3 * 40_000
+    assert gas > alone
+    batch = await client.batch()
+    assert batch is not None
+    with pytest.raises(RevertedError, match="each of the 1 bundled calls would fail"):
+        await client.simulate(client.call_bundle(batch, [moot]))
+
+
+async def test_multicall3_serves_where_the_chain_has_it_and_nothing_is_bundled_where_it_has_none(case: Case) -> None:
+    await disputes_each_line(case)
+    client = await bundler(case, None)
+    assert await client.batch() is None
+    urgent, _ = await DisputeKeeper(case.ledger, client, case.clock).errands()
+    assert urgent is not None
+    assert len(case.signed_in(urgent.call)) == 1
+    before = case.world.chain.rpc("evm_snapshot")
+    code = case.world.chain.rpc("eth_getCode", case.world.deployment.batch, "latest")
+    case.world.chain.rpc("anvil_setCode", MULTICALL3, code)
+    case.final()
+    urgent, _ = await DisputeKeeper(case.ledger, client, case.clock).errands()
+    assert urgent is not None
+    assert (urgent.call.to, case.signed_in(urgent.call)) == (MULTICALL3, set(case.keys))
+    # An address that holds something else is not taken for one.
+    case.world.chain.rpc("anvil_setCode", MULTICALL3, "0x60006000fd")
+    assert await (await bundler(case, None)).batch() is None
+    with pytest.raises(ChainMismatchError, match="holds no batch contract"):
+        await (await bundler(case, case.tenant)).verify()
+    case.world.chain.rpc("evm_revert", before)

@@ -84,6 +84,7 @@ class FakeEscrow:
     Nothing is mined that offers less than `base_fee`; `disputed` is what was ever disputed.
     `signers` are the keys that providers named, `stripped` who lost which role; everybody else holds all of them.
     `coded` are accounts with code, of which those in `deaf` accept no signature; `moody` only not at the newest block.
+    `batch_at` is the contract that bundles, `sent_by` how many transactions an account sent, `gas` what a call takes.
     """
 
     def __init__(self) -> None:
@@ -100,6 +101,10 @@ class FakeEscrow:
         self.coded: set[str] = set()
         self.deaf: set[str] = set()
         self.moody: set[str] = set()
+        self.batch_at: str | None = None
+        self.sent_by: dict[str, int] = {}
+        self.gas = 100_000
+        self.bundled: dict[str, list[Call]] = {}
         self._calls: dict[str, Effect] = {}
         self._signed: dict[str, tuple[Effect, Fees]] = {}
         self._pool: dict[int, str] = {}
@@ -300,10 +305,36 @@ class FakeEscrow:
         )
         return max(0, unpaid - there)
 
+    async def batch(self) -> str | None:
+        self._answer()
+        return self.batch_at
+
+    def call_bundle(self, batch: str, bundled: Sequence[Call]) -> Call:
+        assert batch == self.batch_at
+
+        def effect(books: Books) -> None:
+            for call in bundled:
+                attempt = copy.deepcopy(books)
+                try:
+                    self._calls[call.data](attempt)
+                except RevertedError:
+                    continue
+                books.__dict__.update(attempt.__dict__)
+
+        made = self._call(" | ".join(["bundle", *(bytes.fromhex(call.data[2:]).decode() for call in bundled)]), effect)
+        self.bundled[made.data] = list(bundled)
+        return made
+
     async def simulate(self, call: Call) -> int:
         self._answer()
-        self._calls[call.data](copy.deepcopy(self.latest))
-        return 100_000
+        for alone in self.bundled.get(call.data, [call]):
+            try:
+                self._calls[alone.data](copy.deepcopy(self.latest))
+            except RevertedError as error:
+                refused = error
+            else:
+                return self.gas * len(self.bundled.get(call.data, [call]))
+        raise refused
 
     async def suggest_fees(self) -> FeeView:
         self._answer()
@@ -311,7 +342,8 @@ class FakeEscrow:
 
     async def nonces(self, sender: str) -> Nonces:
         self._answer()
-        assert sender == self.address
+        if sender != self.address:
+            return Nonces(*[self.sent_by.get(sender, 0)] * 3)
         return Nonces(self.final.nonce, self.latest.nonce, self.latest.nonce + len(self._pool))
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:

@@ -12,7 +12,7 @@ from eth_utils.crypto import keccak
 from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCError
 from web3.types import BlockIdentifier, TxParams
 
-from fedgpu_operator.adapters.chain import calls
+from fedgpu_operator.adapters.chain import bundles, calls
 from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of
 from fedgpu_operator.adapters.chain.history import History
 from fedgpu_operator.adapters.chain.reader import EscrowReader
@@ -49,10 +49,11 @@ class EscrowClient:
     """One escrow on a chain, as one signer or, without one, as a reader.
 
     `rpc` is an endpoint's URL or several of which `quorum` (default: more than half) must agree; `signer` may be a
-    private key in hex; `timeout` is seconds per request; `from_block` is one from which on the escrow exists. Every
-    method returns at once, none waits for a block. Raises ChainUnreachableError where no answer came or too few agree
-    (which never means "not done"), RevertedError with the decoded reason where the contract refuses,
-    ChainMismatchError where the chain is not the one configured.
+    private key in hex; `timeout` is seconds per request; `from_block` is one from which on the escrow exists; `batch`
+    is the contract that bundles calls, by default the canonical Multicall3 if the chain has it. Every method returns at
+    once, none waits for a block. Raises ChainUnreachableError where no answer came or too few agree (which never means
+    "not done"), RevertedError with the decoded reason where the contract refuses, ChainMismatchError where the chain
+    is not the one configured.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class EscrowClient:
         *,
         quorum: int | None = None,
         from_block: int | None = None,
+        batch: str | None = None,
     ) -> None:
         holder = LocalSigner(signer) if isinstance(signer, str) else signer
         self._rpc = Rpc(rpc, quorum=quorum, timeout=timeout, chain_id=chain_id)
@@ -76,6 +78,9 @@ class EscrowClient:
         self._contract = calls.contract_at(self._rpc, self.escrow)
         self._reader = EscrowReader(self._rpc, self._contract, chain_id)
         self._history = History(self._rpc, self._contract, self._reader, from_block)
+        self._named_batch = to_checksum_address(batch) if batch else None
+        self._batch: str | None = None
+        """The contract that bundles calls, once it answered as one."""
 
     def __repr__(self) -> str:
         return f"EscrowClient({self.escrow} on chain {self.chain_id} by {self._rpc!r}, signer {self.address})"
@@ -116,6 +121,10 @@ class EscrowClient:
         token, decimals, scale = await self._reader.coin()
         if scale != 10 ** (decimals - 6):
             raise ChainMismatchError(f"the token {token.address} has {decimals} decimals, the escrow scales by {scale}")
+        if self._named_batch is not None:
+            with self._rpc.speaking("verifying the batch contract"):
+                if not await w3.eth.get_code(self._named_batch):
+                    raise ChainMismatchError(f"{self._named_batch} on chain {chain_id} holds no batch contract")
         self._verified = True
 
     async def snapshot(
@@ -198,6 +207,13 @@ class EscrowClient:
             return signed_by(account, digest, signature)
         return await self._asked(account, digest, signature, at)
 
+    async def batch(self) -> str | None:
+        """The contract through which calls are bundled, as configured or the canonical Multicall3; None without one."""
+        place = self._named_batch or bundles.MULTICALL3
+        if self._batch is None and await bundles.is_batch(self._rpc, place):
+            self._batch = place
+        return self._batch
+
     async def _has_code(self, account: str, at: int) -> bool:
         with self._rpc.speaking("reading an account's code"):
             return bool(await self._rpc.w3.eth.get_code(to_checksum_address(account), at))
@@ -237,10 +253,17 @@ class EscrowClient:
         """Show the receipts that back a disputed amount, whoever sends it."""
         return calls.answer(self.escrow, epoch, tenant, provider, answers)
 
+    def call_bundle(self, batch: str, bundled: Sequence[Call]) -> Call:
+        """Calls that anybody may make as one through a batch contract, each of which may fail alone."""
+        return bundles.bundle(batch, bundled)
+
     # ---------------------------------------------------------------- writes
 
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give the call; RevertedError with the decoded reason where the contract would refuse."""
+        """The gas limit to give the call; RevertedError with the decoded reason where the contract would refuse.
+
+        A bundle is refused if every call in it would fail.
+        """
         return await self._signing().simulate(call)
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:

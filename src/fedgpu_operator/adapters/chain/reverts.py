@@ -13,7 +13,7 @@ from web3.exceptions import ContractLogicError
 
 from fedgpu_operator.artifacts import ContractName, load
 
-PACKAGED: Final[tuple[ContractName, ...]] = ("TimelockController", "ProviderStake", "TestUSD", "ComputeEscrow")
+PACKAGED: Final[tuple[ContractName, ...]] = ("TimelockController", "ProviderStake", "Batch", "TestUSD", "ComputeEscrow")
 """Where two define an error of one name and type, the last one's names of the arguments are shown."""
 
 
