@@ -226,7 +226,20 @@ class DisputeKeeper:
                 # No more fits, or the chain is silent: then the next pass begins with others.
                 break
         await self._remember(urgent.steps)
-        return urgent.errand(self._escrow, batch), waiting.errand(self._escrow, batch)
+        return await self._errand(urgent, batch), await self._errand(waiting, batch)
+
+    async def _errand(self, load: _Load, batch: str | None) -> Errand | None:
+        """The transaction of a load; its first step alone if the bundle is refused though none of its steps was."""
+        if batch is None or len(load.steps) < 2:
+            return load.errand(self._escrow, None)
+        bundle = load.errand(self._escrow, batch)
+        try:
+            if bundle is not None:
+                await self._escrow.simulate(bundle.call)
+        except (RevertedError, NotTakenError) as error:
+            log.warning("the batch contract %s serves for nothing now, one step is taken alone: %s", batch, error)
+            return load.errand(self._escrow, None)
+        return bundle
 
     async def _batch(self) -> str | None:
         """The contract to bundle through; what is not known to be there is not used."""

@@ -14,7 +14,7 @@ from tests.unit.hub.chain import WINDOW, stamp
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Answer, ChainSnapshot, DisputeState, EpochState, Pair, Receipt
 from fedgpu_operator.domain.transactions import Call
-from fedgpu_operator.errors import ChainUnreachableError, NotTakenError, Refusal
+from fedgpu_operator.errors import ChainError, ChainUnreachableError, NotTakenError, Refusal, RevertedError
 from fedgpu_operator.hub.disputes import BUNDLE_GAS, CALL_GAS, REFUSED, UNREAD, DisputeKeeper
 from fedgpu_operator.settlement.typeddata import NO_ADDRESS, escrow_domain, receipt
 
@@ -317,6 +317,22 @@ async def test_without_a_batch_contract_there_is_one_answer_per_transaction(bank
     urgent, _ = await keeper_of(bank).errands()
     assert urgent is not None
     assert urgent.key == f"answer:1:{found[-1].tenant}:{OWNER}:{WHOLE}"
+
+
+@pytest.mark.parametrize("error", [RevertedError("no"), NotTakenError("block gas limit", Refusal.TOO_LARGE)])
+async def test_a_batch_contract_that_serves_for_nothing_holds_up_no_answer(
+    bank: Bank, error: ChainError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = await many_lines(bank, 3)
+    simulate = bank.escrow.simulate
+
+    async def refused(call: Call) -> int:
+        if call.data in bank.escrow.bundled:
+            raise error
+        return await simulate(call)
+
+    monkeypatch.setattr(bank.escrow, "simulate", refused)
+    assert await errand(bank) == f"answer:1:{found[-1].tenant}:{OWNER}:{WHOLE}"
 
 
 async def test_what_somebody_else_did_first_does_not_void_the_bundle(bank: Bank) -> None:
