@@ -62,7 +62,7 @@ class SettlementLoop:
         self._metrics = metrics
         self._sender = IntentSender(ledger, escrow, clock, fee_cap=fee_cap)
         self._planner = Planner(ledger, escrow, clock, terms)
-        self._disputes = DisputeKeeper(ledger, escrow)
+        self._disputes = DisputeKeeper(ledger, escrow, clock)
         self._namespace = namespace
         self._poll = poll
         self._auto_claim = auto_claim

@@ -83,6 +83,25 @@ class Escrow(Protocol):
         """Whether a contract at that address calls the signature its own (ERC-1271); False where no contract is."""
         ...
 
+    async def has_code(self, account: str) -> bool:
+        """Whether an account has code at the newest finalized block: a contract, or a delegation by EIP-7702."""
+        ...
+
+    async def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        """Whether the escrow takes this for the account's signature, at the newest finalized block.
+
+        Its own rule (OpenZeppelin's SignatureChecker): an account with code is asked by ERC-1271 and nothing else
+        counts; of one without code the key is recovered.
+        """
+        ...
+
+    async def batch(self) -> str | None:
+        """The contract through which calls that anybody may make are bundled; None if the chain has none that is known.
+
+        It has Multicall3's `aggregate3`, and to those it calls it is the caller.
+        """
+        ...
+
     def call_post(self, plan: EpochPlan) -> Call:
         """Post a plan as the settler; encoding needs no connection, here and below."""
         ...
@@ -99,8 +118,12 @@ class Escrow(Protocol):
         """Show the receipts that back a disputed amount."""
         ...
 
+    def call_bundle(self, batch: str, bundled: Sequence[Call]) -> Call:
+        """Calls as one through that batch contract, in their order; each may fail alone."""
+        ...
+
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give a call; RevertedError where the contract would refuse it now."""
+        """The gas limit to give a call; RevertedError where the contract would refuse it now, or all of a bundle."""
         ...
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:

@@ -13,6 +13,7 @@ from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.transactions import Call, Fees
 from fedgpu_operator.hub.settlement import SettlementLoop
 from fedgpu_operator.settlement import Terms
 
@@ -53,6 +54,13 @@ class Bank:
             self.escrow.mine()
         if final:
             self.escrow.finalize()
+
+    async def run(self, call: Call) -> None:
+        """A call that somebody sends is in a block, and final."""
+        view, nonce = await self.escrow.suggest_fees(), self.escrow.latest.nonce
+        await self.escrow.broadcast(await self.escrow.sign(call, nonce, Fees(2 * view.base_fee, view.tip)))
+        self.escrow.mine()
+        self.escrow.finalize()
 
     async def used(
         self,

@@ -30,8 +30,11 @@ from fedgpu_operator.domain.terms import EscrowPeriods, Role
 from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
 from fedgpu_operator.errors import ChainError, ChainUnreachableError, RevertedError
 from fedgpu_operator.ports import Escrow
+from fedgpu_operator.settlement.typeddata import NO_ADDRESS, signed_by
 
 WINDOW = 600
+Case = tuple[int, str, str]
+"""(epoch, tenant, provider) of a dispute."""
 Effect = Callable[["Books"], int | None]
 """What a transaction does to the books; the number of the epoch that it posts, if it does."""
 
@@ -56,6 +59,9 @@ class Books:
     skipped: dict[int, tuple[str, ...]] = field(default_factory=dict)
     posted: dict[int, PostedEpoch] = field(default_factory=dict)
     nonce: int = 0
+    closed: set[Case] = field(default_factory=set)
+    shown: dict[Case, int] = field(default_factory=dict)
+    answered: list[Sequence[Answer]] = field(default_factory=list)
 
     @property
     def head(self) -> EpochState | None:
@@ -75,8 +81,10 @@ class Books:
 class FakeEscrow:
     """`silent` answers nothing, `refuses` is what a simulation of a post says, `loses` forgets what is sent.
 
-    Nothing is mined that offers less than `base_fee`; `disputed` is what is open on chain.
+    Nothing is mined that offers less than `base_fee`; `disputed` is what was ever disputed.
     `signers` are the keys that providers named, `stripped` who lost which role; everybody else holds all of them.
+    `coded` are accounts with code, of which those in `deaf` accept no signature; `moody` only not at the newest block.
+    `batch_at` is the contract that bundles, `sent_by` how many transactions an account sent, `gas` what a call takes.
     """
 
     def __init__(self) -> None:
@@ -89,12 +97,23 @@ class FakeEscrow:
         self.coins, self.data_fee = 10**18, 0
         self.silent, self.loses, self.refuses = False, False, ""
         self.disputed: list[DisputeState] = []
-        self.answered: list[Sequence[Answer]] = []
         self.signers: dict[str, str] = {}
         self.stripped: set[tuple[Role, str]] = set()
+        self.coded: set[str] = set()
+        self.deaf: set[str] = set()
+        self.moody: set[str] = set()
+        self.batch_at: str | None = None
+        self.sent_by: dict[str, int] = {}
+        self.gas = 100_000
+        self.bundled: dict[str, list[Call]] = {}
         self._calls: dict[str, Effect] = {}
         self._signed: dict[str, tuple[Effect, Fees]] = {}
         self._pool: dict[int, str] = {}
+
+    @property
+    def answered(self) -> list[Sequence[Answer]]:
+        """What answers in blocks showed, oldest first."""
+        return self.latest.answered
 
     # ---- what the test does
 
@@ -213,6 +232,16 @@ class FakeEscrow:
     async def check_state(self) -> None:
         self._answer()
 
+    async def has_code(self, account: str) -> bool:
+        self._answer()
+        return account in self.coded | self.deaf
+
+    async def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        """Keys sign as keys do, and owners of accounts that nobody has the key of by `stamp`."""
+        self._answer()
+        by_owner = signed_by(account, digest, signature) or signature == stamp(account, digest)
+        return account not in self.deaf and by_owner
+
     async def holds_role(self, role: Role, account: str) -> bool:
         self._answer()
         return (role, account) not in self.stripped
@@ -227,7 +256,12 @@ class FakeEscrow:
 
     async def disputes(self) -> tuple[DisputeState, ...]:
         self._answer()
-        return tuple(self.disputed)
+        books = self.final
+        return tuple(
+            replace(each, shown=MicroUSD(max(each.shown, books.shown.get(_case(each), 0))))
+            for each in self.disputed
+            if _case(each) not in books.closed
+        )
 
     async def exits(self) -> tuple[ExitState, ...]:
         self._answer()
@@ -249,21 +283,73 @@ class FakeEscrow:
         return self._call(f"claim {epoch} {claims}", lambda books: _claim(books, claims))
 
     def call_close(self, epoch: int, tenant: str, provider: str) -> Call:
-        def effect(_books: Books) -> None:
-            self.disputed = [each for each in self.disputed if each.epoch != epoch]
+        def effect(books: Books) -> None:
+            books.closed.add(self._open(books, epoch, tenant, provider))
 
         return self._call(f"close {epoch} {tenant} {provider}", effect)
 
     def call_answer(self, epoch: int, tenant: str, provider: str, answers: Sequence[Answer]) -> Call:
-        def effect(_books: Books) -> None:
-            self.answered.append(answers)
+        def effect(books: Books) -> None:
+            key = self._open(books, epoch, tenant, provider)
+            for answer in answers:
+                signer = self.signers.get(answer.provider, answer.provider)
+                if signer in self.deaf | self.moody:
+                    raise RevertedError(f"BadSignature(signer={signer})")
+            case = next(each for each in self.disputed if _case(each) == key)
+            books.shown[key] = max(books.shown.get(key, 0), min(case.amount, self._backs(books, case, answers)))
+            books.answered.append(answers)
 
-        return self._call(f"answer {epoch} {tenant} {provider}", effect)
+        shown = " ".join(f"{each.provider} {each.receipt.cumulative}" for each in answers)
+        return self._call(f"answer {epoch} {tenant} {provider} {shown}", effect)
+
+    def _open(self, books: Books, epoch: int, tenant: str, provider: str) -> Case:
+        key = epoch, tenant, provider
+        if key in books.closed or key not in map(_case, self.disputed):
+            raise RevertedError("NoDispute()")
+        return key
+
+    def _backs(self, books: Books, case: DisputeState, answers: Sequence[Answer]) -> int:
+        if case.provider != NO_ADDRESS:
+            return max(0, answers[0].receipt.cumulative - case.floor)
+        account, head = books.accounts[case.tenant], books.head
+        there = account.allocated + (account.pending if head is not None and head.number == case.epoch else 0)
+        unpaid = sum(
+            max(0, min(each.lines[each.index].cumulative, each.receipt.cumulative) - books.paid.get(pair, 0))
+            for each in answers
+            for pair in [(case.tenant, each.provider)]
+        )
+        return max(0, unpaid - there)
+
+    async def batch(self) -> str | None:
+        self._answer()
+        return self.batch_at
+
+    def call_bundle(self, batch: str, bundled: Sequence[Call]) -> Call:
+        assert batch == self.batch_at
+
+        def effect(books: Books) -> None:
+            for call in bundled:
+                attempt = copy.deepcopy(books)
+                try:
+                    self._calls[call.data](attempt)
+                except RevertedError:
+                    continue
+                books.__dict__.update(attempt.__dict__)
+
+        made = self._call(" | ".join(["bundle", *(bytes.fromhex(call.data[2:]).decode() for call in bundled)]), effect)
+        self.bundled[made.data] = list(bundled)
+        return made
 
     async def simulate(self, call: Call) -> int:
         self._answer()
-        self._calls[call.data](copy.deepcopy(self.latest))
-        return 100_000
+        for alone in self.bundled.get(call.data, [call]):
+            try:
+                self._calls[alone.data](copy.deepcopy(self.latest))
+            except RevertedError as error:
+                refused = error
+            else:
+                return self.gas * len(self.bundled.get(call.data, [call]))
+        raise refused
 
     async def balance(self, account: str) -> int:
         self._answer()
@@ -276,7 +362,8 @@ class FakeEscrow:
 
     async def nonces(self, sender: str) -> Nonces:
         self._answer()
-        assert sender == self.address
+        if sender != self.address:
+            return Nonces(*[self.sent_by.get(sender, 0)] * 3)
         return Nonces(self.final.nonce, self.latest.nonce, self.latest.nonce + len(self._pool))
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
@@ -315,6 +402,10 @@ class FakeEscrow:
         data = "0x" + what.encode().hex()
         self._calls[data] = effect
         return Call(str(self.escrow), data, what=what.split()[0])
+
+
+def _case(dispute: DisputeState) -> Case:
+    return dispute.epoch, dispute.tenant, dispute.provider
 
 
 def _post(books: Books, plan: EpochPlan) -> int:

@@ -11,6 +11,7 @@ from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from web3.types import TxParams
 
+from fedgpu_operator.adapters.chain import bundles
 from fedgpu_operator.adapters.chain.chainview import fees_asked, next_nonce
 from fedgpu_operator.adapters.chain.rpc import Rpc
 from fedgpu_operator.adapters.chain.signers import Signer
@@ -44,7 +45,15 @@ class Sender:
         return self.signer.address
 
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give the call; RevertedError with the decoded reason where the contract would refuse."""
+        """The gas limit to give the call; RevertedError with the decoded reason where the contract would refuse.
+
+        A bundle is refused if every call in it would fail.
+        """
+        if bundles.is_bundle(call):
+            return await bundles.simulate(self._rpc, self.address, call, self._estimated)
+        return await self._estimated(call)
+
+    async def _estimated(self, call: Call) -> int:
         asked: TxParams = {"from": self.address, "data": HexStr(call.data)}
         if call.to is not None:
             asked["to"] = to_checksum_address(call.to)
