@@ -87,6 +87,10 @@ class Escrow(Protocol):
         """Have the active epoch's leaves paid to their providers."""
         ...
 
+    def claimed(self, call: Call) -> tuple[int, list[Claim]]:
+        """The epoch and the leaves of a claim, read back from its data."""
+        ...
+
     def call_close(self, epoch: int, tenant: str, provider: str) -> Call:
         """End a dispute that is decided; the provider is the zero address where none was named."""
         ...
@@ -96,7 +100,18 @@ class Escrow(Protocol):
         ...
 
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give a call; RevertedError where the contract would refuse it now."""
+        """The gas limit to give a call; RevertedError where the contract would refuse it now.
+
+        NotTakenError with Refusal.TOO_LARGE where no node estimates so much gas.
+        """
+        ...
+
+    async def gas_cap(self) -> int:
+        """The most gas to give one transaction on this chain, with head-room (settlement.batches.gas_cap)."""
+        ...
+
+    async def height(self) -> int:
+        """The number of the newest block, final or not."""
         ...
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
@@ -108,7 +123,7 @@ class Escrow(Protocol):
         ...
 
     async def broadcast(self, signed: SignedTx) -> str:
-        """Send signed bytes, or the same again; ChainError where every endpoint refuses them."""
+        """Send signed bytes, or the same again; NotTakenError where every endpoint that answers refuses them."""
         ...
 
     async def nonces(self, account: str) -> Nonces:

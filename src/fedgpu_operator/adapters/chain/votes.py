@@ -12,7 +12,7 @@ from typing import Final
 Answer = Mapping[str, object]
 """A JSON-RPC answer as it came: `result` or `error`."""
 
-BLOCK: Final = ("hash", "number", "parentHash", "timestamp", "baseFeePerGas")
+BLOCK: Final = ("hash", "number", "parentHash", "timestamp", "baseFeePerGas", "gasLimit")
 RECEIPT: Final = (
     "transactionHash",
     "blockHash",
