@@ -235,7 +235,8 @@ class IntentSender:
             if passing or move is not Move.SHRINK:
                 log.info("%s would fail now (%s): nothing more is signed for it", intent.key, error)
                 return await self._kept(intent, refused, working=working)
-            kept, call = await self._freed(intent, str(error))
+            await self._freed(intent, str(error))
+            kept, call = await self._fitted(intent)
         log.info("%s: %d wei per gas after %d, %s", intent.key, fees.max_fee, newest.max_fee, move.name.lower())
         return await self._sign_and_send(intent, kept, call, fees, taken=working)
 
@@ -271,14 +272,14 @@ class IntentSender:
         if smaller is None:
             await self._freed(intent, str(refused))
             return True
-        if refused.why is Refusal.TOO_LARGE and gas is not None and room.holds(call, gas):
-            # The nodes are stricter than their chain: whatever comes next is no larger than what is left of this.
-            self._most = int(gas * share_that_fits(gas, room))
+        if refused.why is Refusal.TOO_LARGE and 0 < newest.gas <= room.gas:
+            # The nodes are stricter than their chain: whatever comes next has no more gas than what is left of this.
+            self._most = newest.gas // 2
         await self._amend(intent, smaller, str(refused))
         return True
 
     def _less(self, intent: Intent, call: Call, share: Fraction) -> Call | None:
-        make = self._smaller.get(intent.kind)
+        make = self._smaller.get(intent.kind) if call.what != FREE else None
         return make(call, share) if make is not None else None
 
     async def _fitted(self, intent: Intent) -> tuple[IntentCall, Call]:
@@ -288,7 +289,7 @@ class IntentSender:
         nothing less can be done.
         """
         kept, room = (await self._ledger.intent_calls(intent.id))[-1], await self.room()
-        while kept.data or not kept.number:
+        while True:
             call = _call(intent, kept)
             gas: int | None = None
             why = f"its data of {data_size(call)} bytes is more than {room.data}"
@@ -310,13 +311,11 @@ class IntentSender:
             else:
                 # Whole or not at all: it is tried, with less head-room where it needs all that there may be.
                 return kept, replace(call, gas=min(gas, MAX_TX_GAS))
-        return kept, _call(intent, kept)
 
-    async def _freed(self, intent: Intent, why: str) -> tuple[IntentCall, Call]:
+    async def _freed(self, intent: Intent, why: str) -> None:
         """Write down that the intent's nonce is to be used for nothing."""
         log.warning("%s: no node takes it (%s); its nonce %d is freed", intent.key, why, intent.nonce)
-        call = Call(intent.sender, "0x", what=FREE)
-        return await self._amend(intent, call, why), call
+        await self._amend(intent, Call(intent.sender, "0x", what=FREE), why)
 
     async def _amend(self, intent: Intent, call: Call, why: str) -> IntentCall:
         data = bytes.fromhex(call.data.removeprefix("0x"))
@@ -332,10 +331,7 @@ class IntentSender:
     ) -> Progress:
         """Sign a version with that call, keep it, send it; `taken`: a node took an earlier one of the intent's call."""
         frees = call.what == FREE
-        if frees:
-            signed = await self._escrow.self_transfer(intent.nonce, fees)
-        else:
-            signed = await self._escrow.sign(call, intent.nonce, fees)
+        signed = await self._escrow.sign(call, intent.nonce, fees)
         tx = ChainTx(
             tx_hash=signed.tx_hash,
             kind=FREE if frees else intent.kind,
@@ -348,6 +344,7 @@ class IntentSender:
             max_fee=fees.max_fee,
             tip=fees.tip,
             call=kept.number,
+            gas=call.gas,
         )
         await self._ledger.store_tx(tx, self._clock.now())
         refused = await self._broadcast(tx)

@@ -118,10 +118,6 @@ class Escrow(Protocol):
         """Sign a call whose gas is set; sends nothing."""
         ...
 
-    async def self_transfer(self, nonce: int, fees: Fees) -> SignedTx:
-        """Sign nothing to oneself, which frees a nonce that something else holds; sends nothing."""
-        ...
-
     async def broadcast(self, signed: SignedTx) -> str:
         """Send signed bytes, or the same again; NotTakenError where every endpoint that answers refuses them."""
         ...

@@ -260,8 +260,9 @@ chain_txs = Table(
     Column("intent", Integer, ForeignKey(chain_intents.c.id)),
     Column("max_fee", BigInteger, nullable=False, server_default="0"),
     Column("tip", BigInteger, nullable=False, server_default="0"),
-    # The number of the intent's call that it carries, and when a node first took it.
+    # The number of the intent's call that it carries, its gas limit, and when a node first took it.
     Column("call", Integer, nullable=False, server_default="0"),
+    Column("gas", BigInteger, nullable=False, server_default="0"),
     Column("broadcast_at", Instant),
 )
 Index("chain_txs_by_intent", chain_txs.c.intent)

@@ -43,6 +43,7 @@ def store_tx(connection: Connection, tx: ChainTx, at: datetime) -> None:
             max_fee=tx.max_fee,
             tip=tx.tip,
             call=tx.call,
+            gas=tx.gas,
             broadcast_at=tx.broadcast_at,
         )
     )
@@ -94,6 +95,7 @@ def _tx(row: Row[Any]) -> ChainTx:
         row.max_fee,
         row.tip,
         row.call,
+        row.gas,
         row.broadcast_at,
     )
 

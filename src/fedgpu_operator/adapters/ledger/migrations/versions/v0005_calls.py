@@ -11,7 +11,7 @@ revision = "0005"
 down_revision = "0004"
 
 TEXT = sa.String().with_variant(sa.String(collation="C"), "postgresql")
-TX = "id tx_hash kind epoch provider_wallet sender nonce raw created_at intent max_fee tip call"
+TX = "id tx_hash kind epoch provider_wallet sender nonce raw created_at intent max_fee tip call gas"
 NOT_THE_NEXT = """
 NOT EXISTS (SELECT 1 FROM chain_intents AS i WHERE i.id = NEW.intent AND i.state = 'Open')
 OR NEW.number <> 1 + COALESCE((SELECT MAX(c.number) FROM intent_calls AS c WHERE c.intent = NEW.intent), 0)
@@ -37,6 +37,7 @@ def upgrade() -> None:
     guards.refuse_insert("intent_calls", "in_order", "calls of an open intent are numbered in order", NOT_THE_NEXT)
     guards.lift("chain_txs", "no_update")
     op.add_column("chain_txs", sa.Column("call", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("chain_txs", sa.Column("gas", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("chain_txs", sa.Column("broadcast_at", sa.BigInteger))
     op.execute("UPDATE chain_txs SET broadcast_at = created_at WHERE state IN ('Broadcast', 'Included')")
     guards.fixed("chain_txs", TX, again=True)
