@@ -31,8 +31,9 @@ SHIPPED = {
     "ProviderStake": "src/ProviderStake.sol",
     "TimelockController": "node_modules/@openzeppelin/contracts/governance/TimelockController.sol",
     "TestUSD": "test/mocks/TestUSD.sol",
+    "StrictUSD": "test/mocks/StrictUSD.sol",
 }
-TEST_ONLY = {"TestUSD"}
+TEST_ONLY = {"TestUSD", "StrictUSD"}
 
 
 def forge(npm: list[str], environment: dict[str, str]) -> Path:

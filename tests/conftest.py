@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Both measure how busy the machine is, which says nothing about the code: a test fails for what it finds alone.
@@ -13,3 +16,40 @@ pytest_plugins = [
     "fedgpu_operator.lab.pytest_chart",
     "fedgpu_operator.lab.pytest_postgres",
 ]
+
+CHAINS = tuple(os.environ.get("TEST_CHAINS", "anvil hardhat").split())
+"""The chains that tests run on which can take several; `make chains` names geth."""
+ANY_CHAIN = ("anvil", "hardhat")
+"""Where a test without a mark runs."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "chains(*kinds): the chains of lab/chains.py on which a test makes sense")
+
+
+@pytest.fixture(scope="session")
+def chain_kind(request: pytest.FixtureRequest) -> str:
+    """The chain that a test runs on, by its name in lab/chains.py."""
+    return str(request.param)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that needs `chain_kind` runs once on each chain that its mark allows."""
+    if "chain_kind" not in metafunc.fixturenames:
+        return
+    mark = metafunc.definition.get_closest_marker("chains")
+    kinds = mark.args if mark is not None else ANY_CHAIN
+    metafunc.parametrize("chain_kind", kinds, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is for a chain that this run does not ask for."""
+    left_out = [item for item in items if _kind(item) not in (None, *CHAINS)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _kind(item: pytest.Item) -> str | None:
+    chosen = getattr(item, "callspec", None)
+    return chosen.params.get("chain_kind") if chosen is not None else None

@@ -15,7 +15,7 @@ from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
 from fedgpu_operator.lab import toolchain
-from fedgpu_operator.lab.chain import Chain
+from fedgpu_operator.lab.chain import Anvil, Chain
 from fedgpu_operator.lab.process import Watchdog, end, free_ports
 
 Json = Mapping[str, object]
@@ -114,7 +114,7 @@ def evm() -> Iterator[Evm]:
     binary = toolchain.ensure(["anvil"])["anvil"]
     watchdog = Watchdog()
     with tempfile.TemporaryDirectory(prefix="fedgpu-gas-") as folder:
-        chain = Chain(binary, directory=Path(folder) / "chain", port=free_ports(1)[0], watchdog=watchdog)
+        chain = Anvil(binary, directory=Path(folder) / "chain", port=free_ports(1)[0], watchdog=watchdog)
         try:
             chain.start()
             yield Evm(chain)

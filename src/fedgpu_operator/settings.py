@@ -49,6 +49,14 @@ class ChainSettings:
     max_cost_share: float
     fee_cap_wei: int
     auto_claim: bool
+    first_block: int | None = None
+    """One from which on the escrow exists; None: it is searched for."""
+    batch: str | None = None
+    """Address of a contract with Multicall3's `aggregate3`, by which several answers go into one transaction."""
+    ca_file: Path | None = None
+    """PEM file of authorities that may sign for endpoints and the remote signer in addition to the usual ones."""
+    settler_warn_seconds: float = 3 * 86400
+    """The settler counts as low on coins if they last for less at the present burn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +145,7 @@ def _rebalance(env: _Environment) -> Hysteresis:
 
 def _chain(env: _Environment) -> ChainSettings | None:
     rpc_urls = tuple(url for url in (part.strip() for part in env.text("CHAIN_RPC_URL", "").split(",")) if url)
-    names = ("CHAIN_ID", "ESCROW_ADDRESS", *SETTLER_VARIABLES, "METER_KEY_FILE", "CHAIN_RPC_QUORUM", "NATIVE_USD")
+    names = ("CHAIN_ID", "ESCROW_ADDRESS", *SETTLER_VARIABLES, "METER_KEY_FILE", *OPTIONAL)
     parts = {name: env.text(name, "") for name in names}
     chain = {
         "epoch_seconds": env.seconds("EPOCH_SECONDS", 3600),
@@ -147,6 +155,7 @@ def _chain(env: _Environment) -> ChainSettings | None:
     min_payout = env.usd("MIN_PAYOUT_USD", "0")
     fee_cap = env.number("FEE_CAP_GWEI", "500", float, minimum=0.000001, maximum=10**6)
     auto_claim = env.flag("AUTO_CLAIM", default=True)
+    settler_warn = env.seconds("SETTLER_WARN_SECONDS", 3 * 86400)
     if not rpc_urls:
         if given := [PREFIX + name for name, value in parts.items() if value]:
             raise ConfigurationError(f"{', '.join(given)} set without {PREFIX}CHAIN_RPC_URL: set it, or none of them")
@@ -156,6 +165,8 @@ def _chain(env: _Environment) -> ChainSettings | None:
     for url in rpc_urls:
         _refuse_other_than_http("CHAIN_RPC_URL", url)
     _refuse_other_than_address("ESCROW_ADDRESS", parts["ESCROW_ADDRESS"])
+    if parts["BATCH_ADDRESS"]:
+        _refuse_other_than_address("BATCH_ADDRESS", parts["BATCH_ADDRESS"])
     if parts["METER_KEY_FILE"] and parts["METER_KEY_FILE"] == parts["SETTLER_KEY_FILE"]:
         raise ConfigurationError(f"{PREFIX}METER_KEY_FILE: must be another key than {PREFIX}SETTLER_KEY_FILE")
     if chain["max_epoch_seconds"] < chain["epoch_seconds"]:
@@ -171,9 +182,15 @@ def _chain(env: _Environment) -> ChainSettings | None:
         native_usd=env.usd("NATIVE_USD", "") if parts["NATIVE_USD"] else None,
         fee_cap_wei=int(fee_cap * 10**9),
         auto_claim=auto_claim,
+        first_block=env.number("FIRST_BLOCK", "", int, minimum=1, maximum=2**53) if parts["FIRST_BLOCK"] else None,
+        batch=parts["BATCH_ADDRESS"] or None,
+        ca_file=_file("CHAIN_CA_FILE", parts["CHAIN_CA_FILE"]),
+        settler_warn_seconds=settler_warn,
         **chain,
     )
 
+
+OPTIONAL: Final = ("CHAIN_RPC_QUORUM", "NATIVE_USD", "FIRST_BLOCK", "BATCH_ADDRESS", "CHAIN_CA_FILE")
 
 SETTLER_VARIABLES: Final = (
     "SETTLER_KEY_FILE",

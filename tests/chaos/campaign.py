@@ -92,7 +92,7 @@ class Campaign:
 
     def _reorg(self) -> None:
         """Take up to two blocks back, which is all that is not final; what was in them is in no pool either."""
-        self.range.chain.rpc("anvil_reorg", self.random.randint(1, 2), [])
+        self.range.reorg(self.random.randint(1, 2))
         self.counts["reorgs"] += 1
 
     def _cancel(self) -> None:
@@ -106,7 +106,7 @@ class Campaign:
         keys = {account.address: account.private_key for account in self.range.chain.accounts}
         guardian = keys[self.range.chain.roles.guardian]
         site = self.range.site
-        async with EscrowClient(site.anvil_url, site.escrow, site.chain_id, guardian) as chain:
+        async with EscrowClient(site.node_url, site.escrow, site.chain_id, guardian) as chain:
             try:
                 done = await act(chain)
             except RevertedError:

@@ -35,12 +35,12 @@ FEE_CAP = 500 * 10**9
 class Site:
     """Where everything is that a settler talks to; `challenge` is the escrow's window in seconds.
 
-    `rpc_urls` are the endpoints that it is given, `anvil_url` is the chain itself, whose time moves between passes by
+    `rpc_urls` are the endpoints that it is given, `node_url` is the chain itself, whose time moves between passes by
     `stride` seconds (0: by a whole window) and `final_after` blocks, which make final what was mined.
     """
 
     rpc_urls: tuple[str, ...]
-    anvil_url: str
+    node_url: str
     escrow: str
     chain_id: int
     settler_key: str
@@ -90,8 +90,9 @@ class Settler:
     async def move(self) -> None:
         """Time and some blocks: what was mined is final, and after a whole window what was final is active."""
         seconds = self.site.stride or self.site.challenge
-        await self.anvil("evm_increaseTime", seconds)
-        await self.anvil("anvil_mine", hex(self.site.final_after))
+        await self.node("evm_increaseTime", seconds)
+        for _ in range(self.site.final_after):
+            await self.node("evm_mine")
         self.clock.forward(seconds)
 
     async def settle(self, passes: int) -> bool:
@@ -103,10 +104,10 @@ class Settler:
                 return True
         return False
 
-    async def anvil(self, method: str, *params: object) -> object:
-        """A request of anvil's own, past whatever stands between the settler and the chain."""
+    async def node(self, method: str, *params: object) -> object:
+        """A request of a test node's own, past whatever stands between the settler and the chain."""
         provider = self.chain._rpc.w3.provider
-        answer = await provider.make_request(method, list(params))  # type: ignore[arg-type]  # anvil's own methods
+        answer = await provider.make_request(method, list(params))  # type: ignore[arg-type]  # a test node's own
         return answer.get("result")
 
 
@@ -131,7 +132,7 @@ async def settler(site: Site, trap: Trap) -> AsyncIterator[Settler]:
     async with (
         await SqlLedger.open(site.ledger) as ledger,
         EscrowClient(site.rpc_urls, site.escrow, site.chain_id, site.settler_key, site.timeout) as escrow,
-        EscrowClient(site.anvil_url, site.escrow, site.chain_id) as chain,
+        EscrowClient(site.node_url, site.escrow, site.chain_id) as chain,
     ):
         clock = ChainClock((await chain.snapshot((), (), "latest")).timestamp)
         loop = SettlementLoop(

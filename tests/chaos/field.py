@@ -24,11 +24,11 @@ from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.domain.books import AttemptRequest, EpochStage
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, Pair
-from fedgpu_operator.lab import toolchain
 from fedgpu_operator.lab.audit import Audit, audit
-from fedgpu_operator.lab.chain import Account, Chain
+from fedgpu_operator.lab.chain import FINALITY, Account, Anvil, Chain
+from fedgpu_operator.lab.chains import make_chain
 from fedgpu_operator.lab.cluster import Cluster
-from fedgpu_operator.lab.process import Watchdog, end, free_ports
+from fedgpu_operator.lab.process import Watchdog, end
 
 CHALLENGE = 600
 PERIODS = Periods(challenge=CHALLENGE, ruling=CHALLENGE, exit_after=CHALLENGE, longest_epoch=CHALLENGE)
@@ -99,17 +99,22 @@ class Range:
     def keep(self) -> None:
         """Make of what there is now the point that restore() goes back to."""
         shutil.copy(self.site.ledger, self._kept)
-        self.mark = self.chain.rpc("evm_snapshot")
+        self.mark = self.chain.snapshot()
 
     def restore(self) -> None:
         """Chain and ledger as they were at keep(), and a hub without a trace of settlement."""
-        self.chain.rpc("evm_revert", self.mark)
-        self.mark = self.chain.rpc("evm_snapshot")
+        self.chain.revert(self.mark)
+        self.mark = self.chain.snapshot()
         for leftover in Path(self.site.ledger).parent.glob("ledger.db*"):
             leftover.unlink()
         shutil.copy(self._kept, self.site.ledger)
         self.hub.api.delete(EPOCHS)
         self.hub.api.delete(f"/api/v1/namespaces/{NAMESPACE}/configmaps")
+
+    def reorg(self, depth: int) -> None:
+        """Replace the newest blocks by empty ones; only anvil can."""
+        assert isinstance(self.chain, Anvil)
+        self.chain.reorg(depth)
 
     def shoot(self, *faults: Fault, passes: int = 40) -> tuple[bool, dict[str, int]]:
         """Run a child; whether it was killed, and which points it reached."""
@@ -153,29 +158,29 @@ class Range:
 
 @contextmanager
 def open_range(
-    hub: Cluster, folder: Path, *, tenants: int = 3, usage: Sequence[tuple[int, str]] = FIRST_USAGE, slots: int = 1
+    hub: Cluster,
+    folder: Path,
+    *,
+    tenants: int = 3,
+    usage: Sequence[tuple[int, str]] = FIRST_USAGE,
+    kind: str = "anvil",
+    finality: int = FINALITY,
 ) -> Iterator[Range]:
     """A range with a chain of its own on a hub that nobody else settles on; blocks are mined only by transactions."""
     folder.mkdir(exist_ok=True)
     watchdog = Watchdog()
     zygote = Zygote(folder / "children.log")
-    anvil = toolchain.ensure(["anvil"])["anvil"]
-    chain = Chain(anvil, directory=folder / "chain", port=free_ports(1)[0], watchdog=watchdog, slots_in_an_epoch=slots)
+    chain = make_chain(kind, directory=folder / "chain", watchdog=watchdog, finality=finality)
     try:
         chain.start()
-        chain.rpc("evm_setIntervalMining", 0)
-        chain.rpc("evm_setAutomine", True)
-        yield asyncio.run(_prepare(chain, hub, folder, zygote, tenants, usage, slots))
+        chain.stop_clock()
+        chain.automine(True)
+        yield asyncio.run(_prepare(chain, hub, folder, zygote, tenants, usage))
     finally:
         zygote.close()
         end(chain.children)
         chain.close()
         watchdog.close()
-
-
-def final_after(slots: int) -> int:
-    """Blocks on top of one that make it final: anvil calls final what is two epochs of slots old."""
-    return 2 * slots + 1
 
 
 def prepare_hub(hub: Cluster) -> None:
@@ -192,7 +197,6 @@ async def _prepare(
     zygote: Zygote,
     tenants: int,
     usage: Sequence[tuple[int, str]],
-    slots: int,
 ) -> Range:
     owner, settler, *others = chain.accounts
     funded = tuple(others[:tenants])
@@ -204,10 +208,10 @@ async def _prepare(
             await wallet.approve(deployment.token, deployment.escrow, 2 * DEPOSIT)
             await wallet.deposit(deployment.escrow, DEPOSIT)
             await wallet.set_spend_limit(deployment.escrow, DEPOSIT)
-    chain.mine(final_after(slots))
+    chain.mine(chain.finality + 1)
     site = Site(
         rpc_urls=(chain.rpc_url,),
-        anvil_url=chain.rpc_url,
+        node_url=chain.rpc_url,
         escrow=deployment.escrow,
         chain_id=chain.chain_id,
         settler_key=settler.private_key,
@@ -215,7 +219,7 @@ async def _prepare(
         ledger=str(folder / "ledger.db"),
         report=str(folder / "report.json"),
         challenge=CHALLENGE,
-        final_after=final_after(slots),
+        final_after=chain.finality + 1,
     )
     bill = Bill([account.address for account in funded])
     await bill.add(site.ledger, usage)

@@ -17,7 +17,7 @@ from tests.chaos.field import Range, open_range
 from fedgpu_operator.domain.transactions import Fees
 from fedgpu_operator.lab.faultychain import FaultyEndpoint
 
-SLOTS = 8
+FINALITY = 16
 GWEI = 10**9
 PASSES = 12
 
@@ -26,7 +26,7 @@ PASSES = 12
 def long_range(ranges: tuple[Range, Range], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Range]:
     """A chain on which a block is final only when sixteen more stand on it."""
     folder: Path = tmp_path_factory.mktemp("hostile")
-    with open_range(ranges[0].hub, folder, slots=SLOTS) as field:
+    with open_range(ranges[0].hub, folder, finality=FINALITY) as field:
         yield field
 
 
@@ -34,7 +34,7 @@ def long_range(ranges: tuple[Range, Range], tmp_path_factory: pytest.TempPathFac
 def field(long_range: Range) -> Iterator[Range]:
     long_range.restore()
     yield long_range
-    long_range.chain.rpc("evm_setAutomine", True)
+    long_range.chain.automine(True)
 
 
 async def ends_well(field: Range, life: Settler) -> None:
@@ -71,7 +71,7 @@ async def test_reorgs_before_finality_at_each_stage_change_nothing(field: Range,
             if depth > 1:
                 field.chain.mine(depth - 1)
             nonce = await life.escrow.nonces(str(life.escrow.address))
-            field.chain.rpc("anvil_reorg", depth, [])
+            field.reorg(depth)
             assert (await life.escrow.nonces(str(life.escrow.address))).latest == nonce.latest - 1, "it was in a block"
         await ends_well(field, life)
 
@@ -82,12 +82,12 @@ async def test_a_dropped_transaction_is_sent_again(field: Range, kind: str) -> N
         if kind == "claim":
             await until(life, "post")
             await life.move()
-        field.chain.rpc("evm_setAutomine", False)
+        field.chain.automine(False)
         await until(life, kind)
         [intent] = await life.ledger.intents(open_only=True)
         [tx] = await life.ledger.transactions(intent=intent.id)
-        assert field.chain.rpc("anvil_dropTransaction", tx.tx_hash) == tx.tx_hash
-        field.chain.rpc("evm_setAutomine", True)
+        field.chain.drop(tx.tx_hash)
+        field.chain.automine(True)
         await ends_well(field, life)
 
 
@@ -97,12 +97,12 @@ async def test_a_nonce_that_went_to_another_transaction_is_given_up(field: Range
         if kind == "claim":
             await until(life, "post")
             await life.move()
-        field.chain.rpc("evm_setAutomine", False)
+        field.chain.automine(False)
         await until(life, kind)
         [intent] = await life.ledger.intents(open_only=True)
         [tx] = await life.ledger.transactions(intent=intent.id)
-        field.chain.rpc("anvil_dropTransaction", tx.tx_hash)
-        field.chain.rpc("evm_setAutomine", True)
+        field.chain.drop(tx.tx_hash)
+        field.chain.automine(True)
         other = await life.escrow.self_transfer(intent.nonce, Fees(100 * GWEI, GWEI))
         await life.escrow.broadcast(other)
         await ends_well(field, life)
@@ -112,19 +112,19 @@ async def test_a_nonce_that_went_to_another_transaction_is_given_up(field: Range
 @pytest.mark.parametrize("gwei", [100, 2_000])
 async def test_a_base_fee_that_rises_is_followed_up_to_the_cap(field: Range, gwei: int) -> None:
     async with settler(field.site, Trap()) as life:
-        field.chain.rpc("evm_setAutomine", False)
+        field.chain.automine(False)
         await until(life, "post")
-        field.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(gwei * GWEI))
+        field.chain.set_base_fee(gwei * GWEI)
         field.chain.mine()
         assert not transactions(field, life)
         for _ in range(3):
             await life.step()
-        field.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(gwei * GWEI))
+        field.chain.set_base_fee(gwei * GWEI)
         field.chain.mine()
         sent = transactions(field, life)
         assert len(sent) == (gwei * GWEI < FEE_CAP)
-        field.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
-        field.chain.rpc("evm_setAutomine", True)
+        field.chain.set_base_fee(GWEI)
+        field.chain.automine(True)
         await ends_well(field, life)
 
 

@@ -98,6 +98,20 @@ def test_a_complete_chain_configuration_arrives(chain: dict[str, str]) -> None:
     )
 
 
+def test_what_of_the_chain_may_be_left_out_arrives_when_given(chain: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").touch()
+    given = {
+        "FEDGPU_FIRST_BLOCK": "21000000",
+        "FEDGPU_BATCH_ADDRESS": "0x" + "ca" * 20,
+        "FEDGPU_CHAIN_CA_FILE": str(tmp_path / "ca.crt"),
+        "FEDGPU_SETTLER_WARN_SECONDS": "3600",
+    }
+    settings = Settings.from_env(chain | given).chain
+    assert settings is not None
+    assert (settings.first_block, settings.batch) == (21_000_000, "0x" + "ca" * 20)
+    assert (settings.ca_file, settings.settler_warn_seconds) == (tmp_path / "ca.crt", 3600)
+
+
 def test_the_price_of_an_epoch_is_read_exactly(chain: dict[str, str]) -> None:
     given = {
         "FEDGPU_MIN_PAYOUT_USD": "0.10",
@@ -201,6 +215,10 @@ def test_a_wrong_value_is_refused_with_its_variable_and_the_fix(variable: str, v
         ("FEDGPU_CHAIN_RPC_QUORUM", "2", "at most 1"),
         ("FEDGPU_CHAIN_RPC_QUORUM", "0", "at least 1"),
         ("FEDGPU_NATIVE_USD", "3,120", "must be an amount of USD"),
+        ("FEDGPU_FIRST_BLOCK", "0", "at least 1"),
+        ("FEDGPU_FIRST_BLOCK", "0x10", "must be a number"),
+        ("FEDGPU_BATCH_ADDRESS", "multicall", "0x and 40 hex digits"),
+        ("FEDGPU_CHAIN_CA_FILE", "/nonexistent/ca.crt", "there is no file /nonexistent/ca.crt"),
         ("FEDGPU_MAX_EPOCH_SECONDS", "3599", "must not be below FEDGPU_EPOCH_SECONDS"),
     ],
 )

@@ -143,6 +143,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .chainID | int64 | quote }}
 - name: FEDGPU_ESCROW_ADDRESS
   value: {{ .escrowAddress | quote }}
+{{- with .firstBlock | int64 }}
+- name: FEDGPU_FIRST_BLOCK
+  value: {{ . | quote }}
+{{- end }}
+{{- with .batchAddress }}
+- name: FEDGPU_BATCH_ADDRESS
+  value: {{ . | quote }}
+{{- end }}
+{{- if or .caConfigMap.name .caSecret.name }}
+- name: FEDGPU_CHAIN_CA_FILE
+  value: /etc/fedgpu/ca/ca.crt
+{{- end }}
+- name: FEDGPU_SETTLER_WARN_SECONDS
+  value: {{ .settler.warnSeconds | quote }}
 {{- with .settler }}
 {{- if .keySecret.name }}
 - name: FEDGPU_SETTLER_KEY_FILE
@@ -188,7 +202,7 @@ valueFrom:
     key: {{ .key }}
 {{- end -}}
 
-{{/* The chain's keys as files: `mounts` and `volumes` belong together, entry by entry. */}}
+{{/* The chain's keys and authorities as files: `mounts` and `volumes` belong together, entry by entry. */}}
 {{- define "fedgpu.keyMounts" -}}
 {{- if or .settler.keySecret.name .settler.keystoreSecret.name }}
 - name: settler-key
@@ -198,6 +212,11 @@ valueFrom:
 {{- if .meterKeySecret.name }}
 - name: meter-key
   mountPath: /etc/fedgpu/meter
+  readOnly: true
+{{- end }}
+{{- if or .caConfigMap.name .caSecret.name }}
+- name: chain-ca
+  mountPath: /etc/fedgpu/ca
   readOnly: true
 {{- end }}
 {{- end -}}
@@ -238,6 +257,20 @@ valueFrom:
         path: key
 {{- end }}
 {{- end }}
+{{- if or .caConfigMap.name .caSecret.name }}
+- name: chain-ca
+  {{- if .caConfigMap.name }}
+  configMap:
+    name: {{ .caConfigMap.name }}
+  {{- else }}
+  secret:
+    secretName: {{ .caSecret.name }}
+  {{- end }}
+    defaultMode: 0440
+    items:
+      - key: {{ ternary .caConfigMap.key .caSecret.key (not (empty .caConfigMap.name)) }}
+        path: ca.crt
+{{- end }}
 {{- end -}}
 
 {{/* What a schema cannot say in words that help. */}}
@@ -265,6 +298,9 @@ valueFrom:
 {{- define "fedgpu.refuseChain" -}}
 {{- if eq (empty .rpcURL) (empty .rpcURLSecret.name) -}}
 {{- fail "chain: needs exactly one of rpcURL and rpcURLSecret.name" -}}
+{{- end -}}
+{{- if and .caConfigMap.name .caSecret.name -}}
+{{- fail "chain: caConfigMap.name and caSecret.name are both given; the authorities are in one place" -}}
 {{- end -}}
 {{- $endpoints := len (splitList "," .rpcURL) -}}
 {{- $quorum := int64 .rpcQuorum -}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import nan
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -13,6 +14,7 @@ from fedgpu_operator.domain.money import MicroUSD
 
 if TYPE_CHECKING:
     from fedgpu_operator.placement.problem import Solution
+    from fedgpu_operator.settlement.purse import Purse
 
 STATES = ("Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun")
 
@@ -49,6 +51,29 @@ class PrometheusMetrics:
             "fedgpu_moves", "Running jobs that were stopped to be placed again.", ["reason"], registry=self.registry
         )
         self._paid = Counter("fedgpu_paid_micro_usd", "Paid on chain, seen at finalized.", registry=self.registry)
+        self._obstacles = Gauge(
+            "fedgpu_settlement_obstacle",
+            "1 while this keeps settlement from working as configured; the operator's log says what to do.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._balance = Gauge("fedgpu_settler_balance_wei", "Coins of the settler's account.", registry=self.registry)
+        self._burn = Gauge(
+            "fedgpu_settler_burn_wei_per_day", "What the settler spent lately, per day.", registry=self.registry
+        )
+        self._lasts = Gauge(
+            "fedgpu_settler_runway_seconds",
+            "For how long the settler's coins last at that burn; +Inf if nothing was spent.",
+            registry=self.registry,
+        )
+        self._epochs = Gauge(
+            "fedgpu_settler_epochs",
+            "How many more epochs the settler's coins pay for at present fees; +Inf if gas costs nothing.",
+            registry=self.registry,
+        )
+        for gauge in (self._balance, self._lasts, self._epochs):
+            # Not 0 before anybody has looked, or without settlement: that would be an alarm.
+            gauge.set(nan)
         self._silence = Gauge(
             "fedgpu_watch_silence_seconds",
             "Since the hub's API server last told anything of that kind; it does so about once a minute.",
@@ -93,3 +118,13 @@ class PrometheusMetrics:
 
     def market(self, prices: Sequence[PricePoint]) -> None:
         self._market.market(prices)
+
+    def settler(self, purse: Purse) -> None:
+        self._balance.set(purse.balance)
+        self._burn.set(purse.burn)
+        self._lasts.set(purse.lasts)
+        self._epochs.set(purse.epochs)
+
+    def obstacles(self, present: Mapping[str, bool]) -> None:
+        for reason, holds in present.items():
+            self._obstacles.labels(reason).set(holds)

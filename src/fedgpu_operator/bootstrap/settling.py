@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from fedgpu_operator.adapters.chain import EscrowClient
 from fedgpu_operator.adapters.chain.remotesigner import RemoteSigner
+from fedgpu_operator.adapters.chain.rpc import Endpoints
 from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer, load_key
 from fedgpu_operator.bootstrap.meter import load_meter
 from fedgpu_operator.domain.terms import Role
-from fedgpu_operator.errors import ChainUnreachableError, ConfigurationError
+from fedgpu_operator.errors import ChainError, ChainMismatchError, ConfigurationError, StatePrunedError
 from fedgpu_operator.hub.accounts import AccountLoop
+from fedgpu_operator.hub.escrowterms import FATAL, Obstacle, TermsSource
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.receipts import ReceiptLoop
 from fedgpu_operator.hub.settlement import SettlementLoop
+from fedgpu_operator.hub.settlercoins import SettlerWatch
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
 from fedgpu_operator.settings import ChainSettings, Settings, SignerSettings
-from fedgpu_operator.settlement import Terms, Thresholds, lag_of
+from fedgpu_operator.settlement import Terms, Thresholds
 from fedgpu_operator.settlement.typeddata import escrow_domain
 
 log = logging.getLogger(__name__)
@@ -27,15 +32,19 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 10.0
 
 
+PATIENCE_SECONDS = 15.0
+"""How long the start waits for a chain or a signer that does not answer; after that the operator starts without."""
+PAUSE_SECONDS = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class Settling:
-    """The escrow with who signs for it; `longest` is the longest epoch in seconds, `lag` see Thresholds."""
+    """The escrow with who signs for it, and what is known of its terms."""
 
     chain: ChainSettings
     escrow: EscrowClient
     meter: LocalSigner | None
-    longest: float
-    lag: float
+    terms: TermsSource
 
     @property
     def own_addresses(self) -> list[str]:
@@ -48,63 +57,120 @@ class Settling:
         await self.escrow.aclose()
 
 
-async def open_settling(chain: ChainSettings) -> Settling:
+async def open_settling(chain: ChainSettings, clock: Clock) -> Settling:
     """Load the keys, open the escrow and check it; raises ConfigurationError or ChainMismatchError.
 
-    A chain that does not answer stops nothing: computing goes on, and it is checked when it is back.
+    A chain or a signer that does not answer within PATIENCE_SECONDS stops nothing: computing goes on, and what is not
+    known is read again before anything is settled.
     """
-    settler = await _signer(chain.settler)
+    settler = await _signer(chain.settler, chain.ca_file)
     meter = await load_meter(chain, settler.address)
-    escrow = EscrowClient(chain.rpc_urls, chain.escrow, chain.chain_id, settler, quorum=chain.rpc_quorum)
-    longest, lag = chain.max_epoch_seconds, float("inf")
+    escrow = EscrowClient(
+        Endpoints(chain.rpc_urls, chain.ca_file),
+        chain.escrow,
+        chain.chain_id,
+        settler,
+        quorum=chain.rpc_quorum,
+        from_block=chain.first_block,
+    )
+    holders: dict[Role, str] = {"SETTLER": settler.address}
+    if meter is not None:
+        holders["METER"] = meter.address
+    terms = TermsSource(
+        escrow,
+        clock,
+        every=chain.epoch_seconds,
+        at_most=chain.max_epoch_seconds,
+        holders=holders,
+        check_signer=settler.check if isinstance(settler, RemoteSigner) else None,
+    )
     try:
-        await escrow.verify()
-        periods = await escrow.periods()
-    except ChainUnreachableError as error:
-        log.warning("the chain does not answer at start; computing goes on, settlement waits: %s", error)
+        await await_terms(terms)
     except BaseException:
         await escrow.aclose()
         raise
+    return Settling(chain, escrow, meter, terms)
+
+
+async def await_terms(terms: TermsSource) -> None:
+    """Read all terms, or what answers within PATIENCE_SECONDS.
+
+    Raises ChainMismatchError for another escrow, ConfigurationError for terms that the settings contradict.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_SECONDS
+    while True:
+        trouble: ChainError | None = None
+        try:
+            await terms.read()
+        except ChainMismatchError:
+            raise
+        except ChainError as error:
+            trouble = error
+        for obstacle in FATAL:
+            if text := terms.obstacles.get(obstacle):
+                raise ConfigurationError(text)
+        if terms.complete:
+            return
+        if loop.time() >= deadline:
+            break
+        await asyncio.sleep(PAUSE_SECONDS)
+    if text := terms.obstacles.get(Obstacle.STATE_PRUNED):
+        raise ConfigurationError(text)
+    if trouble is not None:
+        log.warning("the chain does not answer at start; computing goes on, settlement waits: %s", trouble)
     else:
-        # Tenants' notice is built on the contract's longest epoch: to wait longer would let money go that is owed.
-        if chain.epoch_seconds > periods.longest_epoch:
-            await escrow.aclose()
-            raise ConfigurationError(
-                f"FEDGPU_EPOCH_SECONDS: the escrow is made for epochs of at most {periods.longest_epoch} s: a tenant "
-                "could take out what is not debited by then; set no more than that"
-            )
-        longest = min(longest, periods.longest_epoch)
-        lag = lag_of(longest, periods.challenge)
-        await _warn_of_missing_roles(escrow, settler, meter)
-    return Settling(chain, escrow, meter, longest, lag)
+        log.warning("roles or signer could not be checked at start and are checked later: %s", terms.unchecked)
 
 
-async def _warn_of_missing_roles(escrow: EscrowClient, settler: Signer, meter: LocalSigner | None) -> None:
-    """Say it early: without its role the settler's posts are refused, and the meter's receipts back nothing."""
-    holders: list[tuple[Role, str]] = [("SETTLER", settler.address)]
-    if meter is not None:
-        holders.append(("METER", meter.address))
-    for role, account in holders:
-        if not await escrow.holds_role(role, account):
-            log.warning("%s does not hold the role %s of the escrow %s (yet)", account, role, escrow.escrow)
-
-
-async def _signer(settings: SignerSettings) -> Signer:
+async def _signer(settings: SignerSettings, ca_file: Path | None) -> Signer:
     if settings.key_file is not None:
         return await load_key(settings.key_file)
     if settings.keystore is not None:
         return await load_key(settings.keystore, settings.password_file)
     if not settings.url:
         raise ConfigurationError("the settler has no key: set FEDGPU_SETTLER_KEY_FILE")
-    remote = RemoteSigner(settings.url, settings.address)
-    await remote.check()
-    return remote
+    return RemoteSigner(settings.url, settings.address, ca_file=ca_file)
 
 
-def thresholds(settings: Settings, settling: Settling | None) -> Thresholds:
-    """When an account counts as running dry."""
-    lag = settling.lag if settling is not None else float("inf")
-    return Thresholds(warn=settings.funding_warn_seconds, checkpoint=settings.funding_checkpoint_seconds, lag=lag)
+def thresholds(settings: Settings, settling: Settling | None) -> Callable[[], Thresholds]:
+    """When an account counts as running dry, as far as the escrow's terms are known at each call."""
+
+    def now() -> Thresholds:
+        lag = settling.terms.lag if settling is not None else float("inf")
+        return Thresholds(warn=settings.funding_warn_seconds, checkpoint=settings.funding_checkpoint_seconds, lag=lag)
+
+    return now
+
+
+class SettlementPass:
+    """One pass of the settlement loop, which is made once the escrow's terms are known: nothing is sent before."""
+
+    def __init__(
+        self, terms: TermsSource, coins: SettlerWatch, metrics: Metrics, make: Callable[[], SettlementLoop]
+    ) -> None:
+        self._terms = terms
+        self._coins = coins
+        self._metrics = metrics
+        self._make = make
+        self._loop: SettlementLoop | None = None
+
+    async def pass_once(self) -> float | None:
+        """Read what of the terms is missing, then settle; raises ChainError while they are not known."""
+        pruned = False
+        try:
+            await self._terms.read()
+            if self._loop is None:
+                self._loop = self._make()
+            # First, because a settler without coins is why a pass may fail.
+            await self._coins.look()
+            return await self._loop.pass_once()
+        except StatePrunedError:
+            pruned = True
+            raise
+        finally:
+            now = {*self._terms.obstacles, *([Obstacle.STATE_PRUNED] if pruned else [])}
+            self._metrics.obstacles({each.value: each in now for each in Obstacle})
 
 
 def settling_passes(
@@ -123,21 +189,27 @@ def settling_passes(
     accounts = AccountLoop(
         kube, ledger, escrow, clock, proofs=proofs, poll=poll, thresholds=thresholds(settings, settling)
     )
-    settlement = SettlementLoop(
-        kube,
-        ledger,
-        escrow,
-        clock,
-        metrics,
-        namespace=settings.namespace,
-        terms=_terms(settling),
-        fee_cap=chain.fee_cap_wei,
-        poll=poll,
-        auto_claim=chain.auto_claim,
+
+    def settlement() -> SettlementLoop:
+        return SettlementLoop(
+            kube,
+            ledger,
+            escrow,
+            clock,
+            metrics,
+            namespace=settings.namespace,
+            terms=_terms(settling),
+            fee_cap=chain.fee_cap_wei,
+            poll=poll,
+            auto_claim=chain.auto_claim,
+        )
+
+    coins = SettlerWatch(
+        kube, ledger, escrow, clock, metrics, fee_cap=chain.fee_cap_wei, warn=chain.settler_warn_seconds
     )
     passes: dict[str, Callable[[], Awaitable[float | None]]] = {
         "accounts": accounts.pass_once,
-        "settlement": settlement.pass_once,
+        "settlement": SettlementPass(settling.terms, coins, metrics, settlement).pass_once,
     }
     if settling.meter is not None:
         domain = escrow_domain(escrow.chain_id, escrow.escrow)
@@ -150,8 +222,8 @@ def settling_passes(
 def _terms(settling: Settling) -> Terms:
     chain = settling.chain
     return Terms(
-        every=timedelta(seconds=chain.epoch_seconds),
-        at_most=timedelta(seconds=settling.longest),
+        every=timedelta(seconds=settling.terms.every),
+        at_most=timedelta(seconds=settling.terms.longest),
         min_payout=chain.min_payout,
         native_usd=chain.native_usd,
         max_cost_share=chain.max_cost_share,

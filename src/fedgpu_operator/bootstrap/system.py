@@ -103,7 +103,7 @@ async def build(settings: Settings) -> System:
         hub_uid = await _check_hub(kube)
         settling = None
         if settings.chain is not None:
-            settling = await open_settling(settings.chain)
+            settling = await open_settling(settings.chain, SystemClock())
             opened.push_async_callback(settling.aclose)
         ledger = await SqlLedger.open(settings.ledger)
         opened.push_async_callback(ledger.close)

@@ -270,7 +270,7 @@ class TxReceipt:
     """A mined transaction; `epoch` is the number it posted, if it did, `payments` what it paid.
 
     `skipped` are the tenants whose debit did not fit any more when it was posted: nothing was taken from them.
-    `gas_price` is what a unit of gas cost in the end, in wei.
+    `gas_price` is what a unit of gas cost in the end, `data_fee` what a rollup took besides for publishing it, in wei.
     """
 
     tx_hash: str
@@ -282,6 +282,12 @@ class TxReceipt:
     payments: tuple[Payment, ...] = ()
     skipped: tuple[str, ...] = ()
     gas_price: int = 0
+    data_fee: int = 0
+
+    @property
+    def fee(self) -> int:
+        """What its sender paid for it, in wei."""
+        return self.gas_used * self.gas_price + self.data_fee
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from eth_utils.address import to_checksum_address
@@ -37,7 +37,7 @@ class AccountLoop:
         *,
         proofs: ProofBook,
         poll: float,
-        thresholds: Thresholds | None = None,
+        thresholds: Callable[[], Thresholds] = Thresholds,
     ) -> None:
         self._kube = kube
         self._ledger = ledger
@@ -45,7 +45,9 @@ class AccountLoop:
         self._clock = clock
         self._proofs = proofs
         self._poll = poll
-        self._thresholds = thresholds or Thresholds()
+        self._thresholds = thresholds
+        self._blind = ""
+        """Why the last pass could not read the chain: what lasts until somebody mends it is logged once."""
 
     async def pass_once(self) -> float | None:
         """One pass over all accounts; asks for the next after the poll interval."""
@@ -81,14 +83,18 @@ class AccountLoop:
 
     async def _read(self, wallets: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[ChainSnapshot | None, str]:
         try:
-            return await self._escrow.snapshot(sorted(wallets), sorted(pairs)), ""
+            found = await self._escrow.snapshot(sorted(wallets), sorted(pairs))
         except ChainError as error:
-            log.warning("the chain does not answer; funding goes by the last finalized reading: %s", error)
+            if not (error.permanent and self._blind == error.reason):
+                log.warning("the chain does not answer; funding goes by the last finalized reading: %s", error)
+            self._blind = error.reason
             return None, str(error)
+        self._blind = ""
+        return found, ""
 
     async def _write(self, facts: AccountFacts) -> None:
         known, now = facts.account.status, self._clock.now()
-        status = account_status(facts, now, self._thresholds)
+        status = account_status(facts, now, self._thresholds())
         before, after = find(known.conditions, FUNDED), find(status.conditions, FUNDED)
         if after is not None and after.reason in ALARMS and (before is None or before.reason != after.reason):
             await emit(self._kube, facts.account, "Warning", after.reason, after.message, now=now)

@@ -68,12 +68,19 @@ class EpochFacts:
 
 async def publish(kube: Kube, now: datetime, facts: EpochFacts) -> None:
     """Create the object where it is missing, and write its status where it changed."""
-    known = await _found_or_made(kube, f"epoch-{facts.epoch.number}", facts)
-    if known.spec.manifest_hash != facts.plan.manifest_hash:
-        # A ledger that began anew numbers its epochs anew; the older object stays what it was.
-        name = f"epoch-{facts.epoch.number}-{facts.plan.manifest_hash[2:10]}"
+    for name in names_of(facts.epoch):
         known = await _found_or_made(kube, name, facts)
+        if known.spec.manifest_hash == facts.plan.manifest_hash:
+            break
     await write_status(kube, known, known.status, epoch_status(known, facts, now))
+
+
+def names_of(epoch: Epoch) -> tuple[str, str]:
+    """What the object of an epoch may be called, the usual name first.
+
+    A ledger that began again numbers its epochs again; the older object then stays what it was.
+    """
+    return f"epoch-{epoch.number}", f"epoch-{epoch.number}-{epoch.draft.manifest_hash[2:10]}"
 
 
 async def _found_or_made(kube: Kube, name: str, facts: EpochFacts) -> SettlementEpoch:

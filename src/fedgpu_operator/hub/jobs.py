@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
@@ -56,7 +56,7 @@ class JobLoop:
         plugins: Plugins = BUILT_IN,
         vantages: tuple[Vantage, ...] = (),
         verifier: UsageVerifier | None = None,
-        thresholds: Thresholds | None = None,
+        thresholds: Callable[[], Thresholds] = Thresholds,
         rebalance: Hysteresis | None = None,
         costs: CostBook | None = None,
     ) -> None:
@@ -70,7 +70,7 @@ class JobLoop:
         self._keeper = AttemptKeeper(kube, ledger, clock, metrics, verifier or UsageVerifier(None))
         self._memory = JobMemory()
         self._orphaned = True
-        self._money = MoneyWatch(kube, ledger, clock, thresholds or Thresholds())
+        self._money = MoneyWatch(kube, ledger, clock, thresholds)
         self._writer = JobWriter(kube, clock, settlement=settlement)
         self._faults = FaultBook(ledger, clock, timedelta(seconds=cooldown))
         self._placer = JobPlacer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from fedgpu_operator.api.base import JSONObject
@@ -27,7 +27,7 @@ ACCOUNTS = ResourceType.of(ComputeAccount.info)
 class MoneyWatch:
     """Looks once per pass. It stops nothing itself: that is the attempts' keeper's."""
 
-    def __init__(self, kube: Kube, ledger: Ledger, clock: Clock, thresholds: Thresholds) -> None:
+    def __init__(self, kube: Kube, ledger: Ledger, clock: Clock, thresholds: Callable[[], Thresholds]) -> None:
         self._kube = kube
         self._ledger = ledger
         self._clock = clock
@@ -40,7 +40,7 @@ class MoneyWatch:
         if not running:
             return Upkeep()
         pairs = await self._ledger.pair_totals()
-        found = upkeep(state.accounts, state.leases, pairs, running, self._thresholds, self._clock.now())
+        found = upkeep(state.accounts, state.leases, pairs, running, self._thresholds(), self._clock.now())
         return Upkeep({**found.stop, **await self._without_account(state, running)}, found.save, found.due)
 
     async def ask(self, state: HubState, wanted: Mapping[str, datetime]) -> None:

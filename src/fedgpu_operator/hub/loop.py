@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -19,6 +20,8 @@ CONFLICT_SECONDS: Final = 0.1
 """After a conflict: what was written meanwhile is on its way to us."""
 FIRST_BACKOFF_SECONDS: Final = 0.5
 LAST_BACKOFF_SECONDS: Final = 30.0
+_FIGURES: Final = re.compile(r"0x[0-9a-fA-F]+|[0-9]+")
+"""What differs between two reports of one trouble: blocks, hashes, counts."""
 
 
 class Loop:
@@ -43,6 +46,8 @@ class Loop:
         self._metrics = metrics
         self._woken = asyncio.Event()
         self._backoff = 0.0
+        self._complained = ""
+        """The error of the last pass that no retry mends, its figures left out: it is logged once."""
 
     def wake(self) -> None:
         """Ask for a pass; safe from any handler of the same event loop."""
@@ -75,13 +80,21 @@ class Loop:
             log.debug("%s: %s; loading again", self.name, error)
             return CONFLICT_SECONDS
         except FedGPUError as error:
-            log.warning("%s: %s: %s", self.name, error.reason, error)
+            self._complain(error)
             return self._failed(error.reason)
         except Exception:
             log.exception("%s: pass failed", self.name)
             return self._failed("InternalError")
         self._backoff = 0.0
+        self._complained = ""
         return self._resync if sooner is None else min(sooner, self._resync)
+
+    def _complain(self, error: FedGPUError) -> None:
+        """Log the error of a pass; one that lasts until somebody mends its cause is not repeated by each pass."""
+        words = _FIGURES.sub("#", f"{error.reason}: {error}") if error.permanent else ""
+        if not words or words != self._complained:
+            log.warning("%s: %s: %s", self.name, error.reason, error)
+        self._complained = words
 
     def _failed(self, reason: str) -> float:
         self._metrics.loop_failed(self.name, reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedgpu_operator.lab.chain import Account, Chain
+from fedgpu_operator.lab.chain import Account, Anvil, Chain
 from fedgpu_operator.lab.cluster import Cluster
 from fedgpu_operator.lab.gpus import GpuNodes
 from fedgpu_operator.lab.progress import LineProgress, Progress, QuietProgress, RichProgress, progress_for
@@ -10,6 +10,7 @@ from fedgpu_operator.lab.world import Lab, MemberSpec
 
 __all__ = [
     "Account",
+    "Anvil",
     "Chain",
     "Cluster",
     "GpuNodes",

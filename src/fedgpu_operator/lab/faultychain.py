@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -15,6 +17,8 @@ from fedgpu_operator.adapters.chain.endpoint import authorities
 
 Lie = Callable[[Any], object]
 """From the true result to the one that is told."""
+Error = dict[str, object]
+"""A JSON-RPC error object."""
 
 STATE_AT: Final = {
     "eth_call": 1,
@@ -37,8 +41,10 @@ class FaultyEndpoint:
     - `silent`: methods that are neither forwarded nor answered; ``"*"`` stands for all.
     - `swallowed`: methods that are forwarded and then never answered, as by a gateway that times out.
     - `refused`: methods answered with HTTP 503.
-    - `errors`: by method, the JSON-RPC error that is answered and nothing forwarded.
+    - `errors`: by method, the JSON-RPC error that is answered and nothing forwarded; or what makes one of the
+      request's parameters, None to forward them.
     - `lies`: by method, what becomes of the true result.
+    - `finality`: how many blocks `safe` and `finalized` are behind the newest, None for what the real one says.
     - `lag`: how many blocks it is behind: tags name older blocks, newer ones and their receipts are unknown.
     - `chain_id`: the chain it says it serves, None for the truth.
     - `deaf`: takes transactions with their right hash, and forwards none.
@@ -50,8 +56,9 @@ class FaultyEndpoint:
         self.silent: set[str] = set()
         self.swallowed: set[str] = set()
         self.refused: set[str] = set()
-        self.errors: dict[str, dict[str, object]] = {}
+        self.errors: dict[str, Error | Callable[[list[Any]], Error | None]] = {}
         self.lies: dict[str, Lie] = {}
+        self.finality: int | None = None
         self.lag = 0
         self.chain_id: int | None = None
         self.deaf = False
@@ -98,23 +105,27 @@ class FaultyEndpoint:
         return web.json_response({"jsonrpc": "2.0", "id": asked["id"], **answer})
 
     async def _answer(self, method: str, params: list[Any]) -> dict[str, Any]:
-        if method in self.errors:
-            return {"error": self.errors[method]}
+        error = self.errors.get(method)
+        if (refusal := error(params) if callable(error) else error) is not None:
+            return {"error": refusal}
         if method == "eth_chainId" and self.chain_id is not None:
             return {"result": hex(self.chain_id)}
         if method == "eth_sendRawTransaction" and self.deaf:
             return {"result": await self._result("web3_sha3", params[0])}
-        answer = await (self._behind(method, params) if self.lag else self._forward(method, params))
+        behind = self.lag or self.finality is not None
+        answer = await (self._behind(method, params) if behind else self._forward(method, params))
         if method in self.lies and "result" in answer:
             answer["result"] = self.lies[method](answer["result"])
         return answer
 
     async def _behind(self, method: str, params: list[Any]) -> dict[str, Any]:
         """What it would have said `lag` blocks ago."""
+        place = STATE_AT.get(method)
+        if not self.lag and (place is None or params[place : place + 1] not in (["safe"], ["finalized"])):
+            return await self._forward(method, params)
         head = int(str(await self._result("eth_blockNumber")), 16) - self.lag
         if method == "eth_blockNumber":
             return {"result": hex(head)}
-        place = STATE_AT.get(method)
         if place is not None and len(params) > place:
             block = await self._older(params[place])
             if block > head:
@@ -130,8 +141,11 @@ class FaultyEndpoint:
         """The number that a block's name stood for `lag` blocks ago."""
         if block not in TAGS:
             return int(block, 16)
-        named = await self._result("eth_getBlockByNumber", "latest" if block == "pending" else block, False)
-        return max(0, int(named["number"], 16) - self.lag)
+        final = block in ("safe", "finalized")
+        back = self.finality if final and self.finality is not None else 0
+        tag = "latest" if block == "pending" or (final and self.finality is not None) else block
+        named = await self._result("eth_getBlockByNumber", tag, False)
+        return max(0, int(named["number"], 16) - back - self.lag)
 
     async def _result(self, method: str, *params: object) -> Any:
         return (await self._forward(method, list(params)))["result"]
@@ -140,6 +154,42 @@ class FaultyEndpoint:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         answer: dict[str, Any] = (await self._upstream.post("/", json=request)).json()
         return {key: answer[key] for key in ("result", "error") if key in answer}
+
+
+class FrontDoor:
+    """A FaultyEndpoint with a thread and an event loop of its own, for chains that outlive a test's.
+
+    Its endpoint's faults may be set from any thread.
+    """
+
+    def __init__(self, rpc_url: str) -> None:
+        self.endpoint = FaultyEndpoint(rpc_url)
+        self.url = ""
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over: asyncio.Event | None = None
+
+    def open(self) -> None:
+        """Serve at `url`, the same as long as it is not closed."""
+        if self._thread is not None:
+            return
+        ready: Future[str] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
+        self._thread.start()
+        self.url = ready.result(UPSTREAM_TIMEOUT_S)
+
+    def close(self) -> None:
+        if self._thread is None or self._loop is None or self._over is None:
+            return
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(UPSTREAM_TIMEOUT_S)
+        self._thread = None
+
+    async def _serve(self, ready: Future[str]) -> None:
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        async with self.endpoint as endpoint:
+            ready.set_result(endpoint.url)
+            await self._over.wait()
 
 
 async def _for_ever() -> None:

@@ -25,7 +25,10 @@ GOBIN_NAMES = {"etcd": "server"}
 
 @dataclass(frozen=True)
 class GoModule:
-    """A go.mod of the checkout, the programs it pins (name → package), and which module's version they carry."""
+    """A go.mod of the checkout, the programs it pins (name → package), and which module's version they carry.
+
+    `version_variable` is where the linker writes that version; empty for programs that carry it in their source.
+    """
 
     folder: str
     packages: Mapping[str, str]
@@ -46,7 +49,8 @@ def build(module: GoModule, source: Path, names: list[str], home: Path, cache: P
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=".build-") as folder:
         argv = [str(go), "install", "-v", "-trimpath", "-mod=readonly", "-buildvcs=false"]
-        argv += ["-ldflags", f"-s -w -X {module.version_variable}={version}"]
+        named = f" -X {module.version_variable}={version}" if module.version_variable else ""
+        argv += ["-ldflags", f"-s -w{named}"]
         argv += [module.packages[name] for name in names]
         env = os.environ | {
             "GOBIN": folder,

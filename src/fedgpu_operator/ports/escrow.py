@@ -55,6 +55,10 @@ class Escrow(Protocol):
         """The contract's periods, which never change."""
         ...
 
+    async def finality_lag(self) -> int:
+        """Blocks from the newest finalized block to the newest one."""
+        ...
+
     async def holds_role(self, role: Role, account: str) -> bool:
         """Whether an account holds a role of the escrow at the newest finalized block."""
         ...
@@ -124,6 +128,10 @@ class Escrow(Protocol):
 
     async def nonces(self, account: str) -> Nonces:
         """The next nonce of an account, by finalized blocks, by all blocks, and by what waits in pools."""
+        ...
+
+    async def balance(self, account: str) -> int:
+        """Coins of an account at the newest block, in wei."""
         ...
 
     async def suggest_fees(self) -> FeeView:

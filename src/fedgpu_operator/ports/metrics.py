@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from fedgpu_operator.domain.market import PricePoint
@@ -11,6 +11,7 @@ from fedgpu_operator.domain.money import MicroUSD
 if TYPE_CHECKING:
     # Not at run time: every verb of the command imports this module, and that one brings numpy along.
     from fedgpu_operator.placement.problem import Solution
+    from fedgpu_operator.settlement.purse import Purse
 
 
 class Metrics(Protocol):
@@ -46,4 +47,12 @@ class Metrics(Protocol):
 
     def market(self, prices: Sequence[PricePoint]) -> None:
         """What GPUs cost now, by product and region; those of earlier calls are gone."""
+        ...
+
+    def settler(self, purse: Purse) -> None:
+        """The settler's coins, what they are spent at, and for how long they last."""
+        ...
+
+    def obstacles(self, present: Mapping[str, bool]) -> None:
+        """What can keep settlement from working as configured, by name, and whether it does now."""
         ...

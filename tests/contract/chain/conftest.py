@@ -6,17 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
 from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, EpochPlan, Pair, TxReceipt
-from fedgpu_operator.lab import toolchain
 from fedgpu_operator.lab.chain import Account, Chain
+from fedgpu_operator.lab.chains import make_chain
 from fedgpu_operator.lab.faultychain import FaultyEndpoint
-from fedgpu_operator.lab.process import Watchdog, end, free_ports
+from fedgpu_operator.lab.process import Watchdog, end
 from fedgpu_operator.settlement import build_epoch
 
 CHALLENGE = 3600
@@ -24,28 +23,20 @@ TENANT, PROVIDER, OTHER = 5, 6, 7
 """Places of accounts that hold no role."""
 FUNDS = 100_000_000
 FINALITY = 16
-"""Blocks from the newest to the finalized one: two of anvil's epochs."""
-
-
-def started(directory: Path, watchdog: Watchdog) -> Chain:
-    chain = Chain(
-        toolchain.ensure(["anvil"])["anvil"],
-        directory=directory,
-        port=free_ports(1)[0],
-        watchdog=watchdog,
-        slots_in_an_epoch=FINALITY // 2,
-    )
-    chain.start()
-    # A block when a test says so: nothing here waits for the next second.
-    chain.rpc("evm_setIntervalMining", 0)
-    return chain
+"""Blocks from the newest to the finalized one."""
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+def chain(chain_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """One of the lab's chains; each test of this room runs on each that it may (tests/conftest.py)."""
     watchdog = Watchdog()
-    made = started(tmp_path_factory.mktemp("chain") / "chain", watchdog)
+    made = make_chain(
+        chain_kind, directory=tmp_path_factory.mktemp("chain") / "chain", watchdog=watchdog, finality=FINALITY
+    )
     try:
+        made.start()
+        # A block when a test says so: nothing here waits for the next second.
+        made.stop_clock()
         yield made
     finally:
         end(made.children)
@@ -56,7 +47,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 @pytest.fixture(scope="session")
 def deployment(chain: Chain) -> Deployment:
     periods = Periods(CHALLENGE, CHALLENGE, CHALLENGE, CHALLENGE)
-    chain.rpc("evm_setAutomine", True)
+    chain.automine(True)
     made = asyncio.run(deploy(chain.rpc_url, chain.accounts[0].private_key, chain.roles, periods))
     asyncio.run(_fund(chain, made))
     chain.mine(FINALITY + 1)
@@ -134,9 +125,8 @@ class World:
 @pytest.fixture
 async def world(chain: Chain, deployment: Deployment) -> AsyncIterator[World]:
     """The chain as it was deployed to: what a test does there is undone after it."""
-    chain.rpc("evm_setAutomine", False)
-    before = chain.rpc("evm_snapshot")
+    chain.automine(False)
+    before = chain.snapshot()
     async with AsyncExitStack() as stack:
         yield World(chain, deployment, stack)
-    chain.rpc("anvil_dropAllTransactions")
-    chain.rpc("evm_revert", before)
+    chain.revert(before)

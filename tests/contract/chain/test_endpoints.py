@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from fedgpu_operator.errors import (
     ConfigurationError,
     FedGPUError,
     RevertedError,
+    StatePrunedError,
 )
 
 ESCROW = "0x" + "11" * 20
@@ -170,18 +172,106 @@ async def test_an_endpoint_that_drips_is_given_up() -> None:
 
 
 async def test_a_refused_request_is_an_error_of_the_chain() -> None:
-    async with endpoint(rpc_error(-32000, "header not found")) as url:
-        error = await ask(url)
+    async with endpoint(rpc_error(-32602, "invalid argument 0")) as url:
         async with EscrowClient(url, ESCROW, 1) as client:
-            with pytest.raises(ChainError, match="reading fees"):
+            with pytest.raises(ChainError, match=r"reading fees: .* answers invalid argument 0") as caught:
                 await client.suggest_fees()
-    assert type(error) is ChainError
-    assert "header not found" in str(error)
+        error = await ask(url)
+    assert type(caught.value) is type(error) is ChainError
+    assert "invalid argument 0" in str(error)
+
+
+def in_status(status: int, answer: Answer) -> Answer:
+    """The same, with its errors under another HTTP status."""
+
+    async def changed(request: dict[str, Any]) -> web.Response:
+        response = await answer(request)
+        if "error" in json.loads(response.text or ""):
+            response.set_status(status)
+        return response
+
+    return changed
+
+
+@pytest.mark.parametrize("status", [200, 400, 429, 503])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        rpc_error(-32000, "header not found"),
+        rpc_error(-32005, "daily request count exceeded, request rate limited"),
+        rpc_error(-32000, "transaction indexing is in progress"),
+        rpc_error(-32603, "Internal error"),
+        rpc_error(429, "has exceeded its compute units per second capacity"),
+    ],
+    ids=["header", "rate", "indexing", "internal", "429"],
+)
+async def test_not_now_is_unknown_in_the_providers_own_words(status: int, answer: Answer) -> None:
+    async with endpoint(in_status(status, answer)) as url:
+        error = await ask(url)
+    assert type(error) is ChainUnreachableError
+    assert re.search(r"gives no answer now \((header|daily|transaction|Internal|has exceeded)", str(error))
+
+
+@pytest.mark.parametrize(
+    "body", [f"quota of {API_KEY} used up", f'{{"message": "no credit left for {API_KEY}\\u001b[31m"}}']
+)
+async def test_the_words_of_a_status_are_shown_without_key_and_controls(body: str) -> None:
+    async with endpoint(plain(429, body)) as url:
+        error = await ask(url)
+    assert re.search(r"HTTP 429: (quota of …|no credit left for …)", str(error))
+    assert "\x1b" not in str(error)
+
+
+async def test_an_error_without_its_member_is_an_error_all_the_same() -> None:
+    """As QuickNode and drpc send some of theirs."""
+
+    async def answer(request: dict[str, Any]) -> web.Response:
+        return web.json_response({"code": -32007, "message": "50/second request limit reached"}, status=400)
+
+    async with endpoint(answer) as url:
+        error = await ask(url)
+    assert type(error) is ChainUnreachableError
+    assert "50/second request limit reached" in str(error)
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+async def test_a_revert_in_any_status_is_a_revert(status: int) -> None:
+    async with (
+        endpoint(in_status(status, revert_with("ZeroRoot()"))) as url,
+        EscrowClient(url, ESCROW, 1, KEY) as client,
+    ):
+        with pytest.raises(RevertedError, match=r"ZeroRoot\(\)"):
+            await client.send(calls.encode(client.escrow, "cancelEpoch", [1]))
+
+
+async def test_a_contract_cannot_have_the_operator_fetch_an_address() -> None:
+    """EIP-3668: web3 follows the URLs in such a revert, to wherever the contract says."""
+    seen: list[web.Request] = []
+    async with endpoint(plain(200, "{}"), seen) as elsewhere:
+        lookup = "OffchainLookup(address,string[],bytes,bytes4,bytes)"
+        data = encode(["address", "string[]", "bytes", "bytes4", "bytes"], [ESCROW, [elsewhere], b"", b"\1" * 4, b""])
+        answer = revert(keccak(text=lookup)[:4] + data)
+        async with endpoint(answer) as url, EscrowClient(url, ESCROW, 1, KEY) as client:
+            with pytest.raises(RevertedError):
+                await client.epoch(1)
+    assert seen == []
+
+
+async def test_a_node_without_the_state_is_named_with_the_cure() -> None:
+    async with endpoint(rpc_error(-32000, "missing trie node 5f1a (path ) state 0x5f1a is not available")) as url:
+        error = await ask(url)
+    assert type(error) is StatePrunedError
+    assert "missing trie node 5f1a" in str(error)
+    assert "an archive node" in str(error)
 
 
 def revert_with(signature: str, *values: object) -> Answer:
     kinds = signature.partition("(")[2].rstrip(")")
-    data = "0x" + keccak(text=signature)[:4].hex() + encode(kinds.split(",") if kinds else [], list(values)).hex()
+    return revert(keccak(text=signature)[:4] + encode(kinds.split(",") if kinds else [], list(values)))
+
+
+def revert(raw: bytes) -> Answer:
+    data = "0x" + raw.hex()
 
     async def answer(request: dict[str, Any]) -> web.Response:
         results = {
@@ -192,9 +282,8 @@ def revert_with(signature: str, *values: object) -> Answer:
         }
         body: dict[str, Any] = {"jsonrpc": "2.0", "id": request["id"]}
         if request["method"] in results:
-            body["result"] = results[request["method"]]
-        else:
-            body["error"] = {"code": 3, "message": "execution reverted", "data": data}
+            return web.json_response(body | {"result": results[request["method"]]})
+        body["error"] = {"code": 3, "message": "execution reverted", "data": data}
         return web.Response(text=json.dumps(body), content_type="application/json")
 
     return answer
@@ -211,6 +300,11 @@ def revert_with(signature: str, *values: object) -> Answer:
             f"ERC20InsufficientBalance(sender={ESCROW}, balance=1, needed=2)",
         ),
         (revert_with("Unheard(uint256)", 5), "an unknown error 0xf1c95f7a00"),
+        (
+            revert_with("Error(string)", "Blacklistable: account\x1b is blacklisted"),
+            "Blacklistable: account\ufffd is bl",
+        ),
+        (revert_with("Panic(uint256)", 0x11), "Panic(0x11): arithmetic overflow or underflow"),
     ],
 )
 async def test_a_revert_says_what_the_contract_said(answer: Answer, words: str) -> None:

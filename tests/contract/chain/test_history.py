@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,13 +10,16 @@ from eth_utils.crypto import keccak
 
 from fedgpu_operator.adapters.chain import EscrowClient, LocalSigner, ProviderWallet, calls
 from fedgpu_operator.adapters.chain.calls import NOBODY
+from fedgpu_operator.adapters.chain.earnings import tenants_of
+from fedgpu_operator.adapters.chain.rpc import Rpc
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
-from fedgpu_operator.errors import RevertedError
+from fedgpu_operator.errors import ChainError, ChainUnreachableError, RevertedError, StatePrunedError
 from fedgpu_operator.settlement import claims
 from fedgpu_operator.settlement.typeddata import escrow_domain, receipt
 
 CHALLENGE = 3600
+STRANGER = "0x" + "5e" * 20
 EVIDENCE = "0x" + "e1" * 32
 
 
@@ -57,7 +61,7 @@ async def test_a_post_by_another_contract_shows_no_debits(world: Any) -> None:
     plan = await world.plan(settler, {(alice, p): 10}, {alice: 10})
     relay = await _relay(world, settler.call_post(plan).data)
     _as_admin(world, "grantRole(bytes32,address)", keccak(text="SETTLER"), relay)
-    world.chain.rpc("anvil_setBalance", alice, hex(10**20))
+    world.chain.set_balance(alice, 10**20)
     sent = world.chain.rpc("eth_sendTransaction", {"from": alice, "to": relay, "gas": hex(10**6)})
     await world.mined(sent)
     world.finalize()
@@ -98,6 +102,123 @@ async def test_disputes_and_exits_are_listed_while_they_are_open(world: Any) -> 
     assert await reader.exits() == ()
     settled = await reader.snapshot([alice], [])
     assert settled.accounts[alice].held == 0
+
+
+def too_many(limit: int) -> Callable[[list[Any]], dict[str, object] | None]:
+    """Refuses ranges of more blocks, as public endpoints do."""
+
+    def refuse(params: list[Any]) -> dict[str, object] | None:
+        count = int(params[0]["toBlock"], 16) - int(params[0]["fromBlock"], 16) + 1
+        return {"code": -32005, "message": "block range is too wide"} if count > limit else None
+
+    return refuse
+
+
+async def disputed_far_away(world: Any) -> tuple[str, str]:
+    """An open dispute behind a thousand blocks, of a provider that was paid in between."""
+    settler, tenant = await world.settler(), await world.tenant()
+    alice, p = world.address(5), world.address(6)
+    plan = await world.plan(settler, {(alice, p): 9_000_000}, {alice: 9_000_000})
+    await world.mined(await settler.send(settler.call_post(plan)))
+    await world.mined(await tenant.dispute(world.escrow, claims(plan)[0], 2_000_000, EVIDENCE))
+    world.chain.jump(CHALLENGE)
+    world.chain.mine()
+    await world.mined(await settler.send(settler.call_claim(1, claims(plan))))
+    world.chain.mine(1_000)
+    return alice, p
+
+
+@pytest.mark.parametrize("limit", [1_000, 100, 37])
+async def test_the_log_is_read_whatever_range_an_endpoint_allows(world: Any, limit: int) -> None:
+    alice, p = await disputed_far_away(world)
+    (endpoint,) = await world.endpoints(1)
+    endpoint.errors["eth_getLogs"] = too_many(limit)
+    client = await world.client(endpoint.url)
+    assert [(each.tenant, each.provider) for each in await client.disputes()] == [(alice, p)]
+    assert (await client.posted(1)).number == 1
+    async with Rpc(endpoint.url) as rpc:
+        assert await tenants_of(rpc, world.escrow, p) == (alice,)
+
+
+async def test_two_endpoints_of_which_one_allows_less_are_read_in_its_pieces(world: Any) -> None:
+    alice, p = await disputed_far_away(world)
+    two = await world.endpoints(2)
+    two[1].errors["eth_getLogs"] = too_many(150)
+    client = await world.client(*(each.url for each in two), quorum=2)
+    assert [(each.tenant, each.provider) for each in await client.disputes()] == [(alice, p)]
+
+
+async def test_a_range_of_one_block_refused_is_said_in_the_providers_words(world: Any) -> None:
+    await disputed_far_away(world)
+    (endpoint,) = await world.endpoints(1)
+    endpoint.errors["eth_getLogs"] = too_many(0)
+    client = await world.client(endpoint.url)
+    with pytest.raises(ChainError, match="answers block range is too wide"):
+        await client.disputes()
+
+
+async def test_a_log_that_was_read_in_part_is_read_on_from_there(world: Any) -> None:
+    alice, p = await disputed_far_away(world)
+    (endpoint,) = await world.endpoints(1)
+    asked: list[int] = []
+
+    def gateway(params: list[Any]) -> dict[str, object] | None:
+        asked.append(int(params[0]["fromBlock"], 16))
+        limited = {"code": -32005, "message": "daily request count exceeded, request rate limited"}
+        return limited if len(asked) % 4 == 0 else too_many(100)(params)
+
+    endpoint.errors["eth_getLogs"] = gateway
+    client = await world.client(endpoint.url)
+    found, silences = None, 0
+    while found is None:
+        try:
+            found = await client.disputes()
+        except ChainUnreachableError:
+            silences += 1
+    assert [(each.tenant, each.provider) for each in found] == [(alice, p)]
+    assert silences > 1
+    assert asked == sorted(asked), "no block that was read is read again"
+    asked.clear()
+    async with Rpc(endpoint.url) as rpc:
+        assert await tenants_of(rpc, world.escrow, p, pause=0) == (alice,)
+    assert asked == sorted(asked)
+
+
+async def test_an_endpoint_that_drops_old_logs_without_a_word_is_found_out(world: Any) -> None:
+    """As some clients do with pruned receipts: an open dispute would be forgotten."""
+    alice, p = await disputed_far_away(world)
+    (endpoint,) = await world.endpoints(1)
+    endpoint.lies["eth_getLogs"] = lambda logs: []
+    client = await world.client(endpoint.url)
+    for read in (client.disputes, client.exits, lambda: client.posted(1)):
+        with pytest.raises(StatePrunedError, match="it drops old logs"):
+            await read()
+    endpoint.heal()
+    assert [(each.tenant, each.provider) for each in await client.disputes()] == [(alice, p)], (
+        "read again from the start"
+    )
+
+
+async def test_a_node_that_dropped_the_finalized_state_is_found_at_the_start(world: Any) -> None:
+    world.finalize()
+    (endpoint,) = await world.endpoints(1)
+    client = await world.client(endpoint.url)
+    await client.check_state()
+    endpoint.errors["eth_getCode"] = lambda params: (
+        {"code": -32000, "message": "historical state 5f1a is not available"} if params[1] != "latest" else None
+    )
+    with pytest.raises(StatePrunedError, match=r"an archive node.*finality is 16 blocks behind") as caught:
+        await client.check_state()
+    assert "historical state 5f1a is not available" in str(caught.value)
+    endpoint.heal()
+    endpoint.lies["eth_getCode"] = lambda code: None
+    with pytest.raises(StatePrunedError, match="finality is 16 blocks behind"):
+        await client.check_state()
+
+
+async def test_an_escrow_that_is_not_final_yet_says_nothing_of_the_nodes_state(world: Any) -> None:
+    async with EscrowClient(world.chain.rpc_url, STRANGER, world.chain.chain_id) as client:
+        await client.check_state()
 
 
 async def test_a_provider_leaves_with_a_receipt_of_both_signatures(world: Any) -> None:
@@ -170,7 +291,7 @@ async def _from_deployment(world: Any) -> EscrowClient:
 
 
 def _put_code(world: Any, address: str, code: str) -> str:
-    world.chain.rpc("anvil_setCode", address, "0x" + code)
+    world.chain.set_code(address, "0x" + code)
     return address
 
 
@@ -187,8 +308,8 @@ async def _relay(world: Any, data: str) -> str:
 def _as_admin(world: Any, signature: str, *words: bytes | str) -> None:
     packed = "".join((word.hex() if isinstance(word, bytes) else word[2:]).rjust(64, "0") for word in words)
     admin, data = world.deployment.timelock, "0x" + keccak(text=signature)[:4].hex() + packed
-    world.chain.rpc("anvil_setBalance", admin, hex(10**18))
-    world.chain.rpc("anvil_impersonateAccount", admin)
+    world.chain.set_balance(admin, 10**18)
+    world.chain.own("impersonateAccount", admin)
     world.chain.rpc("eth_sendTransaction", {"from": admin, "to": world.escrow, "data": data})
-    world.chain.rpc("anvil_stopImpersonatingAccount", admin)
+    world.chain.own("stopImpersonatingAccount", admin)
     world.chain.mine()

@@ -11,12 +11,15 @@ import pytest
 
 from fedgpu_operator.adapters.chain import EscrowClient, calls
 from fedgpu_operator.domain.settlement import ZERO_HASH
+from fedgpu_operator.domain.transactions import FeeView
 from fedgpu_operator.errors import (
-    ChainError,
     ChainMismatchError,
     ChainUnreachableError,
     ConfigurationError,
+    NotTakenError,
+    Refusal,
     RevertedError,
+    StatePrunedError,
 )
 from fedgpu_operator.lab.faultychain import FaultyEndpoint
 
@@ -86,6 +89,91 @@ async def test_gas_and_tip_are_not_set_by_one_that_exaggerates(world: Any) -> No
     three[1].lies = {"eth_estimateGas": lambda gas: "0x1", "eth_maxPriorityFeePerGas": lambda tip: "0x0"}
     assert await settler.simulate(call) == await honest.simulate(call)
     assert await settler.suggest_fees() == await honest.suggest_fees()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+async def test_fees_are_known_without_the_method_for_tips(world: Any, count: int) -> None:
+    several = await world.endpoints(count)
+    honest, client = await world.client(), await world.client(*(each.url for each in several))
+    several[0].errors["eth_maxPriorityFeePerGas"] = {"code": -32601, "message": "the method does not exist"}
+    if count == 3:
+        several[1].errors["eth_maxPriorityFeePerGas"] = {"code": -32004, "message": "Method x is not supported"}
+    known = await honest.suggest_fees()
+    assert await client.suggest_fees() == known
+    for endpoint in several:
+        endpoint.lies["eth_gasPrice"] = lambda price: hex(known.base_fee)
+        endpoint.errors["eth_maxPriorityFeePerGas"] = {"code": -32601, "message": "Method not found"}
+    assert (await client.suggest_fees()).tip == 0, "a chain without tips keeps its zero"
+    for endpoint in several:
+        endpoint.lies["eth_getBlockByNumber"] = lambda block: {
+            name: value for name, value in block.items() if name != "baseFeePerGas"
+        }
+    assert await client.suggest_fees() == FeeView(base_fee=0, tip=known.base_fee), "a chain without a base fee"
+
+
+LIMITED = {"code": -32005, "message": "daily request count exceeded, request rate limited"}
+GONE = {"code": -32000, "message": "missing trie node 5f1a (path ) state 0x5f1a is not available, not found"}
+
+
+async def test_who_says_not_now_has_no_vote(world: Any) -> None:
+    three = await world.endpoints(3)
+    client = await world.client(*(each.url for each in three))
+    known = await client.epoch(1)
+    three[0].errors["eth_call"] = LIMITED
+    assert await client.epoch(1) == known
+    three[1].errors["eth_call"] = {"code": -32000, "message": "header not found"}
+    with pytest.raises(ChainUnreachableError, match="request rate limited") as caught:
+        await client.epoch(1)
+    assert "header not found" in str(caught.value)
+
+
+async def test_a_node_without_the_state_has_no_vote_and_a_quorum_of_them_is_named(world: Any) -> None:
+    three = await world.endpoints(3)
+    client = await world.client(*(each.url for each in three))
+    known = await client.epoch(1)
+    three[0].errors["eth_call"] = GONE
+    assert await client.epoch(1) == known
+    three[1].errors["eth_call"] = {"code": -32603, "message": "state at block #17 is pruned"}
+    with pytest.raises(StatePrunedError, match="an archive node"):
+        await client.epoch(1)
+    three[1].errors["eth_call"] = LIMITED
+    with pytest.raises(ChainUnreachableError, match="missing trie node"):
+        await client.epoch(1)
+
+
+async def test_clients_that_refuse_in_different_words_agree(world: Any) -> None:
+    three = await world.endpoints(3)
+    client = await world.settler(*(each.url for each in three))
+    data = "0x08c379a0" + f"{32:064x}" + f"{6:064x}" + b"paused".hex().ljust(64, "0")
+    three[0].errors["eth_estimateGas"] = {"code": 3, "message": "execution reverted: paused", "data": data}
+    three[1].errors["eth_estimateGas"] = {"code": -32015, "message": "VM execution error.", "data": f"Reverted {data}"}
+    three[2].errors["eth_estimateGas"] = {
+        "code": -32603,
+        "message": "Error: VM Exception while processing transaction: reverted with reason string 'paused'",
+        "data": {"message": "Error", "data": data},
+    }
+    for silent in three:
+        silent.silent.add("eth_estimateGas")
+        with pytest.raises(RevertedError, match=r": paused$"):
+            await client.simulate(client.call_claim(1, []))
+        silent.silent.clear()
+
+
+async def test_a_refused_send_is_unknown_while_one_says_not_now(world: Any) -> None:
+    three = await world.endpoints(3)
+    client = await world.settler(*(each.url for each in three))
+    signed = await client.prepare(client.call_post(await _any_plan(world, client)))
+    for endpoint in three:
+        endpoint.errors["eth_sendRawTransaction"] = {"code": -32000, "message": "what nobody has heard"}
+    three[1].errors["eth_sendRawTransaction"] = LIMITED
+    with pytest.raises(ChainUnreachableError, match="request rate limited"):
+        await client.broadcast(signed)
+    three[1].errors["eth_sendRawTransaction"] = {"code": -32000, "message": "exceeds block gas limit"}
+    with pytest.raises(NotTakenError, match="exceeds block gas limit") as caught:
+        await client.broadcast(signed)
+    assert caught.value.why is Refusal.TOO_LARGE
+    three[2].errors["eth_sendRawTransaction"] = {"code": -32000, "message": "already known"}
+    assert await client.broadcast(signed) == signed.tx_hash
 
 
 async def test_a_refusal_of_the_contract_needs_a_quorum_too(world: Any) -> None:
@@ -200,6 +288,7 @@ async def test_state_is_read_at_the_block_that_a_quorum_has_reached(world: Any) 
     assert (await (await world.client(*(each.url for each in three))).nonces(tenant.address)).latest == before - 1
 
 
+@pytest.mark.chains("anvil")
 async def test_a_reorg_that_runs_through_a_snapshot_is_noticed(world: Any) -> None:
     (endpoint,) = await world.endpoints(1)
     client = await world.client(endpoint.url)
@@ -209,7 +298,7 @@ async def test_a_reorg_that_runs_through_a_snapshot_is_noticed(world: Any) -> No
 
     def after_a_reorg(answer: str) -> str:
         endpoint.heal()
-        world.chain.rpc("anvil_reorg", 1, [])
+        world.chain.reorg(1)
         return answer
 
     endpoint.lies["eth_call"] = after_a_reorg
@@ -243,7 +332,7 @@ async def test_a_reply_that_is_lost_leaves_a_transaction_unknown(world: Any) -> 
     assert (await world.mined(signed.tx_hash, client)).epoch == 1, "it was on its way all the same"
     for endpoint in three:
         endpoint.heal()
-    with pytest.raises(ChainError, match="nonce too low"):
+    with pytest.raises(NotTakenError, match="nonce too low"):
         await client.broadcast(signed)
 
 
@@ -306,6 +395,33 @@ async def test_a_faulty_endpoint_is_named_once_and_without_its_secret(
         f"the endpoint {host} answers otherwise on eth_call; the others decide",
         f"the endpoint {host} is back in step on eth_call",
     ]
+
+
+async def test_an_endpoint_that_is_limited_is_named_once_whatever_its_words(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    three = await world.endpoints(3)
+    caplog.set_level(logging.INFO, "fedgpu_operator.adapters.chain")
+    client = await world.client(*(each.url for each in three))
+    for number in range(4):
+        three[1].errors["eth_call"] = LIMITED | {"message": f"rate limit reached, request {number}"}
+        await client.epoch(1)
+        await _all_said(client)
+    host = three[1].url.removeprefix("http://")
+    assert caplog.messages == [
+        f"the endpoint {host} gives no answer now (rate limit reached, request 0) on eth_call; the others decide"
+    ]
+
+
+async def test_an_endpoint_that_does_not_tell_its_chain_now_has_no_vote(world: Any) -> None:
+    (endpoint,) = await world.endpoints(1)
+    client = await world.client(endpoint.url)
+    endpoint.errors["eth_chainId"] = LIMITED
+    with pytest.raises(ChainUnreachableError, match="request rate limited"):
+        await client.epoch(1)
+    assert not endpoint.calls["eth_call"]
+    endpoint.heal()
+    await client.epoch(1)
 
 
 @pytest.mark.parametrize(("count", "quorum"), [(1, 0), (1, 2), (2, 1), (3, 1), (4, 2), (3, 4)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from fedgpu_operator.domain.settlement import ZERO_HASH, SignedTx
 from fedgpu_operator.domain.transactions import Call, Fees, FeeView
-from fedgpu_operator.errors import ChainError, RevertedError
+from fedgpu_operator.errors import ChainError, NotTakenError, Refusal, RevertedError
 from fedgpu_operator.settlement.fees import bumped, first_fees, underpriced
 
 GWEI = 10**9
@@ -56,6 +57,7 @@ async def test_a_call_that_would_fail_is_refused_by_simulation(world: Any) -> No
         await client.simulate(client.call_claim(7, []))
 
 
+@pytest.mark.chains("anvil")
 @pytest.mark.parametrize("depth", range(1, 13))
 async def test_a_reorg_before_finality_is_undone_by_the_same_bytes(world: Any, depth: int) -> None:
     client = await world.settler()
@@ -64,7 +66,7 @@ async def test_a_reorg_before_finality_is_undone_by_the_same_bytes(world: Any, d
     await client.broadcast(signed)
     mined = await world.mined(signed.tx_hash, client)
     world.chain.mine(depth - 1) if depth > 1 else None
-    world.chain.rpc("anvil_reorg", depth, [])
+    world.chain.reorg(depth)
     assert await client.receipt(signed.tx_hash) is None
     nonces = await client.nonces(client.address)
     assert (nonces.finalized, nonces.latest) == (before.finalized, signed.nonce)
@@ -78,6 +80,7 @@ async def test_a_reorg_before_finality_is_undone_by_the_same_bytes(world: Any, d
     assert await client.posted(2) is None
 
 
+@pytest.mark.chains("anvil")
 @pytest.mark.parametrize("depth", [1, 12])
 async def test_a_rollback_is_a_shorter_chain_and_nothing_worse(world: Any, depth: int) -> None:
     client = await world.settler()
@@ -85,7 +88,7 @@ async def test_a_rollback_is_a_shorter_chain_and_nothing_worse(world: Any, depth
     await client.broadcast(signed)
     await world.mined(signed.tx_hash, client)
     world.chain.mine(depth - 1) if depth > 1 else None
-    world.chain.rpc("anvil_rollback", depth)
+    world.chain.own("rollback", depth)
     assert await client.receipt(signed.tx_hash) is None
     await client.broadcast(signed)
     assert (await world.mined(signed.tx_hash, client)).epoch == 1
@@ -96,7 +99,7 @@ async def test_a_dropped_transaction_is_sent_again_byte_for_byte(world: Any) -> 
     _, signed = await signed_post(world, client)
     await client.broadcast(signed)
     assert (await client.nonces(client.address)).pending == signed.nonce + 1
-    world.chain.rpc("anvil_dropTransaction", signed.tx_hash)
+    world.chain.drop(signed.tx_hash)
     assert (await client.nonces(client.address)).pending == signed.nonce
     world.chain.mine()
     assert await client.receipt(signed.tx_hash) is None
@@ -116,7 +119,7 @@ async def test_of_two_versions_of_one_nonce_one_is_mined(world: Any) -> None:
     world.chain.mine()
     assert await client.receipt(first.tx_hash) is None
     assert (await client.receipt(second.tx_hash)).epoch == 1
-    with pytest.raises(ChainError, match="nonce too low"):
+    with pytest.raises(NotTakenError, match="nonce too low"):
         await client.broadcast(first)
 
 
@@ -125,7 +128,7 @@ async def test_a_version_that_offers_no_more_replaces_nothing(world: Any) -> Non
     _, first = await signed_post(world, client)
     await client.broadcast(first)
     rival = await client.self_transfer(first.nonce, Fees(first.max_fee, first.tip))
-    with pytest.raises(ChainError, match="underpriced"):
+    with pytest.raises(NotTakenError, match="underpriced"):
         await client.broadcast(rival)
 
 
@@ -135,7 +138,7 @@ async def test_a_nonce_that_somebody_else_took_shows_in_the_finalized_count(worl
     taken = await thief.self_transfer(signed.nonce, Fees(2 * signed.max_fee, 2 * signed.tip))
     await thief.broadcast(taken)
     world.chain.mine()
-    with pytest.raises(ChainError, match="nonce too low"):
+    with pytest.raises(NotTakenError, match="nonce too low"):
         await client.broadcast(signed)
     assert (await client.nonces(client.address)).finalized == signed.nonce, "not for good yet"
     world.finalize()
@@ -164,7 +167,7 @@ async def test_a_base_fee_a_hundred_times_higher_is_followed_and_the_cap_is_not_
     call, signed = await signed_post(world, client)
     before = await client.suggest_fees()
     await client.broadcast(signed)
-    world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * before.base_fee))
+    world.chain.set_base_fee(100 * before.base_fee)
     world.chain.mine()
     assert await client.receipt(signed.tx_hash) is None, "too cheap for that block"
     risen = await client.suggest_fees()
@@ -184,7 +187,7 @@ async def test_under_the_cap_a_transaction_waits_until_the_chain_is_cheap_again(
     client = await world.settler()
     calm = await client.suggest_fees()
     cap = 3 * (calm.base_fee + calm.tip)
-    world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * cap))
+    world.chain.set_base_fee(100 * cap)
     world.chain.mine()
     call = await posting(world, client)
     fees = first_fees(await client.suggest_fees(), cap)
@@ -192,22 +195,50 @@ async def test_under_the_cap_a_transaction_waits_until_the_chain_is_cheap_again(
     signed = await client.sign(call, (await client.nonces(client.address)).latest, fees)
     with pytest.raises(ChainError, match="max fee per gas less than block base fee"):
         await client.broadcast(signed)
-    world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(calm.base_fee))
+    world.chain.set_base_fee(calm.base_fee)
     world.chain.mine()
     assert await client.suggest_fees() == FeeView(calm.base_fee, calm.tip)
     await client.broadcast(signed)
     assert (await world.mined(signed.tx_hash, client)).gas_price <= cap
 
 
-async def test_an_account_that_cannot_pay_is_told_in_the_same_words(world: Any) -> None:
-    """The operator warns of it: nothing is settled until somebody sends the settler coins."""
+REFUSALS = [
+    ("InsufficientFunds, Account balance: 1", Refusal.POOR),
+    ("Upfront cost exceeds account balance", Refusal.POOR),
+    ("tx fee (1.20 ether) exceeds the configured cap (1.00 ether)", Refusal.FEE_CAPPED),
+    ("transaction gas limit too high (cap: 16777216, tx: 17400000)", Refusal.TOO_LARGE),
+    ("FeeTooLow", Refusal.UNDERPRICED),
+    ("OldNonce", Refusal.NONCE_USED),
+    ("what nobody has heard", Refusal.OTHER),
+]
+
+
+async def test_why_a_transaction_is_not_taken_is_known_whichever_client_refuses(world: Any) -> None:
     (endpoint,) = await world.endpoints(1)
     client = await world.settler(endpoint.url)
     _, signed = await signed_post(world, client)
-    world.chain.rpc("anvil_setBalance", client.address, "0x1")
-    with pytest.raises(ChainError, match=r"(?i)insufficient funds"):
+    world.chain.set_balance(client.address, 1)
+    with pytest.raises(NotTakenError, match=r"(?i)insufficient funds") as caught:
         await client.broadcast(signed)
-    for words in ("InsufficientFunds, Account balance: 1", "Upfront cost exceeds account balance"):
+    assert caught.value.why is Refusal.POOR
+    for words, why in REFUSALS:
         endpoint.errors["eth_sendRawTransaction"] = {"code": -32000, "message": words}
-        with pytest.raises(ChainError, match=rf"insufficient funds \({words}\)"):
+        with pytest.raises(NotTakenError, match=re.escape(words)) as caught:
             await client.broadcast(signed)
+        assert caught.value.why is why
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("gas required exceeds allowance (16777216)", Refusal.TOO_LARGE),
+        ("insufficient funds for transfer", Refusal.POOR),
+    ],
+)
+async def test_an_estimate_says_that_no_node_would_take_the_call(world: Any, words: str, why: Refusal) -> None:
+    (endpoint,) = await world.endpoints(1)
+    client = await world.settler(endpoint.url)
+    endpoint.errors["eth_estimateGas"] = {"code": -32000, "message": words}
+    with pytest.raises(NotTakenError, match=re.escape(words)) as caught:
+        await posting(world, client)
+    assert caught.value.why is why

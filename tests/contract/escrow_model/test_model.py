@@ -19,7 +19,7 @@ from tests.contract.escrow_model.model import CHALLENGE, NOTICE
 from tests.contract.escrow_model.staking import StakeMachine
 
 from fedgpu_operator.lab import toolchain
-from fedgpu_operator.lab.chain import Chain
+from fedgpu_operator.lab.chain import Anvil
 from fedgpu_operator.lab.process import Watchdog, end, free_ports
 
 THOROUGH = os.environ.get("FEDGPU_THOROUGH") == "1"
@@ -48,7 +48,7 @@ def search(examples: int, steps: int) -> settings:
 def side(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainSide]:
     directory: Path = tmp_path_factory.mktemp("escrow-model") / "chain"
     watchdog = Watchdog()
-    chain = Chain(toolchain.ensure(["anvil"])["anvil"], directory=directory, port=free_ports(1)[0], watchdog=watchdog)
+    chain = Anvil(toolchain.ensure(["anvil"])["anvil"], directory=directory, port=free_ports(1)[0], watchdog=watchdog)
     try:
         chain.start()
         side = ChainSide(chain)

@@ -185,7 +185,8 @@ def test_settlement_comes_with_its_keys_as_files(render: Render, find: Find, tmp
         }
     ).chain
     assert defaults is not None
-    for name in ("rpc_quorum", "min_payout", "native_usd", "max_cost_share", "fee_cap_wei"):
+    optional = ("first_block", "batch", "ca_file", "settler_warn_seconds")
+    for name in (*optional, "rpc_quorum", "min_payout", "native_usd", "max_cost_share", "fee_cap_wei"):
         assert getattr(chain, name) == getattr(defaults, name), f"{name}: the chart's default is not the operator's"
 
 
@@ -193,7 +194,7 @@ def test_every_chain_value_reaches_the_operator(render: Render, find: Find) -> N
     given = {
         "rpcURL": "https://a.example.com, https://b.example.com/key,https://c.example.com",
         "rpcQuorum": 3,
-        "settler": {"web3signer": {"url": "http://signer:9000", "address": "0x" + "5e" * 20}},
+        "settler": {"warnSeconds": 7200, "web3signer": {"url": "http://signer:9000", "address": "0x" + "5e" * 20}},
         "epochSeconds": 60,
         "maxEpochSeconds": 90000,
         "minPayoutUSD": "12.5",
@@ -201,6 +202,8 @@ def test_every_chain_value_reaches_the_operator(render: Render, find: Find) -> N
         "maxCostShare": 0.1,
         "feeCapGwei": 2.5,
         "autoClaim": False,
+        "firstBlock": 21_000_000,
+        "batchAddress": "0x" + "cA" * 20,
     }
     deployment = find(render({"chain": CHAIN | given}), "Deployment")
     chain = Settings.from_env(env(deployment)).chain
@@ -210,7 +213,30 @@ def test_every_chain_value_reaches_the_operator(render: Render, find: Find) -> N
     assert (chain.epoch_seconds, chain.max_epoch_seconds) == (60, 90000)
     assert (chain.min_payout, chain.native_usd) == (12_500_000, 3_120_550_000)
     assert (chain.max_cost_share, chain.fee_cap_wei, chain.auto_claim) == (0.1, 2_500_000_000, False)
-    assert not {volume["name"] for volume in pod(deployment)["volumes"]} & {"settler-key", "meter-key"}
+    assert (chain.first_block, chain.batch, chain.settler_warn_seconds) == (21_000_000, "0x" + "cA" * 20, 7200)
+    assert not {volume["name"] for volume in pod(deployment)["volumes"]} & {"settler-key", "meter-key", "chain-ca"}
+
+
+@pytest.mark.parametrize(
+    ("value", "source", "name"), [("caConfigMap", "configMap", "name"), ("caSecret", "secret", "secretName")]
+)
+def test_authorities_of_ones_own_are_a_file_beside_the_keys(
+    render: Render, find: Find, tmp_path: Path, value: str, source: str, name: str
+) -> None:
+    given = CHAIN | {value: {"name": "authorities", "key": "bundle.pem"}}
+    deployment = find(render({"chain": given}), "Deployment")
+    file = Path(env(deployment)["FEDGPU_CHAIN_CA_FILE"])
+    mount = next(m for m in pod(deployment)["containers"][0]["volumeMounts"] if m["mountPath"] == str(file.parent))
+    volume = next(v for v in pod(deployment)["volumes"] if v["name"] == mount["name"])
+    assert mount["readOnly"] is True
+    assert volume[source][name] == "authorities"
+    assert volume[source]["items"] == [{"key": "bundle.pem", "path": file.name}]
+    for file in (tmp_path / "settler", tmp_path / "ca"):
+        file.touch()
+    files = {"FEDGPU_SETTLER_KEY_FILE": str(tmp_path / "settler"), "FEDGPU_CHAIN_CA_FILE": str(tmp_path / "ca")}
+    chain = Settings.from_env(env(deployment) | files).chain
+    assert chain is not None
+    assert chain.ca_file == tmp_path / "ca"
 
 
 def test_a_keystore_comes_with_its_password(render: Render, find: Find) -> None:
@@ -324,6 +350,9 @@ def test_an_existing_account_is_bound_and_not_made(render: Render, find: Find) -
     ("values", "words"),
     [
         ({"replicas": 2}, ["replicas"]),
+        ({"chain": CHAIN | {"firstBlock": -1}}, ["/chain/firstBlock"]),
+        ({"chain": CHAIN | {"batchAddress": "0x5F"}}, ["/chain/batchAddress"]),
+        ({"chain": CHAIN | {"caConfigMap": {"name": "a"}, "caSecret": {"name": "b"}}}, ["caConfigMap", "caSecret"]),
         ({"settings": {"resyncSecond": 30}}, ["/settings", "resyncSecond"]),
         ({"settings": {"resyncSeconds": 0}}, ["/settings/resyncSeconds", "0.05"]),
         ({"settings": {"acceptance": "Sometimes"}}, ["/settings/acceptance", "OnCreate", "Manual"]),

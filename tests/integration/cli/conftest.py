@@ -20,7 +20,7 @@ from fedgpu_operator.cli import main, wallets
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, EpochPlan
 from fedgpu_operator.lab import toolchain
-from fedgpu_operator.lab.chain import Account, Chain
+from fedgpu_operator.lab.chain import Account, Anvil, Chain
 from fedgpu_operator.lab.process import Watchdog, end, free_ports
 from fedgpu_operator.settlement import build_epoch
 
@@ -135,7 +135,7 @@ def moving_chain(tmp_path_factory: pytest.TempPathFactory, awake: threading.Even
     """A block per transaction and one every TICK_S, so that what is sent is soon final."""
     directory: Path = tmp_path_factory.mktemp("cli") / "chain"
     watchdog, over = Watchdog(), threading.Event()
-    chain = Chain(toolchain.ensure(["anvil"])["anvil"], directory=directory, port=free_ports(1)[0], watchdog=watchdog)
+    chain = Anvil(toolchain.ensure(["anvil"])["anvil"], directory=directory, port=free_ports(1)[0], watchdog=watchdog)
 
     def tick() -> None:
         request = {"jsonrpc": "2.0", "id": 1, "method": "anvil_mine", "params": ["0x1"]}

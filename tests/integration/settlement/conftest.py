@@ -15,7 +15,7 @@ from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, 
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, EpochPlan, Pair, TxReceipt
 from fedgpu_operator.lab import toolchain
-from fedgpu_operator.lab.chain import Account, Chain
+from fedgpu_operator.lab.chain import Account, Anvil, Chain
 from fedgpu_operator.lab.process import Watchdog, end, free_ports
 from fedgpu_operator.settlement import build_epoch
 
@@ -27,7 +27,7 @@ PERIODS = Periods(challenge=CHALLENGE, ruling=CHALLENGE, exit_after=CHALLENGE, l
 def own_chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     directory: Path = tmp_path_factory.mktemp("settlement") / "chain"
     watchdog = Watchdog()
-    chain = Chain(toolchain.ensure(["anvil"])["anvil"], directory=directory, port=free_ports(1)[0], watchdog=watchdog)
+    chain = Anvil(toolchain.ensure(["anvil"])["anvil"], directory=directory, port=free_ports(1)[0], watchdog=watchdog)
     try:
         chain.start()
         # A block per transaction, so that no test waits for the next second.

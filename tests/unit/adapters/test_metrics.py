@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from math import inf
+from math import inf, isnan
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,6 +14,7 @@ from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.placement.problem import Solution
 from fedgpu_operator.ports import Metrics
+from fedgpu_operator.settlement.purse import Purse
 
 
 @pytest.fixture
@@ -81,3 +82,22 @@ def test_a_solve_shows_its_gap_and_its_proof(metrics: Metrics, registry: Collect
     assert registry.get_sample_value("fedgpu_placement_certified") == 0
     for certified in ("true", "false"):
         assert registry.get_sample_value("fedgpu_placement_solves_total", {"certified": certified}) == 1
+
+
+def test_the_settlers_coins_are_unknown_until_somebody_has_looked(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    names = ("balance_wei", "runway_seconds", "epochs", "burn_wei_per_day")
+    shown = [registry.get_sample_value(f"fedgpu_settler_{name}") for name in names]
+    assert all(value is not None and isnan(value) for value in shown[:3]), "not 0: that would be an alarm"
+    metrics.settler(Purse(balance=7 * 10**15, epoch=10**12, next=10**12, burn=10**15))
+    assert [registry.get_sample_value(f"fedgpu_settler_{name}") for name in names] == [7e15, 7 * 86_400, 7_000, 1e15]
+    metrics.settler(Purse(balance=7, epoch=0, next=0, burn=0))
+    assert [registry.get_sample_value(f"fedgpu_settler_{name}") for name in names] == [7, inf, inf, 0]
+
+
+def test_an_obstacle_is_there_while_it_holds(metrics: Metrics, registry: CollectorRegistry) -> None:
+    for holds in (True, False):
+        metrics.obstacles({"StatePruned": holds, "RoleMissing": not holds})
+        assert registry.get_sample_value("fedgpu_settlement_obstacle", {"reason": "StatePruned"}) == holds
+        assert registry.get_sample_value("fedgpu_settlement_obstacle", {"reason": "RoleMissing"}) != holds

@@ -212,6 +212,7 @@ def test_check_names_what_differs_and_write_repairs_it(
     page.parent.mkdir()
     page.write_text("above\n<!-- generated: protocol -->\n<!-- end: protocol -->\nbelow\n")
     (page.parent / "residency.md").write_text("<!-- generated: law -->\n<!-- end: law -->\n")
+    (page.parent / "chains.md").write_text("<!-- generated: answers -->\n<!-- end: answers -->\n")
     assert generate.main([], root=tmp_path) == 0
     assert generate.main(["--check"], root=tmp_path) == 0
     assert page.read_text().startswith("above\n")

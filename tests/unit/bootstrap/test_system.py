@@ -37,7 +37,7 @@ class Wiring:
     async def hub(self, _kube: object) -> str:
         return "the-hub"
 
-    async def settling(self, _chain: ChainSettings) -> SimpleNamespace:
+    async def settling(self, _chain: ChainSettings, _clock: object) -> SimpleNamespace:
         return SimpleNamespace(escrow=SimpleNamespace(chain_id=31337, escrow=self.escrow), aclose=self.close)
 
     async def publish(self, _kube: object, _namespace: str, known: object) -> None:

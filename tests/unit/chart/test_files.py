@@ -103,7 +103,12 @@ def test_no_value_can_hold_a_key_of_its_own(schema: Json) -> None:
     chain, secret = schema["properties"]["chain"]["properties"], schema["$defs"]["secret"]
     assert set(secret["properties"]) == {"name", "key"}
     assert set(chain["settler"]["properties"]["keystoreSecret"]["properties"]) == {"name", "key", "passwordKey"}
-    given = [chain["rpcURLSecret"], chain["meterKeySecret"], chain["settler"]["properties"]["keySecret"]]
+    given = [
+        chain["rpcURLSecret"],
+        chain["meterKeySecret"],
+        chain["caSecret"],
+        chain["settler"]["properties"]["keySecret"],
+    ]
     given.append(schema["properties"]["ledger"]["properties"]["urlSecret"])
     assert all(one["$ref"] == "#/$defs/secret" for one in given)
     assert {name for name in chain if "key" in name.lower()} == {"meterKeySecret"}

@@ -92,6 +92,7 @@ class FakeEscrow:
         self.sent: list[bytes] = []
         self.address = str(self.escrow)
         self.base_fee = 10
+        self.coins, self.data_fee = 10**18, 0
         self.silent, self.loses, self.refuses = False, False, ""
         self.line_gas, self.debit_gas, self.block_gas, self.most_gas = 0, 0, 60_000_000, 2**24
         self.most_cost, self.purse = 10**30, 10**30
@@ -127,7 +128,17 @@ class FakeEscrow:
                 books.receipts[tx_hash] = TxReceipt(tx_hash, books.block, "0x", False, 21_000)
             else:
                 skipped = attempt.skipped.get(number or 0, ())
-                made = TxReceipt(tx_hash, books.block, "0x", True, 90_000, number, skipped=skipped)
+                made = TxReceipt(
+                    tx_hash,
+                    books.block,
+                    "0x",
+                    True,
+                    90_000,
+                    number,
+                    skipped=skipped,
+                    gas_price=self.base_fee,
+                    data_fee=self.data_fee,
+                )
                 attempt.receipts[tx_hash] = made
                 books = attempt
             books.nonce += 1
@@ -174,7 +185,7 @@ class FakeEscrow:
     # ---- ports.Escrow
 
     async def verify(self) -> None:
-        return
+        self._answer()
 
     async def snapshot(self, tenants: Sequence[str], pairs: Sequence[Pair]) -> ChainSnapshot:
         self._answer()
@@ -209,6 +220,10 @@ class FakeEscrow:
         self._answer()
         return signature == stamp(address, digest)
 
+    async def finality_lag(self) -> int:
+        self._answer()
+        return self.latest.block - self.final.block
+
     async def holds_role(self, role: Role, account: str) -> bool:
         self._answer()
         return (role, account) not in self.stripped
@@ -230,6 +245,7 @@ class FakeEscrow:
         return ()
 
     async def periods(self) -> EscrowPeriods:
+        self._answer()
         return EscrowPeriods(WINDOW, 10 * WINDOW, WINDOW, WINDOW, WINDOW)
 
     def call_post(self, plan: EpochPlan) -> Call:
@@ -278,6 +294,11 @@ class FakeEscrow:
     async def height(self) -> int:
         self._answer()
         return self.latest.block
+
+    async def balance(self, account: str) -> int:
+        self._answer()
+        assert account == self.address
+        return self.coins
 
     async def suggest_fees(self) -> FeeView:
         self._answer()

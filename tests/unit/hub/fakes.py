@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import NAMESPACE_OID, uuid5
 
@@ -14,6 +14,7 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
 from fedgpu_operator.placement.problem import Solution
 from fedgpu_operator.ports import Kube, Listed, Metrics, ResourceType, WatchEvent
+from fedgpu_operator.settlement.purse import Purse
 
 Key = tuple[str, str, str]
 """(plural, namespace, name)."""
@@ -188,6 +189,8 @@ class FakeMetrics:
         self.moves: Counter[str] = Counter()
         self.gaps: list[float] = []
         self.prices: tuple[PricePoint, ...] = ()
+        self.in_the_way: set[str] = set()
+        self.purse: Purse | None = None
 
     def decided(self, placed: int, refused: dict[str, int], seconds: float) -> None:
         self.refused = refused
@@ -212,6 +215,12 @@ class FakeMetrics:
 
     def market(self, prices: Sequence[PricePoint]) -> None:
         self.prices = tuple(prices)
+
+    def settler(self, purse: Purse) -> None:
+        self.purse = purse
+
+    def obstacles(self, present: Mapping[str, bool]) -> None:
+        self.in_the_way = {reason for reason, holds in present.items() if holds}
 
 
 def as_ports(kube: FakeKube, metrics: FakeMetrics) -> tuple[Kube, Metrics]:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from tests.unit.hub.fakes import FakeMetrics
 
-from fedgpu_operator.errors import ConflictError, LedgerError, UnreachableError
+from fedgpu_operator.errors import ConflictError, LedgerError, StatePrunedError, UnreachableError
 from fedgpu_operator.hub import loop as module
 from fedgpu_operator.hub.loop import Loop
 
@@ -136,3 +136,17 @@ async def test_the_backoff_doubles_to_its_bound_and_a_good_pass_ends_it() -> Non
     assert [await loop._guarded_pass() for _ in range(6)] == [0.001, 0.002, 0.004, 0.004, 0.004, 3600]
     passes.script = [LedgerError("torn")]
     assert await loop._guarded_pass() == 0.001
+
+
+async def test_what_lasts_until_somebody_mends_it_is_logged_once_and_counted_each_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lasting: list[BaseException | float | None] = [StatePrunedError(f"no state at block {n}") for n in range(3)]
+    passing = [UnreachableError("no answer"), UnreachableError("no answer")]
+    passes, metrics = Passes(*lasting, 0.001, StatePrunedError("no state at block 9"), *passing), FakeMetrics()
+    async with running(passes, metrics):
+        await passes.reach(8)
+    said = [record.message for record in caplog.records if record.name == module.__name__]
+    lost, silent = "jobs: StatePruned: no state at block", "jobs: Unreachable: no answer"
+    assert said == [f"{lost} 0", f"{lost} 9", silent, silent]
+    assert metrics.failed["jobs", "StatePruned"] == 4

@@ -48,7 +48,13 @@ class Money(World):
         self.escrow.final.timestamp = int(self.clock.now().timestamp())
         self.escrow.final.block += 1
         loop = AccountLoop(
-            self.kube, self.ledger, self.escrow, self.clock, proofs=self.proofs, poll=3, thresholds=self.thresholds
+            self.kube,
+            self.ledger,
+            self.escrow,
+            self.clock,
+            proofs=self.proofs,
+            poll=3,
+            thresholds=lambda: self.thresholds,
         )
         await loop.pass_once()
         return self.seen()
@@ -357,7 +363,7 @@ async def test_an_end_that_moves_by_a_second_is_no_news(money: Money) -> None:
     money.announce(10, 4 * 3600)
     money.escrow.final.timestamp += 100
     loop = AccountLoop(
-        money.kube, money.ledger, money.escrow, money.clock, proofs=money.proofs, poll=3, thresholds=THRESHOLDS
+        money.kube, money.ledger, money.escrow, money.clock, proofs=money.proofs, poll=3, thresholds=lambda: THRESHOLDS
     )
     await loop.pass_once()
     known, writes = money.seen().status, len(money.kube.writes)

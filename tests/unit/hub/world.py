@@ -174,7 +174,7 @@ class World:
             proofs=self.proofs if self.settlement else None,
             default_deny=self.default_deny,
             cooldown=300.0,
-            thresholds=self.thresholds,
+            thresholds=lambda: self.thresholds,
             verifier=UsageVerifier(hub_domain(self.wallets.chain_id, self.wallets.escrow) if self.settlement else None),
         )
 

@@ -27,6 +27,8 @@ from fedgpu_operator.errors import (
     ForbiddenError,
     InvalidResourceError,
     NotFoundError,
+    NotTakenError,
+    Refusal,
     UnreachableError,
 )
 from fedgpu_operator.hub.priorities import PRIORITY_CLASSES
@@ -56,7 +58,9 @@ def every(kind: type[FedGPUError]) -> list[type[FedGPUError]]:
 
 
 def make(kind: type[FedGPUError]) -> FedGPUError:
-    return InvalidResourceError("UnknownPlace", "no") if kind is InvalidResourceError else kind("no such thing")
+    if kind is InvalidResourceError:
+        return InvalidResourceError("UnknownPlace", "no")
+    return NotTakenError("no such thing", Refusal.OTHER) if kind is NotTakenError else kind("no such thing")
 
 
 @pytest.mark.parametrize("kind", every(FedGPUError), ids=lambda kind: kind.__name__)

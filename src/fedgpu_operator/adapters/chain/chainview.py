@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from eth_utils.address import to_checksum_address
 from web3.types import BlockIdentifier, RPCEndpoint
 
-from fedgpu_operator.adapters.chain.rpc import Rpc
+from fedgpu_operator.adapters.chain.answers import AnswerError
+from fedgpu_operator.adapters.chain.rpc import ARCHIVE, Rpc
+from fedgpu_operator.adapters.chain.votes import TIP
+from fedgpu_operator.adapters.chain.wordings import Meaning
 from fedgpu_operator.domain.transactions import FeeView, Nonces
+from fedgpu_operator.errors import StatePrunedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,25 @@ async def first_block_since(rpc: Rpc, timestamp: int, low: int, high: int) -> in
     return low
 
 
+async def state_kept(rpc: Rpc, address: str) -> None:
+    """Read `address` in the state of the newest finalized block; StatePrunedError with the lag where it is not kept.
+
+    A full node drops state after a fixed number of blocks, 128 at geth's defaults, and finality may lag more.
+    """
+    final = await block_at(rpc, "finalized")
+    lag = max(0, (await block_at(rpc, "latest")).number - final.number)
+    behind = f"finality is {lag} blocks behind the newest block"
+    asked = [to_checksum_address(address), hex(final.number)]
+    try:
+        with rpc.speaking("reading the state of the finalized block"):
+            code = await rpc.w3.manager.coro_request(RPCEndpoint("eth_getCode"), asked)
+    except StatePrunedError as error:
+        raise StatePrunedError(f"{error}; {behind}") from None
+    if code is None:
+        # Besu's answer for a block that it has and whose state it has not (EthGetCode.java).
+        raise StatePrunedError(f"{rpc!r} has no state of the finalized block: {ARCHIVE}; {behind}")
+
+
 async def nonces_of(rpc: Rpc, account: str) -> Nonces:
     """The next nonce of an account, by finalized blocks, by all blocks, and by what waits in pools."""
     owner, eth = to_checksum_address(account), rpc.w3.eth
@@ -58,9 +81,24 @@ async def next_nonce(rpc: Rpc, account: str) -> int:
 
 
 async def fees_asked(rpc: Rpc) -> FeeView:
-    """The base fee of the newest block and the tip that endpoints suggest."""
+    """The base fee of the newest block, 0 on a chain without one, and the tip that endpoints suggest.
+
+    Where they do not know `eth_maxPriorityFeePerGas` the tip is what their gas price is above the base fee.
+    """
     with rpc.speaking("reading fees"):
+        tip, head = await asyncio.gather(_tip(rpc), rpc.w3.eth.get_block("latest"))
+        base_fee = head.get("baseFeePerGas", 0)
+        if tip is None:
+            tip = max(0, await rpc.w3.eth.gas_price - base_fee)
+        return FeeView(base_fee=base_fee, tip=tip)
+
+
+async def _tip(rpc: Rpc) -> int | None:
+    """The tip that endpoints suggest, in wei per gas; None where they do not know the method."""
+    try:
         # Not `eth.max_priority_fee`: where that is refused, web3 guesses from the fee history, with a warning.
-        asked = rpc.w3.manager.coro_request(RPCEndpoint("eth_maxPriorityFeePerGas"), [])
-        tip, head = await asyncio.gather(asked, rpc.w3.eth.get_block("latest"))
-        return FeeView(base_fee=head.get("baseFeePerGas", 0), tip=int(str(tip), 16))
+        return int(str(await rpc.w3.manager.coro_request(RPCEndpoint(TIP), [])), 16)
+    except AnswerError as error:
+        if error.fault.meaning is not Meaning.UNSUPPORTED:
+            raise
+        return None

@@ -8,16 +8,19 @@ from typing import Any, Final
 
 from eth_typing import ChecksumAddress, HexStr
 from eth_utils.address import to_checksum_address
-from web3.types import FilterParams
 
 from fedgpu_operator.adapters.chain import calls
 from fedgpu_operator.adapters.chain.chainview import block_at, first_block_since
+from fedgpu_operator.adapters.chain.logreader import LogReader
 from fedgpu_operator.adapters.chain.receipts import events_of
 from fedgpu_operator.adapters.chain.rpc import Rpc
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.errors import ChainUnreachableError
 
-BLOCKS_PER_CALL: Final = 2_000
-"""Public endpoints refuse more."""
+TRIES: Final = 5
+"""How often the log is asked for at one block when no answer comes."""
+PAUSE_S: Final = 1.0
+"""Between two of these: public endpoints count requests by the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,13 @@ async def standing_of(rpc: Rpc, escrow: str, provider: str) -> Standing:
     return Standing(who, str(payee), str(signer), MicroUSD(owed))
 
 
-async def tenants_of(rpc: Rpc, escrow: str, provider: str, from_block: int | None = None) -> tuple[str, ...]:
+async def tenants_of(
+    rpc: Rpc, escrow: str, provider: str, from_block: int | None = None, *, pause: float = PAUSE_S
+) -> tuple[str, ...]:
     """The tenants from whom the provider was ever paid through finalized blocks, by address.
 
-    `from_block` None begins where the escrow's first epoch was posted. Reads the log in pieces of BLOCKS_PER_CALL.
+    `from_block` None begins where the escrow's first epoch was posted. Where no answer comes it goes on where it
+    stopped after `pause` seconds, up to TRIES times without a step.
     """
     contract, who = calls.contract_at(rpc, to_checksum_address(escrow)), to_checksum_address(provider)
     final = (await block_at(rpc, "finalized")).number
@@ -53,17 +59,18 @@ async def tenants_of(rpc: Rpc, escrow: str, provider: str, from_block: int | Non
     found: set[str] = set()
     # In both events the provider is the second indexed value.
     topics: list[Any] = [[contract.events[name]().topic for name in ("LinePaid", "ExitFinished")], None, _word(who)]
-    for first in range(start, final + 1, BLOCKS_PER_CALL):
-        query: FilterParams = {
-            "address": contract.address,
-            "topics": topics,
-            "fromBlock": first,
-            "toBlock": min(final, first + BLOCKS_PER_CALL - 1),
-        }
-        with rpc.speaking("reading the escrow's log"):
-            logs = await rpc.w3.eth.get_logs(query)
-        for name in ("LinePaid", "ExitFinished"):
-            found |= {str(values["tenant"]) for values in events_of(name, logs, contract)}
+    reader, silent = LogReader(rpc, contract.address), 0
+    while start <= final:
+        try:
+            async for last, logs in reader.pieces(start, final, topics):
+                for name in ("LinePaid", "ExitFinished"):
+                    found |= {str(values["tenant"]) for values in events_of(name, logs, contract)}
+                start, silent = last + 1, 0
+        except ChainUnreachableError:
+            silent += 1
+            if silent == TRIES:
+                raise
+            await asyncio.sleep(pause)
     return tuple(sorted(found, key=str.lower))
 
 

@@ -9,17 +9,19 @@ from typing import Self
 from eth_typing import ChecksumAddress, HexStr
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
-from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCError
+from web3.exceptions import TransactionNotFound
 from web3.types import BlockIdentifier
 
 from fedgpu_operator.adapters.chain import calls
-from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of
+from fedgpu_operator.adapters.chain.answers import AnswerError
+from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of, state_kept
 from fedgpu_operator.adapters.chain.history import History
 from fedgpu_operator.adapters.chain.reader import EscrowReader
 from fedgpu_operator.adapters.chain.receipts import read_receipt
 from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc
 from fedgpu_operator.adapters.chain.sender import Sender
 from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer
+from fedgpu_operator.adapters.chain.wordings import Meaning
 from fedgpu_operator.artifacts import load
 from fedgpu_operator.domain.settlement import (
     Answer,
@@ -118,6 +120,10 @@ class EscrowClient:
             raise ChainMismatchError(f"the token {token.address} has {decimals} decimals, the escrow scales by {scale}")
         self._verified = True
 
+    async def check_state(self) -> None:
+        """Refuse to go on (StatePrunedError, with the lag and the cure) unless the finalized block's state is kept."""
+        await state_kept(self._rpc, self.escrow)
+
     async def snapshot(
         self, tenants: Sequence[str], pairs: Sequence[Pair], block: BlockIdentifier = "finalized"
     ) -> ChainSnapshot:
@@ -142,6 +148,11 @@ class EscrowClient:
         """All that the deployment fixed: the token, the reserve and the periods."""
         return await self._reader.terms()
 
+    async def finality_lag(self) -> int:
+        """Blocks from the newest finalized block to the newest one."""
+        final = (await block_at(self._rpc, "finalized")).number
+        return (await block_at(self._rpc, "latest")).number - final
+
     async def holds_role(self, role: Role, account: str) -> bool:
         """Whether an account holds a role of the escrow at the newest finalized block."""
         return bool(await self._reader.read("hasRole", keccak(text=role), to_checksum_address(account), at="finalized"))
@@ -165,6 +176,11 @@ class EscrowClient:
     async def nonces(self, account: str) -> Nonces:
         """The next nonce of an account, by finalized blocks, by all blocks, and by what waits in pools."""
         return await nonces_of(self._rpc, account)
+
+    async def balance(self, account: str) -> int:
+        """Coins of an account at the newest block, in wei."""
+        with self._rpc.speaking("reading a balance"):
+            return await self._rpc.w3.eth.get_balance(to_checksum_address(account), "latest")
 
     async def suggest_fees(self) -> FeeView:
         """The base fee of the newest block and the tip that endpoints suggest."""
@@ -197,9 +213,11 @@ class EscrowClient:
                 return False
             try:
                 said = await self._rpc.w3.eth.call({"to": wallet, "data": HexStr(data), "gas": ERC1271_GAS}, at)
-            except (ContractLogicError, Web3RPCError):
+            except AnswerError as error:
                 # A quorum agreed on that block a moment ago, so what they refuse alike is the call.
-                return False
+                if error.fault.meaning in {Meaning.REVERTED, Meaning.REFUSED}:
+                    return False
+                raise
         return len(said) >= 32 and bytes(said[:4]) == ERC1271_MAGIC
 
     # ---------------------------------------------------------------- calls, encoded without a connection

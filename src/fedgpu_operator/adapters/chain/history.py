@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
-from eth_typing import HexStr
 from web3.contract.async_contract import AsyncContract
-from web3.types import FilterParams, LogReceipt
+from web3.types import LogReceipt
 
 from fedgpu_operator.adapters.chain.chainview import block_at, first_block_since
+from fedgpu_operator.adapters.chain.logreader import LogReader
 from fedgpu_operator.adapters.chain.reader import EscrowReader
 from fedgpu_operator.adapters.chain.receipts import events_of
-from fedgpu_operator.adapters.chain.rpc import Rpc
+from fedgpu_operator.adapters.chain.rpc import ARCHIVE, Rpc
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import DisputeState, ExitState, Pair
 from fedgpu_operator.domain.transactions import PostedEpoch
-
-BLOCKS_PER_CALL: Final = 2_000
-"""Public endpoints refuse more."""
+from fedgpu_operator.errors import StatePrunedError
 
 Dispute = tuple[int, str, str]
 """(epoch, tenant, provider)."""
@@ -28,16 +26,20 @@ Dispute = tuple[int, str, str]
 class History:
     """Reads each finalized block's log once. `from_block` None begins where the first epoch was posted.
 
-    An exit that began before any epoch was posted is then not seen.
+    An exit that began before any epoch was posted is then not seen. Raises StatePrunedError where the log lacks an
+    epoch that the escrow's books have: nodes that drop old logs may answer with none at all (reth up to 2.5.1, Erigon
+    up to 3.0), and a dispute would be missed.
     """
 
     def __init__(self, rpc: Rpc, contract: AsyncContract, reader: EscrowReader, from_block: int | None) -> None:
         self._rpc = rpc
         self._contract = contract
         self._reader = reader
+        self._log = LogReader(rpc, contract.address)
         self._from_block = from_block
         self._next = from_block
         self._lock = asyncio.Lock()
+        self._posted: set[int] = set()
         self._disputes: dict[Dispute, None] = {}
         self._exits: dict[Pair, None] = {}
 
@@ -48,9 +50,10 @@ class History:
             return None
         start = await self._posted_since(number, final)
         topics = [self._topic("EpochPosted"), "0x" + number.to_bytes(32, "big").hex()]
-        async for log in self._logs(start, final, topics):
-            return await self._described(log)
-        return None
+        async for _, logs in self._log.pieces(start, final, topics):
+            for log in logs:
+                return await self._described(log)
+        raise self._incomplete(f"does not show how epoch {number} was posted")
 
     async def disputes(self) -> tuple[DisputeState, ...]:
         """The disputes open at the newest finalized block, oldest first."""
@@ -71,39 +74,35 @@ class History:
         return tuple(still.values())
 
     async def _catch_up(self) -> int:
-        """Read the log up to the newest finalized block; its number."""
+        """Read the log from where it was left up to the newest finalized block; its number."""
         final = (await block_at(self._rpc, "finalized")).number
         if self._next is None:
             if (await self._reader.epoch(1, final)).active_at == 0:
                 return final
             self._next = await self._posted_since(1, final)
-        opened = [[self._topic("Disputed"), self._topic("ExitStarted")]]
-        async for log in self._logs(self._next, final, opened):
-            for values in events_of("Disputed", [log], self._contract):
+        opened = [[self._topic(event) for event in ("EpochPosted", "Disputed", "ExitStarted")]]
+        async for last, logs in self._log.pieces(self._next, final, opened):
+            self._posted |= {values["epoch"] for values in events_of("EpochPosted", logs, self._contract)}
+            for values in events_of("Disputed", logs, self._contract):
                 self._disputes[values["epoch"], values["tenant"], values["provider"]] = None
-            for values in events_of("ExitStarted", [log], self._contract):
+            for values in events_of("ExitStarted", logs, self._contract):
                 self._exits[values["tenant"], values["provider"]] = None
-        self._next = max(self._next, final + 1)
+            # What was read stays read, whatever becomes of the next piece.
+            self._next = last + 1
+        posted = (await self._reader.read("state", at=final)).last
+        if len(self._posted) < posted:
+            self._next = self._from_block
+            raise self._incomplete(f"shows {len(self._posted)} of the {posted} epochs that were posted")
         return final
+
+    def _incomplete(self, what: str) -> StatePrunedError:
+        return StatePrunedError(f"the log of the escrow at {self._rpc!r} {what}: it drops old logs; {ARCHIVE}")
 
     async def _posted_since(self, number: int, final: int) -> int:
         """A block at which the epoch was not posted yet: the settlement clock is never before the real one's past."""
         active_at = (await self._reader.epoch(number, final)).active_at
         challenge = await self._reader.read("CHALLENGE", at=final)
         return await first_block_since(self._rpc, active_at - challenge, self._from_block or 0, final)
-
-    async def _logs(self, start: int, end: int, topics: Sequence[str | list[str]]) -> AsyncIterator[LogReceipt]:
-        for first in range(start, end + 1, BLOCKS_PER_CALL):
-            query: FilterParams = {
-                "address": self._contract.address,
-                "topics": [_topics(topic) for topic in topics],
-                "fromBlock": first,
-                "toBlock": min(end, first + BLOCKS_PER_CALL - 1),
-            }
-            with self._rpc.speaking("reading the escrow's log"):
-                logs = await self._rpc.w3.eth.get_logs(query)
-            for log in logs:
-                yield log
 
     async def _described(self, log: LogReceipt) -> PostedEpoch:
         tx_hash = log["transactionHash"]
@@ -136,7 +135,3 @@ class History:
 
     def _topic(self, event: str) -> str:
         return str(self._contract.events[event]().topic)
-
-
-def _topics(topic: str | list[str]) -> Any:
-    return HexStr(topic) if isinstance(topic, str) else [HexStr(each) for each in topic]

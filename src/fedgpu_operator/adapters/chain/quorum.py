@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Final, cast
@@ -16,18 +17,23 @@ from eth_utils.crypto import keccak
 from web3.providers.async_base import AsyncJSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
+from fedgpu_operator.adapters.chain.answers import AnswerError, Fault
 from fedgpu_operator.adapters.chain.endpoint import Endpoint
 from fedgpu_operator.adapters.chain.inquiry import Inquiry
 from fedgpu_operator.adapters.chain.standing import Standing
 from fedgpu_operator.adapters.chain.votes import (
     Answer,
+    Result,
     Vote,
     agreed,
     choice,
     fingerprint,
     height_of,
     quantities,
+    refusal,
+    shrinks,
 )
+from fedgpu_operator.adapters.chain.wordings import SEND, Meaning
 from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError, ConfigurationError
 
 GRACE_S: Final = 0.3
@@ -44,26 +50,35 @@ STATE_AT: Final[Mapping[str, int]] = {
 """Where each of these methods takes its block."""
 BLOCK: Final = "eth_getBlockByNumber"
 RECEIPT: Final = "eth_getTransactionReceipt"
-SEND: Final = "eth_sendRawTransaction"
-KNOWN: Final = ("already known", "already imported", "known transaction")
-"""How nodes say that they have these very bytes already (geth, anvil, others)."""
 
 
 class QuorumProvider(AsyncJSONBaseProvider):
     """A web3 provider over several endpoints; ConfigurationError unless `quorum` is a majority of them.
 
     `chain_id` is the chain that every endpoint must serve; None where it is not known yet, then only answers count.
-    Requests raise ChainUnreachableError where too few agree, ChainMismatchError where a quorum serves another chain.
+    `trust` is who may sign the endpoints' certificates, by default the usual authorities.
+    Requests raise ChainUnreachableError where too few agree, ChainMismatchError where a quorum serves another chain,
+    AnswerError where a quorum answers an error alike, so that web3 never reads one: it makes exceptions of its own of
+    some codes and words, and follows what a contract's revert tells it to fetch (EIP-3668).
     """
 
-    def __init__(self, urls: Sequence[str], quorum: int | None, timeout: float, chain_id: int | None) -> None:
+    global_ccip_read_enabled = False
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        quorum: int | None,
+        timeout: float,
+        chain_id: int | None,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__()
         self.quorum = quorum if quorum is not None else len(urls) // 2 + 1
         if not len(urls) < 2 * self.quorum <= 2 * len(urls):
             raise ConfigurationError(
                 f"{self.quorum} of {len(urls)} endpoints is no quorum: it must be more than half of them, at most all"
             )
-        self._endpoints = [Endpoint(url, timeout, chain_id) for url in urls]
+        self._endpoints = [Endpoint(url, timeout, chain_id, trust) for url in urls]
         self._running: set[asyncio.Task[Vote]] = set()
         self._standing = Standing()
         self._late: set[str] = set()
@@ -91,7 +106,9 @@ class QuorumProvider(AsyncJSONBaseProvider):
             answer = await self._figure(method, given, choose)
         else:
             answer = await self._state(method, given)
-        return cast("RPCResponse", answer)
+        if isinstance(answer, Fault):
+            raise AnswerError(method, answer)
+        return cast("RPCResponse", {"jsonrpc": "2.0", "id": 1, "result": answer.value})
 
     async def disconnect(self) -> None:
         for task in self._running:
@@ -109,6 +126,8 @@ class QuorumProvider(AsyncJSONBaseProvider):
             if (answer := agreed(inquiry.votes, self.quorum)) is not None:
                 inquiry.conclude(partial(self._compare, method, fingerprint(method, answer)))
                 return answer
+        if (fault := shrinks(method, inquiry.votes)) is not None:
+            return fault
         raise self._undecided(inquiry.votes)
 
     async def _figure(self, method: str, params: Sequence[object], choose: Callable[[Sequence[int]], int]) -> Answer:
@@ -116,11 +135,11 @@ class QuorumProvider(AsyncJSONBaseProvider):
         votes = await self._most(method, params)
         figures = quantities(votes)
         if len(figures) >= self.quorum:
-            return _result(hex(choose(figures)))
-        refusal = agreed((vote for vote in votes if vote.refused), self.quorum)
-        if refusal is None:
+            return Result(hex(choose(figures)))
+        fault = agreed((vote for vote in votes if vote.fault is not None), self.quorum) or shrinks(method, votes)
+        if fault is None:
             raise self._undecided(votes)
-        return refusal
+        return fault
 
     async def _newest(self, tag: str, rest: Sequence[object]) -> Answer:
         """The newest block that a quorum has under that tag, or on the way to it, with the same hash."""
@@ -130,10 +149,10 @@ class QuorumProvider(AsyncJSONBaseProvider):
             block = await self._block_at(height, votes, rest)
             if block is not None:
                 return await self._never_back(height, block, rest) if tag == "finalized" else block
-        refusal = agreed((vote for vote in votes if height_of(vote) is None), self.quorum)
-        if refusal is None:
+        other = agreed((vote for vote in votes if height_of(vote) is None), self.quorum)
+        if other is None:
             raise self._undecided(votes)
-        return refusal
+        return other
 
     async def _never_back(self, height: int, block: Answer, rest: Sequence[object]) -> Answer:
         """The block, or the one that a quorum called finalized before, if that is higher and a quorum still has it.
@@ -178,11 +197,11 @@ class QuorumProvider(AsyncJSONBaseProvider):
         while await inquiry.more():
             if any(vote.result == tx_hash or _knows(vote) for vote in inquiry.votes):
                 inquiry.conclude(partial(self._heard, SEND))
-                return _result(tx_hash)
-        refusals = [vote.answer for vote in inquiry.votes if vote.refused and vote.answer is not None]
-        if len(refusals) < len(self._endpoints):
+                return Result(tx_hash)
+        refused = refusal(inquiry.votes)
+        if refused is None or any(vote.fault is None for vote in inquiry.votes):
             raise self._undecided(inquiry.votes)
-        return refusals[0]
+        return refused
 
     async def _state(self, method: str, params: Sequence[object]) -> Answer:
         """What a quorum says, where a tag is asked for at the number of the block that a quorum has."""
@@ -190,9 +209,9 @@ class QuorumProvider(AsyncJSONBaseProvider):
         if place is None or len(params) <= place or params[place] not in TAGS:
             return await self._same(method, params)
         block = await self._newest(str(params[place]), [False])
-        found = block.get("result")
-        if block.get("error") is not None:
+        if isinstance(block, Fault):
             return block
+        found = block.value
         if not isinstance(found, Mapping):
             raise ChainUnreachableError(f"{self.name}: there is no {params[place]} block")
         return await self._same(method, [*params[:place], found["number"], *params[place + 1 :]])
@@ -237,18 +256,9 @@ class QuorumProvider(AsyncJSONBaseProvider):
         return ChainUnreachableError(said if len(self._endpoints) == 1 else f"{self.name} do not agree: {said}")
 
 
-def _result(value: object) -> Answer:
-    return {"jsonrpc": "2.0", "id": 1, "result": value}
-
-
 def _knows(vote: Vote) -> bool:
-    error = vote.answer.get("error") if vote.answer is not None else None
-    words = str(error.get("message", "")).lower() if isinstance(error, Mapping) else ""
-    return any(word in words for word in KNOWN)
+    return vote.fault is not None and vote.fault.meaning is Meaning.KNOWN
 
 
 def _brief(vote: Vote) -> str:
-    error = vote.answer.get("error") if vote.answer is not None else None
-    if error is None:
-        return "answers otherwise"
-    return f"refuses ({error.get('message', error) if isinstance(error, Mapping) else error})"[:200]
+    return "answers otherwise" if vote.fault is None else f"refuses ({vote.fault.words})"[:200]

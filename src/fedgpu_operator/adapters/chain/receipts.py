@@ -37,7 +37,21 @@ def read_receipt(raw: RawReceipt, contract: AsyncContract, escrow: ChecksumAddre
         ),
         skipped=tuple(values["tenant"] for values in events_of("DebitSkipped", logs, contract)),
         gas_price=raw.get("effectiveGasPrice", 0),
+        data_fee=_data_fee(raw),
     )
+
+
+def _data_fee(raw: RawReceipt) -> int:
+    """`l1Fee` of a rollup of the OP kind, 0 elsewhere: not a field of Ethereum's, so web3 leaves it in hex.
+
+    Its operator fee (since Isthmus) is not a figure in receipts.
+    """
+    found: object = dict(raw).get("l1Fee", 0)
+    try:
+        return int(found, 16) if isinstance(found, str) else found if isinstance(found, int) else 0
+    except ValueError:
+        # Nothing is decided by it, so it must not make a receipt unreadable.
+        return 0
 
 
 def events_of(name: str, logs: Sequence[LogReceipt], contract: AsyncContract) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ What comes back is checked to be the very transaction or statement that was aske
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -30,16 +31,18 @@ LARGEST_ANSWER: Final = 2**20
 class RemoteSigner:
     """The account `address` at the service at `url`; `timeout` is seconds per signature.
 
+    `ca_file` holds authorities that may sign its certificate beside the usual ones; ConfigurationError without any.
+
     Messages name the service's host alone: its address may carry a token.
     """
 
-    def __init__(self, url: str, address: str, timeout: float = 10.0) -> None:
+    def __init__(self, url: str, address: str, timeout: float = 10.0, *, ca_file: Path | None = None) -> None:
         if not is_address(address):
             raise ConfigurationError(f"the remote signer's account {address!r} is not an address")
         self._address: ChecksumAddress = to_checksum_address(address)
         self._url = url
         self._host = urlsplit(url).netloc.rpartition("@")[2]
-        self._client = httpx.AsyncClient(timeout=timeout, trust_env=False, verify=authorities())
+        self._client = httpx.AsyncClient(timeout=timeout, trust_env=False, verify=authorities(ca_file))
 
     def __repr__(self) -> str:
         return f"RemoteSigner({self.address} at {self._host})"

@@ -1,36 +1,135 @@
-"""Turns the bytes of a revert into words, by the packaged contracts' own error definitions; pure."""
+"""Turns what clients answer for a revert into its bytes, and these into words; pure.
+
+Words come from the packaged contracts' own error definitions, and from the two errors of Solidity itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Final, cast
 
-from eth_abi.abi import decode
+from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 from eth_utils.crypto import keccak
-from web3.exceptions import ContractLogicError
 
 from fedgpu_operator.artifacts import ContractName, load
+from fedgpu_operator.domain.text import clean_line
 
 PACKAGED: Final[tuple[ContractName, ...]] = ("TimelockController", "ProviderStake", "TestUSD", "ComputeEscrow")
 """Where two define an error of one name and type, the last one's names of the arguments are shown."""
 
+ERROR: Final = bytes.fromhex("08c379a0")
+"""Error(string), which `require` and `revert` with a text raise."""
+PANIC: Final = bytes.fromhex("4e487b71")
+"""Panic(uint256), which the compiler raises."""
+PANICS: Final[Mapping[int, str]] = {
+    0x00: "generic panic",
+    0x01: "assertion failed",
+    0x11: "arithmetic overflow or underflow",
+    0x12: "division by zero",
+    0x21: "value out of range for the enum",
+    0x22: "storage byte array incorrectly encoded",
+    0x31: "pop on an empty array",
+    0x32: "array index out of bounds",
+    0x41: "too much memory allocated",
+    0x51: "call of an uninitialized function pointer",
+}
+"""The codes of Panic(uint256) (Solidity documentation, "Panic via assert and Error via require")."""
 
-def explain(error: ContractLogicError) -> str:
-    """The custom error with its arguments, such as ``StaleState(seq=1, prevRoot=0x…)``; else the node's words."""
-    data = error.data if isinstance(error.data, str) else ""
+LONGEST_REASON: Final = 200
+"""Characters of a reason text that are shown."""
+LARGEST_REVERT: Final = 16_384
+"""Bytes of a revert that are decoded; no packaged contract comes near it."""
+
+_BYTES: Final = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
+_REASON: Final = re.compile(
+    r"(?s)^(?:err: |error: )?(?:vm exception while processing transaction: )?"
+    r"(?:execution reverted: (?:revert: )?(?P<plain>.+)|reverted with reason string '(?P<quoted>.*)')$",
+    re.IGNORECASE,
+)
+_PANIC_CODE: Final = re.compile(r"reverted with panic code 0x([0-9a-f]{1,4})\b", re.IGNORECASE)
+_RETURNED: Final = re.compile(r"(?:return data: |reverted:? )(0x[0-9a-f]{8,})", re.IGNORECASE)
+_INNER: Final = ("data", "originalError", "error", "cause")
+_DEEPEST: Final = 4
+
+
+def revert_data(error: object) -> str | None:
+    """The bytes that the contract reverted with, as lower-case hex; None where the error has none.
+
+    Reads every form in use: hex (geth, reth, Erigon, anvil, Besu), ``Reverted 0x…`` (Nethermind, OpenEthereum), an
+    object (Hardhat) or the error inside an error (gateways), and what a message alone tells (`Error` and `Panic`).
+    """
+    if not isinstance(error, Mapping):
+        return None
+    found = _bytes_in(error.get("data"), _DEEPEST)
+    return found if found is not None else _bytes_told(error.get("message"))
+
+
+def explain(revert: str | None, words: str) -> str:
+    """The error with its arguments, such as ``StaleState(seq=1, prevRoot=0x…)``; else the node's own words.
+
+    Of an `Error(string)` its text.
+    """
+    raw = bytes.fromhex((revert or "0x")[2:])
+    if not raw:
+        return words or "reverted without a reason"
+    if len(raw) <= LARGEST_REVERT:
+        if raw[:4] == ERROR:
+            return _reason(raw) or "reverted with an unreadable reason"
+        if raw[:4] == PANIC:
+            return _panic(raw)
+        if (known := _errors().get(raw[:4])) is not None:
+            return _custom(known, raw)
+    return f"an unknown error {(revert or '')[:74]}"
+
+
+def _bytes_in(data: object, depth: int) -> str | None:
+    if isinstance(data, str):
+        plain = data.removeprefix("Reverted ").strip()
+        return plain.lower() if len(plain) >= 10 and _BYTES.fullmatch(plain) else None
+    if isinstance(data, Mapping) and depth:
+        for name in _INNER:
+            if (found := _bytes_in(data.get(name), depth - 1)) is not None:
+                return found
+    return None
+
+
+def _bytes_told(message: object) -> str | None:
+    """The bytes that a message tells of, where the client sends no data."""
+    if not isinstance(message, str):
+        return None
+    if (code := _PANIC_CODE.search(message)) is not None:
+        return "0x" + (PANIC + int(code[1], 16).to_bytes(32, "big")).hex()
+    if (returned := _RETURNED.search(message)) is not None and len(returned[1]) % 2 == 0:
+        return returned[1].lower()
+    if (reason := _REASON.match(message.strip())) is not None:
+        text = reason["plain"] if reason["plain"] is not None else reason["quoted"]
+        if _BYTES.fullmatch(text) and len(text) >= 10:
+            return text.lower()
+        return "0x" + (ERROR + encode(["string"], [text.encode("utf-8", "replace").decode()])).hex()
+    return None
+
+
+def _reason(raw: bytes) -> str:
     try:
-        raw = bytes.fromhex(data.removeprefix("0x"))
-    except ValueError:
-        raw = b""
-    known = _errors().get(raw[:4])
-    if known is None:
-        return f"an unknown error {data[:74]}" if raw else error.message or "reverted without a reason"
+        (text,) = decode(["string"], raw[4:])
+    except (DecodingError, UnicodeDecodeError):
+        return ""
+    return clean_line(str(text))[:LONGEST_REASON]
+
+
+def _panic(raw: bytes) -> str:
+    code = int.from_bytes(raw[4:36], "big")
+    return f"Panic(0x{code:02x}): {PANICS.get(code, 'an unknown panic')}"
+
+
+def _custom(known: tuple[str, list[tuple[str, str]]], raw: bytes) -> str:
     name, fields = known
     try:
         values = decode([kind for _, kind in fields], raw[4:])
-    except DecodingError:
+    except (DecodingError, UnicodeDecodeError):
         return name
     said = ", ".join(f"{field}={_text(value)}" for (field, _), value in zip(fields, values, strict=True))
     return f"{name}({said})"
@@ -53,4 +152,4 @@ def _definitions() -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 
 def _text(value: object) -> str:
-    return "0x" + value.hex() if isinstance(value, bytes) else str(value)
+    return "0x" + value.hex() if isinstance(value, bytes) else clean_line(str(value))[:LONGEST_REASON]

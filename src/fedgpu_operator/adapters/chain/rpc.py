@@ -5,36 +5,61 @@ An endpoint's address often carries an API key in its path, so messages name the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from web3 import AsyncWeb3
-from web3.exceptions import (
-    BadFunctionCallOutput,
-    BadResponseFormat,
-    ContractLogicError,
-    RequestTimedOut,
-    TooManyRequests,
-    Web3Exception,
-    Web3RPCError,
-)
+from web3.exceptions import BadFunctionCallOutput, BadResponseFormat, BlockNotFound, Web3Exception
 
-from fedgpu_operator.adapters.chain.endpoint import SILENCE, why_silent
+from fedgpu_operator.adapters.chain.answers import AnswerError
+from fedgpu_operator.adapters.chain.endpoint import SILENCE, authorities, why_silent
 from fedgpu_operator.adapters.chain.quorum import QuorumProvider
 from fedgpu_operator.adapters.chain.reverts import explain
-from fedgpu_operator.errors import ChainError, ChainMismatchError, ChainUnreachableError, RevertedError
+from fedgpu_operator.adapters.chain.wordings import SEND, Meaning
+from fedgpu_operator.errors import (
+    ChainError,
+    ChainMismatchError,
+    ChainUnreachableError,
+    NotTakenError,
+    Refusal,
+    RevertedError,
+    StatePrunedError,
+)
 
-Addresses = str | Sequence[str]
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """URLs of endpoints, and a PEM file of authorities that may sign their certificates beside the usual ones."""
+
+    urls: tuple[str, ...] = field(repr=False)
+    ca_file: Path | None = None
+
+    @classmethod
+    def of(cls, addresses: Addresses) -> Endpoints:
+        """Whatever way they were written."""
+        if isinstance(addresses, Endpoints):
+            return addresses
+        return cls((addresses,) if isinstance(addresses, str) else tuple(addresses))
+
+
+Addresses = str | Sequence[str] | Endpoints
 """One endpoint's URL, or several of which a quorum must agree."""
 
 
-POOR: Final = "insufficient funds"
-"""What a ChainError says where the account cannot pay for its gas, whichever client answered."""
+NOT_TAKEN: Final[Mapping[Meaning, Refusal]] = {
+    Meaning.UNDERPRICED: Refusal.UNDERPRICED,
+    Meaning.TOO_LARGE: Refusal.TOO_LARGE,
+    Meaning.FEE_CAPPED: Refusal.FEE_CAPPED,
+    Meaning.POOR: Refusal.POOR,
+    Meaning.NONCE_USED: Refusal.NONCE_USED,
+}
+"""Why a transaction is not taken, or would not be, by what the node means; any other error to a send is OTHER."""
 
-_POOR_WORDS: Final = (POOR, "insufficientfunds", "upfront cost exceeds", "up-front cost")
-"""How geth, Erigon, reth and anvil say it; Nethermind; Besu in two ways."""
+ARCHIVE: Final = "an archive node, or a provider that keeps old state and logs, is needed (docs/chains.md)"
 
 
 class Rpc:
@@ -47,8 +72,8 @@ class Rpc:
     def __init__(
         self, rpc: Addresses, *, quorum: int | None = None, timeout: float = 10.0, chain_id: int | None = None
     ) -> None:
-        urls = [rpc] if isinstance(rpc, str) else list(rpc)
-        self._provider = QuorumProvider(urls, quorum, timeout, chain_id)
+        given = Endpoints.of(rpc)
+        self._provider = QuorumProvider(given.urls, quorum, timeout, chain_id, authorities(given.ca_file))
         self.w3: AsyncWeb3[QuorumProvider] = AsyncWeb3(self._provider)
         # It asks for the chain id before every call, and refuses the blocks of proof-of-authority chains.
         self.w3.middleware_onion.remove("validation")
@@ -72,23 +97,25 @@ class Rpc:
     def speaking(self, what: str) -> Iterator[None]:
         """Translate what goes wrong while doing `what` into the error tree.
 
-        ChainUnreachableError where nothing usable came back or too few agree, RevertedError where the contract
-        refused, ChainMismatchError where the endpoints serve another chain, ChainError for any other answer, with POOR
-        in its words where the account cannot pay.
+        ChainUnreachableError where nothing usable came back, not now, or too few agree; RevertedError where the
+        contract refused; NotTakenError where no node takes a transaction, or would take one as large as the call that
+        was estimated, or the sender cannot pay; StatePrunedError where the node does not keep what was asked for;
+        ChainMismatchError where the endpoints serve another chain; ChainError for any other answer. Messages carry the
+        provider's own words.
         """
         name = self._provider.name
         try:
             yield
         except (ChainUnreachableError, ChainMismatchError) as error:
             raise type(error)(f"{what}: {error}") from None
-        except (BadResponseFormat, RequestTimedOut, TooManyRequests) as error:
+        except AnswerError as error:
+            raise _translated(what, name, error) from None
+        except BadResponseFormat as error:
             raise ChainUnreachableError(f"{what}: {name} gives no usable answer ({type(error).__name__})") from None
-        except ContractLogicError as error:
-            raise RevertedError(f"{what}: {explain(error)}") from None
+        except BlockNotFound:
+            raise ChainUnreachableError(f"{what}: {name} has no such block now") from None
         except BadFunctionCallOutput:
             raise ChainError(f"{what}: there is no such contract at that block on {name}") from None
-        except Web3RPCError as error:
-            raise ChainError(f"{what}: {name} answers {_rpc_message(error)}") from None
         except Web3Exception as error:
             raise ChainError(f"{what}: {type(error).__name__}") from None
         except (*SILENCE, TypeError, LookupError, AttributeError) as error:
@@ -96,9 +123,16 @@ class Rpc:
             raise ChainUnreachableError(f"{what}: {name} gives no usable answer ({why_silent(error)})") from None
 
 
-def _rpc_message(error: Web3RPCError) -> str:
-    response = error.rpc_response
-    detail = response.get("error") if response else None
-    said = str(detail.get("message", detail) if isinstance(detail, dict) else error)[:300]
-    words = said.lower()
-    return f"{POOR} ({said})" if POOR not in words and any(each in words for each in _POOR_WORDS) else said
+def _translated(what: str, name: str, error: AnswerError) -> ChainError:
+    """The error tree's own for an error that the endpoints answer alike."""
+    fault, meaning = error.fault, error.fault.meaning
+    said = f"{what}: {name} answers {fault.words}"
+    if meaning is Meaning.WAIT:
+        return ChainUnreachableError(said)
+    if meaning in NOT_TAKEN or error.method == SEND:
+        return NotTakenError(said, NOT_TAKEN.get(meaning, Refusal.OTHER))
+    if meaning is Meaning.REVERTED:
+        return RevertedError(f"{what}: {explain(fault.revert, fault.words)}")
+    if meaning is Meaning.PRUNED:
+        return StatePrunedError(f"{said}: it no longer keeps what was read; {ARCHIVE}")
+    return ChainError(said)

@@ -9,8 +9,19 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Final
 
-Answer = Mapping[str, object]
-"""A JSON-RPC answer as it came: `result` or `error`."""
+from fedgpu_operator.adapters.chain.answers import Fault
+from fedgpu_operator.adapters.chain.wordings import Meaning
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The result of a JSON-RPC answer, None for `null`."""
+
+    value: object
+
+
+Answer = Result | Fault
+"""What an endpoint answers; never a fault that means WAIT, which is no answer."""
 
 BLOCK: Final = ("hash", "number", "parentHash", "timestamp", "baseFeePerGas", "gasLimit")
 RECEIPT: Final = (
@@ -24,6 +35,7 @@ RECEIPT: Final = (
 )
 TRANSACTION: Final = ("hash", "blockHash", "blockNumber", "from", "to", "input", "nonce", "value")
 LOG: Final = ("address", "topics", "data", "blockHash", "transactionHash", "logIndex")
+TIP: Final = "eth_maxPriorityFeePerGas"
 COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     "eth_getBlockByNumber": BLOCK,
     "eth_getBlockByHash": BLOCK,
@@ -37,7 +49,7 @@ _QUANTITY: Final = re.compile(r"0x[0-9a-fA-F]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What one endpoint said; `answer` is None where nothing usable came, and `why` then says what came instead.
+    """What one endpoint answered; `answer` None where nothing usable came, and `why` is then what came instead.
 
     `mark` is the answer's fingerprint.
     """
@@ -50,27 +62,21 @@ class Vote:
     """The chain that it serves instead of the expected one; its answer does not count then."""
 
     @property
-    def refused(self) -> bool:
-        """Whether it answered with a JSON-RPC error."""
-        return self.answer is not None and self.answer.get("error") is not None
+    def fault(self) -> Fault | None:
+        """The error that it answered; None for a result and for no answer."""
+        return self.answer if isinstance(self.answer, Fault) else None
 
     @property
     def result(self) -> object:
         """The result; None where there is none."""
-        return None if self.answer is None else self.answer.get("result")
+        return self.answer.value if isinstance(self.answer, Result) else None
 
 
 def fingerprint(method: str, answer: Answer) -> Hashable:
-    """Equal for two answers that say the same.
-
-    A revert is told by its data, another error by its code: the words are each client's own.
-    """
-    if (error := answer.get("error")) is not None:
-        detail = error if isinstance(error, Mapping) else {}
-        data = detail.get("data")
-        revert = data.lower() if isinstance(data, str) and data.startswith("0x") else None
-        return ("error", revert if revert is not None else detail.get("code"))
-    result = answer.get("result")
+    """Equal for two answers that mean the same: an error is known by its meaning and the bytes of its revert."""
+    if isinstance(answer, Fault):
+        return (answer.meaning, answer.revert)
+    result = answer.value
     if isinstance(result, Mapping) and method in COMPARED:
         logs = result.get("logs")
         return (_fields(result, COMPARED[method]), _logs(logs) if isinstance(logs, list) else None)
@@ -79,15 +85,60 @@ def fingerprint(method: str, answer: Answer) -> Hashable:
     return _canonical(result)
 
 
+MUTE: Final[Hashable] = (Meaning.REVERTED, None)
+"""The mark of a revert from a client that does not give its bytes."""
+
+
 def agreed(votes: Iterable[Vote], quorum: int) -> Answer | None:
-    """The answer that `quorum` endpoints give alike; None while no answer has so many."""
+    """The answer that `quorum` endpoints give alike; None while no answer has so many.
+
+    A revert without its bytes counts for a revert with them.
+    """
     counts: dict[Hashable, int] = {}
+    spoken: Vote | None = None
     for vote in votes:
-        if vote.answer is not None:
-            counts[vote.mark] = counts.get(vote.mark, 0) + 1
-            if counts[vote.mark] == quorum:
-                return vote.answer
+        if vote.answer is None:
+            continue
+        counts[vote.mark] = counts.get(vote.mark, 0) + 1
+        if vote.mark != MUTE and vote.fault is not None and vote.fault.meaning is Meaning.REVERTED:
+            spoken = vote if spoken is None or counts[vote.mark] >= counts[spoken.mark] else spoken
+        if counts[vote.mark] >= quorum:
+            return vote.answer
+        if spoken is not None and counts[spoken.mark] + counts.get(MUTE, 0) >= quorum:
+            return spoken.answer
     return None
+
+
+def shrinks(method: str, votes: Iterable[Vote]) -> Fault | None:
+    """The refusal of one endpoint that another request avoids, where they do not agree: a range, or a fee method."""
+    for fault in (vote.fault for vote in votes):
+        if fault is None:
+            continue
+        if fault.meaning is Meaning.RANGE or (fault.meaning is Meaning.UNSUPPORTED and method == TIP):
+            return fault
+    return None
+
+
+_WEIGHT: Final = (
+    Meaning.NONCE_USED,
+    Meaning.UNDERPRICED,
+    Meaning.TOO_LARGE,
+    Meaning.FEE_CAPPED,
+    Meaning.POOR,
+)
+
+
+def refusal(votes: Iterable[Vote]) -> Fault | None:
+    """Which refusal of a transaction stands for all, where every endpoint refuses; None without one.
+
+    A reason that the table knows before one that it does not; of these the one that most endpoints give; of as many,
+    the first of: nonce used, underpriced, too large, fee capped, insufficient funds. In the words of the first host
+    by name, so that the order in which answers came decides nothing.
+    """
+    faults = [vote.fault for vote in sorted(votes, key=lambda vote: vote.host) if vote.fault is not None]
+    counts = {meaning: sum(fault.meaning is meaning for fault in faults) for meaning in _WEIGHT}
+    best = max(_WEIGHT, key=lambda meaning: counts[meaning])
+    return next((fault for fault in faults if not counts[best] or fault.meaning is best), None)
 
 
 def quantity(value: object) -> int | None:
@@ -97,7 +148,7 @@ def quantity(value: object) -> int | None:
 
 def quantities(votes: Sequence[Vote]) -> list[int]:
     """The whole numbers among the answers, lowest first."""
-    return sorted(number for vote in votes if not vote.refused and (number := quantity(vote.result)) is not None)
+    return sorted(number for vote in votes if (number := quantity(vote.result)) is not None)
 
 
 def height_of(vote: Vote) -> int | None:
@@ -113,7 +164,7 @@ def choice(method: str, params: Sequence[object], quorum: int) -> Callable[[Sequ
     """
     if method == "eth_estimateGas":
         return lambda figures: figures[quorum - 1]
-    if method in {"eth_maxPriorityFeePerGas", "eth_gasPrice"}:
+    if method in {TIP, "eth_gasPrice"}:
         return median_low
     if method == "eth_getTransactionCount" and len(params) > 1 and params[1] == "pending":
         return max
