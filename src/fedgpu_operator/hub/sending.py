@@ -34,8 +34,8 @@ from fedgpu_operator.settlement import (
     GAS_MARGIN,
     MAX_TX_GAS,
     Move,
+    NonceState,
     Room,
-    Standing,
     data_size,
     first_fees,
     highest,
@@ -216,7 +216,7 @@ class IntentSender:
         if refused is not None and had and had[-1] is not newest and refused.why is not Refusal.UNDERPRICED:
             # The one before it is still good, and nodes forget.
             await self._broadcast(had[-1])
-        standing = Standing(
+        standing = NonceState(
             fees=Fees(newest.max_fee, newest.tip),
             refusal=refused.why if refused is not None else None,
             taken=highest(Fees(tx.max_fee, tx.tip) for tx in had) if had else None,

@@ -18,7 +18,7 @@ from fedgpu_operator.settlement.economy import Terms, gas_of, newly_paid, worth_
 from fedgpu_operator.settlement.epoch import build_epoch, claims, parse_manifest
 from fedgpu_operator.settlement.fees import (
     Move,
-    Standing,
+    NonceState,
     bumped,
     first_fees,
     highest,
@@ -58,11 +58,11 @@ __all__ = [
     "Burn",
     "Cover",
     "Move",
+    "NonceState",
     "Plan",
     "Room",
     "Sight",
     "Stage",
-    "Standing",
     "Terms",
     "Thresholds",
     "advances",

@@ -28,7 +28,7 @@ class Move(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class NonceState:
     """How the newest version of a nonce stands.
 
     `refusal` is why every node refuses it now, None where one has it. `taken` is the highest offer among all versions
@@ -42,7 +42,7 @@ class Standing:
     waited: bool = False
 
 
-def next_move(now: Standing, view: FeeView, cap: int) -> tuple[Move, Fees]:
+def next_move(now: NonceState, view: FeeView, cap: int) -> tuple[Move, Fees]:
     """What to do next, and at which fees; fees rise only where nothing but inclusion is missing.
 
     That is where a node wants more for this nonce, or has the transaction while blocks go by without it. A node that

@@ -402,7 +402,7 @@ async def test_a_nonce_is_freed_of_a_claim_that_is_too_large_and_would_fail_by_n
             raise RevertedError("NotActive(epoch=1, active=2)")
         return 26_250
 
-    desk.escrow.simulate = simulate  # type: ignore[method-assign, assignment]
+    desk.escrow.simulate = simulate  # type: ignore[method-assign]
     await desk.sender.drive(intent)
     desk.escrow.mine()
     desk.escrow.finalize()

@@ -10,7 +10,7 @@ from fedgpu_operator.domain.transactions import Fees, FeeView
 from fedgpu_operator.errors import Refusal
 from fedgpu_operator.settlement.fees import (
     Move,
-    Standing,
+    NonceState,
     bumped,
     cost_bound,
     first_fees,
@@ -119,7 +119,7 @@ DEAF = [why for why in Refusal if why is not Refusal.UNDERPRICED]
 def test_no_call_pays_more_for_a_refusal_that_a_higher_fee_cannot_end(
     fees: Fees, taken: Fees | None, view: FeeView, cap: int, why: Refusal, waited: bool
 ) -> None:
-    move, offer = next_move(Standing(fees, why, taken, waited), view, cap)
+    move, offer = next_move(NonceState(fees, why, taken, waited), view, cap)
     assert move is not Move.REPRICE or offer.max_fee < fees.max_fee
     assert (move is Move.SHRINK) <= (why in (Refusal.FEE_CAPPED, Refusal.TOO_LARGE))
 
@@ -128,7 +128,7 @@ def test_no_call_pays_more_for_a_refusal_that_a_higher_fee_cannot_end(
 def test_no_next_offer_passes_the_cap(
     fees: Fees, taken: Fees | None, view: FeeView, cap: int, why: Refusal | None, waited: bool
 ) -> None:
-    move, offer = next_move(Standing(fees, why, taken, waited), view, cap)
+    move, offer = next_move(NonceState(fees, why, taken, waited), view, cap)
     assert move is Move.KEEP or offer.max_fee <= max(cap, fees.max_fee)
     assert move is Move.KEEP or offer.tip <= offer.max_fee
 
@@ -136,17 +136,17 @@ def test_no_next_offer_passes_the_cap(
 def test_a_fee_rises_where_nothing_but_inclusion_is_missing() -> None:
     fees, view = Fees(22 * GWEI, GWEI), FeeView(10 * GWEI, GWEI)
     raised = (Move.REPRICE, Fees(24_750_000_000, 1_125_000_000))
-    assert next_move(Standing(fees, taken=fees), view, 100 * GWEI) == (Move.KEEP, fees)
-    assert next_move(Standing(fees, taken=fees, waited=True), view, 100 * GWEI) == raised
-    assert next_move(Standing(fees, Refusal.UNDERPRICED), view, 100 * GWEI) == raised
+    assert next_move(NonceState(fees, taken=fees), view, 100 * GWEI) == (Move.KEEP, fees)
+    assert next_move(NonceState(fees, taken=fees, waited=True), view, 100 * GWEI) == raised
+    assert next_move(NonceState(fees, Refusal.UNDERPRICED), view, 100 * GWEI) == raised
     risen = FeeView(30 * GWEI, GWEI)
-    assert next_move(Standing(fees, taken=fees), risen, 100 * GWEI) == (Move.REPRICE, Fees(61 * GWEI, 1_125_000_000))
-    assert next_move(Standing(fees, Refusal.POOR), risen, 100 * GWEI) == (Move.KEEP, fees)
+    assert next_move(NonceState(fees, taken=fees), risen, 100 * GWEI) == (Move.REPRICE, Fees(61 * GWEI, 1_125_000_000))
+    assert next_move(NonceState(fees, Refusal.POOR), risen, 100 * GWEI) == (Move.KEEP, fees)
 
 
 def test_a_smaller_call_offers_more_only_than_what_a_node_has() -> None:
     view = FeeView(10 * GWEI, GWEI)
-    stuck = Standing(Fees(500 * GWEI, GWEI), Refusal.TOO_LARGE)
+    stuck = NonceState(Fees(500 * GWEI, GWEI), Refusal.TOO_LARGE)
     assert next_move(stuck, view, 500 * GWEI) == (Move.SHRINK, Fees(21 * GWEI, GWEI))
-    held = Standing(Fees(40 * GWEI, GWEI), Refusal.TOO_LARGE, taken=Fees(40 * GWEI, GWEI))
+    held = NonceState(Fees(40 * GWEI, GWEI), Refusal.TOO_LARGE, taken=Fees(40 * GWEI, GWEI))
     assert next_move(held, view, 500 * GWEI) == (Move.SHRINK, Fees(45 * GWEI, 1_125_000_000))
