@@ -13,6 +13,7 @@ from fedgpu_operator.domain.ledger import LedgerHead
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
 from fedgpu_operator.domain.settlement import NO_BOOKS, ChainSnapshot, EpochPlan, Funding, Pair
 from fedgpu_operator.errors import NotTakenError, Refusal, RevertedError
+from fedgpu_operator.hub.sending import FREE
 from fedgpu_operator.hub.wallets import cumulative_pairs
 from fedgpu_operator.metering import covers
 from fedgpu_operator.ports import Clock, Escrow, Ledger
@@ -75,6 +76,7 @@ class Planner:
             since = await self._ledger.first_work()
         if since is None or now < max(since + self._terms.every, self._again_at):
             return None
+        await self._learn(known)
         self._again_at = now + min(self._terms.every, RETRY)
         reading = await self._read()
         if reading is None or not reading.chain.head_is_active or reading.chain.paused:
@@ -86,12 +88,18 @@ class Planner:
         log.info("epoch %d prepared: %d µUSD over %d pairs", epoch.number, plan.total, len(plan.pairs))
         return epoch
 
-    def too_large(self, plan: EpochPlan) -> None:
-        """No node took the post of this plan, which is larger than a transaction may be: the next ones are smaller."""
-        self._most = max(1, min(self._most, len(plan.debits)) // 2)
-        log.warning(
-            "a post of %d debits is too large for any node: at most %d from now on", len(plan.debits), self._most
-        )
+    async def _learn(self, known: Sequence[Epoch]) -> None:
+        """Plan smaller posts than those that no node took, by the ledger: a restart must not repeat them for ever."""
+        for epoch in known:
+            if epoch.stage not in protocol.DEAD:
+                return
+            if any(tx.kind == FREE for tx in await self._ledger.transactions(epoch=epoch.number)):
+                self._halve(parse_manifest(epoch.draft.manifest))
+
+    def _halve(self, plan: EpochPlan) -> None:
+        if len(plan.debits) > 1 and self._most > len(plan.debits) // 2:
+            self._most = len(plan.debits) // 2
+            log.warning("a post of %d debits is too large: at most %d from now on", len(plan.debits), self._most)
 
     async def keep_books(self) -> None:
         """Post what the finalized chain and the ledger now show as double entries."""
@@ -135,7 +143,7 @@ class Planner:
             if not too_large or len(plan.debits) <= 1:
                 log.warning("the next epoch would be refused: %s", refused)
                 return None
-            self.too_large(plan)
+            self._halve(plan)
 
     def _tell_short(self, funding: Funding) -> None:
         # Beyond the most debits of one post, who is not debited is not short: it waits for the next epoch.

@@ -217,8 +217,6 @@ class SettlementLoop:
                 return epoch
             sight, progress, stands = await self._look(epoch, plan)
             step = protocol.step(epoch.stage, sight)
-        if progress is not None and _too_large(progress):
-            self._planner.too_large(plan)
         return await self._write(epoch, step.stage, progress, stands)
 
     async def _look(self, epoch: Epoch, plan: EpochPlan) -> tuple[Sight, Progress | None, EpochState | None]:
@@ -392,8 +390,3 @@ def _hashes(epochs: Iterable[Epoch]) -> set[str]:
 
 def _numbers(epochs: Iterable[Epoch]) -> set[int]:
     return {epoch.number for epoch in epochs}
-
-
-def _too_large(progress: Progress) -> bool:
-    """Whether an epoch's post ended because no transaction may be so large."""
-    return progress.fate is Fate.FREED or (progress.fate is Fate.REFUSED and progress.refusal is Refusal.TOO_LARGE)

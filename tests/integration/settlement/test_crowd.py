@@ -79,6 +79,7 @@ class Office:
         await self.tenant.approve(token, escrow, units)
         await self.tenant.deposit(escrow, units)
         await self.tenant.set_spend_limit(escrow, units)
+        self.chain.mine(3)
         at = self.clock.now() - timedelta(hours=1)
         opened = await self.ledger.open_many([self._request(i, payee) for i, payee in enumerate(providers)], at)
         leases = [each.lease_name for each in opened if not isinstance(each, Exception)]
