@@ -110,6 +110,10 @@ class Escrow(Protocol):
         """Have the active epoch's leaves paid to their providers."""
         ...
 
+    def claimed(self, call: Call) -> tuple[int, list[Claim]]:
+        """The epoch and the leaves of a claim, read back from its data."""
+        ...
+
     def call_close(self, epoch: int, tenant: str, provider: str) -> Call:
         """End a dispute that is decided; the provider is the zero address where none was named."""
         ...
@@ -123,19 +127,26 @@ class Escrow(Protocol):
         ...
 
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give a call; RevertedError where the contract would refuse it now, or all of a bundle."""
+        """The gas limit to give a call; RevertedError where the contract would refuse it now, or all of a bundle.
+
+        NotTakenError with Refusal.TOO_LARGE where no node estimates so much gas.
+        """
+        ...
+
+    async def gas_cap(self) -> int:
+        """The most gas to give one transaction on this chain, with head-room (settlement.batches.gas_cap)."""
+        ...
+
+    async def height(self) -> int:
+        """The number of the newest block, final or not."""
         ...
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
         """Sign a call whose gas is set; sends nothing."""
         ...
 
-    async def self_transfer(self, nonce: int, fees: Fees) -> SignedTx:
-        """Sign nothing to oneself, which frees a nonce that something else holds; sends nothing."""
-        ...
-
     async def broadcast(self, signed: SignedTx) -> str:
-        """Send signed bytes, or the same again; ChainError where every endpoint refuses them."""
+        """Send signed bytes, or the same again; NotTakenError where every endpoint that answers refuses them."""
         ...
 
     async def nonces(self, account: str) -> Nonces:

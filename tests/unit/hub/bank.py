@@ -33,9 +33,9 @@ class Bank:
         self.auto_claim = True
         self.terms = Terms(every=timedelta(seconds=60), at_most=timedelta(days=7))
 
-    async def step(self, *, mine: bool = True, final: bool = True, up_for: float = 3600) -> None:
-        """One pass of a loop that began `up_for` seconds ago, then a block, then finality."""
-        loop = SettlementLoop(
+    def loop(self) -> SettlementLoop:
+        """A loop that begins now."""
+        return SettlementLoop(
             self.world.kube,
             self.ledger,
             self.escrow,
@@ -47,8 +47,10 @@ class Bank:
             poll=1,
             auto_claim=self.auto_claim,
         )
-        loop._planner._began = self.world.clock.now() - timedelta(seconds=up_for)
-        await loop.pass_once()
+
+    async def step(self, *, mine: bool = True, final: bool = True, loop: SettlementLoop | None = None) -> None:
+        """One pass of a loop, which begins now unless it is given, then a block, then finality."""
+        await (loop or self.loop()).pass_once()
         self.world.clock.forward(1)
         if mine:
             self.escrow.mine()
@@ -87,6 +89,10 @@ class Bank:
     def says(self, kind: str, number: int = 1) -> tuple[str, str]:
         found = find(self.object(number).status.conditions, kind)
         return (found.status, found.reason) if found else ("", "")
+
+    def message(self, kind: str, number: int = 1) -> str:
+        found = find(self.object(number).status.conditions, kind)
+        return found.message if found else ""
 
     @property
     def paid(self) -> int:

@@ -28,11 +28,14 @@ from fedgpu_operator.domain.settlement import (
 )
 from fedgpu_operator.domain.terms import EscrowPeriods, Role
 from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
-from fedgpu_operator.errors import ChainError, ChainUnreachableError, RevertedError
+from fedgpu_operator.errors import ChainUnreachableError, NotTakenError, Refusal, RevertedError
 from fedgpu_operator.ports import Escrow
+from fedgpu_operator.settlement import gas_cap
 from fedgpu_operator.settlement.typeddata import NO_ADDRESS, signed_by
 
 WINDOW = 600
+CALL_GAS = 100_000
+TRANSFER_GAS = 26_250
 Case = tuple[int, str, str]
 """(epoch, tenant, provider) of a dispute."""
 Effect = Callable[["Books"], int | None]
@@ -82,9 +85,12 @@ class FakeEscrow:
     """`silent` answers nothing, `refuses` is what a simulation of a post says, `loses` forgets what is sent.
 
     Nothing is mined that offers less than `base_fee`; `disputed` is what was ever disputed.
+    A call needs `gas`, each line of a claim `line_gas`, each debit of a post `debit_gas`; blocks hold `block_gas`,
+    and nodes take no transaction whose limit is above `most_gas`, that costs more than `most_cost` wei, or which
+    `purse` wei cannot pay for.
     `signers` are the keys that providers named, `stripped` who lost which role; everybody else holds all of them.
     `coded` are accounts with code, of which those in `deaf` accept no signature; `moody` only not at the newest block.
-    `batch_at` is the contract that bundles, `sent_by` how many transactions an account sent, `gas` what a call takes.
+    `batch_at` is the contract that bundles, `sent_by` how many transactions an account sent.
     """
 
     def __init__(self) -> None:
@@ -96,6 +102,8 @@ class FakeEscrow:
         self.base_fee = 10
         self.coins, self.data_fee = 10**18, 0
         self.silent, self.loses, self.refuses = False, False, ""
+        self.line_gas, self.debit_gas, self.block_gas, self.most_gas = 0, 0, 60_000_000, 2**24
+        self.most_cost, self.purse = 10**30, 10**30
         self.disputed: list[DisputeState] = []
         self.signers: dict[str, str] = {}
         self.stripped: set[tuple[Role, str]] = set()
@@ -104,10 +112,12 @@ class FakeEscrow:
         self.moody: set[str] = set()
         self.batch_at: str | None = None
         self.sent_by: dict[str, int] = {}
-        self.gas = 100_000
+        self.gas = CALL_GAS
         self.bundled: dict[str, list[Call]] = {}
-        self._calls: dict[str, Effect] = {}
-        self._signed: dict[str, tuple[Effect, Fees]] = {}
+        self._calls: dict[str, Effect] = {"0x": lambda _books: None}
+        self._signed: dict[str, tuple[Effect, Fees, int]] = {}
+        self._debits: dict[str, int] = {}
+        self._claims: dict[str, tuple[int, list[Claim]]] = {}
         self._pool: dict[int, str] = {}
 
     @property
@@ -126,7 +136,7 @@ class FakeEscrow:
         books = self.latest
         books.block += 1
         while (tx_hash := self._pool.get(books.nonce)) is not None:
-            effect, fees = self._signed[tx_hash]
+            effect, fees, _ = self._signed[tx_hash]
             if fees.max_fee < self.base_fee:
                 break
             del self._pool[books.nonce]
@@ -277,10 +287,17 @@ class FakeEscrow:
                 raise RevertedError(self.refuses)
             return _post(books, plan)
 
-        return self._call(f"post {plan.manifest_hash}", effect)
+        call = self._call(f"post {plan.manifest_hash}", effect)
+        self._debits[call.data] = len(plan.debits)
+        return call
 
     def call_claim(self, epoch: int, claims: Sequence[Claim]) -> Call:
-        return self._call(f"claim {epoch} {claims}", lambda books: _claim(books, claims))
+        call = self._call(f"claim {epoch} {claims}", lambda books: _claim(books, claims))
+        self._claims[call.data] = epoch, list(claims)
+        return call
+
+    def claimed(self, call: Call) -> tuple[int, list[Claim]]:
+        return self._claims[call.data]
 
     def call_close(self, epoch: int, tenant: str, provider: str) -> Call:
         def effect(books: Books) -> None:
@@ -342,14 +359,30 @@ class FakeEscrow:
 
     async def simulate(self, call: Call) -> int:
         self._answer()
-        for alone in self.bundled.get(call.data, [call]):
+        bundled = self.bundled.get(call.data, [call])
+        for alone in bundled:
             try:
                 self._calls[alone.data](copy.deepcopy(self.latest))
             except RevertedError as error:
                 refused = error
             else:
-                return self.gas * len(self.bundled.get(call.data, [call]))
+                return sum(map(self._gas_of, bundled))
         raise refused
+
+    def _gas_of(self, call: Call) -> int:
+        if call.data == "0x":
+            return TRANSFER_GAS
+        _, leaves = self._claims.get(call.data, (0, []))
+        lines = sum(len(leaf.lines) for leaf in leaves)
+        return self.gas + self.line_gas * lines + self.debit_gas * self._debits.get(call.data, 0)
+
+    async def gas_cap(self) -> int:
+        self._answer()
+        return gas_cap(self.block_gas)
+
+    async def height(self) -> int:
+        self._answer()
+        return self.latest.block
 
     async def balance(self, account: str) -> int:
         self._answer()
@@ -369,19 +402,23 @@ class FakeEscrow:
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
         raw = f"{call.what} {call.data} #{nonce} {fees}".encode()
         tx_hash = "0x" + sha256(raw).hexdigest()
-        self._signed[tx_hash] = self._calls[call.data], fees
+        self._signed[tx_hash] = self._calls[call.data], fees, call.gas
         return SignedTx(tx_hash, raw, self.address, nonce, fees.max_fee, fees.tip)
-
-    async def self_transfer(self, nonce: int, fees: Fees) -> SignedTx:
-        return await self.sign(self._call("nothing", lambda _books: None), nonce, fees)
 
     async def broadcast(self, signed: SignedTx) -> str:
         self._answer()
+        _, fees, gas = self._signed[signed.tx_hash]
         if signed.nonce < self.latest.nonce:
-            raise ChainError("sending a transaction: nonce too low")
-        waiting = self._pool.get(signed.nonce)
-        if waiting is not None and self._signed[waiting][1].max_fee > self._signed[signed.tx_hash][1].max_fee:
-            raise ChainError("sending a transaction: replacement transaction underpriced")
+            raise NotTakenError("nonce too low", Refusal.NONCE_USED)
+        if gas > self.most_gas:
+            raise NotTakenError(f"gas limit too high ({self.most_gas})", Refusal.TOO_LARGE)
+        if gas * fees.max_fee > self.most_cost:
+            raise NotTakenError("exceeds the configured cap", Refusal.FEE_CAPPED)
+        if gas * fees.max_fee > self.purse:
+            raise NotTakenError("insufficient funds", Refusal.POOR)
+        waiting = self._pool.get(signed.nonce, signed.tx_hash)
+        if waiting != signed.tx_hash and fees.max_fee * 10 < self._signed[waiting][1].max_fee * 11:
+            raise NotTakenError("replacement transaction underpriced", Refusal.UNDERPRICED)
         self.sent.append(signed.raw)
         if not self.loses:
             self._pool[signed.nonce] = signed.tx_hash
@@ -399,7 +436,7 @@ class FakeEscrow:
             raise ChainUnreachableError("no answer")
 
     def _call(self, what: str, effect: Effect) -> Call:
-        data = "0x" + what.encode().hex()
+        data = "0x" + sha256(what.encode()).hexdigest()
         self._calls[data] = effect
         return Call(str(self.escrow), data, what=what.split()[0])
 

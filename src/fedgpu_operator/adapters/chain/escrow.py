@@ -38,6 +38,7 @@ from fedgpu_operator.domain.settlement import (
 from fedgpu_operator.domain.terms import EscrowPeriods, EscrowTerms, Role
 from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
+from fedgpu_operator.settlement import gas_cap
 from fedgpu_operator.settlement.typeddata import signed_by
 
 ERC1271_MAGIC = bytes.fromhex("1626ba7e")
@@ -190,6 +191,15 @@ class EscrowClient:
         """The base fee of the newest block and the tip that endpoints suggest."""
         return await fees_asked(self._rpc)
 
+    async def gas_cap(self) -> int:
+        """The most gas to give one transaction: within EIP-7825's limit, and half of what the newest block holds."""
+        with self._rpc.speaking("reading a block"):
+            return gas_cap((await self._rpc.w3.eth.get_block("latest"))["gasLimit"])
+
+    async def height(self) -> int:
+        """The number of the newest block."""
+        return (await block_at(self._rpc, "latest")).number
+
     async def receipt(self, tx_hash: str) -> TxReceipt | None:
         """What became of a transaction; None while a quorum has it in no block, which may also mean dropped."""
         with self._rpc.speaking("reading a receipt"):
@@ -257,6 +267,10 @@ class EscrowClient:
     def call_claim(self, epoch: int, claims: Sequence[Claim]) -> Call:
         """Have the active epoch's leaves paid to their providers, whoever sends it."""
         return calls.claim(self.escrow, epoch, claims)
+
+    def claimed(self, call: Call) -> tuple[int, list[Claim]]:
+        """The epoch and the leaves of a claim; ValueError for any other call."""
+        return calls.claimed(call)
 
     def call_close(self, epoch: int, tenant: str, provider: str) -> Call:
         """Close a dispute, whoever sends it."""

@@ -18,10 +18,8 @@ from fedgpu_operator.adapters.chain.signers import Signer
 from fedgpu_operator.domain.settlement import SignedTx
 from fedgpu_operator.domain.transactions import Call, Fees
 from fedgpu_operator.errors import ChainError
+from fedgpu_operator.settlement import GAS_MARGIN
 from fedgpu_operator.settlement.fees import BASE_FEE_ROOM
-
-GAS_MARGIN = (5, 4)
-"""Estimates are taken times 5/4: state may have moved by the time the transaction is mined."""
 
 TRANSFER_GAS = 21_000
 """What a transaction without data costs (yellow paper, G_transaction)."""
@@ -59,7 +57,7 @@ class Sender:
             asked["to"] = to_checksum_address(call.to)
         with self._rpc.speaking(call.what or "simulating a call"):
             gas = await self._rpc.w3.eth.estimate_gas(asked)
-        return gas * GAS_MARGIN[0] // GAS_MARGIN[1]
+        return int(gas * GAS_MARGIN)
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
         """Sign a simulated call; sends nothing. ChainError where its gas is not known."""
