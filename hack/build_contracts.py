@@ -29,10 +29,12 @@ ARTIFACTS = ROOT / "src" / "fedgpu_operator" / "artifacts"
 SHIPPED = {
     "ComputeEscrow": "src/ComputeEscrow.sol",
     "ProviderStake": "src/ProviderStake.sol",
+    "Batch": "src/Batch.sol",
     "TimelockController": "node_modules/@openzeppelin/contracts/governance/TimelockController.sol",
     "TestUSD": "test/mocks/TestUSD.sol",
+    "StrictUSD": "test/mocks/StrictUSD.sol",
 }
-TEST_ONLY = {"TestUSD"}
+TEST_ONLY = {"TestUSD", "StrictUSD"}
 
 
 def forge(npm: list[str], environment: dict[str, str]) -> Path:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 VERB: Final = "chain deploy"
 GAS: Final = 12_000_000
-"""More than the four contracts take together, measured on anvil: refuse before the first of them is paid for."""
+"""More than the contracts take together, measured on anvil: refuse before the first of them is paid for."""
 LEAST_DECIMALS, MOST_DECIMALS = 6, 18
 
 
@@ -247,6 +247,7 @@ def document_of(found: Deployment, roles: Roles, periods: Periods) -> JSONObject
             "escrow": found.escrow,
             "stake": found.stake,
             "timelock": found.timelock,
+            "batch": found.batch,
             "token": found.token,
         },
         "roles": {
@@ -291,6 +292,7 @@ def helm_values(document: JSONObject, rpc: str) -> str:
         "chainID": document["chainID"],
         "escrowAddress": document["contracts"]["escrow"],
         "firstBlock": document["block"],
+        "batchAddress": document["contracts"]["batch"],
         "epochSeconds": min(3600, longest),
         "maxEpochSeconds": longest,
         "settler": settler,

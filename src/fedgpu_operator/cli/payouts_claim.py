@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, Pair, Payment
 
 VERB = "payouts claim"
-LINES_AT_ONCE = 150
-"""Lines per transaction: some 10 M gas where all pairs are new, a third of what blocks commonly hold."""
 
 
 def claim(
@@ -96,8 +94,10 @@ async def _nothing() -> str:
 
 
 async def _send(at: Session[ProviderWallet], number: int, leaves: list[Claim]) -> list[Entry]:
+    from fedgpu_operator.settlement import Room, batches
+
     sent = []
-    for count, batch in enumerate(batches(leaves), start=1):
+    for count, batch in enumerate(batches(leaves, Room(await at.escrow.gas_cap())), start=1):
         await at.needs_gas()
         lines = sum(len(leaf.lines) for leaf in batch)
         say(f"claim {count}: {lines} lines of {len({leaf.provider for leaf in batch})} providers")
@@ -126,20 +126,6 @@ def due_leaves(plan: EpochPlan, chain: ChainSnapshot, wanted: set[str]) -> list[
         if (not wanted or leaf.provider in wanted)
         and any(due((line.tenant, leaf.provider), line.cumulative) for line in leaf.lines)
     ]
-
-
-def batches(leaves: list[Claim]) -> Iterator[list[Claim]]:
-    """The leaves in the same order, together while they have no more than LINES_AT_ONCE lines."""
-    batch: list[Claim] = []
-    size = 0
-    for leaf in leaves:
-        if batch and size + len(leaf.lines) > LINES_AT_ONCE:
-            yield batch
-            batch, size = [], 0
-        batch.append(leaf)
-        size += len(leaf.lines)
-    if batch:
-        yield batch
 
 
 def document_of(number: int, hashes: list[str], leaves: list[Claim], payments: Sequence[Payment] | None) -> JSONObject:

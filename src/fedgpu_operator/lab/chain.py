@@ -174,7 +174,7 @@ class Chain(ABC):
 
 
 class Anvil(Chain):
-    """anvil: quick to start and able to reorganize, and laxer than mainnet (no limit on a transaction's gas).
+    """anvil: quick to start and able to reorganize, and laxer than mainnet: a replacement may be 1 wei dearer.
 
     anvil calls final what is two of its epochs old, so `finality` is even.
     """

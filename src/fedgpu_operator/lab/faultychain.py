@@ -99,10 +99,15 @@ class FaultyEndpoint:
             return web.Response(status=503, text="no")
         if self.silent & {method, "*"}:
             await _for_ever()
-        answer = await self._answer(method, asked.get("params") or [])
+        answer = await self._respond(asked["id"], method, asked.get("params") or [])
         if method in self.swallowed:
             await _for_ever()
-        return web.json_response({"jsonrpc": "2.0", "id": asked["id"], **answer})
+        return answer
+
+    async def _respond(self, number: object, method: str, params: list[Any]) -> web.Response:
+        """The whole answer over HTTP to the request of this id."""
+        answer = await self._answer(method, params)
+        return web.json_response({"jsonrpc": "2.0", "id": number, **answer})
 
     async def _answer(self, method: str, params: list[Any]) -> dict[str, Any]:
         error = self.errors.get(method)
@@ -157,13 +162,13 @@ class FaultyEndpoint:
 
 
 class FrontDoor:
-    """A FaultyEndpoint with a thread and an event loop of its own, for chains that outlive a test's.
+    """Serves an endpoint in a thread with an event loop of its own, for chains that outlive a test's.
 
-    Its endpoint's faults may be set from any thread.
+    The endpoint's faults may be set from any thread.
     """
 
-    def __init__(self, rpc_url: str) -> None:
-        self.endpoint = FaultyEndpoint(rpc_url)
+    def __init__(self, endpoint: FaultyEndpoint) -> None:
+        self.endpoint = endpoint
         self.url = ""
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -14,7 +14,7 @@ from fedgpu_operator.lab.chain import (
     Chain,
     lab_accounts,
 )
-from fedgpu_operator.lab.faultychain import FrontDoor
+from fedgpu_operator.lab.faultychain import FaultyEndpoint, FrontDoor
 from fedgpu_operator.lab.process import Child, Rank, Watchdog
 
 BLOCK_GAS: Final = 60_000_000
@@ -58,16 +58,17 @@ class Hardhat(Chain):
             },
         )
         super().__init__(child, f"http://127.0.0.1:{port}", finality=finality)
-        self.door = FrontDoor(self.rpc_url)
-        self.door.endpoint.finality = finality
+        endpoint = FaultyEndpoint(self.rpc_url)
+        endpoint.finality = finality
+        self._door = FrontDoor(endpoint)
 
     def start(self) -> None:
         super().start()
-        self.door.open()
-        self.rpc_url = self.door.url
+        self._door.open()
+        self.rpc_url = self._door.url
 
     def close(self) -> None:
-        self.door.close()
+        self._door.close()
         super().close()
 
     def mine(self, blocks: int = 1) -> None:

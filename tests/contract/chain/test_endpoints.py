@@ -222,11 +222,12 @@ async def test_the_words_of_a_status_are_shown_without_key_and_controls(body: st
     assert "\x1b" not in str(error)
 
 
-async def test_an_error_without_its_member_is_an_error_all_the_same() -> None:
+@pytest.mark.parametrize("status", [200, 400])
+async def test_an_error_without_its_member_is_an_error_all_the_same(status: int) -> None:
     """As QuickNode and drpc send some of theirs."""
 
     async def answer(request: dict[str, Any]) -> web.Response:
-        return web.json_response({"code": -32007, "message": "50/second request limit reached"}, status=400)
+        return web.json_response({"code": -32007, "message": "50/second request limit reached"}, status=status)
 
     async with endpoint(answer) as url:
         error = await ask(url)

@@ -115,7 +115,7 @@ def too_many(limit: int) -> Callable[[list[Any]], dict[str, object] | None]:
 
 
 async def disputed_far_away(world: Any) -> tuple[str, str]:
-    """An open dispute behind a thousand blocks, of a provider that was paid in between."""
+    """An open dispute behind many blocks, of a provider that was paid in between; anvil keeps the state of 500."""
     settler, tenant = await world.settler(), await world.tenant()
     alice, p = world.address(5), world.address(6)
     plan = await world.plan(settler, {(alice, p): 9_000_000}, {alice: 9_000_000})
@@ -124,7 +124,7 @@ async def disputed_far_away(world: Any) -> tuple[str, str]:
     world.chain.jump(CHALLENGE)
     world.chain.mine()
     await world.mined(await settler.send(settler.call_claim(1, claims(plan))))
-    world.chain.mine(1_000)
+    world.chain.mine(300)
     return alice, p
 
 

@@ -91,18 +91,30 @@ async def test_gas_and_tip_are_not_set_by_one_that_exaggerates(world: Any) -> No
     assert await settler.suggest_fees() == await honest.suggest_fees()
 
 
+# Hardhat's eth_gasPrice is one of the next block, whose base fee is another.
+@pytest.mark.chains("anvil")
 @pytest.mark.parametrize("count", [1, 2, 3])
 async def test_fees_are_known_without_the_method_for_tips(world: Any, count: int) -> None:
     several = await world.endpoints(count)
-    honest, client = await world.client(), await world.client(*(each.url for each in several))
+    client = await world.client(*(each.url for each in several))
+    known = await (await world.client()).suggest_fees()
     several[0].errors["eth_maxPriorityFeePerGas"] = {"code": -32601, "message": "the method does not exist"}
     if count == 3:
         several[1].errors["eth_maxPriorityFeePerGas"] = {"code": -32004, "message": "Method x is not supported"}
-    known = await honest.suggest_fees()
-    assert await client.suggest_fees() == known
+    paid = [["0x7"], ["0x0"], ["0x9"], ["0x8"], ["0x0"]]
+    for endpoint in several:
+        endpoint.lies["eth_feeHistory"] = lambda history: history | {"reward": paid}
+    assert await client.suggest_fees() == FeeView(known.base_fee, tip=8), "what the newest blocks paid"
+    several[-1].lies["eth_feeHistory"] = lambda history: history | {"reward": paid, "gasUsedRatio": [0.5000001]}
+    assert (await client.suggest_fees()).tip == 8, "clients round what is not compared in their own way"
+    for endpoint in several:
+        endpoint.lies["eth_feeHistory"] = lambda history: history | {"reward": [["0x0"]] * 5}
+        endpoint.lies["eth_gasPrice"] = lambda price: hex(known.base_fee + 5)
+    assert await client.suggest_fees() == FeeView(known.base_fee, tip=5), "nobody paid a tip"
+    several[0].errors["eth_feeHistory"] = {"code": -32601, "message": "the method does not exist"}
+    assert (await client.suggest_fees()).tip == 5
     for endpoint in several:
         endpoint.lies["eth_gasPrice"] = lambda price: hex(known.base_fee)
-        endpoint.errors["eth_maxPriorityFeePerGas"] = {"code": -32601, "message": "Method not found"}
     assert (await client.suggest_fees()).tip == 0, "a chain without tips keeps its zero"
     for endpoint in several:
         endpoint.lies["eth_getBlockByNumber"] = lambda block: {

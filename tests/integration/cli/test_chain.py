@@ -66,7 +66,7 @@ def test_a_deployment_is_what_was_asked_for_and_the_chart_takes_its_values(
     assert env["FEDGPU_METER_KEY_FILE"]
 
 
-CONTRACTS = 4
+CONTRACTS = 5
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_deployment_that_ends_after_each_of_its_transactions_is_gone_on_with_a
     assert done.code == 0, done.err
     assert transactions(cli, deployer) == CONTRACTS
     contracts = yaml.safe_load(done.out)["contracts"]
-    assert seen == [contracts[name] for name in ("token", "timelock", "escrow", "stake")]
+    assert seen == [contracts[name] for name in ("token", "timelock", "escrow", "stake", "batch")]
     repeated = cli(*command, escrow=False)
     assert yaml.safe_load(repeated.out) == yaml.safe_load(done.out), "it is there already"
     assert transactions(cli, deployer) == CONTRACTS

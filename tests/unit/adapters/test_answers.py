@@ -123,6 +123,17 @@ def test_a_status_of_somebody_in_between_means_wait(status: int) -> None:
     assert judge({"code": 3, "message": "execution reverted", "data": "0x"}, status, "eth_call") is Meaning.REVERTED
 
 
+def test_a_transaction_that_hardhat_mined_and_that_failed_was_taken() -> None:
+    failed = {
+        "code": -32603,
+        "message": "Error: VM Exception while processing transaction: reverted with reason string",
+    }
+    assert (
+        judge(failed | {"data": {"message": "m", "txHash": "0x5e", "data": "0x08c379a0"}}, 200, SEND) is Meaning.KNOWN
+    )
+    assert judge(failed | {"data": {"message": "m", "data": "0x08c379a0"}}, 200, SEND) is Meaning.REVERTED
+
+
 @given(
     st.sampled_from([row for row in TABLE if row.meaning is not Meaning.REVERTED]),
     st.sampled_from(["eth_call", ESTIMATE]),

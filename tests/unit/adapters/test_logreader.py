@@ -115,6 +115,13 @@ async def test_a_range_that_is_suggested_is_taken_and_kept() -> None:
     assert endpoint.asked[-1] == 800, "what was learned holds for later calls"
 
 
+async def test_a_limit_that_stays_is_tried_less_and_less() -> None:
+    endpoint = Endpoint(100, mute)
+    await read(reader_of(endpoint), 0, 49_999)
+    assert len(endpoint.given) >= 500
+    assert len(endpoint.asked) - len(endpoint.given) < 20
+
+
 async def test_pieces_grow_again_up_to_the_bound() -> None:
     endpoint = Endpoint(10, mute)
     reader = reader_of(endpoint)

@@ -28,8 +28,8 @@ def test_an_artifact_is_complete(name: ContractName) -> None:
     assert len(artifact.deployed_bytecode) // 2 - 1 < EIP_170_LIMIT
 
 
-def test_only_the_token_is_for_tests() -> None:
-    assert [name for name in NAMES if load(name).test_only] == ["TestUSD"]
+def test_only_the_tokens_are_for_tests() -> None:
+    assert [name for name in NAMES if load(name).test_only] == ["TestUSD", "StrictUSD"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median_low
+from typing import Final
 
 from eth_utils.address import to_checksum_address
 from web3.types import BlockIdentifier, RPCEndpoint
 
 from fedgpu_operator.adapters.chain.answers import AnswerError
 from fedgpu_operator.adapters.chain.rpc import ARCHIVE, Rpc
-from fedgpu_operator.adapters.chain.votes import TIP
+from fedgpu_operator.adapters.chain.votes import FEE_HISTORY, TIP
 from fedgpu_operator.adapters.chain.wordings import Meaning
 from fedgpu_operator.domain.transactions import FeeView, Nonces
 from fedgpu_operator.errors import StatePrunedError
+
+TIP_BLOCKS: Final = 10
+"""So many newest blocks' median tips are looked at where endpoints suggest none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +89,25 @@ async def next_nonce(rpc: Rpc, account: str) -> int:
 async def fees_asked(rpc: Rpc) -> FeeView:
     """The base fee of the newest block, 0 on a chain without one, and the tip that endpoints suggest.
 
-    Where they do not know `eth_maxPriorityFeePerGas` the tip is what their gas price is above the base fee.
+    Where they do not know `eth_maxPriorityFeePerGas` it is what the newest blocks paid, or where nobody paid any, what
+    the gas price is above the base fee.
     """
     with rpc.speaking("reading fees"):
-        tip, head = await asyncio.gather(_tip(rpc), rpc.w3.eth.get_block("latest"))
+        tip, head = await asyncio.gather(_known(rpc, TIP, []), rpc.w3.eth.get_block("latest"))
         base_fee = head.get("baseFeePerGas", 0)
-        if tip is None:
-            tip = max(0, await rpc.w3.eth.gas_price - base_fee)
-        return FeeView(base_fee=base_fee, tip=tip)
+        if tip is not None:
+            return FeeView(base_fee=base_fee, tip=int(str(tip), 16))
+        history = await _known(rpc, FEE_HISTORY, [hex(TIP_BLOCKS), hex(head["number"]), [50]])
+        rewards = history.get("reward") or [] if isinstance(history, Mapping) else []
+        paid = [wei for row in rewards if (wei := int(str(row[0]), 16)) > 0]
+        return FeeView(base_fee, median_low(paid) if paid else max(0, await rpc.w3.eth.gas_price - base_fee))
 
 
-async def _tip(rpc: Rpc) -> int | None:
-    """The tip that endpoints suggest, in wei per gas; None where they do not know the method."""
+async def _known(rpc: Rpc, method: str, params: list[object]) -> object:
+    """The raw result; None where the method is not known."""
     try:
         # Not `eth.max_priority_fee`: where that is refused, web3 guesses from the fee history, with a warning.
-        return int(str(await rpc.w3.manager.coro_request(RPCEndpoint(TIP), [])), 16)
+        return await rpc.w3.manager.coro_request(RPCEndpoint(method), params)
     except AnswerError as error:
         if error.fault.meaning is not Meaning.UNSUPPORTED:
             raise

@@ -10,6 +10,7 @@ from eth_typing import ABI, ChecksumAddress
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
+from fedgpu_operator.adapters.chain.bundles import MULTICALL3, is_batch
 from fedgpu_operator.adapters.chain.calls import NOBODY
 from fedgpu_operator.adapters.chain.chainview import block_at
 from fedgpu_operator.adapters.chain.patience import Patience
@@ -117,7 +118,7 @@ class Deployer(Wallet):
     async def deploy(
         self, roles: Roles, periods: Periods | None = None, *, token: str | None = None, since: int | None = None
     ) -> Deployment:
-        """Deploy timelock, escrow and stake, in this order, each waited for until it is in a block.
+        """Deploy timelock, escrow, stake and, on a chain without Multicall3, the batch contract; each is waited for.
 
         Without `token` a TestUSD that anybody can mint is deployed first. `since` is a block before the first attempt,
         by default the newest. Raises ConfigurationError before anything is sent where roles or periods cannot work,
@@ -132,7 +133,10 @@ class Deployer(Wallet):
         timelock = await self._contract("TimelockController", *_timelock(roles, when))
         escrow = await self._contract("ComputeEscrow", _escrow(coin, timelock, roles, when))
         stake = await self._contract("ProviderStake", _stake(escrow, timelock, roles, when))
-        return Deployment(chain_id=chain_id, token=coin, escrow=escrow, stake=stake, timelock=timelock, block=block)
+        batch = MULTICALL3 if await is_batch(self._rpc, MULTICALL3) else await self._contract("Batch")
+        return Deployment(
+            chain_id=chain_id, token=coin, escrow=escrow, stake=stake, timelock=timelock, batch=batch, block=block
+        )
 
     async def newest(self) -> int:
         """The number of the newest block."""

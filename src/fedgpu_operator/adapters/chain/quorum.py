@@ -57,14 +57,12 @@ class QuorumProvider(AsyncJSONBaseProvider):
     """A web3 provider over several endpoints; ConfigurationError unless `quorum` is a majority of them.
 
     `chain_id` is the chain that every endpoint must serve; None where it is not known yet, then only answers count.
-    `trust` is who may sign the endpoints' certificates, by default the usual authorities. With `patience` endpoints that
-    do not answer, or do not agree, are asked again.
+    `trust` is who may sign the endpoints' certificates, by default the usual authorities. With `patience` endpoints
+    that do not answer, or do not agree, are asked again.
     Requests raise ChainUnreachableError where too few agree, ChainMismatchError where a quorum serves another chain,
     AnswerError where a quorum answers an error alike, so that web3 never reads one: it makes exceptions of its own of
     some codes and words, and follows what a contract's revert tells it to fetch (EIP-3668).
     """
-
-    global_ccip_read_enabled = False
 
     def __init__(
         self,

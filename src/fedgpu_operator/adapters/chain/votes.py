@@ -23,7 +23,7 @@ class Result:
 Answer = Result | Fault
 """What an endpoint answers; never a fault that means WAIT, which is no answer."""
 
-BLOCK: Final = ("hash", "number", "parentHash", "timestamp", "baseFeePerGas")
+BLOCK: Final = ("hash", "number", "parentHash", "timestamp", "baseFeePerGas", "gasLimit")
 RECEIPT: Final = (
     "transactionHash",
     "blockHash",
@@ -36,11 +36,13 @@ RECEIPT: Final = (
 TRANSACTION: Final = ("hash", "blockHash", "blockNumber", "from", "to", "input", "nonce", "value")
 LOG: Final = ("address", "topics", "data", "blockHash", "transactionHash", "logIndex")
 TIP: Final = "eth_maxPriorityFeePerGas"
+FEE_HISTORY: Final = "eth_feeHistory"
 COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     "eth_getBlockByNumber": BLOCK,
     "eth_getBlockByHash": BLOCK,
     "eth_getTransactionReceipt": RECEIPT,
     "eth_getTransactionByHash": TRANSACTION,
+    FEE_HISTORY: ("oldestBlock", "reward"),
 }
 """What must be equal in an object; clients differ in the rest, such as fields of newer forks."""
 
@@ -114,7 +116,7 @@ def shrinks(method: str, votes: Iterable[Vote]) -> Fault | None:
     for fault in (vote.fault for vote in votes):
         if fault is None:
             continue
-        if fault.meaning is Meaning.RANGE or (fault.meaning is Meaning.UNSUPPORTED and method == TIP):
+        if fault.meaning is Meaning.RANGE or (fault.meaning is Meaning.UNSUPPORTED and method in {TIP, FEE_HISTORY}):
             return fault
     return None
 
