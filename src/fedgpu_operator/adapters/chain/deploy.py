@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
@@ -26,6 +27,7 @@ PATIENCE_S: Final = 600.0
 """How long each contract may take to get into a block."""
 POLL_S: Final = 0.1
 """For a test chain, which makes a block per transaction; commands ask about once a block."""
+CODE_LOOKS: Final = 15
 DAY: Final = 86_400
 MAX_PAUSE: Final = 3 * DAY
 """ComputeEscrow's own."""
@@ -154,12 +156,21 @@ class Deployer(Wallet):
             self._say(f"sending {name}, which will be at {address}")
             await self.deliver(signed)
         await self.wait(signed.tx_hash, confirmations=1, patience=PATIENCE_S, poll=self._poll, signed=signed)
-        with self._rpc.speaking(f"reading {name}"):
-            code = bytes(await self._rpc.w3.eth.get_code(address))
+        code = await self._code(address)
         if not load(name).is_deployed_as(code):
             raise ChainMismatchError(f"{address} should hold {name}, and holds {len(code)} bytes of other code")
         self._say(f"{name} is at {address}")
         return address
+
+    async def _code(self, address: ChecksumAddress) -> bytes:
+        """What is there; empty only if it stays so: a node behind the one that showed the receipt has nothing yet."""
+        for _ in range(CODE_LOOKS):
+            with self._rpc.speaking("reading a contract"):
+                code = bytes(await self._rpc.w3.eth.get_code(address))
+            if code:
+                return code
+            await asyncio.sleep(self._poll)
+        return b""
 
     def _say(self, step: str) -> None:
         if self._progress is not None:
