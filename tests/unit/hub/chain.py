@@ -105,6 +105,8 @@ class FakeEscrow:
         self.sent_by: dict[str, int] = {}
         self.gas = 100_000
         self.bundled: dict[str, list[Call]] = {}
+        self.words: dict[str, str] = {}
+        """What each call is, by its data."""
         self._calls: dict[str, Effect] = {}
         self._signed: dict[str, tuple[Effect, Fees]] = {}
         self._pool: dict[int, str] = {}
@@ -321,7 +323,7 @@ class FakeEscrow:
                     continue
                 books.__dict__.update(attempt.__dict__)
 
-        made = self._call(" | ".join(["bundle", *(bytes.fromhex(call.data[2:]).decode() for call in bundled)]), effect)
+        made = self._call(" | ".join(["bundle", *(self.words[call.data] for call in bundled)]), effect)
         self.bundled[made.data] = list(bundled)
         return made
 
@@ -381,6 +383,7 @@ class FakeEscrow:
     def _call(self, what: str, effect: Effect) -> Call:
         data = "0x" + what.encode().hex()
         self._calls[data] = effect
+        self.words[data] = what
         return Call(str(self.escrow), data, what=what.split()[0])
 
 

@@ -289,7 +289,7 @@ async def many_lines(bank: Bank, count: int, *, batch: str | None = BATCH) -> li
 
 def bundled(bank: Bank, call: Call) -> list[str]:
     """What a bundle holds, by the tenants' addresses."""
-    return [bytes.fromhex(each.data[2:]).decode().split()[2] for each in bank.escrow.bundled[call.data]]
+    return [bank.escrow.words[each.data].split()[2] for each in bank.escrow.bundled[call.data]]
 
 
 async def test_answers_are_bundled_by_deadline_up_to_the_gas_of_a_transaction(bank: Bank) -> None:
@@ -422,7 +422,7 @@ async def test_an_answer_that_no_transaction_can_hold_shows_what_backs_the_most(
     owners = await three_lines(bank)
 
     async def simulate(call: Call) -> int:
-        count = sum(bytes.fromhex(call.data[2:]).decode().count(each) for each in owners)
+        count = sum(bank.escrow.words[call.data].count(each) for each in owners)
         if how != "estimated" and count > 2:
             raise NotTakenError("transaction gas limit too high", Refusal.TOO_LARGE)
         return 5_000_000 * count
