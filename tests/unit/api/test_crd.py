@@ -156,7 +156,9 @@ def test_conditions_can_be_owned_one_by_one_and_judge_a_generation(kind: type[Re
     assert "observedGeneration" in status
 
 
-@pytest.mark.parametrize(("kind", "parts"), [(ComputeJob, JOB_PARTS), (ComputeLease, LEASE_PARTS)], ids=["job", "lease"])
+@pytest.mark.parametrize(
+    ("kind", "parts"), [(ComputeJob, JOB_PARTS), (ComputeLease, LEASE_PARTS)], ids=["job", "lease"]
+)
 def test_what_is_written_as_a_whole_is_owned_as_a_whole(kind: type[Resource], parts: set[str]) -> None:
     whole = {path for path, schema in walk(root_schema(kind)) if schema.get("x-kubernetes-map-type") == "atomic"}
     assert whole == parts
