@@ -29,6 +29,7 @@ ARTIFACTS = ROOT / "src" / "fedgpu_operator" / "artifacts"
 SHIPPED = {
     "ComputeEscrow": "src/ComputeEscrow.sol",
     "ProviderStake": "src/ProviderStake.sol",
+    "Batch": "src/Batch.sol",
     "TimelockController": "node_modules/@openzeppelin/contracts/governance/TimelockController.sol",
     "TestUSD": "test/mocks/TestUSD.sol",
     "StrictUSD": "test/mocks/StrictUSD.sol",

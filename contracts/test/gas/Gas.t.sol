@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
+import {Batch} from "../../src/Batch.sol";
 import {IComputeEscrow as I} from "../../src/interfaces/IComputeEscrow.sol";
 import {TestUSD} from "../mocks/TestUSD.sol";
 import {OddToken} from "../mocks/Tokens.sol";
@@ -113,6 +114,33 @@ contract GasTest is EscrowTest {
         measure("rule", type(uint256).max);
         escrow.close(n, alice, p);
         measure("close", type(uint256).max);
+    }
+
+    /// @dev What the hub bundles: answers to disputes of as many tenants, then the closings.
+    function test_batch() public {
+        uint160 count = 20;
+        (I.Debit[] memory debits, I.Line[] memory lines) = tenantsOf(count);
+        uint32 n = post(Leaves.leaf(p, lines), debits);
+        I.Credit[] memory leaf = Leaves.one(p, lines);
+        Batch.Call3[] memory answers = new Batch.Call3[](count);
+        Batch.Call3[] memory closings = new Batch.Call3[](count);
+        for (uint256 i = 0; i < count; ++i) {
+            address tenant = lines[i].tenant;
+            give(tenant, 10e6);
+            vm.prank(tenant);
+            escrow.dispute(p, 1e6, EVIDENCE, lines, i, leaf[0].proof);
+            bytes memory answering = abi.encodeCall(I.answer, (n, tenant, p, shownBy(tenant, p, 2e6)));
+            answers[i] = Batch.Call3(address(escrow), true, answering);
+            closings[i] = Batch.Call3(address(escrow), true, abi.encodeCall(I.close, (n, tenant, p)));
+        }
+        Batch batch = Batch(deployed("Batch.sol:Batch", ""));
+        Batch.Result[] memory results = batch.aggregate3(answers);
+        measure("answers, 20 in one batch", type(uint256).max);
+        yes(results[0].success && results[count - 1].success, "answered");
+        pass(CHALLENGE + RULING);
+        results = batch.aggregate3(closings);
+        measure("closings, 20 in one batch", type(uint256).max);
+        yes(results[0].success && results[count - 1].success, "closed");
     }
 
     function test_cancel() public {

@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 from fedgpu_operator.errors import ConfigurationError
 
-ContractName = Literal["ComputeEscrow", "ProviderStake", "TimelockController", "TestUSD", "StrictUSD"]
+ContractName = Literal["ComputeEscrow", "ProviderStake", "Batch", "TimelockController", "TestUSD", "StrictUSD"]
 
 
 @dataclass(frozen=True, slots=True)

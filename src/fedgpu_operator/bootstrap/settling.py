@@ -228,9 +228,17 @@ def settling_passes(
     }
     if settling.meter is not None:
         domain = escrow_domain(escrow.chain_id, escrow.escrow)
-        passes["receipts"] = ReceiptLoop(
-            kube, ledger, clock, proofs=proofs, meter=settling.meter, domain=domain, interval=chain.epoch_seconds
-        ).pass_once
+        receipts = ReceiptLoop(
+            kube,
+            ledger,
+            clock,
+            proofs=proofs,
+            meter=settling.meter,
+            rules=escrow,
+            domain=domain,
+            interval=chain.epoch_seconds,
+        )
+        passes["receipts"] = receipts.pass_once
     return passes
 
 

@@ -138,7 +138,7 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
         heartbeat_timeout=settings.heartbeat_timeout_seconds,
         refusals=supervisor.refusals,
         verifier=verifier,
-        signers=SignerBook(escrow, clock) if escrow is not None else None,
+        signers=SignerBook(escrow, ledger, clock) if escrow is not None else None,
     )
     costs = CostBook(ledger, clock, escrow, settings.chain.native_usd if settings.chain is not None else None)
     jobs = JobLoop(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.domain.settlement import Deployment
 
 GAS: Final = 12_000_000
-"""More than the four contracts take together, measured on anvil: refuse before the first of them is paid for."""
+"""More than the contracts take together, measured on anvil: refuse before the first of them is paid for."""
 LEAST_DECIMALS, MOST_DECIMALS = 6, 18
 
 
@@ -132,6 +132,7 @@ def document_of(found: Deployment, roles: Roles, periods: Periods) -> JSONObject
             "escrow": found.escrow,
             "stake": found.stake,
             "timelock": found.timelock,
+            "batch": found.batch,
             "token": found.token,
         },
         "roles": {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.cli.wallets import Session
     from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, Pair
-
-LINES_AT_ONCE = 150
-"""Lines per transaction: some 10 M gas where all pairs are new, a third of what blocks commonly hold."""
 
 
 def claim(
@@ -78,8 +74,10 @@ async def _books(at: Session[ProviderWallet], plan: EpochPlan) -> ChainSnapshot:
 
 
 async def _send(at: Session[ProviderWallet], number: int, leaves: list[Claim], *, wait: bool) -> list[str]:
+    from fedgpu_operator.settlement import Room, batches
+
     hashes = []
-    for count, batch in enumerate(batches(leaves), start=1):
+    for count, batch in enumerate(batches(leaves, Room(await at.escrow.gas_cap())), start=1):
         lines = sum(len(leaf.lines) for leaf in batch)
         say(f"claim {count}: {lines} lines of {len({leaf.provider for leaf in batch})} providers")
         hashes.append(await at.wallet.claim(at.escrow.escrow, number, batch))
@@ -101,20 +99,6 @@ def due_leaves(plan: EpochPlan, chain: ChainSnapshot, wanted: set[str]) -> list[
         if (not wanted or leaf.provider in wanted)
         and any(due((line.tenant, leaf.provider), line.cumulative) for line in leaf.lines)
     ]
-
-
-def batches(leaves: list[Claim]) -> Iterator[list[Claim]]:
-    """The leaves in the same order, together while they have no more than LINES_AT_ONCE lines."""
-    batch: list[Claim] = []
-    size = 0
-    for leaf in leaves:
-        if batch and size + len(leaf.lines) > LINES_AT_ONCE:
-            yield batch
-            batch, size = [], 0
-        batch.append(leaf)
-        size += len(leaf.lines)
-    if batch:
-        yield batch
 
 
 def document_of(

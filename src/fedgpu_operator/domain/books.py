@@ -264,7 +264,9 @@ class TxState(StrEnum):
 class ChainTx:
     """One transaction; `raw` are the signed bytes where the caller has them, so that the same can be sent again.
 
-    `intent` is what it is a version of: same sender and nonce. `max_fee` and `tip` are its fees in wei per gas.
+    `intent` is what it is a version of: same sender and nonce. `max_fee` and `tip` are its fees in wei per gas, `call`
+    is the number of the intent's call that it carries, `gas` its limit (0: signed by a release that kept none).
+    `broadcast_at` is when a node first took it; None before that.
     """
 
     tx_hash: str
@@ -279,3 +281,6 @@ class ChainTx:
     intent: int | None = None
     max_fee: int = 0
     tip: int = 0
+    call: int = 0
+    gas: int = 0
+    broadcast_at: datetime | None = None

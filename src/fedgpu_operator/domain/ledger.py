@@ -30,6 +30,7 @@ class Intent:
     """One thing to do on chain, written before anything is signed for it.
 
     All its transactions are versions of one another: same sender, same nonce, so at most one of them can ever count.
+    `to` and `data` are the call as it was first meant; IntentCall has those that took its place.
     `key` says what it is for, such as ``post:12``; `epoch` is the ledger's number. `to` is the called contract.
     """
 
@@ -43,6 +44,20 @@ class Intent:
     data: bytes
     created_at: datetime
     state: IntentState = IntentState.OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class IntentCall:
+    """A call of an intent: number 0 is the one it was written with, each later one replaced the one before it.
+
+    `why` is what stood against the one before: the words of the nodes, or the limit that it exceeded.
+    """
+
+    number: int
+    to: str
+    data: bytes
+    why: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

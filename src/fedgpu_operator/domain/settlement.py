@@ -294,7 +294,8 @@ class TxReceipt:
 class Deployment:
     """Where an escrow, its token, the providers' stake and the timelock that administers both live.
 
-    `block` is one in which the escrow did not exist yet: nothing of it is to be looked for before.
+    `batch` is the contract that bundles calls, of the deployment or the chain's own. `block` is one in which the escrow
+    did not exist yet: nothing of it is to be looked for before.
     """
 
     chain_id: int
@@ -302,4 +303,5 @@ class Deployment:
     escrow: str
     stake: str = ""
     timelock: str = ""
+    batch: str = ""
     block: int = 0

@@ -18,7 +18,7 @@ from fedgpu_operator.api.settlementepoch import (
 from fedgpu_operator.domain.books import ChainTx, Epoch, EpochStage
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot, EpochPlan, EpochState
-from fedgpu_operator.errors import AlreadyExistsError
+from fedgpu_operator.errors import AlreadyExistsError, Refusal
 from fedgpu_operator.hub.write import write_status
 from fedgpu_operator.ports import Kube, ResourceType
 
@@ -44,14 +44,26 @@ _DEAD: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What stands against an epoch's next transaction: the nodes' own words with their class, or the contract's."""
+
+    refusal: Refusal | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class EpochFacts:
-    """All that a SettlementEpoch is made from; `state` is the contract's epoch at finalized, once it has a number."""
+    """All that a SettlementEpoch is made from; `state` is the contract's epoch at finalized, once it has a number.
+
+    `held` is why the transaction that it needs next is not on its way, None where nothing stands against it.
+    """
 
     epoch: Epoch
     plan: EpochPlan
     chain: ChainSnapshot
     state: EpochState | None
     txs: tuple[ChainTx, ...]
+    held: Held | None = None
 
 
 async def publish(kube: Kube, now: datetime, facts: EpochFacts) -> None:
@@ -134,7 +146,10 @@ def _findings(facts: EpochFacts) -> Iterator[Finding]:
         yield from (Finding(kind, "False", why, text) for kind in ("Posted", "Finalized", "Paid"))
         return
     posted = stage is not EpochStage.PREPARED
-    yield Finding("Posted", "True" if posted else "False", "Broadcast" if posted else "NotSent")
+    if not posted and facts.held is not None:
+        yield Finding("Posted", "False", *_held(facts.held))
+    else:
+        yield Finding("Posted", "True" if posted else "False", "Broadcast" if posted else "NotSent")
     final = stage in (EpochStage.FINALIZED, EpochStage.PAID)
     yield Finding(
         "Finalized",
@@ -151,5 +166,15 @@ def _findings(facts: EpochFacts) -> Iterator[Finding]:
     elif final and facts.state is not None and facts.chain.clock < facts.state.active_at:
         ends = _active_at(facts)
         yield Finding("Paid", "False", "ChallengeWindow", f"claims open at {ends:%Y-%m-%dT%H:%M:%SZ} chain time")
+    elif final and facts.held is not None:
+        yield Finding("Paid", "False", *_held(facts.held))
     else:
         yield Finding("Paid", "False", "AwaitingClaim" if final else "AwaitingFinality")
+
+
+def _held(held: Held) -> tuple[str, str]:
+    """Reason and message: the class of the refusal, and the words of who refuses."""
+    if held.refusal is None:
+        return "Refused", f"the contract refuses the transaction: {held.why}"
+    reason = "NotTaken" if held.refusal is Refusal.OTHER else held.refusal.value
+    return reason, f"no node takes the transaction: {held.why}"

@@ -11,12 +11,15 @@ from typing import Final
 from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochLine, EpochStage, SettlementSnapshot
 from fedgpu_operator.domain.ledger import LedgerHead
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
-from fedgpu_operator.domain.settlement import NO_BOOKS, ChainSnapshot, EpochPlan, Pair
-from fedgpu_operator.errors import RevertedError
+from fedgpu_operator.domain.settlement import NO_BOOKS, ChainSnapshot, EpochPlan, Funding, Pair
+from fedgpu_operator.errors import NotTakenError, Refusal, RevertedError
+from fedgpu_operator.hub.sending import FREE
 from fedgpu_operator.hub.wallets import cumulative_pairs
 from fedgpu_operator.metering import covers
 from fedgpu_operator.ports import Clock, Escrow, Ledger
 from fedgpu_operator.settlement import (
+    MAX_DEBITS,
+    Room,
     Terms,
     advances,
     build_epoch,
@@ -54,9 +57,9 @@ class Planner:
         self._escrow = escrow
         self._clock = clock
         self._terms = terms
-        self._began = clock.now()
-        """Before any epoch there is, the first one is due one interval after this."""
-        self._again_at = self._began
+        self._again_at = clock.now()
+        self._most = MAX_DEBITS
+        """Debits of one post, as far as chain and nodes were found to take them."""
         self._short: dict[str, MicroUSD] = {}
         """What each wallet lacked when that was last said."""
 
@@ -67,9 +70,13 @@ class Planner:
         stale, by an exit in front of each, would hold up everybody's settlement.
         """
         now = self._clock.now()
-        since = next((epoch.created_at for epoch in known if epoch.stage not in protocol.DEAD), self._began)
-        if now < max(since + self._terms.every, self._again_at):
+        since = next((epoch.created_at for epoch in known if epoch.stage not in protocol.DEAD), None)
+        if since is None:
+            # From the books and not from this process's start: however often it restarts, the first epoch gets due.
+            since = await self._ledger.first_work()
+        if since is None or now < max(since + self._terms.every, self._again_at):
             return None
+        await self._learn(known)
         self._again_at = now + min(self._terms.every, RETRY)
         reading = await self._read()
         if reading is None or not reading.chain.head_is_active or reading.chain.paused:
@@ -80,6 +87,19 @@ class Planner:
         epoch = await self._ledger.store_epoch(_draft(plan, reading, now), now)
         log.info("epoch %d prepared: %d µUSD over %d pairs", epoch.number, plan.total, len(plan.pairs))
         return epoch
+
+    async def _learn(self, known: Sequence[Epoch]) -> None:
+        """Plan smaller posts than those that no node took, by the ledger: a restart must not repeat them for ever."""
+        for epoch in known:
+            if epoch.stage not in protocol.DEAD:
+                return
+            if any(tx.kind == FREE for tx in await self._ledger.transactions(epoch=epoch.number)):
+                self._halve(parse_manifest(epoch.draft.manifest))
+
+    def _halve(self, plan: EpochPlan) -> None:
+        if len(plan.debits) > 1 and self._most > len(plan.debits) // 2:
+            self._most = len(plan.debits) // 2
+            log.warning("a post of %d debits is too large: at most %d from now on", len(plan.debits), self._most)
 
     async def keep_books(self) -> None:
         """Post what the finalized chain and the ledger now show as double entries."""
@@ -99,40 +119,61 @@ class Planner:
         chain = reading.chain
         committed = await self._committed(chain)
         least = self._terms.min_payout if now - since < self._terms.at_most else NOTHING
-        funding = fund(reading.owed, chain, committed, min_payout=least)
-        for wallet, short in funding.unfunded.items():
-            if self._short.get(wallet) != short:
-                log.warning("wallet %s lacks %d µUSD of escrow or spend limit for what it owes", wallet, short)
-        self._short = dict(funding.unfunded)
-        if not funding.payable or not advances(funding, committed):
-            return None
-        plan = build_epoch(
-            chain_id=chain.chain_id,
-            escrow=chain.escrow,
-            seq=chain.seq,
-            prev_root=chain.head_root,
-            period_end=int(now.timestamp()),
-            pairs=funding.payable,
-            debits=funding.debits,
-            ledger_head=str(reading.head),
-        )
-        return plan if await self._goes_out(plan, chain, committed, since, now) else None
+        while True:
+            funding = fund(reading.owed, chain, committed, min_payout=least, most=self._most)
+            self._tell_short(funding)
+            if not funding.payable or not advances(funding, committed):
+                return None
+            plan = build_epoch(
+                chain_id=chain.chain_id,
+                escrow=chain.escrow,
+                seq=chain.seq,
+                prev_root=chain.head_root,
+                period_end=int(now.timestamp()),
+                pairs=funding.payable,
+                debits=funding.debits,
+                ledger_head=str(reading.head),
+            )
+            if not await self._is_worth_it(plan, chain, committed, now - since):
+                return None
+            refused = await self._refusal(plan)
+            if refused is None:
+                return plan
+            too_large = isinstance(refused, NotTakenError) and refused.why is Refusal.TOO_LARGE
+            if not too_large or len(plan.debits) <= 1:
+                log.warning("the next epoch would be refused: %s", refused)
+                return None
+            self._halve(plan)
 
-    async def _goes_out(
-        self, plan: EpochPlan, chain: ChainSnapshot, committed: dict[Pair, MicroUSD], since: datetime, now: datetime
+    def _tell_short(self, funding: Funding) -> None:
+        # Beyond the most debits of one post, who is not debited is not short: it waits for the next epoch.
+        full = len(funding.debits) >= min(self._most, MAX_DEBITS)
+        short = {wallet: lack for wallet, lack in funding.unfunded.items() if not full or wallet in funding.debits}
+        for wallet, lack in short.items():
+            if self._short.get(wallet) != lack:
+                log.warning("wallet %s lacks %d µUSD of escrow or spend limit for what it owes", wallet, lack)
+        self._short = short
+
+    async def _is_worth_it(
+        self, plan: EpochPlan, chain: ChainSnapshot, committed: dict[Pair, MicroUSD], waited: timedelta
     ) -> bool:
         books = chain.books
         before = {pair: max(books.get(pair, NO_BOOKS).base, committed.get(pair, NOTHING)) for pair in plan.pairs}
         pays, view = newly_paid(plan, before), await self._escrow.suggest_fees()
-        if not worth_its_gas(pays, gas_of(plan), view.base_fee + view.tip, self._terms, now - since):
-            log.info("%d µUSD are not worth an epoch's gas yet", pays)
-            return False
+        if worth_its_gas(pays, gas_of(plan), view.base_fee + view.tip, self._terms, waited):
+            return True
+        log.info("%d µUSD are not worth an epoch's gas yet", pays)
+        return False
+
+    async def _refusal(self, plan: EpochPlan) -> RevertedError | NotTakenError | None:
+        """What the contract, or every node, would have against the post."""
+        call = self._escrow.call_post(plan)
+        room = Room(await self._escrow.gas_cap())
         try:
-            await self._escrow.simulate(self._escrow.call_post(plan))
-        except RevertedError as error:
-            log.warning("the contract would refuse the next epoch: %s", error)
-            return False
-        return True
+            gas = await self._escrow.simulate(call)
+        except (RevertedError, NotTakenError) as error:
+            return error
+        return None if room.holds(call, gas) else NotTakenError(f"{gas} gas, above {room.gas}", Refusal.TOO_LARGE)
 
     async def _committed(self, chain: ChainSnapshot) -> dict[Pair, MicroUSD]:
         """The pairs of the newest root on chain: what was promised already, and still counts."""

@@ -27,7 +27,7 @@ from fedgpu_operator.hub.acceptance import (
     secret_taken,
 )
 from fedgpu_operator.hub.attempts import wants_agent
-from fedgpu_operator.hub.chainsigners import RECEIPTS_VALID, SIGNER_NOT_ON_CHAIN, SignerBook
+from fedgpu_operator.hub.chainsigners import RECEIPTS_VALID, WARNED, SignerBook
 from fedgpu_operator.hub.inventory import inventory
 from fedgpu_operator.hub.locations import LOCATION_CHANGED, audit_lost, location_finding
 from fedgpu_operator.hub.proofs import ProofBook, ProofVerdict
@@ -206,7 +206,7 @@ class ProviderLoop:
 
     async def _tell(self, provider: GPUProvider, status: GPUProviderStatus, now: datetime) -> None:
         known, receipts = (find(each.conditions, RECEIPTS_VALID) for each in (provider.status, status))
-        if receipts is not None and receipts.reason == SIGNER_NOT_ON_CHAIN and receipts != known:
+        if receipts is not None and receipts.status == "False" and receipts.reason in WARNED and receipts != known:
             await emit(self._kube, provider, "Warning", receipts.reason, receipts.message, now=now)
         if lost := audit_lost(provider.status, status):
             await emit(self._kube, provider, "Warning", LOCATION_CHANGED, lost, now=now)

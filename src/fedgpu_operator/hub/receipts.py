@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.providerreport import ProposedReceipt, ProviderReport
 from fedgpu_operator.domain.settlement import Pair, Receipt
+from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.receiptplan import PairBook, draft, next_pairs, pair_books, still_stands
 from fedgpu_operator.hub.render import provider_namespace
@@ -23,6 +25,12 @@ from fedgpu_operator.settlement.typeddata import SigningDomain, receipt, signed_
 log = logging.getLogger(__name__)
 
 REPORTS = ResourceType.of(ProviderReport.info)
+
+
+class SignatureRule(Protocol):
+    """The part of ports.Escrow that is needed here."""
+
+    async def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,8 @@ class ReceiptLoop:
 
     A death at any point costs nothing: a proposal is made from the books, a signature is taken again, and the ledger
     keeps the same receipt once. `meter` is the meter's key, which is not the settler's; `interval` is an epoch.
+    A receipt that the escrow refuses now is kept all the same: what stands in its way can be undone, and what was not
+    signed cannot be had later. `rules` is how the escrow judges signatures.
     """
 
     def __init__(
@@ -49,6 +59,7 @@ class ReceiptLoop:
         *,
         proofs: ProofBook,
         meter: TypedSigner,
+        rules: SignatureRule,
         domain: SigningDomain,
         interval: float,
     ) -> None:
@@ -57,6 +68,8 @@ class ReceiptLoop:
         self._clock = clock
         self._proofs = proofs
         self._meter = meter
+        self._rules = rules
+        self._meter_refused = False
         self._domain = domain
         self._interval = timedelta(seconds=interval)
 
@@ -109,7 +122,7 @@ class ReceiptLoop:
                 continue
             if pair in newest and newest[pair].cumulative >= said.cumulative:
                 continue
-            if not signed_by(desk.signer, statement.digest, signature):
+            if not await self._signed(desk.signer, statement.digest, _raw(signature)):
                 log.warning(
                     "provider %s: the receipt of tenant %s is not signed by %s",
                     desk.report.spec.provider,
@@ -118,8 +131,37 @@ class ReceiptLoop:
                 )
                 continue
             countersigned = await self._meter.sign_typed(statement)
+            await self._watch_meter(statement.digest, countersigned)
             await self._ledger.append_receipt(said, _raw(signature), countersigned, self._clock.now())
             newest[pair] = said
+
+    async def _signed(self, signer: str, digest: bytes, signature: bytes) -> bool:
+        """By the key of that account, or by its code (ERC-1271); the chain is asked in the second case alone."""
+        if signed_by(signer, digest, signature):
+            return True
+        try:
+            return await self._rules.accepts_signature(signer, digest, signature)
+        except ChainError as error:
+            log.info("a signature of %s cannot be judged now: %s", signer, error)
+            return False
+
+    async def _watch_meter(self, digest: bytes, signature: bytes) -> None:
+        """Find out early that the escrow refuses what the meter's key signs, as it does after an EIP-7702 delegation.
+
+        Then it refuses every receipt of this hub.
+        """
+        try:
+            refused = not await self._rules.accepts_signature(self._meter.address, digest, signature)
+        except ChainError as error:
+            log.info("the meter's signature cannot be judged now: %s", error)
+            return
+        if refused and not self._meter_refused:
+            log.error(
+                "the escrow refuses what the meter %s signs, since its account has code: no receipt of this hub counts "
+                "until the delegation is undone (EIP-7702: authorize the zero address)",
+                self._meter.address,
+            )
+        self._meter_refused = refused
 
     async def _show(self, report: ProviderReport, proposals: list[ProposedReceipt]) -> None:
         if proposals == report.spec.receipts:

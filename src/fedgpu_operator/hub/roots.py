@@ -1,9 +1,9 @@
-"""What is seen of a root that stands, and which of its leaves a claim takes: pure, from ledger and finalized chain."""
+"""What is seen of a root that stands, and which of its pairs a claim would pay: pure, from ledger and chain."""
 
 from __future__ import annotations
 
 from fedgpu_operator.domain.books import Epoch
-from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, EpochState, Pair
+from fedgpu_operator.domain.settlement import ChainSnapshot, EpochPlan, EpochState, Pair
 from fedgpu_operator.settlement import Sight
 
 
@@ -28,15 +28,3 @@ def look_at_root(
     # A line is paid up to what was taken of its tenant: where nothing is left, a later epoch has to bring it.
     claimable = {pair for pair in unpaid if chain.accounts[pair[0]].allocated}
     return (Sight.PAYABLE if claimable else Sight.PAID_UP), claimable
-
-
-def first_lines(unpaid: list[Claim], most: int) -> list[Claim]:
-    """As many leaves as hold at most that many lines, but at least one."""
-    taken: list[Claim] = []
-    lines = 0
-    for claim in unpaid:
-        lines += len(claim.lines)
-        if taken and lines > most:
-            break
-        taken.append(claim)
-    return taken

@@ -4,30 +4,51 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
+from fractions import Fraction
 from typing import Final
 
 from fedgpu_operator.domain.books import Epoch, EpochStage, TxState
 from fedgpu_operator.domain.ledger import Intent
-from fedgpu_operator.domain.settlement import ChainSnapshot, EpochPlan, EpochState, Pair
-from fedgpu_operator.errors import InvalidResourceError, KubeError
+from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, EpochState, Pair
+from fedgpu_operator.domain.transactions import Call
+from fedgpu_operator.errors import (
+    ChainError,
+    ChainMismatchError,
+    InvalidResourceError,
+    KubeError,
+    NotTakenError,
+    Refusal,
+    RevertedError,
+)
 from fedgpu_operator.hub.disputes import DisputeKeeper, Errand
-from fedgpu_operator.hub.epochstatus import EpochFacts, publish
+from fedgpu_operator.hub.epochstatus import EpochFacts, Held, publish
 from fedgpu_operator.hub.manifests import publish_manifest
 from fedgpu_operator.hub.planning import Planner
-from fedgpu_operator.hub.roots import first_lines, look_at_root
-from fedgpu_operator.hub.sending import Fate, IntentSender, Progress
+from fedgpu_operator.hub.roots import look_at_root
+from fedgpu_operator.hub.sending import FREE, Fate, IntentSender, Progress
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
-from fedgpu_operator.settlement import Act, Sight, Terms, claims, parse_manifest, protocol
+from fedgpu_operator.settlement import (
+    Act,
+    Sight,
+    Terms,
+    claim_limit,
+    claims,
+    fewer,
+    first_batch,
+    parse_manifest,
+    protocol,
+    share_that_fits,
+)
 
 log = logging.getLogger(__name__)
 
 POST: Final = "post"
 CLAIM: Final = "claim"
-CLAIM_LINES: Final = 200
-"""Lines of one claim: at 40k gas for a line's first payment about 8 M gas, a fraction of any block."""
 LOOKED_AT: Final = 20
 """Epochs, newest first, that a pass looks at: all that can still change, and a few more."""
 _SEEN: Final = {
+    Fate.NOT_TAKEN: Sight.NOT_TAKEN,
     Fate.IN_FLIGHT: Sight.IN_FLIGHT,
     Fate.MINED: Sight.MINED,
     # Final and successful, but the root is not there: nothing of ours was posted by it.
@@ -35,6 +56,7 @@ _SEEN: Final = {
     Fate.FAILED: Sight.FAILED,
     Fate.LOST: Sight.LOST,
     Fate.REFUSED: Sight.REFUSED,
+    Fate.FREED: Sight.FREED,
 }
 
 
@@ -60,9 +82,9 @@ class SettlementLoop:
         self._escrow = escrow
         self._clock = clock
         self._metrics = metrics
-        self._sender = IntentSender(ledger, escrow, clock, fee_cap=fee_cap)
+        self._sender = IntentSender(ledger, escrow, clock, fee_cap=fee_cap, smaller={CLAIM: self._fewer_leaves})
         self._planner = Planner(ledger, escrow, clock, terms)
-        self._disputes = DisputeKeeper(ledger, escrow)
+        self._disputes = DisputeKeeper(ledger, escrow, clock)
         self._namespace = namespace
         self._poll = poll
         self._auto_claim = auto_claim
@@ -70,11 +92,18 @@ class SettlementLoop:
         """Ended epochs that were published by this process; a restart publishes them once more."""
         self._plans: dict[str, EpochPlan] = {}
         """Of the epochs that were last looked at, by manifest hash."""
+        self._scale = Fraction(1)
+        """What a claim's gas was last found to be, over what was expected of it."""
+        self._refused: dict[int, Progress] = {}
+        """What nodes or contract last had against an epoch's transaction, by the epoch's number."""
+        self._unread = ""
+        """Why disputes could not be read, as it was last logged."""
 
     async def pass_once(self) -> float | None:
         """Take what is on its way one step further, or begin the next; then publish what changed."""
         known = await self._ledger.epochs(limit=LOOKED_AT)
         self._plans = {hash_: plan for hash_, plan in self._plans.items() if hash_ in _hashes(known)}
+        self._refused = {number: self._refused[number] for number in _numbers(known) & self._refused.keys()}
         live = [epoch for epoch in reversed(known) if epoch.stage in protocol.LIVE]
         await self._drive_errand(live)
         for epoch in live:
@@ -89,7 +118,7 @@ class SettlementLoop:
 
     async def _idle(self) -> None:
         """No transaction is on its way: first what a dispute needs in time, then the next epoch, then what can wait."""
-        urgent, waiting = await self._disputes.errands()
+        urgent, waiting = await self._errands()
         if urgent is not None:
             await self._run(urgent)
             return
@@ -103,6 +132,22 @@ class SettlementLoop:
             await self._run(waiting)
             return
         await self._collect_late(known)
+
+    async def _errands(self) -> tuple[Errand | None, Errand | None]:
+        """What disputes need; nothing while they cannot be read: everybody's next epoch must not wait for that."""
+        try:
+            found = await self._disputes.errands()
+        except ChainMismatchError:
+            raise
+        except ChainError as error:
+            if str(error) != self._unread:
+                log.warning("disputes cannot be read, epochs go on without: %s", error)
+            self._unread = str(error)
+            return None, None
+        if self._unread:
+            log.info("disputes can be read again")
+        self._unread = ""
+        return found
 
     async def _collect_late(self, known: Iterable[Epoch]) -> None:
         """Claim what the active root has to pay once more: money that an answered dispute gave back to its line.
@@ -177,6 +222,7 @@ class SettlementLoop:
     async def _look(self, epoch: Epoch, plan: EpochPlan) -> tuple[Sight, Progress | None, EpochState | None]:
         """What is seen of an epoch that is not final; looking at a transaction in no block sends it again."""
         progress = await self._post_progress(epoch)
+        self._note(epoch, progress)
         stands = await self._stands(plan, progress)
         if stands is not None and stands.active_at:
             return Sight.STANDS, progress, stands
@@ -192,6 +238,8 @@ class SettlementLoop:
             return await self._sender.drive(intent)
         for tx in await self._ledger.transactions(epoch=epoch.number):
             # The intent was closed, and the process died before the epoch's stage was written.
+            if tx.kind == FREE and tx.state is TxState.FINALIZED:
+                return Progress(Fate.FREED, await self._escrow.receipt(tx.tx_hash))
             if tx.kind == POST and tx.state in (TxState.FINALIZED, TxState.REVERTED):
                 fate = Fate.DONE if tx.state is TxState.FINALIZED else Fate.FAILED
                 return Progress(fate, await self._escrow.receipt(tx.tx_hash))
@@ -264,17 +312,58 @@ class SettlementLoop:
         """The transaction that must end before the next claim; driven on where it is this epoch's own."""
         intent = await self._sender.open_intent()
         if intent is not None and (intent.kind, intent.epoch) == (CLAIM, epoch.number):
-            await self._sender.drive(intent)
+            self._note(epoch, await self._sender.drive(intent))
             return await self._sender.open_intent()
         return intent
 
     async def _claim(self, epoch: Epoch, plan: EpochPlan, wanted: set[Pair]) -> None:
+        """Begin a claim of the first leaves of which something is wanted, as many as fit into one transaction."""
         leaves = [leaf for leaf in claims(plan) if any((line.tenant, leaf.provider) in wanted for line in leaf.lines)]
-        call = self._escrow.call_claim(epoch.chain_epoch or 0, first_lines(leaves, CLAIM_LINES))
+        try:
+            call = await self._fitting_claim(epoch.chain_epoch or 0, leaves)
+        except (RevertedError, NotTakenError) as error:
+            refusal = error.why if isinstance(error, NotTakenError) else None
+            self._note(epoch, Progress(Fate.REFUSED, why=str(error), refusal=refusal))
+            log.warning("epoch %d: the claim is refused: %s", epoch.number, error)
+            return
         intent = await self._sender.begin(f"{CLAIM}:{epoch.number}", CLAIM, epoch.number, call)
         progress = await self._sender.drive(intent)
+        self._note(epoch, progress)
         if progress.fate is Fate.REFUSED:
             log.warning("epoch %d: the contract refuses the claim: %s", epoch.number, progress.why)
+
+    async def _fitting_claim(self, chain_epoch: int, leaves: list[Claim]) -> Call:
+        """A claim of the first leaves, as many as fit; what it was found to need is remembered for the next one."""
+        room = replace(await self._sender.room(), scale=self._scale)
+        batch = first_batch(leaves, room)
+        while True:
+            call = self._escrow.call_claim(chain_epoch, batch)
+            try:
+                gas: int | None = await self._escrow.simulate(call)
+            except NotTakenError as error:
+                if error.why is not Refusal.TOO_LARGE:
+                    raise
+                gas = None
+            if gas is not None:
+                self._scale = Fraction(gas, claim_limit(batch))
+                if room.holds(call, gas):
+                    return call
+            if not (less := fewer(batch, share_that_fits(gas, room))):
+                return call
+            batch = less
+
+    def _fewer_leaves(self, call: Call, share: Fraction) -> Call | None:
+        """A claim of a share of a claim's leaves; the rest is claimed by the next one."""
+        chain_epoch, leaves = self._escrow.claimed(call)
+        less = fewer(leaves, share)
+        return self._escrow.call_claim(chain_epoch, less) if less else None
+
+    def _note(self, epoch: Epoch, progress: Progress | None) -> None:
+        """Remember what stands against an epoch's transaction, for its status; nothing once it is on its way."""
+        if progress is not None and progress.fate in (Fate.NOT_TAKEN, Fate.REFUSED) and progress.why:
+            self._refused[epoch.number] = progress
+        else:
+            self._refused.pop(epoch.number, None)
 
     # ---------------------------------------------------------------- both
 
@@ -286,7 +375,9 @@ class SettlementLoop:
         plan = self._plan(epoch)
         state = await self._escrow.finalized_epoch(epoch.chain_epoch) if epoch.chain_epoch else None
         txs = await self._ledger.transactions(epoch=epoch.number)
-        facts = EpochFacts(epoch, plan, await self._chain(plan), state, txs)
+        refused = self._refused.get(epoch.number)
+        held = Held(refused.refusal, refused.why) if refused is not None else None
+        facts = EpochFacts(epoch, plan, await self._chain(plan), state, txs, held)
         try:
             await publish(self._kube, self._clock.now(), facts)
         except (KubeError, InvalidResourceError) as error:
@@ -295,3 +386,7 @@ class SettlementLoop:
 
 def _hashes(epochs: Iterable[Epoch]) -> set[str]:
     return {epoch.draft.manifest_hash for epoch in epochs}
+
+
+def _numbers(epochs: Iterable[Epoch]) -> set[int]:
+    return {epoch.number for epoch in epochs}

@@ -83,12 +83,35 @@ class Escrow(Protocol):
         """Whether a contract at that address calls the signature its own (ERC-1271); False where no contract is."""
         ...
 
+    async def has_code(self, account: str) -> bool:
+        """Whether an account has code at the newest finalized block: a contract, or a delegation by EIP-7702."""
+        ...
+
+    async def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        """Whether the escrow takes this for the account's signature, at the newest finalized block.
+
+        Its own rule (OpenZeppelin's SignatureChecker): an account with code is asked by ERC-1271 and nothing else
+        counts; of one without code the key is recovered.
+        """
+        ...
+
+    async def batch(self) -> str | None:
+        """The contract through which calls that anybody may make are bundled; None if the chain has none that is known.
+
+        It has Multicall3's `aggregate3`, and to those it calls it is the caller.
+        """
+        ...
+
     def call_post(self, plan: EpochPlan) -> Call:
         """Post a plan as the settler; encoding needs no connection, here and below."""
         ...
 
     def call_claim(self, epoch: int, claims: Sequence[Claim]) -> Call:
         """Have the active epoch's leaves paid to their providers."""
+        ...
+
+    def claimed(self, call: Call) -> tuple[int, list[Claim]]:
+        """The epoch and the leaves of a claim, read back from its data."""
         ...
 
     def call_close(self, epoch: int, tenant: str, provider: str) -> Call:
@@ -99,20 +122,31 @@ class Escrow(Protocol):
         """Show the receipts that back a disputed amount."""
         ...
 
+    def call_bundle(self, batch: str, bundled: Sequence[Call]) -> Call:
+        """Calls as one through that batch contract, in their order; each may fail alone."""
+        ...
+
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give a call; RevertedError where the contract would refuse it now."""
+        """The gas limit to give a call; RevertedError where the contract would refuse it now, or all of a bundle.
+
+        NotTakenError with Refusal.TOO_LARGE where no node estimates so much gas.
+        """
+        ...
+
+    async def gas_cap(self) -> int:
+        """The most gas to give one transaction on this chain, with head-room (settlement.batches.gas_cap)."""
+        ...
+
+    async def height(self) -> int:
+        """The number of the newest block, final or not."""
         ...
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
         """Sign a call whose gas is set; sends nothing."""
         ...
 
-    async def self_transfer(self, nonce: int, fees: Fees) -> SignedTx:
-        """Sign nothing to oneself, which frees a nonce that something else holds; sends nothing."""
-        ...
-
     async def broadcast(self, signed: SignedTx) -> str:
-        """Send signed bytes, or the same again; ChainError where every endpoint refuses them."""
+        """Send signed bytes, or the same again; NotTakenError where every endpoint that answers refuses them."""
         ...
 
     async def nonces(self, account: str) -> Nonces:

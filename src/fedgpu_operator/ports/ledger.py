@@ -26,6 +26,7 @@ from fedgpu_operator.domain.faults import Ending
 from fedgpu_operator.domain.ledger import (
     BulkResult,
     Intent,
+    IntentCall,
     IntentState,
     LedgerAudit,
     LedgerHead,
@@ -138,6 +139,10 @@ class Ledger(Protocol):
         """Every lease between these two wallets, by name: what a receipt of the pair is made of."""
         ...
 
+    async def first_work(self) -> datetime | None:
+        """When the first attempt of all was opened."""
+        ...
+
     async def settlement_snapshot(self) -> SettlementSnapshot:
         """One consistent read of all pairs and of the leases no live epoch covers to the end."""
         ...
@@ -170,8 +175,10 @@ class Ledger(Protocol):
         """Keep signed bytes before they are broadcast."""
         ...
 
-    async def mark_tx(self, tx_hash: str, state: TxState, block_number: int | None = None) -> None:
-        """Note where a transaction stands."""
+    async def mark_tx(
+        self, tx_hash: str, state: TxState, block_number: int | None = None, at: datetime | None = None
+    ) -> None:
+        """Note where a transaction stands; `at` of the first Broadcast is kept as when a node took it."""
         ...
 
     async def transactions(
@@ -192,6 +199,14 @@ class Ledger(Protocol):
         at: datetime,
     ) -> Intent:
         """Write down what is to be done before it is signed; the sender's open intent of that key stands as it is."""
+        ...
+
+    async def amend_intent(self, intent: int, to: str, data: bytes, why: str, at: datetime) -> IntentCall:
+        """Write down the call that takes the place of an open intent's newest one, at the same nonce."""
+        ...
+
+    async def intent_calls(self, intent: int) -> tuple[IntentCall, ...]:
+        """The calls of an intent by number: the one it was written with is 0."""
         ...
 
     async def close_intent(self, intent: int, state: IntentState) -> Intent:

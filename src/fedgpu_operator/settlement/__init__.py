@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from fedgpu_operator.settlement.batches import (
+    GAS_MARGIN,
+    MAX_TX_GAS,
+    Room,
+    batches,
+    claim_limit,
+    data_size,
+    fewer,
+    first_batch,
+    gas_cap,
+    share_that_fits,
+)
 from fedgpu_operator.settlement.economy import Terms, gas_of, newly_paid, worth_its_gas
 from fedgpu_operator.settlement.epoch import build_epoch, claims, parse_manifest
-from fedgpu_operator.settlement.fees import bumped, first_fees, underpriced
+from fedgpu_operator.settlement.fees import (
+    Move,
+    NonceState,
+    bumped,
+    first_fees,
+    highest,
+    next_move,
+    underpriced,
+)
 from fedgpu_operator.settlement.funding import MAX_DEBITS, advances, fund
 from fedgpu_operator.settlement.journal import positions
 from fedgpu_operator.settlement.merkle import (
@@ -30,33 +50,47 @@ from fedgpu_operator.settlement.solvency import (
 )
 
 __all__ = [
+    "GAS_MARGIN",
     "MAX_DEBITS",
     "MAX_LINES",
+    "MAX_TX_GAS",
     "Act",
     "Burn",
     "Cover",
+    "Move",
+    "NonceState",
     "Plan",
+    "Room",
     "Sight",
     "Stage",
     "Terms",
     "Thresholds",
     "advances",
+    "batches",
     "build_epoch",
     "bumped",
+    "claim_limit",
     "claims",
     "cover_of",
+    "data_size",
+    "fewer",
+    "first_batch",
     "first_fees",
     "fund",
+    "gas_cap",
     "gas_of",
+    "highest",
     "horizon",
     "lag_of",
     "leaf_hash",
     "merkle_proof",
     "merkle_root",
     "newly_paid",
+    "next_move",
     "parse_manifest",
     "plan",
     "positions",
+    "share_that_fits",
     "shortfall",
     "stage_of",
     "underpriced",

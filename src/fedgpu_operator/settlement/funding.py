@@ -21,6 +21,7 @@ def fund(
     committed: Mapping[Pair, MicroUSD] | None = None,
     *,
     min_payout: MicroUSD = NOTHING,
+    most: int = MAX_DEBITS,
 ) -> Funding:
     """Decide debits and payable totals from what is owed and what finalized chain state shows.
 
@@ -37,6 +38,8 @@ def fund(
     A pair that is owed less than `min_payout` waits until it is worth a transfer, unless a root promises it already or
     its tenant has announced to take money out or to lower its limit.
 
+    At most `most` tenants are debited, those that owe most; the others wait for the next epoch.
+
     Raises ValueError when the snapshot was not taken for these tenants and pairs.
     """
     missing = [pair for pair in cumulatives if pair[0] not in chain.accounts or pair not in chain.books]
@@ -49,7 +52,7 @@ def fund(
         account = chain.accounts[pair[0]]
         waits = due < min_payout and not promised and not (account.withdraw_at or account.limit_at)
         dues[pair[0]][pair] = 0 if waits else due
-    debits = _debits({tenant: sum(owed.values()) for tenant, owed in dues.items()}, chain.accounts)
+    debits = _debits({tenant: sum(owed.values()) for tenant, owed in dues.items()}, chain.accounts, most)
     payable: dict[Pair, MicroUSD] = {}
     unfunded: dict[str, MicroUSD] = {}
     for tenant, owed in dues.items():
@@ -68,8 +71,8 @@ def advances(funding: Funding, committed: Mapping[Pair, MicroUSD]) -> bool:
     return bool(funding.debits) or any(total > committed.get(pair, NOTHING) for pair, total in funding.payable.items())
 
 
-def _debits(owed: Mapping[str, int], accounts: Mapping[str, AccountState]) -> dict[str, MicroUSD]:
-    """What to take from each tenant; beyond MAX_DEBITS tenants the smallest wait for the next epoch."""
+def _debits(owed: Mapping[str, int], accounts: Mapping[str, AccountState], most: int) -> dict[str, MicroUSD]:
+    """What to take from each tenant; beyond `most` tenants the smallest wait for the next epoch."""
     wanted = {}
     for tenant, due in owed.items():
         account = accounts[tenant]
@@ -77,7 +80,7 @@ def _debits(owed: Mapping[str, int], accounts: Mapping[str, AccountState]) -> di
         amount = min(lacking, account.limit, account.balance, MAX_DEBIT)
         if amount > 0:
             wanted[tenant] = MicroUSD(amount)
-    chosen = sorted(wanted, key=lambda tenant: (-wanted[tenant], tenant.lower()))[:MAX_DEBITS]
+    chosen = sorted(wanted, key=lambda tenant: (-wanted[tenant], tenant.lower()))[: min(most, MAX_DEBITS)]
     return {tenant: wanted[tenant] for tenant in sorted(chosen, key=str.lower)}
 
 

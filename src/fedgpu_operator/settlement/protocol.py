@@ -23,7 +23,9 @@ class Sight(StrEnum):
     UNSENT = "no transaction carries it"
     LOST = "its nonce went to another transaction, finally"
     FAILED = "it reverted, finally"
-    IN_FLIGHT = "signed, in no block"
+    FREED = "no node takes it, and its nonce was used for nothing, finally"
+    NOT_TAKEN = "signed, and no node has taken it"
+    IN_FLIGHT = "taken by a node, in no block"
     MINED = "in a block that is not final"
     IN_WINDOW = "its challenge window is open"
     SUPERSEDED = "another settler's root is active, and pairs are unpaid"
@@ -35,7 +37,7 @@ class Act(StrEnum):
     """What is done about it."""
 
     SEND = "write the intent, sign, keep, broadcast"
-    RESEND = "broadcast the kept bytes, or bump their fee"
+    RESEND = "broadcast the kept bytes, or another version of their nonce"
     CLAIM = "claim"
     WAIT = "wait"
 
@@ -55,12 +57,18 @@ TABLE: Mapping[tuple[EpochStage, Sight], Step] = {
     (EpochStage.PREPARED, Sight.UNSENT): Step(EpochStage.PREPARED, Act.SEND),
     (EpochStage.PREPARED, Sight.LOST): Step(EpochStage.PREPARED, Act.SEND),
     (EpochStage.PREPARED, Sight.FAILED): Step(EpochStage.ABANDONED),
+    (EpochStage.PREPARED, Sight.FREED): Step(EpochStage.ABANDONED),
+    # Kept bytes may be taken later, so nothing is given up; but nobody is told that they are on their way.
+    (EpochStage.PREPARED, Sight.NOT_TAKEN): Step(EpochStage.PREPARED, Act.RESEND),
     (EpochStage.PREPARED, Sight.IN_FLIGHT): Step(EpochStage.POSTED, Act.RESEND),
     (EpochStage.PREPARED, Sight.MINED): Step(EpochStage.POSTED),
     (EpochStage.POSTED, Sight.STANDS): Step(EpochStage.FINALIZED),
     (EpochStage.POSTED, Sight.UNSENT): Step(EpochStage.PREPARED, Act.SEND),
     (EpochStage.POSTED, Sight.LOST): Step(EpochStage.PREPARED, Act.SEND),
     (EpochStage.POSTED, Sight.FAILED): Step(EpochStage.ABANDONED),
+    (EpochStage.POSTED, Sight.FREED): Step(EpochStage.ABANDONED),
+    # Called posted by a release that did not look whether any node had taken it.
+    (EpochStage.POSTED, Sight.NOT_TAKEN): Step(EpochStage.PREPARED, Act.RESEND),
     # Never mined, dropped, or taken out again by a reorg: the same bytes can happen only once.
     (EpochStage.POSTED, Sight.IN_FLIGHT): Step(EpochStage.POSTED, Act.RESEND),
     (EpochStage.POSTED, Sight.MINED): Step(EpochStage.POSTED),

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Final
 
 from fedgpu_operator.domain.transactions import FeeView
+from fedgpu_operator.settlement.batches import MAX_TX_GAS
 from fedgpu_operator.settlement.economy import LONELY, Extent
 from fedgpu_operator.settlement.fees import first_fees
 
@@ -17,8 +18,6 @@ WINDOW: Final = timedelta(days=7)
 """What was spent before says little about what is spent now."""
 FEW_EPOCHS: Final = 10
 """So few that a rise of fees, or a day on which nobody looks, ends them."""
-MOST_GAS: Final = 2**24
-"""Of one transaction (EIP-7825): a larger claim is several."""
 
 
 class Standing(IntEnum):
@@ -69,7 +68,7 @@ def purse_of(balance: int, view: FeeView, cap: int, past: Extent, data_fee: int,
     seen = past if past.epochs else LONELY
     gas = -(-seen.gas // seen.epochs)
     # A node wants the most that a transaction may cost, which is what is offered and not what the block will ask.
-    most = min(gas, MOST_GAS) * first_fees(view, cap).max_fee
+    most = min(gas, MAX_TX_GAS) * first_fees(view, cap).max_fee
     return Purse(
         balance=balance,
         epoch=gas * (view.base_fee + view.tip) + data_fee,
@@ -80,7 +79,7 @@ def purse_of(balance: int, view: FeeView, cap: int, past: Extent, data_fee: int,
 
 def dearest(view: FeeView, cap: int, data_fee: int) -> int:
     """Wei that the largest transaction can cost at the fees of `view`, under a cap of `cap` wei per gas."""
-    return MOST_GAS * first_fees(view, cap).max_fee + data_fee
+    return MAX_TX_GAS * first_fees(view, cap).max_fee + data_fee
 
 
 def burn_of(spent: Iterable[int], since: datetime, now: datetime) -> int:

@@ -26,6 +26,7 @@ GUARDED = {
     "epoch_leases": "gpu_seconds",
     "chain_intents": "nonce",
     "chain_txs": "max_fee",
+    "intent_calls": "number",
     "postings": "amount",
     "bound_escrows": "chain_id",
 }
@@ -43,6 +44,7 @@ async def filled(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
     draft = EpochDraft(1, "0x0", "0x1", b"{}", "0xh", now, MicroUSD(1), (line,), (LeaseCover("job-1", 100),))
     await held.store_epoch(draft, now)
     intent = await held.open_intent("post:1", "post", 1, "0xS", 0, "0xE", b"", now)
+    await held.amend_intent(intent.id, "0xE", b"\x01", "too large", now)
     await held.store_tx(ChainTx("0x1", "post", 1, None, "0xS", 0, b"\x02", intent=intent.id), now)
     await held.mark_tx("0x1", TxState.REVERTED)
     await held.close_intent(intent.id, IntentState.DEAD)

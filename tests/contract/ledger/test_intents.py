@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
+from tests.contract.ledger.intruder import Intruder
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import ChainTx, TxState
-from fedgpu_operator.domain.ledger import Intent, IntentState
+from fedgpu_operator.domain.ledger import Intent, IntentCall, IntentState
 from fedgpu_operator.errors import LedgerError
 
 OPEN, DONE, DEAD = IntentState.OPEN, IntentState.DONE, IntentState.DEAD
@@ -138,3 +140,52 @@ async def test_an_intent_is_done_by_one_finalized_version(ledger: SqlLedger, now
         await ledger.close_intent(intent.id, DEAD)
     with pytest.raises(LedgerError, match="no intent 77"):
         await ledger.close_intent(77, DONE)
+
+
+async def test_a_smaller_call_takes_the_place_of_the_first_and_every_version_says_which_it_carries(
+    ledger: SqlLedger, now: datetime
+) -> None:
+    intent = await opened(ledger, now)
+    assert await ledger.intent_calls(intent.id) == (IntentCall(0, "0xEscrow", b"\x01\xff", "", now),)
+    await ledger.store_tx(version(intent, "a"), now)
+    with pytest.raises(LedgerError, match="call 1, which was not written down"):
+        await ledger.store_tx(replace(version(intent, "b"), call=1), now)
+    later = now + timedelta(seconds=5)
+    less = await ledger.amend_intent(intent.id, "0xEscrow", b"\x01", "gas limit too high", later)
+    assert less == IntentCall(1, "0xEscrow", b"\x01", "gas limit too high", later)
+    assert await ledger.amend_intent(intent.id, "0xEscrow", b"\x01", "once more", now) == less
+    await ledger.store_tx(replace(version(intent, "b"), call=1), now)
+    nothing = await ledger.amend_intent(intent.id, "0xS", b"", "still too high", later)
+    assert [call.number for call in await ledger.intent_calls(intent.id)] == [0, 1, 2]
+    assert (await ledger.intents())[0].data == b"\x01\xff", "what was first meant stays"
+    assert [tx.call for tx in await ledger.transactions(intent=intent.id)] == [0, 1]
+    assert nothing.data == b""
+    with pytest.raises(LedgerError, match="nonce 4 of 0xS"):
+        await ledger.store_tx(replace(version(intent, "c"), call=2, nonce=5), now)
+
+
+async def test_the_call_of_a_closed_intent_is_not_replaced(held: SqlLedger, intruder: Intruder, now: datetime) -> None:
+    intent = await opened(held, now)
+    await held.amend_intent(intent.id, "0xEscrow", b"\x01", "too large", now)
+    row = "INSERT INTO intent_calls (intent, number, \"to\", data, why, created_at) VALUES (?, ?, '', '', '', 0)"
+    with pytest.raises(intruder.refusal, match="numbered in order"):
+        intruder.run(row, intent.id, 3)
+    await held.close_intent(intent.id, DEAD)
+    with pytest.raises(LedgerError, match="is Dead"):
+        await held.amend_intent(intent.id, "0xEscrow", b"", "too large", now)
+    with pytest.raises(intruder.refusal, match="numbered in order"):
+        intruder.run(row, intent.id, 2)
+
+
+async def test_when_a_node_first_took_a_version_is_kept(held: SqlLedger, intruder: Intruder, now: datetime) -> None:
+    intent = await opened(held, now)
+    await held.store_tx(version(intent, "a"), now)
+    assert [tx.broadcast_at for tx in await held.transactions()] == [None]
+    taken = now + timedelta(seconds=90)
+    await held.mark_tx("0xa", TxState.BROADCAST, at=taken)
+    await held.mark_tx("0xa", TxState.INCLUDED, 7)
+    await held.mark_tx("0xa", TxState.BROADCAST, at=taken + timedelta(seconds=9))
+    assert [tx.broadcast_at for tx in await held.transactions()] == [taken]
+    await held.store_tx(version(intent, "a"), now)
+    with pytest.raises(intruder.refusal, match="first once"):
+        intruder.run("UPDATE chain_txs SET broadcast_at = NULL")

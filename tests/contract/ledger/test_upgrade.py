@@ -12,6 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
+from tests.contract.ledger.older import ledger_of_schema, stuck_intent
 
 from fedgpu_operator.adapters.ledger import SCHEMA_VERSION, SqlLedger
 from fedgpu_operator.adapters.ledger.chaining import COLUMNS
@@ -52,6 +53,27 @@ async def test_a_ledger_of_schema_1_keeps_everything_and_joins_the_chains(old: P
         assert (await ledger.verify()).rows["usage_records"] == 6
     async with await SqlLedger.open(old) as again:
         assert (await again.verify()).sound
+
+
+async def test_what_schema_4_had_under_way_carries_its_first_call_and_its_time(path: Path, now: datetime) -> None:
+    ledger_of_schema(4, path)
+    versions = [("0xa", b"a", "Signed", 10), ("0xb", b"b", "Broadcast", 12)]
+    stuck_intent(path, "claim", "0xS", ("0xE", b"\x07"), versions, 1_700_000_000_000_000)
+    async with await SqlLedger.open(path) as ledger:
+        signed = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+        assert [(tx.call, tx.broadcast_at) for tx in await ledger.transactions()] == [(0, None), (0, signed)]
+        (intent,) = await ledger.intents(open_only=True)
+        assert [call.data for call in await ledger.intent_calls(intent.id)] == [b"\x07"]
+        less = await ledger.amend_intent(intent.id, "0xE", b"", "too large", now)
+        assert less.number == 1
+    with closing(sqlite3.connect(path)) as raw:
+        for statement in (
+            "UPDATE chain_txs SET call = 1",
+            "UPDATE intent_calls SET data = ''",
+            "DELETE FROM chain_txs",
+        ):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                raw.execute(statement)
 
 
 async def test_what_an_upgrade_bound_is_guarded_from_then_on(old: Path) -> None:

@@ -17,7 +17,7 @@ from fedgpu_operator.cli import ledger_anchor
 from fedgpu_operator.cli.chain_deploy import helm_values
 from fedgpu_operator.cli.chain_terms import PeriodOptions, RoleOptions, period, periods_of, roles_of
 from fedgpu_operator.cli.payouts import Payout, row_of
-from fedgpu_operator.cli.payouts_claim import LINES_AT_ONCE, batches, due_leaves
+from fedgpu_operator.cli.payouts_claim import due_leaves
 from fedgpu_operator.cli.settle_disputes import ZERO, Facts, document_of
 from fedgpu_operator.cli.settle_status import Sighted, chain_of, rows_of
 from fedgpu_operator.cli.wallets import lasting, usd
@@ -26,11 +26,9 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import (
     AccountState,
     ChainSnapshot,
-    Claim,
     DisputeState,
     EpochState,
     ExitState,
-    Line,
     PairState,
 )
 from fedgpu_operator.domain.terms import EscrowPeriods, EscrowTerms
@@ -97,7 +95,7 @@ def test_without_a_manifest_what_waits_is_unknown_and_not_nothing() -> None:
     assert (row["payable"], row["inWindow"], row["paid"]) == (None, None, "5.00")
 
 
-def test_only_leaves_that_pay_are_claimed_and_in_batches() -> None:
+def test_only_leaves_that_pay_are_claimed() -> None:
     plan = build_epoch(
         chain_id=1,
         escrow=Q,
@@ -111,12 +109,6 @@ def test_only_leaves_that_pay_are_claimed_and_in_batches() -> None:
     chain = dataclasses.replace(CHAIN, books=books)
     assert [leaf.provider for leaf in due_leaves(plan, chain, set())] == [P]
     assert due_leaves(plan, chain, {Q}) == []
-    leaves = [Claim(P, tuple(Line(A, MicroUSD(1)) for _ in range(64)), ()) for _ in range(5)]
-    sizes = [sum(len(leaf.lines) for leaf in batch) for batch in batches(leaves)]
-    assert sizes == [128, 128, 64]
-    assert max(sizes) <= LINES_AT_ONCE
-    assert [leaf for batch in batches(leaves) for leaf in batch] == leaves
-    assert list(batches([])) == []
 
 
 def dispute(clock: int, *, ruled: bool = False) -> dict[str, object]:

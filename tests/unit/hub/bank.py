@@ -13,6 +13,7 @@ from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.transactions import Call, Fees
 from fedgpu_operator.hub.settlement import SettlementLoop
 from fedgpu_operator.settlement import Terms
 
@@ -32,9 +33,9 @@ class Bank:
         self.auto_claim = True
         self.terms = Terms(every=timedelta(seconds=60), at_most=timedelta(days=7))
 
-    async def step(self, *, mine: bool = True, final: bool = True, up_for: float = 3600) -> None:
-        """One pass of a loop that began `up_for` seconds ago, then a block, then finality."""
-        loop = SettlementLoop(
+    def loop(self) -> SettlementLoop:
+        """A loop that begins now."""
+        return SettlementLoop(
             self.world.kube,
             self.ledger,
             self.escrow,
@@ -46,13 +47,22 @@ class Bank:
             poll=1,
             auto_claim=self.auto_claim,
         )
-        loop._planner._began = self.world.clock.now() - timedelta(seconds=up_for)
-        await loop.pass_once()
+
+    async def step(self, *, mine: bool = True, final: bool = True, loop: SettlementLoop | None = None) -> None:
+        """One pass of a loop, which begins now unless it is given, then a block, then finality."""
+        await (loop or self.loop()).pass_once()
         self.world.clock.forward(1)
         if mine:
             self.escrow.mine()
         if final:
             self.escrow.finalize()
+
+    async def run(self, call: Call) -> None:
+        """A call that somebody sends is in a block, and final."""
+        view, nonce = await self.escrow.suggest_fees(), self.escrow.latest.nonce
+        await self.escrow.broadcast(await self.escrow.sign(call, nonce, Fees(2 * view.base_fee, view.tip)))
+        self.escrow.mine()
+        self.escrow.finalize()
 
     async def used(
         self,
@@ -79,6 +89,10 @@ class Bank:
     def says(self, kind: str, number: int = 1) -> tuple[str, str]:
         found = find(self.object(number).status.conditions, kind)
         return (found.status, found.reason) if found else ("", "")
+
+    def message(self, kind: str, number: int = 1) -> str:
+        found = find(self.object(number).status.conditions, kind)
+        return found.message if found else ""
 
     @property
     def paid(self) -> int:

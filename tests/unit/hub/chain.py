@@ -28,10 +28,16 @@ from fedgpu_operator.domain.settlement import (
 )
 from fedgpu_operator.domain.terms import EscrowPeriods, Role
 from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
-from fedgpu_operator.errors import ChainError, ChainUnreachableError, RevertedError
+from fedgpu_operator.errors import ChainUnreachableError, NotTakenError, Refusal, RevertedError
 from fedgpu_operator.ports import Escrow
+from fedgpu_operator.settlement import gas_cap
+from fedgpu_operator.settlement.typeddata import NO_ADDRESS, signed_by
 
 WINDOW = 600
+CALL_GAS = 100_000
+TRANSFER_GAS = 26_250
+Case = tuple[int, str, str]
+"""(epoch, tenant, provider) of a dispute."""
 Effect = Callable[["Books"], int | None]
 """What a transaction does to the books; the number of the epoch that it posts, if it does."""
 
@@ -56,6 +62,9 @@ class Books:
     skipped: dict[int, tuple[str, ...]] = field(default_factory=dict)
     posted: dict[int, PostedEpoch] = field(default_factory=dict)
     nonce: int = 0
+    closed: set[Case] = field(default_factory=set)
+    shown: dict[Case, int] = field(default_factory=dict)
+    answered: list[Sequence[Answer]] = field(default_factory=list)
 
     @property
     def head(self) -> EpochState | None:
@@ -75,8 +84,13 @@ class Books:
 class FakeEscrow:
     """`silent` answers nothing, `refuses` is what a simulation of a post says, `loses` forgets what is sent.
 
-    Nothing is mined that offers less than `base_fee`; `disputed` is what is open on chain.
+    Nothing is mined that offers less than `base_fee`; `disputed` is what was ever disputed.
+    A call needs `gas`, each line of a claim `line_gas`, each debit of a post `debit_gas`; blocks hold `block_gas`,
+    and nodes take no transaction whose limit is above `most_gas`, that costs more than `most_cost` wei, or which
+    `purse` wei cannot pay for.
     `signers` are the keys that providers named, `stripped` who lost which role; everybody else holds all of them.
+    `coded` are accounts with code, of which those in `deaf` accept no signature; `moody` only not at the newest block.
+    `batch_at` is the contract that bundles, `sent_by` how many transactions an account sent.
     """
 
     def __init__(self) -> None:
@@ -88,13 +102,28 @@ class FakeEscrow:
         self.base_fee = 10
         self.coins, self.data_fee = 10**18, 0
         self.silent, self.loses, self.refuses = False, False, ""
+        self.line_gas, self.debit_gas, self.block_gas, self.most_gas = 0, 0, 60_000_000, 2**24
+        self.most_cost, self.purse = 10**30, 10**30
         self.disputed: list[DisputeState] = []
-        self.answered: list[Sequence[Answer]] = []
         self.signers: dict[str, str] = {}
         self.stripped: set[tuple[Role, str]] = set()
-        self._calls: dict[str, Effect] = {}
-        self._signed: dict[str, tuple[Effect, Fees]] = {}
+        self.coded: set[str] = set()
+        self.deaf: set[str] = set()
+        self.moody: set[str] = set()
+        self.batch_at: str | None = None
+        self.sent_by: dict[str, int] = {}
+        self.gas = CALL_GAS
+        self.bundled: dict[str, list[Call]] = {}
+        self._calls: dict[str, Effect] = {"0x": lambda _books: None}
+        self._signed: dict[str, tuple[Effect, Fees, int]] = {}
+        self._debits: dict[str, int] = {}
+        self._claims: dict[str, tuple[int, list[Claim]]] = {}
         self._pool: dict[int, str] = {}
+
+    @property
+    def answered(self) -> list[Sequence[Answer]]:
+        """What answers in blocks showed, oldest first."""
+        return self.latest.answered
 
     # ---- what the test does
 
@@ -107,7 +136,7 @@ class FakeEscrow:
         books = self.latest
         books.block += 1
         while (tx_hash := self._pool.get(books.nonce)) is not None:
-            effect, fees = self._signed[tx_hash]
+            effect, fees, _ = self._signed[tx_hash]
             if fees.max_fee < self.base_fee:
                 break
             del self._pool[books.nonce]
@@ -213,6 +242,16 @@ class FakeEscrow:
     async def check_state(self) -> None:
         self._answer()
 
+    async def has_code(self, account: str) -> bool:
+        self._answer()
+        return account in self.coded | self.deaf
+
+    async def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        """Keys sign as keys do, and owners of accounts that nobody has the key of by `stamp`."""
+        self._answer()
+        by_owner = signed_by(account, digest, signature) or signature == stamp(account, digest)
+        return account not in self.deaf and by_owner
+
     async def holds_role(self, role: Role, account: str) -> bool:
         self._answer()
         return (role, account) not in self.stripped
@@ -227,7 +266,12 @@ class FakeEscrow:
 
     async def disputes(self) -> tuple[DisputeState, ...]:
         self._answer()
-        return tuple(self.disputed)
+        books = self.final
+        return tuple(
+            replace(each, shown=MicroUSD(max(each.shown, books.shown.get(_case(each), 0))))
+            for each in self.disputed
+            if _case(each) not in books.closed
+        )
 
     async def exits(self) -> tuple[ExitState, ...]:
         self._answer()
@@ -243,27 +287,102 @@ class FakeEscrow:
                 raise RevertedError(self.refuses)
             return _post(books, plan)
 
-        return self._call(f"post {plan.manifest_hash}", effect)
+        call = self._call(f"post {plan.manifest_hash}", effect)
+        self._debits[call.data] = len(plan.debits)
+        return call
 
     def call_claim(self, epoch: int, claims: Sequence[Claim]) -> Call:
-        return self._call(f"claim {epoch} {claims}", lambda books: _claim(books, claims))
+        call = self._call(f"claim {epoch} {claims}", lambda books: _claim(books, claims))
+        self._claims[call.data] = epoch, list(claims)
+        return call
+
+    def claimed(self, call: Call) -> tuple[int, list[Claim]]:
+        return self._claims[call.data]
 
     def call_close(self, epoch: int, tenant: str, provider: str) -> Call:
-        def effect(_books: Books) -> None:
-            self.disputed = [each for each in self.disputed if each.epoch != epoch]
+        def effect(books: Books) -> None:
+            books.closed.add(self._open(books, epoch, tenant, provider))
 
         return self._call(f"close {epoch} {tenant} {provider}", effect)
 
     def call_answer(self, epoch: int, tenant: str, provider: str, answers: Sequence[Answer]) -> Call:
-        def effect(_books: Books) -> None:
-            self.answered.append(answers)
+        def effect(books: Books) -> None:
+            key = self._open(books, epoch, tenant, provider)
+            for answer in answers:
+                signer = self.signers.get(answer.provider, answer.provider)
+                if signer in self.deaf | self.moody:
+                    raise RevertedError(f"BadSignature(signer={signer})")
+            case = next(each for each in self.disputed if _case(each) == key)
+            books.shown[key] = max(books.shown.get(key, 0), min(case.amount, self._backs(books, case, answers)))
+            books.answered.append(answers)
 
-        return self._call(f"answer {epoch} {tenant} {provider}", effect)
+        shown = " ".join(f"{each.provider} {each.receipt.cumulative}" for each in answers)
+        return self._call(f"answer {epoch} {tenant} {provider} {shown}", effect)
+
+    def _open(self, books: Books, epoch: int, tenant: str, provider: str) -> Case:
+        key = epoch, tenant, provider
+        if key in books.closed or key not in map(_case, self.disputed):
+            raise RevertedError("NoDispute()")
+        return key
+
+    def _backs(self, books: Books, case: DisputeState, answers: Sequence[Answer]) -> int:
+        if case.provider != NO_ADDRESS:
+            return max(0, answers[0].receipt.cumulative - case.floor)
+        account, head = books.accounts[case.tenant], books.head
+        there = account.allocated + (account.pending if head is not None and head.number == case.epoch else 0)
+        unpaid = sum(
+            max(0, min(each.lines[each.index].cumulative, each.receipt.cumulative) - books.paid.get(pair, 0))
+            for each in answers
+            for pair in [(case.tenant, each.provider)]
+        )
+        return max(0, unpaid - there)
+
+    async def batch(self) -> str | None:
+        self._answer()
+        return self.batch_at
+
+    def call_bundle(self, batch: str, bundled: Sequence[Call]) -> Call:
+        assert batch == self.batch_at
+
+        def effect(books: Books) -> None:
+            for call in bundled:
+                attempt = copy.deepcopy(books)
+                try:
+                    self._calls[call.data](attempt)
+                except RevertedError:
+                    continue
+                books.__dict__.update(attempt.__dict__)
+
+        made = self._call(" | ".join(["bundle", *(bytes.fromhex(call.data[2:]).decode() for call in bundled)]), effect)
+        self.bundled[made.data] = list(bundled)
+        return made
 
     async def simulate(self, call: Call) -> int:
         self._answer()
-        self._calls[call.data](copy.deepcopy(self.latest))
-        return 100_000
+        bundled = self.bundled.get(call.data, [call])
+        for alone in bundled:
+            try:
+                self._calls[alone.data](copy.deepcopy(self.latest))
+            except RevertedError as error:
+                refused = error
+            else:
+                return sum(map(self._gas_of, bundled))
+        raise refused
+
+    def _gas_of(self, call: Call) -> int:
+        if call.data == "0x":
+            return TRANSFER_GAS
+        _, leaves = self._claims.get(call.data, (0, []))
+        lines = sum(len(leaf.lines) for leaf in leaves)
+        return self.gas + self.line_gas * lines + self.debit_gas * self._debits.get(call.data, 0)
+
+    async def gas_cap(self) -> int:
+        self._answer()
+        return gas_cap(self.block_gas)
+
+    async def height(self) -> int:
+        self._answer()
+        return self.latest.block
 
     async def balance(self, account: str) -> int:
         self._answer()
@@ -276,25 +395,30 @@ class FakeEscrow:
 
     async def nonces(self, sender: str) -> Nonces:
         self._answer()
-        assert sender == self.address
+        if sender != self.address:
+            return Nonces(*[self.sent_by.get(sender, 0)] * 3)
         return Nonces(self.final.nonce, self.latest.nonce, self.latest.nonce + len(self._pool))
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
         raw = f"{call.what} {call.data} #{nonce} {fees}".encode()
         tx_hash = "0x" + sha256(raw).hexdigest()
-        self._signed[tx_hash] = self._calls[call.data], fees
+        self._signed[tx_hash] = self._calls[call.data], fees, call.gas
         return SignedTx(tx_hash, raw, self.address, nonce, fees.max_fee, fees.tip)
-
-    async def self_transfer(self, nonce: int, fees: Fees) -> SignedTx:
-        return await self.sign(self._call("nothing", lambda _books: None), nonce, fees)
 
     async def broadcast(self, signed: SignedTx) -> str:
         self._answer()
+        _, fees, gas = self._signed[signed.tx_hash]
         if signed.nonce < self.latest.nonce:
-            raise ChainError("sending a transaction: nonce too low")
-        waiting = self._pool.get(signed.nonce)
-        if waiting is not None and self._signed[waiting][1].max_fee > self._signed[signed.tx_hash][1].max_fee:
-            raise ChainError("sending a transaction: replacement transaction underpriced")
+            raise NotTakenError("nonce too low", Refusal.NONCE_USED)
+        if gas > self.most_gas:
+            raise NotTakenError(f"gas limit too high ({self.most_gas})", Refusal.TOO_LARGE)
+        if gas * fees.max_fee > self.most_cost:
+            raise NotTakenError("exceeds the configured cap", Refusal.FEE_CAPPED)
+        if gas * fees.max_fee > self.purse:
+            raise NotTakenError("insufficient funds", Refusal.POOR)
+        waiting = self._pool.get(signed.nonce, signed.tx_hash)
+        if waiting != signed.tx_hash and fees.max_fee * 10 < self._signed[waiting][1].max_fee * 11:
+            raise NotTakenError("replacement transaction underpriced", Refusal.UNDERPRICED)
         self.sent.append(signed.raw)
         if not self.loses:
             self._pool[signed.nonce] = signed.tx_hash
@@ -312,9 +436,13 @@ class FakeEscrow:
             raise ChainUnreachableError("no answer")
 
     def _call(self, what: str, effect: Effect) -> Call:
-        data = "0x" + what.encode().hex()
+        data = "0x" + sha256(what.encode()).hexdigest()
         self._calls[data] = effect
         return Call(str(self.escrow), data, what=what.split()[0])
+
+
+def _case(dispute: DisputeState) -> Case:
+    return dispute.epoch, dispute.tenant, dispute.provider
 
 
 def _post(books: Books, plan: EpochPlan) -> int:

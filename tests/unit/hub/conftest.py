@@ -36,12 +36,13 @@ async def world(ledger: SqlLedger, clock: FakeClock) -> World:
 
 @pytest.fixture
 async def bank(world: World) -> Bank:
-    """One provider with a payout wallet, one funded tenant, one billed lease."""
+    """One provider with a payout wallet, one funded tenant, one billed lease; the first epoch is due."""
     made = Bank(world)
     await world.provider("berlin", payout={"address": OWNER})
     await world.account(TENANT)
     made.escrow.fund(TENANT, 100)
     await made.used(USED)
+    made.world.clock.forward(60)
     return made
 
 

@@ -35,6 +35,7 @@ class Office:
             world.clock,
             proofs=world.proofs,
             meter=METER,
+            rules=world.wallets,
             domain=self.domain,
             interval=INTERVAL,
         ).pass_once()

@@ -6,26 +6,32 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.unit.hub.chain import FakeEscrow
 from tests.unit.hub.fakes import FakeClock
-from tests.unit.hub.signing import NEXT_SIGNER, PAYOUT, SIGNER
+from tests.unit.hub.signing import METER, NEXT_SIGNER, PAYOUT, SIGNER, TENANT
 from tests.unit.hub.world import PROVIDERS, World
 
+from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.hub import chainsigners
 from fedgpu_operator.hub.chainsigners import RECHECK, SignerBook
 from fedgpu_operator.hub.providers import ProviderLoop
+from fedgpu_operator.settlement.typeddata import escrow_domain, receipt
+
+OTHER_TENANT = LocalSigner("0x" + "a2" * 32).address
 
 
-class Chain:
-    """An escrow that names signers and counts how often it is asked."""
+class Chain(FakeEscrow):
+    """An escrow that counts how often it is asked who signs."""
 
-    def __init__(self, world: World) -> None:
-        self.escrow, self.asked = world.wallets, 0
+    asked = 0
 
     async def signer_of(self, provider: str) -> str:
         self.asked += 1
-        return await self.escrow.signer_of(provider)
+        return await super().signer_of(provider)
 
 
 @pytest.fixture
@@ -36,12 +42,13 @@ async def paid(world: World) -> World:
 
 @pytest.fixture
 def chain(paid: World) -> Chain:
-    return Chain(paid)
+    paid.wallets = Chain()
+    return paid.wallets
 
 
 @pytest.fixture
-def book(chain: Chain, clock: FakeClock) -> SignerBook:
-    return SignerBook(chain, clock)
+def book(paid: World, chain: Chain, clock: FakeClock) -> SignerBook:
+    return SignerBook(chain, paid.ledger, clock)
 
 
 async def says(book: SignerBook, world: World) -> tuple[str, str, str]:
@@ -92,15 +99,75 @@ async def test_a_chain_that_never_answers_does_not_hold_up_the_providers(
     paid: World, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chainsigners, "PATIENCE_SECONDS", 0.01)
-    assert (await says(SignerBook(Mute(), clock), paid))[:2] == ("Unknown", "ChainUnreachable")
+    assert (await says(SignerBook(Mute(), paid.ledger, clock), paid))[:2] == ("Unknown", "ChainUnreachable")
 
 
-class Mute:
-    """Keeps the connection open and says nothing."""
+class Mute(FakeEscrow):
+    """Keeps the connection open and answers nothing."""
 
     async def signer_of(self, provider: str) -> str:
         await asyncio.Event().wait()
         return provider
+
+
+async def receipt_of(world: World, signer: LocalSigner = SIGNER, tenant: str = TENANT) -> None:
+    """A receipt that the key signed, and the meter."""
+    made = Receipt(tenant, PAYOUT, MicroUSD(1_000_000), 1_767_268_800, "0x" + "11" * 32)
+    data = receipt(escrow_domain(world.wallets.chain_id, world.wallets.escrow), made)
+    signatures = await signer.sign_typed(data), await METER.sign_typed(data)
+    await world.ledger.append_receipt(made, *signatures, world.clock.now())
+
+
+async def test_a_signer_whose_account_got_code_is_named_with_the_cure_until_that_is_undone(
+    paid: World, book: SignerBook, chain: Chain
+) -> None:
+    chain.signers[PAYOUT] = SIGNER.address
+    await receipt_of(paid)
+    assert (await says(book, paid))[:2] == ("True", "SignerOnChain")
+    chain.deaf.add(SIGNER.address)
+    paid.clock.forward(RECHECK.total_seconds())
+    status, reason, message = await says(book, paid)
+    assert (status, reason) == ("False", "SignerHasCode")
+    assert "undo the delegation" in message
+    assert "fedgpu provider keys --signer" in message
+    chain.deaf.clear()
+    paid.clock.forward(RECHECK.total_seconds())
+    assert (await says(book, paid))[:2] == ("True", "SignerOnChain")
+
+
+async def test_code_that_accepts_what_the_key_signs_is_no_fault(paid: World, book: SignerBook, chain: Chain) -> None:
+    chain.signers[PAYOUT] = SIGNER.address
+    chain.coded.add(SIGNER.address)
+    assert (await says(book, paid))[:2] == ("Unknown", "SignerHasCode"), "no receipt shows it yet"
+    await receipt_of(paid)
+    paid.clock.forward(RECHECK.total_seconds())
+    assert (await says(book, paid))[0] == "True"
+
+
+async def test_a_receipt_of_the_key_before_is_said_to_count_no_more(
+    paid: World, book: SignerBook, chain: Chain
+) -> None:
+    chain.signers[PAYOUT] = SIGNER.address
+    await receipt_of(paid, NEXT_SIGNER)
+    assert (await says(book, paid))[:2] == ("False", "SignaturesRefused")
+    paid.clock.forward(RECHECK.total_seconds())
+    await receipt_of(paid, SIGNER, OTHER_TENANT)
+    assert (await says(book, paid))[0] == "True", "the newest one shows what the escrow does with the next"
+
+
+@pytest.mark.parametrize("how", ["code", "role"])
+async def test_a_meter_that_the_escrow_refuses_is_shown_at_every_provider(
+    paid: World, book: SignerBook, chain: Chain, how: str
+) -> None:
+    chain.signers[PAYOUT] = SIGNER.address
+    await receipt_of(paid)
+    if how == "code":
+        chain.deaf.add(METER.address)
+    else:
+        chain.stripped.add(("METER", METER.address))
+    status, reason, message = await says(book, paid)
+    assert (status, reason) == ("False", "MeterRefused")
+    assert METER.address in message
 
 
 @pytest.mark.parametrize("payout", [None, {"address": PAYOUT, "signer": None}])

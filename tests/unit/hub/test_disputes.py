@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from eth_account import Account
 from eth_utils.address import to_checksum_address
 from tests.unit.hub.bank import OWNER, PAIR, TENANT, USED, Bank
-from tests.unit.hub.chain import stamp
+from tests.unit.hub.chain import WINDOW, stamp
 
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import DisputeState, Receipt
+from fedgpu_operator.domain.settlement import Answer, ChainSnapshot, DisputeState, EpochState, Pair, Receipt
 from fedgpu_operator.domain.transactions import Call
-from fedgpu_operator.errors import ChainUnreachableError
-from fedgpu_operator.hub.disputes import DisputeKeeper
+from fedgpu_operator.errors import ChainError, ChainUnreachableError, NotTakenError, Refusal, RevertedError
+from fedgpu_operator.hub.disputes import BUNDLE_GAS, CALL_GAS, REFUSED, UNREAD, DisputeKeeper
 from fedgpu_operator.settlement.typeddata import NO_ADDRESS, escrow_domain, receipt
 
 METER = Account.from_key("0x" + "77" * 32)
@@ -35,15 +36,19 @@ def dispute(bank: Bank, amount: int = WHOLE, *, provider: str = OWNER, ruled: bo
     return made
 
 
-async def receipt_of(bank: Bank, cumulative: int, *, provider: str = OWNER) -> None:
-    made = Receipt(TENANT, provider, MicroUSD(cumulative), 1_767_268_800, "0x" + "11" * 32)
+async def receipt_of(bank: Bank, cumulative: int, *, provider: str = OWNER, tenant: str = TENANT) -> None:
+    made = Receipt(tenant, provider, MicroUSD(cumulative), 1_767_268_800, "0x" + "11" * 32)
     digest = receipt(escrow_domain(bank.escrow.chain_id, bank.escrow.escrow), made).digest
     signature = bytes(METER.unsafe_sign_hash(digest).signature)
     await bank.ledger.append_receipt(made, stamp(provider, digest), signature, bank.world.clock.now())
 
 
+def keeper_of(bank: Bank) -> DisputeKeeper:
+    return DisputeKeeper(bank.ledger, bank.escrow, bank.world.clock)
+
+
 async def errand(bank: Bank) -> str:
-    urgent, waiting = await DisputeKeeper(bank.ledger, bank.escrow).errands()
+    urgent, waiting = await keeper_of(bank).errands()
     found = urgent or waiting
     return found.key if found is not None else ""
 
@@ -147,14 +152,295 @@ async def test_an_answer_that_a_silent_chain_swallowed_is_shown_again(
     await posted(bank)
     await receipt_of(bank, WHOLE)
     dispute(bank)
-    keeper = DisputeKeeper(bank.ledger, bank.escrow)
+    keeper = keeper_of(bank)
 
     async def silent(_call: Call) -> int:
         raise ChainUnreachableError("no answer")
 
     with monkeypatch.context() as away:
         away.setattr(bank.escrow, "simulate", silent)
-        with pytest.raises(ChainUnreachableError):
-            await keeper.errands()
+        assert await keeper.errands() == (None, None)
+    bank.world.clock.forward(UNREAD.first.total_seconds())
     urgent, _ = await keeper.errands()
     assert urgent is not None
+
+
+async def three_lines(bank: Bank) -> list[str]:
+    """Three providers with a line and a receipt each, and the tenant's dispute of the whole debit."""
+    others = [str(to_checksum_address("0x" + byte * 20)) for byte in ("cc", "dd")]
+    for number, other in enumerate(others):
+        await bank.used(USED, f"theirs-{number}", wallets=(TENANT, other))
+    await posted(bank)
+    bank.escrow.jump(600)
+    account = bank.escrow.latest.accounts[TENANT]
+    bank.escrow.latest.accounts[TENANT] = replace(account, allocated=MicroUSD(0), pending=MicroUSD(0))
+    bank.escrow.finalize()
+    for provider in (OWNER, *others):
+        await receipt_of(bank, WHOLE, provider=provider)
+    dispute(bank, 3 * WHOLE, provider=NO_ADDRESS)
+    return [OWNER, *others]
+
+
+def providers_of(answers: Sequence[Answer]) -> list[str]:
+    return [each.provider for each in answers]
+
+
+@pytest.mark.parametrize("seen", ["finalized", "newest block"])
+async def test_a_signer_that_got_code_is_left_out_alone_and_shown_when_that_is_undone(bank: Bank, seen: str) -> None:
+    _, culprit, _ = owners = await three_lines(bank)
+    refusing = bank.escrow.deaf if seen == "finalized" else bank.escrow.moody
+    refusing.add(culprit)
+    keeper = keeper_of(bank)
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+    assert urgent.key.endswith(f":{2 * WHOLE}")
+    await bank.run(urgent.call)
+    assert providers_of(bank.escrow.answered[-1]) == [each for each in owners if each != culprit]
+    assert await keeper.errands() == (None, None), "nothing more can be shown while it has code"
+    refusing.clear()
+    bank.escrow.jump(1)
+    bank.world.clock.forward(REFUSED.first.total_seconds())
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+    await bank.run(urgent.call)
+    assert providers_of(bank.escrow.answered[-1]) == owners
+    assert (await bank.escrow.disputes())[0].shown == 3 * WHOLE
+
+
+async def test_what_the_contract_refuses_is_tried_again_with_growing_pauses_and_after_a_new_final_block(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await posted(bank)
+    await receipt_of(bank, WHOLE)
+    made = dispute(bank)
+    bank.escrow.disputed = [replace(made, deadline=made.deadline + 86_400)]
+    bank.escrow.moody.add(OWNER)
+    keeper, tries = keeper_of(bank), 0
+    simulate = bank.escrow.simulate
+
+    async def counted(call: Call) -> int:
+        nonlocal tries
+        tries += 1
+        return await simulate(call)
+
+    monkeypatch.setattr(bank.escrow, "simulate", counted)
+    for _ in range(60):
+        await keeper.errands()
+        bank.world.clock.forward(60)
+        bank.escrow.jump(1)
+    assert tries == 7, "at 0, 1, 3, 7, 15, 31 and 47 minutes"
+    bank.world.clock.forward(3600)
+    await keeper.errands()
+    before = tries
+    bank.world.clock.forward(3600)
+    await keeper.errands()
+    assert tries == before, "no block became final since"
+    bank.escrow.moody.clear()
+    bank.escrow.jump(1)
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+
+
+async def test_a_dispute_that_cannot_be_read_holds_up_no_other(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    await posted(bank)
+    await receipt_of(bank, WHOLE)
+    made = dispute(bank)
+    first = replace(made, tenant=str(to_checksum_address("0x" + "99" * 20)), deadline=made.deadline - 1)
+    bank.escrow.disputed = [first, made]
+    snapshot = bank.escrow.snapshot
+
+    async def broken(tenants: Sequence[str], pairs: Sequence[Pair]) -> ChainSnapshot:
+        if first.tenant in tenants:
+            raise ChainUnreachableError("header not found")
+        return await snapshot(tenants, pairs)
+
+    monkeypatch.setattr(bank.escrow, "snapshot", broken)
+    assert await errand(bank) == f"answer:1:{TENANT}:{OWNER}:{WHOLE}"
+
+
+async def test_no_answer_is_tried_in_the_arbiters_half(bank: Bank) -> None:
+    await posted(bank)
+    await receipt_of(bank, WHOLE)
+    made = dispute(bank)
+    bank.escrow.jump(1_000 - WINDOW // 2 - 1)
+    assert await errand(bank)
+    bank.escrow.jump(1)
+    assert await errand(bank) == ""
+    assert made.deadline > bank.escrow.final.timestamp
+
+
+BATCH = str(to_checksum_address("0x" + "ba" * 20))
+
+
+async def many_lines(bank: Bank, count: int, *, batch: str | None = BATCH) -> list[DisputeState]:
+    """As many tenants' disputes of their lines, with a receipt for each and deadlines one second apart."""
+    await posted(bank)
+    bank.escrow.batch_at = batch
+    made = dispute(bank)
+    found = []
+    for number in range(count):
+        tenant = str(to_checksum_address(f"0x{number + 1:040x}"))
+        bank.escrow.fund(tenant, 100)
+        await receipt_of(bank, WHOLE, tenant=tenant)
+        found.append(replace(made, tenant=tenant, deadline=made.deadline + count - number))
+    bank.escrow.disputed = found
+    return found
+
+
+def bundled(bank: Bank, call: Call) -> list[str]:
+    """What a bundle holds, by the tenants' addresses."""
+    return [bytes.fromhex(each.data[2:]).decode().split()[2] for each in bank.escrow.bundled[call.data]]
+
+
+async def test_answers_are_bundled_by_deadline_up_to_the_gas_of_a_transaction(bank: Bank) -> None:
+    found = await many_lines(bank, 40)
+    bank.escrow.gas = 500_000
+    keeper = keeper_of(bank)
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+    soonest = [each.tenant for each in reversed(found)]
+    fit = (BUNDLE_GAS - CALL_GAS) // (500_000 - CALL_GAS)
+    assert bundled(bank, urgent.call) == soonest[:fit]
+    assert (urgent.kind, urgent.key.split(":")[:2]) == ("answer", ["answer", "bundle"])
+    assert (await keeper_of(bank).errands())[0] == urgent, "the same content has the same key after a restart"
+    await bank.run(urgent.call)
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+    assert bundled(bank, urgent.call) == soonest[fit:]
+    await bank.run(urgent.call)
+    assert {each.shown for each in await bank.escrow.disputes()} == {WHOLE}
+    assert await keeper.errands() == (None, None)
+
+
+async def test_without_a_batch_contract_there_is_one_answer_per_transaction(bank: Bank) -> None:
+    found = await many_lines(bank, 3, batch=None)
+    urgent, _ = await keeper_of(bank).errands()
+    assert urgent is not None
+    assert urgent.key == f"answer:1:{found[-1].tenant}:{OWNER}:{WHOLE}"
+
+
+@pytest.mark.parametrize("error", [RevertedError("no"), NotTakenError("block gas limit", Refusal.TOO_LARGE)])
+async def test_a_batch_contract_that_serves_for_nothing_holds_up_no_answer(
+    bank: Bank, error: ChainError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = await many_lines(bank, 3)
+    simulate = bank.escrow.simulate
+
+    async def refused(call: Call) -> int:
+        if call.data in bank.escrow.bundled:
+            raise error
+        return await simulate(call)
+
+    monkeypatch.setattr(bank.escrow, "simulate", refused)
+    assert await errand(bank) == f"answer:1:{found[-1].tenant}:{OWNER}:{WHOLE}"
+
+
+async def test_what_somebody_else_did_first_does_not_void_the_bundle(bank: Bank) -> None:
+    first, second, third = await many_lines(bank, 3)
+    keeper = keeper_of(bank)
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+    bank.escrow.latest.closed.add((1, second.tenant, OWNER))
+    await bank.run(urgent.call)
+    assert {each.tenant: each.shown for each in await bank.escrow.disputes()} == {
+        first.tenant: WHOLE,
+        third.tenant: WHOLE,
+    }
+
+
+async def test_answers_and_closings_are_bundled_apart(bank: Bank) -> None:
+    found = await many_lines(bank, 4)
+    bank.escrow.disputed = [replace(each, ruled=number < 2) for number, each in enumerate(found)]
+    urgent, waiting = await keeper_of(bank).errands()
+    assert urgent is not None
+    assert waiting is not None
+    assert bundled(bank, urgent.call) == [found[3].tenant, found[2].tenant]
+    assert (waiting.kind, bundled(bank, waiting.call)) == ("close", [found[1].tenant, found[0].tenant])
+    await bank.run(waiting.call)
+    assert [each.tenant for each in await bank.escrow.disputes()] == [found[2].tenant, found[3].tenant]
+
+
+async def test_a_cancelled_epochs_closing_and_an_answer_do_not_share_a_bundle(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = await many_lines(bank, 4)
+    cancelled = [replace(each, epoch=2, deadline=each.deadline - 100) for each in found[:2]]
+    bank.escrow.disputed = [*cancelled, *found[2:]]
+    finalized_epoch = bank.escrow.finalized_epoch
+
+    async def second_is_cancelled(number: int) -> EpochState:
+        state = await finalized_epoch(1)
+        return replace(state, number=number, cancelled=number == 2)
+
+    monkeypatch.setattr(bank.escrow, "finalized_epoch", second_is_cancelled)
+    urgent, waiting = await keeper_of(bank).errands()
+    assert urgent is not None
+    assert (urgent.kind, bundled(bank, urgent.call), waiting) == ("close", [each.tenant for each in found[1::-1]], None)
+
+
+async def test_an_account_with_code_is_asked_last_and_once_per_transaction(bank: Bank) -> None:
+    first, second, third = await many_lines(bank, 3)
+    other = str(to_checksum_address("0x" + "c0" * 20))
+    bank.escrow.coded.add(other)
+    for each in (third, second):
+        await receipt_of(bank, WHOLE, provider=other, tenant=each.tenant)
+    bank.escrow.disputed = [first, *(replace(each, provider=other) for each in (second, third))]
+    urgent, _ = await keeper_of(bank).errands()
+    assert urgent is not None
+    assert bundled(bank, urgent.call) == [first.tenant, third.tenant], "what it burns is nobody else's"
+
+
+@pytest.mark.parametrize("how", ["moved", "coded"])
+async def test_who_may_have_voided_an_answer_is_left_out_of_the_next(bank: Bank, how: str) -> None:
+    """A delegation right before the answer, undone right after: finalized and newest block show nothing of it."""
+    _, culprit, _ = owners = await three_lines(bank)
+    if how == "coded":
+        bank.escrow.coded.add(culprit)
+    keeper = keeper_of(bank)
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+    assert urgent.key.endswith(f":{3 * WHOLE}")
+    if how == "moved":
+        bank.escrow.sent_by[culprit] = 2
+    bank.escrow.jump(1)
+    urgent, _ = await keeper.errands()
+    assert urgent is not None
+    assert urgent.key.endswith(f":{2 * WHOLE}")
+    await bank.run(urgent.call)
+    assert providers_of(bank.escrow.answered[-1]) == [each for each in owners if each != culprit]
+    bank.escrow.jump(1)
+    bank.world.clock.forward(REFUSED.first.total_seconds())
+    urgent, _ = await keeper.errands()
+    assert urgent is not None, "and it is taken in again later"
+    assert urgent.key.endswith(f":{3 * WHOLE}")
+
+
+@pytest.mark.parametrize("how", ["estimated", "refused by nodes"])
+async def test_an_answer_that_no_transaction_can_hold_shows_what_backs_the_most(
+    bank: Bank, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = await three_lines(bank)
+
+    async def simulate(call: Call) -> int:
+        count = sum(bytes.fromhex(call.data[2:]).decode().count(each) for each in owners)
+        if how != "estimated" and count > 2:
+            raise NotTakenError("transaction gas limit too high", Refusal.TOO_LARGE)
+        return 5_000_000 * count
+
+    monkeypatch.setattr(bank.escrow, "simulate", simulate)
+    # Half of the second line is paid already, so that its receipt backs the least.
+    bank.escrow.latest.paid[TENANT, owners[1]] = bank.escrow.final.paid[TENANT, owners[1]] = WHOLE // 2
+    urgent, _ = await keeper_of(bank).errands()
+    assert urgent is not None
+    await bank.run(urgent.call)
+    shown = providers_of(bank.escrow.answered[-1])
+    assert shown == ([owners[0], owners[2]] if how == "estimated" else [owners[0]])
+
+
+async def test_the_loop_sends_a_bundle_as_one_transaction(bank: Bank) -> None:
+    await many_lines(bank, 5)
+    for _ in range(3):
+        await bank.step()
+    intents = [intent for intent in await bank.ledger.intents() if intent.kind == "answer"]
+    assert len(intents) == 1
+    assert {each.shown for each in await bank.escrow.disputes()} == {WHOLE}

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.unit.hub.chain import stamp
 from tests.unit.hub.office import INTERVAL, NAMESPACE, Office, uses
 from tests.unit.hub.signing import METER, NEXT_SIGNER, PAYOUT, SIGNER, TENANT, funded
 from tests.unit.hub.world import World
@@ -259,3 +260,35 @@ async def test_a_signature_is_made_once_and_stays_over_other_reports(world: Worl
     reporter = Reporter("berlin", world.kube, AgentSettings(NAMESPACE, "hub"), world.clock)
     await reporter.report([], "v1.36.3")
     assert len(office.report.status.receipts) == 1, "inventory is written beside it, not over it"
+
+
+async def test_a_receipt_that_the_escrow_refuses_now_is_kept_for_when_that_is_undone(
+    world: World, office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An EIP-7702 delegation can be undone; a signature that was not taken cannot be had later."""
+    world.wallets.deaf |= {SIGNER.address, METER.address}
+    await funded(world)
+    await uses(world, 1000, 1000, final=True)
+    for step in (office.hub, office.agent, office.hub):
+        await step()
+    (kept,) = await office.kept()
+    assert recover(receipt(office.domain, kept.receipt).digest, kept.provider_signature) == SIGNER.address
+    assert "the escrow refuses what the meter" in caplog.text
+
+
+async def test_what_only_the_signers_code_accepts_is_taken_and_anything_else_is_not(
+    world: World, office: Office
+) -> None:
+    """The accepted signer has no key here: its code says what it signed, as the escrow will ask it."""
+    await funded(world)
+    await uses(world, 1000, 1000, final=True)
+    await office.hub()
+    (proposal,) = office.report.spec.receipts
+    digest = receipt(office.domain, proposal.to_domain()).digest
+    for signature, taken in ((b"\x01" * 65, 0), (stamp(SIGNER.address, digest), 1)):
+        signed = [
+            {"tenant": TENANT, "provider": PAYOUT, "digest": "0x" + digest.hex(), "signature": "0x" + signature.hex()}
+        ]
+        await world.kube.patch_status(REPORTS, "berlin", NAMESPACE, {"status": {"receipts": signed}})
+        await office.hub()
+        assert len(await office.kept()) == taken

@@ -53,6 +53,7 @@ async def test_a_root_that_another_settler_built_over_is_settled_anew(bank: Bank
 
 async def test_who_makes_every_post_stale_delays_it_by_a_pass_and_not_by_an_interval(bank: Bank) -> None:
     bank.terms = Terms(every=timedelta(hours=1), at_most=timedelta(days=7))
+    bank.world.clock.forward(3_600)
     for _ in range(3):
         await bank.step(mine=False)
         bank.escrow.latest.seq += 1
@@ -79,9 +80,10 @@ async def test_a_small_payout_waits_but_not_for_a_tenant_that_leaves(bank: Bank,
 
 async def test_a_small_payout_waits_no_longer_than_an_epoch_may(bank: Bank) -> None:
     bank.terms = Terms(every=timedelta(seconds=60), at_most=timedelta(hours=1), min_payout=MicroUSD(WHOLE + 1))
-    await bank.step(up_for=3_599)
+    bank.world.clock.forward(3_600 - 61)
+    await bank.step()
     assert await bank.stages() == []
-    await bank.step(up_for=3_600)
+    await bank.step()
     assert await bank.stages() == ["Posted"]
 
 

@@ -13,8 +13,8 @@ from tests.unit.hub.world import PROVIDERS, TEAM, Crash, World
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.domain.books import EpochStage, TxState
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import TxReceipt
-from fedgpu_operator.errors import ChainUnreachableError
+from fedgpu_operator.domain.settlement import DisputeState, TxReceipt
+from fedgpu_operator.errors import ChainUnreachableError, StatePrunedError
 from fedgpu_operator.ports import ResourceType
 
 
@@ -49,10 +49,18 @@ async def test_one_step_a_pass_from_the_ledger_to_paid(bank: Bank) -> None:
     assert (covered.complete, covered.stage) == (True, EpochStage.PAID)
 
 
-async def test_the_first_epoch_of_all_is_due_one_interval_after_the_start(bank: Bank) -> None:
-    await bank.step(up_for=59)
-    assert await bank.stages() == []
-    await bank.step(up_for=60)
+async def test_the_first_epoch_of_all_is_due_one_interval_after_the_first_work_however_often_it_restarts(
+    world: World,
+) -> None:
+    bank = Bank(world)
+    world.clock.forward(3600)
+    await bank.step()
+    await bank.used(USED)
+    bank.escrow.fund(TENANT, 100)
+    for _ in range(60):
+        await bank.step()
+        assert await bank.stages() == []
+    await bank.step()
     assert await bank.stages() == ["Posted"]
 
 
@@ -335,3 +343,168 @@ async def test_finality_in_the_middle_of_a_pass_leaves_no_intent_behind(
             await bank.step(final=False)
     assert await bank.stages() == ["Paid", "Paid", "Paid"]
     assert bank.paid == 2_500_000
+
+
+def wallet(number: int) -> str:
+    return str(to_checksum_address(f"0x{number:040x}"))
+
+
+async def crowd(bank: Bank, tenants: int, providers: int) -> None:
+    """That many tenants owe that many providers a dollar and more each, one line for each provider."""
+    for number in range(max(tenants, providers)):
+        pair = (wallet(1_000 + number % tenants), wallet(2_000_000 + number % providers))
+        bank.escrow.fund(pair[0], 1_000_000)
+        await bank.used(USED, f"job-{number}", tenant=f"team-{number % tenants}", wallets=pair)
+    bank.world.clock.forward(60)
+
+
+async def test_an_epoch_with_more_providers_than_one_transaction_can_pay_is_claimed_in_several(world: World) -> None:
+    """210 lines of one provider each made one claim of 17.4 M gas, which no node takes."""
+    bank = Bank(world)
+    await crowd(bank, 1, 210)
+    bank.escrow.line_gas = 83_000
+    await bank.to_the_end()
+    for _ in range(4):
+        await bank.step()
+    assert await bank.stages() == ["Paid"]
+    assert sorted(bank.escrow.latest.paid.values()) == [1_250_000] * 210
+    claims = [tx for tx in await bank.ledger.transactions(epoch=1) if tx.kind == "claim"]
+    assert [tx.state for tx in claims] == [TxState.FINALIZED] * 2, "as few as fit, and none that had to be replaced"
+
+
+async def test_a_post_that_fits_no_transaction_takes_fewer_tenants_and_the_next_epoch_the_rest(world: World) -> None:
+    bank = Bank(world)
+    await crowd(bank, 8, 8)
+    bank.escrow.debit_gas = 3_000_000
+    await bank.to_the_end()
+    assert bank.object(1).spec.tenants == 4
+    bank.world.clock.forward(60)
+    await bank.to_the_end()
+    assert await bank.stages() == ["Paid", "Paid"]
+    assert sorted(bank.escrow.latest.paid.values()) == [1_250_000] * 8
+
+
+async def test_a_post_that_every_node_calls_too_large_is_given_up_and_settled_by_smaller_ones(world: World) -> None:
+    """The chain's own limits would allow it, so only the nodes' answer shows it; the loop restarts at every pass."""
+    bank = Bank(world)
+    await crowd(bank, 8, 8)
+    bank.escrow.debit_gas, bank.escrow.most_gas = 1_000_000, 2_500_000
+    await bank.step()
+    assert await bank.stages() == ["Prepared"], "what no node takes is not posted"
+    assert bank.says("Posted") == ("False", "TooLarge")
+    assert "gas limit too high" in bank.message("Posted")
+    for _ in range(4):
+        await bank.step()
+    assert (await bank.stages())[0] == "Abandoned"
+    for _ in range(100):
+        await bank.step()
+        bank.world.clock.forward(10)
+        bank.escrow.jump(WINDOW)
+        if len(bank.escrow.latest.paid) == 8:
+            break
+    assert sorted(bank.escrow.latest.paid.values()) == [1_250_000] * 8, "never both, and nobody twice"
+    posted = [len(each.debits or {}) for each in bank.escrow.latest.posted.values()]
+    assert (sum(posted), max(posted)) == (8, 2)
+
+
+@pytest.mark.parametrize("method", ["amend_intent", "store_tx", "mark_tx", "close_intent", "mark_epoch"])
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_crash_around_any_write_that_makes_a_claim_smaller_pays_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, method: str, after: bool
+) -> None:
+    bank = Bank(world)
+    await crowd(bank, 1, 8)
+    bank.escrow.line_gas, bank.escrow.most_gas = 500_000, 3_000_000
+    real, deaths = getattr(bank.ledger, method), [0]
+
+    async def dying(*args: object, **kwargs: object) -> object:
+        deaths[0] += 1
+        if deaths[0] % 2:
+            if after:
+                await real(*args, **kwargs)
+            raise Crash(method)
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(bank.ledger, method, dying)
+    for round_ in range(40):
+        try:
+            await bank.step()
+        except Crash:
+            bank.escrow.mine()
+            bank.escrow.finalize()
+        if round_ == 12:
+            bank.escrow.jump(WINDOW)
+    assert deaths[0]
+    assert await bank.stages() == ["Paid"]
+    assert sorted(bank.escrow.latest.paid.values()) == [1_250_000] * 8
+    calls = [await bank.ledger.intent_calls(intent.id) for intent in await bank.ledger.intents()]
+    assert max(map(len, calls)) > 1, "a claim was made smaller"
+
+
+async def test_a_post_that_was_mined_after_all_is_not_given_up(bank: Bank) -> None:
+    """A node had it while the others called it too large, and the self-transfer that frees its nonce comes too late."""
+    bank.escrow.most_gas = 50_000
+    await bank.step()
+    (post,) = await bank.ledger.transactions(epoch=1)
+    await bank.step(mine=False, final=False)
+    assert [tx.kind for tx in await bank.ledger.transactions(epoch=1)] == ["post", "free"]
+    bank.escrow._pool = {post.nonce or 0: post.tx_hash}
+    bank.escrow.mine()
+    bank.escrow.finalize()
+    bank.escrow.most_gas = 2**24
+    await bank.to_the_end()
+    assert await bank.stages() == ["Paid"]
+    assert bank.paid == 1_250_000
+    assert [tx.state for tx in (await bank.ledger.transactions(epoch=1))[:2]] == [TxState.FINALIZED, TxState.REPLACED]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "reason"), [("purse", "InsufficientFunds"), ("most_cost", "FeeCapped"), ("most_gas", "TooLarge")]
+)
+async def test_an_epoch_is_not_called_posted_while_no_node_takes_its_transaction(
+    bank: Bank, attribute: str, reason: str
+) -> None:
+    usual = getattr(bank.escrow, attribute)
+    setattr(bank.escrow, attribute, 0)
+    await bank.step()
+    assert await bank.stages() == ["Prepared"]
+    assert bank.says("Posted") == ("False", reason)
+    assert "no node takes the transaction" in bank.message("Posted")
+    assert bank.object().status.state == "Pending"
+    setattr(bank.escrow, attribute, usual)
+    await bank.step(mine=False)
+    assert await bank.stages() == ["Posted"]
+    assert bank.says("Posted") == ("True", "Broadcast")
+    await bank.to_the_end()
+    assert bank.paid == 1_250_000
+
+
+async def test_a_claim_that_no_node_takes_says_so(bank: Bank) -> None:
+    for _ in range(3):
+        await bank.step()
+    bank.escrow.jump(WINDOW)
+    bank.escrow.purse = 0
+    await bank.step()
+    assert bank.says("Paid") == ("False", "InsufficientFunds")
+    assert "insufficient funds" in bank.message("Paid")
+    bank.escrow.purse = 10**30
+    for _ in range(3):
+        await bank.step()
+    assert bank.says("Paid") == ("True", "Paid")
+
+
+async def test_disputes_that_cannot_be_read_do_not_stop_the_next_epoch(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def disputes() -> tuple[DisputeState, ...]:
+        raise StatePrunedError("eth_getLogs: block range is too large")
+
+    monkeypatch.setattr(bank.escrow, "disputes", disputes)
+    loop = bank.loop()
+    for _ in range(8):
+        await bank.step(loop=loop)
+    bank.escrow.jump(WINDOW)
+    for _ in range(4):
+        await bank.step(loop=loop)
+    assert await bank.stages() == ["Paid"]
+    assert sum("disputes cannot be read" in each.message for each in caplog.records) == 1, "once, not at every pass"

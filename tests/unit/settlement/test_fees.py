@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgpu_operator.domain.transactions import Fees, FeeView
-from fedgpu_operator.settlement.fees import bumped, cost_bound, first_fees, underpriced
+from fedgpu_operator.errors import Refusal
+from fedgpu_operator.settlement.fees import (
+    Move,
+    NonceState,
+    bumped,
+    cost_bound,
+    first_fees,
+    lowered,
+    next_move,
+    underpriced,
+)
 
 GWEI = 10**9
 WEI = st.integers(0, 10**15)
@@ -92,3 +102,51 @@ def test_bumps_end(view: FeeView, cap: int) -> None:
         if fees is None:
             return
     raise AssertionError("an offer was raised for ever")
+
+
+@given(OFFERS, VIEWS)
+def test_a_lower_offer_suits_the_next_block_and_saves_an_eighth(fees: Fees, view: FeeView) -> None:
+    lower = lowered(fees, view)
+    if lower is not None:
+        assert lower.tip <= lower.max_fee <= fees.max_fee * 8 // 9
+        assert not underpriced(lower, FeeView(view.base_fee * 9 // 8, view.tip))
+
+
+DEAF = [why for why in Refusal if why is not Refusal.UNDERPRICED]
+
+
+@given(OFFERS, st.none() | OFFERS, VIEWS, CAPS, st.sampled_from(DEAF), st.booleans())
+def test_no_call_pays_more_for_a_refusal_that_a_higher_fee_cannot_end(
+    fees: Fees, taken: Fees | None, view: FeeView, cap: int, why: Refusal, waited: bool
+) -> None:
+    move, offer = next_move(NonceState(fees, why, taken, waited), view, cap)
+    assert move is not Move.REPRICE or offer.max_fee < fees.max_fee
+    assert (move is Move.SHRINK) <= (why in (Refusal.FEE_CAPPED, Refusal.TOO_LARGE))
+
+
+@given(OFFERS, st.none() | OFFERS, VIEWS, CAPS, st.none() | st.sampled_from(list(Refusal)), st.booleans())
+def test_no_next_offer_passes_the_cap(
+    fees: Fees, taken: Fees | None, view: FeeView, cap: int, why: Refusal | None, waited: bool
+) -> None:
+    move, offer = next_move(NonceState(fees, why, taken, waited), view, cap)
+    assert move is Move.KEEP or offer.max_fee <= max(cap, fees.max_fee)
+    assert move is Move.KEEP or offer.tip <= offer.max_fee
+
+
+def test_a_fee_rises_where_nothing_but_inclusion_is_missing() -> None:
+    fees, view = Fees(22 * GWEI, GWEI), FeeView(10 * GWEI, GWEI)
+    raised = (Move.REPRICE, Fees(24_750_000_000, 1_125_000_000))
+    assert next_move(NonceState(fees, taken=fees), view, 100 * GWEI) == (Move.KEEP, fees)
+    assert next_move(NonceState(fees, taken=fees, waited=True), view, 100 * GWEI) == raised
+    assert next_move(NonceState(fees, Refusal.UNDERPRICED), view, 100 * GWEI) == raised
+    risen = FeeView(30 * GWEI, GWEI)
+    assert next_move(NonceState(fees, taken=fees), risen, 100 * GWEI) == (Move.REPRICE, Fees(61 * GWEI, 1_125_000_000))
+    assert next_move(NonceState(fees, Refusal.POOR), risen, 100 * GWEI) == (Move.KEEP, fees)
+
+
+def test_a_smaller_call_offers_more_only_than_what_a_node_has() -> None:
+    view = FeeView(10 * GWEI, GWEI)
+    stuck = NonceState(Fees(500 * GWEI, GWEI), Refusal.TOO_LARGE)
+    assert next_move(stuck, view, 500 * GWEI) == (Move.SHRINK, Fees(21 * GWEI, GWEI))
+    held = NonceState(Fees(40 * GWEI, GWEI), Refusal.TOO_LARGE, taken=Fees(40 * GWEI, GWEI))
+    assert next_move(held, view, 500 * GWEI) == (Move.SHRINK, Fees(45 * GWEI, 1_125_000_000))

@@ -35,6 +35,14 @@ def test_nothing_is_given_up_while_a_transaction_of_it_may_still_be_mined() -> N
     for (stage, sight), step in protocol.TABLE.items():
         if sight in {Sight.IN_FLIGHT, Sight.MINED}:
             assert step.stage is EpochStage.POSTED, (stage, sight)
+        if sight is Sight.NOT_TAKEN:
+            assert step.stage is EpochStage.PREPARED, (stage, sight)
+
+
+def test_nothing_is_posted_that_no_node_has_taken() -> None:
+    for (stage, sight), step in protocol.TABLE.items():
+        if step.stage is EpochStage.POSTED:
+            assert sight in {Sight.IN_FLIGHT, Sight.MINED}, (stage, sight)
 
 
 def test_a_sight_that_cannot_be_is_an_error_and_not_a_guess() -> None:

@@ -16,6 +16,7 @@ from web3.contract.async_contract import AsyncContract
 
 from fedgpu_operator.adapters.chain.rpc import Rpc
 from fedgpu_operator.artifacts import ContractName, load
+from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Answer, Claim, EpochPlan, Line, Receipt
 from fedgpu_operator.domain.transactions import Call
 
@@ -47,6 +48,24 @@ def claim(escrow: str, epoch: int, claims: Sequence[Claim]) -> Call:
     """Anybody's claim of leaves of the active epoch."""
     leaves = [(to_checksum_address(each.provider), _lines(each.lines), _proof(each.proof)) for each in claims]
     return encode(escrow, "claim", [epoch, leaves])
+
+
+def claimed(call: Call) -> tuple[int, list[Claim]]:
+    """The epoch and the leaves that a claim was made of; ValueError for any other call."""
+    function, arguments = _contract("ComputeEscrow").decode_function_input(HexStr(call.data))
+    if function.fn_name != "claim":
+        raise ValueError(f"{function.fn_name} is no claim")
+    leaves = [
+        Claim(
+            provider=to_checksum_address(leaf["provider"]),
+            lines=tuple(
+                Line(to_checksum_address(each["tenant"]), MicroUSD(each["cumulative"])) for each in leaf["lines"]
+            ),
+            proof=tuple("0x" + bytes(node).hex() for node in leaf["proof"]),
+        )
+        for leaf in arguments["credits"]
+    ]
+    return arguments["epoch"], leaves
 
 
 def dispute(escrow: str, provider: str, amount: int, evidence: str, leaf: Claim | None, index: int) -> Call:

@@ -11,6 +11,7 @@ from eth_typing import ABI, ChecksumAddress, HexStr
 from eth_utils.address import to_checksum_address
 from web3.exceptions import TransactionNotFound
 
+from fedgpu_operator.adapters.chain.bundles import MULTICALL3, is_batch
 from fedgpu_operator.adapters.chain.calls import NOBODY
 from fedgpu_operator.adapters.chain.chainview import block_at
 from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc
@@ -76,7 +77,7 @@ async def deploy(
     progress: Callable[[str], None] | None = None,
     chain_id: int | None = None,
 ) -> Deployment:
-    """Deploy timelock, escrow and stake, in this order, each waited for until it is in a block.
+    """Deploy timelock, escrow, stake and, on a chain without Multicall3, the batch contract; each is waited for.
 
     `signer` pays for it and keeps no right. Without `token` a TestUSD that anybody can mint is deployed first.
     `progress` is told each step. Raises ConfigurationError before anything is sent where roles or periods cannot
@@ -94,7 +95,10 @@ async def deploy(
         timelock = await makes.contract("TimelockController", *_timelock(roles, when))
         escrow = await makes.contract("ComputeEscrow", _escrow(coin, timelock, roles, when))
         stake = await makes.contract("ProviderStake", _stake(escrow, timelock, roles, when))
-    return Deployment(chain_id=found, token=coin, escrow=escrow, stake=stake, timelock=timelock, block=block)
+        batch = MULTICALL3 if await is_batch(rpc, MULTICALL3) else await makes.contract("Batch")
+    return Deployment(
+        chain_id=found, token=coin, escrow=escrow, stake=stake, timelock=timelock, batch=batch, block=block
+    )
 
 
 def _refuse(roles: Roles, periods: Periods) -> None:

@@ -10,9 +10,9 @@ from eth_typing import ChecksumAddress, HexStr
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from web3.exceptions import TransactionNotFound
-from web3.types import BlockIdentifier
+from web3.types import BlockIdentifier, TxParams
 
-from fedgpu_operator.adapters.chain import calls
+from fedgpu_operator.adapters.chain import bundles, calls
 from fedgpu_operator.adapters.chain.answers import AnswerError
 from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of, state_kept
 from fedgpu_operator.adapters.chain.history import History
@@ -38,6 +38,8 @@ from fedgpu_operator.domain.settlement import (
 from fedgpu_operator.domain.terms import EscrowPeriods, EscrowTerms, Role
 from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
+from fedgpu_operator.settlement import gas_cap
+from fedgpu_operator.settlement.typeddata import signed_by
 
 ERC1271_MAGIC = bytes.fromhex("1626ba7e")
 """What isValidSignature(bytes32,bytes) answers for a signature of its own (ERC-1271)."""
@@ -50,10 +52,11 @@ class EscrowClient:
     """One escrow on a chain, as one signer or, without one, as a reader.
 
     `rpc` is an endpoint's URL or several of which `quorum` (default: more than half) must agree; `signer` may be a
-    private key in hex; `timeout` is seconds per request; `from_block` is one from which on the escrow exists. Every
-    method returns at once, none waits for a block. Raises ChainUnreachableError where no answer came or too few agree
-    (which never means "not done"), RevertedError with the decoded reason where the contract refuses,
-    ChainMismatchError where the chain is not the one configured.
+    private key in hex; `timeout` is seconds per request; `from_block` is one from which on the escrow exists; `batch`
+    is the contract that bundles calls, by default the canonical Multicall3 if the chain has it. Every method returns at
+    once, none waits for a block. Raises ChainUnreachableError where no answer came or too few agree (which never means
+    "not done"), RevertedError with the decoded reason where the contract refuses, ChainMismatchError where the chain
+    is not the one configured.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class EscrowClient:
         *,
         quorum: int | None = None,
         from_block: int | None = None,
+        batch: str | None = None,
     ) -> None:
         holder = LocalSigner(signer) if isinstance(signer, str) else signer
         self._rpc = Rpc(rpc, quorum=quorum, timeout=timeout, chain_id=chain_id)
@@ -77,6 +81,9 @@ class EscrowClient:
         self._contract = calls.contract_at(self._rpc, self.escrow)
         self._reader = EscrowReader(self._rpc, self._contract, chain_id)
         self._history = History(self._rpc, self._contract, self._reader, from_block)
+        self._named_batch = to_checksum_address(batch) if batch else None
+        self._batch: str | None = None
+        """The contract that bundles calls, once it answered as one."""
 
     def __repr__(self) -> str:
         return f"EscrowClient({self.escrow} on chain {self.chain_id} by {self._rpc!r}, signer {self.address})"
@@ -117,6 +124,10 @@ class EscrowClient:
         token, decimals, scale = await self._reader.coin()
         if scale != 10 ** (decimals - 6):
             raise ChainMismatchError(f"the token {token.address} has {decimals} decimals, the escrow scales by {scale}")
+        if self._named_batch is not None:
+            with self._rpc.speaking("verifying the batch contract"):
+                if not await w3.eth.get_code(self._named_batch):
+                    raise ChainMismatchError(f"{self._named_batch} on chain {chain_id} holds no batch contract")
         self._verified = True
 
     async def check_state(self) -> None:
@@ -180,6 +191,15 @@ class EscrowClient:
         """The base fee of the newest block and the tip that endpoints suggest."""
         return await fees_asked(self._rpc)
 
+    async def gas_cap(self) -> int:
+        """The most gas to give one transaction: within EIP-7825's limit, and half of what the newest block holds."""
+        with self._rpc.speaking("reading a block"):
+            return gas_cap((await self._rpc.w3.eth.get_block("latest"))["gasLimit"])
+
+    async def height(self) -> int:
+        """The number of the newest block."""
+        return (await block_at(self._rpc, "latest")).number
+
     async def receipt(self, tx_hash: str) -> TxReceipt | None:
         """What became of a transaction; None while a quorum has it in no block, which may also mean dropped."""
         with self._rpc.speaking("reading a receipt"):
@@ -191,19 +211,50 @@ class EscrowClient:
 
     async def is_valid_signature(self, address: str, digest: bytes, signature: bytes) -> bool:
         """Whether a contract at that address calls the signature its own (ERC-1271); False where no contract is."""
-        data, wallet = calls.erc1271(digest, signature), to_checksum_address(address)
         at = (await block_at(self._rpc, "finalized")).number
+        return await self._has_code(address, at) and await self._asked(address, digest, signature, at)
+
+    async def has_code(self, account: str) -> bool:
+        """Whether an account has code at the newest finalized block: a contract, or a delegation by EIP-7702."""
+        return await self._has_code(account, (await block_at(self._rpc, "finalized")).number)
+
+    async def accepts_signature(self, account: str, digest: bytes, signature: bytes) -> bool:
+        """Whether the escrow takes this for the account's signature, at the newest finalized block.
+
+        As OpenZeppelin's SignatureChecker: ERC-1271 alone where the account has code, else the key is recovered.
+        """
+        at = (await block_at(self._rpc, "finalized")).number
+        if not await self._has_code(account, at):
+            return signed_by(account, digest, signature)
+        return await self._asked(account, digest, signature, at)
+
+    async def batch(self) -> str | None:
+        """The contract through which calls are bundled, as configured or the canonical Multicall3; None without one."""
+        place = self._named_batch or bundles.MULTICALL3
+        if self._batch is None and await bundles.is_batch(self._rpc, place):
+            self._batch = place
+        return self._batch
+
+    async def _has_code(self, account: str, at: int) -> bool:
+        with self._rpc.speaking("reading an account's code"):
+            return bool(await self._rpc.w3.eth.get_code(to_checksum_address(account), at))
+
+    async def _asked(self, account: str, digest: bytes, signature: bytes, at: int) -> bool:
+        """What an account with code answers by ERC-1271; whatever is not the magic word is a no, as on chain."""
+        call: TxParams = {
+            "to": to_checksum_address(account),
+            "data": HexStr(calls.erc1271(digest, signature)),
+            "gas": ERC1271_GAS,
+        }
         with self._rpc.speaking("asking a wallet for its signature"):
-            if not await self._rpc.w3.eth.get_code(wallet, at):
-                return False
             try:
-                said = await self._rpc.w3.eth.call({"to": wallet, "data": HexStr(data), "gas": ERC1271_GAS}, at)
+                said = await self._rpc.w3.eth.call(call, at)
             except AnswerError as error:
                 # A quorum agreed on that block a moment ago, so what they refuse alike is the call.
                 if error.fault.meaning in {Meaning.REVERTED, Meaning.REFUSED}:
                     return False
                 raise
-        return len(said) >= 32 and bytes(said[:4]) == ERC1271_MAGIC
+        return bytes(said[:32]) == ERC1271_MAGIC.ljust(32, b"\0")
 
     # ---------------------------------------------------------------- calls, encoded without a connection
 
@@ -217,6 +268,10 @@ class EscrowClient:
         """Have the active epoch's leaves paid to their providers, whoever sends it."""
         return calls.claim(self.escrow, epoch, claims)
 
+    def claimed(self, call: Call) -> tuple[int, list[Claim]]:
+        """The epoch and the leaves of a claim; ValueError for any other call."""
+        return calls.claimed(call)
+
     def call_close(self, epoch: int, tenant: str, provider: str) -> Call:
         """Close a dispute, whoever sends it."""
         return calls.of_dispute(self.escrow, "close", epoch, tenant, provider)
@@ -225,10 +280,17 @@ class EscrowClient:
         """Show the receipts that back a disputed amount, whoever sends it."""
         return calls.answer(self.escrow, epoch, tenant, provider, answers)
 
+    def call_bundle(self, batch: str, bundled: Sequence[Call]) -> Call:
+        """Calls that anybody may make as one through a batch contract, each of which may fail alone."""
+        return bundles.bundle(batch, bundled)
+
     # ---------------------------------------------------------------- writes
 
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give the call; RevertedError with the decoded reason where the contract would refuse."""
+        """The gas limit to give the call; RevertedError with the decoded reason where the contract would refuse.
+
+        A bundle is refused if every call in it would fail.
+        """
         return await self._signing().simulate(call)
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:

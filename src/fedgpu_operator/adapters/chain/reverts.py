@@ -17,7 +17,7 @@ from eth_utils.crypto import keccak
 from fedgpu_operator.artifacts import ContractName, load
 from fedgpu_operator.domain.text import clean_line
 
-PACKAGED: Final[tuple[ContractName, ...]] = ("TimelockController", "ProviderStake", "TestUSD", "ComputeEscrow")
+PACKAGED: Final[tuple[ContractName, ...]] = ("TimelockController", "ProviderStake", "Batch", "TestUSD", "ComputeEscrow")
 """Where two define an error of one name and type, the last one's names of the arguments are shown."""
 
 ERROR: Final = bytes.fromhex("08c379a0")

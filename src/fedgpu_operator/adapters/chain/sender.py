@@ -11,16 +11,15 @@ from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from web3.types import TxParams
 
+from fedgpu_operator.adapters.chain import bundles
 from fedgpu_operator.adapters.chain.chainview import fees_asked, next_nonce
 from fedgpu_operator.adapters.chain.rpc import Rpc
 from fedgpu_operator.adapters.chain.signers import Signer
 from fedgpu_operator.domain.settlement import SignedTx
 from fedgpu_operator.domain.transactions import Call, Fees
 from fedgpu_operator.errors import ChainError
+from fedgpu_operator.settlement import GAS_MARGIN
 from fedgpu_operator.settlement.fees import BASE_FEE_ROOM
-
-GAS_MARGIN = (5, 4)
-"""Estimates are taken times 5/4: state may have moved by the time the transaction is mined."""
 
 TRANSFER_GAS = 21_000
 """What a transaction without data costs (yellow paper, G_transaction)."""
@@ -44,13 +43,21 @@ class Sender:
         return self.signer.address
 
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give the call; RevertedError with the decoded reason where the contract would refuse."""
+        """The gas limit to give the call; RevertedError with the decoded reason where the contract would refuse.
+
+        A bundle is refused if every call in it would fail.
+        """
+        if bundles.is_bundle(call):
+            return await bundles.simulate(self._rpc, self.address, call, self._estimated)
+        return await self._estimated(call)
+
+    async def _estimated(self, call: Call) -> int:
         asked: TxParams = {"from": self.address, "data": HexStr(call.data)}
         if call.to is not None:
             asked["to"] = to_checksum_address(call.to)
         with self._rpc.speaking(call.what or "simulating a call"):
             gas = await self._rpc.w3.eth.estimate_gas(asked)
-        return gas * GAS_MARGIN[0] // GAS_MARGIN[1]
+        return int(gas * GAS_MARGIN)
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
         """Sign a simulated call; sends nothing. ChainError where its gas is not known."""

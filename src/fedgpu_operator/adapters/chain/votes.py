@@ -23,7 +23,7 @@ class Result:
 Answer = Result | Fault
 """What an endpoint answers; never a fault that means WAIT, which is no answer."""
 
-BLOCK: Final = ("hash", "number", "parentHash", "timestamp", "baseFeePerGas")
+BLOCK: Final = ("hash", "number", "parentHash", "timestamp", "baseFeePerGas", "gasLimit")
 RECEIPT: Final = (
     "transactionHash",
     "blockHash",

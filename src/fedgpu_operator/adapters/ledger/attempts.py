@@ -237,3 +237,11 @@ def _attempt(row: Row[Any]) -> Attempt:
     )
     stop = None if row.stop_requested_at is None else Stop(row.stop_reason, row.stop_requested_at)
     return Attempt(terms, row.attempt, row.created_at, row.ended_at, row.outcome, stop)
+
+
+def first_work(connection: Connection) -> datetime | None:
+    """When the first attempt in the chain was opened."""
+    found: datetime | None = connection.execute(
+        select(attempts.c.created_at).order_by(attempts.c.position).limit(1)
+    ).scalar()
+    return found

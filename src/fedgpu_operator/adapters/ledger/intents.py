@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from fedgpu_operator.adapters.ledger.schema import chain_intents, chain_txs
+from fedgpu_operator.adapters.ledger.schema import chain_intents, chain_txs, intent_calls
 from fedgpu_operator.domain.books import TxState
-from fedgpu_operator.domain.ledger import FINAL_TX, Intent, IntentState
+from fedgpu_operator.domain.ledger import FINAL_TX, Intent, IntentCall, IntentState
 from fedgpu_operator.errors import LedgerError
 
 
@@ -38,6 +39,32 @@ def open_intent(connection: Connection, wanted: Intent) -> Intent:
         .returning(chain_intents.c.id)
     ).scalar_one()
     return intent_of(connection, number)
+
+
+def amend_intent(connection: Connection, number: int, to: str, data: bytes, why: str, at: datetime) -> IntentCall:
+    """Write down the call that takes the place of the newest one of an open intent; the newest again changes nothing.
+
+    The calls before it stay: signed bytes of theirs may be mined all the same, and of one nonce only one can be.
+    """
+    intent = intent_of(connection, number)
+    if intent.state is not IntentState.OPEN:
+        raise LedgerError(f"intent {intent.key} is {intent.state}: its call is not replaced any more")
+    newest = calls_of(connection, number)[-1]
+    if (newest.to, newest.data) == (to, data):
+        return newest
+    call = IntentCall(newest.number + 1, to, data, why, at)
+    connection.execute(
+        insert(intent_calls).values(intent=number, number=call.number, to=to, data=data, why=why, created_at=at)
+    )
+    return call
+
+
+def calls_of(connection: Connection, number: int) -> tuple[IntentCall, ...]:
+    """The calls of an intent, by number: its own, then those that took its place."""
+    intent = intent_of(connection, number)
+    query = select(intent_calls).where(intent_calls.c.intent == number).order_by(intent_calls.c.number)
+    later = (IntentCall(row.number, row.to, row.data, row.why, row.created_at) for row in connection.execute(query))
+    return (IntentCall(0, intent.to, intent.data, "", intent.created_at), *later)
 
 
 def close_intent(connection: Connection, number: int, state: IntentState) -> Intent:

@@ -39,6 +39,7 @@ from fedgpu_operator.domain.ledger import (
     BoundEscrow,
     BulkResult,
     Intent,
+    IntentCall,
     IntentState,
     LedgerAudit,
     LedgerHead,
@@ -197,6 +198,10 @@ class SqlLedger(BatchCalls, MarketCalls):
         """Every lease between two wallets, by name."""
         return await self._read(attempts.pair_leases, pair)
 
+    async def first_work(self) -> datetime | None:
+        """When the first attempt of all was opened; None before there was any."""
+        return await self._read(attempts.first_work)
+
     async def settlement_snapshot(self) -> SettlementSnapshot:
         """What is owed and what no live epoch covers yet, of one moment."""
         return await self._read(epochs.settlement_snapshot)
@@ -243,9 +248,14 @@ class SqlLedger(BatchCalls, MarketCalls):
         """Keep a transaction before it is sent."""
         await self._write(transactions.store_tx, tx, at)
 
-    async def mark_tx(self, tx_hash: str, state: TxState, block_number: int | None = None) -> None:
-        """Say where a transaction stands; LedgerError once it has a final state."""
-        await self._write(transactions.mark_tx, tx_hash, state, block_number)
+    async def mark_tx(
+        self, tx_hash: str, state: TxState, block_number: int | None = None, at: datetime | None = None
+    ) -> None:
+        """Say where a transaction stands; LedgerError once it has a final state.
+
+        `at` of the first Broadcast is kept: it is when a node took it.
+        """
+        await self._write(transactions.mark_tx, tx_hash, state, block_number, at)
 
     async def transactions(
         self, *, epoch: int | None = None, intent: int | None = None, pending_only: bool = False
@@ -269,6 +279,17 @@ class SqlLedger(BatchCalls, MarketCalls):
         Follow the terms that come back. Raises LedgerError while the sender has another open intent.
         """
         return await self._write(intents.open_intent, Intent(0, key, kind, epoch, sender, nonce, to, data, at))
+
+    async def amend_intent(self, intent: int, to: str, data: bytes, why: str, at: datetime) -> IntentCall:
+        """Write down the call that takes the place of an open intent's newest one, before it is signed.
+
+        The same as the newest changes nothing. Raises LedgerError for an intent that is closed.
+        """
+        return await self._write(intents.amend_intent, intent, to, data, why, at)
+
+    async def intent_calls(self, intent: int) -> tuple[IntentCall, ...]:
+        """The calls of an intent: the one it was written with, then those that took its place."""
+        return await self._read(intents.calls_of, intent)
 
     async def close_intent(self, intent: int, state: IntentState) -> Intent:
         """Close an intent: Done where a version of it is Finalized, Dead where none can be mined any more.

@@ -20,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Number of the newest migration; the ledger's file carries it, so that an older release can name what it refuses."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -231,6 +231,18 @@ Index(
     postgresql_where=chain_intents.c.state == "Open",
 )
 
+# The calls that took the place of an intent's first one, because no node takes that one; numbered from 1.
+intent_calls = Table(
+    "intent_calls",
+    metadata,
+    Column("intent", Integer, ForeignKey(chain_intents.c.id), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("to", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
 chain_txs = Table(
     "chain_txs",
     metadata,
@@ -248,6 +260,10 @@ chain_txs = Table(
     Column("intent", Integer, ForeignKey(chain_intents.c.id)),
     Column("max_fee", BigInteger, nullable=False, server_default="0"),
     Column("tip", BigInteger, nullable=False, server_default="0"),
+    # The number of the intent's call that it carries, its gas limit, and when a node first took it.
+    Column("call", Integer, nullable=False, server_default="0"),
+    Column("gas", BigInteger, nullable=False, server_default="0"),
+    Column("broadcast_at", Instant),
 )
 Index("chain_txs_by_intent", chain_txs.c.intent)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from fedgpu_operator.adapters.ledger.intents import intent_of
+from fedgpu_operator.adapters.ledger.intents import calls_of, intent_of
 from fedgpu_operator.adapters.ledger.schema import chain_txs
 from fedgpu_operator.domain.books import ChainTx, TxState
 from fedgpu_operator.domain.ledger import FINAL_TX, IntentState
@@ -22,7 +22,7 @@ def store_tx(connection: Connection, tx: ChainTx, at: datetime) -> None:
     row = connection.execute(select(chain_txs).where(chain_txs.c.tx_hash == tx.tx_hash)).one_or_none()
     if row is not None:
         known = _tx(row)
-        if replace(known, state=tx.state, block_number=tx.block_number) != tx:
+        if replace(known, state=tx.state, block_number=tx.block_number, broadcast_at=tx.broadcast_at) != tx:
             raise LedgerError(f"transaction {tx.tx_hash} is kept with other contents")
         return
     if tx.intent is not None:
@@ -42,12 +42,17 @@ def store_tx(connection: Connection, tx: ChainTx, at: datetime) -> None:
             intent=tx.intent,
             max_fee=tx.max_fee,
             tip=tx.tip,
+            call=tx.call,
+            gas=tx.gas,
+            broadcast_at=tx.broadcast_at,
         )
     )
 
 
-def mark_tx(connection: Connection, tx_hash: str, state: TxState, block_number: int | None) -> None:
-    """Say where a transaction stands; a final state stays."""
+def mark_tx(
+    connection: Connection, tx_hash: str, state: TxState, block_number: int | None, at: datetime | None
+) -> None:
+    """Say where a transaction stands; a final state stays, and so does the first time at which a node took it."""
     row = connection.execute(select(chain_txs).where(chain_txs.c.tx_hash == tx_hash)).one_or_none()
     if row is None:
         raise LedgerError(f"transaction {tx_hash} is not in the ledger")
@@ -55,9 +60,10 @@ def mark_tx(connection: Connection, tx_hash: str, state: TxState, block_number: 
         return
     if TxState(row.state) not in PENDING_TX:
         raise LedgerError(f"transaction {tx_hash} is {row.state} for good, it cannot become {state}")
-    connection.execute(
-        update(chain_txs).where(chain_txs.c.tx_hash == tx_hash).values(state=state, block_number=block_number)
-    )
+    values: dict[str, object] = {"state": state, "block_number": block_number}
+    if state is TxState.BROADCAST and row.broadcast_at is None and at is not None:
+        values["broadcast_at"] = at
+    connection.execute(update(chain_txs).where(chain_txs.c.tx_hash == tx_hash).values(values))
 
 
 def transactions(
@@ -88,11 +94,14 @@ def _tx(row: Row[Any]) -> ChainTx:
         row.intent,
         row.max_fee,
         row.tip,
+        row.call,
+        row.gas,
+        row.broadcast_at,
     )
 
 
 def _check_version(connection: Connection, tx: ChainTx, number: int) -> None:
-    """All versions of an intent share its sender and nonce: then no two of them can ever count."""
+    """All versions share the intent's sender and nonce, so no two can ever count; each carries one of its calls."""
     intent = intent_of(connection, number)
     if intent.state is not IntentState.OPEN:
         raise LedgerError(f"intent {intent.key} is {intent.state}: nothing more is signed for it")
@@ -101,5 +110,7 @@ def _check_version(connection: Connection, tx: ChainTx, number: int) -> None:
             f"a version of intent {intent.key} has nonce {intent.nonce} of {intent.sender}, "
             f"not {tx.nonce} of {tx.sender}"
         )
+    if not 0 <= tx.call < len(calls_of(connection, number)):
+        raise LedgerError(f"a version of intent {intent.key} carries call {tx.call}, which was not written down")
     if not tx.raw:
         raise LedgerError(f"a version of intent {intent.key} is kept with its signed bytes")
