@@ -78,6 +78,7 @@ async def open_settling(chain: ChainSettings, clock: Clock) -> Settling:
         settler,
         quorum=chain.rpc_quorum,
         from_block=chain.first_block,
+        batch=chain.batch,
     )
     holders: dict[Role, str] = {"SETTLER": settler.address}
     if meter is not None:
