@@ -252,15 +252,16 @@ class DisputeKeeper:
 
     async def _remember(self, steps: Sequence[_Step]) -> None:
         """Keep what the signers of these answers had sent until now; without that nobody is suspected later."""
+        signers = sorted({signer for step in steps for signer in step.signers})
+        try:
+            found = await for_each(self._escrow.nonces, signers, at_once=AT_ONCE)
+        except ChainUnreachableError as error:
+            log.info("the accounts of signers cannot be read now: %s", error)
+            return
+        nonces = {signer: each.latest for signer, each in zip(signers, found, strict=True)}
         for step in steps:
             if step.kind == ANSWER:
-                try:
-                    found = await asyncio.gather(*(self._escrow.nonces(signer) for signer in step.signers))
-                except ChainUnreachableError as error:
-                    log.info("%s: the signers' accounts cannot be read now: %s", step.key, error)
-                    continue
-                nonces = {signer: each.latest for signer, each in zip(step.signers, found, strict=True)}
-                self._tried[step.name] = _Tried(step.shows, nonces)
+                self._tried[step.name] = _Tried(step.shows, {signer: nonces[signer] for signer in step.signers})
 
     async def _next(self, dispute: DisputeState, look: _Look) -> _Step | None:
         """What would help this dispute on now, if anything, and if it can be found out now."""
