@@ -41,10 +41,6 @@ _CLOSE: Final = "close"
 
 BUNDLE_GAS: Final = 12_000_000
 """Of one bundle, below the 2^24 that a transaction may have (EIP-7825) and half of a common block of 30 M."""
-BUNDLE_BYTES: Final = 120_000
-"""Of the calldata of one transaction: nodes take none into their pools that is larger than 128 KiB (geth txMaxSize)."""
-ITEM_BYTES: Final = 192
-"""What a bundle adds to the calldata of each call: six words of ABI encoding."""
 CALL_GAS: Final = 21_000
 """Part of every call that was simulated alone, and of a bundle once (yellow paper, G_transaction)."""
 AT_ONCE: Final = 16
@@ -86,14 +82,9 @@ class _Step:
         """Whether accounts with code are asked in it, which may use up whatever gas they are given."""
         return any(self.signers.values())
 
-    @property
-    def size(self) -> int:
-        """Its part of a bundle's calldata, in bytes."""
-        return _size(self.call) + ITEM_BYTES
-
 
 class _Load:
-    """What goes into one transaction: steps of one kind, in the order of their deadlines, up to a cap of gas and bytes.
+    """What goes into one transaction: steps of one kind, in the order of their deadlines, up to a cap of gas.
 
     At most one in which an account with code is asked, and that one last, so that the gas it burns is nobody else's.
     """
@@ -104,20 +95,17 @@ class _Load:
         self._cap = cap
         self._bundled = bundled
         self._gas = CALL_GAS
-        self._bytes = 0
 
     def add(self, step: _Step) -> None:
         """Take a step along, if it goes with those that are there."""
         if self.steps and (step.kind != self.steps[0].kind or (step.coded and any(each.coded for each in self.steps))):
             return
         gas = max(0, step.call.gas - CALL_GAS)
-        fits = self._gas + gas <= self._cap and self._bytes + step.size <= BUNDLE_BYTES
-        if self.steps and not (self._bundled and fits):
+        if self.steps and (not self._bundled or self._gas + gas > self._cap):
             self.full = True
             return
         self.steps.append(step)
         self._gas += gas
-        self._bytes += step.size
         self.full = not self._bundled
 
     def errand(self, escrow: Escrow, batch: str | None) -> Errand | None:
@@ -388,10 +376,9 @@ class DisputeKeeper:
         """What of these one transaction can show; several would not add up, as each has to show all that it backs."""
         while True:
             found, call = await self._taken(dispute, found, look, chain)
-            if call is None or len(found) == 1 or (call.gas <= self._cap and _size(call) <= BUNDLE_BYTES):
+            if call is None or call.gas <= self._cap or len(found) == 1:
                 return found, call
-            share = min(self._cap / call.gas, BUNDLE_BYTES / _size(call))
-            count = max(1, min(len(found) - 1, int(len(found) * share)))
+            count = max(1, min(len(found) - 1, len(found) * self._cap // call.gas))
             log.warning(
                 "dispute %s: %d of %d receipts fit into one transaction; those that back the most are shown",
                 _name(dispute),
@@ -520,10 +507,6 @@ class _Look:
 
 def _name(dispute: DisputeState) -> str:
     return f"{dispute.epoch}:{dispute.tenant}:{dispute.provider}"
-
-
-def _size(call: Call) -> int:
-    return len(call.data) // 2 - 1
 
 
 def _part(shown: Shown) -> str:

@@ -15,7 +15,6 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Answer, ChainSnapshot, DisputeState, EpochState, Pair, Receipt
 from fedgpu_operator.domain.transactions import Call
 from fedgpu_operator.errors import ChainError, ChainUnreachableError, NotTakenError, Refusal, RevertedError
-from fedgpu_operator.hub import disputes
 from fedgpu_operator.hub.disputes import BUNDLE_GAS, CALL_GAS, REFUSED, UNREAD, DisputeKeeper
 from fedgpu_operator.settlement.typeddata import NO_ADDRESS, escrow_domain, receipt
 
@@ -311,15 +310,6 @@ async def test_answers_are_bundled_by_deadline_up_to_the_gas_of_a_transaction(ba
     await bank.run(urgent.call)
     assert {each.shown for each in await bank.escrow.disputes()} == {WHOLE}
     assert await keeper.errands() == (None, None)
-
-
-async def test_a_bundle_is_no_larger_than_nodes_take(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = await many_lines(bank, 4)
-    alone = len(bank.escrow.call_answer(1, TENANT, OWNER, ()).data) // 2
-    monkeypatch.setattr(disputes, "BUNDLE_BYTES", 3 * (alone + 60 + disputes.ITEM_BYTES))
-    urgent, _ = await keeper_of(bank).errands()
-    assert urgent is not None
-    assert bundled(bank, urgent.call) == [each.tenant for each in found[:0:-1]]
 
 
 async def test_without_a_batch_contract_there_is_one_answer_per_transaction(bank: Bank) -> None:
