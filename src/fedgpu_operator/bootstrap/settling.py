@@ -15,7 +15,12 @@ from fedgpu_operator.adapters.chain.rpc import Endpoints
 from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer, load_key
 from fedgpu_operator.bootstrap.meter import load_meter
 from fedgpu_operator.domain.terms import Role
-from fedgpu_operator.errors import ChainError, ChainMismatchError, ConfigurationError, StatePrunedError
+from fedgpu_operator.errors import (
+    ChainError,
+    ChainMismatchError,
+    ConfigurationError,
+    StatePrunedError,
+)
 from fedgpu_operator.hub.accounts import AccountLoop
 from fedgpu_operator.hub.escrowterms import FATAL, Obstacle, TermsSource
 from fedgpu_operator.hub.proofs import ProofBook
@@ -34,6 +39,7 @@ POLL_SECONDS = 10.0
 
 PATIENCE_SECONDS = 15.0
 """How long the start waits for a chain or a signer that does not answer; after that the operator starts without."""
+LONGEST_READ_SECONDS = 15.0
 PAUSE_SECONDS = 0.5
 
 
@@ -72,6 +78,7 @@ async def open_settling(chain: ChainSettings, clock: Clock) -> Settling:
         settler,
         quorum=chain.rpc_quorum,
         from_block=chain.first_block,
+        batch=chain.batch,
     )
     holders: dict[Role, str] = {"SETTLER": settler.address}
     if meter is not None:
@@ -100,13 +107,7 @@ async def await_terms(terms: TermsSource) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PATIENCE_SECONDS
     while True:
-        trouble: ChainError | None = None
-        try:
-            await terms.read()
-        except ChainMismatchError:
-            raise
-        except ChainError as error:
-            trouble = error
+        trouble = await _try_to_read(terms)
         for obstacle in FATAL:
             if text := terms.obstacles.get(obstacle):
                 raise ConfigurationError(text)
@@ -117,10 +118,25 @@ async def await_terms(terms: TermsSource) -> None:
         await asyncio.sleep(PAUSE_SECONDS)
     if text := terms.obstacles.get(Obstacle.STATE_PRUNED):
         raise ConfigurationError(text)
-    if trouble is not None:
+    if trouble:
         log.warning("the chain does not answer at start; computing goes on, settlement waits: %s", trouble)
     else:
         log.warning("roles or signer could not be checked at start and are checked later: %s", terms.unchecked)
+
+
+async def _try_to_read(terms: TermsSource) -> str:
+    """Why the terms are not all known, empty if they are; raises ChainMismatchError."""
+    try:
+        # Each request has its own limit, and many that are slow are a long time: probes end a start that hangs.
+        async with asyncio.timeout(LONGEST_READ_SECONDS):
+            await terms.read()
+    except ChainMismatchError:
+        raise
+    except ChainError as error:
+        return str(error)
+    except TimeoutError:
+        return f"not everything was answered within {LONGEST_READ_SECONDS:g} s"
+    return ""
 
 
 async def _signer(settings: SignerSettings, ca_file: Path | None) -> Signer:

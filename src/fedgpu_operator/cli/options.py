@@ -27,6 +27,14 @@ RpcOption = Annotated[
         "--rpc", envvar="FEDGPU_CHAIN_RPC_URL", help="JSON-RPC endpoint of the chain; several with commas between."
     ),
 ]
+RpcCAOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--rpc-ca",
+        envvar="FEDGPU_CHAIN_CA_FILE",
+        help="PEM file of authorities that may sign for the endpoints, in addition to the usual ones.",
+    ),
+]
 ChainIDOption = Annotated[
     int | None, typer.Option("--chain-id", envvar="FEDGPU_CHAIN_ID", min=1, help="Refuse any other chain.")
 ]
@@ -82,6 +90,7 @@ class TargetOptions:
     context: Annotated[str | None, typer.Option("--context", help="Context of your kubeconfig; its current one.")] = (
         None
     )
+    rpc_ca: RpcCAOption = None
 
 
 def flat(command: Command) -> Command:

@@ -11,6 +11,7 @@ from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
 
 if TYPE_CHECKING:
     from fedgpu_operator.adapters.chain.patience import Patience
+    from fedgpu_operator.adapters.chain.rpc import Addresses, Endpoints
     from fedgpu_operator.cli.options import TargetOptions
 
 _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
@@ -20,7 +21,7 @@ _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 class Target:
     """An escrow, its chain, and the endpoints by which it is reached."""
 
-    rpc: tuple[str, ...]
+    rpc: Endpoints
     escrow: str
     chain_id: int
 
@@ -55,7 +56,9 @@ async def find_target(given: TargetOptions, patience: Patience | None = None) ->
     Raises ConfigurationError with the option to give where that fails, ChainMismatchError where the hub settles on
     another chain than was asked for.
     """
-    rpc = endpoints(given.rpc)
+    from fedgpu_operator.adapters.chain.rpc import Endpoints
+
+    rpc = Endpoints(endpoints(given.rpc), given.rpc_ca)
     if given.escrow:
         return Target(rpc, address("--escrow", given.escrow), given.chain_id or await served_chain(rpc, patience))
     escrow, chain_id = await _published(given)
@@ -64,7 +67,7 @@ async def find_target(given: TargetOptions, patience: Patience | None = None) ->
     return Target(rpc, escrow, chain_id)
 
 
-async def served_chain(rpc: tuple[str, ...], patience: Patience | None = None) -> int:
+async def served_chain(rpc: Addresses, patience: Patience | None = None) -> int:
     """The id of the chain that the endpoints serve."""
     from fedgpu_operator.adapters.chain.rpc import Rpc
 

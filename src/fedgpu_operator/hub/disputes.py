@@ -28,21 +28,22 @@ from fedgpu_operator.hub.answering import Shown, answers_to, backed, most_tellin
 from fedgpu_operator.hub.receiptrule import ReceiptVerdict, judge_receipt
 from fedgpu_operator.hub.write import for_each
 from fedgpu_operator.ports import Clock, Escrow, Ledger
-from fedgpu_operator.settlement import parse_manifest
+from fedgpu_operator.settlement import MAX_TX_GAS, Room, data_size, fewer, parse_manifest, share_that_fits
 from fedgpu_operator.settlement.typeddata import escrow_domain
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Kind = Literal["answer", "close"]
+ANSWER: Final = "answer"
+CLOSE: Final = "close"
 
 _READ: Final = "read"
-_CLOSE: Final = "close"
 
-BUNDLE_GAS: Final = 12_000_000
-"""Of one bundle, below the 2^24 that a transaction may have (EIP-7825) and half of a common block of 30 M."""
 CALL_GAS: Final = 21_000
 """Part of every call that was simulated alone, and of a bundle once (yellow paper, G_transaction)."""
+ITEM_DATA: Final = 192
+"""Bytes around one call in a bundle, as the ABI encodes it: five words, and what fills its data up to whole words."""
 AT_ONCE: Final = 16
 """Disputes that are looked at together."""
 PATIENCE: Final = 2
@@ -84,28 +85,29 @@ class _Step:
 
 
 class _Load:
-    """What goes into one transaction: steps of one kind, in the order of their deadlines, up to a cap of gas.
+    """What goes into one transaction: steps of one kind, in the order of their deadlines, as many as there is room for.
 
     At most one in which an account with code is asked, and that one last, so that the gas it burns is nobody else's.
     """
 
-    def __init__(self, cap: int, *, bundled: bool) -> None:
+    def __init__(self, room: Room, *, bundled: bool) -> None:
         self.steps: list[_Step] = []
         self.full = False
-        self._cap = cap
+        self._room = room
         self._bundled = bundled
-        self._gas = CALL_GAS
+        self._gas, self._data = CALL_GAS, 0
 
     def add(self, step: _Step) -> None:
         """Take a step along, if it goes with those that are there."""
         if self.steps and (step.kind != self.steps[0].kind or (step.coded and any(each.coded for each in self.steps))):
             return
-        gas = max(0, step.call.gas - CALL_GAS)
-        if self.steps and (not self._bundled or self._gas + gas > self._cap):
+        gas, data = max(0, step.call.gas - CALL_GAS), data_size(step.call) + ITEM_DATA
+        fits = self._gas + gas <= self._room.gas and self._data + data <= self._room.data
+        if self.steps and not (self._bundled and fits):
             self.full = True
             return
         self.steps.append(step)
-        self._gas += gas
+        self._gas, self._data = self._gas + gas, self._data + data
         self.full = not self._bundled
 
     def errand(self, escrow: Escrow, batch: str | None) -> Errand | None:
@@ -190,15 +192,14 @@ class DisputeKeeper:
         self._escrow = escrow
         self._clock = clock
         self._domain = escrow_domain(escrow.chain_id, escrow.escrow)
-        self._cap = BUNDLE_GAS
         self._rests = Rests()
         self._refusals: dict[tuple[str, str], str] = {}
         """Why receipts were left out, by dispute and provider, so that each reason is logged once."""
         self._tried: dict[str, _Tried] = {}
         """The last answer to each dispute that was handed out."""
 
-    async def errands(self) -> tuple[Errand | None, Errand | None]:
-        """What cannot wait, and what can.
+    async def errands(self, room: Room) -> tuple[Errand | None, Errand | None]:
+        """What cannot wait, and what can, each in one transaction that has so much room.
 
         Answers end, and a cancelled epoch must be closed before money is billed again. Other closings can wait: whoever
         opens many disputes must not put off everybody's next epoch. A dispute that cannot be read now is left for a
@@ -212,10 +213,10 @@ class DisputeKeeper:
         if not disputes:
             return None, None
         batch = await self._batch() if len(disputes) > 1 else None
-        look = _Look(self._escrow, self._ledger, disputes, await self._ledger.receipts(), self._clock.now())
+        look = _Look(self._escrow, self._ledger, disputes, await self._ledger.receipts(), self._clock.now(), room)
         ordered = sorted(disputes, key=lambda each: (each.deadline, each.epoch, each.tenant, each.provider))
         due = [each for each in ordered if not self._rests.resting(_name(each), _READ, look.now)]
-        urgent, waiting = (_Load(self._cap, bundled=batch is not None) for _ in range(2))
+        urgent, waiting = (_Load(room, bundled=batch is not None) for _ in range(2))
         for start in range(0, len(due), AT_ONCE):
             some, unread = due[start : start + AT_ONCE], look.unread
             for step in await for_each(lambda each: self._next(each, look), some):
@@ -251,15 +252,16 @@ class DisputeKeeper:
 
     async def _remember(self, steps: Sequence[_Step]) -> None:
         """Keep what the signers of these answers had sent until now; without that nobody is suspected later."""
+        signers = sorted({signer for step in steps for signer in step.signers})
+        try:
+            found = await for_each(self._escrow.nonces, signers, at_once=AT_ONCE)
+        except ChainUnreachableError as error:
+            log.info("the accounts of signers cannot be read now: %s", error)
+            return
+        nonces = {signer: each.latest for signer, each in zip(signers, found, strict=True)}
         for step in steps:
-            if step.kind == "answer":
-                try:
-                    found = await asyncio.gather(*(self._escrow.nonces(signer) for signer in step.signers))
-                except ChainUnreachableError as error:
-                    log.info("%s: the signers' accounts cannot be read now: %s", step.key, error)
-                    continue
-                nonces = {signer: each.latest for signer, each in zip(step.signers, found, strict=True)}
-                self._tried[step.name] = _Tried(step.shows, nonces)
+            if step.kind == ANSWER:
+                self._tried[step.name] = _Tried(step.shows, {signer: nonces[signer] for signer in step.signers})
 
     async def _next(self, dispute: DisputeState, look: _Look) -> _Step | None:
         """What would help this dispute on now, if anything, and if it can be found out now."""
@@ -292,16 +294,16 @@ class DisputeKeeper:
 
     async def _close(self, dispute: DisputeState, look: _Look, chain: ChainSnapshot, *, urgent: bool) -> _Step | None:
         name = _name(dispute)
-        if self._rests.resting(name, _CLOSE, look.now, chain.block_number):
+        if self._rests.resting(name, CLOSE, look.now, chain.block_number):
             return None
         call = self._escrow.call_close(dispute.epoch, dispute.tenant, dispute.provider)
         try:
             gas = await self._escrow.simulate(call)
         except RevertedError as error:
             log.warning("dispute %s cannot be closed now: %s", name, error)
-            self._rests.failed(name, _CLOSE, look.now, chain.block_number)
+            self._rests.failed(name, CLOSE, look.now, chain.block_number)
             return None
-        return _Step(name, "close", "", replace(call, gas=gas), urgent)
+        return _Step(name, CLOSE, "", replace(call, gas=gas), urgent)
 
     # ---------------------------------------------------------------- answers
 
@@ -328,7 +330,7 @@ class DisputeKeeper:
         if call is None or shows <= dispute.shown:
             return None
         signers = {verdicts[_part(each)].signer: verdicts[_part(each)].coded for each in found}
-        return _Step(name, "answer", f":{shows}", call, urgent=True, shows=shows, signers=signers)
+        return _Step(name, ANSWER, f":{shows}", call, urgent=True, shows=shows, signers=signers)
 
     def _backs(self, dispute: DisputeState, look: _Look, found: Sequence[Shown], chain: ChainSnapshot) -> int:
         return backed(dispute, look.disputes, found, chain)
@@ -375,9 +377,9 @@ class DisputeKeeper:
         """What of these one transaction can show; several would not add up, as each has to show all that it backs."""
         while True:
             found, call = await self._taken(dispute, found, look, chain)
-            if call is None or call.gas <= self._cap or len(found) == 1:
+            if call is None or look.room.holds(call, call.gas) or len(found) == 1:
                 return found, call
-            count = max(1, min(len(found) - 1, len(found) * self._cap // call.gas))
+            count = len(fewer(found, share_that_fits(call.gas or None, look.room)))
             log.warning(
                 "dispute %s: %d of %d receipts fit into one transaction; those that back the most are shown",
                 _name(dispute),
@@ -438,7 +440,7 @@ class DisputeKeeper:
         except NotTakenError as error:
             if error.why is not Refusal.TOO_LARGE or len(found) < 2:
                 raise
-            return replace(call, gas=2 * self._cap), ""
+            return replace(call, gas=2 * MAX_TX_GAS), ""
 
 
 class _Look:
@@ -451,9 +453,11 @@ class _Look:
         disputes: Sequence[DisputeState],
         receipts: Sequence[SignedReceipt],
         now: datetime,
+        room: Room,
     ) -> None:
         self.disputes = disputes
         self.now = now
+        self.room = room
         self.unread = 0
         """Disputes that could not be read in this pass."""
         self.enough = False

@@ -21,12 +21,12 @@ from fedgpu_operator.errors import (
     Refusal,
     RevertedError,
 )
-from fedgpu_operator.hub.disputes import DisputeKeeper, Errand
+from fedgpu_operator.hub.disputes import ANSWER, CLOSE, DisputeKeeper, Errand
 from fedgpu_operator.hub.epochstatus import EpochFacts, Held, publish
 from fedgpu_operator.hub.manifests import publish_manifest
 from fedgpu_operator.hub.planning import Planner
 from fedgpu_operator.hub.roots import look_at_root
-from fedgpu_operator.hub.sending import FREE, Fate, IntentSender, Progress
+from fedgpu_operator.hub.sending import FREE, Fate, IntentSender, Progress, Smaller
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.settlement import (
     Act,
@@ -82,7 +82,9 @@ class SettlementLoop:
         self._escrow = escrow
         self._clock = clock
         self._metrics = metrics
-        self._sender = IntentSender(ledger, escrow, clock, fee_cap=fee_cap, smaller={CLAIM: self._fewer_leaves})
+        smaller: dict[str, Smaller] = dict.fromkeys((ANSWER, CLOSE), self._fewer_bundled)
+        smaller[CLAIM] = self._fewer_leaves
+        self._sender = IntentSender(ledger, escrow, clock, fee_cap=fee_cap, smaller=smaller)
         self._planner = Planner(ledger, escrow, clock, terms)
         self._disputes = DisputeKeeper(ledger, escrow, clock)
         self._namespace = namespace
@@ -136,7 +138,7 @@ class SettlementLoop:
     async def _errands(self) -> tuple[Errand | None, Errand | None]:
         """What disputes need; nothing while they cannot be read: everybody's next epoch must not wait for that."""
         try:
-            found = await self._disputes.errands()
+            found = await self._disputes.errands(await self._sender.room())
         except ChainMismatchError:
             raise
         except ChainError as error:
@@ -357,6 +359,13 @@ class SettlementLoop:
         chain_epoch, leaves = self._escrow.claimed(call)
         less = fewer(leaves, share)
         return self._escrow.call_claim(chain_epoch, less) if less else None
+
+    def _fewer_bundled(self, call: Call, share: Fraction) -> Call | None:
+        """A share of the calls of a bundle; the rest is found as still to be done by a later pass."""
+        less = fewer(self._escrow.call_bundled(call), share)
+        if len(less) < 2:
+            return less[0] if less else None
+        return self._escrow.call_bundle(call.to or "", less)
 
     def _note(self, epoch: Epoch, progress: Progress | None) -> None:
         """Remember what stands against an epoch's transaction, for its status; nothing once it is on its way."""

@@ -126,6 +126,10 @@ class Escrow(Protocol):
         """Calls as one through that batch contract, in their order; each may fail alone."""
         ...
 
+    def call_bundled(self, call: Call) -> tuple[Call, ...]:
+        """The calls that `call_bundle` put into this one, in their order; none of any other call."""
+        ...
+
     async def simulate(self, call: Call) -> int:
         """The gas limit to give a call; RevertedError where the contract would refuse it now, or all of a bundle.
 

@@ -16,6 +16,8 @@ from fedgpu_operator.adapters.chain.rpc import Endpoints, Rpc
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.bootstrap import settling
 from fedgpu_operator.bootstrap.settling import open_settling
+from fedgpu_operator.cli.options import TargetOptions
+from fedgpu_operator.cli.target import find_target
 from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError, ConfigurationError
 from fedgpu_operator.lab.pki import ServerIdentity, new_server_identity
 from fedgpu_operator.settings import Settings
@@ -69,6 +71,16 @@ async def test_a_private_authority_is_trusted_when_its_file_is_named(tmp_path: P
                 await chain_of(url, wrong)
     async with node() as plain:
         assert await chain_of(plain, ca_file) == 31337, "an endpoint without TLS stays one"
+
+
+async def test_a_verb_reaches_the_chain_by_the_same_file(tmp_path: Path) -> None:
+    identity, ca_file = private(tmp_path / "a")
+    async with node(identity) as url:
+        target = await find_target(TargetOptions(rpc=url, escrow=ACCOUNT, rpc_ca=ca_file))
+        assert target.chain_id == 31337
+        assert await chain_of(url, target.rpc.ca_file) == 31337
+        with pytest.raises(ChainUnreachableError):
+            await find_target(TargetOptions(rpc=url, escrow=ACCOUNT))
 
 
 async def test_the_usual_authorities_are_trusted_as_before(tmp_path: Path) -> None:

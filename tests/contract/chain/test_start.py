@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.contract.chain.conftest import CHALLENGE, FINALITY, World
+from tests.contract.chain.conftest import CHALLENGE, FINALITY, OTHER, World
 
 from fedgpu_operator.adapters.chain import calls
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.bootstrap import settling
 from fedgpu_operator.bootstrap.settling import open_settling
 from fedgpu_operator.domain.settlement import Deployment
+from fedgpu_operator.errors import ChainMismatchError
 from fedgpu_operator.lab.faultychain import FaultyEndpoint
 from fedgpu_operator.settings import ChainSettings, Settings
 from fedgpu_operator.settlement import first_fees, lag_of
@@ -103,3 +104,11 @@ async def test_what_the_settler_has_is_the_chains_own_figure(world: World) -> No
     receipt = await settler.receipt(sent)
     assert receipt is not None
     assert await settler.balance(world.address(1)) == before - receipt.fee
+
+
+async def test_a_batch_contract_that_is_named_and_not_there_stops_the_start(world: World, tmp_path: Path) -> None:
+    world.finalize()
+    chain = chain_settings(world.chain.rpc_url, world, world.deployment, tmp_path)
+    nobody = world.address(OTHER)
+    with pytest.raises(ChainMismatchError, match=f"{nobody} on chain {world.deployment.chain_id} holds no batch"):
+        await open_settling(replace(chain, batch=nobody), SystemClock())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from tests.unit.hub.fakes import FakeClock, FakeMetrics
 
 from fedgpu_operator.bootstrap import settling
 from fedgpu_operator.bootstrap.settling import SettlementPass, Settling, await_terms, thresholds
-from fedgpu_operator.domain.terms import Role
+from fedgpu_operator.domain.terms import EscrowPeriods, Role
 from fedgpu_operator.errors import (
     ChainError,
     ChainMismatchError,
@@ -145,6 +146,25 @@ async def test_until_the_periods_are_known_announced_money_counts_as_gone() -> N
     terms = source(Line(range(1, 100)))
     await await_terms(terms)
     assert (terms.known, terms.lag) == (False, float("inf"))
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_chain_that_answers_slowly_does_not_hold_up_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settling, "LONGEST_READ_SECONDS", 0.01)
+    line = Line()
+    answered = asyncio.Event()
+
+    async def slow() -> EscrowPeriods:
+        await answered.wait()
+        return await line.escrow.periods()
+
+    monkeypatch.setattr(line, "periods", slow, raising=False)
+    terms = source(line)
+    await await_terms(terms)
+    assert not terms.known
+    answered.set()
+    await terms.read()
+    assert (terms.known, terms.lag) == (True, LAG)
 
 
 async def test_another_escrow_stops_the_start() -> None:

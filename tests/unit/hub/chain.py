@@ -114,6 +114,8 @@ class FakeEscrow:
         self.sent_by: dict[str, int] = {}
         self.gas = CALL_GAS
         self.bundled: dict[str, list[Call]] = {}
+        self.words: dict[str, str] = {}
+        """What each call is, by its data."""
         self._calls: dict[str, Effect] = {"0x": lambda _books: None}
         self._signed: dict[str, tuple[Effect, Fees, int]] = {}
         self._debits: dict[str, int] = {}
@@ -353,9 +355,12 @@ class FakeEscrow:
                     continue
                 books.__dict__.update(attempt.__dict__)
 
-        made = self._call(" | ".join(["bundle", *(bytes.fromhex(call.data[2:]).decode() for call in bundled)]), effect)
+        made = self._call(" | ".join(["bundle", *(self.words[call.data] for call in bundled)]), effect)
         self.bundled[made.data] = list(bundled)
-        return made
+        return replace(made, to=batch)
+
+    def call_bundled(self, call: Call) -> tuple[Call, ...]:
+        return tuple(self.bundled.get(call.data, ()))
 
     async def simulate(self, call: Call) -> int:
         self._answer()
@@ -438,6 +443,7 @@ class FakeEscrow:
     def _call(self, what: str, effect: Effect) -> Call:
         data = "0x" + sha256(what.encode()).hexdigest()
         self._calls[data] = effect
+        self.words[data] = what
         return Call(str(self.escrow), data, what=what.split()[0])
 
 

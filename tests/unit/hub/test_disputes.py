@@ -15,11 +15,13 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Answer, ChainSnapshot, DisputeState, EpochState, Pair, Receipt
 from fedgpu_operator.domain.transactions import Call
 from fedgpu_operator.errors import ChainError, ChainUnreachableError, NotTakenError, Refusal, RevertedError
-from fedgpu_operator.hub.disputes import BUNDLE_GAS, CALL_GAS, REFUSED, UNREAD, DisputeKeeper
+from fedgpu_operator.hub.disputes import CALL_GAS, REFUSED, UNREAD, DisputeKeeper
+from fedgpu_operator.settlement import Room
 from fedgpu_operator.settlement.typeddata import NO_ADDRESS, escrow_domain, receipt
 
 METER = Account.from_key("0x" + "77" * 32)
 WHOLE = 1_250_000
+ROOM = Room(12_000_000)
 
 
 async def posted(bank: Bank) -> None:
@@ -48,7 +50,7 @@ def keeper_of(bank: Bank) -> DisputeKeeper:
 
 
 async def errand(bank: Bank) -> str:
-    urgent, waiting = await keeper_of(bank).errands()
+    urgent, waiting = await keeper_of(bank).errands(ROOM)
     found = urgent or waiting
     return found.key if found is not None else ""
 
@@ -159,9 +161,9 @@ async def test_an_answer_that_a_silent_chain_swallowed_is_shown_again(
 
     with monkeypatch.context() as away:
         away.setattr(bank.escrow, "simulate", silent)
-        assert await keeper.errands() == (None, None)
+        assert await keeper.errands(ROOM) == (None, None)
     bank.world.clock.forward(UNREAD.first.total_seconds())
-    urgent, _ = await keeper.errands()
+    urgent, _ = await keeper.errands(ROOM)
     assert urgent is not None
 
 
@@ -191,16 +193,16 @@ async def test_a_signer_that_got_code_is_left_out_alone_and_shown_when_that_is_u
     refusing = bank.escrow.deaf if seen == "finalized" else bank.escrow.moody
     refusing.add(culprit)
     keeper = keeper_of(bank)
-    urgent, _ = await keeper.errands()
+    urgent, _ = await keeper.errands(ROOM)
     assert urgent is not None
     assert urgent.key.endswith(f":{2 * WHOLE}")
     await bank.run(urgent.call)
     assert providers_of(bank.escrow.answered[-1]) == [each for each in owners if each != culprit]
-    assert await keeper.errands() == (None, None), "nothing more can be shown while it has code"
+    assert await keeper.errands(ROOM) == (None, None), "nothing more can be shown while it has code"
     refusing.clear()
     bank.escrow.jump(1)
     bank.world.clock.forward(REFUSED.first.total_seconds())
-    urgent, _ = await keeper.errands()
+    urgent, _ = await keeper.errands(ROOM)
     assert urgent is not None
     await bank.run(urgent.call)
     assert providers_of(bank.escrow.answered[-1]) == owners
@@ -225,19 +227,19 @@ async def test_what_the_contract_refuses_is_tried_again_with_growing_pauses_and_
 
     monkeypatch.setattr(bank.escrow, "simulate", counted)
     for _ in range(60):
-        await keeper.errands()
+        await keeper.errands(ROOM)
         bank.world.clock.forward(60)
         bank.escrow.jump(1)
     assert tries == 7, "at 0, 1, 3, 7, 15, 31 and 47 minutes"
     bank.world.clock.forward(3600)
-    await keeper.errands()
+    await keeper.errands(ROOM)
     before = tries
     bank.world.clock.forward(3600)
-    await keeper.errands()
+    await keeper.errands(ROOM)
     assert tries == before, "no block became final since"
     bank.escrow.moody.clear()
     bank.escrow.jump(1)
-    urgent, _ = await keeper.errands()
+    urgent, _ = await keeper.errands(ROOM)
     assert urgent is not None
 
 
@@ -289,32 +291,46 @@ async def many_lines(bank: Bank, count: int, *, batch: str | None = BATCH) -> li
 
 def bundled(bank: Bank, call: Call) -> list[str]:
     """What a bundle holds, by the tenants' addresses."""
-    return [bytes.fromhex(each.data[2:]).decode().split()[2] for each in bank.escrow.bundled[call.data]]
+    return [bank.escrow.words[each.data].split()[2] for each in bank.escrow.bundled[call.data]]
 
 
 async def test_answers_are_bundled_by_deadline_up_to_the_gas_of_a_transaction(bank: Bank) -> None:
     found = await many_lines(bank, 40)
     bank.escrow.gas = 500_000
     keeper = keeper_of(bank)
-    urgent, _ = await keeper.errands()
+    urgent, _ = await keeper.errands(ROOM)
     assert urgent is not None
     soonest = [each.tenant for each in reversed(found)]
-    fit = (BUNDLE_GAS - CALL_GAS) // (500_000 - CALL_GAS)
+    fit = (ROOM.gas - CALL_GAS) // (500_000 - CALL_GAS)
     assert bundled(bank, urgent.call) == soonest[:fit]
     assert (urgent.kind, urgent.key.split(":")[:2]) == ("answer", ["answer", "bundle"])
-    assert (await keeper_of(bank).errands())[0] == urgent, "the same content has the same key after a restart"
+    assert (await keeper_of(bank).errands(ROOM))[0] == urgent, "the same content has the same key after a restart"
     await bank.run(urgent.call)
-    urgent, _ = await keeper.errands()
+    urgent, _ = await keeper.errands(ROOM)
     assert urgent is not None
     assert bundled(bank, urgent.call) == soonest[fit:]
     await bank.run(urgent.call)
     assert {each.shown for each in await bank.escrow.disputes()} == {WHOLE}
-    assert await keeper.errands() == (None, None)
+    assert await keeper.errands(ROOM) == (None, None)
+
+
+async def test_a_bundle_that_no_node_takes_is_made_smaller_at_the_same_nonce(bank: Bank) -> None:
+    await many_lines(bank, 40)
+    bank.escrow.gas, bank.escrow.most_gas = 500_000, 4_000_000
+    before = (await bank.escrow.nonces(bank.escrow.address)).latest
+    for _ in range(30):
+        await bank.step()
+    assert {each.shown for each in await bank.escrow.disputes()} == {WHOLE}
+    answers = [each for each in await bank.ledger.intents() if each.kind == "answer"]
+    assert len({each.nonce for each in answers}) == len(answers), "one nonce each, whatever it took"
+    assert 40 / 8 <= len(answers) <= 12
+    sent = (await bank.escrow.nonces(bank.escrow.address)).latest - before
+    assert sent == len(answers), "no nonce was used up for nothing"
 
 
 async def test_without_a_batch_contract_there_is_one_answer_per_transaction(bank: Bank) -> None:
     found = await many_lines(bank, 3, batch=None)
-    urgent, _ = await keeper_of(bank).errands()
+    urgent, _ = await keeper_of(bank).errands(ROOM)
     assert urgent is not None
     assert urgent.key == f"answer:1:{found[-1].tenant}:{OWNER}:{WHOLE}"
 
@@ -338,7 +354,7 @@ async def test_a_batch_contract_that_serves_for_nothing_holds_up_no_answer(
 async def test_what_somebody_else_did_first_does_not_void_the_bundle(bank: Bank) -> None:
     first, second, third = await many_lines(bank, 3)
     keeper = keeper_of(bank)
-    urgent, _ = await keeper.errands()
+    urgent, _ = await keeper.errands(ROOM)
     assert urgent is not None
     bank.escrow.latest.closed.add((1, second.tenant, OWNER))
     await bank.run(urgent.call)
@@ -351,7 +367,7 @@ async def test_what_somebody_else_did_first_does_not_void_the_bundle(bank: Bank)
 async def test_answers_and_closings_are_bundled_apart(bank: Bank) -> None:
     found = await many_lines(bank, 4)
     bank.escrow.disputed = [replace(each, ruled=number < 2) for number, each in enumerate(found)]
-    urgent, waiting = await keeper_of(bank).errands()
+    urgent, waiting = await keeper_of(bank).errands(ROOM)
     assert urgent is not None
     assert waiting is not None
     assert bundled(bank, urgent.call) == [found[3].tenant, found[2].tenant]
@@ -373,7 +389,7 @@ async def test_a_cancelled_epochs_closing_and_an_answer_do_not_share_a_bundle(
         return replace(state, number=number, cancelled=number == 2)
 
     monkeypatch.setattr(bank.escrow, "finalized_epoch", second_is_cancelled)
-    urgent, waiting = await keeper_of(bank).errands()
+    urgent, waiting = await keeper_of(bank).errands(ROOM)
     assert urgent is not None
     assert (urgent.kind, bundled(bank, urgent.call), waiting) == ("close", [each.tenant for each in found[1::-1]], None)
 
@@ -385,7 +401,7 @@ async def test_an_account_with_code_is_asked_last_and_once_per_transaction(bank:
     for each in (third, second):
         await receipt_of(bank, WHOLE, provider=other, tenant=each.tenant)
     bank.escrow.disputed = [first, *(replace(each, provider=other) for each in (second, third))]
-    urgent, _ = await keeper_of(bank).errands()
+    urgent, _ = await keeper_of(bank).errands(ROOM)
     assert urgent is not None
     assert bundled(bank, urgent.call) == [first.tenant, third.tenant], "what it burns is nobody else's"
 
@@ -397,20 +413,20 @@ async def test_who_may_have_voided_an_answer_is_left_out_of_the_next(bank: Bank,
     if how == "coded":
         bank.escrow.coded.add(culprit)
     keeper = keeper_of(bank)
-    urgent, _ = await keeper.errands()
+    urgent, _ = await keeper.errands(ROOM)
     assert urgent is not None
     assert urgent.key.endswith(f":{3 * WHOLE}")
     if how == "moved":
         bank.escrow.sent_by[culprit] = 2
     bank.escrow.jump(1)
-    urgent, _ = await keeper.errands()
+    urgent, _ = await keeper.errands(ROOM)
     assert urgent is not None
     assert urgent.key.endswith(f":{2 * WHOLE}")
     await bank.run(urgent.call)
     assert providers_of(bank.escrow.answered[-1]) == [each for each in owners if each != culprit]
     bank.escrow.jump(1)
     bank.world.clock.forward(REFUSED.first.total_seconds())
-    urgent, _ = await keeper.errands()
+    urgent, _ = await keeper.errands(ROOM)
     assert urgent is not None, "and it is taken in again later"
     assert urgent.key.endswith(f":{3 * WHOLE}")
 
@@ -422,7 +438,7 @@ async def test_an_answer_that_no_transaction_can_hold_shows_what_backs_the_most(
     owners = await three_lines(bank)
 
     async def simulate(call: Call) -> int:
-        count = sum(bytes.fromhex(call.data[2:]).decode().count(each) for each in owners)
+        count = sum(bank.escrow.words[call.data].count(each) for each in owners)
         if how != "estimated" and count > 2:
             raise NotTakenError("transaction gas limit too high", Refusal.TOO_LARGE)
         return 5_000_000 * count
@@ -430,7 +446,7 @@ async def test_an_answer_that_no_transaction_can_hold_shows_what_backs_the_most(
     monkeypatch.setattr(bank.escrow, "simulate", simulate)
     # Half of the second line is paid already, so that its receipt backs the least.
     bank.escrow.latest.paid[TENANT, owners[1]] = bank.escrow.final.paid[TENANT, owners[1]] = WHOLE // 2
-    urgent, _ = await keeper_of(bank).errands()
+    urgent, _ = await keeper_of(bank).errands(ROOM)
     assert urgent is not None
     await bank.run(urgent.call)
     shown = providers_of(bank.escrow.answered[-1])

@@ -42,6 +42,13 @@ def is_bundle(call: Call) -> bool:
     return bytes.fromhex(call.data[2:10]) == _SELECTOR
 
 
+def bundled(call: Call) -> tuple[Call, ...]:
+    """The calls that `bundle` put into this one, in their order; none of any other call."""
+    return (
+        tuple(Call(to, "0x" + inner.hex(), what=call.what) for to, _, inner in _items(call)) if is_bundle(call) else ()
+    )
+
+
 async def is_batch(rpc: Rpc, address: str) -> bool:
     """Whether a contract at that address bundles calls: asked to make none, it has to answer with no results.
 
@@ -62,8 +69,7 @@ async def simulate(rpc: Rpc, sender: str, call: Call, estimate: Callable[[Call],
     the least with which the transaction succeeds, and that is one in which calls run out of gas. So it is asked for the
     same calls with no failure allowed.
     """
-    data = bytes.fromhex(call.data[10:])
-    items = [(str(to), bool(may), bytes(inner)) for to, may, inner in decode([_CALLS], data)[0]]
+    items = _items(call)
     results = await _results(rpc, sender, call)
     if len(results) != len(items):
         raise RevertedError(f"{call.what}: {call.to} does not answer as aggregate3 does")
@@ -87,6 +93,11 @@ async def _results(rpc: Rpc, sender: str | None, call: Call) -> list[bool]:
         return [bool(succeeded) for succeeded, _ in decode([_RESULTS], bytes(said))[0]]
     except DecodingError:
         raise RevertedError(f"{call.to} does not answer as aggregate3 does") from None
+
+
+def _items(call: Call) -> list[tuple[str, bool, bytes]]:
+    data = bytes.fromhex(call.data[10:])
+    return [(to_checksum_address(to), bool(may), bytes(inner)) for to, may, inner in decode([_CALLS], data)[0]]
 
 
 def _bundle(batch: str, items: Sequence[tuple[str, bool, bytes]], what: str) -> Call:

@@ -286,6 +286,10 @@ class EscrowClient:
         """Calls that anybody may make as one through a batch contract, each of which may fail alone."""
         return bundles.bundle(batch, bundled)
 
+    def call_bundled(self, call: Call) -> tuple[Call, ...]:
+        """The calls that `call_bundle` put into this one, in their order; none of any other call."""
+        return bundles.bundled(call)
+
     # ---------------------------------------------------------------- writes
 
     async def simulate(self, call: Call) -> int:
