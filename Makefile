@@ -10,7 +10,7 @@ PYTHON ?= $(shell for each in python3.13 python3.12 python3.11 python3; do \
 	echo $$each; break; fi; done)
 
 .PHONY: help demo test lint contracts unit integration chaos e2e fmt pins clean \
-	orders audit bench bench-gas bench-ledger bench-signatures bench-placement bench-e2e chaos-settlement
+	chains orders audit bench bench-gas bench-ledger bench-signatures bench-placement bench-e2e chaos-settlement
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -53,6 +53,9 @@ e2e: $(VENV)/.installed ## the demo, checked field by field
 
 chaos-settlement: $(VENV)/.installed ## the same with 20 seeds of many kills each; minutes
 	$(BIN)/python -m tests.chaos.seeds
+
+chains: $(VENV)/.installed ## the chain adapter on a real geth, which is built first; minutes
+	TEST_CHAINS=geth $(BIN)/python -m pytest tests/contract/chain
 
 orders: $(VENV)/.installed ## what may happen to an attempt, in every order of three events; minutes
 	TEST_LONGEST_ORDER=3 $(BIN)/python -m pytest tests/unit/hub/test_orders.py

@@ -19,7 +19,7 @@ pytest_plugins = [
 
 CHAINS = tuple(os.environ.get("TEST_CHAINS", "anvil hardhat").split())
 """The chains that tests run on which can take several; `make chains` names geth."""
-ANY_CHAIN = ("anvil", "hardhat")
+ANY_CHAIN = ("anvil", "hardhat", "geth")
 """Where a test without a mark runs."""
 
 

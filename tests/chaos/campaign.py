@@ -92,7 +92,11 @@ class Campaign:
 
     def _reorg(self) -> None:
         """Take up to two blocks back, which is all that is not final; what was in them is in no pool either."""
-        self.range.reorg(self.random.randint(1, 2))
+        depth = self.random.randint(1, 2)
+        if not self.range.chain.reorgs:
+            self._wait()
+            return
+        self.range.reorg(depth)
         self.counts["reorgs"] += 1
 
     def _cancel(self) -> None:

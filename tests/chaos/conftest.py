@@ -8,17 +8,26 @@ from contextlib import ExitStack
 import pytest
 from tests.chaos.field import Range, open_range, prepare_hub
 
+from fedgpu_operator.lab.cluster import Cluster
 from fedgpu_operator.lab.world import Lab, MemberSpec
 
 
 @pytest.fixture(scope="session")
-def ranges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Range, Range]]:
-    folder = tmp_path_factory.mktemp("chaos")
-    with Lab([MemberSpec("other")]) as lab, ExitStack() as stack:
-        hubs = lab.hub, lab.members["other"]
-        for hub in hubs:
+def hubs() -> Iterator[tuple[Cluster, Cluster]]:
+    with Lab([MemberSpec("other")]) as lab:
+        found = lab.hub, lab.members["other"]
+        for hub in found:
             prepare_hub(hub)
-        one, two = (stack.enter_context(open_range(hub, folder / hub.name)) for hub in hubs)
+        yield found
+
+
+@pytest.fixture(scope="session")
+def ranges(
+    chain_kind: str, hubs: tuple[Cluster, Cluster], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Range, Range]]:
+    folder = tmp_path_factory.mktemp("chaos")
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(open_range(hub, folder / hub.name, kind=chain_kind)) for hub in hubs)
         yield one, two
 
 

@@ -25,7 +25,7 @@ from fedgpu_operator.domain.books import AttemptRequest, EpochStage
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, Pair
 from fedgpu_operator.lab.audit import Audit, audit
-from fedgpu_operator.lab.chain import FINALITY, Account, Anvil, Chain
+from fedgpu_operator.lab.chain import FINALITY, Account, Chain
 from fedgpu_operator.lab.chains import make_chain
 from fedgpu_operator.lab.cluster import Cluster
 from fedgpu_operator.lab.process import Watchdog, end
@@ -112,8 +112,7 @@ class Range:
         self.hub.api.delete(f"/api/v1/namespaces/{NAMESPACE}/configmaps")
 
     def reorg(self, depth: int) -> None:
-        """Replace the newest blocks by empty ones; only anvil can."""
-        assert isinstance(self.chain, Anvil)
+        """Replace the newest blocks by empty ones."""
         self.chain.reorg(depth)
 
     def shoot(self, *faults: Fault, passes: int = 40) -> tuple[bool, dict[str, int]]:

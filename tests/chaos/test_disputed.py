@@ -16,6 +16,8 @@ from fedgpu_operator.domain.settlement import ZERO_HASH, Pair, Receipt
 from fedgpu_operator.settlement import claims, parse_manifest
 from fedgpu_operator.settlement.typeddata import escrow_domain, receipt
 
+pytestmark = pytest.mark.chains("anvil", "hardhat")
+
 DISPUTED = 100_000
 
 

@@ -15,18 +15,23 @@ from tests.chaos.faults import Trap
 from tests.chaos.field import Range, open_range
 
 from fedgpu_operator.domain.transactions import Fees
+from fedgpu_operator.lab.cluster import Cluster
 from fedgpu_operator.lab.faultychain import FaultyEndpoint
+
+pytestmark = pytest.mark.chains("anvil")
 
 FINALITY = 16
 GWEI = 10**9
 PASSES = 12
 
 
-@pytest.fixture(scope="module")
-def long_range(ranges: tuple[Range, Range], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Range]:
+@pytest.fixture(scope="session")
+def long_range(
+    hubs: tuple[Cluster, Cluster], chain_kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Range]:
     """A chain on which a block is final only when sixteen more stand on it."""
     folder: Path = tmp_path_factory.mktemp("hostile")
-    with open_range(ranges[0].hub, folder, finality=FINALITY) as field:
+    with open_range(hubs[0], folder, kind=chain_kind, finality=FINALITY) as field:
         yield field
 
 

@@ -17,6 +17,8 @@ from tests.chaos.field import PATIENCE_S, Range
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import EpochStage
 
+pytestmark = pytest.mark.chains("anvil")
+
 
 async def stages(location: str) -> Sequence[EpochStage]:
     async with await SqlLedger.open(location) as ledger:

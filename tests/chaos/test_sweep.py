@@ -10,6 +10,8 @@ import pytest
 from tests.chaos.faults import ESCROW, KUBE, LEDGER, SWEPT, Fault, Mode
 from tests.chaos.field import Range
 
+pytestmark = pytest.mark.chains("anvil")
+
 UNDISTURBED = {
     "ledger.store_epoch",
     "ledger.open_intent:post",

@@ -54,6 +54,8 @@ class Chain(ABC):
     """What the node's own methods begin with: `anvil` for `anvil_setBalance`."""
     keeps_state: ClassVar[bool] = True
     """Whether a start after a stop goes on where the chain was."""
+    reorgs: ClassVar[bool] = True
+    """Whether reorg() is possible."""
 
     def __init__(self, child: Child, node_url: str, *, finality: int) -> None:
         self.rpc_url, self.chain_id, self.finality = node_url, CHAIN_ID, finality
@@ -129,6 +131,10 @@ class Chain(ABC):
     @abstractmethod
     def drop_all(self) -> None:
         """Forget all transactions that are in no block."""
+
+    def reorg(self, depth: int) -> None:
+        """Replace the newest blocks by empty ones; what was in them is in no pool either."""
+        self.own("reorg", depth, [])
 
     def drop(self, tx_hash: str) -> None:
         """Forget one transaction that is in no block; ChainError when it is not in the pool."""
@@ -209,10 +215,6 @@ class Anvil(Chain):
         self._accounts_file = directory / "accounts.json"
         child = Child("anvil", argv, log=directory / "anvil.log", rank=Rank.CLIENT, watchdog=watchdog)
         super().__init__(child, f"http://127.0.0.1:{port}", finality=finality)
-
-    def reorg(self, depth: int) -> None:
-        """Replace the newest blocks by empty ones; what was in them is in no pool either."""
-        self.own("reorg", depth, [])
 
     def drop_all(self) -> None:
         self.own("dropAllTransactions")

@@ -8,6 +8,7 @@ from typing import Final
 
 from fedgpu_operator.lab import toolchain
 from fedgpu_operator.lab.chain import FINALITY, Anvil, Chain
+from fedgpu_operator.lab.geth import Geth
 from fedgpu_operator.lab.hardhat import Hardhat
 from fedgpu_operator.lab.process import Watchdog, free_ports
 from fedgpu_operator.lab.progress import Progress
@@ -37,6 +38,7 @@ def make_chain(
 
 KINDS: Final[Mapping[str, tuple[Callable[..., Chain], tuple[str, ...]]]] = {
     "anvil": (Anvil, ("anvil",)),
+    "geth": (Geth, ("geth",)),
     "hardhat": (Hardhat, ("node", "hardhat")),
 }
 """The kinds by name: the class, and the programs that it takes in this order."""

@@ -30,6 +30,7 @@ class Hardhat(Chain):
 
     dialect = "hardhat"
     keeps_state = False
+    reorgs = False
 
     def __init__(
         self,

@@ -13,6 +13,8 @@ from fedgpu_operator.artifacts import load
 from fedgpu_operator.domain.settlement import Deployment
 from fedgpu_operator.errors import ChainError
 
+pytestmark = pytest.mark.chains("anvil", "hardhat")
+
 CHALLENGE = 3600
 NONCE = "0x" + "7b" * 32
 TENANT = 5

@@ -85,6 +85,8 @@ async def test_a_nodes_own_limit_on_fees_is_no_reason_to_offer_more(world: Any, 
     assert caught.value.why is Refusal.FEE_CAPPED
 
 
+# geth sets no balance or base fee, drops no transaction and holds no key of its own.
+@pytest.mark.chains("anvil", "hardhat")
 async def test_reverts_and_refusals_under_http_400_are_what_they_are(world: Any, gateway: Gateway) -> None:
     client = await world.settler(gateway.url)
     gateway.error_status = 400

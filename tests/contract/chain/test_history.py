@@ -18,6 +18,8 @@ from fedgpu_operator.errors import ChainError, ChainUnreachableError, RevertedEr
 from fedgpu_operator.settlement import claims
 from fedgpu_operator.settlement.typeddata import escrow_domain, receipt
 
+pytestmark = pytest.mark.chains("anvil", "hardhat")
+
 CHALLENGE = 3600
 STRANGER = "0x" + "5e" * 20
 EVIDENCE = "0x" + "e1" * 32

@@ -94,6 +94,8 @@ async def test_a_rollback_is_a_shorter_chain_and_nothing_worse(world: Any, depth
     assert (await world.mined(signed.tx_hash, client)).epoch == 1
 
 
+# geth sets no balance or base fee, drops no transaction and holds no key of its own.
+@pytest.mark.chains("anvil", "hardhat")
 async def test_a_dropped_transaction_is_sent_again_byte_for_byte(world: Any) -> None:
     client = await world.settler()
     _, signed = await signed_post(world, client)
@@ -162,6 +164,8 @@ async def test_a_stuck_nonce_is_freed_by_a_transfer_to_oneself(world: Any) -> No
     assert (await client.receipt(ahead.tx_hash)).epoch == 1
 
 
+# geth sets no balance or base fee, drops no transaction and holds no key of its own.
+@pytest.mark.chains("anvil", "hardhat")
 async def test_a_base_fee_a_hundred_times_higher_is_followed_and_the_cap_is_not_passed(world: Any) -> None:
     client = await world.settler()
     call, signed = await signed_post(world, client)
@@ -215,6 +219,8 @@ REFUSALS = [
 ]
 
 
+# geth sets no balance or base fee, drops no transaction and holds no key of its own.
+@pytest.mark.chains("anvil", "hardhat")
 async def test_why_a_transaction_is_not_taken_is_known_whichever_client_refuses(world: Any) -> None:
     (endpoint,) = await world.endpoints(1)
     client = await world.settler(endpoint.url)

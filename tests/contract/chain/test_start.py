@@ -20,6 +20,8 @@ from fedgpu_operator.lab.faultychain import FaultyEndpoint
 from fedgpu_operator.settings import ChainSettings, Settings
 from fedgpu_operator.settlement import first_fees, lag_of
 
+pytestmark = pytest.mark.chains("anvil", "hardhat")
+
 
 class LossyEndpoint(FaultyEndpoint):
     """Loses the reply to the requests whose numbers are in `lost`, counted from 1."""

@@ -118,6 +118,8 @@ async def test_waiting_goes_on_while_the_chain_is_away_and_says_so_at_the_end(wo
     assert (await waiting).succeeded
 
 
+# geth sets no balance or base fee, drops no transaction and holds no key of its own.
+@pytest.mark.chains("anvil", "hardhat")
 async def test_waiting_for_a_transaction_that_fails_says_so(world: Any) -> None:
     tenant = await world.tenant()
     call = {"from": tenant.address, "to": world.escrow, "data": "0xdeadbeef", "gas": hex(100_000)}

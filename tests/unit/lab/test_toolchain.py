@@ -144,7 +144,7 @@ def test_an_optional_package_that_did_not_come_is_told_and_not_kept(
 
 
 def test_every_program_the_lab_builds_is_a_tool_of_its_go_mod() -> None:
-    for module in (toolchain.KUBERNETES, toolchain.HELM):
+    for module in (toolchain.KUBERNETES, toolchain.HELM, toolchain.GETH):
         text = (ROOT / module.folder / "go.mod").read_text()
         block = re.search(r"^tool \(\n(.*?)^\)", text, re.MULTILINE | re.DOTALL)
         tools = set(block[1].split()) if block else set(re.findall(r"^tool (\S+)$", text, re.MULTILINE))
@@ -152,8 +152,9 @@ def test_every_program_the_lab_builds_is_a_tool_of_its_go_mod() -> None:
         assert module.versions(ROOT / module.folder)[module.version_of].startswith("v")
 
 
-def test_lock_files_name_no_host() -> None:
-    lock = json.loads((ROOT / "hack/tools/node/package-lock.json").read_text())
+@pytest.mark.parametrize("folder", ["node", "hardhat"])
+def test_lock_files_name_no_host(folder: str) -> None:
+    lock = json.loads((ROOT / "hack/tools" / folder / "package-lock.json").read_text())
     packages = [package for path, package in lock["packages"].items() if path]
     assert packages
     assert all("resolved" not in package and package["integrity"] for package in packages)
