@@ -14,7 +14,7 @@ from fedgpu_operator.cli import wallets
 from fedgpu_operator.cli.chain_terms import PeriodOptions, RoleOptions, periods_of, roles_of
 from fedgpu_operator.cli.common import Output, OutputOption, plain_table, print_data
 from fedgpu_operator.cli.journal import Entry, Journal, TxOutcome, canonical
-from fedgpu_operator.cli.options import ChainIDOption, KeyOptions, RpcOption
+from fedgpu_operator.cli.options import ChainIDOption, KeyOptions, RpcCAOption, RpcOption
 from fedgpu_operator.cli.orders import Order, Orders, Outgoing
 from fedgpu_operator.cli.wallets import first_block, instant, lasting, patience, say
 from fedgpu_operator.errors import ConfigurationError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fedgpu_operator.adapters.chain import Periods, Roles, Signer
-    from fedgpu_operator.adapters.chain.rpc import Rpc
+    from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.artifacts import ContractName
     from fedgpu_operator.domain.settlement import Deployment, SignedTx
@@ -40,6 +40,7 @@ def deploy(
     periods: PeriodOptions,
     keys: KeyOptions,
     rpc: RpcOption = "",
+    rpc_ca: RpcCAOption = None,
     chain_id: ChainIDOption = None,
     token: Annotated[str, typer.Option("--token", help="The ERC-20 stablecoin that money is held in.")] = "",
     test_token: Annotated[
@@ -60,7 +61,7 @@ def deploy(
         raise ConfigurationError("say what money is held in: --token, or --test-token for a trial")
     if values is not None and values.exists():
         raise ConfigurationError(f"--values: {values} is there already, and is not overwritten")
-    document = asyncio.run(_deployed(roles, periods, keys, rpc, chain_id, token, fresh=fresh))
+    document = asyncio.run(_deployed(roles, periods, keys, (rpc, rpc_ca), chain_id, token, fresh=fresh))
     if values is not None:
         values.write_text(helm_values(document, rpc), encoding="utf-8")
         say(f"values for the chart are in {values}")
@@ -71,17 +72,18 @@ async def _deployed(
     given: RoleOptions,
     periods: PeriodOptions,
     keys: KeyOptions,
-    rpc: str,
+    rpc: tuple[str, Path | None],
     chain_id: int | None,
     token: str,
     *,
     fresh: bool,
 ) -> JSONObject:
     from fedgpu_operator.adapters.chain import Deployer
+    from fedgpu_operator.adapters.chain.rpc import Endpoints
     from fedgpu_operator.cli.keys import signer_from
     from fedgpu_operator.cli.target import address, endpoints, served_chain
 
-    urls = endpoints(rpc)
+    urls = Endpoints(endpoints(rpc[0]), rpc[1])
     signer = await signer_from(keys)
     roles, when = roles_of(given, str(signer.address)), periods_of(periods)
     served = await served_chain(urls, patience())
@@ -192,7 +194,7 @@ def _contracts(entries: Sequence[Entry]) -> str:
     return ", ".join(f"{each.arguments['step']} at {created_at(each.signed)} by {each.tx_hash}" for each in entries)
 
 
-async def _affordable(urls: tuple[str, ...], signer: Signer, chain_id: int, token: str | None) -> None:
+async def _affordable(urls: Addresses, signer: Signer, chain_id: int, token: str | None) -> None:
     """Refuse, before anything is paid for, what a deployment would fail on: no coins, or no token."""
     from fedgpu_operator.adapters.chain.chainview import fees_asked
     from fedgpu_operator.adapters.chain.rpc import Rpc
@@ -229,7 +231,7 @@ async def _usable(rpc: Rpc, token: str, chain_id: int) -> None:
         )
 
 
-async def _check(urls: tuple[str, ...], found: Deployment) -> None:
+async def _check(urls: Addresses, found: Deployment) -> None:
     from fedgpu_operator.adapters.chain import EscrowClient
 
     async with EscrowClient(urls, found.escrow, found.chain_id, patience=patience()) as escrow:
