@@ -230,8 +230,11 @@ async def test_a_refusal_is_final_unless_a_reply_was_lost_before_it(
     endpoint.swallowed.add("eth_sendRawTransaction")
     minting = asyncio.create_task(tenant.mint(world.deployment.token, 1))
     await until(lambda: endpoint.calls["eth_sendRawTransaction"] > 2)
-    endpoint.swallowed.clear()
     endpoint.errors["eth_sendRawTransaction"] = refusal
+    seen = endpoint.calls["eth_sendRawTransaction"]
+    # Whatever was forwarded before the endpoint began to refuse is answered by nobody.
+    await until(lambda: endpoint.calls["eth_sendRawTransaction"] > seen)
+    endpoint.swallowed.clear()
     with pytest.raises(PendingError, match=r"may be on its way.*insufficient funds"):
         await minting
 
@@ -252,8 +255,8 @@ async def test_what_nobody_confirms_is_pending_when_patience_ends(world: Any) ->
 def dear(world: Any) -> Iterator[Callable[[], None]]:
     """Makes the base fee rise a thousandfold; anvil does not take that back with the blocks that are undone."""
     fee = world.chain.rpc("eth_getBlockByNumber", "latest", False)["baseFeePerGas"]
-    yield lambda: world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(10**12))
-    world.chain.rpc("anvil_setNextBlockBaseFeePerGas", fee)
+    yield lambda: world.chain.set_base_fee(10**12)
+    world.chain.set_base_fee(int(fee, 16))
 
 
 async def test_a_raised_fee_has_the_same_nonce_and_the_version_that_lost_is_replaced(
@@ -265,7 +268,7 @@ async def test_a_raised_fee_has_the_same_nonce_and_the_version_that_lost_is_repl
     await tenant.mint(world.deployment.token, 1)
     (low,) = outbox.signed
     assert await tenant.raised(low) is None, "it offers enough"
-    world.chain.rpc("anvil_dropTransaction", low.tx_hash)
+    world.chain.drop(low.tx_hash)
     dear()
     world.chain.mine()
     assert tenant.most_it_costs(low) < 10**12 * 21_000
