@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.gas import cases, prices, rivals, scale
+from benchmarks.gas import cases, crowds, prices, rivals, scale
 from benchmarks.gas.cases import Row
 from benchmarks.gas.escrow import Stage
 from benchmarks.gas.evm import Evm, evm
@@ -40,6 +40,7 @@ def main() -> None:
         rows += rivals.rivals(_fresh(machine))
         size = {"providers": 100, "jobs": 1_000, "tenants": 20} if quick else {}
         rows += scale.scale(_fresh(machine), **size)
+        rows += crowds.crowds(_fresh(machine), crowds.CROWDS[:1] if quick else crowds.CROWDS)
         node = machine.version()
     _show(rows)
     if not quick:

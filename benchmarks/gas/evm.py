@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from eth_abi.abi import encode
 from eth_utils.address import to_checksum_address
@@ -17,6 +17,7 @@ from eth_utils.crypto import keccak
 from fedgpu_operator.lab import toolchain
 from fedgpu_operator.lab.chain import Anvil, Chain
 from fedgpu_operator.lab.process import Watchdog, end, free_ports
+from fedgpu_operator.settlement import MAX_TX_GAS
 
 Json = Mapping[str, object]
 
@@ -31,6 +32,10 @@ class Mined:
     contract: str | None
 
 
+BLOCK_GAS: Final = 60_000_000
+"""Ethereum's since Fusaka (EIP-7935)."""
+
+
 class Evm:
     """Sends in anybody's name; every transaction is mined at once in a block of its own."""
 
@@ -39,7 +44,7 @@ class Evm:
         chain.rpc("evm_setIntervalMining", 0)
         chain.rpc("evm_setAutomine", False)
         chain.rpc("anvil_autoImpersonateAccount", True)
-        chain.rpc("anvil_setBlockGasLimit", hex(60_000_000))
+        chain.rpc("anvil_setBlockGasLimit", hex(BLOCK_GAS))
         self.deployer = chain.accounts[0].address
         self._funded: set[str] = {self.deployer}
 
@@ -48,7 +53,7 @@ class Evm:
         if sender not in self._funded:
             self._chain.rpc("anvil_setBalance", sender, hex(10**20))
             self._funded.add(sender)
-        request = {"from": sender, "data": "0x" + data.hex(), "gas": hex(50_000_000)} | ({"to": to} if to else {})
+        request = {"from": sender, "data": "0x" + data.hex(), "gas": hex(MAX_TX_GAS)} | ({"to": to} if to else {})
         tx_hash = self._chain.rpc("eth_sendTransaction", request)
         self._chain.rpc("evm_mine")
         receipt = cast("Json", self._chain.rpc("eth_getTransactionReceipt", tx_hash))

@@ -49,8 +49,8 @@ def _epoch(stage: Stage, owed: Counter[Pair], word: str, providers: int, jobs: i
     for chunk in _chunks(claims(plan)):
         mined = stage.claim(plan, chunk)
         gas += mined.gas
-        least += prices.floor(mined.data, _work(chunk, new=word == "new pairs"))
-    _check(stage, plan)
+        least += prices.floor(mined.data, claim_work(chunk, new=word == "new pairs"))
+    require_paid(stage, plan)
     name = f"{jobs} jobs, {providers} providers, {len(owed)} pairs, {word}"
     return [
         Row(f"{name}: per provider", gas, providers, "provider", least),
@@ -58,7 +58,7 @@ def _epoch(stage: Stage, owed: Counter[Pair], word: str, providers: int, jobs: i
     ]
 
 
-def _work(chunk: Sequence[Claim], *, new: bool) -> Work:
+def claim_work(chunk: Sequence[Claim], *, new: bool) -> Work:
     """A tenant's account is paid for once in a transaction, however many of its lines are in it."""
     lines = sum(len(claim.lines) for claim in chunk)
     accounts = len({line.tenant for claim in chunk for line in claim.lines})
@@ -71,7 +71,7 @@ def _chunks(all_: Sequence[Claim]) -> Iterator[Sequence[Claim]]:
         yield all_[start : start + LEAVES_PER_CALL]
 
 
-def _check(stage: Stage, plan: EpochPlan) -> None:
+def require_paid(stage: Stage, plan: EpochPlan) -> None:
     """Every line is paid to the unit, or the figures would be of something else."""
     for start in range(0, len(plan.pairs), 500):
         some = list(plan.pairs.items())[start : start + 500]

@@ -47,6 +47,8 @@ class Refusal(StrEnum):
     """The node's own limit on gas times fee: never raise the fee; a smaller call, or another setting of the node."""
     POOR = "InsufficientFunds"
     """The sender cannot pay for its gas: fund it; never raise the fee."""
+    GAS_TOO_LOW = "GasTooLow"
+    """Its gas limit is below what the node asks at least: estimate again, and sign at the same nonce."""
     NONCE_USED = "NonceUsed"
     """A transaction of that nonce is in a block: the chain says which one."""
     OTHER = "Other"
