@@ -40,7 +40,7 @@ contracts: $(VENV)/.installed ## the contracts' own tests, and that the packaged
 	$(BIN)/python hack/build_contracts.py --check --test
 
 unit: $(VENV)/.installed ## the pure core; seconds
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit
 
 integration: $(VENV)/.installed ## real API servers, a real chain, a real database
 	$(BIN)/python -m pytest tests/contract tests/integration
