@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -29,11 +30,14 @@ async def strict(world: Any, *, salted: bool) -> Deployment:
     sent = chain.rpc(
         "eth_sendTransaction", {"from": owner.address, "data": made.data_in_transaction, "gas": hex(3_000_000)}
     )
-    token = chain.rpc("eth_getTransactionReceipt", sent)["contractAddress"]
+    async with asyncio.timeout(10):
+        while (receipt := chain.rpc("eth_getTransactionReceipt", sent)) is None:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.01)
+    token = receipt["contractAddress"]
     periods = Periods(CHALLENGE, CHALLENGE, CHALLENGE, CHALLENGE)
     deployment = await deploy(chain.rpc_url, owner.private_key, chain.roles, periods, token=token)
     async with TenantWallet(chain.rpc_url, chain.accounts[TENANT].private_key) as wallet:
-        await wallet.mint(token, 50)
+        await wallet.wait(await wallet.mint(token, 50), confirmations=1)
     return deployment
 
 
@@ -42,7 +46,7 @@ async def test_a_deposit_is_signed_in_the_tokens_own_domain(world: Any, *, salte
     on = await strict(world, salted=salted)
     tenant, sender = await world.tenant(), await world.tenant(7)
     authorization = await tenant.authorize(on.token, Transfer(on.escrow, 40, 0, 2**40, NONCE))
-    await sender.deposit_with_authorization(on.escrow, 40, authorization)
+    await sender.wait(await sender.deposit_with_authorization(on.escrow, 40, authorization), confirmations=1)
     assert await tenant.tokens(on.token) == 10
     assert await sender.tokens(on.token) == 0
 

@@ -107,11 +107,11 @@ async def test_waiting_for_confirmations_counts_the_first_block(world: Any) -> N
 async def test_waiting_goes_on_while_the_chain_is_away_and_says_so_at_the_end(world: Any) -> None:
     (endpoint,) = await world.endpoints(1)
     key = world.chain.accounts[5].private_key
-    tenant = await world.stack.enter_async_context(TenantWallet(endpoint.url, key, 0.2))
+    tenant = await world.stack.enter_async_context(TenantWallet(endpoint.url, key, 5.0))
     tx_hash = await tenant.mint(world.deployment.token, 1)
     endpoint.refused.add("eth_getTransactionReceipt")
     with pytest.raises(ChainError, match=r"in no block after .*HTTP 503"):
-        await tenant.wait(tx_hash, confirmations=1, patience=0.5, poll=0.05)
+        await tenant.wait(tx_hash, confirmations=1, patience=2, poll=0.05)
     waiting = asyncio.create_task(tenant.wait(tx_hash, confirmations=1, patience=10, poll=0.05))
     world.chain.mine()
     endpoint.heal()
