@@ -154,8 +154,11 @@ async def settler(site: Site, trap: Trap) -> AsyncIterator[Settler]:
 
 
 async def settled(life: Settler) -> bool:
-    """Whether nothing is on its way, the chain paid every pair all that was ever metered, and the books say so."""
+    """Whether nothing is on its way, the chain paid every pair all that was ever metered, and books and hub say so."""
     epochs = await life.ledger.epochs(limit=20)
+    if any(epoch.number not in life.loop._closed for epoch in epochs):
+        # A write that the hub did not take is tried again by the next pass.
+        return False
     if any(epoch.stage in protocol.LIVE for epoch in epochs) or await life.ledger.intents(open_only=True):
         return False
     owed = cumulative_pairs((await life.ledger.settlement_snapshot()).pairs)

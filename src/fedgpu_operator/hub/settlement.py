@@ -113,8 +113,7 @@ class SettlementLoop:
         if await self._sender.open_intent() is None:
             await self._idle()
         for epoch in known:
-            if epoch.stage not in protocol.LIVE and epoch.number not in self._closed:
-                await self._publish(epoch)
+            if epoch.stage not in protocol.LIVE and epoch.number not in self._closed and await self._publish(epoch):
                 self._closed.add(epoch.number)
         return self._poll
 
@@ -379,8 +378,8 @@ class SettlementLoop:
     async def _chain(self, plan: EpochPlan) -> ChainSnapshot:
         return await self._escrow.snapshot(sorted({tenant for tenant, _ in plan.pairs}), sorted(plan.pairs))
 
-    async def _publish(self, epoch: Epoch) -> None:
-        """Show the epoch on the hub; a hub that does not take it holds up no money."""
+    async def _publish(self, epoch: Epoch) -> bool:
+        """Show the epoch on the hub; False if the hub did not take it, which holds up no money."""
         plan = self._plan(epoch)
         state = await self._escrow.finalized_epoch(epoch.chain_epoch) if epoch.chain_epoch else None
         txs = await self._ledger.transactions(epoch=epoch.number)
@@ -391,6 +390,8 @@ class SettlementLoop:
             await publish(self._kube, self._clock.now(), facts)
         except (KubeError, InvalidResourceError) as error:
             log.warning("epoch %d cannot be shown on the hub: %s", epoch.number, error)
+            return False
+        return True
 
 
 def _hashes(epochs: Iterable[Epoch]) -> set[str]:

@@ -14,7 +14,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.domain.books import EpochStage, TxState
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import DisputeState, TxReceipt
-from fedgpu_operator.errors import ChainUnreachableError, StatePrunedError
+from fedgpu_operator.errors import ChainUnreachableError, StatePrunedError, UnreachableError
 from fedgpu_operator.ports import ResourceType
 
 
@@ -71,6 +71,22 @@ async def test_nothing_owed_posts_nothing(bank: Bank) -> None:
     await bank.to_the_end()
     assert len(bank.escrow.sent) == sent
     assert await bank.stages() == ["Paid"]
+
+
+async def test_what_the_hub_did_not_take_of_an_ended_epoch_is_shown_when_it_does(bank: Bank) -> None:
+    def refuses(verb: str, plural: str, name: str) -> None:
+        if plural == "settlementepochs" and bank.paid:
+            raise UnreachableError(f"{verb} {name}: the hub is away")
+
+    bank.world.kube.before = refuses
+    await bank.to_the_end()
+    for _ in range(3):
+        await bank.step()
+    assert await bank.stages() == ["Paid"]
+    assert bank.object(1).status.state != "Paid"
+    bank.world.kube.before = lambda verb, plural, name: None
+    await bank.step()
+    assert bank.object(1).status.state == "Paid"
 
 
 async def test_the_next_epoch_waits_for_its_time_and_pays_only_what_is_new(bank: Bank) -> None:
