@@ -78,14 +78,14 @@ async def test_what_the_hub_did_not_take_of_an_ended_epoch_is_shown_when_it_does
         if plural == "settlementepochs" and bank.paid:
             raise UnreachableError(f"{verb} {name}: the hub is away")
 
-    bank.world.kube.before = refuses
+    bank.world.kube.before, loop = refuses, bank.loop()
     await bank.to_the_end()
     for _ in range(3):
-        await bank.step()
+        await bank.step(loop=loop)
     assert await bank.stages() == ["Paid"]
     assert bank.object(1).status.state != "Paid"
     bank.world.kube.before = lambda verb, plural, name: None
-    await bank.step()
+    await bank.step(loop=loop)
     assert bank.object(1).status.state == "Paid"
 
 
