@@ -123,6 +123,7 @@ ANSWERS: list[tuple[str, object, Meaning]] = [
     (SEND, "tx gas limit is over the cap", Meaning.TOO_LARGE),
     (SEND, "rlp too long", Meaning.TOO_LARGE),
     ("eth_call", "daily limit exceeded", Meaning.WAIT),
+    ("eth_syncing", "the method eth_syncing does not exist/is not available", Meaning.UNSUPPORTED),
     (SEND, "invalid sender", Meaning.REFUSED),
 ]
 

@@ -603,8 +603,9 @@ ELSEWHERE: Final = (
         _M.WAIT,
         f"{BESU}, {NETHERMIND}, {RETH}, {PROXYD}, Ankr, Chainstack",
         "code -32008, -32002, -32009, -32010 to -32018; HTTP 503",
-        r"sync(ing|hroni[sz]ing| is still in progress)|not yet in sync|no backend|backend (offline|is|returned)"
-        r"|no nodes available|no server available|no response from node|server is (busy|overloaded)|service unavailable"
+        r"(?<!eth_)sync(ing|hroni[sz]ing| is still in progress)|not yet in sync|no backend"
+        r"|backend (offline|is|returned)|no nodes available|no server available"
+        r"|no response from node|server is (busy|overloaded)|service unavailable"
         r"|temporarily|try again|cannot fulfill request",
         "no backend is currently healthy to serve traffic",
     ),
