@@ -228,7 +228,10 @@ class Wallet:
                 self._patience.tell(f"{lost}; it may be on its way: looking for {signed.tx_hash}")
             except ChainError as error:
                 fault = error
-                doubtful = doubtful or (isinstance(error, NotTakenError) and not error.certain)
+                if isinstance(error, NotTakenError) and not error.certain:
+                    doubtful = True
+                    if self._patience is not None:
+                        self._patience.tell(f"{error}; it may be on its way: looking for {signed.tx_hash}")
             if await self._arrived(signed, fault):
                 break
             if fault is not None:
