@@ -96,6 +96,11 @@ def _pending(signed: SignedTx, why: str) -> PendingError:
     return PendingError(f"{signed.tx_hash} may be on its way: no endpoint has confirmed it ({why})")
 
 
+def _leaves_open(error: ChainError) -> bool:
+    """Whether some endpoint may have the transaction all the same."""
+    return isinstance(error, ChainUnreachableError) or (isinstance(error, NotTakenError) and not error.certain)
+
+
 class Wallet:
     """One signer on one connection; `signer` may be a private key in hex, `chain_id` guards against a wrong chain.
 
@@ -217,21 +222,14 @@ class Wallet:
         began, refused_since, lost, doubtful = loop.time(), None, "", False
         patience = self._patience.sending if self._patience is not None else 0.0
         while True:
-            fault: ChainError | None = None
-            try:
-                await self._sender.broadcast(signed)
+            fault = await self._attempt(signed)
+            if fault is None:
                 break
-            except ChainUnreachableError as error:
+            doubtful = doubtful or _leaves_open(fault)
+            if isinstance(fault, ChainUnreachableError):
                 if self._patience is None:
-                    raise
-                lost, doubtful = str(error), True
-                self._patience.tell(f"{lost}; it may be on its way: looking for {signed.tx_hash}")
-            except ChainError as error:
-                fault = error
-                if isinstance(error, NotTakenError) and not error.certain:
-                    doubtful = True
-                    if self._patience is not None:
-                        self._patience.tell(f"{error}; it may be on its way: looking for {signed.tx_hash}")
+                    raise fault
+                lost, fault = str(fault), None
             if await self._arrived(signed, fault):
                 break
             if fault is not None:
@@ -245,6 +243,16 @@ class Wallet:
             await asyncio.sleep(next(pauses))
         if self._outbox is not None:
             self._outbox.taken(signed)
+
+    async def _attempt(self, signed: SignedTx) -> ChainError | None:
+        """Why signed bytes were not taken, None if they were; who waits is told of what leaves that open."""
+        try:
+            await self._sender.broadcast(signed)
+        except ChainError as error:
+            if self._patience is not None and _leaves_open(error):
+                self._patience.tell(f"{error}; it may be on its way: looking for {signed.tx_hash}")
+            return error
+        return None
 
     async def _arrived(self, signed: SignedTx, fault: ChainError | None) -> bool:
         """Whether the transaction is in a block; unknown counts as not yet. ReplacedError where it can never be."""
