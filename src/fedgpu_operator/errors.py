@@ -169,13 +169,18 @@ class StatePrunedError(ChainError):
 
 
 class NotTakenError(ChainError):
-    """Every node that answered refuses the transaction, which may be mined all the same; `why` decides what helps."""
+    """So many nodes as must agree refuse the transaction, which may be mined all the same; `why` decides what helps.
+
+    `certain` is whether every node that was asked refused it. If not, one that did not answer may have it, or one has
+    it: another version at the same nonce is safe to send, the same thing at another nonce is not.
+    """
 
     reason = "TransactionNotTaken"
 
-    def __init__(self, message: str, why: Refusal) -> None:
+    def __init__(self, message: str, why: Refusal, *, certain: bool = True) -> None:
         super().__init__(message)
         self.why = why
+        self.certain = certain
 
 
 class PendingError(ChainError):

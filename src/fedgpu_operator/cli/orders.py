@@ -271,6 +271,6 @@ class Orders:
         return NotTakenError(f"{error}; {REPEAT}", error.why)
 
     def _note(self, entry: Entry, error: ChainError) -> None:
-        """A nonce that is used says nothing of this transaction: it may be what used it."""
-        if not (isinstance(error, NotTakenError) and error.why is Refusal.NONCE_USED):
+        """Not of a nonce that is used, which it may have used itself; nor if some of the nodes may have it."""
+        if not (isinstance(error, NotTakenError) and (error.why is Refusal.NONCE_USED or not error.certain)):
             self._journal.refused(entry.tx_hash, str(error)[:300])

@@ -40,7 +40,10 @@ class Escrow(Protocol):
         ...
 
     async def verify(self) -> None:
-        """Raises ChainMismatchError unless chain, code and decimals are the expected ones."""
+        """Raises ChainMismatchError unless chain, code and decimals are the expected ones.
+
+        ChainUnreachableError while there is no code at the address at a node that may be behind.
+        """
         ...
 
     async def snapshot(self, tenants: Sequence[str], pairs: Sequence[Pair]) -> ChainSnapshot:

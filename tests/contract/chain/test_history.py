@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.adapters.chain import EscrowClient, LocalSigner, ProviderWallet, calls
+from fedgpu_operator.adapters.chain import EscrowClient, LocalSigner, ProviderWallet, calls, history
 from fedgpu_operator.adapters.chain.calls import NOBODY
 from fedgpu_operator.adapters.chain.earnings import tenants_of
 from fedgpu_operator.adapters.chain.rpc import Rpc
@@ -189,8 +189,11 @@ async def test_a_log_that_was_read_in_part_is_read_on_from_there(world: Any) -> 
     assert asked == sorted(asked)
 
 
-async def test_an_endpoint_that_drops_old_logs_without_a_word_is_found_out(world: Any) -> None:
+async def test_an_endpoint_that_drops_old_logs_without_a_word_is_found_out(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As some clients do with pruned receipts: an open dispute would be forgotten."""
+    monkeypatch.setattr(history, "AGAIN_S", 0.0)
     alice, p = await disputed_far_away(world)
     (endpoint,) = await world.endpoints(1)
     endpoint.lies["eth_getLogs"] = lambda logs: []

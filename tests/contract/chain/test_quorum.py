@@ -171,19 +171,20 @@ async def test_clients_that_refuse_in_different_words_agree(world: Any) -> None:
         silent.silent.clear()
 
 
-async def test_a_refused_send_is_unknown_while_one_says_not_now(world: Any) -> None:
+async def test_a_refused_send_is_unknown_unless_a_quorum_refuses_it(world: Any) -> None:
     three = await world.endpoints(3)
     client = await world.settler(*(each.url for each in three))
     signed = await client.prepare(client.call_post(await _any_plan(world, client)))
     for endpoint in three:
         endpoint.errors["eth_sendRawTransaction"] = {"code": -32000, "message": "what nobody has heard"}
-    three[1].errors["eth_sendRawTransaction"] = LIMITED
+    for endpoint in three[1:]:
+        endpoint.errors["eth_sendRawTransaction"] = LIMITED
     with pytest.raises(ChainUnreachableError, match="request rate limited"):
         await client.broadcast(signed)
     three[1].errors["eth_sendRawTransaction"] = {"code": -32000, "message": "exceeds block gas limit"}
     with pytest.raises(NotTakenError, match="exceeds block gas limit") as caught:
         await client.broadcast(signed)
-    assert caught.value.why is Refusal.TOO_LARGE
+    assert (caught.value.why, caught.value.certain) == (Refusal.TOO_LARGE, False)
     three[2].errors["eth_sendRawTransaction"] = {"code": -32000, "message": "already known"}
     assert await client.broadcast(signed) == signed.tx_hash
 

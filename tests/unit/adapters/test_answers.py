@@ -105,7 +105,25 @@ ANSWERS: list[tuple[str, object, Meaning]] = [
     ("eth_call", {"code": -32603, "message": "Internal error"}, Meaning.WAIT),
     ("eth_call", {"code": -32602, "message": "invalid argument 0: hex string without 0x prefix"}, Meaning.REFUSED),
     ("eth_call", "Too Many Requests", Meaning.WAIT),
-    (SEND, "intrinsic gas too low", Meaning.REFUSED),
+    (SEND, "intrinsic gas too low", Meaning.GAS_TOO_LOW),
+    (SEND, "insufficient gas for floor data gas cost: gas 21000, minimum needed 24000", Meaning.GAS_TOO_LOW),
+    (SEND, "IntrinsicGas", Meaning.GAS_TOO_LOW),
+    (SEND, "intrinsic gas cost 53000 exceeds gas limit 21000", Meaning.GAS_TOO_LOW),
+    (SEND, "call gas cost (53000) exceeds the gas limit (21000)", Meaning.GAS_TOO_LOW),
+    (SEND, "gas floor (24000) exceeds the gas limit (21000)", Meaning.GAS_TOO_LOW),
+    (SEND, "Transaction gas is too low. There is not enough gas to cover minimal cost of it", Meaning.GAS_TOO_LOW),
+    (SEND, "a transaction with this nonce already exists", Meaning.UNDERPRICED),
+    (SEND, "Transaction with the same nonce already exists in mempool", Meaning.UNDERPRICED),
+    (SEND, "nonce already in mempool", Meaning.UNDERPRICED),
+    (SEND, "Transaction already exists", Meaning.KNOWN),
+    (SEND, "existing tx with same hash", Meaning.KNOWN),
+    (SEND, "transaction gas limit exceeded", Meaning.TOO_LARGE),
+    (ESTIMATE, "block gas limit exceeded", Meaning.TOO_LARGE),
+    (SEND, "tx gas limit 17000000 exceeds per-tx maximum", Meaning.TOO_LARGE),
+    (SEND, "tx gas limit is over the cap", Meaning.TOO_LARGE),
+    (SEND, "rlp too long", Meaning.TOO_LARGE),
+    ("eth_call", "daily limit exceeded", Meaning.WAIT),
+    ("eth_syncing", "the method eth_syncing does not exist/is not available", Meaning.UNSUPPORTED),
     (SEND, "invalid sender", Meaning.REFUSED),
 ]
 
@@ -143,6 +161,9 @@ def test_a_contract_cannot_speak_for_a_node(row: Row, method: str) -> None:
     for message in (
         f"execution reverted: {row.example}",
         f"Error: VM Exception while processing transaction: reverted with reason string '{row.example}'",
+        f"failed with 50000000 gas: execution reverted: {row.example}",
+        f"always failing transaction (execution reverted) {row.example}",
+        f"The execution failed due to an exception. Reverted {row.example}",
     ):
         assert judge({"code": -32000, "message": message}, 200, method) is Meaning.REVERTED
 
@@ -197,8 +218,8 @@ def vote(host: str, message: str, method: str = SEND, **more: object) -> Vote:
 @pytest.mark.parametrize(
     ("messages", "meaning", "words"),
     [
-        (["what is this", "nonce too low", "no"], Meaning.NONCE_USED, "nonce too low"),
-        (["what is this", "replacement transaction underpriced", "no"], Meaning.UNDERPRICED, "replacement"),
+        (["what is this", "nonce too low", "no"], Meaning.REFUSED, "what is this"),
+        (["what is this", "replacement transaction underpriced"], Meaning.UNDERPRICED, "replacement"),
         (
             ["replacement transaction underpriced", "exceeds block gas limit", "oversized data"],
             Meaning.TOO_LARGE,
@@ -211,7 +232,7 @@ def vote(host: str, message: str, method: str = SEND, **more: object) -> Vote:
 def test_which_refusal_stands_for_all(messages: list[str], meaning: Meaning, words: str) -> None:
     votes = [vote(f"host-{index}", message) for index, message in enumerate(messages)]
     for order in (votes, votes[::-1]):
-        found = refusal(order)
+        found = refusal(order, len(votes) // 2 + 1)
         assert found is not None
         assert found.meaning is meaning
         assert found.words.startswith(words)

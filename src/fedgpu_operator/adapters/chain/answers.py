@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,8 @@ from fedgpu_operator.adapters.chain.wordings import CALLS, ESTIMATE, LOGS, SEND,
 from fedgpu_operator.domain.text import clean_line
 
 LONGEST_WORDS: Final = 400
-"""Characters of a provider's own words that are shown; four times as many are read."""
+"""Characters of a provider's own words that are shown."""
+MOST_READ: Final = 4 * LONGEST_WORDS
 
 BUSY_CODES: Final = (-32005, -32016, -32603, 429)
 """Limit exceeded (EIP-1474), over rate limit (proxyd), internal error (JSON-RPC 2.0): not now, in whatever words."""
@@ -34,12 +35,16 @@ class Fault:
 
 
 class AnswerError(Exception):
-    """An error that enough endpoints answer alike; it leaves this package as an error of the project's own tree."""
+    """An error that enough endpoints answer alike; it leaves this package as an error of the project's own tree.
 
-    def __init__(self, method: str, fault: Fault) -> None:
+    `others` says what the endpoints do that do not refuse a transaction that a quorum refuses; empty without any.
+    """
+
+    def __init__(self, method: str, fault: Fault, others: str = "") -> None:
         super().__init__(f"{method}: {fault.words}")
         self.method = method
         self.fault = fault
+        self.others = others
 
 
 def judge(error: object, status: int, method: str) -> Meaning:
@@ -49,7 +54,7 @@ def judge(error: object, status: int, method: str) -> Meaning:
     status say that no node looked at the request, else REFUSED.
     """
     detail = error if isinstance(error, Mapping) else {}
-    code, words = detail.get("code"), _said(error).lower()
+    code, words = detail.get("code"), _said(error)[:MOST_READ].lower()
     if method in CALLS and (code == 3 or revert_data(error) is not None):
         # Hardhat mines a transaction that fails, and answers with how it failed.
         return Meaning.KNOWN if method == SEND and _mined(detail) else Meaning.REVERTED
@@ -61,10 +66,13 @@ def judge(error: object, status: int, method: str) -> Meaning:
     return Meaning.WAIT if code in BUSY_CODES or status in BUSY_STATUSES or status >= 500 else Meaning.REFUSED
 
 
-def fault_of(error: object, status: int, method: str) -> Fault:
-    """The error in our terms; its words are bounded, on one line, and steer no terminal."""
+def fault_of(error: object, status: int, method: str, redact: Callable[[str], str] = str) -> Fault:
+    """The error in our terms; its words are bounded, on one line, and steer no terminal.
+
+    `redact` takes secrets out of them, before anything is cut: of half a secret it would know nothing.
+    """
     meaning = judge(error, status, method)
-    words = clean_line(_said(error))
+    words = clean_line(redact(_said(error))[:MOST_READ])
     shown = words if len(words) <= LONGEST_WORDS else words[: LONGEST_WORDS - 1] + "…"
     return Fault(meaning, shown or "no words", revert_data(error) if meaning is Meaning.REVERTED else None)
 
@@ -72,13 +80,13 @@ def fault_of(error: object, status: int, method: str) -> Fault:
 def _said(error: object) -> str:
     """The message, with the text that OpenEthereum and Hardhat put into `data` when the message says nothing."""
     if not isinstance(error, Mapping):
-        return str(error)[: 4 * LONGEST_WORDS]
+        return str(error)
     message, data = error.get("message"), error.get("data")
     said = message if isinstance(message, str) else ""
     extra = data.get("message") if isinstance(data, Mapping) else data
     if isinstance(extra, str) and extra and not _HEX.match(extra) and extra not in said:
         said = f"{said} ({extra})" if said else extra
-    return said[: 4 * LONGEST_WORDS]
+    return said
 
 
 def _mined(detail: Mapping[object, object]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median_low
@@ -16,10 +17,12 @@ from fedgpu_operator.adapters.chain.rpc import ARCHIVE, Rpc
 from fedgpu_operator.adapters.chain.votes import FEE_HISTORY, TIP
 from fedgpu_operator.adapters.chain.wordings import Meaning
 from fedgpu_operator.domain.transactions import FeeView, Nonces
-from fedgpu_operator.errors import StatePrunedError
+from fedgpu_operator.errors import ChainError, ChainUnreachableError, StatePrunedError
 
 TIP_BLOCKS: Final = 10
 """So many newest blocks' median tips are looked at where endpoints suggest none."""
+FRESH_S: Final = 600
+"""Seconds; a node whose newest block is older is behind, or its chain makes blocks only for transactions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,28 @@ async def state_kept(rpc: Rpc, address: str) -> None:
     if code is None:
         # Besu's answer for a block that it has and whose state it has not (EthGetCode.java).
         raise StatePrunedError(f"{rpc!r} has no state of the finalized block: {ARCHIVE}; {behind}")
+
+
+async def behind(rpc: Rpc, old_is_behind: bool) -> str:
+    """Why the endpoints may not have got to the chain's newest block, empty if they have.
+
+    They say so themselves, or have no block but the first, or, with `old_is_behind`, none of the last FRESH_S seconds:
+    a node without peers says that it is in sync.
+    """
+    try:
+        with rpc.speaking("asking whether the node is in sync"):
+            if await rpc.w3.eth.syncing:
+                return f"{rpc!r} is catching up with the chain"
+    except ChainUnreachableError:
+        raise
+    except ChainError:
+        # Some gateways do not have the method.
+        pass
+    head = await block_at(rpc, "latest")
+    age = int(time.time()) - head.timestamp
+    if not head.number:
+        return f"{rpc!r} has no block but the first"
+    return f"the newest block of {rpc!r} is {age} s old" if old_is_behind and age > FRESH_S else ""
 
 
 async def nonces_of(rpc: Rpc, account: str) -> Nonces:

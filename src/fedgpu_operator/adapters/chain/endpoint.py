@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from fedgpu_operator.adapters.chain.answers import Fault, fault_of
+from fedgpu_operator.adapters.chain.answers import fault_of
 from fedgpu_operator.adapters.chain.votes import Answer, Result, Vote, fingerprint, quantity
 from fedgpu_operator.adapters.chain.wordings import Meaning
 from fedgpu_operator.domain.text import clean_line
@@ -104,11 +104,10 @@ class Endpoint:
                 raise
             answer = None
         if (error := _error_in(answer)) is not None:
-            fault = fault_of(error, status, method)
-            words = self._without_secrets(fault.words)
+            fault = fault_of(error, status, method, self._without_secrets)
             if fault.meaning is Meaning.WAIT:
-                raise NotNowError(words)
-            return Result(None) if fault.meaning is Meaning.ABSENT else Fault(fault.meaning, words, fault.revert)
+                raise NotNowError(fault.words)
+            return Result(None) if fault.meaning is Meaning.ABSENT else fault
         if status != httpx.codes.OK:
             raise StatusError(f"HTTP {status}{self._excuse(answer, body)}")
         if not isinstance(answer, Mapping) or "result" not in answer:
@@ -132,9 +131,9 @@ class Endpoint:
     def _excuse(self, answer: object, body: bytes) -> str:
         """What a response that is not JSON-RPC says in its own words; empty for a page of HTML and for nothing."""
         said = answer.get("message") if isinstance(answer, Mapping) else None
-        text = said if isinstance(said, str) else body[: 4 * LONGEST_EXCUSE].decode(errors="replace")
-        words = clean_line(text)[:LONGEST_EXCUSE]
-        return "" if not words or words.startswith("<") else f": {self._without_secrets(words)}"
+        text = self._without_secrets(said if isinstance(said, str) else body.decode(errors="replace"))
+        words = clean_line(text[: 4 * LONGEST_EXCUSE])[:LONGEST_EXCUSE]
+        return "" if not words or words.startswith("<") else f": {words}"
 
     def _without_secrets(self, words: str) -> str:
         """The words without any part of the address that may be a key: some providers repeat it."""

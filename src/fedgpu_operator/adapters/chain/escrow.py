@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from eth_typing import ChecksumAddress, HexStr
 from eth_utils.address import to_checksum_address
@@ -14,7 +14,7 @@ from web3.types import BlockIdentifier, TxParams
 
 from fedgpu_operator.adapters.chain import bundles, calls
 from fedgpu_operator.adapters.chain.answers import AnswerError
-from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of, state_kept
+from fedgpu_operator.adapters.chain.chainview import behind, block_at, fees_asked, nonces_of, state_kept
 from fedgpu_operator.adapters.chain.history import History
 from fedgpu_operator.adapters.chain.patience import Patience
 from fedgpu_operator.adapters.chain.reader import EscrowReader
@@ -38,7 +38,7 @@ from fedgpu_operator.domain.settlement import (
 )
 from fedgpu_operator.domain.terms import EscrowPeriods, EscrowTerms, Role
 from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
-from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
+from fedgpu_operator.errors import ChainError, ChainMismatchError, ChainUnreachableError, ConfigurationError
 from fedgpu_operator.settlement import gas_cap
 from fedgpu_operator.settlement.typeddata import signed_by
 
@@ -47,6 +47,9 @@ ERC1271_MAGIC = bytes.fromhex("1626ba7e")
 
 ERC1271_GAS = 2_000_000
 """Enough for any multisig; a contract that burns more has not called the signature its own."""
+
+LOOKS: Final = 8
+"""So often an address is found without code before a newest block that is old is the chain's own slowness."""
 
 
 class EscrowClient:
@@ -80,6 +83,8 @@ class EscrowClient:
         self._verified = False
         """Set by the first verification that passed: a chain that was away at the start is checked when it is back."""
         self.escrow: ChecksumAddress = to_checksum_address(escrow)
+        self._looks = 0
+        """How often an address that must have code was found without."""
         self._contract = calls.contract_at(self._rpc, self.escrow)
         self._reader = EscrowReader(self._rpc, self._contract, chain_id)
         self._history = History(self._rpc, self._contract, self._reader, from_block)
@@ -112,7 +117,10 @@ class EscrowClient:
     # ---------------------------------------------------------------- reads
 
     async def verify(self) -> None:
-        """Refuse to go on (ChainMismatchError) unless chain id, deployed code and the token's decimals are right."""
+        """Refuse to go on (ChainMismatchError) unless chain id, deployed code and the token's decimals are right.
+
+        ChainUnreachableError for an address without code while the node that says so may be behind.
+        """
         w3 = self._rpc.w3
         with self._rpc.speaking("verifying the escrow"):
             chain_id = await w3.eth.chain_id
@@ -120,17 +128,31 @@ class EscrowClient:
             raise ChainMismatchError(f"the endpoint serves chain {chain_id}, configured is {self.chain_id}")
         with self._rpc.speaking("verifying the escrow"):
             code = await w3.eth.get_code(self.escrow)
+        if not code:
+            raise await self._bare(f"{self.escrow} on chain {chain_id} holds no contract, not this ComputeEscrow")
         if not load("ComputeEscrow").is_deployed_as(bytes(code)):
-            found = f"{len(code)} bytes of other code" if code else "no contract"
+            found = f"{len(code)} bytes of other code"
             raise ChainMismatchError(f"{self.escrow} on chain {chain_id} holds {found}, not this ComputeEscrow")
         token, decimals, scale = await self._reader.coin()
         if scale != 10 ** (decimals - 6):
             raise ChainMismatchError(f"the token {token.address} has {decimals} decimals, the escrow scales by {scale}")
         if self._named_batch is not None:
             with self._rpc.speaking("verifying the batch contract"):
-                if not await w3.eth.get_code(self._named_batch):
-                    raise ChainMismatchError(f"{self._named_batch} on chain {chain_id} holds no batch contract")
+                there = await w3.eth.get_code(self._named_batch)
+            if not there:
+                raise await self._bare(f"{self._named_batch} on chain {chain_id} holds no batch contract")
         self._verified = True
+
+    async def _bare(self, words: str) -> ChainError:
+        """What an address without code comes to: nothing yet at a node that is behind, else a wrong address.
+
+        A chain that makes no blocks looks like a node that is behind; it is none after LOOKS times the same.
+        """
+        self._looks += 1
+        lag = await behind(self._rpc, self._looks < LOOKS)
+        if not lag:
+            return ChainMismatchError(words)
+        return ChainUnreachableError(f"{words}; perhaps not yet: {lag}")
 
     async def check_state(self) -> None:
         """Refuse to go on (StatePrunedError, with the lag and the cure) unless the finalized block's state is kept."""
@@ -232,9 +254,9 @@ class EscrowClient:
 
     async def batch(self) -> str | None:
         """The contract through which calls are bundled, as configured or the canonical Multicall3; None without one."""
-        place = self._named_batch or bundles.MULTICALL3
-        if self._batch is None and await bundles.is_batch(self._rpc, place):
-            self._batch = place
+        for place in (self._named_batch, bundles.MULTICALL3):
+            if self._batch is None and place is not None and await bundles.is_batch(self._rpc, place):
+                self._batch = place
         return self._batch
 
     async def _has_code(self, account: str, at: int) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
 
 from web3.contract.async_contract import AsyncContract
 from web3.types import LogReceipt
@@ -21,6 +21,12 @@ from fedgpu_operator.errors import StatePrunedError
 
 Dispute = tuple[int, str, str]
 """(epoch, tenant, provider)."""
+Blocks = tuple[int, int]
+"""The first and the last block of a range."""
+
+AGAIN_S: Final = 1.0
+"""The pause before a part of the log in which something was missing twice is read again; twice as long each time."""
+LONGEST_AGAIN_S: Final = 3600.0
 
 
 class History:
@@ -28,7 +34,7 @@ class History:
 
     An exit that began before any epoch was posted is then not seen. Raises StatePrunedError where the log lacks an
     epoch that the escrow's books have: nodes that drop old logs may answer with none at all (reth up to 2.5.1, Erigon
-    up to 3.0), and a dispute would be missed.
+    up to 3.0), and a dispute would be missed. Only the parts that lack one are read again, with pauses that grow.
     """
 
     def __init__(self, rpc: Rpc, contract: AsyncContract, reader: EscrowReader, from_block: int | None) -> None:
@@ -37,11 +43,17 @@ class History:
         self._reader = reader
         self._log = LogReader(rpc, contract.address)
         self._from_block = from_block
+        self._start = from_block
         self._next = from_block
         self._lock = asyncio.Lock()
-        self._posted: set[int] = set()
-        self._disputes: dict[Dispute, None] = {}
-        self._exits: dict[Pair, None] = {}
+        self._posted: dict[int, Blocks] = {}
+        """In which piece of the log each epoch was found."""
+        self._disputes: dict[Dispute, int] = {}
+        """Those that may be open, with the last block of the piece in which they were found."""
+        self._exits: dict[Pair, int] = {}
+        self._pause = 0.0
+        self._again_at: float | None = None
+        """When, by the loop's clock, what is missing is looked for again; None while nothing is."""
 
     async def posted(self, number: int) -> PostedEpoch | None:
         """The epoch's event with what its transaction asked for; None where there is none (yet)."""
@@ -53,7 +65,7 @@ class History:
         async for _, logs in self._log.pieces(start, final, topics):
             for log in logs:
                 return await self._described(log)
-        raise self._incomplete(f"does not show how epoch {number} was posted")
+        raise self._incomplete(f"does not show how epoch {number} was posted", True)
 
     async def disputes(self) -> tuple[DisputeState, ...]:
         """The disputes open at the newest finalized block, oldest first."""
@@ -61,8 +73,8 @@ class History:
             at = await self._catch_up()
             found = await asyncio.gather(*(self._reader.dispute(*key, at) for key in self._disputes))
             still = {key: each for key, each in zip(self._disputes, found, strict=True) if each is not None}
-            self._disputes = dict.fromkeys(still)
-        return tuple(still.values())
+            self._disputes = {key: self._disputes[key] for key in still}
+        return tuple(still[key] for key in sorted(still, key=self._disputes.__getitem__))
 
     async def exits(self) -> tuple[ExitState, ...]:
         """The exits open at the newest finalized block, oldest first."""
@@ -70,33 +82,83 @@ class History:
             at = await self._catch_up()
             found = await asyncio.gather(*(self._reader.exit(*key, at) for key in self._exits))
             still = {key: each for key, each in zip(self._exits, found, strict=True) if each is not None}
-            self._exits = dict.fromkeys(still)
-        return tuple(still.values())
+            self._exits = {key: self._exits[key] for key in still}
+        return tuple(still[key] for key in sorted(still, key=self._exits.__getitem__))
 
     async def _catch_up(self) -> int:
         """Read the log from where it was left up to the newest finalized block; its number."""
         final = (await block_at(self._rpc, "finalized")).number
-        if self._next is None:
+        if self._start is None or self._next is None:
             if (await self._reader.epoch(1, final)).active_at == 0:
                 return final
-            self._next = await self._posted_since(1, final)
-        opened = [[self._topic(event) for event in ("EpochPosted", "Disputed", "ExitStarted")]]
-        async for last, logs in self._log.pieces(self._next, final, opened):
-            self._posted |= {values["epoch"] for values in events_of("EpochPosted", logs, self._contract)}
-            for values in events_of("Disputed", logs, self._contract):
-                self._disputes[values["epoch"], values["tenant"], values["provider"]] = None
-            for values in events_of("ExitStarted", logs, self._contract):
-                self._exits[values["tenant"], values["provider"]] = None
+            self._start = self._next = await self._posted_since(1, final)
+        async for piece, logs in self._pieces(self._next, final):
+            self._keep(piece, logs)
             # What was read stays read, whatever becomes of the next piece.
-            self._next = last + 1
+            self._next = piece[1] + 1
         posted = (await self._reader.read("state", at=final)).last
-        if len(self._posted) < posted:
-            self._next = self._from_block
-            raise self._incomplete(f"shows {len(self._posted)} of the {posted} epochs that were posted")
+        if self._missing(posted):
+            await self._look_again(self._start, final, posted)
+        if missing := self._missing(posted):
+            what = f"shows {posted - len(missing)} of the {posted} epochs that were posted"
+            raise self._incomplete(what, missing[0] == 1)
+        self._again_at = None
         return final
 
-    def _incomplete(self, what: str) -> StatePrunedError:
-        return StatePrunedError(f"the log of the escrow at {self._rpc!r} {what}: it drops old logs; {ARCHIVE}")
+    async def _pieces(self, start: int, end: int) -> AsyncIterator[tuple[Blocks, Sequence[LogReceipt]]]:
+        opened = [[self._topic(event) for event in ("EpochPosted", "Disputed", "ExitStarted")]]
+        async for last, logs in self._log.pieces(start, end, opened):
+            yield (start, last), logs
+            start = last + 1
+
+    def _keep(self, piece: Blocks, logs: Sequence[LogReceipt]) -> None:
+        for values in events_of("EpochPosted", logs, self._contract):
+            self._posted.setdefault(values["epoch"], piece)
+        for values in events_of("Disputed", logs, self._contract):
+            self._disputes.setdefault((values["epoch"], values["tenant"], values["provider"]), piece[1])
+        for values in events_of("ExitStarted", logs, self._contract):
+            self._exits.setdefault((values["tenant"], values["provider"]), piece[1])
+
+    def _missing(self, posted: int) -> list[int]:
+        if len(self._posted) >= posted:
+            return []
+        return [number for number in range(1, posted + 1) if number not in self._posted]
+
+    async def _look_again(self, start: int, final: int, posted: int) -> None:
+        """Read the parts of the log again that lack an epoch, unless that was done a short while ago."""
+        now = asyncio.get_running_loop().time()
+        if self._again_at is None:
+            # They were read just now.
+            self._again_at, self._pause = now, 0.0
+            return
+        if now < self._again_at:
+            return
+        self._pause = min(LONGEST_AGAIN_S, max(AGAIN_S, 2 * self._pause))
+        self._again_at = now + self._pause
+        for first, last in self._gaps(start, final, posted):
+            async for piece, logs in self._pieces(first, last):
+                self._keep(piece, logs)
+
+    def _gaps(self, start: int, final: int, posted: int) -> list[Blocks]:
+        """The parts of the log between the epochs that were found in which those are that were not."""
+        gaps: list[Blocks] = []
+        for number in self._missing(posted):
+            before, after = self._posted.get(number - 1), self._posted.get(number + 1)
+            if before is not None or not gaps:
+                gaps.append((before[0] if before is not None else start, final))
+            if after is not None:
+                gaps[-1] = (gaps[-1][0], after[1])
+        return gaps
+
+    def _incomplete(self, what: str, from_the_first: bool) -> StatePrunedError:
+        """`from_the_first`: what is missing begins with the first epoch, which a setting may have left out."""
+        cause = f"it drops old logs; {ARCHIVE}"
+        if from_the_first and self._from_block is not None:
+            cause = (
+                f"FEDGPU_FIRST_BLOCK={self._from_block} may be after the first epoch: set it to the block in which the "
+                f"escrow was created, or to nothing, and start again; if it is right, {cause}"
+            )
+        return StatePrunedError(f"the log of the escrow at {self._rpc!r} {what}: {cause}")
 
     async def _posted_since(self, number: int, final: int) -> int:
         """A block at which the epoch was not posted yet: the settlement clock is never before the real one's past."""

@@ -10,6 +10,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final, cast
 
@@ -32,9 +33,11 @@ from fedgpu_operator.adapters.chain.votes import (
     height_of,
     quantities,
     refusal,
+    refuses,
     shrinks,
+    takes,
 )
-from fedgpu_operator.adapters.chain.wordings import SEND, Meaning
+from fedgpu_operator.adapters.chain.wordings import SEND
 from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError, ConfigurationError
 
 GRACE_S: Final = 0.3
@@ -203,17 +206,32 @@ class QuorumProvider(AsyncJSONBaseProvider):
         return block
 
     async def _send(self, params: Sequence[object]) -> Answer:
-        """To all; success where any takes the bytes or has them. Some silent and the others refusing: unknown."""
+        """To all; a quorum's refusal counts, else success where any takes the bytes or has them, else it is unknown.
+
+        AnswerError for the refusal (`votes.refusal`), with what the others do: at one nonce it is safe to act upon,
+        since whether the bytes are mined all the same is read from the chain.
+        """
         tx_hash = "0x" + keccak(hexstr=str(params[0])).hex()
         inquiry = self._ask(SEND, params)
+        votes: list[Vote] = []
         while await inquiry.more():
-            if any(vote.result == tx_hash or _knows(vote) for vote in inquiry.votes):
+            # Whoever answers with another hash has taken something else.
+            votes = [
+                replace(vote, answer=None, why="takes something else") if _strange(vote, tx_hash) else vote
+                for vote in inquiry.votes
+            ]
+            still = len(self._endpoints) - len(votes)
+            if any(map(takes, votes)) and sum(map(refuses, votes)) + still < self.quorum:
                 inquiry.conclude(partial(self._heard, SEND))
                 return Result(tx_hash)
-        refused = refusal(inquiry.votes)
-        if refused is None or any(vote.fault is None for vote in inquiry.votes):
-            raise self._undecided(inquiry.votes)
-        return refused
+        refused = refusal(votes, self.quorum)
+        if refused is not None:
+            inquiry.conclude(partial(self._heard, SEND))
+            raise AnswerError(SEND, refused, _others(votes))
+        if any(map(takes, votes)):
+            inquiry.conclude(partial(self._heard, SEND))
+            return Result(tx_hash)
+        raise self._undecided(votes)
 
     async def _state(self, method: str, params: Sequence[object]) -> Answer:
         """What a quorum says, where a tag is asked for at the number of the block that a quorum has."""
@@ -268,8 +286,16 @@ class QuorumProvider(AsyncJSONBaseProvider):
         return ChainUnreachableError(said if len(self._endpoints) == 1 else f"{self.name} do not agree: {said}")
 
 
-def _knows(vote: Vote) -> bool:
-    return vote.fault is not None and vote.fault.meaning is Meaning.KNOWN
+def _strange(vote: Vote, tx_hash: str) -> bool:
+    return isinstance(vote.answer, Result) and vote.answer.value != tx_hash
+
+
+def _others(votes: Sequence[Vote]) -> str:
+    """What those do that do not refuse, the same words for the same state of things."""
+    rest = sorted(
+        f"{vote.host} {'takes it' if takes(vote) else 'gives no answer'}" for vote in votes if not refuses(vote)
+    )
+    return ", ".join(rest)
 
 
 def _brief(vote: Vote) -> str:

@@ -56,6 +56,7 @@ NOT_TAKEN: Final[Mapping[Meaning, Refusal]] = {
     Meaning.TOO_LARGE: Refusal.TOO_LARGE,
     Meaning.FEE_CAPPED: Refusal.FEE_CAPPED,
     Meaning.POOR: Refusal.POOR,
+    Meaning.GAS_TOO_LOW: Refusal.GAS_TOO_LOW,
     Meaning.NONCE_USED: Refusal.NONCE_USED,
 }
 """Why a transaction is not taken, or would not be, by what the node means; any other error to a send is OTHER."""
@@ -111,8 +112,8 @@ class Rpc:
         """Translate what goes wrong while doing `what` into the error tree.
 
         ChainUnreachableError where nothing usable came back, not now, or too few agree; RevertedError where the
-        contract refused; NotTakenError where no node takes a transaction, or would take one as large as the call that
-        was estimated, or the sender cannot pay; StatePrunedError where the node does not keep what was asked for;
+        contract refused; NotTakenError where a quorum refuses a transaction, or would refuse one as large as the call
+        that was estimated, or the sender cannot pay; StatePrunedError where the node does not keep what was asked for;
         ChainMismatchError where the endpoints serve another chain; ChainError for any other answer. Messages carry the
         provider's own words.
         """
@@ -143,7 +144,8 @@ def _translated(what: str, name: str, error: AnswerError) -> ChainError:
     if meaning is Meaning.WAIT:
         return ChainUnreachableError(said)
     if meaning in NOT_TAKEN or error.method == SEND:
-        return NotTakenError(said, NOT_TAKEN.get(meaning, Refusal.OTHER))
+        text = f"{said} ({error.others})" if error.others else said
+        return NotTakenError(text, NOT_TAKEN.get(meaning, Refusal.OTHER), certain=not error.others)
     if meaning is Meaning.REVERTED:
         return RevertedError(f"{what}: {explain(fault.revert, fault.words)}")
     if meaning is Meaning.PRUNED:

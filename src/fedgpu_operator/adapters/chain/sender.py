@@ -94,8 +94,9 @@ class Sender:
     async def broadcast(self, signed: SignedTx) -> str:
         """Send signed bytes, or send them again, to every endpoint; returns their hash at once.
 
-        Success where any endpoint takes them or has them. NotTakenError where all refuse; ChainUnreachableError where
-        some did not answer, which may mean that they are on their way all the same.
+        Success where any endpoint takes them or has them, unless a quorum refuses them for one reason. NotTakenError
+        where a quorum refuses, not `certain` unless all do; ChainUnreachableError where too few answered, which may
+        mean that they are on their way all the same.
         """
         with self._rpc.speaking("sending a transaction"):
             await self._rpc.w3.eth.send_raw_transaction(signed.raw)

@@ -125,22 +125,46 @@ _WEIGHT: Final = (
     Meaning.NONCE_USED,
     Meaning.UNDERPRICED,
     Meaning.TOO_LARGE,
+    Meaning.GAS_TOO_LOW,
     Meaning.FEE_CAPPED,
     Meaning.POOR,
+    Meaning.REFUSED,
 )
 
 
-def refusal(votes: Iterable[Vote]) -> Fault | None:
-    """Which refusal of a transaction stands for all, where every endpoint refuses; None without one.
+def refusal(votes: Sequence[Vote], quorum: int) -> Fault | None:
+    """What the endpoints' refusals of a transaction come to; None where it counts as taken, or nothing is known.
 
-    A reason that the table knows before one that it does not; of these the one that most endpoints give; of as many,
-    the first of: nonce used, underpriced, too large, fee capped, insufficient funds. In the words of the first host
-    by name, so that the order in which answers came decides nothing.
+    With fewer refusals than a quorum they come to nothing. Otherwise the reason counts that most of them give; one
+    whose words the table lacks is a reason as well (refused), so that a single endpoint decides nothing for those. Of
+    as many, the first of: nonce used, underpriced, too large, gas too low, fee capped, insufficient funds, refused. In
+    the words of the first host by name, so that the order in which answers came decides nothing.
+
+    Where an endpoint takes the transaction, a quorum must give the same reason, and one that is known: what nearly
+    all refuse waits for inclusion in vain, and its fee must not rise for that.
     """
-    faults = [vote.fault for vote in sorted(votes, key=lambda vote: vote.host) if vote.fault is not None]
-    counts = {meaning: sum(fault.meaning is meaning for fault in faults) for meaning in _WEIGHT}
-    best = max(_WEIGHT, key=lambda meaning: counts[meaning])
-    return next((fault for fault in faults if not counts[best] or fault.meaning is best), None)
+    faults = [vote.fault for vote in sorted(votes, key=lambda vote: vote.host) if refuses(vote) and vote.fault]
+    if len(faults) < quorum:
+        return None
+    reasons = [_reason(fault) for fault in faults]
+    best = max(_WEIGHT, key=reasons.count)
+    if any(takes(vote) for vote in votes) and (best is Meaning.REFUSED or reasons.count(best) < quorum):
+        return None
+    return faults[reasons.index(best)]
+
+
+def takes(vote: Vote) -> bool:
+    """Whether an endpoint takes a transaction, or has it already."""
+    return isinstance(vote.answer, Result) or (vote.fault is not None and vote.fault.meaning is Meaning.KNOWN)
+
+
+def refuses(vote: Vote) -> bool:
+    """Whether an endpoint refuses a transaction."""
+    return vote.fault is not None and not takes(vote)
+
+
+def _reason(fault: Fault) -> Meaning:
+    return fault.meaning if fault.meaning in _WEIGHT else Meaning.REFUSED
 
 
 def quantity(value: object) -> int | None:

@@ -96,6 +96,11 @@ def _pending(signed: SignedTx, why: str) -> PendingError:
     return PendingError(f"{signed.tx_hash} may be on its way: no endpoint has confirmed it ({why})")
 
 
+def _leaves_open(error: ChainError) -> bool:
+    """Whether some endpoint may have the transaction all the same."""
+    return isinstance(error, ChainUnreachableError) or (isinstance(error, NotTakenError) and not error.certain)
+
+
 class Wallet:
     """One signer on one connection; `signer` may be a private key in hex, `chain_id` guards against a wrong chain.
 
@@ -208,38 +213,46 @@ class Wallet:
     async def deliver(self, signed: SignedTx) -> None:
         """Send signed bytes until an endpoint has them or they are in a block; the same bytes each time.
 
-        A lost reply is no refusal. NotTakenError or ChainError where every endpoint refuses them and they are in no
-        block, ReplacedError where another transaction of that nonce is final; ChainUnreachableError where an endpoint
-        did not answer and this wallet has no patience, else PendingError when it ends.
+        A lost reply is no refusal, and neither is a quorum's while another endpoint is silent or takes them.
+        NotTakenError or ChainError where every endpoint refuses them and they are in no block, ReplacedError where
+        another transaction of that nonce is final; ChainUnreachableError where too few answered and this wallet has no
+        patience; PendingError where it is not known when its patience ends.
         """
         loop, pauses = asyncio.get_running_loop(), pause_lengths()
-        began, refused_since, lost = loop.time(), None, ""
+        began, refused_since, lost, doubtful = loop.time(), None, "", False
         patience = self._patience.sending if self._patience is not None else 0.0
         while True:
-            fault: ChainError | None = None
-            try:
-                await self._sender.broadcast(signed)
+            fault = await self._attempt(signed)
+            if fault is None:
                 break
-            except ChainUnreachableError as error:
+            doubtful = doubtful or _leaves_open(fault)
+            if isinstance(fault, ChainUnreachableError):
                 if self._patience is None:
-                    raise
-                lost = str(error)
-                self._patience.tell(f"{lost}; it may be on its way: looking for {signed.tx_hash}")
-            except ChainError as error:
-                fault = error
+                    raise fault
+                lost, fault = str(fault), None
             if await self._arrived(signed, fault):
                 break
             if fault is not None:
                 refused_since = refused_since if refused_since is not None else loop.time()
                 # Who lost a reply may have it, whatever the others, or the same one later, answer.
-                unclear = bool(lost) or (isinstance(fault, NotTakenError) and fault.why in UNCLEAR)
+                unclear = doubtful or (isinstance(fault, NotTakenError) and fault.why in UNCLEAR)
                 if not unclear or loop.time() - refused_since >= min(patience, UNCLEAR_S):
-                    raise fault if not lost else _pending(signed, f"{lost}, and then: {fault}")
+                    raise _pending(signed, f"{lost}, and then: {fault}" if lost else str(fault)) if doubtful else fault
             if loop.time() - began > patience:
                 raise _pending(signed, str(fault) if fault is not None else lost)
             await asyncio.sleep(next(pauses))
         if self._outbox is not None:
             self._outbox.taken(signed)
+
+    async def _attempt(self, signed: SignedTx) -> ChainError | None:
+        """Why signed bytes were not taken, None if they were; who waits is told of what leaves that open."""
+        try:
+            await self._sender.broadcast(signed)
+        except ChainError as error:
+            if self._patience is not None and _leaves_open(error):
+                self._patience.tell(f"{error}; it may be on its way: looking for {signed.tx_hash}")
+            return error
+        return None
 
     async def _arrived(self, signed: SignedTx, fault: ChainError | None) -> bool:
         """Whether the transaction is in a block; unknown counts as not yet. ReplacedError where it can never be."""

@@ -27,8 +27,10 @@ class Meaning(StrEnum):
     """NotTakenError: the fee must rise before any node takes it."""
     TOO_LARGE = "too large"
     """NotTakenError: more gas or bytes than a transaction or a block may have; a smaller call, at the same nonce."""
+    GAS_TOO_LOW = "gas too low"
+    """NotTakenError: a gas limit below what the node asks at least; estimate again, at the same nonce."""
     FEE_CAPPED = "fee capped"
-    """NotTakenError: the node's own limit on gas times fee; the fee is never raised for it."""
+    """NotTakenError: the node's own limit on gas times fee; the fee is never raised for it, less or smaller is sent."""
     POOR = "insufficient funds"
     """NotTakenError: the sender cannot pay for its gas; it must be funded, the fee is never raised for it."""
     NONCE_USED = "nonce used"
@@ -103,7 +105,7 @@ REVERTS: Final = (
         _M.REVERTED,
         f"{FAMILY}, {RETH}, {ERIGON}, {NETHERMIND}, {BESU}, {ANVIL}",
         "code 3; internal/ethapi/errors.go and its like",
-        r"^(err: |error: )?execution reverted",
+        r"execution reverted|^(err: |error: )?always failing transaction",
         "execution reverted: FiatToken: account is blacklisted",
         CALLS,
     ),
@@ -119,7 +121,8 @@ REVERTS: Final = (
         _M.REVERTED,
         f"{OLD_NETHERMIND}, {PARITY}",
         "code -32015, data `Reverted 0x…`, `Bad instruction fe`",
-        r"^vm execution error|^revert(ed)?\b",
+        r"^(vm execution error|transaction execution (error|fails))|^revert(ed)?\b"
+        r"|execution failed due to an exception",
         "VM execution error.",
         CALLS,
     ),
@@ -166,7 +169,8 @@ SENT: Final = (
         _M.KNOWN,
         f"{ERIGON}, gateways",
         f"txpoolcfg.go; {LISTS}",
-        r"existing txn with same hash|already in (the )?mempool|already exists|already have transaction",
+        r"existing (txn?|transaction) with (the )?same hash"
+        r"|^(?!.*\bnonce).*(already in (the )?mempool|already exists|already have transaction)",
         "existing txn with same hash",
         SENDS,
     ),
@@ -186,6 +190,14 @@ SENT: Final = (
         f"{POOL}; a replacement must offer 10 % more of both fees",
         r"underpriced",
         "replacement transaction underpriced",
+        SENDS,
+    ),
+    Row(
+        _M.UNDERPRICED,
+        "gateways and pools",
+        "another transaction of that nonce waits there: only one that offers more takes its place",
+        r"\bnonce\b.*\balready (exists|in (the )?(mem)?pool)|\bnonce (already )?(exists|in (the )?(mem)?pool)",
+        "a transaction with this nonce already exists",
         SENDS,
     ),
     Row(
@@ -297,7 +309,8 @@ SENT: Final = (
         _M.TOO_LARGE,
         f"{RETH}, op-geth 1.101702.3",
         "EIP-7825; RpcPoolError; a sequencer's own cap",
-        r"exceeds max(imum)? (per-)?transaction gas limit",
+        r"exceeds (the )?max(imum)? (per-)?(transaction|tx) gas"
+        r"|gas limit\b.* (exceeds|over) (the )?(per-tx )?(cap|max)",
         "exceeds max transaction gas limit",
         PRICED,
     ),
@@ -329,7 +342,7 @@ SENT: Final = (
         _M.TOO_LARGE,
         f"{NETHERMIND}, {ANVIL}, {RETH}, {PARITY}",
         "AcceptTxResult.cs; seen",
-        r"gas limit reached|gaslimitexceeded|intrinsic gas too high|exceeds current gas limit",
+        r"gas limit reached|gas ?limit ?exceeded|intrinsic gas too high|exceeds current gas limit",
         "intrinsic gas too high -- tx.gas_limit > env.block.gas_limit",
         PRICED,
     ),
@@ -337,7 +350,7 @@ SENT: Final = (
         _M.TOO_LARGE,
         f"{FAMILY}, {RETH}, {ERIGON}, {NETHERMIND}, {PARITY}",
         f"{POOL}; 131072 bytes of transaction, 49152 of a contract's code",
-        r"oversized data|request (body|entity) too large|content length too large|rlptoolong"
+        r"oversized data|request (body|entity) too large|content length too large|rlp ?(is )?too ?(long|large)"
         r"|init ?code (size exceeded|too large)|max initcode size|maxtxsizeexceeded"
         r"|transaction (is )?too (large|big)|l2message too long",
         "oversized data: transaction size 131200, limit 131072",
@@ -350,6 +363,30 @@ SENT: Final = (
         r"gas required exceeds( allowance)?(:? \(?[1-9]\d*\)?)?$|gas spent exceeded transaction and block gas limit",
         "gas required exceeds allowance (16777216)",
         ESTIMATES,
+    ),
+    Row(
+        _M.GAS_TOO_LOW,
+        f"{FAMILY}, {RETH}, {ERIGON}, {NETHERMIND}, {ANVIL}",
+        f"{STATE}; EIP-7623 for the second form; Arbitrum counts the L1 data fee",
+        r"intrinsic ?gas( is)? ?too ?low|^intrinsic ?gas$|insufficient gas for floor|floor (data )?gas\b",
+        "intrinsic gas too low: gas 100000, minimum needed 120000",
+        SENDS,
+    ),
+    Row(
+        _M.GAS_TOO_LOW,
+        f"{BESU}, revm",
+        "code -32003, INTRINSIC_GAS_EXCEEDS_LIMIT",
+        r"intrinsic gas (cost )?\S* ?exceeds (the )?gas limit|(call gas cost|gas floor) .*exceeds (the )?gas limit",
+        "Intrinsic gas exceeds gas limit",
+        SENDS,
+    ),
+    Row(
+        _M.GAS_TOO_LOW,
+        f"{HARDHAT}, {PARITY}",
+        "edr, transaction pool",
+        r"transaction requires at least \d+ gas|not enough gas to cover minimal cost|transaction gas is too low",
+        "Transaction requires at least 120000 gas but got 100000",
+        SENDS,
     ),
     Row(
         _M.TOO_LARGE,
@@ -526,7 +563,8 @@ ELSEWHERE: Final = (
         "Alchemy, Infura, QuickNode, drpc, other gateways",
         f"HTTP 429; code 429, -32005, -32007, -32016, -32029; {DOCS}",
         r"rate.?limit|rate exceeded|too many (requests|concurrent|connections)|request limit|requests? per second"
-        r"|/second|compute units|over capacity|throttl|requests limited|under too much load|(?<!depth )limit exceeded",
+        r"|/second|compute units|over capacity|throttl|requests limited|under too much load"
+        r"|(?<!depth )(?<!gas )limit exceeded",
         "daily request count exceeded, request rate limited",
     ),
     Row(
@@ -565,8 +603,9 @@ ELSEWHERE: Final = (
         _M.WAIT,
         f"{BESU}, {NETHERMIND}, {RETH}, {PROXYD}, Ankr, Chainstack",
         "code -32008, -32002, -32009, -32010 to -32018; HTTP 503",
-        r"sync(ing|hroni[sz]ing| is still in progress)|not yet in sync|no backend|backend (offline|is|returned)"
-        r"|no nodes available|no server available|no response from node|server is (busy|overloaded)|service unavailable"
+        r"(?<!eth_)sync(ing|hroni[sz]ing| is still in progress)|not yet in sync|no backend"
+        r"|backend (offline|is|returned)|no nodes available|no server available"
+        r"|no response from node|server is (busy|overloaded)|service unavailable"
         r"|temporarily|try again|cannot fulfill request",
         "no backend is currently healthy to serve traffic",
     ),
