@@ -102,6 +102,8 @@ class SettlementLoop:
         self._unread = ""
         """Why disputes could not be read, as it was last logged."""
         self._pruned = ""
+        self._found: tuple[Errand | None, Errand | None] | None = None
+        """What disputes needed when this pass read them; None before. Each read is some requests to the chain."""
 
     @property
     def pruned(self) -> str:
@@ -110,6 +112,7 @@ class SettlementLoop:
 
     async def pass_once(self) -> float | None:
         """Take what is on its way one step further, or begin the next; then publish what changed."""
+        self._found = None
         known = await self._ledger.epochs(limit=LOOKED_AT)
         self._plans = {hash_: plan for hash_, plan in self._plans.items() if hash_ in _hashes(known)}
         self._refused = {number: self._refused[number] for number in _numbers(known) & self._refused.keys()}
@@ -130,10 +133,9 @@ class SettlementLoop:
 
     async def _idle(self) -> None:
         """No transaction is on its way: first what a dispute needs in time, then the next epoch, then what can wait."""
-        urgent, waiting = await self._errands()
-        if urgent is not None:
-            await self._run(urgent)
+        if await self._urgent_first():
             return
+        _, waiting = await self._errands()
         known = await self._ledger.epochs(limit=LOOKED_AT)
         if not any(self._blocks(epoch) for epoch in known if epoch.stage in protocol.LIVE):
             begun = await self._planner.begin(known)
@@ -157,14 +159,21 @@ class SettlementLoop:
             await self._sender.give_way(intent, urgent.key)
 
     async def _urgent_first(self) -> bool:
-        """Whether something urgent took the key, which is free: before a claim or a post is begun."""
-        urgent, _ = await self._errands()
-        if urgent is not None:
-            await self._run(urgent)
-        return await self._sender.open_intent() is not None
+        """Whether something urgent used the key, which is free: before a claim or a post is begun."""
+        urgent, waiting = await self._errands()
+        if urgent is None:
+            return False
+        self._found = None, waiting
+        await self._run(urgent)
+        return True
 
     async def _errands(self, *, hand_out: bool = True) -> tuple[Errand | None, Errand | None]:
         """What disputes need; nothing while they cannot be read: everybody's next epoch must not wait for that."""
+        if self._found is None:
+            self._found = await self._read_errands(hand_out=hand_out)
+        return self._found
+
+    async def _read_errands(self, *, hand_out: bool) -> tuple[Errand | None, Errand | None]:
         try:
             found = await self._disputes.errands(await self._sender.room(), hand_out=hand_out)
             self._pruned = self._disputes.pruned
