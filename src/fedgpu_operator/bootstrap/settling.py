@@ -185,6 +185,7 @@ class SettlementPass:
             pruned = True
             raise
         finally:
+            pruned = pruned or bool(self._loop is not None and self._loop.pruned)
             now = {*self._terms.obstacles, *([Obstacle.STATE_PRUNED] if pruned else [])}
             self._metrics.obstacles({each.value: each in now for each in Obstacle})
 

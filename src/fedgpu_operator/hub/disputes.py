@@ -23,6 +23,7 @@ from fedgpu_operator.errors import (
     NotTakenError,
     Refusal,
     RevertedError,
+    StatePrunedError,
 )
 from fedgpu_operator.hub.answering import Shown, answers_to, backed, most_telling
 from fedgpu_operator.hub.receiptrule import ReceiptVerdict, judge_receipt
@@ -197,19 +198,28 @@ class DisputeKeeper:
         """Why receipts were left out, by dispute and provider, so that each reason is logged once."""
         self._tried: dict[str, _Tried] = {}
         """The last answer to each dispute that was handed out."""
+        self._pruned: dict[str, str] = {}
+        """Disputes for which the state was missing when they were last read, with the words of that."""
 
-    async def errands(self, room: Room) -> tuple[Errand | None, Errand | None]:
+    @property
+    def pruned(self) -> str:
+        """Why disputes cannot be judged, if the chain's nodes lack the state for it; empty if none was found so."""
+        return next(iter(self._pruned.values()), "")
+
+    async def errands(self, room: Room, *, hand_out: bool = True) -> tuple[Errand | None, Errand | None]:
         """What cannot wait, and what can, each in one transaction that has so much room.
 
         Answers end, and a cancelled epoch must be closed before money is billed again. Other closings can wait: whoever
         opens many disputes must not put off everybody's next epoch. A dispute that cannot be read now is left for a
         later pass, and the others are served. Where a batch contract is, errands of one kind go into one transaction.
+        With `hand_out` false they are only looked at: none of them counts as tried.
         """
         disputes = await self._escrow.disputes()
         names = {_name(dispute) for dispute in disputes}
         self._rests.keep(names)
         self._refusals = {key: why for key, why in self._refusals.items() if key[0] in names}
         self._tried = {name: tried for name, tried in self._tried.items() if name in names}
+        self._pruned = {name: why for name, why in self._pruned.items() if name in names}
         if not disputes:
             return None, None
         batch = await self._batch() if len(disputes) > 1 else None
@@ -226,7 +236,8 @@ class DisputeKeeper:
             if urgent.full or look.unread - unread == len(some):
                 # No more fits, or the chain is silent: then the next pass begins with others.
                 break
-        await self._remember(urgent.steps)
+        if hand_out:
+            await self._remember(urgent.steps)
         return await self._errand(urgent, batch), await self._errand(waiting, batch)
 
     async def _errand(self, load: _Load, batch: str | None) -> Errand | None:
@@ -274,8 +285,11 @@ class DisputeKeeper:
             log.warning("dispute %s is left for a later pass: %s", name, error)
             self._rests.failed(name, _READ, look.now, pause=UNREAD)
             look.unread += 1
+            if isinstance(error, StatePrunedError):
+                self._pruned[name] = str(error)
             return None
         self._rests.well(name, _READ)
+        self._pruned.pop(name, None)
         return step
 
     async def _step(self, dispute: DisputeState, look: _Look) -> _Step | None:

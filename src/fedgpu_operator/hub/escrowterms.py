@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 ROLES_AGAIN: Final = timedelta(minutes=1)
 """How often a missing role is looked for: an admin grants it by hand."""
+ROLES_STILL: Final = timedelta(minutes=10)
+"""How often roles that are held are looked at once more: an admin can revoke them."""
 
 
 class Obstacle(StrEnum):
@@ -27,7 +29,7 @@ class Obstacle(StrEnum):
     EPOCH_TOO_LONG = "EpochTooLong"
     """The configured epoch is longer than the contract's longest: that one is kept to."""
     STATE_PRUNED = "StatePruned"
-    """The endpoints lack the state at the finalized block."""
+    """The endpoints lack the state at the finalized block, or state or logs that a dispute needs."""
     ROLE_MISSING = "RoleMissing"
     """The settler or the meter does not hold its role."""
     SIGNER_REFUSED = "SignerRefused"
@@ -59,8 +61,9 @@ class TermsSource:
         self._clock = clock
         self._every = every
         self._at_most = at_most
+        self._holders = dict(holders)
         self._unheld: dict[Role, str] = dict(holders)
-        """Roles that were not seen to be held yet."""
+        """Roles that were not held, or not known to be, at the last look."""
         self._roles_read: datetime | None = None
         self._check_signer = check_signer
         self._verified = False
@@ -100,7 +103,7 @@ class TermsSource:
     # ---------------------------------------------------------------- reading
 
     async def read(self) -> None:
-        """Read what is not known yet; nothing is read twice.
+        """Read what is not known yet; nothing is read twice but roles, which can be revoked.
 
         Raises the ChainError of the first read that failed among those that settlement needs: call again later.
         Roles and signer only leave an obstacle: what lacks them fails by itself.
@@ -143,18 +146,21 @@ class TermsSource:
 
     async def _read_roles(self) -> None:
         now = self._clock.now()
-        if not self._unheld or (self._roles_read is not None and now - self._roles_read < ROLES_AGAIN):
-            return
+        if self._roles_read is not None:
+            if now - self._roles_read < (ROLES_AGAIN if self._unheld else ROLES_STILL):
+                return
+            lacking = dict(self._holders)
+        else:
+            lacking = self._unheld
         try:
-            for role, account in list(self._unheld.items()):
+            for role, account in list(lacking.items()):
                 if await self._escrow.holds_role(role, account):
-                    del self._unheld[role]
+                    del lacking[role]
         except ChainError as error:
             self.unchecked = str(error)
             return
-        self._roles_read = now
-        lacking = (f"{account} does not hold the role {role}" for role, account in self._unheld.items())
-        text = ", ".join(lacking)
+        self._roles_read, self._unheld = now, lacking
+        text = ", ".join(f"{account} does not hold the role {role}" for role, account in self._unheld.items())
         self._put(Obstacle.ROLE_MISSING, f"{text} of the escrow {self._escrow.escrow} (yet)" if text else "")
 
     async def _read_signer(self) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum, auto
 from fractions import Fraction
+from itertools import pairwise
 from typing import Final
 
 from fedgpu_operator.domain.books import ChainTx, TxState
@@ -40,6 +41,7 @@ from fedgpu_operator.settlement import (
     first_fees,
     highest,
     next_move,
+    replacing,
     share_that_fits,
 )
 
@@ -49,6 +51,12 @@ PATIENCE: Final = timedelta(seconds=60)
 """How long a transaction that a node has may stay out of every block before its fee is raised all the same."""
 FREE: Final = "free"
 """Kind of a version that does nothing: it uses up the nonce of an intent that no node will ever take."""
+GIVES_WAY: Final = "it gives way to "
+"""How the reason begins why a nonce is freed for something urgent."""
+URGENCY: Final = timedelta(minutes=5)
+"""How long an intent that no node takes may hold the key while something urgent waits; that has days."""
+MORE_GAS: Final = Fraction(3, 2)
+"""Of a gas limit that nodes call too low, the next one where no estimate is higher: 2**24 is reached in few steps."""
 
 Smaller = Callable[[Call, Fraction], Call | None]
 """A call that does about that share of the given one, and certainly less; None where nothing less can be done."""
@@ -148,7 +156,7 @@ class IntentSender:
 
     async def drive(self, intent: Intent) -> Progress:
         """Find out what became of an intent, and send, send again, reprice or shrink it where it is in no block."""
-        versions = [tx for tx in await self._ledger.transactions(intent=intent.id) if tx.state is not TxState.REPLACED]
+        versions = await self._versions(intent)
         nonces = await self._escrow.nonces(intent.sender)
         final = nonces.finalized > intent.nonce
         mined, receipt = await self._mined(versions)
@@ -210,7 +218,7 @@ class IntentSender:
 
     async def _send_again(self, intent: Intent, versions: Sequence[ChainTx]) -> Progress:
         """The same bytes, or another version where that is what helps (settlement.fees.next_move)."""
-        newest = versions[-1]
+        newest, calls = versions[-1], await self._ledger.intent_calls(intent.id)
         had = [tx for tx in versions if _was_taken(tx)]
         refused = await self._broadcast(newest)
         if refused is not None and had and had[-1] is not newest and refused.why is not Refusal.UNDERPRICED:
@@ -221,15 +229,22 @@ class IntentSender:
             refusal=refused.why if refused is not None else None,
             taken=highest(Fees(tx.max_fee, tx.tip) for tx in had) if had else None,
             waited=refused is None and await self._waited(newest),
+            capped=_capped(versions),
         )
-        move, fees = next_move(standing, await self._escrow.suggest_fees(), self._fee_cap)
+        view = await self._escrow.suggest_fees()
+        move, fees = next_move(standing, view, self._fee_cap)
         working = (refused is None and newest.kind != FREE) or any(tx.kind != FREE for tx in had)
+        if refused is not None and not had and calls[-1].number > newest.call and _may_go(refused.why):
+            move, fees = Move.SHRINK, replacing(None, view, self._fee_cap)
         if move is Move.SHRINK and not await self._shrink(intent, newest, refused):
             move = Move.KEEP
         if move is Move.KEEP:
             return await self._kept(intent, refused, working=working)
         try:
-            kept, call = await self._fitted(intent)
+            # What nodes may have is not replaced by a call that was written down when none of them took it.
+            kept, call = await self._fitted(intent, None if move is Move.SHRINK else newest.call)
+            if kept.number == newest.call:
+                call = await self._with_gas(move, call, newest, refused)
         except (RevertedError, NotTakenError) as error:
             passing = isinstance(error, NotTakenError) and error.why is not Refusal.TOO_LARGE
             if passing or move is not Move.SHRINK:
@@ -282,13 +297,49 @@ class IntentSender:
         make = self._smaller.get(intent.kind) if call.what != FREE else None
         return make(call, share) if make is not None else None
 
-    async def _fitted(self, intent: Intent) -> tuple[IntentCall, Call]:
-        """The intent's newest call with its gas; before that, smaller ones are written down until one fits.
+    async def _with_gas(self, move: Move, call: Call, newest: ChainTx, refused: NotTakenError | None) -> Call:
+        """The call with a limit that nodes did not call too low; NotTakenError where there is no higher one."""
+        room, had = await self.room(), newest.gas or call.gas
+        if move is Move.RESIZE:
+            gas = call.gas if call.gas > had else min(int(had * MORE_GAS), room.gas)
+            if gas <= had:
+                raise NotTakenError(f"a gas limit of {had} is called too low, and none may be higher", Refusal.OTHER)
+            return replace(call, gas=gas)
+        if move is Move.REPRICE and (refused is None or refused.why is Refusal.UNDERPRICED) and had <= room.gas:
+            return replace(call, gas=max(call.gas, had))
+        return call
+
+    async def is_stuck(self, intent: Intent) -> bool:
+        """Whether an intent of this key has held it for longer than URGENCY, and no node ever took it."""
+        if intent.sender != self.address or self._clock.now() - intent.created_at <= URGENCY:
+            return False
+        versions = await self._versions(intent)
+        return not any(_was_taken(tx) or tx.kind == FREE for tx in versions)
+
+    async def give_way(self, intent: Intent, other: str) -> None:
+        """End an intent that is stuck, for another one that cannot wait.
+
+        Without a signed version it ends at once. Else its nonce is freed: that is written down, and the next `drive`
+        signs it, unless a node takes the intent's call then.
+        """
+        if not await self._versions(intent):
+            log.warning("%s: no node would take it; given up for %s", intent.key, other)
+            await self._close(intent, (), IntentState.DEAD)
+            return
+        if _call(intent, (await self._ledger.intent_calls(intent.id))[-1]).what != FREE:
+            await self._freed(intent, f"{GIVES_WAY}{other}")
+
+    async def _versions(self, intent: Intent) -> list[ChainTx]:
+        return [tx for tx in await self._ledger.transactions(intent=intent.id) if tx.state is not TxState.REPLACED]
+
+    async def _fitted(self, intent: Intent, number: int | None = None) -> tuple[IntentCall, Call]:
+        """The intent's call of that number, or its newest, with its gas; until one fits, smaller ones are written down.
 
         RevertedError where the contract would refuse it, NotTakenError where it has too much gas for any block and
         nothing less can be done.
         """
-        kept, room = (await self._ledger.intent_calls(intent.id))[-1], await self.room()
+        calls, room = await self._ledger.intent_calls(intent.id), await self.room()
+        kept = calls[-1] if number is None else next(each for each in calls if each.number == number)
         while True:
             call = _call(intent, kept)
             gas: int | None = None
@@ -381,10 +432,28 @@ def _call(intent: Intent, kept: IntentCall) -> Call:
     return Call(kept.to or None, "0x" + kept.data.hex(), what=what)
 
 
+def _capped(versions: Sequence[ChainTx]) -> int | None:
+    """The least offer for the newest version's call that no node took and that a lower one followed.
+
+    Only a node's own limit on the cost makes an offer for the same call fall.
+    """
+    newest, above = versions[-1], list[int]()
+    for earlier, later in pairwise(tx for tx in versions if tx.call == newest.call):
+        if later.max_fee < earlier.max_fee and not _was_taken(earlier):
+            above.append(earlier.max_fee)
+    return min((fee for fee in above if fee > newest.max_fee), default=None)
+
+
+def _may_go(why: Refusal) -> bool:
+    """Whether a nonce can be freed of what is refused so: not if it is used, nor if a free one is refused as well."""
+    return why not in (Refusal.NONCE_USED, Refusal.UNDERPRICED)
+
+
 def _was_taken(tx: ChainTx) -> bool:
     """Whether a node ever had it; a receipt that a reorg took away shows that too."""
     return tx.broadcast_at is not None or tx.state in (TxState.BROADCAST, TxState.INCLUDED)
 
 
 def _freeing(why: str) -> Progress:
-    return Progress(Fate.NOT_TAKEN, why=why, refusal=Refusal.TOO_LARGE)
+    refusal = Refusal.OTHER if why.startswith(GIVES_WAY) else Refusal.TOO_LARGE
+    return Progress(Fate.NOT_TAKEN, why=why, refusal=refusal)

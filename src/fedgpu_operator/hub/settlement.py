@@ -20,6 +20,7 @@ from fedgpu_operator.errors import (
     NotTakenError,
     Refusal,
     RevertedError,
+    StatePrunedError,
 )
 from fedgpu_operator.hub.disputes import ANSWER, CLOSE, DisputeKeeper, Errand
 from fedgpu_operator.hub.epochstatus import EpochFacts, Held, publish
@@ -100,9 +101,18 @@ class SettlementLoop:
         """What nodes or contract last had against an epoch's transaction, by the epoch's number."""
         self._unread = ""
         """Why disputes could not be read, as it was last logged."""
+        self._pruned = ""
+        self._found: tuple[Errand | None, Errand | None] | None = None
+        """What disputes needed when this pass read them; None before. Each read is some requests to the chain."""
+
+    @property
+    def pruned(self) -> str:
+        """Why disputes cannot be served, if the chain's nodes lack state or logs for it; empty as far as is known."""
+        return self._pruned
 
     async def pass_once(self) -> float | None:
         """Take what is on its way one step further, or begin the next; then publish what changed."""
+        self._found = None
         known = await self._ledger.epochs(limit=LOOKED_AT)
         self._plans = {hash_: plan for hash_, plan in self._plans.items() if hash_ in _hashes(known)}
         self._refused = {number: self._refused[number] for number in _numbers(known) & self._refused.keys()}
@@ -110,8 +120,11 @@ class SettlementLoop:
         await self._drive_errand(live)
         for epoch in live:
             await self._advance(epoch)
-        if await self._sender.open_intent() is None:
+        intent = await self._sender.open_intent()
+        if intent is None:
             await self._idle()
+        else:
+            await self._give_way(intent)
         for epoch in known:
             if epoch.stage not in protocol.LIVE and epoch.number not in self._closed and await self._publish(epoch):
                 self._closed.add(epoch.number)
@@ -119,10 +132,9 @@ class SettlementLoop:
 
     async def _idle(self) -> None:
         """No transaction is on its way: first what a dispute needs in time, then the next epoch, then what can wait."""
-        urgent, waiting = await self._errands()
-        if urgent is not None:
-            await self._run(urgent)
+        if await self._urgent_first():
             return
+        _, waiting = await self._errands()
         known = await self._ledger.epochs(limit=LOOKED_AT)
         if not any(self._blocks(epoch) for epoch in known if epoch.stage in protocol.LIVE):
             begun = await self._planner.begin(known)
@@ -134,13 +146,40 @@ class SettlementLoop:
             return
         await self._collect_late(known)
 
-    async def _errands(self) -> tuple[Errand | None, Errand | None]:
+    async def _give_way(self, intent: Intent) -> None:
+        """End an intent that no node takes where a dispute needs its key in time.
+
+        A claim is claimed again after that; an epoch is given up, and its usage is settled by a later one.
+        """
+        if intent.kind == ANSWER or not await self._sender.is_stuck(intent):
+            return
+        urgent, _ = await self._errands(hand_out=False)
+        if urgent is not None and urgent.kind != intent.kind:
+            await self._sender.give_way(intent, urgent.key)
+
+    async def _urgent_first(self) -> bool:
+        """Whether something urgent used the key, which is free: before a claim or a post is begun."""
+        urgent, waiting = await self._errands()
+        if urgent is None:
+            return False
+        self._found = None, waiting
+        await self._run(urgent)
+        return True
+
+    async def _errands(self, *, hand_out: bool = True) -> tuple[Errand | None, Errand | None]:
         """What disputes need; nothing while they cannot be read: everybody's next epoch must not wait for that."""
+        if self._found is None:
+            self._found = await self._read_errands(hand_out=hand_out)
+        return self._found
+
+    async def _read_errands(self, *, hand_out: bool) -> tuple[Errand | None, Errand | None]:
         try:
-            found = await self._disputes.errands(await self._sender.room())
+            found = await self._disputes.errands(await self._sender.room(), hand_out=hand_out)
+            self._pruned = self._disputes.pruned
         except ChainMismatchError:
             raise
         except ChainError as error:
+            self._pruned = str(error) if isinstance(error, StatePrunedError) else self._pruned
             if str(error) != self._unread:
                 log.warning("disputes cannot be read, epochs go on without: %s", error)
             self._unread = str(error)
@@ -261,7 +300,7 @@ class SettlementLoop:
 
     async def _begin_post(self, epoch: Epoch, plan: EpochPlan) -> bool:
         """Write the intent of the post; False while another transaction of the key is on its way."""
-        if await self._sender.open_intent() is not None:
+        if await self._sender.open_intent() is not None or await self._urgent_first():
             return False
         await publish_manifest(self._kube, self._namespace, epoch)
         await self._sender.begin(f"{POST}:{epoch.number}", POST, epoch.number, self._escrow.call_post(plan))
@@ -295,7 +334,8 @@ class SettlementLoop:
         ours = chain.active_epoch == epoch.chain_epoch or await self._is_ours(chain.active_epoch)
         sight, wanted = look_at_root(epoch, plan, chain, state, ours=ours)
         step = protocol.step(epoch.stage, sight)
-        if step.act is Act.CLAIM and self._auto_claim and wanted and claimed is None and not chain.paused:
+        claiming = step.act is Act.CLAIM and self._auto_claim and wanted and claimed is None and not chain.paused
+        if claiming and not await self._urgent_first():
             await self._claim(epoch, plan, wanted)
         if step.stage is EpochStage.CANCELLED:
             log.warning("epoch %d was cancelled by the guardian; its usage is settled anew", epoch.number)

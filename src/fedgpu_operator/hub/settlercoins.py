@@ -13,6 +13,7 @@ from fedgpu_operator.api.base import Condition
 from fedgpu_operator.api.conditions import Finding, Status, find, merge
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.domain.books import Epoch, TxState
+from fedgpu_operator.domain.transactions import Fees
 from fedgpu_operator.errors import ChainError, InvalidResourceError, KubeError, NotFoundError
 from fedgpu_operator.hub.costs import extent_of
 from fedgpu_operator.hub.epochstatus import EPOCHS, names_of
@@ -112,7 +113,17 @@ class SettlerWatch:
         # The ledger's transactions are known across a restart; the balance also falls by what is not in an epoch.
         ebb = self._ebb.see(balance, dearest(view, self._fee_cap, data), now)
         burn = max(burn_of((each.fee for each in spent), since, now), ebb)
-        return purse_of(balance, view, self._fee_cap, extent_of(epochs[:EPOCHS_SIZED]), data, burn)
+        past, waiting = extent_of(epochs[:EPOCHS_SIZED]), await self._waiting(account)
+        return purse_of(balance, view, self._fee_cap, past, data, burn, waiting)
+
+    async def _waiting(self, account: str) -> list[tuple[int, Fees]]:
+        """Gas limit and offer of each version that is sent again: the newest one, and those that nodes took."""
+        for intent in await self._ledger.intents(sender=account, open_only=True):
+            versions = await self._ledger.transactions(intent=intent.id)
+            if versions and not any(tx.state is TxState.INCLUDED for tx in versions):
+                sent = [tx for tx in versions if tx is versions[-1] or tx.broadcast_at is not None]
+                return [(tx.gas, Fees(tx.max_fee, tx.tip)) for tx in sent if tx.gas]
+        return []
 
     async def _spent(self, epochs: Sequence[Epoch], now: datetime) -> list[_Spent]:
         """By epoch, newest first, as far back as has been read; more of it at the next look."""

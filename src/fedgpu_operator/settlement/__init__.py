@@ -23,6 +23,7 @@ from fedgpu_operator.settlement.fees import (
     first_fees,
     highest,
     next_move,
+    replacing,
     underpriced,
 )
 from fedgpu_operator.settlement.funding import MAX_DEBITS, advances, fund
@@ -90,6 +91,7 @@ __all__ = [
     "parse_manifest",
     "plan",
     "positions",
+    "replacing",
     "share_that_fits",
     "shortfall",
     "stage_of",

@@ -16,6 +16,13 @@ BASE_FEE_ROOM = 2
 """The base fee can rise by 1/8 per block (EIP-1559): twice its present value lasts for at least five full blocks."""
 
 
+FIRST_TIP = 1024
+"""A tip that is too low becomes at least this part of the maximum: from there it doubles to all of it in ten steps."""
+
+SAVES = 32
+"""A lower offer saves at least this part of the base fee, so that a base fee that creeps down makes few versions."""
+
+
 class Move(Enum):
     """What to do about a nonce whose transaction is in no block."""
 
@@ -23,6 +30,8 @@ class Move(Enum):
     """Send the kept bytes again, and wait."""
     REPRICE = auto()
     """Sign the same call with other fees."""
+    RESIZE = auto()
+    """Sign the same call with a higher gas limit."""
     SHRINK = auto()
     """Sign a smaller call; where there is none, free the nonce if no node will ever take it (TOO_LARGE), else wait."""
 
@@ -33,13 +42,15 @@ class NonceState:
 
     `refusal` is why every node refuses it now, None where one has it. `taken` is the highest offer among all versions
     that a node ever took, None where none did: what replaces one of those has to offer more. `waited` is whether it
-    was taken longer ago than patience lasts, and blocks have come since.
+    was taken longer ago than patience lasts, and blocks have come since. `capped` is the least offer of the same call
+    that nodes refused for their own limit on its cost, None where they refused none.
     """
 
     fees: Fees
     refusal: Refusal | None = None
     taken: Fees | None = None
     waited: bool = False
+    capped: int | None = None
 
 
 def next_move(now: NonceState, view: FeeView, cap: int) -> tuple[Move, Fees]:
@@ -49,16 +60,64 @@ def next_move(now: NonceState, view: FeeView, cap: int) -> tuple[Move, Fees]:
     refuses for the sender's balance, for its own limit on the cost, for the size, or in words that nobody knows, gets
     nothing dearer.
     """
-    offers = [now.fees] if now.taken is None else [now.fees, now.taken]
-    if now.refusal is None or now.refusal is Refusal.UNDERPRICED:
-        raises = now.refusal is not None or now.waited or underpriced(now.fees, view)
-        higher = bumped(highest(offers), view, cap) if raises else None
-        return (Move.KEEP, now.fees) if higher is None else (Move.REPRICE, higher)
-    if now.refusal is Refusal.FEE_CAPPED and now.taken is None and (lower := lowered(now.fees, view)) is not None:
+    keep = Move.KEEP, now.fees
+    if now.refusal is None:
+        raises = now.waited or underpriced(now.fees, view)
+        higher = bumped(_highest_of(now), view, cap) if raises else None
+        return keep if higher is None else (Move.REPRICE, higher)
+    if now.refusal is Refusal.UNDERPRICED:
+        higher = _wanted_more(now, view, cap)
+        return keep if higher is None else (Move.REPRICE, higher)
+    if now.refusal is Refusal.GAS_TOO_LOW:
+        if now.taken is None or _replaces(now.fees, now.taken):
+            return Move.RESIZE, now.fees
+        higher = bumped(_highest_of(now), view, cap)
+        return keep if higher is None else (Move.RESIZE, higher)
+    if now.refusal is Refusal.FEE_CAPPED and (lower := lowered(now.fees, now.taken, view)) is not None:
         return Move.REPRICE, lower
     if now.refusal in (Refusal.FEE_CAPPED, Refusal.TOO_LARGE):
-        return Move.SHRINK, replacing(now.taken, view, cap)
-    return Move.KEEP, now.fees
+        wanted = replacing(now.taken, view, cap)
+        least = _least(now.fees, now.taken, view, _raised(view.base_fee))
+        return Move.SHRINK, least if now.refusal is Refusal.FEE_CAPPED and least.max_fee < wanted.max_fee else wanted
+    return keep
+
+
+def _highest_of(now: NonceState) -> Fees:
+    return now.fees if now.taken is None else highest([now.fees, now.taken])
+
+
+def _wanted_more(now: NonceState, view: FeeView, cap: int) -> Fees | None:
+    """What follows an offer that nodes call too low; None where nothing more may be offered.
+
+    An offer that pays for whatever blocks may ask lacks a tip: it alone rises, up to the maximum. Else both do. Beyond
+    what nodes refused for its cost nothing is offered.
+    """
+    paid = first_fees(view, cap).max_fee if now.capped is None else min(cap, view.base_fee + view.tip)
+    more = _tipped(now, view)
+    if now.fees.max_fee < paid or more.max_fee > cap or more.tip <= now.fees.tip:
+        offers = _highest_of(now)
+        higher = bumped(offers, view, cap)
+        if higher is not None and now.capped is not None and higher.max_fee >= now.capped:
+            higher = bumped(offers, FeeView(0, 0), cap)
+        if higher is None and now.taken is None and now.fees.max_fee < cap:
+            higher = Fees(cap, min(cap, _raised(now.fees.tip)))
+        if higher is None and more.max_fee <= cap and more.tip > now.fees.tip:
+            higher = more
+        more = higher if higher is not None else now.fees
+    beyond = now.capped is not None and more.max_fee >= now.capped
+    return None if more == now.fees or beyond else more
+
+
+def _tipped(now: NonceState, view: FeeView) -> Fees:
+    """The same maximum with at least twice the tip; where a node has a version, what replaces that."""
+    max_fee, tip = now.fees.max_fee, max(1, 2 * now.fees.tip, view.tip, now.fees.max_fee // FIRST_TIP)
+    if now.taken is not None:
+        max_fee, tip = max(max_fee, _raised(now.taken.max_fee)), max(tip, _raised(now.taken.tip))
+    return Fees(max_fee, min(max_fee, tip))
+
+
+def _replaces(new: Fees, old: Fees) -> bool:
+    return new.max_fee >= _raised(old.max_fee) and new.tip >= _raised(old.tip)
 
 
 def replacing(taken: Fees | None, view: FeeView, cap: int) -> Fees:
@@ -99,17 +158,28 @@ def bumped(fees: Fees, view: FeeView, cap: int) -> Fees | None:
     return Fees(max_fee=max_fee, tip=min(max_fee, max(least.tip, wanted.tip)))
 
 
-def lowered(fees: Fees, view: FeeView) -> Fees | None:
-    """The least offer that the next block certainly takes, for a node that allows no more than some gas times fee.
+def lowered(fees: Fees, taken: Fees | None, view: FeeView) -> Fees | None:
+    """The next lower offer, for a node that refuses `fees` since it allows no more than some gas times fee.
 
-    None where that saves less than an eighth: then only a smaller call, or a lower base fee, helps. It is meant for
-    bytes that no node has taken, since a cheaper version replaces nothing.
+    First the least that the next block takes whatever its base fee, then the least that suits the present one; neither
+    less than what replaces `taken`, the highest offer that a node has. None where the least of them was refused: then
+    only a smaller call, a lower base fee, or another limit of the node helps.
     """
-    tip = min(fees.tip, view.tip)
-    least = _raised(view.base_fee) + tip
-    if least * BUMP[0] > fees.max_fee * BUMP[1]:
-        return None
-    return Fees(max_fee=least, tip=tip)
+    for base_fee in (_raised(view.base_fee), view.base_fee):
+        least = _least(fees, taken, view, base_fee)
+        saved = fees.max_fee - least.max_fee
+        if saved > 0 and saved * SAVES >= view.base_fee:
+            return least
+    return None
+
+
+def _least(fees: Fees, taken: Fees | None, view: FeeView, base_fee: int) -> Fees:
+    """The least that replaces `taken` and suits a block of that base fee; its tip is no less than before."""
+    tip, floor = fees.tip, 0
+    if taken is not None:
+        tip, floor = max(tip, _raised(taken.tip)), max(_raised(taken.max_fee), _raised(taken.tip))
+    max_fee = max(floor, base_fee + min(tip, view.tip))
+    return Fees(max_fee=max_fee, tip=min(max_fee, tip))
 
 
 def highest(offers: Iterable[Fees]) -> Fees:

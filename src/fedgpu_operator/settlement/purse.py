@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Final
 
-from fedgpu_operator.domain.transactions import FeeView
-from fedgpu_operator.settlement.batches import MAX_TX_GAS
+from fedgpu_operator.domain.transactions import Fees, FeeView
+from fedgpu_operator.settlement.batches import GAS_MARGIN, MAX_TX_GAS
 from fedgpu_operator.settlement.economy import LONELY, Extent
-from fedgpu_operator.settlement.fees import first_fees
+from fedgpu_operator.settlement.fees import cost_bound, first_fees
 
 DAY: Final = timedelta(days=1)
 WINDOW: Final = timedelta(days=7)
@@ -60,15 +60,25 @@ class Purse:
         return Standing.LOW if self.lasts < warn or self.epochs < FEW_EPOCHS else Standing.FUNDED
 
 
-def purse_of(balance: int, view: FeeView, cap: int, past: Extent, data_fee: int, burn: int) -> Purse:
+def purse_of(
+    balance: int,
+    view: FeeView,
+    cap: int,
+    past: Extent,
+    data_fee: int,
+    burn: int,
+    waiting: Iterable[tuple[int, Fees]] = (),
+) -> Purse:
     """The purse at the fees of `view`, under a cap of `cap` wei per gas, if epochs go on as in `past`.
 
-    `data_fee` is wei per epoch that a rollup takes besides gas times price.
+    `data_fee` is wei per epoch that a rollup takes besides gas times price. `waiting` are gas limit and offer of the
+    transaction that is on its way, in each version that is sent again: they cost what they were signed with.
     """
     seen = past if past.epochs else LONELY
     gas = -(-seen.gas // seen.epochs)
     # A node wants the most that a transaction may cost, which is what is offered and not what the block will ask.
-    most = min(gas, MAX_TX_GAS) * first_fees(view, cap).max_fee
+    limit = min(int(gas * GAS_MARGIN), MAX_TX_GAS)
+    most = max((cost_bound(*each) for each in waiting), default=0) or cost_bound(limit, first_fees(view, cap))
     return Purse(
         balance=balance,
         epoch=gas * (view.base_fee + view.tip) + data_fee,

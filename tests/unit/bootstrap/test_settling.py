@@ -110,6 +110,8 @@ async def test_a_chain_that_comes_back_after_the_start_is_read_then(lost: range)
     await await_terms(terms)
 
     class Loop:
+        pruned = ""
+
         async def pass_once(self) -> float:
             began.append(terms.longest)
             return 1.0
@@ -222,9 +224,28 @@ async def test_a_missing_role_is_said_once_and_looked_for_until_it_is_granted(ca
     await terms.read()
     assert terms.obstacles == {}
     read = line.count
-    clock.forward(900)
+    clock.forward(540)
     await terms.read()
-    assert line.count == read, "what is known is not read again"
+    assert line.count == read, "what is known is not read again soon"
+
+
+async def test_a_role_that_is_revoked_is_an_obstacle_until_it_is_given_back() -> None:
+    line, clock = Line(), FakeClock(datetime(2026, 11, 30, tzinfo=UTC))
+    terms = source(line, clock)
+    await await_terms(terms)
+    read = line.count
+    line.escrow.stripped = {("SETTLER", SETTLER)}
+    line.lost = (read + 1,)
+    clock.forward(601)
+    await terms.read()
+    assert terms.obstacles == {}, "no answer is no revocation"
+    await terms.read()
+    assert SETTLER in terms.obstacles[Obstacle.ROLE_MISSING]
+    line.escrow.stripped = set()
+    clock.forward(61)
+    await terms.read()
+    assert terms.obstacles == {}
+    assert line.count == read + 5, "nothing but the roles"
 
 
 @pytest.mark.usefixtures("impatient")
@@ -238,6 +259,8 @@ async def test_state_that_is_lost_while_running_is_shown_until_it_is_back() -> N
     terms, metrics, script = source(Line()), FakeMetrics(), list[Exception | None]([StatePrunedError("x"), None])
 
     class Loop:
+        pruned = ""
+
         async def pass_once(self) -> float:
             error = script.pop(0)
             if error is not None:
@@ -250,4 +273,22 @@ async def test_state_that_is_lost_while_running_is_shown_until_it_is_back() -> N
         await settles.pass_once()
     assert metrics.in_the_way == {"StatePruned"}
     assert await settles.pass_once() == 1.0
+    assert metrics.in_the_way == set()
+
+
+async def test_state_that_disputes_lack_is_shown_though_epochs_go_on() -> None:
+    terms, metrics = source(Line()), FakeMetrics()
+
+    class Loop:
+        pruned = "missing trie node"
+
+        async def pass_once(self) -> float:
+            return 1.0
+
+    made: Any = Loop()
+    settles = SettlementPass(terms, cast("SettlerWatch", Coins()), metrics, lambda: made)
+    assert await settles.pass_once() == 1.0
+    assert metrics.in_the_way == {"StatePruned"}
+    made.pruned = ""
+    await settles.pass_once()
     assert metrics.in_the_way == set()

@@ -87,7 +87,8 @@ class FakeEscrow:
     Nothing is mined that offers less than `base_fee`; `disputed` is what was ever disputed.
     A call needs `gas`, each line of a claim `line_gas`, each debit of a post `debit_gas`; blocks hold `block_gas`,
     and nodes take no transaction whose limit is above `most_gas`, that costs more than `most_cost` wei, or which
-    `purse` wei cannot pay for.
+    `purse` wei cannot pay for, none with less gas than `least_gas` or a lower tip than `least_tip`; `tip` is what they
+    suggest.
     `signers` are the keys that providers named, `stripped` who lost which role; everybody else holds all of them.
     `coded` are accounts with code, of which those in `deaf` accept no signature; `moody` only not at the newest block.
     `batch_at` is the contract that bundles, `sent_by` how many transactions an account sent.
@@ -104,6 +105,7 @@ class FakeEscrow:
         self.silent, self.loses, self.refuses = False, False, ""
         self.line_gas, self.debit_gas, self.block_gas, self.most_gas = 0, 0, 60_000_000, 2**24
         self.most_cost, self.purse = 10**30, 10**30
+        self.least_gas, self.least_tip, self.tip = 0, 0, 1
         self.disputed: list[DisputeState] = []
         self.signers: dict[str, str] = {}
         self.stripped: set[tuple[Role, str]] = set()
@@ -396,7 +398,7 @@ class FakeEscrow:
 
     async def suggest_fees(self) -> FeeView:
         self._answer()
-        return FeeView(base_fee=self.base_fee, tip=1)
+        return FeeView(base_fee=self.base_fee, tip=self.tip)
 
     async def nonces(self, sender: str) -> Nonces:
         self._answer()
@@ -405,7 +407,7 @@ class FakeEscrow:
         return Nonces(self.final.nonce, self.latest.nonce, self.latest.nonce + len(self._pool))
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
-        raw = f"{call.what} {call.data} #{nonce} {fees}".encode()
+        raw = f"{call.what} {call.data} #{nonce} {fees} {call.gas}".encode()
         tx_hash = "0x" + sha256(raw).hexdigest()
         self._signed[tx_hash] = self._calls[call.data], fees, call.gas
         return SignedTx(tx_hash, raw, self.address, nonce, fees.max_fee, fees.tip)
@@ -415,6 +417,10 @@ class FakeEscrow:
         _, fees, gas = self._signed[signed.tx_hash]
         if signed.nonce < self.latest.nonce:
             raise NotTakenError("nonce too low", Refusal.NONCE_USED)
+        if gas < self.least_gas:
+            raise NotTakenError(f"intrinsic gas too low: {gas}", Refusal.GAS_TOO_LOW)
+        if fees.tip < self.least_tip:
+            raise NotTakenError("transaction underpriced", Refusal.UNDERPRICED)
         if gas > self.most_gas:
             raise NotTakenError(f"gas limit too high ({self.most_gas})", Refusal.TOO_LARGE)
         if gas * fees.max_fee > self.most_cost:

@@ -12,9 +12,24 @@ from tests.unit.hub.bank import OWNER, PAIR, TENANT, USED, Bank
 from tests.unit.hub.chain import WINDOW, stamp
 
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import Answer, ChainSnapshot, DisputeState, EpochState, Pair, Receipt
+from fedgpu_operator.domain.settlement import (
+    Answer,
+    ChainSnapshot,
+    DisputeState,
+    EpochState,
+    Pair,
+    Receipt,
+    SignedTx,
+)
 from fedgpu_operator.domain.transactions import Call
-from fedgpu_operator.errors import ChainError, ChainUnreachableError, NotTakenError, Refusal, RevertedError
+from fedgpu_operator.errors import (
+    ChainError,
+    ChainUnreachableError,
+    NotTakenError,
+    Refusal,
+    RevertedError,
+    StatePrunedError,
+)
 from fedgpu_operator.hub.disputes import CALL_GAS, REFUSED, UNREAD, DisputeKeeper
 from fedgpu_operator.settlement import Room
 from fedgpu_operator.settlement.typeddata import NO_ADDRESS, escrow_domain, receipt
@@ -460,3 +475,125 @@ async def test_the_loop_sends_a_bundle_as_one_transaction(bank: Bank) -> None:
     intents = [intent for intent in await bank.ledger.intents() if intent.kind == "answer"]
     assert len(intents) == 1
     assert {each.shown for each in await bank.escrow.disputes()} == {WHOLE}
+
+
+def refuse(bank: Bank, monkeypatch: pytest.MonkeyPatch, kind: str, why: Refusal = Refusal.OTHER) -> None:
+    """No node takes a transaction of that kind."""
+    broadcast = bank.escrow.broadcast
+
+    async def picky(signed: SignedTx) -> str:
+        if signed.raw.startswith(kind.encode()):
+            raise NotTakenError("the words of a gateway", why)
+        return await broadcast(signed)
+
+    monkeypatch.setattr(bank.escrow, "broadcast", picky)
+
+
+async def minutes(bank: Bank, count: int) -> None:
+    for _ in range(count):
+        bank.escrow.jump(60)
+        bank.world.clock.forward(60)
+        await bank.step()
+
+
+@pytest.mark.parametrize("why", [Refusal.OTHER, Refusal.POOR, Refusal.FEE_CAPPED])
+async def test_a_claim_that_no_node_takes_gives_way_to_an_answer(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, why: Refusal
+) -> None:
+    await posted(bank)
+    await receipt_of(bank, WHOLE)
+    bank.escrow.jump(WINDOW)
+    with monkeypatch.context() as patched:
+        refuse(bank, patched, "claim", why)
+        await bank.step()
+        made = dispute(bank)
+        await minutes(bank, 4)
+        assert {tx.kind for tx in await bank.ledger.transactions(epoch=1)} == {"post", "claim"}, "not at once"
+        await minutes(bank, 4)
+    assert bank.escrow.answered
+    assert bank.escrow.final.timestamp < made.deadline
+    await minutes(bank, 3)
+    assert (bank.paid, await bank.stages()) == (WHOLE, ["Paid"]), "claimed again after that, once"
+
+
+async def test_a_claim_that_no_node_takes_keeps_its_nonce_while_nothing_urgent_waits(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await posted(bank)
+    bank.escrow.jump(WINDOW)
+    refuse(bank, monkeypatch, "claim")
+    await minutes(bank, 10)
+    assert {tx.kind for tx in await bank.ledger.transactions(epoch=1)} == {"post", "claim"}
+
+
+async def test_a_post_that_no_node_takes_gives_way_and_its_usage_is_settled_by_the_next(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await posted(bank)
+    await receipt_of(bank, WHOLE)
+    bank.escrow.jump(WINDOW)
+    for _ in range(4):
+        await bank.step()
+    assert await bank.stages() == ["Paid"]
+    bank.world.clock.forward(120)
+    await bank.used(USED, "second")
+    with monkeypatch.context() as patched:
+        refuse(bank, patched, "post")
+        await bank.step()
+        dispute(bank)
+        await minutes(bank, 4)
+        assert "Abandoned" not in await bank.stages()
+        assert bank.says("Posted", 2) == ("False", "NotTaken")
+        await minutes(bank, 4)
+        assert bank.escrow.answered
+        assert (await bank.stages())[1] == "Abandoned"
+    await minutes(bank, 30)
+    assert bank.paid == 2 * WHOLE
+
+
+async def test_claims_one_after_the_other_do_not_put_off_an_answer(bank: Bank) -> None:
+    """Whatever ends makes room for what is urgent, and not for the next claim of the same epoch."""
+    await posted(bank)
+    await receipt_of(bank, WHOLE)
+    dispute(bank)
+    bank.escrow.latest.timestamp = bank.escrow.final.timestamp = bank.escrow.latest.epochs[0].active_at
+    bank.escrow.latest.settle_head()
+    bank.escrow.finalize()
+    await bank.step()
+    assert [bool(bank.escrow.answered), bank.paid] == [True, 0]
+    for _ in range(3):
+        await bank.step()
+    assert bank.paid == WHOLE
+
+
+async def pruned(*_: object) -> ChainSnapshot:
+    raise StatePrunedError("it drops old logs")
+
+
+async def test_logs_that_disputes_need_and_no_node_has_are_an_obstacle_until_they_are_back(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await posted(bank)
+    loop = bank.loop()
+    with monkeypatch.context() as patched:
+        patched.setattr(bank.escrow, "disputes", pruned)
+        await bank.step(loop=loop)
+        assert loop.pruned == "it drops old logs"
+    await bank.step(loop=loop)
+    assert loop.pruned == ""
+
+
+async def test_state_that_one_dispute_needs_is_an_obstacle_until_it_was_read(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await posted(bank)
+    dispute(bank)
+    keeper = keeper_of(bank)
+    with monkeypatch.context() as patched:
+        patched.setattr(bank.escrow, "snapshot", pruned)
+        await keeper.errands(ROOM)
+    await keeper.errands(ROOM)
+    assert keeper.pruned == "it drops old logs", "it rests, and was not read since"
+    bank.world.clock.forward(60)
+    await keeper.errands(ROOM)
+    assert keeper.pruned == ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.contract.ledger.older import ledger_of_schema, stuck_intent
-from tests.unit.hub.chain import FakeEscrow
+from tests.unit.hub.chain import CALL_GAS, FakeEscrow
 from tests.unit.hub.world import World
 
 from fedgpu_operator.adapters.ledger import SqlLedger
@@ -18,7 +18,7 @@ from fedgpu_operator.domain.ledger import Intent, IntentState
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
 from fedgpu_operator.domain.settlement import AccountState, Claim, Line, SignedTx
 from fedgpu_operator.domain.transactions import Call, Fees, Nonces
-from fedgpu_operator.errors import LedgerError, NotTakenError, Refusal, RevertedError
+from fedgpu_operator.errors import ChainUnreachableError, LedgerError, NotTakenError, Refusal, RevertedError
 from fedgpu_operator.hub.sending import FREE, PATIENCE, Fate, IntentSender
 from fedgpu_operator.settlement import MAX_TX_GAS, fewer
 
@@ -180,7 +180,7 @@ async def test_somebody_elses_dearer_transaction_of_the_nonce_is_outbid(desk: De
     intent = await desk.begin()
     other = desk.escrow._call("other", lambda _books: None)
     await desk.escrow.broadcast(await desk.escrow.sign(other, intent.nonce, Fees(40, 1)))
-    for _ in range(8):
+    for _ in range(16):
         await desk.sender.drive(intent)
     desk.escrow.mine()
     desk.escrow.finalize()
@@ -437,7 +437,7 @@ async def test_what_costs_more_than_a_node_allows_and_cannot_be_less_waits_for_a
     for _ in range(5):
         progress = await desk.sender.drive(intent)
         assert (progress.fate, progress.refusal) == (Fate.NOT_TAKEN, Refusal.FEE_CAPPED)
-    assert len(await desk.fees(intent)) <= 2
+    assert len(await desk.fees(intent)) <= 3, "as first, for the next block, and for this one"
     desk.escrow.base_fee = 30
     await desk.sender.drive(intent)
     desk.escrow.mine()
@@ -484,3 +484,109 @@ async def test_an_upgrade_cures_a_claim_that_the_release_before_could_never_send
         assert {tx.nonce for tx in txs} == {0}
         assert len(desk.escrow.latest.paid) == (await desk.sizes(stuck))[-1] < 248
         assert max(tx.max_fee for tx in txs[3:]) < 400
+
+
+async def test_a_raise_that_passes_a_nodes_limit_comes_down_to_what_is_mined(desk: Desk) -> None:
+    """At 140 wei per gas at most, base fee 105, and the version in the pool offers 21: anything from 106 is mined."""
+    intent = await desk.begin()
+    await desk.sender.drive(intent)
+    desk.escrow.most_cost, desk.escrow.base_fee = CALL_GAS * 140, 105
+    for _ in range(4):
+        assert (await desk.sender.drive(intent)).fate is Fate.IN_FLIGHT
+    desk.escrow.mine()
+    desk.escrow.finalize()
+    assert (await desk.sender.drive(intent)).fate is Fate.DONE
+    assert await desk.fees(intent) == [21, 211, 120]
+
+
+async def test_what_a_node_wants_more_for_is_not_raised_above_that_nodes_limit_again(desk: Desk) -> None:
+    """Somebody else's transaction of the nonce offers 150, and the node allows 200: no turn of up and down."""
+    intent = await desk.begin()
+    other = replace(desk.escrow._call("other", lambda _books: None), gas=CALL_GAS)
+    await desk.escrow.broadcast(await desk.escrow.sign(other, intent.nonce, Fees(150, 1)))
+    desk.escrow.base_fee, desk.escrow.most_cost = 105, CALL_GAS * 200
+    for _ in range(40):
+        await desk.sender.drive(intent)
+    first, lower, *more = await desk.fees(intent)
+    assert (first, lower < 200, more == sorted(more)) == (211, True, True)
+    assert 165 <= more[-1] <= 200
+    desk.escrow.mine()
+    desk.escrow.finalize()
+    assert (await desk.sender.drive(intent)).fate is Fate.DONE
+
+
+async def test_a_gas_limit_that_nodes_call_too_low_is_estimated_again_at_its_nonce(desk: Desk) -> None:
+    intent = await desk.begin()
+    desk.escrow.least_gas = CALL_GAS + 1
+    assert (await desk.sender.drive(intent)).refusal is Refusal.GAS_TOO_LOW
+    desk.escrow.gas = desk.escrow.least_gas = CALL_GAS * 2
+    assert (await desk.sender.drive(intent)).fate is Fate.IN_FLIGHT
+    txs = await desk.ledger.transactions(intent=intent.id)
+    assert [(tx.gas, tx.max_fee, tx.nonce) for tx in txs] == [(CALL_GAS, 21, 0), (2 * CALL_GAS, 21, 0)]
+    desk.escrow.gas = CALL_GAS
+    desk.past_patience()
+    await desk.sender.drive(intent)
+    desk.blocks_go_by()
+    await desk.sender.drive(intent)
+    newest = (await desk.ledger.transactions(intent=intent.id))[-1]
+    assert (newest.max_fee > 21, newest.gas) == (True, 2 * CALL_GAS), "a higher fee keeps the limit that was taken"
+
+
+async def test_a_node_that_wants_more_gas_than_its_estimate_gets_more_up_to_the_most_and_no_endless_versions(
+    desk: Desk,
+) -> None:
+    intent = await desk.begin()
+    desk.escrow.least_gas = 10**9
+    for _ in range(40):
+        progress = await desk.sender.drive(intent)
+        assert (progress.fate, progress.refusal) == (Fate.NOT_TAKEN, Refusal.GAS_TOO_LOW)
+    txs = await desk.ledger.transactions(intent=intent.id)
+    assert (len(txs) < 16, txs[-1].gas, {tx.max_fee for tx in txs}) == (True, MAX_TX_GAS, {21})
+    desk.escrow.least_gas = 0
+    assert (await desk.sender.drive(intent)).fate is Fate.IN_FLIGHT
+
+
+@pytest.mark.parametrize("leaves", [0, 100])
+async def test_a_call_that_a_node_takes_after_all_is_not_replaced_by_the_one_that_gives_it_up(
+    desk: Desk, leaves: int
+) -> None:
+    """The smaller or freeing call was written down, the signer was silent, and then a node took the earlier version."""
+    intent = await (desk.begin_claim(leaves) if leaves else desk.begin())
+    desk.escrow.most_gas = 90_000
+    assert (await desk.sender.drive(intent)).refusal is Refusal.TOO_LARGE
+    sign = desk.escrow.sign
+
+    async def silent(*_: object) -> SignedTx:
+        raise ChainUnreachableError("the signer gives no answer")
+
+    desk.escrow.sign = silent  # type: ignore[method-assign, assignment]
+    with pytest.raises(ChainUnreachableError):
+        await desk.sender.drive(intent)
+    desk.escrow.sign = sign  # type: ignore[method-assign]
+    assert len(await desk.ledger.intent_calls(intent.id)) > 1
+    desk.escrow.most_gas = MAX_TX_GAS
+    assert (await desk.sender.drive(intent)).fate is Fate.IN_FLIGHT
+    for _ in range(2):
+        desk.past_patience()
+        desk.blocks_go_by()
+        await desk.sender.drive(intent)
+    txs = await desk.ledger.transactions(intent=intent.id)
+    assert len(txs) > 1
+    assert {tx.kind for tx in txs} == {intent.kind}
+    assert leaves or {tx.call for tx in txs} == {0}
+    desk.escrow.mine()
+    desk.escrow.finalize()
+    assert (await desk.sender.drive(intent)).fate is Fate.DONE
+
+
+async def test_a_node_that_wants_a_tip_and_suggests_none_gets_one(desk: Desk) -> None:
+    desk.escrow.tip, desk.escrow.least_tip = 0, 7
+    intent = await desk.begin()
+    for _ in range(5):
+        await desk.sender.drive(intent)
+    txs = await desk.ledger.transactions(intent=intent.id)
+    assert {tx.max_fee for tx in txs} == {20}, "what the base fee may ask is paid for already"
+    assert 7 <= txs[-1].tip < 14
+    desk.escrow.mine()
+    desk.escrow.finalize()
+    assert (await desk.sender.drive(intent)).fate is Fate.DONE

@@ -151,3 +151,18 @@ async def test_without_any_epoch_the_figures_are_there_and_the_log_says_it(
     await watch(bank).look()
     assert (seen(bank).balance, seen(bank).epochs) == (0, 0)
     assert "SettlerEmpty" in caplog.text
+
+
+async def test_a_transaction_on_its_way_needs_what_it_was_signed_with(bank: Bank) -> None:
+    """Signed at a high base fee, and no node takes it: what a new one would need is no measure for it."""
+    bank.escrow.base_fee, bank.escrow.purse = 60, 0
+    await bank.step()
+    (tx,) = await bank.ledger.transactions(epoch=1)
+    bank.escrow.base_fee = 10
+    needed = tx.gas * tx.max_fee
+    watching = watch(bank)
+    for coins, reason in ((needed, "SettlerLow"), (needed - 1, "SettlerEmpty")):
+        bank.escrow.coins = coins
+        await watching.look()
+        bank.world.clock.forward(60)
+        assert (seen(bank).next, bank.says(SETTLER_FUNDED)[1]) == (needed, reason)

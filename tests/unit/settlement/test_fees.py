@@ -104,12 +104,88 @@ def test_bumps_end(view: FeeView, cap: int) -> None:
     raise AssertionError("an offer was raised for ever")
 
 
-@given(OFFERS, VIEWS)
-def test_a_lower_offer_suits_the_next_block_and_saves_an_eighth(fees: Fees, view: FeeView) -> None:
-    lower = lowered(fees, view)
+@given(OFFERS, st.none() | OFFERS, VIEWS)
+def test_a_lower_offer_suits_the_block_and_replaces_what_a_node_has(
+    fees: Fees, taken: Fees | None, view: FeeView
+) -> None:
+    lower = lowered(fees, taken, view)
     if lower is not None:
-        assert lower.tip <= lower.max_fee <= fees.max_fee * 8 // 9
-        assert not underpriced(lower, FeeView(view.base_fee * 9 // 8, view.tip))
+        assert lower.tip <= lower.max_fee < fees.max_fee
+        assert not underpriced(lower, view)
+        assert taken is None or replaces(lower, taken)
+
+
+@given(OFFERS, st.none() | OFFERS, VIEWS, CAPS, st.integers(1, 10**15))
+def test_a_nodes_limit_is_gone_under_wherever_an_offer_below_it_would_be_mined(
+    fees: Fees, taken: Fees | None, view: FeeView, cap: int, limit: int
+) -> None:
+    """Offers above `limit` are refused for it; a replacement and the present block's due bound it from below."""
+    move = Move.REPRICE
+    for _ in range(4):
+        if fees.max_fee <= limit:
+            return
+        move, offer = next_move(NonceState(fees, Refusal.FEE_CAPPED, taken), view, cap)
+        if move is not Move.REPRICE:
+            break
+        assert taken is None or replaces(offer, taken)
+        assert not underpriced(offer, view)
+        fees = offer
+    assert move is Move.SHRINK, "at most three offers"
+    tip = fees.tip if taken is None else max(fees.tip, -(-taken.tip * 9 // 8), taken.tip + 1)
+    least = view.base_fee + min(tip, view.tip)
+    if taken is not None:
+        least = max(least, -(-taken.max_fee * 9 // 8), taken.max_fee + 1)
+    assert limit < least or fees.max_fee - limit <= view.base_fee / 32, "nothing that could be mined was left out"
+
+
+def test_a_raise_above_a_nodes_limit_comes_down_to_what_replaces_and_is_mined() -> None:
+    """In a pool at 55, base fee 60, and the node takes at most 1 ether for 8 M gas: 125 a gas; then for 9 M: 111."""
+    view, taken = FeeView(60 * GWEI, GWEI), Fees(55 * GWEI, GWEI)
+    move, raised = next_move(NonceState(taken, taken=taken), view, 500 * GWEI)
+    assert (move, raised.max_fee) == (Move.REPRICE, 121 * GWEI)
+    move, lower = next_move(NonceState(raised, Refusal.FEE_CAPPED, taken), view, 500 * GWEI)
+    assert (move, lower) == (Move.REPRICE, Fees(68_500_000_000, 1_125_000_000))
+    move, least = next_move(NonceState(lower, Refusal.FEE_CAPPED, taken), view, 500 * GWEI)
+    assert (move, least) == (Move.REPRICE, Fees(61_875_000_000, 1_125_000_000)), "9/8 of what the node has"
+    assert next_move(NonceState(least, Refusal.FEE_CAPPED, taken), view, 500 * GWEI)[0] is Move.SHRINK
+
+
+@given(OFFERS, VIEWS, CAPS, st.none() | st.integers(1, 10**15))
+def test_an_offer_that_nodes_call_too_low_rises_to_the_cap_and_stops(
+    fees: Fees, view: FeeView, cap: int, capped: int | None
+) -> None:
+    fees = Fees(min(fees.max_fee, cap), min(fees.tip, cap))
+    if capped is not None and fees.max_fee >= capped:
+        return
+    for _ in range(600):
+        move, offer = next_move(NonceState(fees, Refusal.UNDERPRICED, capped=capped), view, cap)
+        if move is Move.KEEP:
+            break
+        assert fees.max_fee <= offer.max_fee <= cap
+        assert (offer.max_fee, offer.tip) > (fees.max_fee, fees.tip)
+        assert offer.tip <= offer.max_fee
+        assert capped is None or offer.max_fee < capped
+        fees = offer
+    assert move is Move.KEEP
+    assert capped is not None or fees == Fees(cap, cap)
+
+
+def test_a_node_that_wants_a_tip_and_suggests_none_gets_one_and_the_maximum_stays() -> None:
+    fees, view, wanted = Fees(20 * GWEI, 0), FeeView(10 * GWEI, 0), 2 * GWEI
+    for _ in range(10):
+        move, fees = next_move(NonceState(fees, Refusal.UNDERPRICED), view, 500 * GWEI)
+        assert move is Move.REPRICE
+        if fees.tip >= wanted:
+            break
+    assert (fees.max_fee, wanted <= fees.tip < 2 * wanted) == (20 * GWEI, True)
+
+
+@pytest.mark.parametrize("taken", [None, Fees(20 * GWEI, GWEI)])
+def test_more_gas_is_offered_as_much_as_before_unless_a_node_has_a_version(taken: Fees | None) -> None:
+    fees, view = Fees(21 * GWEI, GWEI), FeeView(10 * GWEI, GWEI)
+    move, offer = next_move(NonceState(fees, Refusal.GAS_TOO_LOW, taken), view, 500 * GWEI)
+    assert move is Move.RESIZE
+    assert offer == fees if taken is None else replaces(offer, taken)
 
 
 DEAF = [why for why in Refusal if why is not Refusal.UNDERPRICED]
@@ -121,6 +197,7 @@ def test_no_call_pays_more_for_a_refusal_that_a_higher_fee_cannot_end(
 ) -> None:
     move, offer = next_move(NonceState(fees, why, taken, waited), view, cap)
     assert move is not Move.REPRICE or offer.max_fee < fees.max_fee
+    assert move is not Move.RESIZE or taken is not None or offer == fees
     assert (move is Move.SHRINK) <= (why in (Refusal.FEE_CAPPED, Refusal.TOO_LARGE))
 
 
@@ -138,7 +215,8 @@ def test_a_fee_rises_where_nothing_but_inclusion_is_missing() -> None:
     raised = (Move.REPRICE, Fees(24_750_000_000, 1_125_000_000))
     assert next_move(NonceState(fees, taken=fees), view, 100 * GWEI) == (Move.KEEP, fees)
     assert next_move(NonceState(fees, taken=fees, waited=True), view, 100 * GWEI) == raised
-    assert next_move(NonceState(fees, Refusal.UNDERPRICED), view, 100 * GWEI) == raised
+    tipped = (Move.REPRICE, Fees(22 * GWEI, 2 * GWEI))
+    assert next_move(NonceState(fees, Refusal.UNDERPRICED), view, 100 * GWEI) == tipped, "the base fee is covered twice"
     risen = FeeView(30 * GWEI, GWEI)
     assert next_move(NonceState(fees, taken=fees), risen, 100 * GWEI) == (Move.REPRICE, Fees(61 * GWEI, 1_125_000_000))
     assert next_move(NonceState(fees, Refusal.POOR), risen, 100 * GWEI) == (Move.KEEP, fees)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgpu_operator.domain.transactions import FeeView
+from fedgpu_operator.domain.transactions import Fees, FeeView
 from fedgpu_operator.settlement.economy import LONELY, Extent
 from fedgpu_operator.settlement.purse import FEW_EPOCHS, Ebb, Purse, Standing, burn_of, purse_of
 
@@ -49,12 +49,28 @@ def test_an_epoch_is_sized_by_those_before_it_and_a_rollups_data_is_paid_for_bes
     view = FeeView(base_fee=10 * GWEI, tip=GWEI)
     alone = purse_of(10**18, view, 500 * GWEI, NOBODY, 0, 0)
     assert alone.epoch == LONELY.gas * 11 * GWEI
-    assert alone.next == LONELY.gas * 21 * GWEI, "a node wants what is offered: twice the base fee, and the tip"
+    limit = LONELY.gas * 5 // 4
+    assert alone.next == limit * 21 * GWEI, (
+        "a node wants the whole limit at what is offered: twice the base fee, and the tip"
+    )
     twice = Extent(epochs=2, tenants=2, providers=2, lines=2, runs=2)
     assert purse_of(10**18, view, 500 * GWEI, twice, 7, 0) == Purse(10**18, alone.epoch + 7, alone.next + 7, 0)
     crowd = Extent(epochs=1, tenants=1, providers=1_000, lines=1_000, runs=1)
     assert purse_of(10**18, view, 500 * GWEI, crowd, 0, 0).next == 2**24 * 21 * GWEI, "a larger claim is several"
-    assert purse_of(10**18, view, 12 * GWEI, NOBODY, 0, 0).next == LONELY.gas * 12 * GWEI, "no more than the cap"
+    assert purse_of(10**18, view, 12 * GWEI, NOBODY, 0, 0).next == limit * 12 * GWEI, "no more than the cap"
+
+
+def test_what_is_on_its_way_needs_what_it_was_signed_with() -> None:
+    view, signed = (
+        FeeView(base_fee=10 * GWEI, tip=GWEI),
+        [(800_000, Fees(90 * GWEI, GWEI)), (200_000, Fees(121 * GWEI, GWEI))],
+    )
+    needed = 800_000 * 90 * GWEI
+    for balance, empty in ((needed - 1, True), (needed, False)):
+        held = purse_of(balance, view, 500 * GWEI, NOBODY, 0, 0, signed)
+        assert (held.next, held.standing(WARN) is Standing.EMPTY) == (needed, empty)
+    small = purse_of(10**18, view, 500 * GWEI, NOBODY, 0, 0, [(21_000, Fees(5 * GWEI, GWEI))])
+    assert small.next == 21_000 * 5 * GWEI, "not what another one would need"
 
 
 def test_what_was_spent_within_a_day_is_what_a_day_costs() -> None:
