@@ -93,7 +93,7 @@ def test_a_deposit_whose_reply_is_lost_for_good_is_found_by_repeating_it(
     assert (found.data["before"]["balance"], found.data["after"]["balance"]) == ("0.00", "10.00")
     assert cli(*deposit).code == 2
     assert balance(cli, tenant) == "10.00"
-    assert [line["type"] for line in record(tmp_path)] == ["signed", "ended"]
+    assert [line["type"] for line in record(tmp_path)] == ["signed", "seen", "ended"]
 
 
 def test_a_command_that_is_killed_before_it_sends_sends_the_same_bytes_when_repeated(
