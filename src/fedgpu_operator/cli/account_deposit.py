@@ -11,9 +11,8 @@ import typer
 
 from fedgpu_operator.cli.account_view import Shown, after_of, change_of, change_text, document_of
 from fedgpu_operator.cli.common import Output, OutputOption, print_data
-from fedgpu_operator.cli.journal import TxOutcome
+from fedgpu_operator.cli.journal import AGAIN_WITHIN_S, TxOutcome
 from fedgpu_operator.cli.options import KeyOptions, NoWaitOption, TargetOptions
-from fedgpu_operator.cli.orders import AGAIN_WITHIN_S
 from fedgpu_operator.cli.wallets import AmountArgument, allow, holds, instant, say, session
 from fedgpu_operator.errors import ConfigurationError
 
@@ -101,7 +100,11 @@ async def _authorized(at: Session[TenantWallet], amount: int, order: Order, *, a
             continue
         if not await at.wallet.authorization_used(at.terms.token, each.details["authorization"]["nonce"]):
             open_ones.append(each)
-        elif not again and each.at >= at.journal.now() - AGAIN_WITHIN_S:
+            continue
+        # The day counts from when somebody was told.
+        told, now_s = each.used_at, at.journal.now()
+        at.journal.used(each.tx_hash)
+        if not again and (told or now_s) >= now_s - AGAIN_WITHIN_S:
             raise ConfigurationError(
                 f"the transfer signed on {instant(each.at)} was sent by another transaction than {each.tx_hash}: that "
                 "deposit is made; to deposit again all the same, give --again"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.artifacts import ContractName
     from fedgpu_operator.domain.settlement import Deployment, SignedTx
-    from fedgpu_operator.domain.transactions import Call
+    from fedgpu_operator.domain.transactions import Call, Nonces
 
 VERB: Final = "chain deploy"
 GAS: Final = 12_000_000
@@ -102,6 +102,8 @@ async def _deployed(
             makes.journal.drop(VERB)
         orders = Orders(deployer, makes, None)
         await orders.look_back()
+        # What is done on a copy of this chain is not done here.
+        await orders.set_adrift(each for each in makes.so_far() if each.outcome is not None)
         makes.refuse_another()
         if makes.so_far():
             say(f"going on with the deployment to chain {served} from {signer.address}")
@@ -144,9 +146,13 @@ class Makes(Outgoing):
         self.kept = mine[-1] if mine else None
         return self.kept.signed if self.kept is not None else None
 
-    async def keep(self, call: Call, signed: SignedTx) -> None:
+    def next_nonce(self, nonces: Nonces, source: str) -> int:
         with self.doing(self._next):
-            await super().keep(call, signed)
+            return super().next_nonce(nonces, source)
+
+    async def keep(self, call: Call, signed: SignedTx, number: int, block_hash: str) -> None:
+        with self.doing(self._next):
+            await super().keep(call, signed, number, block_hash)
 
     def so_far(self) -> list[Entry]:
         """What counts of this deployment, or may yet, in order."""
@@ -181,7 +187,8 @@ class Makes(Outgoing):
 
 
 def _counts(entry: Entry) -> bool:
-    return not entry.dropped and not entry.refused and entry.outcome in (None, TxOutcome.SUCCEEDED)
+    gone = entry.dropped or entry.refused or entry.adrift
+    return not gone and entry.outcome in (None, TxOutcome.SUCCEEDED)
 
 
 def _order(entry: Entry) -> str:

@@ -6,12 +6,12 @@ gone on with; another is signed only when that one can never count, or at its ve
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from fedgpu_operator.cli.journal import Entry, Journal, TxOutcome
+from fedgpu_operator.cli.journal import AGAIN_WITHIN_S, Entry, Journal, Mark, TxOutcome
 from fedgpu_operator.errors import (
     ChainError,
     ChainUnreachableError,
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from fedgpu_operator.adapters.chain.wallet import Wallet
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.domain.settlement import SignedTx
-    from fedgpu_operator.domain.transactions import Call
+    from fedgpu_operator.domain.transactions import Call, Nonces
 
-AGAIN_WITHIN_S: Final = 86_400
-"""A payment that was signed within this time and is final is not repeated without being asked about."""
+MOST_STRANGERS: Final = 64
+"""So many transactions of one account from other machines are believed: what geth queues (`--txpool.accountqueue`)."""
 RAISE_AFTER_S: Final = 1800
 """A transaction that waits for so long below what blocks ask is signed again for more: as long as a command waits."""
 REPEAT: Final = "repeated, the command signs it again at the same nonce, so that at most one can count"
@@ -65,18 +65,70 @@ class Outgoing:
         self.kept: Entry | None = None
         """What is being sent; None when no endpoint is known not to have it."""
 
-    def least_nonce(self) -> int:
-        return max((each.nonce + 1 for each in self.journal.unfinished()), default=0)
+    def next_nonce(self, nonces: Nonces, source: str) -> int:
+        """The lowest nonce that nothing holds, here or in a pool; that of an earlier version where there is one.
 
-    async def keep(self, call: Call, signed: SignedTx) -> None:
-        """PendingError, and nothing is sent, where an earlier version of it might count as well."""
-        order = self._orders[-1] if self._orders else Order(call.what, {}, call.what)
-        for each in self.journal.of(order.verb, order.arguments):
-            if each.outcome is None and each.refused and not each.dropped and each.nonce < signed.nonce:
+        PendingError where the earlier version's nonce is used already, or would leave one free below it.
+        ChainUnreachableError where `source` speaks of more waiting transactions than anybody sends.
+        """
+        held = {each.nonce for each in self.journal.unfinished()}
+        if len(_unknown(nonces, held)) > MOST_STRANGERS:
+            raise ChainUnreachableError(
+                f"{source}: {nonces.pending - nonces.latest} transactions are said to wait, from nonce {nonces.latest} "
+                f"to {nonces.pending - 1}, of which the record {self.journal.path} knows {len(held)}: nothing is "
+                "signed behind them; ask another endpoint"
+            )
+        free = self.free_nonce(nonces)
+        for each in self._versions():
+            if each.nonce < free:
                 raise PendingError(f"{each.tx_hash} was refused, but its nonce {each.nonce} is in use: {LOOK_AGAIN}")
+            if each.nonce > free:
+                raise PendingError(
+                    f"{each.tx_hash} may still count with its nonce {each.nonce}, and nonce {free} below it is free"
+                    f"{self._refused_at(free)}: nothing can count before that is used; then {LOOK_AGAIN}"
+                )
+            return each.nonce
+        return free
+
+    def free_nonce(self, nonces: Nonces) -> int:
+        """The lowest nonce that nothing holds: a nonce that was refused is free for another order."""
+        held = {each.nonce for each in self.journal.unfinished()}
+        free = max(nonces.latest, nonces.pending)
+        while free in held:
+            free += 1
+        return free
+
+    async def keep(self, call: Call, signed: SignedTx, number: int, block_hash: str) -> None:
+        """PendingError, and nothing is sent, where an earlier version of it might count as well.
+
+        The block is the newest of the chain it is signed for.
+        """
+        order = self._order or Order(call.what, {}, call.what)
+        for each in self._versions():
+            if each.nonce != signed.nonce:
+                raise PendingError(f"{each.tx_hash} may still count with its nonce {each.nonce}: {LOOK_AGAIN}")
         details = {**order.details, "state": order.state}
-        self.kept = self.journal.signed(signed, order.verb, order.arguments, details)
+        mark = Mark(number, block_hash)
+        self.kept = self.journal.signed(signed, order.verb, order.arguments, details, mark)
         self.tell(f"{order.what}: signed as {signed.tx_hash} with nonce {signed.nonce}, sending it")
+
+    @property
+    def _order(self) -> Order | None:
+        return self._orders[-1] if self._orders else None
+
+    def _versions(self) -> list[Entry]:
+        """What was signed for the present order before and would count beside another of it."""
+        if self._order is None:
+            return []
+        return [
+            each
+            for each in self.journal.of(self._order.verb, self._order.arguments)
+            if each.outcome is None and not each.dropped and not each.adrift and (each.refused or self._order.pays)
+        ]
+
+    def _refused_at(self, nonce: int) -> str:
+        there = [each for each in self.journal.entries.values() if each.nonce == nonce and each.outcome is None]
+        return "".join(f" (`{each.verb}` was refused there: repeat that first)" for each in there[-1:])
 
     def taken(self, signed: SignedTx) -> None:
         if self.kept is not None and self.kept.tx_hash == signed.tx_hash:
@@ -122,14 +174,15 @@ class Orders:
     def found(self, order: Order) -> Entry | None:
         """The newest transaction of the order that may still count, or of which nobody was told that it did."""
         for each in reversed(self._journal.entries.values()):
-            if each.dropped or each.refused:
+            if each.dropped or each.refused or each.adrift:
                 continue
             if not each.of(order.verb, order.arguments):
                 if order.state and each.details.get("state") == order.state:
                     return None
                 continue
-            news = each.tx_hash in self._decided and each.at >= self._journal.now() - AGAIN_WITHIN_S
-            if each.outcome is None or news:
+            # However long ago it was signed: nobody was told that it is paid.
+            recent = order.pays or each.at >= self._journal.now() - AGAIN_WITHIN_S
+            if each.outcome is None or (each.tx_hash in self._decided and recent):
                 return each
         return None
 
@@ -142,7 +195,8 @@ class Orders:
 
         more = "; for another, repeat the command with --again when this is final" if order.pays else ""
         self._tell(f"{order.what}: going on with {entry.tx_hash} of {instant(entry.at)}, nothing else is sent{more}")
-        if await self._wallet.receipt(entry.tx_hash) is not None:
+        if (receipt := await self._wallet.receipt(entry.tx_hash)) is not None:
+            self._journal.seen(entry.tx_hash, Mark(receipt.block_number, receipt.block_hash))
             return entry
         self._outgoing.kept = entry
         with self.judged():
@@ -165,29 +219,75 @@ class Orders:
         return None
 
     async def look_back(self) -> None:
-        """Learn what became of everything that was signed before and was not decided then; send the rest again."""
+        """Learn what became of everything that was signed before and was not decided then; send the rest again.
+
+        Only what was signed for this very chain is sent: one that a test chain went on from has the same first block.
+        """
         waiting = sorted(
             (each for each in self._journal.entries.values() if each.outcome is None), key=lambda each: each.nonce
         )
         if not waiting:
             return
-        pending, final = (await self._wallet.nonces()).pending, await self._wallet.finalized()
-        for each in waiting:
-            receipt = await self._wallet.receipt(each.tx_hash)
-            if receipt is not None:
-                self._journal.refused(each.tx_hash, "")
-                if receipt.block_number <= final:
-                    outcome = TxOutcome.SUCCEEDED if receipt.succeeded else TxOutcome.FAILED
-                    self._journal.ended(each.tx_hash, outcome, receipt.block_number)
-                    self._decided |= {each.tx_hash} if receipt.succeeded else set()
-            elif await self._wallet.replaced(each.signed):
-                self._journal.ended(each.tx_hash, TxOutcome.REPLACED)
-                self._tell(f"{each.verb}: {each.tx_hash} never counts, its nonce went to another transaction")
-            elif not each.refused:
+        nonces, final = await self._wallet.nonces(), await self._wallet.finalized()
+        left = [each for each in waiting if not await self._decided_now(each, final)]
+        await self.set_adrift(left)
+        following = nonces.latest
+        for each in [self._journal.entries[each.tx_hash] for each in left]:
+            if each.adrift:
+                continue
+            if not each.refused:
                 await self._send_again(each)
-            elif pending > each.nonce:
+            elif any(other.nonce == each.nonce for other in self._journal.unfinished()):
+                continue
+            elif nonces.pending > each.nonce:
                 # Something of that nonce waits in a pool, which may be this.
                 self._journal.refused(each.tx_hash, "")
+            elif each.nonce == following and not each.dropped and self._holds_up(each):
+                self._tell(f"{each.verb}: sending {each.tx_hash} again, others wait behind its nonce {each.nonce}")
+                await self._send_again(each)
+            if each.nonce == following and self._journal.entries[each.tx_hash].waits:
+                following += 1
+
+    async def _decided_now(self, entry: Entry, final: int) -> bool:
+        """Whether it is in a block, or can never be in one; written down."""
+        if (receipt := await self._wallet.receipt(entry.tx_hash)) is not None:
+            self._journal.refused(entry.tx_hash, "")
+            self._journal.seen(entry.tx_hash, Mark(receipt.block_number, receipt.block_hash))
+            if receipt.block_number <= final:
+                outcome = TxOutcome.SUCCEEDED if receipt.succeeded else TxOutcome.FAILED
+                self._journal.ended(entry.tx_hash, outcome, receipt.block_number)
+                self._decided |= {entry.tx_hash} if receipt.succeeded else set()
+            return True
+        if await self._wallet.replaced(entry.signed):
+            self._journal.ended(entry.tx_hash, TxOutcome.REPLACED)
+            self._tell(f"{entry.verb}: {entry.tx_hash} never counts, its nonce went to another transaction")
+            return True
+        return False
+
+    async def set_adrift(self, entries: Iterable[Entry]) -> None:
+        """Set aside, for this command, what is not known to belong to this chain."""
+        hashes: dict[int, str | None] = {}
+        for each in entries:
+            number = each.mark.number
+            if number not in hashes:
+                try:
+                    hashes[number] = await self._wallet.block_hash(number)
+                except ChainError as error:
+                    self._tell(f"block {number} cannot be read, so nothing of before is sent again by it: {error}")
+                    hashes[number] = None
+            if hashes[number] != each.mark.hash:
+                self._journal.adrift(each.tx_hash)
+                if each.outcome is None:
+                    self._tell(
+                        f"{each.verb}: {each.tx_hash} of nonce {each.nonce} is not sent again: it was signed for a "
+                        f"chain with block {each.mark.hash} at {number}, which this one is not known to have"
+                    )
+
+    def _holds_up(self, entry: Entry) -> bool:
+        """Whether something was signed for a later nonce and can only count after it."""
+        entries = self._journal.entries.values()
+        behind = [each for each in entries if each.outcome is None and not each.adrift and not each.dropped]
+        return any(each.nonce > entry.nonce for each in behind)
 
     async def _send_again(self, entry: Entry) -> None:
         try:
@@ -199,7 +299,8 @@ class Orders:
             self._note(entry, error)
 
     async def _ask(self, order: Order) -> None:
-        reasons = [*self._recent(order), *await self._strangers()]
+        nonces = await self._wallet.nonces()
+        reasons = [*self._recent(order), *self._strangers(nonces), *self._adrift(order, nonces)]
         if not reasons:
             return
         text = "; ".join(reasons)
@@ -215,15 +316,24 @@ class Orders:
         done = [
             each
             for each in self._journal.of(order.verb, order.arguments)
-            if each.outcome is TxOutcome.SUCCEEDED and each.at >= since
+            if each.outcome is TxOutcome.SUCCEEDED and each.ended_at >= since
         ]
         return [f"{each.tx_hash} did just that on {instant(each.at)} and is final" for each in done[-1:]]
 
-    async def _strangers(self) -> list[str]:
+    def _adrift(self, order: Order, nonces: Nonces) -> list[str]:
+        """Of those that are not sent again, one that could count beside the one to come if it is of this chain."""
+        free = self._outgoing.free_nonce(nonces)
+        found = [
+            each
+            for each in self._journal.of(order.verb, order.arguments)
+            if each.adrift and each.outcome is None and each.nonce >= nonces.latest and each.nonce != free
+        ]
+        return [f"{each.tx_hash} was signed for just that and may be of this chain" for each in found[-1:]]
+
+    def _strangers(self, nonces: Nonces) -> list[str]:
         """What waits in pools and was not sent from here: it may be the very same, sent from another machine."""
-        nonces = await self._wallet.nonces()
         known = {each.nonce for each in self._journal.unfinished()}
-        strange = [nonce for nonce in range(nonces.latest, nonces.pending) if nonce not in known]
+        strange = _unknown(nonces, known)
         if not strange:
             return []
         some = f"{len(strange)} transactions" if len(strange) > 1 else "a transaction"
@@ -274,3 +384,9 @@ class Orders:
         """Not of a nonce that is used, which it may have used itself; nor if some of the nodes may have it."""
         if not (isinstance(error, NotTakenError) and (error.why is Refusal.NONCE_USED or not error.certain)):
             self._journal.refused(entry.tx_hash, str(error)[:300])
+
+
+def _unknown(nonces: Nonces, known: set[int]) -> Sequence[int]:
+    """What waits in pools and is not known; no more of it than is needed to see that there is too much."""
+    until = min(nonces.pending, nonces.latest + len(known) + MOST_STRANGERS + 1)
+    return [nonce for nonce in range(nonces.latest, until) if nonce not in known]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
@@ -101,8 +101,13 @@ class Session(Generic[W]):
 
     async def final(self, what: str, sent: Entry, *, wait: bool) -> TxReceipt | None:
         """Wait until the chain promises to keep it; None without waiting. The next command may send from now on."""
+        from fedgpu_operator.cli.journal import Mark
+
         self.lock.release()
         if not wait:
+            with suppress(ChainError):
+                if (receipt := await self.wallet.receipt(sent.tx_hash)) is not None:
+                    self.journal.seen(sent.tx_hash, Mark(receipt.block_number, receipt.block_hash))
             say(f"{what}: {sent.tx_hash} is sent and not waited for; it counts when its block is final")
             return None
         return await self._waited(what, sent, None)
@@ -110,6 +115,18 @@ class Session(Generic[W]):
     async def mined(self, what: str, sent: Entry) -> TxReceipt:
         """As `final`, and content with any block: for a step that only another step of ours builds on."""
         return await self._waited(what, sent, 1)
+
+    def _watching(self, what: str, sent: Entry) -> Callable[[Waiting], None]:
+        from fedgpu_operator.cli.journal import Mark
+
+        tell = telling(what)
+
+        def watch(seen: Waiting) -> None:
+            if seen.block is not None and seen.block_hash:
+                self.journal.seen(sent.tx_hash, Mark(seen.block, seen.block_hash))
+            tell(seen)
+
+        return watch
 
     async def _waited(self, what: str, sent: Entry, confirmations: int | None) -> TxReceipt:
         from fedgpu_operator.cli.journal import TxOutcome
@@ -119,7 +136,7 @@ class Session(Generic[W]):
             receipt = await self.wallet.wait(
                 sent.tx_hash,
                 confirmations=confirmations,
-                progress=telling(what),
+                progress=self._watching(what, sent),
                 poll=POLL_S,
                 patience=PATIENCE_S,
                 signed=sent.signed,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.adapters.chain import EscrowClient, calls
+from fedgpu_operator.adapters.chain import EscrowClient, TenantWallet, calls
 from fedgpu_operator.domain.settlement import ZERO_HASH
 from fedgpu_operator.domain.transactions import FeeView
 from fedgpu_operator.errors import (
@@ -89,6 +89,21 @@ async def test_gas_and_tip_are_not_set_by_one_that_exaggerates(world: Any) -> No
     three[1].lies = {"eth_estimateGas": lambda gas: "0x1", "eth_maxPriorityFeePerGas": lambda tip: "0x0"}
     assert await settler.simulate(call) == await honest.simulate(call)
     assert await settler.suggest_fees() == await honest.suggest_fees()
+
+
+async def test_a_nonce_is_taken_by_what_a_quorum_has_in_its_pools(world: Any) -> None:
+    three = await world.endpoints(3)
+    tenant = TenantWallet([each.url for each in three], world.chain.accounts[5].private_key)
+    await world.stack.enter_async_context(tenant)
+    there = (await tenant.nonces()).pending
+
+    three[1].lies = {"eth_getTransactionCount": lambda nonce: hex(there + 1000)}
+    assert (await tenant.nonces()).pending == there
+    three[1].lies = {}
+    await tenant.mint(world.deployment.token, 1)
+    assert (await tenant.nonces()).pending == there + 1
+    three[1].lies = {"eth_getTransactionCount": lambda nonce: hex(there)}
+    assert (await tenant.nonces()).pending == there + 1, "what two of three know is taken"
 
 
 # Hardhat's eth_gasPrice is one of the next block, whose base fee is another.

@@ -10,7 +10,7 @@ import pytest
 
 from fedgpu_operator.adapters.chain import Patience, ProviderWallet, TenantWallet, Transfer, Waiting, patience, wallet
 from fedgpu_operator.domain.settlement import SignedTx
-from fedgpu_operator.domain.transactions import Call
+from fedgpu_operator.domain.transactions import Call, Nonces
 from fedgpu_operator.errors import ChainError, ChainMismatchError, PendingError, ReplacedError, RevertedError
 
 CHALLENGE = 3600
@@ -144,10 +144,11 @@ class Kept:
         self.sent: list[str] = []
         self._world = world
 
-    def least_nonce(self) -> int:
-        return 0
+    def next_nonce(self, nonces: Nonces, source: str) -> int:
+        return nonces.pending
 
-    async def keep(self, call: Call, signed: SignedTx) -> None:
+    async def keep(self, call: Call, signed: SignedTx, number: int, block_hash: str) -> None:
+        assert self._world.chain.rpc("eth_getBlockByNumber", hex(number), False)["hash"] == block_hash
         known = self._world.chain.rpc("eth_getTransactionByHash", signed.tx_hash)
         assert known is None, "it was sent before it was kept"
         self.signed.append(signed)

@@ -114,6 +114,21 @@ def test_a_deployment_that_ends_after_each_of_its_transactions_is_gone_on_with_a
     assert transactions(cli, deployer) == CONTRACTS
 
 
+def test_a_deployment_on_a_copy_of_the_chain_is_none_on_the_chain(
+    cli: Cli, roles: list[str], deployer: Account
+) -> None:
+    command = ("chain", "deploy", *roles, "--test-token", *cli.key(deployer), "-o", "yaml")
+    here = cli.chain.snapshot()
+    assert cli(*command, escrow=False).code == 0
+    cli.chain.revert(here)
+    assert transactions(cli, deployer) == 0
+    done = cli(*command, escrow=False)
+    assert done.code == 0, done.err
+    assert f"deploying to chain {cli.chain.chain_id}" in done.err, "it begins again and checks what it can pay"
+    assert done.err.count(": signed as 0x") == CONTRACTS, "nothing of the copy is sent here"
+    assert transactions(cli, deployer) == CONTRACTS
+
+
 def test_another_deployment_is_not_begun_beside_one_that_is_unfinished(
     cli: Cli, roles: list[str], deployer: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,7 +93,7 @@ def test_a_deposit_whose_reply_is_lost_for_good_is_found_by_repeating_it(
     assert (found.data["before"]["balance"], found.data["after"]["balance"]) == ("0.00", "10.00")
     assert cli(*deposit).code == 2
     assert balance(cli, tenant) == "10.00"
-    assert [line["type"] for line in record(tmp_path)] == ["signed", "ended"]
+    assert [line["type"] for line in record(tmp_path)] == ["signed", "seen", "ended"]
 
 
 def test_a_command_that_is_killed_before_it_sends_sends_the_same_bytes_when_repeated(
@@ -146,9 +146,14 @@ def test_an_authorization_that_somebody_else_sent_is_that_deposit(
     while int(str(cli.chain.rpc("eth_getTransactionCount", tenant.address, "finalized")), 16) < 2:
         cli.chain.mine()
     assert balance(cli, tenant) == "10.00"
-    repeated = cli(*deposit)
-    assert repeated.code == 2
-    assert "that deposit is made" in repeated.err
+    (path,) = (tmp_path / "state" / "fedgpu" / "transactions").glob("*.jsonl")
+    days_ago = signed["at"] - 3 * 86_400
+    path.write_text(path.read_text().replace(f'"at": {signed["at"]}', f'"at": {days_ago}'))
+    for _ in range(2):
+        repeated = cli(*deposit)
+        assert repeated.code == 2, "however long ago it was signed: nobody was told"
+        assert "that deposit is made" in repeated.err
+    assert record(tmp_path)[-1]["type"] == "used"
     assert cli(*deposit, "--again").data["after"]["balance"] == "20.00"
 
 
@@ -184,6 +189,15 @@ def test_a_transaction_that_another_machine_sent_is_not_paid_beside(
     assert refused.code == 2
     assert f"a transaction of {tenant.address} not sent from here (nonce 1)" in refused.err
     assert sent(cli, tenant) <= 2
+
+
+def test_what_is_not_waited_for_is_known_by_its_block_if_it_is_in_one(
+    cli: Cli, tenant: Account, tmp_path: Path
+) -> None:
+    assert cli("account", "deposit", "10", "--authorize", *cli.key(tenant), "--no-wait").code == 0
+    signed, seen = record(tmp_path)
+    assert (signed["type"], seen["type"], seen["hash"]) == ("signed", "seen", signed["hash"])
+    assert seen["mark"]["number"] > signed["mark"]["number"]
 
 
 def test_without_a_place_for_the_record_nothing_is_sent(

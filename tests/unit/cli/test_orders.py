@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +14,8 @@ from typing import Any, cast
 import pytest
 
 from fedgpu_operator.adapters.chain import Wallet
-from fedgpu_operator.cli.journal import Journal, Lock, TxOutcome
-from fedgpu_operator.cli.orders import AGAIN_WITHIN_S, RAISE_AFTER_S, Order, Orders, Outgoing
+from fedgpu_operator.cli.journal import AGAIN_WITHIN_S, Journal, Lock, TxOutcome
+from fedgpu_operator.cli.orders import RAISE_AFTER_S, Order, Orders, Outgoing
 from fedgpu_operator.domain.settlement import SignedTx, TxReceipt
 from fedgpu_operator.domain.transactions import Call, Nonces
 from fedgpu_operator.errors import (
@@ -42,11 +44,26 @@ class FakeChain:
     sent: list[str] = field(default_factory=list)
     dear: bool = False
     """Whether blocks ask more than transactions offer."""
+    refused: set[str] = field(default_factory=set)
+    """Hashes that alone are refused."""
+    said: int | None = None
+    """What an endpoint says instead of the nonce that comes after what waits."""
+    name: str = "main"
+    forked: int = 0
+    """The last block that this chain has from `main`."""
+    blind: bool = False
+    """Whether blocks cannot be read."""
 
     def mine(self, *, succeed: bool = True) -> None:
-        self.head += 1
-        self.mined |= {tx: (nonce, self.head, succeed) for tx, nonce in self.pool.items()}
-        self.pool.clear()
+        """As real chains do, nothing beyond a nonce that nobody has used."""
+        nonce, self.head = self.next_nonce(self.head), self.head + 1
+        while found := next((tx for tx, at in self.pool.items() if at == nonce), None):
+            self.mined[found] = (self.pool.pop(found), self.head, succeed)
+            nonce += 1
+        self.pool = {tx: at for tx, at in self.pool.items() if at > nonce}
+
+    def block_hash(self, number: int) -> str:
+        return f"{'main' if number <= self.forked else self.name}-{number}"
 
     def finalize(self) -> None:
         self.final = self.head
@@ -65,7 +82,10 @@ class FakeWallet:
 
     async def nonces(self) -> Nonces:
         latest = self.chain.next_nonce(self.chain.head)
-        pending = max([latest, *(nonce + 1 for nonce in self.chain.pool.values())])
+        pending = latest
+        while pending in self.chain.pool.values():
+            pending += 1
+        pending = pending if self.chain.said is None else self.chain.said
         return Nonces(self.chain.next_nonce(self.chain.final), latest, pending)
 
     async def finalized(self) -> int:
@@ -75,7 +95,12 @@ class FakeWallet:
         if tx_hash not in self.chain.mined:
             return None
         _, block, succeeded = self.chain.mined[tx_hash]
-        return TxReceipt(tx_hash, block, "0x", succeeded, 1)
+        return TxReceipt(tx_hash, block, self.chain.block_hash(block), succeeded, 1)
+
+    async def block_hash(self, number: int) -> str | None:
+        if self.chain.blind:
+            raise ChainUnreachableError("header not found")
+        return self.chain.block_hash(number) if number <= self.chain.head else None
 
     async def replaced(self, signed: SignedTx) -> bool:
         return (await self.nonces()).finalized > signed.nonce and signed.tx_hash not in self.chain.mined
@@ -84,6 +109,8 @@ class FakeWallet:
         self.chain.sent.append(signed.tx_hash)
         if self.chain.refusal is not None:
             raise self.chain.refusal
+        if signed.tx_hash in self.chain.refused:
+            raise NotTakenError("max fee per gas less than block base fee", Refusal.UNDERPRICED)
         self.chain.pool[signed.tx_hash] = signed.nonce
 
     async def deliver(self, signed: SignedTx) -> None:
@@ -100,16 +127,19 @@ class FakeWallet:
         if not self.chain.dear:
             return None
         more = SignedTx(signed.tx_hash + "ff", signed.raw, ME, signed.nonce)
-        await self.outbox.keep(Call(ME, "0x"), more)
+        await self._keep(Call(ME, "0x"), more)
         return more
 
     async def send(self, name: str) -> str:
-        nonce = max((await self.nonces()).pending, self.outbox.least_nonce())
+        nonce = self.outbox.next_nonce(await self.nonces(), "node.example")
         made = len(self.outbox.journal.entries)
         signed = SignedTx("0x" + f"{name}{made}".encode().hex(), name.encode(), ME, nonce)
-        await self.outbox.keep(Call(ME, "0x", what=name), signed)
+        await self._keep(Call(ME, "0x", what=name), signed)
         await self.deliver(signed)
         return signed.tx_hash
+
+    async def _keep(self, call: Call, signed: SignedTx) -> None:
+        await self.outbox.keep(call, signed, self.chain.head, self.chain.block_hash(self.chain.head))
 
 
 @dataclass
@@ -291,12 +321,204 @@ def test_of_what_sets_the_same_thing_only_the_newest_is_gone_on_with(machine: Ma
     assert machine.run(limit(50)) not in (high, low), "the first was undone by the second"
 
 
-def test_an_old_transaction_that_nobody_looked_at_since_is_no_answer_to_a_new_command(machine: Machine) -> None:
+def test_a_payment_that_turns_out_final_days_later_is_told_and_not_made_again(machine: Machine) -> None:
     first = machine.run(deposit())
+    machine.clock += 3 * DAY
+    machine.chain.mine()
+    machine.chain.finalize()
+    assert machine.run(deposit()) == first, "nobody was told before"
+    machine.clock += AGAIN_WITHIN_S - 1
+    with pytest.raises(ConfigurationError, match=f"{first} did just that"):
+        machine.run(deposit())
+    machine.clock += 2
+    assert machine.run(deposit()) != first
+
+
+def test_the_day_in_which_a_payment_is_asked_about_begins_when_the_record_learns_of_its_end(machine: Machine) -> None:
+    machine.run(deposit())
+    machine.clock += 3 * DAY
+    machine.chain.mine()
+    machine.chain.finalize()
+    machine.run(limit(1))
+    with pytest.raises(ConfigurationError, match="--again"):
+        machine.run(deposit())
+
+
+def test_what_moves_no_money_and_was_signed_long_ago_is_no_answer_to_a_new_command(machine: Machine) -> None:
+    first = machine.run(limit(5))
     machine.chain.mine()
     machine.chain.finalize()
     machine.clock += AGAIN_WITHIN_S + 1
-    assert machine.run(deposit()) != first
+    assert machine.run(limit(5)) != first
+
+
+def test_a_payment_refused_at_a_higher_nonce_is_not_signed_at_a_lower_one(machine: Machine) -> None:
+    low, high = machine.run(limit(5)), machine.run(deposit())
+    machine.chain.pool.clear()
+    machine.chain.refused = {low, high}
+    with pytest.raises(
+        PendingError, match=f"{high} may still count with its nonce 1, and nonce 0 .*`account limits set`"
+    ):
+        machine.run(deposit(), again=True)
+    machine.chain.pool = {machine.run(limit(5)): 0}
+    second = machine.run(deposit())
+    assert {each.nonce for each in machine.journal().entries.values() if each.verb == "account deposit"} == {1}
+    machine.chain.mine()
+    assert second in machine.chain.mined
+
+
+def test_what_was_refused_holds_up_nothing_behind_it(machine: Machine) -> None:
+    first, behind = machine.run(deposit()), machine.run(limit(5))
+    machine.chain.pool.clear()
+    machine.chain.refused = {first}
+    assert machine.run(limit(5)) == behind
+    assert machine.journal().entries[first].refused
+    machine.chain.refused.clear()
+    assert machine.run(limit(5)) == behind
+    assert machine.chain.pool == {first: 0, behind: 1}, "it is sent again, because its nonce is the next"
+    machine.chain.mine()
+    assert {first, behind} <= set(machine.chain.mined)
+
+
+def test_another_order_takes_the_nonce_that_was_refused_and_frees_what_waits_behind(machine: Machine) -> None:
+    first, behind = machine.run(deposit()), machine.run(limit(5))
+    machine.chain.pool = {behind: 1}
+    machine.chain.refused = {first}
+    other = machine.run(limit(6))
+    assert machine.chain.pool == {other: 0, behind: 1}
+    with pytest.raises(PendingError, match=f"{first} was refused, but its nonce 0 is in use"):
+        machine.run(deposit())
+    machine.chain.mine()
+    machine.chain.finalize()
+    assert machine.run(deposit()) != first, "it can never count now"
+
+
+def test_what_was_refused_and_has_nothing_behind_it_is_not_sent_for_another_order(machine: Machine) -> None:
+    first = machine.run(deposit())
+    machine.chain.pool.clear()
+    machine.chain.refused = {first}
+    machine.run(limit(5))
+    machine.chain.mine()
+    assert first not in machine.chain.mined
+
+
+def test_a_nonce_far_beyond_the_chain_is_not_believed_and_a_gap_is_filled(machine: Machine) -> None:
+    machine.chain.said = 1000
+    with pytest.raises(ChainUnreachableError, match=r"node\.example: 1000 transactions are said to wait, from nonce 0"):
+        machine.run(limit(5))
+    assert machine.chain.sent == []
+    machine.chain.said = 1
+    lonely = machine.run(limit(5))
+    machine.chain.said = None
+    other = machine.run(limit(6))
+    assert (machine.chain.pool[lonely], machine.chain.pool[other]) == (1, 0)
+
+
+def test_a_rehearsal_on_a_copy_of_the_chain_is_not_sent_to_the_chain(machine: Machine) -> None:
+    machine.chain = FakeChain(name="copy", forked=1, head=3)
+    rehearsed = machine.run(deposit())
+    machine.chain = FakeChain(head=2)
+    machine.run(limit(5))
+    machine.chain.head = 9
+    machine.run(limit(6))
+    assert rehearsed not in machine.chain.sent
+    assert any(f"{rehearsed} of nonce 0 is not sent again" in line for line in machine.said)
+    assert sorted(machine.chain.pool.values()) == [0, 1], "it holds no nonce here"
+    machine.chain.mine()
+    machine.run(deposit())
+    assert sorted(machine.chain.pool.values()) == [2], "and is no answer to a deposit here"
+
+
+def test_the_first_rehearsal_on_a_copy_is_known_by_the_block_it_was_seen_in(machine: Machine) -> None:
+    machine.chain = FakeChain(name="copy", forked=1)
+    rehearsed = machine.run(deposit())
+    machine.chain.mine()
+    assert machine.run(deposit()) == rehearsed
+    machine.chain = FakeChain(head=9)
+    machine.run(limit(5))
+    assert rehearsed not in machine.chain.sent
+
+
+def test_a_rehearsed_payment_that_could_count_beside_another_is_asked_about(machine: Machine) -> None:
+    machine.chain = FakeChain(name="copy", forked=1, head=3)
+    machine.run(limit(5))
+    rehearsed = machine.run(deposit())
+    machine.chain = FakeChain(head=9)
+    with pytest.raises(
+        ConfigurationError, match=f"{rehearsed} was signed for just that and may be of this chain.*--again"
+    ):
+        machine.run(deposit())
+    machine.run(deposit(), again=True)
+    assert set(machine.chain.pool.values()) == {0}
+
+
+@pytest.mark.parametrize("genesis", ["0x01", ""])
+def test_where_blocks_cannot_be_read_nothing_of_before_is_sent(machine: Machine, genesis: str) -> None:
+    first = machine.run(deposit())
+    machine.chain.pool.clear()
+    machine.genesis, machine.chain.blind = genesis, True
+    machine.run(limit(5))
+    assert machine.chain.sent.count(first) == 1
+    assert any("block 1 cannot be read" in line for line in machine.said)
+    machine.chain.blind = False
+    machine.chain.pool.clear()
+    machine.run(limit(5))
+    assert machine.chain.sent.count(first) == 2
+
+
+def test_with_the_first_block_unknown_lines_of_other_chains_are_not_sent(machine: Machine) -> None:
+    first = machine.run(deposit())
+    machine.genesis, machine.chain = "", FakeChain(name="another")
+    machine.run(limit(5))
+    assert first not in machine.chain.sent
+
+
+@pytest.mark.parametrize("room", [0, 1, 150])
+def test_a_disk_that_takes_only_the_beginning_of_a_line_stops_the_command_before_it_sends(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    first = machine.run(limit(5))
+    path, write, left = machine.journal().path, os.write, [room]
+    before = path.read_bytes()
+
+    def short(file: int, data: bytes) -> int:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = write(file, data[: left[0]])
+        left[0] -= taken
+        return taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", short)
+        with pytest.raises(ConfigurationError, match=f"{path} cannot be kept .No space left.*, so nothing is sent"):
+            machine.run(deposit())
+    assert set(machine.chain.sent) == {first}
+    assert path.read_bytes() == before, "half a line is taken back"
+
+
+def test_a_line_that_is_written_in_pieces_is_whole(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: write(file, data[:7]))
+        first = machine.run(deposit())
+    assert list(machine.journal().entries) == [first]
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"type": "sig\x01ed"}', b"\xff\xfe", b"[1]", b'"a"', b"null", b"{}", b'{"type": "later"}']
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_a_line_that_cannot_be_read_stops_every_command(machine: Machine, line: bytes, last: bool) -> None:
+    machine.run(deposit())
+    machine.run(limit(5))
+    path, sent = machine.journal().path, list(machine.chain.sent)
+    one, two = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([one, two, line] if last else [one, line, two]) + b"\n")
+    with pytest.raises(
+        ConfigurationError, match=rf"line {3 if last else 2} of the record of transactions {path} cannot"
+    ):
+        machine.run(deposit())
+    assert machine.chain.sent == sent
 
 
 def test_what_is_used_up_in_its_block_is_sent_anew(machine: Machine) -> None:
@@ -334,6 +556,15 @@ def test_a_line_that_a_crash_cut_off_was_never_sent_and_spoils_no_other(machine:
     other = machine.run(limit(5))
     assert list(machine.journal().entries) == [first, other]
     assert json.loads(path.read_text().splitlines()[0])["raw"] == "0x" + b"deposit".hex()
+
+
+def test_a_last_line_without_its_line_feed_is_kept_if_it_is_whole(machine: Machine) -> None:
+    first = machine.run(deposit())
+    path = machine.journal().path
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert machine.run(deposit()) == first
+    other = machine.run(limit(5))
+    assert list(machine.journal().entries) == [first, other]
 
 
 def test_only_one_holds_the_lock_and_who_ends_gives_it_back(machine: Machine) -> None:

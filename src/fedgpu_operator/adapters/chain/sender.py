@@ -102,17 +102,15 @@ class Sender:
             await self._rpc.w3.eth.send_raw_transaction(signed.raw)
         return signed.tx_hash
 
-    async def prepare(self, call: Call, least_nonce: int = 0) -> SignedTx:
-        """Simulate and sign for the next nonce pending, or for `least_nonce` if that is higher; sends nothing.
+    async def prepare(self, call: Call, nonce: int | None = None) -> SignedTx:
+        """Simulate and sign for that nonce, by default the next one with what waits in pools counted; sends nothing.
 
-        The fees are what the chain asks now. The next must be prepared after this one was sent, or with the nonce
-        after it as `least_nonce`.
+        The fees are what the chain asks now. By default the next must be prepared after this one was sent.
         """
-        gas, view, nonce = await asyncio.gather(
-            self.simulate(call), fees_asked(self._rpc), next_nonce(self._rpc, self.address)
-        )
+        gas, view = await asyncio.gather(self.simulate(call), fees_asked(self._rpc))
+        at = nonce if nonce is not None else await next_nonce(self._rpc, self.address)
         fees = Fees(max_fee=BASE_FEE_ROOM * view.base_fee + view.tip, tip=view.tip)
-        return await self.sign(replace(call, gas=gas), max(nonce, least_nonce), fees)
+        return await self.sign(replace(call, gas=gas), at, fees)
 
     async def send(self, call: Call) -> str:
         """Prepare and broadcast; concurrent calls take their turn. Returns the transaction hash at once."""

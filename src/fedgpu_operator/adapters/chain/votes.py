@@ -186,14 +186,15 @@ def choice(method: str, params: Sequence[object], quorum: int) -> Callable[[Sequ
     """Which of several sorted figures to take, by method; None where all must be equal.
 
     Gas: the lowest that covers what a quorum asks, so that one that exaggerates cannot raise it. A tip: the lower
-    median. A nonce with what waits in pools: the highest, because a nonce that any endpoint knows to be taken is.
+    median. A nonce with what waits in pools: the highest that a quorum has reached, so that one that exaggerates cannot
+    make a sender leave a gap; what one pool alone knows is met at the same nonce, where at most one counts.
     """
     if method == "eth_estimateGas":
         return lambda figures: figures[quorum - 1]
     if method in {TIP, "eth_gasPrice"}:
         return median_low
     if method == "eth_getTransactionCount" and len(params) > 1 and params[1] == "pending":
-        return max
+        return lambda figures: figures[-quorum]
     return None
 
 

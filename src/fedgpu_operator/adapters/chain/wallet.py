@@ -61,6 +61,7 @@ class Waiting:
     block: int | None
     head: int
     needed: int | None
+    block_hash: str = ""
 
     @property
     def done(self) -> bool:
@@ -71,12 +72,15 @@ class Waiting:
 class Outbox(Protocol):
     """Remembers what a wallet signed, so that a process that ends in between does not send it twice."""
 
-    def least_nonce(self) -> int:
-        """The nonce after those that are kept and not final; endpoints may not know of them."""
+    def next_nonce(self, nonces: Nonces, source: str) -> int:
+        """The nonce to sign with, `source` being who told the nonces; a ChainError, and nothing is signed, without."""
         ...
 
-    async def keep(self, call: Call, signed: SignedTx) -> None:
-        """Write down signed bytes; called before they are sent, and nothing is sent unless it returns."""
+    async def keep(self, call: Call, signed: SignedTx, number: int, block_hash: str) -> None:
+        """Write down signed bytes, and a newest block of their chain, by which it is known again.
+
+        Called before they are sent, and nothing is sent unless it returns.
+        """
         ...
 
     def taken(self, signed: SignedTx) -> None:
@@ -190,6 +194,15 @@ class Wallet:
                 gas_price=raw.get("effectiveGasPrice", 0),
             )
 
+    async def block_hash(self, number: int) -> str | None:
+        """The hash of the block of that number; None where the chain is not that long, looked at for a while."""
+        for pause in (0.0, POLL_S, 2 * POLL_S):
+            # Nodes behind one address lag by some blocks.
+            await asyncio.sleep(pause)
+            if (await block_at(self._rpc, "latest")).number >= number:
+                return (await block_at(self._rpc, number)).hash
+        return None
+
     async def finalized(self) -> int:
         """The number of the newest final block."""
         return (await block_at(self._rpc, "finalized")).number
@@ -282,7 +295,7 @@ class Wallet:
             return None
         again = await self._sender.sign(call, signed.nonce, more)
         if self._outbox is not None:
-            await self._outbox.keep(call, again)
+            await self._keep(self._outbox, call, again)
         return again
 
     async def wait(
@@ -349,7 +362,7 @@ class Wallet:
         if receipt is None:
             return Waiting(tx_hash, None, head, None), None
         needed = receipt.block_number + (0 if confirmations is None else confirmations - 1)
-        return Waiting(tx_hash, receipt.block_number, head, needed), receipt
+        return Waiting(tx_hash, receipt.block_number, head, needed, receipt.block_hash), receipt
 
     def _succeeded(self, receipt: TxReceipt) -> TxReceipt:
         if not receipt.succeeded:
@@ -370,9 +383,14 @@ class Wallet:
         """The call signed and kept, not sent."""
         if self._outbox is None:
             return await self._sender.prepare(call)
-        signed = await self._sender.prepare(call, self._outbox.least_nonce())
-        await self._outbox.keep(call, signed)
+        nonce = self._outbox.next_nonce(await self.nonces(), repr(self._rpc))
+        signed = await self._sender.prepare(call, nonce)
+        await self._keep(self._outbox, call, signed)
         return signed
+
+    async def _keep(self, outbox: Outbox, call: Call, signed: SignedTx) -> None:
+        head = await block_at(self._rpc, "latest")
+        await outbox.keep(call, signed, head.number, head.hash)
 
     async def _figure(self, to: str, function: str, *arguments: object, name: ContractName = "ComputeEscrow") -> int:
         """A whole number that a getter returns at the newest block."""
