@@ -15,6 +15,7 @@ from fedgpu_operator.domain.transactions import Call
 from fedgpu_operator.errors import (
     ChainError,
     ChainMismatchError,
+    ChainUnreachableError,
     InvalidResourceError,
     KubeError,
     NotTakenError,
@@ -111,11 +112,12 @@ class SettlementLoop:
         return self._pruned
 
     async def pass_once(self) -> float | None:
-        """Take what is on its way one step further, or begin the next; then publish what changed."""
+        """Show what ended, take what is on its way one step further, or begin the next."""
         self._found = None
         known = await self._ledger.epochs(limit=LOOKED_AT)
         self._plans = {hash_: plan for hash_, plan in self._plans.items() if hash_ in _hashes(known)}
         self._refused = {number: self._refused[number] for number in _numbers(known) & self._refused.keys()}
+        await self._show_ended(known)
         live = [epoch for epoch in reversed(known) if epoch.stage in protocol.LIVE]
         await self._drive_errand(live)
         for epoch in live:
@@ -125,10 +127,20 @@ class SettlementLoop:
             await self._idle()
         else:
             await self._give_way(intent)
-        for epoch in known:
-            if epoch.stage not in protocol.LIVE and epoch.number not in self._closed and await self._publish(epoch):
-                self._closed.add(epoch.number)
         return self._poll
+
+    async def _show_ended(self, known: Iterable[Epoch]) -> None:
+        """Publish what ended in an earlier pass, first of all: a chain that fails each pass must not put it off."""
+        for epoch in known:
+            if epoch.stage in protocol.LIVE or epoch.number in self._closed:
+                continue
+            try:
+                shown = await self._publish(epoch)
+            except ChainUnreachableError as error:
+                log.info("epoch %d is shown later: %s", epoch.number, error)
+                return
+            if shown:
+                self._closed.add(epoch.number)
 
     async def _idle(self) -> None:
         """No transaction is on its way: first what a dispute needs in time, then the next epoch, then what can wait."""
