@@ -120,15 +120,19 @@ class SettlementLoop:
         await self._drive_errand(live)
         for epoch in live:
             await self._advance(epoch)
-        intent = await self._sender.open_intent()
-        if intent is None:
-            await self._idle()
-        else:
-            await self._give_way(intent)
+        trouble: ChainError | None = None
+        try:
+            intent = await self._sender.open_intent()
+            await (self._idle() if intent is None else self._give_way(intent))
+        except ChainError as error:
+            # What is over is shown all the same: a chain that fails at the same request every pass hides nothing.
+            trouble = error
         for epoch in known:
             if epoch.stage not in protocol.LIVE and epoch.number not in self._closed:
                 await self._publish(epoch)
                 self._closed.add(epoch.number)
+        if trouble is not None:
+            raise trouble
         return self._poll
 
     async def _idle(self) -> None:
