@@ -597,3 +597,19 @@ async def test_state_that_one_dispute_needs_is_an_obstacle_until_it_was_read(
     bank.world.clock.forward(60)
     await keeper.errands(ROOM)
     assert keeper.pruned == ""
+
+
+async def test_what_is_over_is_shown_though_the_rest_of_every_pass_fails(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bank.to_the_end()
+    del bank.world.kube.objects["settlementepochs", "", "epoch-1"]
+
+    async def silent(*_: object) -> int:
+        raise ChainUnreachableError("over rate limit")
+
+    loop = bank.loop()
+    monkeypatch.setattr(loop, "_idle", silent)
+    with pytest.raises(ChainUnreachableError):
+        await bank.step(loop=loop)
+    assert bank.says("Paid") == ("True", "Paid")
