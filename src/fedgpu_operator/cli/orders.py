@@ -364,6 +364,9 @@ class Orders:
     def _explained(self, error: NotTakenError, kept: Entry | None) -> ChainError:
         """The node's words, and what to do about them."""
         me = self._wallet.address
+        if REPEAT in str(error) or "repeat the command" in str(error):
+            # An order within an order has explained it.
+            return error
         if error.why is Refusal.POOR:
             much = f"up to {self._wallet.most_it_costs(kept.signed) / 10**18:.6f} " if kept is not None else ""
             coins = f"{much}coins of chain {self._journal.chain_id}"
