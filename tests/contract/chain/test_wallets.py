@@ -168,6 +168,7 @@ async def patient(world: Any, endpoint: Any, said: list[str], outbox: Kept | Non
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(patience, "QUIET_S", 0.0)
 
 
 async def until(condition: Callable[[], bool]) -> None:

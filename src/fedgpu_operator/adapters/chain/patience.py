@@ -19,6 +19,8 @@ SENDING_S: Final = 1800.0
 """How long signed bytes are sent again while nobody knows whether they arrived: as long as finality may take."""
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 15.0
+QUIET_S: Final = 2.0
+"""How long a silence may last before it is reported: of a busy gateway most are over at the next try."""
 REPEATED_S: Final = 30.0
 """How often the same silence is reported."""
 SEND: Final = "eth_sendRawTransaction"
@@ -100,8 +102,7 @@ class PatientEndpoint(Endpoint):
         """Whether to ask once more; says so now and then."""
         now = asyncio.get_running_loop().time()
         if self._silent_since is None:
-            self._silent_since, self._reported_at = now, now
-            self._patience.tell(f"{self.host} {why}; trying again")
+            self._silent_since, self._reported_at = now, now + QUIET_S - REPEATED_S
         elif now - self._silent_since > self._patience.reading:
             return False
         elif now - self._reported_at > REPEATED_S:
