@@ -2,9 +2,9 @@
 
 An intent is one thing that shall happen once. It has one nonce and as many signed versions as it took: with another
 fee, or with a smaller call if no node will ever take the larger one; of versions of one nonce the chain takes at most
-one. The nonce is the next one in the finalized chain, so an intent
-begins only when everything before it is beyond doubt, and no gap can open. What became of it is read from the chain:
-first the finalized nonce, then the receipts, so that "used, and not by us" cannot be said too early.
+one. The nonce is the next one in the finalized chain, so an intent begins only when everything before it is beyond
+doubt, and no gap can open. What became of it is read from the chain: first the finalized nonce, then the receipts, so
+that "used, and not by us" cannot be said too early.
 """
 
 from __future__ import annotations
