@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,12 +28,16 @@ from fedgpu_operator.lab.audit import Audit, audit
 from fedgpu_operator.lab.chain import FINALITY, Account, Chain
 from fedgpu_operator.lab.chains import make_chain
 from fedgpu_operator.lab.cluster import Cluster
+from fedgpu_operator.lab.faultychain import FrontDoor
+from fedgpu_operator.lab.gateway import Gateway
 from fedgpu_operator.lab.process import Watchdog, end
 
 CHALLENGE = 600
 PERIODS = Periods(challenge=CHALLENGE, ruling=CHALLENGE, exit_after=CHALLENGE, longest_epoch=CHALLENGE)
 DEPOSIT = 50_000_000
 PATIENCE_S = 90.0
+BUSY_EVERY = 41
+"""Of so many requests a gateway turns one away. A pass is some dozens of them, and one that fails ends it."""
 EPOCHS = "/apis/fedgpu.dev/v1alpha1/settlementepochs"
 FIRST_USAGE = ((0, "p"), (0, "q"), (1, "p"), (2, "q"), (0, "p"))
 """Whose attempts are billed at first: (tenant, provider)."""
@@ -180,6 +184,21 @@ def open_range(
         end(chain.children)
         chain.close()
         watchdog.close()
+
+
+@contextmanager
+def behind_a_gateway(field: Range) -> Iterator[Gateway]:
+    """Let the settler reach its chain through a public gateway's habits alone; everybody else is at the node."""
+    gateway = Gateway(field.chain.rpc_url)
+    gateway.as_public_ones()
+    gateway.busy_every = BUSY_EVERY
+    door = FrontDoor(gateway)
+    door.open()
+    field.site = replace(field.site, rpc_urls=(door.url,))
+    try:
+        yield gateway
+    finally:
+        door.close()
 
 
 def prepare_hub(hub: Cluster) -> None:

@@ -17,13 +17,14 @@ from random import Random
 
 from benchmarks.machine import machine
 from tests.chaos.campaign import Campaign
-from tests.chaos.field import Bill, Range, open_range, prepare_hub
+from tests.chaos.field import Bill, Range, behind_a_gateway, open_range, prepare_hub
 
 from fedgpu_operator.lab.audit import audit
 from fedgpu_operator.lab.world import Lab, MemberSpec
 
 TENANTS = 4
 RESULTS = Path("benchmarks/results/chaos-settlement.json")
+BEHIND_A_GATEWAY = Path("benchmarks/results/chaos-gateway.json")
 
 
 def main() -> int:
@@ -31,14 +32,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="how many campaigns")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the figures go")
+    parser.add_argument("--gateway", action="store_true", help="put a gateway between the settlers and their chains")
+    parser.add_argument("--out", type=Path, help="where the figures go")
     parser.add_argument("--folder", type=Path, help="a new folder for chains, ledgers and the settlers' logs, kept")
     asked = parser.parse_args()
     begin, where = time.monotonic(), machine()
     queue: SimpleQueue[int] = SimpleQueue()
     for seed in range(asked.first, asked.first + asked.seeds):
         queue.put(seed)
-    with open_ranges(asked.folder) as ranges, ThreadPoolExecutor() as pool:
+    with open_ranges(asked.folder, gateway=asked.gateway) as ranges, ThreadPoolExecutor() as pool:
         rows = [row for part in pool.map(lambda each: list(work(each, queue)), ranges) for row in part]
     total: Counter[str] = Counter()
     for row in rows:
@@ -52,13 +54,13 @@ def main() -> int:
         "failed": failed,
         "seeds": sorted(rows, key=lambda row: int(str(row["seed"]))),
     }
-    asked.out.write_text(json.dumps(figures, indent=2) + "\n")
+    (asked.out or (BEHIND_A_GATEWAY if asked.gateway else RESULTS)).write_text(json.dumps(figures, indent=2) + "\n")
     sys.stdout.write(json.dumps({key: figures[key] for key in ("seconds", "campaigns", "total", "failed")}) + "\n")
     return 1 if failed else 0
 
 
 @contextmanager
-def open_ranges(kept: Path | None) -> Iterator[Sequence[Range]]:
+def open_ranges(kept: Path | None, *, gateway: bool) -> Iterator[Sequence[Range]]:
     """Two ranges, each with a hub and a chain of its own, and nothing billed yet."""
     with (
         nullcontext(kept) if kept else tempfile.TemporaryDirectory(prefix="fedgpu-chaos-") as folder,
@@ -69,7 +71,12 @@ def open_ranges(kept: Path | None) -> Iterator[Sequence[Range]]:
         hubs = lab.hub, lab.members["other"]
         for hub in hubs:
             prepare_hub(hub)
-        yield [stack.enter_context(open_range(hub, Path(folder) / hub.name, tenants=TENANTS, usage=())) for hub in hubs]
+        made = [
+            stack.enter_context(open_range(hub, Path(folder) / hub.name, tenants=TENANTS, usage=())) for hub in hubs
+        ]
+        for each in made if gateway else ():
+            stack.enter_context(behind_a_gateway(each))
+        yield made
 
 
 def work(field: Range, queue: SimpleQueue[int]) -> Iterator[dict[str, object]]:

@@ -13,7 +13,7 @@ import typer
 from fedgpu_operator.cli import wallets
 from fedgpu_operator.cli.chain_terms import PeriodOptions, RoleOptions, periods_of, roles_of
 from fedgpu_operator.cli.common import Output, OutputOption, plain_table, print_data
-from fedgpu_operator.cli.journal import Entry, Journal, TxOutcome, canonical
+from fedgpu_operator.cli.journal import Entry, Journal, Mark, TxOutcome, canonical
 from fedgpu_operator.cli.options import ChainIDOption, KeyOptions, RpcCAOption, RpcOption
 from fedgpu_operator.cli.orders import Order, Orders, Outgoing
 from fedgpu_operator.cli.wallets import first_block, instant, lasting, patience, say
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.artifacts import ContractName
-    from fedgpu_operator.domain.settlement import Deployment, SignedTx
+    from fedgpu_operator.domain.settlement import Deployment, SignedTx, TxReceipt
     from fedgpu_operator.domain.transactions import Call, Nonces
 
 VERB: Final = "chain deploy"
@@ -153,6 +153,9 @@ class Makes(Outgoing):
     async def keep(self, call: Call, signed: SignedTx, number: int, block_hash: str) -> None:
         with self.doing(self._next):
             await super().keep(call, signed, number, block_hash)
+
+    def seen(self, receipt: TxReceipt) -> None:
+        self.journal.seen(receipt.tx_hash, Mark(receipt.block_number, receipt.block_hash))
 
     def so_far(self) -> list[Entry]:
         """What counts of this deployment, or may yet, in order."""

@@ -19,7 +19,7 @@ from fedgpu_operator.adapters.chain.rpc import Addresses
 from fedgpu_operator.adapters.chain.signers import Signer
 from fedgpu_operator.adapters.chain.wallet import Outbox, Wallet
 from fedgpu_operator.artifacts import ContractName, load
-from fedgpu_operator.domain.settlement import Deployment, SignedTx
+from fedgpu_operator.domain.settlement import Deployment, SignedTx, TxReceipt
 from fedgpu_operator.domain.transactions import Call
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
 
@@ -75,6 +75,10 @@ class Making(Outbox, Protocol):
 
     def earlier(self, step: ContractName, data: str) -> SignedTx | None:
         """What was signed before for just that contract of this deployment; what `keep` gets next belongs to it."""
+        ...
+
+    def seen(self, receipt: TxReceipt) -> None:
+        """A creation is in a block: by that block its chain is known from a copy."""
         ...
 
 
@@ -155,7 +159,9 @@ class Deployer(Wallet):
         if await self.receipt(signed.tx_hash) is None:
             self._say(f"sending {name}, which will be at {address}")
             await self.deliver(signed)
-        await self.wait(signed.tx_hash, confirmations=1, patience=PATIENCE_S, poll=self._poll, signed=signed)
+        mined = await self.wait(signed.tx_hash, confirmations=1, patience=PATIENCE_S, poll=self._poll, signed=signed)
+        if self._making is not None:
+            self._making.seen(mined)
         code = await self._code(address)
         if not load(name).is_deployed_as(code):
             raise ChainMismatchError(f"{address} should hold {name}, and holds {len(code)} bytes of other code")
