@@ -219,16 +219,9 @@ async def test_a_lost_claim_is_sent_again_and_a_refused_one_is_made_anew(bank: B
     assert bank.paid == 1_250_000
 
 
-@pytest.mark.parametrize(
-    "method", ["store_epoch", "open_intent", "store_tx", "mark_tx", "close_intent", "mark_epoch", "post"]
-)
-@pytest.mark.parametrize("after", [False, True])
-async def test_a_crash_around_any_write_of_the_ledger_pays_once(
-    bank: Bank, monkeypatch: pytest.MonkeyPatch, method: str, after: bool
-) -> None:
-    """The process dies right before or after each kind of write, again and again; no money moves twice."""
-    real = getattr(bank.ledger, method)
-    deaths = [0]
+async def live_and_die(bank: Bank, monkeypatch: pytest.MonkeyPatch, method: str, *, after: bool, passes: int) -> None:
+    """So many passes, in which every other write of that kind ends the process, before or after it; it must happen."""
+    real, deaths = getattr(bank.ledger, method), [0]
 
     async def dying(*args: object, **kwargs: object) -> object:
         deaths[0] += 1
@@ -239,7 +232,7 @@ async def test_a_crash_around_any_write_of_the_ledger_pays_once(
         return await real(*args, **kwargs)
 
     monkeypatch.setattr(bank.ledger, method, dying)
-    for round_ in range(24):
+    for round_ in range(passes):
         try:
             await bank.step()
         except Crash:
@@ -248,6 +241,17 @@ async def test_a_crash_around_any_write_of_the_ledger_pays_once(
         if round_ == 12:
             bank.escrow.jump(WINDOW)
     assert deaths[0]
+
+
+@pytest.mark.parametrize(
+    "method", ["store_epoch", "open_intent", "store_tx", "mark_tx", "close_intent", "mark_epoch", "post"]
+)
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_crash_around_any_write_of_the_ledger_pays_once(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, method: str, after: bool
+) -> None:
+    """The process dies right before or after each kind of write, again and again; no money moves twice."""
+    await live_and_die(bank, monkeypatch, method, after=after, passes=24)
     assert (await bank.stages())[-1] == "Paid"
     assert bank.paid == 1_250_000
     assert bank.escrow.latest.accounts[TENANT].balance == 98_750_000
@@ -431,26 +435,7 @@ async def test_a_crash_around_any_write_that_makes_a_claim_smaller_pays_once(
     bank = Bank(world)
     await crowd(bank, 1, 8)
     bank.escrow.line_gas, bank.escrow.most_gas = 500_000, 3_000_000
-    real, deaths = getattr(bank.ledger, method), [0]
-
-    async def dying(*args: object, **kwargs: object) -> object:
-        deaths[0] += 1
-        if deaths[0] % 2:
-            if after:
-                await real(*args, **kwargs)
-            raise Crash(method)
-        return await real(*args, **kwargs)
-
-    monkeypatch.setattr(bank.ledger, method, dying)
-    for round_ in range(40):
-        try:
-            await bank.step()
-        except Crash:
-            bank.escrow.mine()
-            bank.escrow.finalize()
-        if round_ == 12:
-            bank.escrow.jump(WINDOW)
-    assert deaths[0]
+    await live_and_die(bank, monkeypatch, method, after=after, passes=40)
     assert await bank.stages() == ["Paid"]
     assert sorted(bank.escrow.latest.paid.values()) == [1_250_000] * 8
     calls = [await bank.ledger.intent_calls(intent.id) for intent in await bank.ledger.intents()]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from web3.contract.async_contract import AsyncContract
 from web3.types import LogReceipt
@@ -19,6 +19,8 @@ from fedgpu_operator.domain.settlement import DisputeState, ExitState, Pair
 from fedgpu_operator.domain.transactions import PostedEpoch
 from fedgpu_operator.errors import StatePrunedError
 
+K = TypeVar("K", bound=tuple[Any, ...])
+V = TypeVar("V")
 Dispute = tuple[int, str, str]
 """(epoch, tenant, provider)."""
 Blocks = tuple[int, int]
@@ -70,20 +72,12 @@ class History:
     async def disputes(self) -> tuple[DisputeState, ...]:
         """The disputes open at the newest finalized block, oldest first."""
         async with self._lock:
-            at = await self._catch_up()
-            found = await asyncio.gather(*(self._reader.dispute(*key, at) for key in self._disputes))
-            still = {key: each for key, each in zip(self._disputes, found, strict=True) if each is not None}
-            self._disputes = {key: self._disputes[key] for key in still}
-        return tuple(still[key] for key in sorted(still, key=self._disputes.__getitem__))
+            return await _open(self._disputes, self._reader.dispute, await self._catch_up())
 
     async def exits(self) -> tuple[ExitState, ...]:
         """The exits open at the newest finalized block, oldest first."""
         async with self._lock:
-            at = await self._catch_up()
-            found = await asyncio.gather(*(self._reader.exit(*key, at) for key in self._exits))
-            still = {key: each for key, each in zip(self._exits, found, strict=True) if each is not None}
-            self._exits = {key: self._exits[key] for key in still}
-        return tuple(still[key] for key in sorted(still, key=self._exits.__getitem__))
+            return await _open(self._exits, self._reader.exit, await self._catch_up())
 
     async def _catch_up(self) -> int:
         """Read the log from where it was left up to the newest finalized block; its number."""
@@ -197,3 +191,13 @@ class History:
 
     def _topic(self, event: str) -> str:
         return str(self._contract.events[event]().topic)
+
+
+async def _open(known: dict[K, int], read: Callable[..., Awaitable[V | None]], at: int) -> tuple[V, ...]:
+    """What `read` still finds at that block of all that is known, oldest first; the rest is forgotten."""
+    keys = sorted(known, key=known.__getitem__)
+    found = dict(zip(keys, await asyncio.gather(*(read(*key, at) for key in keys)), strict=True))
+    for key, each in found.items():
+        if each is None:
+            del known[key]
+    return tuple(each for each in found.values() if each is not None)

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from fedgpu_operator.adapters.chain.endpoint import SILENCE, Endpoint, why_silent
 from fedgpu_operator.adapters.chain.votes import Answer, Vote
+from fedgpu_operator.adapters.chain.wordings import SEND
 from fedgpu_operator.errors import ChainUnreachableError
 
 T = TypeVar("T")
@@ -23,7 +24,6 @@ QUIET_S: Final = 2.0
 """How long a silence may last before it is reported: of a busy gateway most are over at the next try."""
 REPEATED_S: Final = 30.0
 """How often the same silence is reported."""
-SEND: Final = "eth_sendRawTransaction"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from statistics import median_low
 from typing import Final
 
 from fedgpu_operator.adapters.chain.answers import Fault
-from fedgpu_operator.adapters.chain.wordings import Meaning
+from fedgpu_operator.adapters.chain.wordings import ESTIMATE, LOGS, Meaning
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def fingerprint(method: str, answer: Answer) -> Hashable:
     if isinstance(result, Mapping) and method in COMPARED:
         logs = result.get("logs")
         return (_fields(result, COMPARED[method]), _logs(logs) if isinstance(logs, list) else None)
-    if isinstance(result, list) and method == "eth_getLogs":
+    if isinstance(result, list) and method == LOGS:
         return _logs(result)
     return _canonical(result)
 
@@ -189,7 +189,7 @@ def choice(method: str, params: Sequence[object], quorum: int) -> Callable[[Sequ
     median. A nonce with what waits in pools: the highest that a quorum has reached, so that one that exaggerates cannot
     make a sender leave a gap; what one pool alone knows is met at the same nonce, where at most one counts.
     """
-    if method == "eth_estimateGas":
+    if method == ESTIMATE:
         return lambda figures: figures[quorum - 1]
     if method in {TIP, "eth_gasPrice"}:
         return median_low
