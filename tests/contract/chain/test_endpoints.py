@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
 from fedgpu_operator.adapters.chain import EscrowClient, Roles, TenantWallet, calls, deploy
+from fedgpu_operator.adapters.chain.endpoint import Endpoint
 from fedgpu_operator.domain.settlement import ZERO_HASH
 from fedgpu_operator.errors import (
     ChainError,
@@ -210,6 +212,28 @@ async def test_not_now_is_unknown_in_the_providers_own_words(status: int, answer
         error = await ask(url)
     assert type(error) is ChainUnreachableError
     assert re.search(r"gives no answer now \((header|daily|transaction|Internal|has exceeded)", str(error))
+
+
+@pytest.mark.parametrize("busy", [plain(429, "slow"), rpc_error(-32005, "request rate limited")], ids=["429", "rate"])
+async def test_a_reading_that_is_turned_away_is_repeated_and_what_is_sent_is_not(busy: Answer) -> None:
+    asked: Counter[str] = Counter()
+
+    async def answer(request: dict[str, Any]) -> web.Response:
+        asked[request["method"]] += 1
+        # The first reading and one more are turned away, and whatever is sent.
+        if request["method"] == "eth_sendRawTransaction" or asked.total() % 4 == 1:
+            return await busy(request)
+        result = "0x1" if request["method"] == "eth_chainId" else "0x" + "00" * 31 + "2a"
+        return web.json_response({"jsonrpc": "2.0", "id": request["id"], "result": result})
+
+    async with endpoint(answer) as url:
+        asking = Endpoint(url, 5.0, 1)
+        for _ in range(4):
+            assert (await asking.vote("eth_getStorageAt", [ESCROW, "0x0", "latest"], 0)).answer is not None
+        assert (await asking.vote("eth_sendRawTransaction", ["0x00"], 0)).answer is None
+        await asking.aclose()
+    assert asked["eth_getStorageAt"] > 4
+    assert asked["eth_sendRawTransaction"] == 1
 
 
 @pytest.mark.parametrize(

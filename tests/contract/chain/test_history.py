@@ -11,6 +11,7 @@ from eth_utils.crypto import keccak
 from fedgpu_operator.adapters.chain import EscrowClient, LocalSigner, ProviderWallet, calls, history
 from fedgpu_operator.adapters.chain.calls import NOBODY
 from fedgpu_operator.adapters.chain.earnings import tenants_of
+from fedgpu_operator.adapters.chain.endpoint import TURNED_AWAY_S
 from fedgpu_operator.adapters.chain.rpc import Rpc
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
@@ -170,7 +171,9 @@ async def test_a_log_that_was_read_in_part_is_read_on_from_there(world: Any) -> 
     def gateway(params: list[Any]) -> dict[str, object] | None:
         asked.append(int(params[0]["fromBlock"], 16))
         limited = {"code": -32005, "message": "daily request count exceeded, request rate limited"}
-        return limited if len(asked) % 3 == 0 else too_many(10)(params)
+        # As often in a row as one reading is repeated, and once more.
+        turn = len(asked) % (5 + len(TURNED_AWAY_S) + 1)
+        return limited if turn >= 5 else too_many(10)(params)
 
     endpoint.errors["eth_getLogs"] = gateway
     client = await world.client(endpoint.url)

@@ -183,9 +183,9 @@ async def test_a_wallet_with_patience_reads_on_until_it_is_answered_and_says_wha
     tenant = await patient(world, endpoint, said)
     endpoint.refused |= {"eth_estimateGas", "eth_getTransactionCount"}
     minting = asyncio.create_task(tenant.mint(world.deployment.token, 1))
+    await until(lambda: any("HTTP 503" in line and "trying again" in line for line in said))
     await until(lambda: endpoint.calls["eth_estimateGas"] > 2)
     assert not minting.done()
-    assert any("HTTP 503" in line and "trying again" in line for line in said)
     assert len(said) < 4, "the same silence is not told at each try"
     endpoint.heal()
     assert (await world.mined(await minting)).succeeded

@@ -1,4 +1,4 @@
-"""One JSON-RPC endpoint over HTTP: what it says, or that it says nothing; nothing is repeated or believed here."""
+"""One JSON-RPC endpoint over HTTP: what it says, or that it says nothing; nothing is believed here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import httpx
 
 from fedgpu_operator.adapters.chain.answers import fault_of
 from fedgpu_operator.adapters.chain.votes import Answer, Result, Vote, fingerprint, quantity
-from fedgpu_operator.adapters.chain.wordings import Meaning
+from fedgpu_operator.adapters.chain.wordings import SEND, Meaning
 from fedgpu_operator.domain.text import clean_line
 from fedgpu_operator.errors import ConfigurationError
 
@@ -29,6 +29,9 @@ LARGEST_ANSWER: Final = 64 * 2**20
 
 LONGEST_EXCUSE: Final = 200
 """Characters that are shown of an answer that is not JSON-RPC."""
+TURNED_AWAY_S: Final = (0.25, 1.0)
+"""Seconds to wait before a reading that was turned away is repeated: gateways count requests by the second, and a pass
+that starts from its first reading after every one of them turned away would end at none."""
 SHORTEST_SECRET: Final = 8
 """Characters; no provider's key is shorter, and a word like `rpc` in a path is none."""
 
@@ -64,7 +67,7 @@ class Endpoint:
         return f"Endpoint({self.host})"
 
     async def vote(self, method: str, params: Sequence[object], height: int) -> Vote:
-        """Its answer to one request, never repeated.
+        """Its answer to one request. A reading is repeated if it was turned away, what is sent goes out once.
 
         A `null` counts only from an endpoint that has got to block `height`: one that lags has not seen what it is
         asked for.
@@ -94,6 +97,16 @@ class Endpoint:
         await self._client.aclose()
 
     async def _ask(self, method: str, params: Sequence[object]) -> Answer:
+        """As `_once`, but a reading that was turned away is repeated after each of TURNED_AWAY_S."""
+        if method != SEND:
+            for pause in TURNED_AWAY_S:
+                try:
+                    return await self._once(method, params)
+                except StatusError:
+                    await asyncio.sleep(pause)
+        return await self._once(method, params)
+
+    async def _once(self, method: str, params: Sequence[object]) -> Answer:
         """The answer that is in a response of any HTTP status; one of SILENCE where there is none."""
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
         status, body = await self._post(json.dumps(request).encode())

@@ -70,7 +70,7 @@ ARCHIVE: Final = (
 class Rpc:
     """A connection to one endpoint or several; `timeout` is seconds per request.
 
-    No request is repeated, unless with `patience`, and then none that sends.
+    A reading that was turned away is repeated twice, with `patience` until it is answered; what is sent goes out once.
 
     `quorum` is how many must agree, by default more than half; ConfigurationError for less. With `chain_id` an
     endpoint that serves another chain does not count.
