@@ -155,6 +155,10 @@ class Ledger(Protocol):
         """Keep an epoch before it is posted."""
         ...
 
+    async def epoch(self, number: int) -> Epoch | None:
+        """The epoch with the ledger's number."""
+        ...
+
     async def epochs(self, limit: int = 100) -> tuple[Epoch, ...]:
         """Newest first."""
         ...
