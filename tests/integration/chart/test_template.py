@@ -345,7 +345,7 @@ def test_an_existing_account_is_bound_and_not_made(render: Render, find: Find) -
     of_the_operator = [spec["matchConditions"][0]["expression"] for spec in policies if "matchConditions" in spec]
     # Everybody is held to the one on acceptances, and the operator alone writes the record of it.
     of_the_operator += [each["expression"] for spec in policies for each in spec["validations"] if "user" in str(each)]
-    assert len(of_the_operator) == 3
+    assert len(of_the_operator) == 5
     assert all(":given'" in expression for expression in of_the_operator)
 
 
