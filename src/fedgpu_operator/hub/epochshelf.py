@@ -82,7 +82,7 @@ class EpochShelf:
 
     async def _old(self, now: datetime) -> list[SettlementEpoch]:
         """Epochs of this escrow that have ended and were shown for long enough, without the newest; oldest first."""
-        newest = next(iter(await self._ledger.epochs(limit=1)), None)
+        newest = next(iter(await self._ledger.epoch_headers(limit=1)), None)
         if newest is None:
             return []
         contract = self._escrow.escrow.lower()

@@ -174,23 +174,23 @@ class RetentionLoop:
     async def _covered(
         self, leases: Iterable[ComputeLease], entries: Mapping[str, LeaseUsage], now: datetime
     ) -> list[ComputeLease]:
-        """Those of which nothing waits for an epoch, at most MOST_PER_PASS of them after as many looks."""
-        found: list[ComputeLease] = []
-        looks = 0
+        """Those of which nothing waits for an epoch, at most MOST_PER_PASS of them after one query for as many."""
+        free: list[ComputeLease] = []
+        asked: list[ComputeLease] = []
         for lease in leases:
             name = lease.metadata.name
-            entry = entries[name]
-            if self._settlement and owes(entry):
-                if self._uncovered.get(name, now) > now or looks == MOST_PER_PASS:
-                    continue
-                looks += 1
-                if not is_covered(await self._ledger.coverage(name)):
-                    self._uncovered[name] = now + COVERAGE_AGAIN
-                    continue
-            found.append(lease)
-            if len(found) == MOST_PER_PASS:
-                break
-        return found
+            if not (self._settlement and owes(entries[name])):
+                free.append(lease)
+            elif self._uncovered.get(name, now) <= now and len(asked) < MOST_PER_PASS:
+                asked.append(lease)
+        if asked:
+            coverages = await self._ledger.coverages([lease.metadata.name for lease in asked])
+            for lease in asked:
+                if is_covered(coverages[lease.metadata.name]):
+                    free.append(lease)
+                else:
+                    self._uncovered[lease.metadata.name] = now + COVERAGE_AGAIN
+        return free[:MOST_PER_PASS]
 
     async def _step(self, lease: ComputeLease, now: datetime) -> None:
         """First the tombstone, by which the agent clears the member; the lease goes when the agent has said so."""
