@@ -207,10 +207,11 @@ class RetentionLoop:
 
 def deleted_at(job: ComputeJob) -> datetime | None:
     """When the job's TTL is over; None for a job without one, and for one that has not finished or been settled."""
-    ttl, since = job.spec.ttl_seconds_after_finished, finished_at(job)
-    if ttl is None or since is None or job.metadata.deletion_timestamp is not None:
+    ttl = job.spec.ttl_seconds_after_finished
+    if ttl is None or job.metadata.deletion_timestamp is not None:
         return None
-    return since + timedelta(seconds=ttl)
+    since = finished_at(job)
+    return None if since is None else since + timedelta(seconds=ttl)
 
 
 def finished_at(job: ComputeJob) -> datetime | None:
