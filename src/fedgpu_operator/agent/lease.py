@@ -276,6 +276,10 @@ class LeaseReconciler:
             exit_message=(before.exit_message if decision.exit_message is None else decision.exit_message)[:1024],
             conditions=conditions,
         )
+        if draft.ended and lease.spec.desired == "Stop" and workload_uid:
+            # It came to its end while the stop was on its way: its Job is still to be cleared away.
+            observed = min(before.observed_generation, generation - 1)
+            draft = draft.model_copy(update={"observed_generation": observed})
         return draft.model_copy(update={"usage": LeaseUsage.from_domain(reading, final=draft.ended)})
 
 

@@ -94,8 +94,13 @@ class Kube(Protocol):
         """JSON merge patch of the status subresource; guarded in the same way."""
         ...
 
-    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
-        """Ask for deletion (foreground); an absent object is success; another uid raises ConflictError."""
+    async def delete(
+        self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
+        """Ask for deletion (foreground); an absent object is success.
+
+        Another uid or resourceVersion than the given one raises ConflictError.
+        """
         ...
 
     async def server_version(self) -> str:

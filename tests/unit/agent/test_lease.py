@@ -94,7 +94,9 @@ class FakeKube:
         self.lease["metadata"] = {**self.lease["metadata"], "resourceVersion": version}
         return self.lease
 
-    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+    async def delete(
+        self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
         self._note(f"delete {kind.kind} {uid}")
 
     async def server_version(self) -> str:
@@ -357,6 +359,27 @@ async def test_an_ended_lease_is_never_written_again(make: Any) -> None:
     bench = Bench(make, make.lease(desired="Stop", verdicts={"Complete": Verdict("True", "Succeeded")}))
     job = make.member_job(("Complete", ""))
     assert await bench.step(job=job, pods=(make.pod(phase="Succeeded", exit_code=0),)) == ["delete Job job-uid"]
+
+
+async def test_an_ended_lease_is_cleared_after_its_retention_and_the_hub_hears_of_it_last(make: Any) -> None:
+    bench = Bench(make, make.lease(desired="Stop", verdicts={"Complete": Verdict("True", "Succeeded")}))
+    pods = (make.pod(phase="Succeeded", exit_code=0),)
+    assert await bench.step(job=make.member_job(("Complete", "")), pods=pods) == ["delete Job job-uid"]
+    assert await bench.step(pods=pods) == [], "its pods are still there"
+    assert await bench.step() == ["status"]
+    assert bench.lease.status.observed_generation == bench.lease.metadata.generation
+
+
+async def test_an_end_of_its_own_while_the_stop_is_on_its_way_is_cleared_only_without_its_job(make: Any) -> None:
+    bench = Bench(make, make.lease(desired="Stop", verdicts=RUNNING, workload_uid="job-uid"))
+    job, pods = make.member_job(("Complete", "")), (make.pod(phase="Succeeded", exit_code=0),)
+    assert await bench.step(job=job, pods=pods) == ["status"]
+    status, generation = bench.lease.status, bench.lease.metadata.generation
+    assert (status.state, status.usage.final) == ("Succeeded", True)
+    assert status.observed_generation < generation, "the hub must not delete the lease while its Job is there"
+    assert await bench.step(job=job, pods=pods) == ["delete Job job-uid"]
+    assert await bench.step() == ["status"]
+    assert bench.lease.status.observed_generation == generation
 
 
 async def test_a_job_that_took_the_name_later_is_not_ours(make: Any) -> None:

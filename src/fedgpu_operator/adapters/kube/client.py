@@ -218,10 +218,13 @@ class KubeClient:
     async def patch_status(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
         return await self._merge(_path(kind, namespace, name) + "/status", kind, patch)
 
-    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+    async def delete(
+        self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
         options: JSONObject = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
-        if uid:
-            options["preconditions"] = {"uid": uid}
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        if wanted := {name: value for name, value in preconditions.items() if value}:
+            options["preconditions"] = wanted
         try:
             await self._answer("DELETE", _path(kind, namespace, name), self._reading(), body=options)
         except NotFoundError:
