@@ -148,6 +148,7 @@ class Agent:
         except KubeError as error:
             self.reachable = False
             await self._reporter.silent(unreachable(error))
+            await self._write_remembered(leases)
             raise
         # Leases come first: what runs is metered and stopped even where the nodes may not be read.
         self._count_orphans(sight, names)
@@ -252,6 +253,19 @@ class Agent:
             else:
                 self._rests.keep(each, result)
         return self._rests.due()
+
+    async def _write_remembered(self, leases: list[ComputeLease]) -> None:
+        """What was read of a member that has fallen silent since, a bounded number of leases at a time."""
+        gate = asyncio.Semaphore(self._settings.concurrency)
+
+        async def one(lease: ComputeLease) -> None:
+            async with gate:
+                await self._leases.write_remembered(lease)
+
+        results = await asyncio.gather(*map(one, leases), return_exceptions=True)
+        for lease, result in zip(leases, results, strict=True):
+            if isinstance(result, BaseException):
+                self._complain(lease, result)
 
     def _complain(self, lease: ComputeLease, error: BaseException) -> None:
         if isinstance(error, ConflictError):
