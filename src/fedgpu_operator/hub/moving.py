@@ -10,7 +10,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.running import Announced, Hysteresis, Move, Running
 from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.attempts import AttemptKeeper
@@ -20,6 +22,7 @@ from fedgpu_operator.hub.movable import Subject, Usage, candidates, freed_of, le
 from fedgpu_operator.hub.notices import HOLD, MOVE_ANNOTATION, Notice, notice_of, waiting_jobs
 from fedgpu_operator.hub.providers import is_ready
 from fedgpu_operator.hub.store import HubState
+from fedgpu_operator.hub.watched import Watched
 from fedgpu_operator.hub.write import emit, one_of_many
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.moves import Board
@@ -64,39 +67,43 @@ class Mover:
         self._view = view
         self._rules = rules or Hysteresis()
         self._waiting: list[JobFacts] = []
+        self._jobs: tuple[ComputeJob, ...] = ()
         self._told: dict[str, str] = {}
         self._prices: object = None
+        self._providers = Watched()
+        self._watched = Watched()
+        self._draining: dict[str, GPUProvider] = {}
         self._looked: datetime | None = None
 
-    async def move(self, decided: Sequence[JobFacts], state: HubState, usage: Entries) -> float | None:
+    async def move(self, decided: Sequence[JobFacts], state: HubState, usage: Entries, *, anew: bool) -> float | None:
         """Bring every announced move one step on and announce new ones; seconds until the next step, None for none.
 
-        `decided` are the jobs that this pass looked at: all that wait, or none of them. `usage` says what the ledger
-        holds of a job.
+        `decided` are the jobs that this pass looked at; with `anew`, all that wait are among them. `usage` says what
+        the ledger holds of a job.
         """
         now = self._clock.now()
-        self._remember(decided, state, now)
+        self._remember(decided, state, now, anew=anew)
         await self._tell_drained(state, now)
         subjects = subjects_of(state, await usage([job.metadata.uid for job in candidates(state)]))
         if subjects is None:
             return 1.0
-        anew = self._is_time(state, now)
-        if not subjects or not (self._waiting or anew or any(each.notice for each in subjects)):
+        due = self._is_time(state, now)
+        if not subjects or not (self._waiting or due or any(each.notice for each in subjects)):
             return None
         # What was placed in this pass takes room and money: both are read again.
         fresh = replace(state)
         view, _ = await self._view([*(each.facts for each in subjects), *self._waiting], fresh, now)
         running = running_of(subjects, view)
         # Pure and, in a large federation, seconds long: probes and agents go on meanwhile.
-        moves = await asyncio.to_thread(self._plan, view, fresh, list(running.values()), anew=anew)
-        due = []
+        moves = await asyncio.to_thread(self._plan, view, fresh, list(running.values()), anew=due)
+        steps = []
         for each in subjects:
             name = each.lease.metadata.name
             with one_of_many(each.lease):
-                due.append(await self._step(each, running.get(name), moves.get(name), state))
-        if anew:
+                steps.append(await self._step(each, running.get(name), moves.get(name), state))
+        if due:
             self._looked = now
-        ahead = [each for each in due if each is not None]
+        ahead = [each for each in steps if each is not None]
         return min(ahead) if ahead else None
 
     async def carry_on(self, state: HubState, usage: Entries) -> float | None:
@@ -124,13 +131,19 @@ class Mover:
                 await self._stop(each, each.lease, notice, state)
         return min(due) if due else None
 
-    def _remember(self, decided: Sequence[JobFacts], state: HubState, now: datetime) -> None:
+    def _remember(self, decided: Sequence[JobFacts], state: HubState, now: datetime, *, anew: bool) -> None:
         """Who waits: all that the last decision left out, less what became something else since."""
-        if any(facts.decision is not None for facts in decided):
+        if anew:
             self._waiting = _waiting(decided, now)
-        elif self._waiting:
-            looked = {facts.job.metadata.uid for facts in decided}
-            present = {job.metadata.uid for job in state.jobs} - looked
+        elif self._waiting and (looked := {facts.job.metadata.uid for facts in decided}):
+            still = {facts.job.metadata.uid: facts for facts in _waiting(decided, now)}
+            self._waiting = [
+                still.get(uid, facts)
+                for facts in self._waiting
+                if (uid := facts.job.metadata.uid) in still or uid not in looked
+            ]
+        if self._waiting and self._jobs is not state.jobs:
+            self._jobs, present = state.jobs, {job.metadata.uid for job in state.jobs}
             self._waiting = [facts for facts in self._waiting if facts.job.metadata.uid in present]
 
     def _plan(self, view: Snapshot, state: HubState, running: Sequence[Running], *, anew: bool) -> dict[str, Move]:
@@ -153,15 +166,17 @@ class Mover:
 
     def _is_time(self, state: HubState, now: datetime) -> bool:
         """Whether offers changed, or it is long enough ago that capacity was looked at."""
-        prices = {
-            name: (
-                each.draining,
-                is_ready(each),
-                [(offer.product, offer.price_per_gpu_hour) for offer in each.spec.offers],
-            )
-            for name, each in state.providers.items()
-        }
-        changed, self._prices = prices != self._prices, prices
+        changed = False
+        if self._providers.changed(state.providers.values()):
+            prices = {
+                name: (
+                    each.draining,
+                    is_ready(each),
+                    [(offer.product, offer.price_per_gpu_hour) for offer in each.spec.offers],
+                )
+                for name, each in state.providers.items()
+            }
+            changed, self._prices = prices != self._prices, prices
         return changed or self._looked is None or now - self._looked >= REBALANCE_EVERY
 
     # ---- one move
@@ -223,9 +238,10 @@ class Mover:
 
     async def _tell_drained(self, state: HubState, now: datetime) -> None:
         """Say beside each draining provider what stays there because nobody may move it."""
-        draining = {name: provider for name, provider in state.providers.items() if provider.draining}
-        jobs = {job.metadata.uid: job for job in state.jobs} if draining else {}
-        for name, provider in draining.items():
+        if self._watched.changed(state.providers.values()):
+            self._draining = {name: provider for name, provider in state.providers.items() if provider.draining}
+        jobs = {job.metadata.uid: job for job in state.jobs} if self._draining else {}
+        for name, provider in self._draining.items():
             here = [jobs.get(lease.spec.job.uid) for lease in state.leases_of(name)]
             stays = sum(1 for job in here if job is None or not job.spec.disruption.reclaimable)
             text = f"draining: {len(here)} leases are here, {stays} of them stay to their end: they are not reclaimable"

@@ -16,6 +16,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.gpuprovider import GPUProvider, Payout
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.wallets import Wallets, payout_wallets, tenant_wallets
+from fedgpu_operator.hub.watched import Watched
 from fedgpu_operator.ports import Clock
 from fedgpu_operator.settlement.typeddata import TypedData, account_proof, hub_domain, provider_proof, signed_by
 
@@ -53,6 +54,8 @@ class ProofVerdict:
 
     status: Literal["True", "False", "Unknown"]
     message: str = ""
+    passing: bool = False
+    """Whether it can become another one by time alone: the chain was silent, or a clock is ahead."""
 
     @property
     def proven(self) -> bool:
@@ -94,15 +97,25 @@ class ProofBook:
         self._domain = hub_domain(checker.chain_id, checker.escrow)
         self._answers: dict[tuple[bytes, str], _Answer] = {}
         self._silence: tuple[datetime, str] | None = None
+        self._watched = Watched()
+        self._wallets: Wallets | None = None
 
     async def wallets(self, accounts: Iterable[ComputeAccount], providers: Iterable[GPUProvider]) -> Wallets:
-        """Every wallet that may be used now: proven, and for payouts accepted as well."""
+        """Every wallet that may be used now: proven, and for payouts accepted as well.
+
+        The very same object as long as no object and no answer changed, and every proof has one.
+        """
         accounts, providers = list(accounts), list(providers)
-        tenants, owners = await self.accounts(accounts), await self.providers(providers)
-        return Wallets(
-            tenants=tenant_wallets(each for each in accounts if tenants[each.metadata.namespace].proven),
-            payouts=payout_wallets(each for each in providers if owners[each.metadata.name].proven),
-        )
+        if self._watched.changed((*accounts, *providers)) or self._wallets is None:
+            tenants, owners = await self.accounts(accounts), await self.providers(providers)
+            found = Wallets(
+                tenants=tenant_wallets(each for each in accounts if tenants[each.metadata.namespace].proven),
+                payouts=payout_wallets(each for each in providers if owners[each.metadata.name].proven),
+            )
+            self._wallets = found if found != self._wallets or self._wallets is None else self._wallets
+            if any(each.passing for each in (*tenants.values(), *owners.values())):
+                self._watched.forget()
+        return self._wallets
 
     async def accounts(self, accounts: Iterable[ComputeAccount], *, refresh: bool = False) -> dict[str, ProofVerdict]:
         """Verdicts by namespace."""
@@ -186,7 +199,9 @@ class ProofBook:
         await asyncio.gather(*(ask(question) for question in due))
 
     def _keep(self, question: _Question, answer: _Answer) -> None:
-        self._answers.pop(question.key, None)
+        before = self._answers.pop(question.key, None)
+        if before is None or before.valid != answer.valid:
+            self._watched.forget()
         if len(self._answers) >= MOST_KEPT:
             self._answers.pop(next(iter(self._answers)))
         self._answers[question.key] = answer
@@ -201,14 +216,14 @@ class ProofBook:
             text = (
                 f"the proof of wallet {wallet} is dated {proof.issued_at}, later than now: set the clock, run {command}"
             )
-            return ProofVerdict("False", text)
+            return ProofVerdict("False", text, passing=True)
         known = self._answers.get(question.key)
         if known is None:
             silent = self._silence[1] if self._silence is not None else "not asked yet"
             text = (
                 f"the proof is by no key of wallet {wallet}, and the chain does not say if it is a contract: {silent}"
             )
-            return ProofVerdict("Unknown", text)
+            return ProofVerdict("Unknown", text, passing=True)
         if not known.valid:
             text = (
                 f"the proof is no signature of wallet {wallet} over {question.whose} of hub {self._hub}, "
