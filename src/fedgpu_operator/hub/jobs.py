@@ -174,7 +174,7 @@ class JobLoop:
             self._memory.know(facts[0])
             return facts[0]
 
-        return [facts for facts in await for_each(follow, jobs) if facts is not None]
+        return await self._covered([facts for facts in await for_each(follow, jobs) if facts is not None])
 
     async def _entries(self, uids: Collection[str]) -> Usage:
         """What the ledger holds of these jobs; of those that were forgotten meanwhile, it is asked."""
@@ -211,10 +211,18 @@ class JobLoop:
                 self._writer.note(facts.job, event)
         if facts.newest is not None:
             self._faults.note(facts.newest)
-        if not self._settlement:
-            return facts
-        covers = await self._ledger.coverages([entry.attempt.lease_name for entry in facts.usage])
-        return replace(facts, coverage=tuple(covers.values()))
+        return facts
+
+    async def _covered(self, followed: list[JobFacts]) -> list[JobFacts]:
+        """The facts with how far each attempt is settled, in one query."""
+        names = [entry.attempt.lease_name for facts in followed for entry in facts.usage]
+        if not self._settlement or not names:
+            return followed
+        covers = await self._ledger.coverages(names)
+        return [
+            replace(facts, coverage=tuple(covers[entry.attempt.lease_name] for entry in facts.usage))
+            for facts in followed
+        ]
 
     async def _write(
         self, facts: JobFacts, state: HubState, transactions: Mapping[int, tuple[str, str]]

@@ -114,14 +114,14 @@ class JobMemory:
         self._usage[uid] = facts.usage
         name = newest.lease_name if newest is not None else ""
         until = _until(uid, now, facts.job.spec.deadline)
-        waiting = facts if where in WAITING else None
+        waiting = _slim(facts) if where in WAITING else None
         self._rests[uid] = Rest(facts.job, facts.lease, name, until, settled, waiting)
 
     def answer(self, facts: JobFacts) -> None:
         """What was decided on a job that waits on, of which nothing had to be written."""
         rest = self._rests.get(facts.job.metadata.uid)
         if rest is not None and rest.waiting is not facts:
-            self._rests[facts.job.metadata.uid] = replace(rest, waiting=facts)
+            self._rests[facts.job.metadata.uid] = replace(rest, waiting=_slim(facts))
 
     def wake(self, uid: str) -> None:
         """That job is looked at; unless it comes to rest again, it will be in the next pass too."""
@@ -144,6 +144,14 @@ class JobMemory:
         _drop(self._rests, gone)
         _drop(self._usage, gone)
         return bool(gone) or first
+
+
+def _slim(facts: JobFacts) -> JobFacts:
+    """The facts without the verdicts, which hold on to all offers of their pass; the next decision has its own."""
+    decision = facts.decision
+    if decision is None or not decision.verdicts:
+        return facts
+    return replace(facts, decision=replace(decision, verdicts=()))
 
 
 def _until(uid: str, now: datetime, deadline: datetime | None) -> datetime:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.running import Announced, Hysteresis, Move, Running
@@ -66,8 +65,8 @@ class Mover:
         self._forget = forget
         self._view = view
         self._rules = rules or Hysteresis()
+        self._left: dict[str, JobFacts] = {}
         self._waiting: list[JobFacts] = []
-        self._jobs: tuple[ComputeJob, ...] = ()
         self._told: dict[str, str] = {}
         self._prices: object = None
         self._providers = Watched()
@@ -82,13 +81,16 @@ class Mover:
         the ledger holds of a job.
         """
         now = self._clock.now()
-        self._remember(decided, state, now, anew=anew)
+        self._remember(decided, anew=anew)
         await self._tell_drained(state, now)
         subjects = subjects_of(state, await usage([job.metadata.uid for job in candidates(state)]))
         if subjects is None:
             return 1.0
         due = self._is_time(state, now)
-        if not subjects or not (self._waiting or due or any(each.notice for each in subjects)):
+        if not subjects:
+            return None
+        self._waiting = _waiting(self._left, state, now)
+        if not (self._waiting or due or any(each.notice for each in subjects)):
             return None
         # What was placed in this pass takes room and money: both are read again.
         fresh = replace(state)
@@ -131,20 +133,14 @@ class Mover:
                 await self._stop(each, each.lease, notice, state)
         return min(due) if due else None
 
-    def _remember(self, decided: Sequence[JobFacts], state: HubState, now: datetime, *, anew: bool) -> None:
+    def _remember(self, decided: Sequence[JobFacts], *, anew: bool) -> None:
         """Who waits: all that the last decision left out, less what became something else since."""
         if anew:
-            self._waiting = _waiting(decided, now)
-        elif self._waiting and (looked := {facts.job.metadata.uid for facts in decided}):
-            still = {facts.job.metadata.uid: facts for facts in _waiting(decided, now)}
-            self._waiting = [
-                still.get(uid, facts)
-                for facts in self._waiting
-                if (uid := facts.job.metadata.uid) in still or uid not in looked
-            ]
-        if self._waiting and self._jobs is not state.jobs:
-            self._jobs, present = state.jobs, {job.metadata.uid for job in state.jobs}
-            self._waiting = [facts for facts in self._waiting if facts.job.metadata.uid in present]
+            self._left = {facts.job.metadata.uid: facts for facts in decided if _was_left(facts)}
+            return
+        for facts in decided if self._left else ():
+            if self._left.pop(facts.job.metadata.uid, None) is not None and _was_left(facts):
+                self._left[facts.job.metadata.uid] = facts
 
     def _plan(self, view: Snapshot, state: HubState, running: Sequence[Running], *, anew: bool) -> dict[str, Move]:
         now, jobs = view.now, {job.uid: job for job in view.jobs}
@@ -251,13 +247,15 @@ class Mover:
                     self._told[name] = text
 
 
-def _waiting(decided: Iterable[JobFacts], now: datetime) -> list[JobFacts]:
-    """Jobs that this pass placed nowhere, the highest priority first."""
-    found = [
-        facts
-        for facts in decided
-        if facts.decision is not None and facts.decision.chosen is None and phase(facts, now) is Phase.PENDING
-    ]
+def _was_left(facts: JobFacts) -> bool:
+    """Whether a decision placed the job nowhere."""
+    return facts.decision is not None and facts.decision.chosen is None
+
+
+def _waiting(left: Mapping[str, JobFacts], state: HubState, now: datetime) -> list[JobFacts]:
+    """Those of these jobs that still wait for a place, the highest priority first."""
+    present = (left.get(job.metadata.uid) for job in state.jobs)
+    found = [facts for facts in present if facts is not None and phase(facts, now) is Phase.PENDING]
     return sorted(found, key=lambda facts: (-(facts.priority or 0), facts.job.metadata.uid))[:MAX_WAITING]
 
 

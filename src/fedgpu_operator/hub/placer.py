@@ -243,6 +243,9 @@ class JobPlacer:
             if not anew and (uid not in asked or asked[uid].error is facts.invalid):
                 waiting.append(facts)
                 continue
+            if not thorough and self._says_the_same(facts):
+                waiting.append(facts)
+                continue
             now = self._answered(facts, asked)
             if _goes(now):
                 chosen.append(now)
@@ -260,6 +263,13 @@ class JobPlacer:
             self._reader.only(asked)
             self._shown = {uid: self._shown[uid] for uid in asked if uid in self._shown}
         return Placed(placed, others, waiting, later, anew)
+
+    def _says_the_same(self, facts: JobFacts) -> bool:
+        """Whether a job at rest goes nowhere, for the reason that is shown."""
+        uid = facts.job.metadata.uid
+        decision, shown = self._decisions.get(uid), self._shown.get(uid)
+        same = decision is not None and shown is not None and decision.reason == shown[0]
+        return same and facts.invalid is None and decision is not None and decision.chosen is None
 
     def _answered(self, facts: JobFacts, asked: Mapping[str, Asked]) -> JobFacts:
         """The facts with what this pass says of the job; one that was not asked about stays as it is."""

@@ -89,7 +89,7 @@ def unpaid(accounts: Mapping[str, ComputeAccount], owed: Obligations) -> dict[st
 
     Nobody watches that wallet then, so its money could leave unseen.
     """
-    found = {}
+    found: dict[str, str] = {}
     for wallet, entries in owed.open_of.items():
         spaces = {entry.attempt.terms.tenant for entry in entries} if wallet else set()
         bare = {space for space in spaces if not ((known := accounts.get(space)) and _pays(known, wallet))}
