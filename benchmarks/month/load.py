@@ -43,6 +43,8 @@ from fedgpu_operator.settlement.evidence import canonical
 SCHEMA: Final = 3
 BEGAN: Final = microseconds(START)
 SECOND: Final = 1_000_000
+RUN_LIMIT: Final = 2 * 86_400 + 30
+"""Of the jobs' 48 hours with the termination grace of their pods, as an attempt holds it."""
 SIGNATURE: Final = bytes(range(64)) + b"\x1b"
 CHAINS: Final = ("attempts", "epochs", "postings", "receipts", "usage_records")
 
@@ -213,7 +215,7 @@ class _Books:
                     each.product,
                     each.price,
                     each.gpus,
-                    2 * 86_400,
+                    RUN_LIMIT,
                     each.pair.tenant_wallet,
                     each.pair.provider_wallet,
                     _stamp(each.created),
