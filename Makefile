@@ -83,6 +83,10 @@ bench-e2e: $(VENV)/.installed ## create to workload on real API servers
 bench-month: $(VENV)/.installed ## a month in the books beside the same of 32e03ab; up to 10 minutes
 	$(BIN)/python -m benchmarks.month
 
+MINUTES := 60
+soak: $(VENV)/.installed ## MINUTES of real time in the lab with settlement on, and whether anything grows; an hour
+	$(BIN)/python -m tests.soak $(MINUTES)
+
 fmt: $(VENV)/.installed ## format, and write the generated files
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)

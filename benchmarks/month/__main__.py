@@ -4,7 +4,7 @@
     python -m benchmarks.month --quick    a thousandth of it in SQLite, nothing written
     python -m benchmarks.month --render   the docs' table from the file, again
 
-The month comes from a seed (`history.py`) and is loaded once per engine as a ledger of 32e03ab's schema; each build gets
+The month comes from a seed (`history.py`), loaded once per engine as a ledger of the schema of 32e03ab; each build gets
 a copy, and the present one upgrades it. Every part runs in a process of its own (`drive.py`, `day.py`): the earlier
 build's by the same scripts, with its sources, taken from this repository's history, before ours on PYTHONPATH. A hub in
 memory (`hub.py`) and a chain that stands still (`chain.py`) are around the operator, which its own composition root
