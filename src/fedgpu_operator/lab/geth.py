@@ -17,7 +17,7 @@ from typing import Any, Final
 import httpx
 
 from fedgpu_operator.errors import ChainError, LabError
-from fedgpu_operator.lab.chain import CHAIN_ID, FINALITY, FUNDS_WEI, Account, Chain, lab_accounts
+from fedgpu_operator.lab.chain import CHAIN_ID, FINALITY, FUNDS_WEI, START_TIMEOUT_S, Account, Chain, lab_accounts
 from fedgpu_operator.lab.faultychain import FaultyEndpoint, FrontDoor
 from fedgpu_operator.lab.process import Child, Rank, Watchdog, free_ports
 
@@ -96,8 +96,17 @@ class Geth(Chain):
 
     def start(self) -> None:
         super().start()
+        # Its index of transactions begins with the first block; until it stands, no receipt can be read.
+        self.mine()
+        self._child.wait_until(self._indexed, timeout=START_TIMEOUT_S, what="its index of transactions")
         self._door.open()
         self.rpc_url = self._door.url
+
+    def _indexed(self) -> bool:
+        try:
+            return self.rpc("eth_getTransactionReceipt", "0x" + "00" * 32) is None
+        except ChainError:
+            return False
 
     def close(self) -> None:
         self._door.close()

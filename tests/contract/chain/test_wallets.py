@@ -261,6 +261,7 @@ def dear(world: Any) -> Iterator[Callable[[], None]]:
     world.chain.set_base_fee(int(fee, 16))
 
 
+@pytest.mark.chains("anvil", "hardhat")
 async def test_a_raised_fee_has_the_same_nonce_and_the_version_that_lost_is_replaced(
     world: Any, dear: Callable[[], None]
 ) -> None:
