@@ -1,4 +1,4 @@
-"""``fedgpu ledger``: the books read by somebody who does not trust them; writes nothing and takes no lock."""
+"""``fedgpu ledger``: the books read by somebody who does not trust them, copied, put back and archived."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
+from fedgpu_operator.cli import ledger_copies
 from fedgpu_operator.cli.common import Output, OutputOption, plain_table, print_data
+from fedgpu_operator.cli.ledger_copies import BackupFile
 from fedgpu_operator.cli.options import TargetOptions, flat
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ LedgerOption = Annotated[
 ]
 DEFAULT: Final = "/var/lib/fedgpu/ledger.db"
 
-app = typer.Typer(no_args_is_help=True, help="Audit the operator's books: hash chains, postings, trial balance.")
+app = typer.Typer(no_args_is_help=True, help="Audit, back up, restore and archive the operator's books.")
 
 
 def _verify(target: TargetOptions, ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE) -> None:
@@ -60,6 +62,26 @@ def balance(ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE)
     print_data(output, document, lambda: balance_text(document))
     if not trial.balanced:
         raise typer.Exit(1)
+
+
+@app.command()
+def backup(file: BackupFile, ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE) -> None:
+    """Copy the ledger into one new file while the operator runs, and verify the copy.
+
+    The file is an SQLite ledger, whatever engine the ledger is on. Exit 1 if the copy shows that the books are not
+    sound; the file stays all the same.
+    """
+    ledger_copies.backup(file, ledger, output)
+
+
+@app.command()
+def restore(file: BackupFile, ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE) -> None:
+    """Put a backup into an empty ledger of either engine, with the operator stopped.
+
+    Rows, positions and hashes come back bit for bit, and the chains are verified before anything is kept. A ledger with
+    rows in it is refused.
+    """
+    ledger_copies.restore(file, ledger, output)
 
 
 def audit_of(audit: LedgerAudit, anchor: Verdict | None) -> JSONObject:
