@@ -50,3 +50,39 @@ class Copied:
     rows: Mapping[str, int]
     size: int
     audit: LedgerAudit
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveWish:
+    """How far to archive: only epochs numbered below `before`, only those whose period ended by `until`.
+
+    `over` is the newest epoch of the contract whose challenge, ruling and exit time is over; None for a ledger without
+    an escrow. Of the newest `whole` epochs manifests, lines and covers stay live in any case.
+    """
+
+    before: int | None = None
+    until: datetime | None = None
+    over: int | None = None
+    whole: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """What an archive run did, or would do: its segments, how many rows left the live ledger by table, and how many of
+    those it had written before stay live because something needs them.
+
+    `why` says what holds the next epoch back. Without a new segment and without a row to remove nothing was done.
+    """
+
+    segments: tuple[Segment, ...]
+    removed: Mapping[str, int]
+    kept: Mapping[str, int]
+    why: str
+    bytes: int = 0
+    missing: tuple[str, ...] = ()
+    """Files of earlier runs that are not in the folder: what is still live of their rows stays."""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to archive."""
+        return not any(self.removed.values()) and not any(segment.rows for segment in self.segments)

@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import cast
@@ -20,7 +20,7 @@ from fedgpu_operator.adapters.ledger import audit, migrate
 from fedgpu_operator.adapters.ledger.chaining import Field, Insertion, head
 from fedgpu_operator.adapters.ledger.database import Database
 from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION, Instant, chain_heads, metadata, schema_version
-from fedgpu_operator.adapters.ledger.segments import sync_folder
+from fedgpu_operator.adapters.ledger.segments import Note, silent, sync_folder
 from fedgpu_operator.domain.archives import Copied
 from fedgpu_operator.domain.ledger import LedgerAudit
 from fedgpu_operator.errors import ConfigurationError, LedgerError
@@ -28,13 +28,6 @@ from fedgpu_operator.errors import ConfigurationError, LedgerError
 ROWS_AT_ONCE = 5_000
 PAGES_AT_ONCE = 4_096
 """Pages of 4 KiB that SQLite copies between two notes of progress."""
-
-Note = Callable[[str, int, int], None]
-"""Takes what is being copied, how much of it is done, and how much there is."""
-
-
-def silent(_what: str, _done: int, _of: int) -> None:
-    """Progress that nobody follows."""
 
 
 def backup(location: str, file: Path, note: Note = silent) -> Copied:
@@ -149,7 +142,6 @@ def _pages(connection: Connection, part: Path, note: Note) -> None:
 
 
 def _copy_into_file(source: Database, part: Path, note: Note) -> None:
-    part.unlink()
     with closing(Database.empty(part)) as target:
 
         def copy(connection: Connection) -> None:

@@ -57,16 +57,32 @@ class Database:
         return database
 
     @classmethod
-    def _connected(cls, location: str | Path, *, read_only: bool, wait: float) -> Database:
+    def beside(cls, location: str | Path, *, wait: float = 10.0) -> Database:
+        """Open a ledger to archive it, whether an operator has it or not.
+
+        Raises ConfigurationError if it cannot be reached, is not of the present schema, or is being archived.
+        """
+        database = cls._connected(location, read_only=False, wait=wait, archiving=True)
+        try:
+            database.prepare(partial(migrate.prepare, upgrade=False))
+        except ConfigurationError:
+            database.close()
+            raise
+        return database
+
+    @classmethod
+    def _connected(cls, location: str | Path, *, read_only: bool, wait: float, archiving: bool = False) -> Database:
         text = str(location)
         url = _url(text) if "://" in text else None
         if url is None or url.get_backend_name() == "sqlite":
-            path = sqlite.path_of(text if url is None else url.database or "", must_exist=read_only)
+            must_exist = read_only or archiving
+            path = sqlite.path_of(text if url is None else url.database or "", must_exist=must_exist)
             engine = sqlite.engine(path, read_only=read_only)
             return cls(str(path), engine, None if read_only else sqlite.writing(engine))
         name = f"postgresql://{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
         reads = postgres.reading(url)
-        writes = None if read_only else postgres.writing(url, name, wait)
+        write = postgres.archiving if archiving else postgres.writing
+        writes = None if read_only else write(url, name, wait)
         return cls(name, reads, writes, url.password or str(url.query.get("password", "")))
 
     @property

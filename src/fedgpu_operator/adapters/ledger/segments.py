@@ -19,7 +19,7 @@ from pathlib import Path
 
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS
+from fedgpu_operator.adapters.ledger.chaining import COLUMNS, Field, canonical
 from fedgpu_operator.domain.archives import EPOCH_CHAIN, Segment
 from fedgpu_operator.errors import LedgerError
 
@@ -28,7 +28,14 @@ PARTS = "epoch_parts"
 MAX_LINE = 256 * 2**20
 """Bytes of one line that are read at most: a manifest takes twice its size in hex, and every lease of an epoch 100."""
 
+Note = Callable[[str, int, int], None]
+"""Takes what is being worked on, how much of it is done, and how much there is."""
+
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def silent(_what: str, _done: int, _of: int) -> None:
+    """Progress that nobody follows."""
 
 
 class SegmentError(Exception):
@@ -213,6 +220,16 @@ def _with_parts(segment: Segment, row: SealedRow, text: bytes) -> SealedRow:
     if parts.hash.hex() != field_of(segment.chain, row.fields, "parts_hash"):
         raise SegmentError(f"has other lines or covers in file {segment.file} than it was stored with", str(number))
     return SealedRow(row.position, row.fields, row.text, row.hash, parts)
+
+
+def position_of(text: bytes) -> int:
+    """The position in a row's text that we wrote."""
+    return int(json.loads(text)[1])
+
+
+def fields_of(values: Sequence[Field]) -> tuple[str | None, ...]:
+    """Values of a row as its text has them."""
+    return tuple(json.loads(canonical("", 0, values))[2:])
 
 
 def field_of(chain: str, fields: Sequence[str | None], column: str) -> str | None:
