@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,10 @@ async def month(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
     return held
 
 
-async def archive(location: str, folder: Path, now: datetime, wish: ArchiveWish = ALL, **how: bool) -> Archived:
-    return await asyncio.to_thread(archiving.archive, location, folder, wish, now, **how)
+async def archive(
+    location: str, folder: Path, now: datetime, wish: ArchiveWish = ALL, *, dry_run: bool = False
+) -> Archived:
+    return await asyncio.to_thread(lambda: archiving.archive(location, folder, wish, now, dry_run=dry_run))
 
 
 async def asked(ledger: SqlLedger) -> object:
@@ -530,7 +533,7 @@ async def test_only_the_files_show_what_was_written_anew_with_all_its_hashes(
 
 async def kept_hash(ledger: SqlLedger, chain: str) -> bytes:
     segment = archiving.newest(await ledger.segments())[chain]
-    read = ledger._database.read
+    read = ledger._database.snapshot
     return await asyncio.to_thread(read, lambda connection: archiving.hash_of_kept(connection, segment))
 
 
@@ -543,7 +546,7 @@ async def test_a_file_forged_with_its_record_is_found_by_the_epochs(
     lines[3] = lines[3].replace(b'"Charged"', b'"Paid"')
     last = genesis("postings")
     for line in lines[1:]:
-        last = segments.sha256(last + line).digest()
+        last = sha256(last + line).digest()
     (segment,) = [each for each in await sealed.segments() if each.chain == "postings"]
     lines[0] = lines[0].replace(segment.after.encode(), last.hex().encode())
     path.write_bytes(gzip.compress(b"\n".join(lines) + b"\n", mtime=0))
