@@ -84,6 +84,10 @@ class SqlLedger(BatchCalls, MarketCalls):
                 "name a new ledger with FEDGPU_LEDGER; books cannot be moved from one escrow to another yet"
             )
 
+    async def bound(self) -> BoundEscrow | None:
+        """The escrow whose books these are; None before anything is settled."""
+        return await self._look(binding.bound)
+
     async def open_attempt(self, request: AttemptRequest, at: datetime) -> Attempt:
         """The attempt of this request: as stored when (job_uid, request_id) is known, else the job's next one.
 

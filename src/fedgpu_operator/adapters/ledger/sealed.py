@@ -58,9 +58,9 @@ def judge(connection: Connection, folder: Path | None, promised: dict[str, Judge
     for chain, theirs in by_chain.items():
         faults = _records(connection, theirs, promised.get(chain, _anything))
         rows = sum(segment.rows for segment in theirs)
-        if folder is None:
+        if folder is None and rows:
             found.unread[chain] = rows
-        elif not faults:
+        elif folder is not None and not faults:
             faults = _Files(connection, folder, theirs, promised.get(chain, _anything)).judge()
             found.read[chain] = rows
         found.faults += faults
