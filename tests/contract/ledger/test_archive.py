@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ import pytest
 from eth_utils.crypto import keccak
 from tests.contract.ledger.intruder import Intruder
 from tests.contract.ledger.test_copies import same
+from tests.contract.ledger.test_document import program, run
 
 from fedgpu_operator.adapters.ledger import SqlLedger, archiving, copies, segments
 from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, row_hash
@@ -602,3 +604,15 @@ async def test_it_runs_beside_an_operator_and_not_beside_another_run(
         other.close()
     # `month` has the operator's lock all the time.
     assert not (await archive(location, folder, now)).nothing
+
+
+async def test_the_program_in_the_document_verifies_a_segment_and_finds_an_alteration(
+    sealed: SqlLedger, folder: Path
+) -> None:
+    for chain in CHAINS:
+        path = file_of(folder, chain)
+        argv = [sys.executable, "-c", program(1), str(path)]
+        segment = archiving.newest(await sealed.segments())[chain]
+        assert (await run(argv)).stdout.split() == [chain, "1", str(segment.last), segment.after]
+        alter(path, lambda rows: [*rows[:1], rows[1].replace(b'"1"', b'"2"', 1), *rows[2:]])
+        assert (await run(argv)).stderr.strip().endswith("a row was altered")

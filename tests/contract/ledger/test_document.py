@@ -19,10 +19,8 @@ from fedgpu_operator.domain.books import AttemptRequest, SignedUsage
 DOCUMENT = Path(__file__).parents[3] / "docs" / "ledger.md"
 
 
-def program() -> str:
-    found = re.search(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    return found[1]
+def program(number: int = 0) -> str:
+    return re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)[number]
 
 
 async def test_the_program_in_the_document_finds_our_head_and_an_alteration(
