@@ -70,7 +70,7 @@ def _archive(
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Move what is settled for good into sealed files, beside a running operator.
+    """Move what is settled for good into segment files, beside a running operator.
 
     Files are synced and read back before anything is removed. What is still needed stays: epochs that are not paid or
     can be challenged, open attempts, intents and disputes.

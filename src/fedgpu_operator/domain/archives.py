@@ -1,4 +1,4 @@
-"""Archives and copies of the ledger as values: sealed segments, what an archive run did, what a copy holds."""
+"""Archives and copies of the ledger as values: segments, what an archive run did, what a copy holds."""
 
 from __future__ import annotations
 
@@ -81,6 +81,9 @@ class Archived:
     bytes: int = 0
     missing: tuple[str, ...] = ()
     """Files of earlier runs that are not in the folder: what is still live of their rows stays."""
+
+    more: bool = False
+    """Whether the run ended before it reached what holds it back, so as not to keep an operator waiting."""
 
     @property
     def nothing(self) -> bool:

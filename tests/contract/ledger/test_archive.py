@@ -271,6 +271,21 @@ async def test_a_lease_that_was_covered_long_ago_stays_covered(
     assert audit.sound, audit.faults
 
 
+async def test_many_rows_go_in_several_runs_so_that_no_writer_waits_long(
+    month: SqlLedger, location: str, folder: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await asked(month)
+    planned = await archive(location, folder, now, dry_run=True)
+    monkeypatch.setattr(archiving, "ROWS_TOGETHER", 15)
+    done = await archive(location, folder, now)
+    assert (done.removed, done.kept, done.more) == (planned.removed, planned.kept, False)
+    assert [each.number for each in await month.segments()] == sorted([*range(1, 4)] * 4)
+    assert len(entries(folder)) == len([each for each in done.segments if each.rows]) > 8
+    assert await asked(month) == before
+    audit = await month.verify(folder)
+    assert audit.sound, audit.faults
+
+
 async def test_a_dry_run_writes_and_removes_nothing(
     month: SqlLedger, location: str, folder: Path, now: datetime
 ) -> None:
@@ -295,7 +310,7 @@ async def test_a_death_between_files_and_rows_loses_nothing(
         raise DiedError
 
     with monkeypatch.context() as dying:
-        dying.setattr(archiving, "_seal", die)
+        dying.setattr(archiving, "_remove", die)
         with pytest.raises(DiedError):
             await archive(location, folder, now)
     written = {name: (folder / name).read_bytes() for name in entries(folder)}

@@ -20,7 +20,8 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "ledger.md"
 
 
 def program(number: int = 0) -> str:
-    return re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)[number]
+    found = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    return str(found[number])
 
 
 async def test_the_program_in_the_document_finds_our_head_and_an_alteration(

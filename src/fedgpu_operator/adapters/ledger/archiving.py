@@ -1,4 +1,4 @@
-"""Archives a ledger: writes sealed segments to files, reads them back, and only then removes their rows.
+"""Archives a ledger: writes segments of the chains to files, reads them back, and only then removes their rows.
 
 Every boundary is the head that an epoch was stored over, so a segment ends in a hash that the epoch's manifest names.
 It runs beside the operator: rows below a boundary never change, and no figure that is read of the books changes.
@@ -54,6 +54,8 @@ from fedgpu_operator.domain.ledger import ChainHead, IntentState, LedgerHead, Us
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 ROWS_AT_ONCE = 5_000
+ROWS_TOGETHER = 25_000
+"""Rows after which a run ends at the next epoch: an operator's writes wait while they are removed, for some seconds."""
 OVER = frozenset({EpochStage.PAID.value, *DEAD_STAGES})
 """Stages in which nothing more happens to an epoch."""
 
@@ -80,17 +82,38 @@ def archive(
         raise ConfigurationError(f"folder not found: {folder}")
     database = Database.open(location, read_only=True) if dry_run else Database.beside(location)
     try:
-        plan = database.snapshot(lambda connection: _plan(connection, folder, wish, at))
-        if dry_run or plan.nothing:
-            return plan
-        written = database.snapshot(lambda connection: _write(connection, folder, plan, note))
-        for segment in written:
-            _read_back(folder, segment)
-        sealed = database.once(lambda connection: _seal(connection, replace(plan, segments=written), at))
-        size = sum((folder / segment.file).stat().st_size for segment in written if segment.file)
-        return replace(sealed, bytes=size)
+        if dry_run:
+            return database.snapshot(lambda connection: _plan(connection, folder, wish, at, most=None))
+        done = _one_run(database, folder, wish, at, note)
+        # A run that ended early, for the operator's sake, is followed by the next one.
+        while done.more:
+            done = _joined(done, _one_run(database, folder, wish, at, note))
+        return done
     finally:
         database.close()
+
+
+def _one_run(database: Database, folder: Path, wish: ArchiveWish, at: datetime, note: segments.Note) -> Archived:
+    plan = database.snapshot(lambda connection: _plan(connection, folder, wish, at, most=ROWS_TOGETHER))
+    if plan.nothing:
+        return plan
+    written = database.snapshot(lambda connection: _write(connection, folder, plan, note))
+    for segment in written:
+        _read_back(folder, segment)
+    cleared = database.once(lambda connection: _remove(connection, replace(plan, segments=written), at))
+    return replace(cleared, bytes=sum((folder / each.file).stat().st_size for each in written if each.file))
+
+
+def _joined(first: Archived, then: Archived) -> Archived:
+    """What two runs, one after the other, did together."""
+    removed = {name: count + then.removed.get(name, 0) for name, count in first.removed.items()}
+    return replace(
+        then,
+        segments=first.segments + tuple(each for each in then.segments if not then.nothing),
+        removed=removed,
+        bytes=first.bytes + then.bytes,
+        missing=tuple(sorted({*first.missing, *then.missing})),
+    )
 
 
 def archived(connection: Connection) -> tuple[Segment, ...]:
@@ -122,19 +145,19 @@ def newest(all_segments: tuple[Segment, ...]) -> dict[str, Segment]:
 # ---------------------------------------------------------------- how far
 
 
-def _plan(connection: Connection, folder: Path, wish: ArchiveWish, at: datetime) -> Archived:
+def _plan(connection: Connection, folder: Path, wish: ArchiveWish, at: datetime, *, most: int | None) -> Archived:
     before = archived(connection)
     last = newest(before)
-    boundary, why = _boundary(connection, wish)
+    boundary, why = _boundary(connection, wish, most, last)
     parts_wish = replace(wish, before=_first_whole(connection, wish))
-    parts_boundary, _ = _boundary(connection, parts_wish)
+    parts_boundary, _ = _boundary(connection, parts_wish, most, last)
     number = 1 + max((segment.number for segment in before), default=0)
     found = []
     for chain in ARCHIVED_CHAINS:
         limit = parts_boundary if chain == EPOCH_CHAIN else boundary
         found.append(_segment(number, chain, last.get(chain), limit, at))
     missing = _missing(connection, folder, before, tuple(found))
-    plan = Archived(tuple(found), {}, {}, why, missing=missing)
+    plan = Archived(tuple(found), {}, {}, why, missing=missing, more=why == MORE)
     removable = {table.name: _removable(table, plan.segments, before, missing) for table in _TABLES}
     return replace(plan, removed=_counts(connection, removable), kept=_left(connection, removable, plan.segments))
 
@@ -145,8 +168,17 @@ class _Boundary:
     head: LedgerHead
 
 
-def _boundary(connection: Connection, wish: ArchiveWish) -> tuple[_Boundary | None, str]:
-    """The newest epoch whose head can end a segment, and what holds the one after it back."""
+MORE = "the rest is left to the next run"
+
+
+def _boundary(
+    connection: Connection, wish: ArchiveWish, most: int | None, last: Mapping[str, Segment]
+) -> tuple[_Boundary | None, str]:
+    """The newest epoch whose head can end a segment, and what holds the one after it back.
+
+    With `most`, the first one at which at least so many rows lie beyond the last segments.
+    """
+    begun = {chain: segment.last for chain, segment in last.items()}
     columns = (epochs.c.number, epochs.c.stage, epochs.c.period_end, epochs.c.chain_epoch, epochs.c.ledger_head)
     intents = select(chain_intents.c.epoch).where(chain_intents.c.state == IntentState.OPEN.value)
     busy = set(connection.execute(intents.where(chain_intents.c.epoch.is_not(None))).scalars())
@@ -158,7 +190,13 @@ def _boundary(connection: Connection, wish: ArchiveWish) -> tuple[_Boundary | No
             return found, why
         if row.stage == EpochStage.PAID.value and row.ledger_head:
             found = _Boundary(row.number, LedgerHead.parse(row.ledger_head))
+            if most is not None and _rows_beyond(found.head, begun) >= most:
+                return found, MORE
     return found, "" if rows else "the ledger has no epochs: a segment ends where an epoch was stored"
+
+
+def _rows_beyond(head: LedgerHead, begun: Mapping[str, int]) -> int:
+    return sum(end.length - begun.get(chain, 0) for chain, end in head.chains.items() if chain in ARCHIVED_CHAINS[1:])
 
 
 def _needed(row: Any, wish: ArchiveWish, busy: set[int]) -> str:
@@ -370,7 +408,7 @@ def _read_back(folder: Path, segment: Segment) -> None:
 # ---------------------------------------------------------------- then the rows
 
 
-def _seal(connection: Connection, plan: Archived, at: datetime) -> Archived:
+def _remove(connection: Connection, plan: Archived, at: datetime) -> Archived:
     """Record the segments and remove what they hold, in the transaction of `connection`."""
     before = archived(connection)
     number = plan.segments[0].number
@@ -406,8 +444,8 @@ def _seal(connection: Connection, plan: Archived, at: datetime) -> Archived:
         else:
             statement = delete(table).where(removable[table.name])
         removed[table.name] = connection.execute(statement).rowcount
-    sealed = tuple(replace(each, kept_hash=hashes[each.chain].hex()) for each in plan.segments)
-    return replace(plan, segments=sealed, removed=removed, kept=left)
+    recorded = tuple(replace(each, kept_hash=hashes[each.chain].hex()) for each in plan.segments)
+    return replace(plan, segments=recorded, removed=removed, kept=left)
 
 
 def _open_balances(connection: Connection, segment: Segment) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from eth_utils.crypto import keccak
 from sqlalchemy import ColumnElement, Connection, Table, func, select, true
 
-from fedgpu_operator.adapters.ledger import live, sealed
+from fedgpu_operator.adapters.ledger import live, pastaudit
 from fedgpu_operator.adapters.ledger.binding import bound, named_in
 from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, head, raw, row_hash
 from fedgpu_operator.adapters.ledger.epochs import live_covers, parts_hash, parts_of
@@ -62,7 +62,7 @@ def verify(connection: Connection, archive: Path | None = None) -> LedgerAudit:
     """
     found = head(connection)
     anchors, unreadable = _anchors(connection)
-    past = sealed.judge(connection, archive, {name: partial(_promise, theirs) for name, theirs in anchors.items()})
+    past = pastaudit.judge(connection, archive, {name: partial(_promise, theirs) for name, theirs in anchors.items()})
     walks = {table.name: _walk(connection, table, found, anchors, past) for table in CHAINED}
     faults = past.faults + [fault for walk in walks.values() for fault in walk.faults]
     escrow = bound(connection)
@@ -83,7 +83,7 @@ def verify(connection: Connection, archive: Path | None = None) -> LedgerAudit:
     return LedgerAudit(rows, found, balance, tuple(faults), escrow, past.unread, past.strays)
 
 
-def _walk(connection: Connection, table: Table, found: LedgerHead, anchors: Anchors, past: sealed.Sealed) -> _Walk:
+def _walk(connection: Connection, table: Table, found: LedgerHead, anchors: Anchors, past: pastaudit.Past) -> _Walk:
     """Follow one chain from its first live row to its head, or to the first fault."""
     name = table.name
     # The rows of archived epochs stay live: their chain is read from its beginning.
@@ -103,7 +103,7 @@ def _walk(connection: Connection, table: Table, found: LedgerHead, anchors: Anch
 
 
 def _after(table: Table, archived: int) -> ColumnElement[bool]:
-    """Rows after the archived ones; what stays live of those is judged by sealed.py."""
+    """Rows after the archived ones; what stays live of those is judged by pastaudit.py."""
     return table.c.position > archived if archived else true()
 
 
@@ -189,7 +189,7 @@ def _epoch_faults(connection: Connection, escrow: BoundEscrow | None, archived: 
     faults = []
     numbers = connection.execute(select(epochs.c.number).order_by(epochs.c.number)).scalars().all()
     for number in numbers:
-        if number < archived and not sealed.parts_left(connection, number):
+        if number < archived and not pastaudit.parts_left(connection, number):
             continue
         row = connection.execute(select(epochs).where(epochs.c.number == number)).one()
         if "0x" + keccak(row.manifest).hex() != row.manifest_hash:
@@ -205,7 +205,7 @@ def _epoch_faults(connection: Connection, escrow: BoundEscrow | None, archived: 
 def _live_faults(connection: Connection, *, archived: bool) -> list[LedgerFault]:
     """Live rows that are not what their usage checkpoints, their own hash and the epochs' covers make them.
 
-    `archived`: the checkpoints of a lease that ended may be in archives, whose files sealed.py holds to the live row.
+    `archived`: the checkpoints of a lease that ended may be in archives, and pastaudit.py judges their files.
     """
     covers = live_covers(connection)
     newest = (

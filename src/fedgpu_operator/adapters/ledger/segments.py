@@ -1,4 +1,4 @@
-"""Sealed segments as files: how one is written, synced to disk, read back and judged; no SQL lives here.
+"""Segments as files: how one is written, synced to disk, read back and judged; no SQL lives here.
 
 A file is gzip'd text in UTF-8, one JSON value a line: a header, then the canonical text of each row, which is what the
 chain's hash is made over (docs/ledger.md). In a segment of `epochs` each row is followed by what belongs to that epoch:
@@ -61,7 +61,7 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class SealedRow:
+class SegmentRow:
     """One row of a segment: its fields as its text has them, the hash up to it, and an epoch's parts."""
 
     position: int
@@ -119,7 +119,7 @@ def holds(folder: Path, segment: Segment) -> bool:
         return False
 
 
-def rows_of(folder: Path, segment: Segment) -> Iterator[SealedRow]:
+def rows_of(folder: Path, segment: Segment) -> Iterator[SegmentRow]:
     """Read a segment back row by row; only the end of the iteration says that all of it is right.
 
     Raises SegmentError at the first thing that is wrong: the file is missing, is not gzip, is another segment or one of
@@ -139,7 +139,7 @@ def rows_of(folder: Path, segment: Segment) -> Iterator[SealedRow]:
         raise SegmentError(f"file {segment.file} is not the file that was written, though its rows are")
 
 
-def _judged(raw: BufferedReader, segment: Segment) -> Iterator[SealedRow]:
+def _judged(raw: BufferedReader, segment: Segment) -> Iterator[SegmentRow]:
     with gzip.GzipFile(fileobj=raw, mode="rb") as packed:
         lines = _lines(lambda: packed.readline(MAX_LINE + 1))
         _check_header(next(lines, b""), segment)
@@ -194,7 +194,7 @@ def _check_header(line: bytes, segment: Segment) -> None:
         raise SegmentError(f"file {segment.file} is another segment ({what}), or one of another ledger")
 
 
-def _row(segment: Segment, position: int, text: bytes, before: bytes) -> SealedRow:
+def _row(segment: Segment, position: int, text: bytes, before: bytes) -> SegmentRow:
     try:
         name, at, *fields = json.loads(text)
         place = int(at)
@@ -202,10 +202,10 @@ def _row(segment: Segment, position: int, text: bytes, before: bytes) -> SealedR
         raise SegmentError(f"cannot be read in file {segment.file}", f"position {position}") from None
     if (name, place) != (segment.chain, position) or len(fields) != len(COLUMNS[segment.chain]):
         raise SegmentError(f"is not where it belongs in file {segment.file}", f"position {position}")
-    return SealedRow(position, tuple(fields), text, sha256(before + text).digest())
+    return SegmentRow(position, tuple(fields), text, sha256(before + text).digest())
 
 
-def _with_parts(segment: Segment, row: SealedRow, text: bytes) -> SealedRow:
+def _with_parts(segment: Segment, row: SegmentRow, text: bytes) -> SegmentRow:
     """The row with its epoch's parts; a fault unless they are those that the row binds."""
     number = field_of(segment.chain, row.fields, "number")
     try:
@@ -219,7 +219,7 @@ def _with_parts(segment: Segment, row: SealedRow, text: bytes) -> SealedRow:
         raise SegmentError(f"has another manifest in file {segment.file} than its hash names", str(number))
     if parts.hash.hex() != field_of(segment.chain, row.fields, "parts_hash"):
         raise SegmentError(f"has other lines or covers in file {segment.file} than it was stored with", str(number))
-    return SealedRow(row.position, row.fields, row.text, row.hash, parts)
+    return SegmentRow(row.position, row.fields, row.text, row.hash, parts)
 
 
 def position_of(text: bytes) -> int:

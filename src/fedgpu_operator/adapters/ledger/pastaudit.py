@@ -34,7 +34,7 @@ Judge = Callable[[int, bytes], str]
 
 
 @dataclass
-class Sealed:
+class Past:
     """What an audit found of the archives: where the live part of each chain begins, and what is wrong."""
 
     starts: dict[str, tuple[int, bytes]]
@@ -47,12 +47,12 @@ class Sealed:
     strays: tuple[str, ...] = ()
 
 
-def judge(connection: Connection, folder: Path | None, promised: dict[str, Judge]) -> Sealed:
+def judge(connection: Connection, folder: Path | None, promised: dict[str, Judge]) -> Past:
     """Judge all segments; with a `folder` their files too. Of a chain the first fault alone is named."""
     by_chain: dict[str, list[Segment]] = defaultdict(list)
     for segment in archiving.archived(connection):
         by_chain[segment.chain].append(segment)
-    found = Sealed({chain: _start(theirs) for chain, theirs in by_chain.items()})
+    found = Past({chain: _start(theirs) for chain, theirs in by_chain.items()})
     if EPOCH_CHAIN in by_chain:
         found.epoch = by_chain[EPOCH_CHAIN][-1].epoch
     for chain, theirs in by_chain.items():
@@ -154,7 +154,7 @@ class _Files:
         texts = archiving.kept_texts(self._connection, segment, position >= segment.first)
         return {segments.position_of(text): text for text in texts}
 
-    def _take(self, segment: Segment, row: segments.SealedRow) -> None:
+    def _take(self, segment: Segment, row: segments.SegmentRow) -> None:
         """What is read of a row beyond its place in the chain."""
         if self._chain == postings.name:
             self._add(row)
@@ -165,14 +165,14 @@ class _Files:
             if len(self._readings) >= LEASES_AT_ONCE:
                 self._compare_readings()
 
-    def _add(self, row: segments.SealedRow) -> None:
+    def _add(self, row: segments.SegmentRow) -> None:
         fields = dict(zip(COLUMNS[postings.name], row.fields, strict=True))
         key = tuple(fields[name] for name in ("kind", "tenant_wallet", "provider_wallet", "leg", "account"))
         amount, entry = int(fields["amount"] or 0), int(fields["entry"] or 0)
         known = self._sums.setdefault(key, [0, 0])
         known[0], known[1] = known[0] + amount, max(known[1], entry)
 
-    def _compare_covers(self, segment: Segment, row: segments.SealedRow) -> None:
+    def _compare_covers(self, segment: Segment, row: segments.SegmentRow) -> None:
         number = str(segments.field_of(self._chain, row.fields, "number"))
         live = self._connection.execute(
             select(epoch_leases.c.lease_name, epoch_leases.c.gpu_seconds).where(epoch_leases.c.epoch == int(number))
