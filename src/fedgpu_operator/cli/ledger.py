@@ -34,6 +34,9 @@ ArchiveOption = Annotated[
     Path | None, typer.Option("--archive", help="Folder with the segment files; read along with the ledger.")
 ]
 DEFAULT: Final = "/var/lib/fedgpu/ledger.db"
+EpochArgument = Annotated[
+    str, typer.Argument(help="The ledger's number of the epoch, or the hash of its manifest.", metavar="EPOCH")
+]
 
 app = typer.Typer(no_args_is_help=True, help="Audit, back up, restore and archive the operator's books.")
 
@@ -82,6 +85,12 @@ app.command("archive")(flat(_archive))
 
 
 @app.command()
+def manifest(epoch: EpochArgument, ledger: LedgerOption = DEFAULT, archive: ArchiveOption = None) -> None:
+    """Print the manifest of an epoch, for `fedgpu settle verify --manifest`: the hub shows old ones no longer."""
+    typer.echo(_with_ledger(lambda books: manifest_in(books, epoch, archive), ledger), nl=False)
+
+
+@app.command()
 def balance(ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE) -> None:
     """Print the balance of every account, which sum to zero; exit 1 where they do not."""
 
@@ -113,6 +122,40 @@ def restore(file: BackupFile, ledger: LedgerOption = DEFAULT, output: OutputOpti
     rows in it is refused.
     """
     ledger_copies.restore(file, ledger, output)
+
+
+async def manifest_in(books: SqlLedger, epoch: str, archive: Path | None = None) -> bytes:
+    """The manifest of the epoch with that number or manifest hash; LedgerError if the ledger has none."""
+    from fedgpu_operator.errors import ConfigurationError, LedgerError
+
+    if epoch.lower().startswith("0x"):
+        found = await books.epoch_with_manifest(epoch.lower())
+    elif epoch.isascii() and epoch.isdecimal():
+        found = await books.epoch(int(epoch))
+    else:
+        raise ConfigurationError(f"EPOCH: must be a number or the hash of a manifest such as 0x1f…, not {epoch!r}")
+    if found is None:
+        raise LedgerError(f"the ledger has no epoch {epoch}")
+    if not found.draft.manifest:
+        return await _archived_manifest(books, found.number, archive)
+    return found.draft.manifest
+
+
+async def _archived_manifest(books: SqlLedger, number: int, archive: Path | None) -> bytes:
+    """The manifest of an archived epoch; LedgerError that names the file unless it can be read there."""
+    from fedgpu_operator.adapters.ledger import segments
+    from fedgpu_operator.errors import LedgerError
+
+    theirs = [each for each in await books.segments() if each.chain == "epochs" and each.rows and each.epoch > number]
+    if not theirs:
+        raise LedgerError(f"the manifest of epoch {number} is missing: run `fedgpu ledger verify`")
+    file = theirs[0].file
+    if archive is None:
+        raise LedgerError(f"the manifest of epoch {number} is archived in {file}: name its folder with --archive")
+    try:
+        return segments.manifest_in(archive, theirs[0], number)
+    except segments.SegmentError as error:
+        raise LedgerError(f"the manifest of epoch {number} cannot be read: {error.why}") from error
 
 
 def audit_of(audit: LedgerAudit, anchor: Verdict | None) -> JSONObject:

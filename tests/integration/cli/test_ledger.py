@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.adapters.ledger import SqlLedger, archiving
 from fedgpu_operator.cli import main
+from fedgpu_operator.domain.archives import ArchiveWish
 from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochStage
 from fedgpu_operator.domain.ledger import Position, PostingKind
 from fedgpu_operator.domain.money import MicroUSD
@@ -111,6 +112,27 @@ def test_books_that_cannot_be_read_are_told_in_one_line(tmp_path: Path, capsys: 
         assert err.startswith("error: ")
         assert len(err.splitlines()) == 1
         assert "secret" not in err
+
+
+def test_a_manifest_that_the_hub_shows_no_longer_comes_from_the_ledger(
+    books: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    plan = build_epoch(
+        chain_id=1,
+        escrow=PROVIDER,
+        seq=0,
+        prev_root="0x" + "00" * 32,
+        period_end=1,
+        pairs={(TENANT, PROVIDER): MicroUSD(1)},
+        debits={TENANT: MicroUSD(1)},
+    )
+    keep(books, plan, "")
+    for name in ("1", plan.manifest_hash, plan.manifest_hash.upper().replace("0X", "0x")):
+        assert main(["ledger", "manifest", name, "--ledger", str(books)]) == 0
+        assert capsysbinary.readouterr().out == plan.manifest, "byte for byte, or its hash is another"
+    for name, code, words in (("2", 1, b"no epoch 2"), ("0x" + "00" * 32, 1, b"no epoch 0x00"), ("one", 2, b"EPOCH")):
+        assert main(["ledger", "manifest", name, "--ledger", str(books)]) == code
+        assert words in capsysbinary.readouterr().err
 
 
 def head_of(path: Path) -> str:
@@ -237,3 +259,20 @@ def test_books_are_archived_verified_backed_up_and_restored(
     (folder / "postings-000000000001-000000000004.jsonl.gz").unlink()
     assert "is missing" in run("verify", *at, "--archive", str(folder), code=1)
     assert "folder not found" in run("verify", *at, "--archive", str(tmp_path / "none"), code=2)
+
+
+def test_the_manifest_of_an_archived_epoch_is_read_from_its_file(
+    books: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    for number in (1, 2):
+        paid(books, number)
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    now = NOW + timedelta(days=90)
+    archiving.archive(str(books), folder, ArchiveWish(whole=1), now)
+    at = ("ledger", "manifest", "1", "--ledger", str(books))
+    capsysbinary.readouterr()
+    assert main([*at]) == 1
+    assert b"is archived in epochs-000000000001-000000000001.jsonl.gz: name its folder" in capsysbinary.readouterr().err
+    assert main([*at, "--archive", str(folder)]) == 0
+    assert capsysbinary.readouterr().out == b"manifest 1"

@@ -139,6 +139,17 @@ def rows_of(folder: Path, segment: Segment) -> Iterator[SegmentRow]:
         raise SegmentError(f"file {segment.file} is not the file that was written, though its rows are")
 
 
+def manifest_in(folder: Path, segment: Segment, number: int) -> bytes:
+    """The manifest of an epoch, out of a segment that is judged to its end; raises SegmentError."""
+    found = None
+    for row in rows_of(folder, segment):
+        if row.parts is not None and field_of(segment.chain, row.fields, "number") == str(number):
+            found = row.parts.manifest
+    if found is None:
+        raise SegmentError(f"file {segment.file} has no epoch {number}")
+    return found
+
+
 def _judged(raw: BufferedReader, segment: Segment) -> Iterator[SegmentRow]:
     with gzip.GzipFile(fileobj=raw, mode="rb") as packed:
         lines = _lines(lambda: packed.readline(MAX_LINE + 1))
