@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from eth_utils.crypto import keccak
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Table, func, select, true
 
-from fedgpu_operator.adapters.ledger import live
+from fedgpu_operator.adapters.ledger import live, pastaudit
 from fedgpu_operator.adapters.ledger.binding import bound, named_in
 from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, head, raw, row_hash
 from fedgpu_operator.adapters.ledger.epochs import live_covers, parts_hash, parts_of
@@ -51,36 +53,45 @@ class _Walk:
     faults: list[LedgerFault] = field(default_factory=list)
 
 
-def verify(connection: Connection) -> LedgerAudit:
+def verify(connection: Connection, archive: Path | None = None) -> LedgerAudit:
     """Judge every chain against its rows, its head and the heads that epochs were stored with; then what follows.
 
     That is: live rows from their usage checkpoints and from the covers of the epochs, totals of pairs from attempts and
     live rows, and the trial balance. Of a chain the first fault alone is named: every later row of it is a consequence.
+    What is archived is read from the folder `archive`; without one a chain is judged from where its archived part ends.
     """
     found = head(connection)
     anchors, unreadable = _anchors(connection)
-    walks = {table.name: _walk(connection, table, found, anchors) for table in CHAINED}
-    faults = [fault for walk in walks.values() for fault in walk.faults]
+    past = pastaudit.judge(connection, archive, {name: partial(_promise, theirs) for name, theirs in anchors.items()})
+    walks = {table.name: _walk(connection, table, found, anchors, past) for table in CHAINED}
+    faults = past.faults + [fault for walk in walks.values() for fault in walk.faults]
     escrow = bound(connection)
-    faults += unreadable + _epoch_faults(connection, escrow)
+    faults += unreadable + _epoch_faults(connection, escrow, past.epoch)
     balance = trial_balance(connection)
     if not balance.balanced:
         why = f"{balance.unbalanced} entries do not sum to zero, all postings together to {balance.total}"
         faults.append(LedgerFault("postings", "trial balance", why))
-    rows = {name: walk.length for name, walk in walks.items()}
-    for table, judge in ((lease_usage, _live_faults), (pair_totals, _total_faults)):
+    # The rows of epochs are all live; unread are the manifests, lines and covers of so many.
+    unread = {name: count for name, count in past.unread.items() if name != epochs.name}
+    rows = {name: walk.length - unread.get(name, 0) for name, walk in walks.items()}
+    for table, judged in (
+        (lease_usage, _live_faults(connection, archived=bool(past.starts))),
+        (pair_totals, _total_faults(connection)),
+    ):
         rows[table.name] = connection.execute(select(func.count()).select_from(table)).scalar_one()
-        faults += judge(connection)
-    return LedgerAudit(rows, found, balance, tuple(faults), escrow)
+        faults += judged
+    return LedgerAudit(rows, found, balance, tuple(faults), escrow, past.unread, past.strays)
 
 
-def _walk(connection: Connection, table: Table, found: LedgerHead, anchors: Anchors) -> _Walk:
-    """Follow one chain from its first row to its head, or to the first fault."""
+def _walk(connection: Connection, table: Table, found: LedgerHead, anchors: Anchors, past: pastaudit.Past) -> _Walk:
+    """Follow one chain from its first live row to its head, or to the first fault."""
     name = table.name
-    walk = _Walk(0, genesis(name))
+    # The rows of archived epochs stay live: their chain is read from its beginning.
+    start = (0, genesis(name)) if table is epochs else past.starts.get(name, (0, genesis(name)))
+    walk = _Walk(*start)
     promised = anchors.get(name, {})
     bound = [raw(table, column) for column in COLUMNS[name]]
-    query = select(table.c.position, table.c.hash, *bound).order_by(table.c.position)
+    query = select(table.c.position, table.c.hash, *bound).where(_after(table, start[0])).order_by(table.c.position)
     with connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE)) as result:
         for rows in result.partitions(ROWS_AT_ONCE):
             for position, stored, *fields in rows:
@@ -89,6 +100,19 @@ def _walk(connection: Connection, table: Table, found: LedgerHead, anchors: Anch
                     return walk
     walk.faults += _at_the_end(name, walk, found.chains.get(name), promised)
     return walk
+
+
+def _after(table: Table, archived: int) -> ColumnElement[bool]:
+    """Rows after the archived ones; what stays live of those is judged by pastaudit.py."""
+    return table.c.position > archived if archived else true()
+
+
+def _promise(promised: Promises, position: int, found: bytes) -> str:
+    """Why the chain's hash at a position cannot be right, by the epochs that were stored over it."""
+    for epoch, promise in promised.get(position, ()):
+        if promise != found.hex():
+            return f"is not what epoch {epoch} was stored over: history up to here was written anew"
+    return ""
 
 
 def _step(walk: _Walk, name: str, position: int, stored: bytes, fields: Sequence[Any], promised: Promises) -> None:
@@ -101,11 +125,8 @@ def _step(walk: _Walk, name: str, position: int, stored: bytes, fields: Sequence
         walk.faults.append(LedgerFault(name, _key(name, fields), "was altered, or stands where another row stood"))
         return
     walk.length, walk.hash = position, expected
-    for epoch, promise in promised.get(position, ()):
-        if promise != expected.hex():
-            why = f"is not what epoch {epoch} was stored over: history up to here was written anew"
-            walk.faults.append(LedgerFault(name, _key(name, fields), why))
-            return
+    if why := _promise(promised, position, expected):
+        walk.faults.append(LedgerFault(name, _key(name, fields), why))
 
 
 def _key(name: str, fields: Sequence[Any]) -> str:
@@ -160,11 +181,16 @@ def _anchors(connection: Connection) -> tuple[Anchors, list[LedgerFault]]:
     return anchors, faults
 
 
-def _epoch_faults(connection: Connection, escrow: BoundEscrow | None) -> list[LedgerFault]:
-    """Epochs whose manifest, lines or covers are not those that their row names, or which another escrow holds."""
+def _epoch_faults(connection: Connection, escrow: BoundEscrow | None, archived: int) -> list[LedgerFault]:
+    """Epochs whose manifest, lines or covers are not those that their row names, or which another escrow holds.
+
+    Those before the epoch `archived` have them in an archive.
+    """
     faults = []
     numbers = connection.execute(select(epochs.c.number).order_by(epochs.c.number)).scalars().all()
     for number in numbers:
+        if number < archived and not pastaudit.parts_left(connection, number):
+            continue
         row = connection.execute(select(epochs).where(epochs.c.number == number)).one()
         if "0x" + keccak(row.manifest).hex() != row.manifest_hash:
             faults.append(LedgerFault("epochs", str(number), "holds another manifest than its hash names"))
@@ -176,8 +202,11 @@ def _epoch_faults(connection: Connection, escrow: BoundEscrow | None) -> list[Le
     return faults
 
 
-def _live_faults(connection: Connection) -> list[LedgerFault]:
-    """Live rows that are not what their usage checkpoints, their own hash and the epochs' covers make them."""
+def _live_faults(connection: Connection, *, archived: bool) -> list[LedgerFault]:
+    """Live rows that are not what their usage checkpoints, their own hash and the epochs' covers make them.
+
+    `archived`: the checkpoints of a lease that ended may be in archives, and pastaudit.py judges their files.
+    """
     covers = live_covers(connection)
     newest = (
         select(usage_records.c.lease_name, func.max(usage_records.c.sequence).label("sequence"))
@@ -203,7 +232,7 @@ def _live_faults(connection: Connection) -> list[LedgerFault]:
     faults = []
     with connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE)) as rows:
         for row in rows:
-            why = _live_fault(row, covers.get(row[0], (None, 0)))
+            why = _live_fault(row, covers.get(row[0], (None, 0)), archived=archived)
             if why:
                 faults.append(LedgerFault(lease_usage.name, str(row[0]), why))
             if len(faults) >= MOST_NAMED:
@@ -221,7 +250,7 @@ def _live_faults(connection: Connection) -> list[LedgerFault]:
     ]
 
 
-def _live_fault(row: Any, cover: tuple[int | None, int]) -> str:
+def _live_fault(row: Any, cover: tuple[int | None, int], *, archived: bool) -> str:
     """What is wrong with a row of the query above: a live row with its newest checkpoint; empty if nothing is."""
     width = len(live.READING)
     reading, kept = tuple(row[:width]), tuple(row[width : 2 * width])
@@ -233,7 +262,8 @@ def _live_fault(row: Any, cover: tuple[int | None, int]) -> str:
     flags = (int(sequence > row.checkpoint_sequence), int(gpu_seconds > row.covered_gpu_seconds))
     if not sound or (row.unsealed, row.uncovered) != flags:
         return "was altered"
-    if row.checkpoint_sequence != (kept[1] or 0):
+    away = archived and kept[1] is None and row.ended_at is not None
+    if row.checkpoint_sequence != (kept[1] or 0) and not away:
         return f"names {row.checkpoint_sequence} as its newest usage checkpoint, which is {kept[1] or 0}"
     if kept[1] is not None and (sequence < kept[1] or gpu_seconds < kept[2]):
         return f"is below its newest usage checkpoint of {kept[2]} gpu-seconds at {kept[1]}"
