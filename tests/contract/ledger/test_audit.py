@@ -146,8 +146,10 @@ async def test_a_live_row_that_was_altered_in_any_column_is_found(filled: SqlLed
             this = "lease_name = ?"
             ((value,),) = intruder.run(f"SELECT {column} FROM lease_usage WHERE {this}", lease)
             key = other(lease) if column == "lease_name" else lease
+            absent: dict[str, Value] = {"usage_hash": "x", "signature": b"\x07"}
+            changed = absent.get(column, 7) if value is None else other(value)
             try:
-                intruder.run(f"UPDATE lease_usage SET {column} = ? WHERE {this}", other(value), lease, unguarded=True)
+                intruder.run(f"UPDATE lease_usage SET {column} = ? WHERE {this}", changed, lease, unguarded=True)
             except intruder.refusal:
                 assert column in FLAGGED, column
                 continue
@@ -177,7 +179,9 @@ async def test_live_rows_taken_out_put_in_or_moved_are_found(filled: SqlLedger, 
     assert "lease_usage" in broken(await filled.verify())
     intruder.run("DELETE FROM lease_usage WHERE lease_name = 'd-1'", unguarded=True)
     rest = columns.replace("lease_name", "'d-1'", 1)
-    intruder.run(f"INSERT INTO lease_usage SELECT {rest} FROM lease_usage WHERE lease_name = 'c-1'", unguarded=True)
+    intruder.run(
+        f"INSERT INTO lease_usage ({columns}) SELECT {rest} FROM lease_usage WHERE lease_name = 'c-1'", unguarded=True
+    )
     assert "lease_usage" in broken(await filled.verify())
 
 
@@ -190,7 +194,7 @@ async def test_what_a_pair_owes_is_recomputed(filled: SqlLedger, intruder: Intru
         intruder.run(f"UPDATE pair_totals SET {column} = ?", value, unguarded=True)
         assert (await filled.verify()).sound
     for statement in (
-        f"INSERT INTO pair_totals SELECT 'team-z', {', '.join(columns[1:])} FROM pair_totals",
+        f"INSERT INTO pair_totals ({', '.join(columns)}) SELECT 'team-z', {', '.join(columns[1:])} FROM pair_totals",
         "DELETE FROM pair_totals",
     ):
         intruder.run(statement, unguarded=True)

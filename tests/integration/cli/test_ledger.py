@@ -29,7 +29,7 @@ TENANT, PROVIDER = "0x" + "11" * 20, "0x" + "22" * 20
 
 @pytest.fixture
 def books(tmp_path: Path) -> Path:
-    """An attempt with five usage records, charged 5 dollars, 3 of them set aside."""
+    """An attempt with five usage checkpoints, charged 5 dollars, 3 of them set aside."""
     path = tmp_path / "ledger.db"
     request = AttemptRequest(
         job_uid="job",
@@ -54,6 +54,7 @@ def books(tmp_path: Path) -> Path:
                 await ledger.record_usage(
                     attempt.lease_name, sequence, 60 * sequence, NOW + timedelta(minutes=sequence)
                 )
+                await ledger.seal()
             await ledger.post(positions, NOW, block=4)
 
     asyncio.run(fill())
@@ -91,6 +92,8 @@ def test_sound_books_pass_and_sum_to_zero(books: Path, capsys: pytest.CaptureFix
     [
         ("UPDATE usage_records SET gpu_seconds = 61 WHERE sequence = 1", ["usage_records", "-1 1"]),
         ("DELETE FROM usage_records WHERE sequence = 3", ["usage_records"]),
+        ("UPDATE lease_usage SET signed_at = 7", ["lease_usage", "job-1"]),
+        ("UPDATE pair_totals SET numerator = '1'", ["pair_totals", "acme owner"]),
         ("UPDATE attempts SET price = 1", ["attempts", "job"]),
         ("UPDATE postings SET amount = amount - 1 WHERE account LIKE 'provider/%'", ["postings", "trial balance"]),
     ],

@@ -208,7 +208,12 @@ class Database:
         """Note if another process has committed since; the own connection's commits do not count."""
         if self._link is None or not isinstance(self._link, sqlite.Link):
             return
-        (version,) = self._link.execute("PRAGMA data_version").fetchone()
+        try:
+            version = sqlite.data_version(self._link)
+        except sqlite.LinkError:
+            # A file that cannot be looked at now may hold anything; whoever reads it next hears why.
+            self._version, self._generation = None, self._generation + 1
+            return
         if version != self._version:
             self._version = version
             self._generation += 1

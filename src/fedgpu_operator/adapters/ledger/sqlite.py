@@ -16,6 +16,8 @@ from fedgpu_operator.errors import ConfigurationError
 
 Link = sqlite3.Connection
 """What the driver calls a connection."""
+LinkError = sqlite3.Error
+"""What one raises."""
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a writer waits for another process before it gives up; our own writes last milliseconds."""
@@ -54,6 +56,12 @@ def engine(path: Path, *, read_only: bool) -> Engine:
 def writing(path: Path) -> Engine:
     """The one connection of this process that writes; each of its transactions is the only one that does."""
     return _engine(path, read_only=False, begin="BEGIN IMMEDIATE", pool_size=1, max_overflow=0)
+
+
+def data_version(link: Link) -> int:
+    """A number that changes when another connection has committed to the file; the link's own commits do not count."""
+    (version,) = link.execute("PRAGMA data_version").fetchone()
+    return int(version)
 
 
 def _engine(path: Path, *, read_only: bool, begin: str, **pool: int) -> Engine:
