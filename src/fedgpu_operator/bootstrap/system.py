@@ -46,8 +46,8 @@ from fedgpu_operator.settlement.typeddata import hub_domain
 log = logging.getLogger(__name__)
 
 HUB_PATIENCE_SECONDS = 15.0
-LEAST_SECONDS = {"providers": 1.0, "market": 1.0}
-"""Between two passes of a loop that shows things to people, however much happens."""
+LEAST_SECONDS = {"providers": 1.0, "market": 1.0, "receipts": 1.0}
+"""Between two passes of a loop that shows things to people, or looks at all pairs, however much happens."""
 
 
 @dataclass(slots=True)
