@@ -263,20 +263,8 @@ class AttemptKeeper:
         return await self._ledger.stop_attempt(attempt.lease_name, reason, min(now, since or now))
 
     async def tombstone(self, lease: ComputeLease, stop: Stop) -> ComputeLease:
-        """Set the tombstone; the agent ends the workload and, where it has ended, clears it away.
-
-        It always fits: an object that became too large loses what nobody needs any more, the workload first.
-        """
-        spec = {
-            "desired": "Stop",
-            "stopReason": stop.reason,
-            "stopRequestedAt": stop.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "workload": None,
-        }
-        patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": spec}
-        written = await patch_to_fit(self._kube, LEASES, lease.metadata, patch)
-        log.info("lease %s of %s stops: %s", lease.metadata.name, lease.spec.job.name, stop.reason)
-        return read_back(self._kube, ComputeLease, written)
+        """As `set_tombstone`."""
+        return await set_tombstone(self._kube, lease, stop)
 
     async def bury(self, entry: LeaseUsage, stop: Stop) -> ComputeLease:
         """The lease of an attempt that has ended, made again to have its member cleared of what is left of it."""
@@ -319,6 +307,23 @@ class AttemptKeeper:
         except AlreadyExistsError:
             written = await self._kube.get(LEASES, meta["name"], meta["namespace"])
         return read_back(self._kube, ComputeLease, written)
+
+
+async def set_tombstone(kube: Kube, lease: ComputeLease, stop: Stop) -> ComputeLease:
+    """Set the tombstone; the agent ends the workload and, where it has ended, clears it away.
+
+    It always fits: an object that became too large loses what nobody needs any more, the workload first.
+    """
+    spec = {
+        "desired": "Stop",
+        "stopReason": stop.reason,
+        "stopRequestedAt": stop.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "workload": None,
+    }
+    patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": spec}
+    written = await patch_to_fit(kube, LEASES, lease.metadata, patch)
+    log.info("lease %s of %s stops: %s", lease.metadata.name, lease.spec.job.name, stop.reason)
+    return read_back(kube, ComputeLease, written)
 
 
 def _stops(attempt: Attempt, lease: ComputeLease) -> bool:

@@ -60,6 +60,7 @@ class JobLoop:
         thresholds: Callable[[], Thresholds] = Thresholds,
         rebalance: Hysteresis | None = None,
         costs: CostBook | None = None,
+        keep: float = 3600.0,
     ) -> None:
         self._kube = kube
         self._ledger = ledger
@@ -67,6 +68,8 @@ class JobLoop:
         self._metrics = metrics
         self._proofs = proofs
         self._costs = costs
+        self._keep = timedelta(seconds=keep)
+        """How long a lease stays after its attempt has ended."""
         self._settlement = settlement = proofs is not None
         owed = ObligationBook(ledger, clock)
         self._keeper = AttemptKeeper(kube, ledger, clock, metrics, verifier or UsageVerifier(None), moved=owed.moved)
@@ -301,7 +304,11 @@ class JobLoop:
         return True
 
     async def _tombstones(self, facts: JobFacts, state: HubState) -> list[ComputeLease]:
-        """Every lease of the job, told to stop; one that was deleted by hand is made again to clear its member."""
+        """Every lease of the job, told to stop; one that was deleted by hand is made again to clear its member.
+
+        Not one of an attempt that ended longer ago than leases are kept: the retention loop has deleted it, after its
+        member was cleared.
+        """
         stop = Stop(DELETED, self._clock.now())
         found = {lease.metadata.name: lease for lease in state.leases_for(facts.job.metadata.uid)}
         stopped = [
@@ -311,7 +318,8 @@ class JobLoop:
         for entry in facts.usage:
             attempt = entry.attempt
             missing = attempt.lease_name not in found and attempt.outcome not in UNSTARTED
-            if missing and attempt.terms.provider in state.providers:
+            kept = attempt.ended_at is None or stop.at < attempt.ended_at + self._keep
+            if missing and kept and attempt.terms.provider in state.providers:
                 stopped.append(await self._keeper.bury(entry, stop))
         return stopped
 

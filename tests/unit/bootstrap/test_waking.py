@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.bootstrap.waking import woken
 
@@ -33,3 +34,19 @@ def test_an_accounts_status_wakes_the_jobs_and_not_the_loop_that_wrote_it() -> N
     assert woken("computeaccounts", account(), account(balance="1")) == ("jobs",)
     changed = account().model_copy(update={"metadata": account().metadata.model_copy(update={"generation": 2})})
     assert woken("computeaccounts", account(), changed) == ("accounts", "jobs")
+
+
+def job(ttl: int | None, *, ended: bool) -> ComputeJob:
+    spec = {"runLimit": "1h", "template": {"containers": [{"name": "a", "image": "b"}]}, "ttlSecondsAfterFinished": ttl}
+    at = "2026-01-01T00:00:00Z"
+    failed = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "lastTransitionTime": at}
+    status = {"observedGeneration": 1, "conditions": [failed] if ended else []}
+    return ComputeJob.parse(
+        {"metadata": {"name": "train", "uid": "u", "generation": 1}, "spec": spec, "status": status}
+    )
+
+
+@pytest.mark.parametrize(("ttl", "wakes"), [(0, ("retention",)), (None, ())])
+def test_a_job_that_finished_wakes_who_deletes_it(ttl: int | None, wakes: tuple[str, ...]) -> None:
+    assert woken("computejobs", job(ttl, ended=False), job(ttl, ended=True)) == wakes
+    assert woken("computejobs", job(ttl, ended=True), job(ttl, ended=True)) == ()
