@@ -47,8 +47,8 @@ from fedgpu_operator.settlement.typeddata import hub_domain
 log = logging.getLogger(__name__)
 
 HUB_PATIENCE_SECONDS = 15.0
-LEAST_SECONDS = {"providers": 1.0, "market": 1.0, "retention": 1.0}
-"""Between two passes of a loop that shows things to people or tidies up, however much happens."""
+LEAST_SECONDS = {"providers": 1.0, "market": 1.0, "retention": 1.0, "receipts": 1.0}
+"""Between two passes of a loop that shows things to people, tidies up or looks at all pairs, however much happens."""
 
 
 @dataclass(slots=True)

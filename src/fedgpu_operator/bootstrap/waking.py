@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from fedgpu_operator.api.base import Resource
+from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import find
@@ -41,6 +42,9 @@ def woken(plural: str, before: Resource | None, after: Resource | None) -> tuple
         return ended if _said(before) == _said(after) else (*names, *ended)
     if isinstance(before, ComputeLease) and isinstance(after, ComputeLease) and _was_cleared(before, after):
         return (*names, "retention")
+    if isinstance(before, ComputeAccount) and _said(before) == _said(after):
+        # Its status is the account loop's own work, and what jobs are reserved against.
+        return ("jobs",)
     if isinstance(before, GPUProvider) and isinstance(after, GPUProvider) and _offered(before) == _offered(after):
         return ()
     return names

@@ -53,9 +53,9 @@ class AttemptKeeper:
         metrics: Metrics,
         verifier: UsageVerifier,
         *,
-        moved: Callable[[], None] = lambda: None,
+        moved: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`moved` is called after an attempt was opened or ended, or may have been."""
+        """`moved` is called with its namespace after an attempt was opened or ended, or may have been."""
         self._moved = moved
         self._kube = kube
         self._ledger = ledger
@@ -96,10 +96,11 @@ class AttemptKeeper:
         try:
             attempt, fresh = await self._opener.open(request)
         finally:
-            self._moved()
+            self._moved(request.tenant)
         if not fresh:
             raise ConflictError(f"attempt {attempt.attempt} of job {job.key} was opened before: facts are out of date")
-        return replace(facts, usage=(*facts.usage, LeaseUsage(attempt, 0, 0))), attempt
+        # That of the attempt before is not its lease: its end must not be shown as that of this one.
+        return replace(facts, lease=None, usage=(*facts.usage, LeaseUsage(attempt, 0, 0))), attempt
 
     async def follow(
         self, facts: JobFacts, attempt: Attempt, provider: GPUProvider | None, *, funded: bool = True
@@ -209,7 +210,7 @@ class AttemptKeeper:
         try:
             return await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
         finally:
-            self._moved()
+            self._moved(attempt.terms.tenant)
 
     async def stop(self, attempt: Attempt, lease: ComputeLease, reason: str) -> tuple[Attempt, ComputeLease]:
         """Stop an open attempt: first in the ledger, where it stays, then on the lease, where the agent reads it.

@@ -15,6 +15,7 @@ from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.hub.inventory import cut
 from fedgpu_operator.hub.providers import awaits_report
 from fedgpu_operator.hub.store import HubState
+from fedgpu_operator.hub.watched import Watched
 from fedgpu_operator.placement import Snapshot
 
 SETTLE: Final = timedelta(seconds=10)
@@ -26,13 +27,23 @@ Awaiting = frozenset[str]
 """The names of providers that are waited for."""
 
 
-def awaited_by(state: HubState, now: datetime, began: datetime) -> Awaiting:
+class Newcomers:
     """The providers whose first report is waited for: SETTLE after they were created and after this process began."""
-    return frozenset(
-        name
-        for name, provider in state.providers.items()
-        if now - max(began, provider.metadata.creation_timestamp or began) < SETTLE and awaits_report(provider)
-    )
+
+    def __init__(self, began: datetime) -> None:
+        self._began = began
+        self._watched = Watched()
+        self._since: dict[str, datetime] = {}
+
+    def awaited(self, state: HubState, now: datetime) -> Awaiting:
+        """Who is waited for now."""
+        if self._watched.changed(state.providers.values()):
+            self._since = {
+                name: max(self._began, provider.metadata.creation_timestamp or self._began)
+                for name, provider in state.providers.items()
+                if awaits_report(provider)
+            }
+        return frozenset(name for name, since in self._since.items() if now - since < SETTLE)
 
 
 def imagined(offers: Iterable[Offer], state: HubState, awaited: Awaiting) -> tuple[Offer, ...]:

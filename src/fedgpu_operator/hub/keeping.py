@@ -59,7 +59,7 @@ class MoneyWatch:
 
     async def ask(self, state: HubState, wanted: Mapping[str, datetime]) -> None:
         """Ask these leases' workloads to save their work, each once, and tell their jobs; put what is written back."""
-        jobs = {job.metadata.uid: job for job in state.jobs}
+        jobs = {job.metadata.uid: job for job in state.jobs} if wanted else {}
         for name, end in wanted.items():
             lease = state.leases[name]
             with one_of_many(lease):

@@ -3,57 +3,59 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from functools import cached_property
+from itertools import chain
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 from fedgpu_operator.domain.books import LeaseUsage, PairTotal
 from fedgpu_operator.domain.money import NOTHING
 from fedgpu_operator.hub.funds import Exposure, exposure
 from fedgpu_operator.ports import Clock, Ledger
 
+T = TypeVar("T")
+
 REREAD: Final = timedelta(seconds=30)
 """Only this process opens and ends attempts, and it reads after each; this is the net under that."""
 NO_EXPOSURE: Final = Exposure(NOTHING, NOTHING)
 
 
-@dataclass(frozen=True)
 class Obligations:
-    """One reading of the pairs and of the open attempts; each table by wallet is made once."""
+    """One reading of the pairs and of the open attempts; each table by wallet is made once.
 
-    pairs: tuple[PairTotal, ...] = ()
-    open: tuple[LeaseUsage, ...] = ()
+    `before` is an earlier reading: what wallets owe whose pairs and attempts are equal there is taken over.
+    """
+
+    def __init__(
+        self,
+        pairs: Iterable[PairTotal] = (),
+        open_attempts: Iterable[LeaseUsage] = (),
+        before: Obligations | None = None,
+    ) -> None:
+        self.pairs_of = _by(pairs, lambda pair: pair.tenant_wallet)
+        """The pairs by tenant wallet; the empty name is that of work that nobody pays on chain."""
+        self.open_of = _by(open_attempts, lambda entry: entry.attempt.terms.tenant_wallet)
+        """The open attempts by tenant wallet, named as `pairs_of` names them."""
+        self._exposures: dict[str, Exposure] = {}
+        if before is not None:
+            self._exposures |= before.known_where(self)
 
     def exposure(self, wallet: str) -> Exposure:
         """What the wallet's work costs, and what it can come to."""
-        return self._exposures.get(wallet, NO_EXPOSURE)
+        known = self._exposures.get(wallet) if wallet else NO_EXPOSURE
+        if known is None:
+            known = exposure(self.pairs_of.get(wallet, ()), self.open_of.get(wallet, ()))
+            self._exposures[wallet] = known
+        return known
 
-    @cached_property
-    def pairs_of(self) -> Mapping[str, tuple[PairTotal, ...]]:
-        """The pairs by tenant wallet; the empty name is that of work that nobody pays on chain."""
-        found: defaultdict[str, list[PairTotal]] = defaultdict(list)
-        for pair in self.pairs:
-            found[pair.tenant_wallet].append(pair)
-        return MappingProxyType({wallet: tuple(pairs) for wallet, pairs in found.items()})
-
-    @cached_property
-    def open_of(self) -> Mapping[str, tuple[LeaseUsage, ...]]:
-        """The open attempts by tenant wallet, named as `pairs_of` names them."""
-        found: defaultdict[str, list[LeaseUsage]] = defaultdict(list)
-        for entry in self.open:
-            found[entry.attempt.terms.tenant_wallet].append(entry)
-        return MappingProxyType({wallet: tuple(entries) for wallet, entries in found.items()})
-
-    @cached_property
-    def _exposures(self) -> Mapping[str, Exposure]:
-        wallets = self.pairs_of.keys() | self.open_of.keys()
+    def known_where(self, now: Obligations) -> dict[str, Exposure]:
+        """What was worked out here of wallets whose pairs and open attempts are equal `now`."""
         return {
-            wallet: exposure(self.pairs_of.get(wallet, ()), self.open_of.get(wallet, ()))
-            for wallet in wallets
-            if wallet
+            wallet: known
+            for wallet, known in self._exposures.items()
+            if self.pairs_of.get(wallet, ()) == now.pairs_of.get(wallet, ())
+            and self.open_of.get(wallet, ()) == now.open_of.get(wallet, ())
         }
 
 
@@ -61,26 +63,47 @@ class ObligationBook:
     """Reads the ledger when what an attempt can come to may have changed, and answers from memory otherwise.
 
     A reading moves money from what an open attempt may still cost to what it has cost and leaves their sum, and so
-    `Exposure.worst`, as it was. So only an attempt that is opened or ended asks for another look; whoever needs the
-    accrued part to the last reading says `exact`.
+    `Exposure.worst`, as it was. So only an attempt that is opened or ended asks for another look, at its namespace;
+    whoever needs the accrued part to the last reading says `exact`.
     """
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
+        self._pairs: dict[str, tuple[PairTotal, ...]] = {}
         self._known = Obligations()
+        self._moved: set[str] = set()
         self._read_at: datetime | None = None
 
-    def moved(self) -> None:
-        """An attempt was opened or ended."""
-        self._read_at = None
+    def moved(self, namespace: str) -> None:
+        """An attempt of that namespace was opened or ended."""
+        self._moved.add(namespace)
 
     async def look(self, *, exact: bool = False) -> Obligations:
         """The obligations; the very same object as long as the ledger was not read again. Raises LedgerError."""
         now = self._clock.now()
         if exact or self._read_at is None or not timedelta() <= now - self._read_at < REREAD:
-            pairs, entries = await self._ledger.pair_totals(), await self._ledger.open_attempts()
-            if pairs != self._known.pairs or entries != self._known.open:
-                self._known = Obligations(pairs, entries)
+            moved = set(self._moved)
+            pairs = await self._ledger.pair_totals()
+            self._pairs = dict(_by(pairs, lambda pair: pair.tenant))
+            await self._rebuild(moved)
             self._read_at = now
+        elif self._moved:
+            moved = set(self._moved)
+            for namespace in sorted(moved):
+                self._pairs[namespace] = await self._ledger.pair_totals(namespace)
+            await self._rebuild(moved)
         return self._known
+
+    async def _rebuild(self, moved: set[str]) -> None:
+        """From the pairs as they are now; only what this look has read of counts as read."""
+        entries = await self._ledger.open_attempts()
+        self._known = Obligations(chain.from_iterable(self._pairs.values()), entries, self._known)
+        self._moved -= moved
+
+
+def _by(items: Iterable[T], name: Callable[[T], str]) -> Mapping[str, tuple[T, ...]]:
+    found: defaultdict[str, list[T]] = defaultdict(list)
+    for item in items:
+        found[name(item)].append(item)
+    return MappingProxyType({key: tuple(those) for key, those in found.items()})

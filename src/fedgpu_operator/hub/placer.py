@@ -25,7 +25,7 @@ from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, KubeError, TooLargeError
 from fedgpu_operator.hub.asking import Asked, Frame, JobReader
 from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
-from fedgpu_operator.hub.awaiting import Awaiting, awaited_by, charged, imagined
+from fedgpu_operator.hub.awaiting import Awaiting, Newcomers, charged, imagined
 from fedgpu_operator.hub.faults import FaultBook
 from fedgpu_operator.hub.jobfacts import (
     SUPERSEDED,
@@ -104,8 +104,10 @@ class Basis:
         )
 
 
-Words = tuple[str | None, str, tuple[str, ...], tuple[Verdict, ...]]
-"""What the status of a job that waits shows of its decision: reason, message, policies, and the best candidates."""
+Gist = tuple[str | None, str, str, int]
+"""The reason for which a job waits, or where a dry run would go: provider, product and price."""
+Words = tuple[Gist, str, tuple[str, ...], tuple[Verdict, ...]]
+"""What the status of a job that waits shows of its decision: its gist, message, policies, and the best candidates."""
 
 
 class JobPlacer:
@@ -144,7 +146,7 @@ class JobPlacer:
         self._keeper = keeper
         self._writer = writer
         self._default_deny = default_deny
-        self._began = clock.now()
+        self._newcomers = Newcomers(clock.now())
         self._refused: dict[str, str] = {}
         self._leases = Watched()
         self._told: tuple[ComputeLease, ...] = ()
@@ -156,7 +158,7 @@ class JobPlacer:
 
     def must_wait(self, state: HubState, now: datetime) -> bool:
         """Whether some provider is about to report for the first time, so that moves are not thought of yet."""
-        return bool(awaited_by(state, now, self._began))
+        return bool(self._newcomers.awaited(state, now))
 
     async def place(self, followed: list[JobFacts], resting: Sequence[JobFacts], state: HubState) -> Placed:
         """Decide for those that wait; what was placed has its lease and its status.
@@ -213,7 +215,7 @@ class JobPlacer:
             {namespace: frame.laws.get(namespace, ()) for namespace in spaces},
             funds_by_namespace(state, spaces, owed),
             self._told,
-            awaited_by(state, now, self._began),
+            self._newcomers.awaited(state, now),
         )
 
     def _view(self, basis: Basis, now: datetime) -> Snapshot:
@@ -268,8 +270,9 @@ class JobPlacer:
         """Whether a job at rest goes nowhere, for the reason that is shown."""
         uid = facts.job.metadata.uid
         decision, shown = self._decisions.get(uid), self._shown.get(uid)
-        same = decision is not None and shown is not None and decision.reason == shown[0]
-        return same and facts.invalid is None and decision is not None and decision.chosen is None
+        if decision is None or shown is None or facts.invalid is not None:
+            return False
+        return (decision.chosen is None or facts.job.spec.dry_run) and _gist(decision) == shown[0]
 
     def _answered(self, facts: JobFacts, asked: Mapping[str, Asked]) -> JobFacts:
         """The facts with what this pass says of the job; one that was not asked about stays as it is."""
@@ -290,13 +293,13 @@ class JobPlacer:
         if now.decision is None:
             return False
         shown = self._shown.get(now.job.metadata.uid)
-        if shown is None or shown[0] != now.decision.reason:
+        if shown is None or shown[0] != _gist(now.decision):
             return True
         return thorough and shown != _words(now.decision)
 
     def _note(self, facts: JobFacts) -> None:
         """Remember what is shown of a decision from now on."""
-        if facts.decision is not None and facts.decision.chosen is None:
+        if facts.decision is not None and not _goes(facts):
             self._shown[facts.job.metadata.uid] = _words(facts.decision)
 
     async def _dispatch_apart(self, facts: JobFacts, state: HubState) -> JobFacts | None:
@@ -441,8 +444,13 @@ def _goes_to(decision: Decision, awaited: Awaiting) -> bool:
     return decision.chosen is not None and decision.chosen.provider in awaited
 
 
+def _gist(decision: Decision) -> Gist:
+    chosen = decision.chosen
+    return (decision.reason, "", "", 0) if chosen is None else (None, chosen.provider, chosen.product, chosen.price)
+
+
 def _words(decision: Decision) -> Words:
-    return decision.reason, decision.message, decision.policies, tuple(decision.verdicts[:MAX_CANDIDATES])
+    return _gist(decision), decision.message, decision.policies, tuple(decision.verdicts[:MAX_CANDIDATES])
 
 
 def _goes(facts: JobFacts) -> bool:

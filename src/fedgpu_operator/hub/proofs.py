@@ -110,6 +110,7 @@ class ProofBook:
         self._answers: dict[tuple[bytes, str], _Answer] = {}
         self._silence: tuple[datetime, str] | None = None
         self._questions: dict[tuple[str, str], _Question] = {}
+        self._turn = asyncio.Lock()
         self._accounts, self._providers = Watched(), Watched()
         self._tenants: dict[str, str] = {}
         self._payouts: dict[str, _Payout] = {}
@@ -121,12 +122,25 @@ class ProofBook:
         The very same object as long as no object and no answer changed, and every proof has one.
         """
         accounts, providers = list(accounts), list(providers)
-        if self._accounts.changed(accounts):
-            with _forgetting(self._accounts):
-                judged = await self.accounts(accounts)
-            self._tenants = tenant_wallets(each for each in accounts if judged[each.metadata.namespace].proven)
-            if any(each.passing for each in judged.values()):
-                self._accounts.forget()
+        # Several loops ask: none may take what another is about to replace for the answer to its own objects.
+        async with self._turn:
+            if self._accounts.changed(accounts):
+                with _forgetting(self._accounts):
+                    judged = await self.accounts(accounts)
+                self._tenants = tenant_wallets(each for each in accounts if judged[each.metadata.namespace].proven)
+                if any(each.passing for each in judged.values()):
+                    self._accounts.forget()
+            found = Wallets(self._tenants, await self._paid(providers))
+            if found != self._wallets:
+                self._wallets = found
+            return self._wallets
+
+    async def payouts(self, providers: Sequence[GPUProvider]) -> dict[str, str]:
+        """Every payout wallet that may be used now, by provider."""
+        async with self._turn:
+            return await self._paid(providers)
+
+    async def _paid(self, providers: Sequence[GPUProvider]) -> dict[str, str]:
         if self._providers.changed(providers):
             with _forgetting(self._providers):
                 judged = await self.providers(providers)
@@ -135,10 +149,7 @@ class ProofBook:
             }
             if any(each.passing for each in judged.values()):
                 self._providers.forget()
-        found = Wallets(self._tenants, {name: known.wallet for name, known in self._payouts.items() if known.wallet})
-        if found != self._wallets:
-            self._wallets = found
-        return self._wallets
+        return {name: known.wallet for name, known in self._payouts.items() if known.wallet}
 
     def _payout(self, provider: GPUProvider, *, proven: bool) -> _Payout:
         """The provider's payout wallet if it may be used; worked out once per object, since acceptance is a hash."""

@@ -139,7 +139,7 @@ class ProviderLoop:
                         taken=secret_taken(provider, owners),
                         running=running.get(name, 0),
                         proof=proofs.get(name),
-                        signed=usage_signed(provider, state.leases.values(), self._verifier),
+                        signed=usage_signed(provider, state.placed_at.get(name, ()), self._verifier),
                         receipts=receipts.get(name),
                     ),
                     owners,

@@ -77,7 +77,7 @@ class ReceiptLoop:
         """One pass over all reports."""
         providers = await load_all(self._kube, GPUProvider)
         reports = await load_all(self._kube, ProviderReport)
-        payouts = (await self._proofs.wallets((), providers)).payouts
+        payouts = await self._proofs.payouts(providers)
         desks = _desks(providers, reports, payouts)
         books: defaultdict[str, dict[Pair, PairBook]] = defaultdict(dict)
         for pair, book in pair_books(await self._ledger.pair_totals()).items():

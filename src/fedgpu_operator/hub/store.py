@@ -51,6 +51,7 @@ class HubState:
         """That lease was made or changed by us since this was read."""
         self.leases[lease.metadata.name] = lease
         self.__dict__.pop("running", None)
+        self.__dict__.pop("placed_at", None)
         self.__dict__.pop("_by_job", None)
 
     def leases_for(self, job_uid: str) -> list[ComputeLease]:
@@ -62,6 +63,14 @@ class HubState:
         found: defaultdict[str, list[ComputeLease]] = defaultdict(list)
         for lease in self.leases.values():
             found[lease.spec.job.uid].append(lease)
+        return found
+
+    @cached_property
+    def placed_at(self) -> Mapping[str, list[ComputeLease]]:
+        """All leases by provider, those that have ended among them."""
+        found: defaultdict[str, list[ComputeLease]] = defaultdict(list)
+        for lease in self.leases.values():
+            found[lease.spec.provider].append(lease)
         return found
 
     @cached_property

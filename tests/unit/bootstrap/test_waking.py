@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.bootstrap.waking import woken
@@ -23,6 +24,16 @@ def provider(**status: Any) -> GPUProvider:
 @pytest.mark.parametrize(("status", "wakes"), [({"locationAudited": True}, True), ({"freeGPUs": 3}, False)])
 def test_of_a_providers_status_only_what_placement_goes_by_wakes_the_jobs(status: dict[str, Any], wakes: bool) -> None:
     assert ("jobs" in woken("gpuproviders", provider(), provider(**status))) is wakes
+
+
+def test_an_accounts_status_wakes_the_jobs_and_not_the_loop_that_wrote_it() -> None:
+    def account(**status: Any) -> ComputeAccount:
+        meta = {"name": "default", "namespace": "team-a", "uid": "u"}
+        return ComputeAccount.parse({"metadata": meta, "spec": {"wallet": "0x" + "11" * 20}, "status": status})
+
+    assert woken("computeaccounts", account(), account(balance="1")) == ("jobs",)
+    changed = account().model_copy(update={"metadata": account().metadata.model_copy(update={"generation": 2})})
+    assert woken("computeaccounts", account(), changed) == ("accounts", "jobs")
 
 
 def job(ttl: int | None, *, ended: bool) -> ComputeJob:

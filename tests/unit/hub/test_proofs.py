@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -307,3 +308,40 @@ async def test_an_unproven_payout_is_offered_nothing_even_where_the_status_says_
     offers = all_offers(await load(world.kube, world.proofs))
     assert {each.provider: each.ready for each in offers} == {"berlin": False, "bergen": True}
     assert all(each.ready for each in all_offers(await load(world.kube))), "without settlement nobody is asked"
+
+
+async def test_wallets_are_the_same_object_until_something_of_them_changes(world: World) -> None:
+    await world.provider("berlin", payout={"address": OWNER})
+    await world.account(WALLET)
+    accounts = [ComputeAccount.parse(await world.kube.get(ACCOUNTS, "default", TEAM))]
+    providers = [GPUProvider.parse(await world.kube.get(ResourceType.of(GPUProvider.info), "berlin"))]
+    # Two loops that ask at the same time are both answered for their own objects.
+    first, second = await asyncio.gather(
+        world.proofs.wallets(accounts, providers), world.proofs.wallets(accounts, providers)
+    )
+    assert (first.tenants, first.payouts) == ({TEAM: WALLET}, {"berlin": OWNER})
+    assert second is first
+    assert await world.proofs.payouts(providers) == {"berlin": OWNER}
+    assert await world.proofs.wallets(accounts, providers) is first
+    unproven = accounts[0].model_copy(update={"spec": accounts[0].spec.model_copy(update={"proof": None})})
+    assert (await world.proofs.wallets([unproven], providers)).tenants == {}
+    assert (await world.proofs.wallets(accounts, [])).payouts == {}
+
+
+async def test_a_contract_that_changed_its_mind_changes_the_wallets(wallets: Wallets, book: ProofBook) -> None:
+    account = ComputeAccount.parse(
+        {
+            "metadata": {"name": "default", "namespace": TEAM},
+            "spec": {"wallet": WALLET, "proof": {"signature": by_stamp(for_account()), "issuedAt": ISSUED}},
+        }
+    )
+    assert (await book.wallets([account], [])).tenants == {TEAM: WALLET}
+    wallets.revoked = True
+    assert (await book.wallets([account], [])).tenants == {TEAM: WALLET}, "placing jobs does not ask twice"
+    book._clock.forward(RECHECK.total_seconds())  # type: ignore[attr-defined]
+    await book.accounts([account], refresh=True)
+    assert (await book.wallets([account], [])).tenants == {}
+
+
+def by_stamp(data: TypedData) -> str:
+    return "0x" + stamp(WALLET, data.digest).hex()
