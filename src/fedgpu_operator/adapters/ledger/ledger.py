@@ -91,11 +91,11 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def current_attempt(self, job_uid: str) -> Attempt | None:
         """The job's open attempt."""
-        return await self._read(attempts.current_attempt, job_uid)
+        return await self._look(attempts.current_attempt, job_uid)
 
     async def attempts(self, job_uid: str) -> tuple[Attempt, ...]:
         """All attempts of a job, oldest first."""
-        return await self._read(attempts.attempts_of, job_uid)
+        return await self._look(attempts.attempts_of, job_uid)
 
     async def open_attempts(self) -> tuple[LeaseUsage, ...]:
         """Every attempt that has not ended, with its newest usage, oldest first."""
@@ -137,11 +137,11 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def last_usage(self, lease_name: str) -> UsageRecord | None:
         """The newest usage of a lease."""
-        return await self._read(usage.last_usage, lease_name)
+        return await self._look(usage.last_usage, lease_name)
 
     async def usage(self, lease_name: str) -> tuple[UsageRecord, ...]:
         """The usage checkpoints of a lease, by sequence, and then its newest usage."""
-        return await self._read(usage.usage_of, lease_name)
+        return await self._look(usage.usage_of, lease_name)
 
     async def dispute_usage(self, dispute: UsageDispute) -> bool:
         """Keep the disputed rest of a reading; False where it is held already. An earlier open one is superseded."""
@@ -177,7 +177,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def lease_usage(self, lease_name: str) -> LeaseUsage | None:
         """One attempt with its newest usage and cost; None for an unknown lease."""
-        return await self._read(attempts.usage_of_lease, lease_name)
+        return await self._look(attempts.usage_of_lease, lease_name)
 
     async def cost_of(self, lease_name: str) -> MicroUSD:
         """What one lease costs alone, in µUSD; 0 for an unknown one."""
@@ -186,7 +186,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def spent(self, job_uid: str) -> MicroUSD:
         """What all attempts of a job cost together, in µUSD, rounded down once."""
-        return await self._read(attempts.spent, job_uid)
+        return await self._look(attempts.spent, job_uid)
 
     async def pair_totals(self, tenant: str | None = None) -> tuple[PairTotal, ...]:
         """Totals by (tenant, provider), sorted; of one tenant where it is named."""
@@ -196,11 +196,11 @@ class SqlLedger(BatchCalls, MarketCalls):
         self, *, tenant: str | None = None, job_uid: str | None = None, limit: int = 100
     ) -> tuple[LeaseUsage, ...]:
         """Attempts with their usage, newest first."""
-        return await self._read(attempts.history, tenant, job_uid, limit)
+        return await self._look(attempts.history, tenant, job_uid, limit)
 
     async def pair_leases(self, pair: Pair) -> tuple[PairLease, ...]:
         """Every lease between two wallets, by name."""
-        return await self._read(attempts.pair_leases, pair)
+        return await self._look(attempts.pair_leases, pair)
 
     async def seal_pair(self, pair: Pair) -> tuple[PairLease, ...]:
         """`pair_leases`, after a usage checkpoint was made of each figure: the evidence of a receipt over them."""
@@ -227,7 +227,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def coverages(self, lease_names: Collection[str]) -> dict[str, Coverage]:
         """How far each of these leases is settled, in few queries; LedgerError if one of them was never opened."""
-        return await self._read(epochs.coverages, tuple(lease_names))
+        return await self._look(epochs.coverages, tuple(lease_names))
 
     async def store_epoch(self, draft: EpochDraft, at: datetime) -> Epoch:
         """Keep a prepared epoch with its lines and covers, all or nothing; the same manifest gives the same epoch.
@@ -353,4 +353,4 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def verify(self) -> LedgerAudit:
         """Read everything, and name the first row of each chain that was altered, taken out, put in or moved."""
-        return await self._read(audit.verify)
+        return await self._look(audit.verify)
