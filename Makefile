@@ -51,8 +51,9 @@ chaos: $(VENV)/.installed ## settlement, killed at every write and lied to by it
 e2e: $(VENV)/.installed ## the demo, checked field by field
 	$(BIN)/python -m pytest tests/e2e
 
-chaos-settlement: $(VENV)/.installed ## the same with 20 seeds of many kills each; minutes
+chaos-settlement: $(VENV)/.installed ## the same with 20 seeds of many kills each, and behind a gateway; minutes
 	$(BIN)/python -m tests.chaos.seeds
+	$(BIN)/python -m tests.chaos.seeds --gateway
 
 chains: $(VENV)/.installed ## the chain adapter on a real geth, which is built first; minutes
 	TEST_CHAINS=geth $(BIN)/python -m pytest tests/contract/chain

@@ -111,7 +111,7 @@ async def _epoch(ledger: SqlLedger, number: int, covers: dict[str, int]) -> None
 
 
 async def _sealed(ledger: SqlLedger) -> str:
-    """The heads that an epoch is stored over; a build that keeps newest readings live chains them first."""
+    """The heads that an epoch is stored over; a build with live rows puts those into the chain first."""
     if hasattr(ledger, "seal"):
         await ledger.seal()
     return str(await ledger.head())
