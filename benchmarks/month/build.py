@@ -21,8 +21,8 @@ from fedgpu_operator.bootstrap import settling as settling_module
 from fedgpu_operator.bootstrap import system as system_module
 from fedgpu_operator.settings import Settings
 
-BEFORE: Final = 3
-"""Schema of commit 32e03ab, which the figures are held against."""
+IS_BEFORE: Final = SCHEMA_VERSION == 3
+"""Whether this is commit 32e03ab, which the figures are held against; by its ledger's schema."""
 HUB_UID: Final = "11111111-2222-3333-4444-555555555555"
 Pass = Callable[[], Awaitable[float | None]]
 
@@ -83,7 +83,7 @@ def _environment(location: str, *, settles: bool) -> dict[str, str]:
 
 async def _settling(settings: Settings, chain: StillChain, clock: StepClock) -> Any:
     made: Any = settling_module.Settling
-    if SCHEMA_VERSION == BEFORE:
+    if IS_BEFORE:
         return made(settings.chain, chain, None, 7 * 86_400.0, 7 * 86_400.0 + 600.0)
     from fedgpu_operator.hub.escrowterms import TermsSource
 

@@ -49,10 +49,13 @@ WAITING: Final[tuple[JSON, ...]] = (
 
 
 class MemoryHub:
-    """`ports.Kube` over objects as an API server would send them; each write makes a new object and an event of it."""
+    """`ports.Kube` over objects as an API server would send them; each write makes a new object and an event of it.
+
+    They are held as JSON text: an operator's collector of garbage has no hub to look through either.
+    """
 
     def __init__(self, now: datetime) -> None:
-        self.objects: dict[Key, JSON] = {}
+        self.texts: dict[Key, str] = {}
         self.writes = 0
         self._now = now
         self._version = 0
@@ -66,8 +69,8 @@ class MemoryHub:
     async def list(self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
         wanted = fields.removeprefix("metadata.name=") if fields.startswith("metadata.name=") else ""
         found = [
-            obj
-            for (plural, space, name), obj in self.objects.items()
+            json.loads(text)
+            for (plural, space, name), text in self.texts.items()
             if plural == kind.plural and namespace in ("", space) and wanted in ("", name)
         ]
         return found, str(self._version)
@@ -91,7 +94,7 @@ class MemoryHub:
     async def create(self, kind: ResourceType, obj: JSON) -> JSON:
         meta = obj["metadata"]
         key = (kind.plural, str(meta.get("namespace", "")), str(meta["name"]))
-        if key in self.objects:
+        if key in self.texts:
             raise AlreadyExistsError(f"{key} exists", status=409)
         made = json.loads(json.dumps(obj))
         made["metadata"].setdefault("uid", f"00000000-0000-4000-8000-{self._version:012x}")
@@ -117,9 +120,9 @@ class MemoryHub:
         return self._save((kind.plural, namespace, name), made, "MODIFIED")
 
     async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
-        gone = self.objects.pop((kind.plural, namespace, name), None)
+        gone = self.texts.pop((kind.plural, namespace, name), None)
         if gone is not None:
-            self._tell(kind.plural, WatchEvent("DELETED", gone))
+            self._tell(kind.plural, WatchEvent("DELETED", json.loads(gone)))
 
     async def server_version(self) -> str:
         return "v1.36.3"
@@ -137,24 +140,25 @@ class MemoryHub:
             meta.setdefault("uid", f"00000000-0000-4000-8000-{self._version:012x}")
             stamps = {"generation": 1, "creationTimestamp": f"{self._now:%Y-%m-%dT%H:%M:%SZ}"}
             obj["metadata"] = {**stamps, **meta, "resourceVersion": str(self._version)}
-            self.objects[kind.plural, str(meta.get("namespace", "")), str(meta["name"])] = obj
+            self.texts[kind.plural, str(meta.get("namespace", "")), str(meta["name"])] = json.dumps(obj)
 
     def save(self) -> str:
         """All objects as text, from which `restore` makes them again."""
-        return json.dumps({"version": self._version, "objects": [[*key, obj] for key, obj in self.objects.items()]})
+        return json.dumps({"version": self._version, "texts": [[*key, text] for key, text in self.texts.items()]})
 
     def restore(self, text: str) -> None:
         saved = json.loads(text)
         self._version = saved["version"]
-        self.objects = {(plural, space, name): obj for plural, space, name, obj in saved["objects"]}
+        self.texts = {(plural, space, name): text for plural, space, name, text in saved["texts"]}
 
     # ---- inside
 
     def _found(self, kind: ResourceType, namespace: str, name: str) -> JSON:
         try:
-            return self.objects[kind.plural, namespace, name]
+            found: JSON = json.loads(self.texts[kind.plural, namespace, name])
         except KeyError:
             raise NotFoundError(f"{kind.plural} {namespace}/{name} not found", status=404) from None
+        return found
 
     def _guarded(self, kind: ResourceType, name: str, namespace: str, patch: JSON) -> JSON:
         found = self._found(kind, namespace, name)
@@ -168,7 +172,7 @@ class MemoryHub:
         self._version += 1
         self.writes += 1
         obj["metadata"] = obj["metadata"] | {"resourceVersion": str(self._version)}
-        self.objects[key] = obj
+        self.texts[key] = json.dumps(obj)
         self._tell(key[0], WatchEvent("ADDED" if event == "ADDED" else "MODIFIED", obj))
         return obj
 
@@ -254,7 +258,7 @@ def running_status(attempt: Attempt, lease: JSON, at: int, now: datetime, *, end
 
 def leases(hub: MemoryHub) -> dict[str, JSON]:
     """The ComputeLeases by name."""
-    return {name: obj for (plural, _, name), obj in hub.objects.items() if plural == LEASES.plural}
+    return {name: json.loads(text) for (plural, _, name), text in hub.texts.items() if plural == LEASES.plural}
 
 
 def _job(gpu: JSON, spec: JSON) -> JSON:

@@ -26,10 +26,15 @@ BOUNDS: Final[dict[str, float]] = {
 }
 """The most that a figure may rise per hour. What comes and goes by chance (jobs, connections) has room for a slope by
 chance: 40 objects are a thirtieth of the jobs of an hour."""
-ROWS_PER_ATTEMPT: Final = 1.5
-"""Rows that an attempt may leave in the live ledger for good: a receipt's root is over every lease that its pair ever
-had, so the final total of each stays. The half is room for epochs, of which there is one a minute here."""
-BYTES_PER_ATTEMPT: Final = 1024
+READINGS: Final = frozenset({"rows.usage_records", "rows.receipts", "rows.postings"})
+"""What is written again and again while one attempt runs, and archived."""
+READING_ROWS: Final = 300
+"""The most by which those may rise per hour: readings of running leases and the newest receipt of a pair stay."""
+ROWS_PER_ATTEMPT: Final = 4.5
+"""Rows that an attempt may leave in the live ledger in all, since a receipt's root is over every lease that its pair
+ever had: its terms, its final total, and how far which epochs cover it (three to four). The rest is room for epochs,
+which are one a minute here for 20 attempts, and of which the newest hundred stay whole."""
+BYTES_PER_ATTEMPT: Final = 3072
 UNJUDGED: Final = {
     "hub.events": "the API server's own hour",
     "rows.market_prices": "prices of the past, kept for two days by the minute and dropped after that",
@@ -58,7 +63,12 @@ def judge(samples: Sequence[Sample]) -> list[Finding]:
     middle = samples[-1]["seconds"] / 2
     half = [_derived(sample) for sample in samples if sample["seconds"] >= middle]
     attempts = max(0.0, slope(half, "jobs.created"))
-    bounds = {**BOUNDS, "rows": ROWS_PER_ATTEMPT * attempts, "ledger.MiB": BYTES_PER_ATTEMPT * attempts / 2**20}
+    bounds = {
+        **BOUNDS,
+        "rows of readings": READING_ROWS,
+        "rows": ROWS_PER_ATTEMPT * attempts,
+        "ledger.MiB": BYTES_PER_ATTEMPT * attempts / 2**20,
+    }
     return list(_findings(half, bounds))
 
 
@@ -79,7 +89,9 @@ def rows(sample: Sample) -> float:
 
 
 def _derived(sample: Sample) -> Sample:
-    return sample | ({"rows": rows(sample)} if any(name.startswith("rows.") for name in sample) else {})
+    if not any(name.startswith("rows.") for name in sample):
+        return sample
+    return sample | {"rows": rows(sample), "rows of readings": sum(sample.get(name, 0) for name in READINGS)}
 
 
 def _findings(half: Sequence[Sample], bounds: dict[str, float]) -> Iterator[Finding]:

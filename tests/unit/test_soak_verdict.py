@@ -38,12 +38,13 @@ def test_a_leak_is_missed_by_its_own_name() -> None:
 def test_a_sawtooth_of_archiving_is_flat_and_rows_that_stay_are_not() -> None:
     sawtooth = hour(rows__usage_records=lambda s: 500 + s % 180 * 2)
     assert missed(sawtooth) == set()
-    assert missed(hour(rows__usage_records=lambda s: s)) == {"rows"}
+    assert missed(hour(rows__usage_records=lambda s: s)) == {"rows of readings"}
 
 
 def test_the_final_total_of_each_lease_may_stay() -> None:
-    assert missed(hour(rows__lease_usage=lambda s: s / 3, rows__epochs=lambda s: s / 60)) == set()
-    assert missed(hour(rows__lease_usage=lambda s: s / 3, rows__attempts=lambda s: s / 3)) == {"rows"}
+    stays = dict.fromkeys(("rows__attempts", "rows__lease_usage", "rows__epoch_leases"), lambda s: s / 3)
+    assert missed(hour(**stays, rows__epochs=lambda s: s / 60)) == set()
+    assert missed(hour(**stays, rows__epoch_lines=lambda s: s)) == {"rows"}
 
 
 def test_prices_and_events_end_by_themselves_and_are_not_judged() -> None:
