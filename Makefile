@@ -10,7 +10,8 @@ PYTHON ?= $(shell for each in python3.13 python3.12 python3.11 python3; do \
 	echo $$each; break; fi; done)
 
 .PHONY: help demo test lint contracts unit integration chaos e2e fmt pins clean \
-	chains orders audit bench bench-gas bench-ledger bench-signatures bench-placement bench-e2e bench-month soak chaos-settlement
+	chains orders audit bench bench-gas bench-ledger bench-signatures bench-member bench-placement bench-e2e \
+	bench-month soak chaos-settlement
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -64,7 +65,7 @@ orders: $(VENV)/.installed ## what may happen to an attempt, in every order of t
 audit: $(VENV)/.installed ## slither, halmos, coverage, deep states and mutants of the contracts; long
 	$(BIN)/python -m hack.audit_contracts all
 
-bench: bench-gas bench-ledger bench-signatures bench-placement bench-e2e bench-month ## all benchmarks, into benchmarks/results
+bench: bench-gas bench-ledger bench-signatures bench-member bench-placement bench-e2e bench-month ## all benchmarks, into benchmarks/results
 
 bench-gas: $(VENV)/.installed ## what settlement costs on chain, beside its rivals and the floor
 	$(BIN)/python -m benchmarks.gas
@@ -74,6 +75,9 @@ bench-ledger: $(VENV)/.installed ## a million usage records, one root
 
 bench-signatures: $(VENV)/.installed ## signed records that a core makes and verifies in a second
 	$(BIN)/python -m benchmarks.signatures.verify
+
+bench-member: $(VENV)/.installed ## what large, endless and idle members cost the operator in memory
+	$(BIN)/python -m benchmarks.member
 
 bench-placement: $(VENV)/.installed ## the placement engine beside other schedulers, from ungrouped jobs
 	$(BIN)/python -m benchmarks.placement

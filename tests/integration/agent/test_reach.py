@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.api.conditions import find
@@ -102,3 +104,38 @@ async def test_refused_credentials_are_a_fact_and_not_silence(site: Any, eventua
         await site.stop()
     finally:
         await site.member.close()
+
+
+async def test_a_member_that_shows_too_many_pods_is_refused_and_its_lease_goes_on(
+    site: Any, eventually: Any, unique_name: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedgpu_operator.agent.inventory.MAX_PODS", 3)
+    site.start(inventory_interval=0.2)
+    name = await site.lease(gpus=1)
+    await site.state(name, "Running")
+    namespace = unique_name("crowd")
+    site.cluster.create_namespace(namespace)
+    gpus = {"limits": {"nvidia.com/gpu": "1"}}
+    spec = {"containers": [{"name": "x", "image": "x", "resources": gpus}]}
+    for number in range(4):
+        pod = {"metadata": {"name": f"own-{number}"}, "spec": spec}
+        site.cluster.api.create(f"/api/v1/namespaces/{namespace}/pods", pod)
+    try:
+
+        async def refused() -> Any:
+            found = await reachable(site)
+            return found if found and found.reason == "MemberTooLarge" else None
+
+        found = await eventually("the condition", refused)
+        assert found.status == "False"
+        assert "more than 3 pods" in found.message
+        await site.order_stop(name)
+        await site.state(name, "Stopped")
+    finally:
+        site.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+
+    async def answers() -> Any:
+        found = await reachable(site)
+        return found if found and found.status == "True" else None
+
+    await eventually("that it is counted again when it has shrunk", answers)

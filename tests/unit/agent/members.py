@@ -1,8 +1,8 @@
 """Member API servers that keep to the law of HTTP, in a process of their own: an honest one, and some that mean ill.
 
 ``python -m tests.unit.agent.members CERT KEY`` serves all of them over TLS on a loopback port, which it prints. The
-first segment of a path says which: ``/honest``, ``/version``, ``/pages``, ``/dense``, ``/flood``, ``/drip``,
-``/texts``, ``/swollen``, ``/crowd``.
+first segment of a path says which: ``/honest``, ``/version``, ``/pages``, ``/dense``, ``/crumbs``, ``/flood``,
+``/drip``, ``/texts``, ``/swollen``, ``/crowd``.
 """
 
 from __future__ import annotations
@@ -116,6 +116,23 @@ async def dense(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
     yield b"]}"
 
 
+async def crumbs(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+    """Pages of pods in which all that is kept is made of empty braces: twenty times their size once it is kept."""
+    if path == "/version" or "watch" in query or path.endswith("/nodes"):
+        async for part in honest(path, query):
+            yield part
+        return
+    crumb = "{}," * 127 + "{}"
+    fields = ("conditions", "containerStatuses", "initContainerStatuses")
+    status = ",".join(f'"{field}":[{crumb}]' for field in fields)
+    head = '{"metadata":{"name":"a"},"spec":{"nodeName":"n","containers":[%s],"initContainers":[%s]},"status":{%s}}'
+    one = (head % (crumb, crumb, status)).encode()
+    yield b'{"metadata": {"resourceVersion": "7", "continue": "more"}, "items": [' + one
+    for _ in range(15 * MIB // len(one)):
+        yield b"," + one
+    yield b"]}"
+
+
 async def flood(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
     """Watches that tell of new pods and their ends, as fast as they are read; each more than a minute's allowance.
 
@@ -196,7 +213,8 @@ async def shrink(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]
     yield b'{"gitVersion": "v1.35.0"}'
 
 
-MEMBERS = {each.__name__: each for each in (honest, version, pages, dense, flood, drip, texts, swollen, crowd, shrink)}
+SERVED = (honest, version, pages, dense, crumbs, flood, drip, texts, swollen, crowd, shrink)
+MEMBERS = {each.__name__: each for each in SERVED}
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

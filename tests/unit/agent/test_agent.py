@@ -12,9 +12,11 @@ import pytest
 
 from fedgpu_operator.agent import Agent, AgentSettings
 from fedgpu_operator.agent.lease import LeaseReconciler, Sight, Step
+from fedgpu_operator.agent.report import Reporter
 from fedgpu_operator.agent.watch import MemberWatch
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.errors import UnreachableError
 from fedgpu_operator.ports import NODES, Listed, ResourceType, WatchEvent
 
 
@@ -168,3 +170,30 @@ async def test_of_a_few_nodes_with_gpus_only_their_own_pods_are_asked_for(make: 
     ended = "status.phase!=Succeeded,status.phase!=Failed"
     pods = [("pods", "", f"spec.nodeName={node},{ended}") for node in "ab"]
     assert asked == [("nodes", "nvidia.com/gpu.product", ""), *pods]
+
+
+async def test_a_pass_over_a_silent_member_writes_what_was_read_before(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, written = make.lease(), []
+
+    async def leases(self: Agent) -> Any:
+        return [lease], {lease.metadata.name}
+
+    async def silent(self: Any, *_: Any) -> Any:
+        raise UnreachableError("no answer")
+
+    async def told(self: Reporter, why: Any) -> None:
+        return
+
+    async def write(self: LeaseReconciler, each: ComputeLease) -> None:
+        written.append(each)
+
+    monkeypatch.setattr(Agent, "_load_leases", leases)
+    monkeypatch.setattr(MemberWatch, "sight", silent)
+    monkeypatch.setattr(Reporter, "silent", told)
+    monkeypatch.setattr(LeaseReconciler, "write_remembered", write)
+    agent = Agent("prov", Silent(hub=True), Silent(), AgentSettings("ns", "hub"), Clock())
+    with pytest.raises(UnreachableError):
+        await agent._pass()
+    assert written == [lease]

@@ -163,6 +163,7 @@ def peak() -> int:
         ("version", {"AnswerTooLarge"}),
         ("pages", {"MemberTooLarge", "BudgetExceeded"}),
         ("dense", {"MemberTooLarge", "BudgetExceeded"}),
+        ("crumbs", {"MemberTooLarge", "BudgetExceeded"}),
         ("flood", {"MemberTooLarge", "BudgetExceeded"}),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ from fedgpu_operator.errors import (
     ListTooLargeError,
     UnreachableError,
 )
+from fedgpu_operator.lab.pki import new_server_identity
 from fedgpu_operator.ports import JOBS, NAMESPACES, NODES, PODS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -357,3 +360,24 @@ async def test_the_events_of_one_member_leave_the_loop_to_others() -> None:
             pass
         ticking.cancel()
     assert ticks > 20
+
+
+async def test_a_connection_over_tls_holds_no_large_buffer(tmp_path: Path) -> None:
+    """A thousand idle members have three each; asyncio alone would make a quarter of a mebibyte for every one."""
+    identity = new_server_identity(tmp_path)
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    served.load_cert_chain(identity.cert_file, identity.key_file)
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=served)
+    port = server.sockets[0].getsockname()[1]
+    asked = ssl.create_default_context(cadata=identity.ca_pem)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        ends = [await asyncio.open_connection("127.0.0.1", port, ssl=asked) for _ in range(8)]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    for _, writer in ends:
+        writer.transport.abort()
+    server.close()
+    assert (after - before) / len(ends) < 2 * 64 * 1024, "both ends are in this process"

@@ -58,7 +58,7 @@ def parse_page(body: bytes, reading: Reading, size: int = PIECE_BYTES) -> Page:
 def test_a_page_is_what_the_standard_library_reads(
     items: list[dict[str, Any]], indent: int | str | None, ascii_only: bool, last: bool, size: int
 ) -> None:
-    said = {"kind": "List", "metadata": {"continue": "x", "n": 1}, "items": items}
+    said = {"kind": "List", "n": 12345, "metadata": {"continue": "x", "n": 1}, "items": items}
     said = said if last else dict(reversed(said.items()))
     page = parse_page(json.dumps(said, indent=indent, ensure_ascii=ascii_only).encode() + b"\n", READING, size)
     assert (page.items, page.metadata) == (items, said["metadata"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +55,10 @@ WATCH_SECONDS: Final = 290
 """The server ends the watch after this many seconds; below the 5 minutes of idle that common proxies allow."""
 QUIET_SECONDS: Final = 150
 """A watch that is silent for so long is dead: servers send a bookmark about once a minute."""
-
+TLS_BUFFER_BYTES: Final = 32 * 2**10
+"""Two records of TLS. asyncio makes a buffer of 256 KiB, filled with zeros, for every connection: with three of them
+per member, a thousand idle members would hold 0.7 GiB for nothing."""
+SSLProtocol.max_size = TLS_BUFFER_BYTES  # of the whole process: there is no other way to set it
 
 OBJECT_SECONDS: Final = 20e-6
 """What is taken off a budget for each object of a list besides its parsing: what is done with it costs time, too."""
