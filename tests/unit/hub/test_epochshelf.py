@@ -15,7 +15,7 @@ from fedgpu_operator.domain.money import NOTHING, MicroUSD
 from fedgpu_operator.domain.settlement import ChainSnapshot, EpochState
 from fedgpu_operator.domain.terms import EscrowPeriods
 from fedgpu_operator.errors import ForbiddenError
-from fedgpu_operator.hub import epochshelf, settlement
+from fedgpu_operator.hub import epochshelf, manifests, settlement
 from fedgpu_operator.hub.epochshelf import EpochShelf, is_over
 
 KEEP = 86_400
@@ -151,30 +151,36 @@ async def test_windows_that_are_longer_than_the_setting_are_kept_to(
     assert shown(bank) != before
 
 
-async def test_a_death_between_any_two_writes_leaves_nothing_behind(bank: Bank) -> None:
+async def test_a_death_between_any_two_writes_leaves_nothing_behind(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "PIECE_BYTES", 200)
     await paid(bank, 4)
     pass_time(bank, KEEP)
-    deleted = False
+    assert len(shown(bank)) >= 12, "manifests have several pieces"
+    left = 0
 
     def die(verb: str, plural: str, name: str) -> None:
-        """Right before the second deletion of each life."""
-        nonlocal deleted
-        if verb == "delete" and deleted:
-            raise Crash(name)
-        deleted = deleted or verb == "delete"
+        """After so many deletions of this life."""
+        nonlocal left
+        if verb == "delete":
+            left -= 1
+            if left < 0:
+                raise Crash(name)
 
     bank.world.kube.before = die
-    for _ in range(3):
-        deleted = False
-        with pytest.raises(Crash):
+    for life in range(20):
+        left = life
+        try:
             await shelf(bank).tidy()
-        left = shown(bank)
-        for number in (1, 2):
-            if any(name.startswith(f"fedgpu-epoch-{number}-") for name in left):
-                assert f"epoch-{number}" in left, "a manifest without its epoch would stay for ever"
-    bank.world.kube.before = lambda *_: None
-    await shelf(bank).tidy()
-    assert len(shown(bank)) == 4
+        except Crash:
+            for number in (1, 2):
+                if any(name.startswith(f"fedgpu-epoch-{number}-") for name in shown(bank)):
+                    assert f"epoch-{number}" in shown(bank), "a manifest without its epoch would stay for ever"
+        else:
+            break
+    assert life > 4
+    assert {name[:14] for name in shown(bank)} == {"epoch-3", "epoch-4", "fedgpu-epoch-3", "fedgpu-epoch-4"}
 
 
 async def test_a_chain_that_does_not_answer_puts_it_off(bank: Bank) -> None:
