@@ -1,14 +1,17 @@
-"""``fedgpu ledger``: the books read by somebody who does not trust them; writes nothing and takes no lock."""
+"""``fedgpu ledger``: the books read by somebody who does not trust them, copied, put back and archived."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
+from fedgpu_operator.cli import ledger_copies
 from fedgpu_operator.cli.common import Output, OutputOption, plain_table, print_data
+from fedgpu_operator.cli.ledger_copies import BackupFile
 from fedgpu_operator.cli.options import TargetOptions, flat
 
 if TYPE_CHECKING:
@@ -27,11 +30,14 @@ LedgerOption = Annotated[
     typer.Option("--ledger", envvar="FEDGPU_LEDGER", help="Path, sqlite:/// or postgresql:// URL of the ledger."),
 ]
 DEFAULT: Final = "/var/lib/fedgpu/ledger.db"
+ArchiveOption = Annotated[
+    Path | None, typer.Option("--archive", help="Folder with the segments that `fedgpu ledger archive` wrote.")
+]
 EpochArgument = Annotated[
     str, typer.Argument(help="The ledger's number of the epoch, or the hash of its manifest.", metavar="EPOCH")
 ]
 
-app = typer.Typer(no_args_is_help=True, help="Audit the operator's books: hash chains, postings, trial balance.")
+app = typer.Typer(no_args_is_help=True, help="Audit, back up, restore and archive the operator's books.")
 
 
 def _verify(target: TargetOptions, ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE) -> None:
@@ -52,9 +58,12 @@ app.command("verify")(flat(_verify))
 
 
 @app.command()
-def manifest(epoch: EpochArgument, ledger: LedgerOption = DEFAULT) -> None:
-    """Print the manifest of an epoch, for `fedgpu settle verify --manifest`: the hub shows old ones no longer."""
-    typer.echo(_with_ledger(lambda books: manifest_in(books, epoch), ledger), nl=False)
+def manifest(epoch: EpochArgument, ledger: LedgerOption = DEFAULT, archive: ArchiveOption = None) -> None:
+    """Print the manifest of an epoch, for `fedgpu settle verify --manifest`: the hub shows old ones no longer.
+
+    If the epoch is archived, the error names the file; with its folder in --archive it is read from there.
+    """
+    typer.echo(_with_ledger(lambda books: manifest_in(books, epoch, archive), ledger), nl=False)
 
 
 @app.command()
@@ -71,8 +80,33 @@ def balance(ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE)
         raise typer.Exit(1)
 
 
-async def manifest_in(books: SqlLedger, epoch: str) -> bytes:
-    """The manifest of the epoch with that number or manifest hash; LedgerError if the ledger has none."""
+@app.command()
+def backup(file: BackupFile, ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE) -> None:
+    """Copy the ledger into one new file while the operator runs, and verify the copy.
+
+    The file is an SQLite ledger, whatever engine the ledger is on. Exit 1 if the copy shows that the books are not
+    sound; the file stays all the same.
+    """
+    ledger_copies.backup(file, ledger, output)
+
+
+@app.command()
+def restore(file: BackupFile, ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE) -> None:
+    """Put a backup into an empty ledger of either engine, with the operator stopped.
+
+    Rows, positions and hashes come back bit for bit, and the chains are verified before anything is kept. A ledger with
+    rows in it is refused.
+    """
+    ledger_copies.restore(file, ledger, output)
+
+
+async def manifest_in(books: SqlLedger, epoch: str, archive: Path | None) -> bytes:
+    """The manifest of the epoch with that number or manifest hash, from the ledger or a segment in `archive`.
+
+    LedgerError if neither has it; it names the segment's file.
+    """
+    from fedgpu_operator.adapters.ledger import segments
+    from fedgpu_operator.domain.archives import EPOCH_CHAIN
     from fedgpu_operator.errors import ConfigurationError, LedgerError
 
     if epoch.lower().startswith("0x"):
@@ -83,7 +117,19 @@ async def manifest_in(books: SqlLedger, epoch: str) -> bytes:
         raise ConfigurationError(f"EPOCH: must be a number or the hash of a manifest such as 0x1f…, not {epoch!r}")
     if found is None:
         raise LedgerError(f"the ledger has no epoch {epoch}")
-    return found.draft.manifest
+    if found.draft.manifest:
+        return found.draft.manifest
+    sealed = next(
+        each for each in await books.segments() if each.chain == EPOCH_CHAIN and each.first <= found.number <= each.last
+    )
+    if archive is None:
+        text = f"epoch {found.number} is archived, its manifest lies in the file {sealed.file}"
+        raise LedgerError(f"{text}: name the folder with --archive")
+    try:
+        rows = await asyncio.to_thread(lambda: list(segments.rows_of(archive, sealed)))
+    except (segments.SegmentError, OSError) as error:
+        raise LedgerError(f"{archive / sealed.file}: {error}") from error
+    return next(row.parts.manifest for row in rows if row.parts is not None and row.position == found.number)
 
 
 def audit_of(audit: LedgerAudit, anchor: Verdict | None) -> JSONObject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Self
@@ -250,8 +250,10 @@ class LedgerFault:
 class LedgerAudit:
     """The outcome of reading the whole ledger: rows by table, the heads found, the trial balance, and the faults.
 
-    `bound` is the escrow that the books are those of, None for a ledger that never settled.
-    Per chain the first fault is named; what follows it in that chain cannot be judged.
+    `bound` is the escrow that the books are those of, None for a ledger that never settled. `unread` counts the rows
+    that lie in archives which were not read, by chain; `rows` are without them. Of epochs, whose rows are all live, it
+    counts those whose manifest, lines and covers do. `strays` are files in the archive that
+    the ledger knows nothing of. Per chain the first fault is named; what follows it in that chain cannot be judged.
     """
 
     rows: Mapping[str, int]
@@ -259,6 +261,8 @@ class LedgerAudit:
     trial_balance: TrialBalance
     faults: tuple[LedgerFault, ...] = ()
     bound: BoundEscrow | None = None
+    unread: Mapping[str, int] = field(default_factory=dict)
+    strays: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ from tests.unit.hub.bank import Bank
 from tests.unit.hub.chain import WINDOW
 from tests.unit.hub.world import Crash
 
+from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
 from fedgpu_operator.domain.settlement import ChainSnapshot, EpochState
@@ -118,6 +120,20 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "LOOKED_AT", 2)
 
 
+@pytest.fixture(autouse=True)
+def archived(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Epochs count as archived up to a number, at first all of them; how archives are made is tested elsewhere."""
+
+    def until(number: int) -> None:
+        async def answer(_ledger: SqlLedger) -> int:
+            return number
+
+        monkeypatch.setattr(SqlLedger, "archived_until", answer)
+
+    until(100)
+    return until
+
+
 async def test_old_epochs_go_with_their_manifests_and_the_newest_stay(bank: Bank) -> None:
     await paid(bank, 4)
     before = shown(bank)
@@ -194,6 +210,18 @@ async def test_a_chain_that_does_not_answer_puts_it_off(bank: Bank) -> None:
     bank.world.clock.forward(epochshelf.EVERY.total_seconds())
     await keeper.tidy()
     assert shown(bank) != before
+
+
+async def test_an_epoch_is_shown_until_it_is_archived(bank: Bank, archived: Callable[[int], None]) -> None:
+    await paid(bank, 4)
+    pass_time(bank, 400 * KEEP)
+    archived(0)
+    await shelf(bank).tidy()
+    assert "epoch-1" in shown(bank)
+    archived(1)
+    await shelf(bank).tidy()
+    assert "epoch-1" not in shown(bank)
+    assert "epoch-2" in shown(bank)
 
 
 async def test_epochs_of_another_ledger_are_left_alone(bank: Bank) -> None:

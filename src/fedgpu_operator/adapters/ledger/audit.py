@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from eth_utils.crypto import keccak
-from sqlalchemy import BigInteger, Connection, Table, select, type_coerce
+from sqlalchemy import BigInteger, ColumnElement, Connection, Table, select, true, type_coerce
 
+from fedgpu_operator.adapters.ledger import sealed
 from fedgpu_operator.adapters.ledger.binding import bound, named_in
 from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, head, row_hash
 from fedgpu_operator.adapters.ledger.epochs import parts_hash, parts_of
@@ -37,33 +40,39 @@ class _Walk:
     faults: list[LedgerFault] = field(default_factory=list)
 
 
-def verify(connection: Connection) -> LedgerAudit:
+def verify(connection: Connection, archive: Path | None = None) -> LedgerAudit:
     """Judge every chain against its rows, its head and the heads that epochs were stored with, then the trial balance.
 
-    Of a chain the first fault alone is named: every later row of it is a consequence.
+    Of a chain the first fault alone is named: every later row of it is a consequence. What is archived is read from the
+    folder `archive`; without one a chain is judged from where its archived part ends.
     """
     found = head(connection)
     anchors, unreadable = _anchors(connection)
-    walks = {table.name: _walk(connection, table, found, anchors) for table in CHAINED}
-    faults = [fault for walk in walks.values() for fault in walk.faults]
+    past = sealed.judge(connection, archive, {name: partial(_promise, theirs) for name, theirs in anchors.items()})
+    walks = {table.name: _walk(connection, table, found, anchors, past) for table in CHAINED}
+    faults = past.faults + [fault for walk in walks.values() for fault in walk.faults]
     escrow = bound(connection)
-    faults += unreadable + _epoch_faults(connection, escrow)
+    faults += unreadable + _epoch_faults(connection, escrow, past.epoch)
     balance = trial_balance(connection)
     if not balance.balanced:
         why = f"{balance.unbalanced} entries do not sum to zero, all postings together to {balance.total}"
         faults.append(LedgerFault("postings", "trial balance", why))
-    rows = {name: walk.length for name, walk in walks.items()}
-    return LedgerAudit(rows, found, balance, tuple(faults), escrow)
+    # The rows of epochs are all live; unread are the manifests, lines and covers of so many.
+    unread = {name: count for name, count in past.unread.items() if name != epochs.name}
+    rows = {name: walk.length - unread.get(name, 0) for name, walk in walks.items()}
+    return LedgerAudit(rows, found, balance, tuple(faults), escrow, past.unread, past.strays)
 
 
-def _walk(connection: Connection, table: Table, found: LedgerHead, anchors: Anchors) -> _Walk:
-    """Follow one chain from its first row to its head, or to the first fault."""
+def _walk(connection: Connection, table: Table, found: LedgerHead, anchors: Anchors, past: sealed.Sealed) -> _Walk:
+    """Follow one chain from its first live row to its head, or to the first fault."""
     name = table.name
-    walk = _Walk(0, genesis(name))
+    # The rows of archived epochs stay live: their chain is read from its beginning.
+    start = (0, genesis(name)) if table is epochs else past.starts.get(name, (0, genesis(name)))
+    walk = _Walk(*start)
     promised = anchors.get(name, {})
     bound = [table.c[column] for column in COLUMNS[name]]
     raw = [type_coerce(column, BigInteger) if isinstance(column.type, Instant) else column for column in bound]
-    query = select(table.c.position, table.c.hash, *raw).order_by(table.c.position)
+    query = select(table.c.position, table.c.hash, *raw).where(_live(table, start[0])).order_by(table.c.position)
     with connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE)) as result:
         for rows in result.partitions(ROWS_AT_ONCE):
             for position, stored, *fields in rows:
@@ -72,6 +81,19 @@ def _walk(connection: Connection, table: Table, found: LedgerHead, anchors: Anch
                     return walk
     walk.faults += _at_the_end(name, walk, found.chains.get(name), promised)
     return walk
+
+
+def _live(table: Table, archived: int) -> ColumnElement[bool]:
+    """Rows after the archived ones; what stays live of those is judged by sealed.py."""
+    return table.c.position > archived if archived else true()
+
+
+def _promise(promised: Promises, position: int, found: bytes) -> str:
+    """Why the chain's hash at a position cannot be right, by the epochs that were stored over it."""
+    for epoch, promise in promised.get(position, ()):
+        if promise != found.hex():
+            return f"is not what epoch {epoch} was stored over: history up to here was written anew"
+    return ""
 
 
 def _step(walk: _Walk, name: str, position: int, stored: bytes, fields: Sequence[Any], promised: Promises) -> None:
@@ -84,11 +106,8 @@ def _step(walk: _Walk, name: str, position: int, stored: bytes, fields: Sequence
         walk.faults.append(LedgerFault(name, _key(name, fields), "was altered, or stands where another row stood"))
         return
     walk.length, walk.hash = position, expected
-    for epoch, promise in promised.get(position, ()):
-        if promise != expected.hex():
-            why = f"is not what epoch {epoch} was stored over: history up to here was written anew"
-            walk.faults.append(LedgerFault(name, _key(name, fields), why))
-            return
+    if why := _promise(promised, position, expected):
+        walk.faults.append(LedgerFault(name, _key(name, fields), why))
 
 
 def _key(name: str, fields: Sequence[Any]) -> str:
@@ -143,11 +162,16 @@ def _anchors(connection: Connection) -> tuple[Anchors, list[LedgerFault]]:
     return anchors, faults
 
 
-def _epoch_faults(connection: Connection, escrow: BoundEscrow | None) -> list[LedgerFault]:
-    """Epochs whose manifest, lines or covers are not those that their row names, or which another escrow holds."""
+def _epoch_faults(connection: Connection, escrow: BoundEscrow | None, archived: int) -> list[LedgerFault]:
+    """Epochs whose manifest, lines or covers are not those that their row names, or which another escrow holds.
+
+    Those before the epoch `archived` have them in an archive.
+    """
     faults = []
     numbers = connection.execute(select(epochs.c.number).order_by(epochs.c.number)).scalars().all()
     for number in numbers:
+        if number < archived and not sealed.parts_left(connection, number):
+            continue
         row = connection.execute(select(epochs).where(epochs.c.number == number)).one()
         if "0x" + keccak(row.manifest).hex() != row.manifest_hash:
             faults.append(LedgerFault("epochs", str(number), "holds another manifest than its hash names"))

@@ -91,7 +91,7 @@ def append(connection: Connection, table: Table, rows: Iterable[Sequence[Field]]
     """
     began, last = _end(connection, table.name)
     length, left = began, iter(rows)
-    insertion = _Insertion(connection, table, [*COLUMNS[table.name], "position", "hash", *beside])
+    insertion = Insertion(connection, table, [*COLUMNS[table.name], "position", "hash", *beside])
     while chunk := list(islice(left, ROWS_AT_ONCE)):
         values: list[tuple[Field, ...]] = []
         for row in chunk:
@@ -119,8 +119,11 @@ def stamp(at: datetime) -> int:
         raise LedgerError(str(error)) from error
 
 
-class _Insertion:
-    """One INSERT in the driver's own words: values go in as they were hashed, and very many of them fast."""
+class Insertion:
+    """One INSERT in the driver's own words: values go in as they were hashed, and very many of them fast.
+
+    Instants are their microseconds, as in `Field`.
+    """
 
     def __init__(self, connection: Connection, table: Table, columns: Sequence[str]) -> None:
         made = insert(table).compile(dialect=connection.dialect, column_keys=list(columns))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, quote_plus
@@ -42,23 +43,67 @@ class Database:
         return database
 
     @classmethod
-    def _connected(cls, location: str | Path, *, read_only: bool, wait: float) -> Database:
+    def empty(cls, location: str | Path, *, wait: float = 10.0) -> Database:
+        """Connect to a place for a ledger that is still to be made; nothing is made before `write` does it.
+
+        Raises ConfigurationError if it cannot be reached, if another operator has it, and if it is not empty.
+        """
+        database = cls._connected(location, read_only=False, wait=wait)
+        try:
+            database.prepare(migrate.check_empty)
+        except ConfigurationError:
+            database.close()
+            raise
+        return database
+
+    @classmethod
+    def beside(cls, location: str | Path, *, wait: float = 10.0) -> Database:
+        """Open a ledger to archive it, whether an operator has it or not.
+
+        Raises ConfigurationError if it cannot be reached, is not of the present schema, or is being archived.
+        """
+        database = cls._connected(location, read_only=False, wait=wait, archiving=True)
+        try:
+            database.prepare(partial(migrate.prepare, upgrade=False))
+        except ConfigurationError:
+            database.close()
+            raise
+        return database
+
+    @classmethod
+    def _connected(cls, location: str | Path, *, read_only: bool, wait: float, archiving: bool = False) -> Database:
         text = str(location)
         url = _url(text) if "://" in text else None
         if url is None or url.get_backend_name() == "sqlite":
-            path = sqlite.path_of(text if url is None else url.database or "", must_exist=read_only)
+            must_exist = read_only or archiving
+            path = sqlite.path_of(text if url is None else url.database or "", must_exist=must_exist)
             engine = sqlite.engine(path, read_only=read_only)
             return cls(str(path), engine, None if read_only else sqlite.writing(engine))
         name = f"postgresql://{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
         reads = postgres.reading(url)
-        writes = None if read_only else postgres.writing(url, name, wait)
+        write = postgres.archiving if archiving else postgres.writing
+        writes = None if read_only else write(url, name, wait)
         return cls(name, reads, writes, url.password or str(url.query.get("password", "")))
 
-    def prepare(self) -> None:
-        """Connect, and make or upgrade the schema, or only look at it where nothing may be written."""
+    @property
+    def name(self) -> str:
+        """What it is called in messages: its path or URL, without user and password."""
+        return self._name
+
+    @property
+    def sqlite(self) -> bool:
+        """Whether it is one SQLite file."""
+        return self._reads.dialect.name == "sqlite"
+
+    def prepare(self, look: Callable[[Connection, str], None] | None = None) -> None:
+        """Connect and `look`; by default make or upgrade the schema, or only look at it where nothing may be written.
+
+        Raises ConfigurationError if it cannot be reached, and what `look` raises.
+        """
+        look = look or partial(migrate.prepare, upgrade=self._writes is not None)
         try:
             with (self._writes or self._reads).begin() as connection:
-                migrate.prepare(connection, self._name, upgrade=self._writes is not None)
+                look(connection, self._name)
         except (SQLAlchemyError, UnicodeError) as error:
             raise ConfigurationError(f"the ledger {self._name} cannot be opened: {self._cause(error)}") from error
 

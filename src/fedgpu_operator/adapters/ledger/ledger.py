@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
+from pathlib import Path
 
 from fedgpu_operator.adapters.ledger import (
+    archiving,
     attempts,
     audit,
     binding,
@@ -20,6 +22,7 @@ from fedgpu_operator.adapters.ledger import (
 )
 from fedgpu_operator.adapters.ledger.batches import BatchCalls
 from fedgpu_operator.adapters.ledger.records import MarketCalls
+from fedgpu_operator.domain.archives import Segment
 from fedgpu_operator.domain.books import (
     Attempt,
     AttemptRequest,
@@ -355,6 +358,17 @@ class SqlLedger(BatchCalls, MarketCalls):
         """The ends of the hash chains now; kept with an epoch, they bind everything that came before it."""
         return await self._read(chaining.head)
 
-    async def verify(self) -> LedgerAudit:
-        """Read everything, and name the first row of each chain that was altered, taken out, put in or moved."""
-        return await self._read(audit.verify)
+    async def verify(self, archive: Path | None = None) -> LedgerAudit:
+        """Read everything, and name the first row of each chain that was altered, taken out, put in or moved.
+
+        What is archived is read from the folder `archive`; without one it is counted as unread.
+        """
+        return await self._read(audit.verify, archive)
+
+    async def archived_until(self) -> int:
+        """The number of the newest epoch that is archived; 0 for none."""
+        return await self._read(archiving.archived_until)
+
+    async def segments(self) -> tuple[Segment, ...]:
+        """The segments of the chains that are archived, by run and chain."""
+        return await self._read(archiving.archived)

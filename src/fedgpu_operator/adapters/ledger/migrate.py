@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, select
+from sqlalchemy import Connection, func, inspect, select
 
-from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION, attempts, schema_version
+from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION, attempts, chain_heads, metadata, schema_version
 from fedgpu_operator.errors import ConfigurationError
 
 STEPS = Path(__file__).parent / "migrations"
@@ -31,6 +31,25 @@ def prepare(connection: Connection, name: str, *, upgrade: bool) -> None:
             f"the ledger {name} {what}: start the operator on it once, or run the release it is of"
         )
     _run_steps(connection, found)
+
+
+def check_empty(connection: Connection, name: str) -> None:
+    """ConfigurationError unless the database has no table yet, or is a ledger in which nothing was ever written.
+
+    A foreign database, and a ledger of a newer release, are refused by name.
+    """
+    found = _version(connection, name)
+    if found is not None and found > SCHEMA_VERSION:
+        prepare(connection, name, upgrade=False)
+    there = set(inspect(connection).get_table_names())
+    for table in metadata.sorted_tables:
+        if table.name not in there or table is schema_version:
+            continue
+        rows = select(func.count()).select_from(table)
+        if table is chain_heads:
+            rows = rows.where(chain_heads.c.length > 0)
+        if connection.execute(rows).scalar_one():
+            raise ConfigurationError(f"the ledger {name} is not empty: {table.name} has rows; name a new one")
 
 
 def _run_steps(connection: Connection, found: int | None) -> None:

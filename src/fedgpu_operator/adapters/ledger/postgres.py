@@ -12,6 +12,9 @@ from fedgpu_operator.errors import ConfigurationError
 LOCK = 0x66656467
 """First key of the advisory lock ("fedg"); the second is the schema, so that one database can hold several ledgers."""
 
+ARCHIVE_LOCK = LOCK + 1
+"""The same for a run that archives, which an operator does not exclude."""
+
 BUSY_TIMEOUT_MS = 10_000
 """How long a statement waits for a lock of another session, such as a backup's."""
 
@@ -54,6 +57,36 @@ def writing(url: URL, name: str, wait: float) -> Engine:
             connection.commit()
         except engine.dialect.loaded_dbapi.errors.LockNotAvailable as error:
             raise ConfigurationError(f"another operator has the ledger {name}: only one may write it") from error
+        finally:
+            cursor.close()
+
+    event.listen(engine, "connect", on_connect)
+    return engine
+
+
+def archiving(url: URL, name: str, wait: float) -> Engine:
+    """A connection that writes beside the operator: only what no operator writes, and of one moment.
+
+    Two archive runs exclude each other by a lock of their own; raises ConfigurationError while there is another one.
+    """
+    engine = create_engine(
+        _driver(url),
+        isolation_level="REPEATABLE READ",
+        connect_args=CONNECT,
+        pool_size=1,
+        max_overflow=0,
+        hide_parameters=True,
+    )
+
+    def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        try:
+            cursor.execute(f"SET lock_timeout = {max(1, round(wait * 1000))}")
+            cursor.execute(f"SELECT pg_advisory_lock({ARCHIVE_LOCK}, hashtext(current_schema()))")
+            cursor.execute("SELECT set_config('synchronous_commit', 'on', false)")
+            connection.commit()
+        except engine.dialect.loaded_dbapi.errors.LockNotAvailable as error:
+            raise ConfigurationError(f"the ledger {name} is being archived by another process") from error
         finally:
             cursor.close()
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Number of the newest migration; the ledger's file carries it, so that an older release can name what it refuses."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -343,6 +343,40 @@ postings = Table(
     CheckConstraint("leg IN (1, 2) AND amount <> 0", name="posting_sane"),
 )
 Index("postings_by_account", postings.c.account)
+
+# What the postings in archives came to, by position and leg, with the last entry and block of each position.
+opening_balances = Table(
+    "opening_balances",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("tenant_wallet", Text, primary_key=True),
+    Column("provider_wallet", Text, primary_key=True),
+    Column("leg", Integer, primary_key=True, autoincrement=False),
+    Column("account", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("entry", BigInteger, nullable=False),
+    Column("block", BigInteger),
+    Column("segment", Integer, nullable=False),
+    CheckConstraint("leg IN (1, 2)", name="opening_sane"),
+)
+
+# Segments of the chains whose rows were written to files and removed here; see archiving.py.
+archived_segments = Table(
+    "archived_segments",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("chain", Text, primary_key=True),
+    Column("first_position", BigInteger, nullable=False),
+    Column("last_position", BigInteger, nullable=False),
+    Column("hash_before", LargeBinary, nullable=False),
+    Column("hash_after", LargeBinary, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("file", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("kept_hash", LargeBinary, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+Index("archived_segments_by_end", archived_segments.c.chain, archived_segments.c.last_position)
 
 # The escrow whose books these are: the row with the highest number, the last one once anything was settled.
 bound_escrows = Table(

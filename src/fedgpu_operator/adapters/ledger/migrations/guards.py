@@ -50,15 +50,23 @@ def refuse(table: str, name: str, event: str, why: str, when: str = "") -> None:
 
 def refuse_insert(table: str, name: str, why: str, when: str) -> None:
     """Refuse a new row where `when` holds, which may look at NEW and ask any table."""
+    refuse_where(table, name, "INSERT", why, when)
+
+
+def refuse_where(table: str, name: str, event: str, why: str, when: str) -> None:
+    """Refuse `event` of a row if `when` holds, which may look at NEW and OLD and query any table."""
     if _sqlite():
-        refuse(table, name, "INSERT", why, when)
+        refuse(table, name, event, why, when)
         return
+    row = "OLD" if event == "DELETE" else "NEW"
     op.execute(
         f"CREATE OR REPLACE FUNCTION {table}_{name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         f"IF {when} THEN RAISE EXCEPTION '{why}' USING ERRCODE = 'integrity_constraint_violation'; END IF; "
-        "RETURN NEW; END $$"
+        f"RETURN {row}; END $$"
     )
-    op.execute(f"CREATE TRIGGER {table}_{name} BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_{name}()")
+    op.execute(
+        f"CREATE TRIGGER {table}_{name} BEFORE {event} ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_{name}()"
+    )
 
 
 def lift(table: str, *names: str) -> None:
