@@ -125,11 +125,19 @@ async def manifest_in(books: SqlLedger, epoch: str, archive: Path | None) -> byt
     if archive is None:
         text = f"epoch {found.number} is archived, its manifest lies in the file {sealed.file}"
         raise LedgerError(f"{text}: name the folder with --archive")
+
+    def read() -> bytes:
+        manifest = b""
+        # To its end, since only that shows that the file is the one that was written.
+        for row in segments.rows_of(archive, sealed):
+            if row.position == found.number and row.parts is not None:
+                manifest = row.parts.manifest
+        return manifest
+
     try:
-        rows = await asyncio.to_thread(lambda: list(segments.rows_of(archive, sealed)))
-    except (segments.SegmentError, OSError) as error:
-        raise LedgerError(f"{archive / sealed.file}: {error}") from error
-    return next(row.parts.manifest for row in rows if row.parts is not None and row.position == found.number)
+        return await asyncio.to_thread(read)
+    except segments.SegmentError as error:
+        raise LedgerError(f"{archive}: {error}") from error
 
 
 def audit_of(audit: LedgerAudit, anchor: Verdict | None) -> JSONObject:
