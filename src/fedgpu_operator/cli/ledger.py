@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from fedgpu_operator.cli import ledger_copies
+from fedgpu_operator.cli import ledger_archive, ledger_copies
 from fedgpu_operator.cli.common import Output, OutputOption, plain_table, print_data
+from fedgpu_operator.cli.ledger_archive import BeforeOption, DryRunOption, Folder, OlderOption
 from fedgpu_operator.cli.ledger_copies import BackupFile
 from fedgpu_operator.cli.options import TargetOptions, flat
 
@@ -29,6 +30,9 @@ LedgerOption = Annotated[
     str,
     typer.Option("--ledger", envvar="FEDGPU_LEDGER", help="Path, sqlite:/// or postgresql:// URL of the ledger."),
 ]
+ArchiveOption = Annotated[
+    Path | None, typer.Option("--archive", help="Folder with the segment files; read along with the ledger.")
+]
 DEFAULT: Final = "/var/lib/fedgpu/ledger.db"
 ArchiveOption = Annotated[
     Path | None, typer.Option("--archive", help="Folder with the segments that `fedgpu ledger archive` wrote.")
@@ -40,13 +44,19 @@ EpochArgument = Annotated[
 app = typer.Typer(no_args_is_help=True, help="Audit, back up, restore and archive the operator's books.")
 
 
-def _verify(target: TargetOptions, ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE) -> None:
+def _verify(
+    target: TargetOptions,
+    ledger: LedgerOption = DEFAULT,
+    archive: ArchiveOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """Find any row that was altered, removed, put in or moved; with --rpc hold the books to what was posted too."""
+    _check_folder(archive)
 
     async def read(books: SqlLedger) -> tuple[LedgerAudit, Verdict | None]:
         from fedgpu_operator.cli.ledger_anchor import anchored
 
-        return await books.verify(), await anchored(books, target) if target.rpc else None
+        return await books.verify(archive), await anchored(books, target) if target.rpc else None
 
     audit, anchor = _with_ledger(read, ledger)
     print_data(output, audit_of(audit, anchor), lambda: audit_text(audit, anchor))
@@ -55,6 +65,26 @@ def _verify(target: TargetOptions, ledger: LedgerOption = DEFAULT, output: Outpu
 
 
 app.command("verify")(flat(_verify))
+
+
+def _archive(
+    folder: Folder,
+    target: TargetOptions,
+    ledger: LedgerOption = DEFAULT,
+    before: BeforeOption = None,
+    older_than: OlderOption = None,
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Move what is settled for good into sealed files, beside a running operator.
+
+    Files are synced and read back before anything is removed. What is still needed stays: epochs that are not paid or
+    can be challenged, open attempts, intents and disputes.
+    """
+    ledger_archive.archive(folder, ledger, target, before, older_than, dry_run=dry_run, output=output)
+
+
+app.command("archive")(flat(_archive))
 
 
 @app.command()
@@ -149,6 +179,8 @@ def audit_of(audit: LedgerAudit, anchor: Verdict | None) -> JSONObject:
         "tables": dict(audit.rows),
         "heads": {name: {"rows": head.length, "hash": head.hash} for name, head in audit.head.chains.items()},
         "trialBalance": _trial(audit.trial_balance),
+        "unread": dict(audit.unread),
+        "strays": list(audit.strays),
         "anchor": None if anchor is None else {"holds": anchor.holds, "text": anchor.text},
         "faults": [{"table": fault.table, "key": fault.key, "why": fault.why} for fault in audit.faults],
     }
@@ -166,8 +198,20 @@ def audit_text(audit: LedgerAudit, anchor: Verdict | None) -> list[Table | str]:
     parts.append(f"{_mark(trial.balanced)} {_trial_text(trial)}")
     if anchor is not None:
         parts.append(f"{'-' if anchor.holds is None else _mark(anchor.holds)} {anchor.text}")
-    parts.append("✓ nothing was altered, removed, put in or moved" if audit.sound else "✗ do not trust these books")
+    parts += [f"- {name} is not a segment of this ledger: not read" for name in audit.strays]
+    if audit.unread:
+        unread = ", ".join(f"{count:,} of {name}" for name, count in sorted(audit.unread.items()))
+        parts.append(f"- archived and not read: {unread}; name their folder with --archive")
+    what = "of what was read, nothing" if audit.unread else "nothing"
+    parts.append(f"✓ {what} was altered, removed, put in or moved" if audit.sound else "✗ do not trust these books")
     return parts
+
+
+def _check_folder(folder: Path | None) -> None:
+    from fedgpu_operator.errors import ConfigurationError
+
+    if folder is not None and not folder.is_dir():
+        raise ConfigurationError(f"folder not found: {folder}")
 
 
 def balance_of(trial: TrialBalance, balances: dict[str, int]) -> JSONObject:

@@ -135,7 +135,7 @@ class UsageBiller:
     ) -> None:
         name, claimed = lease.metadata.name, reading.gpu_seconds
         sequence = lease.spec.sequence_base + reading.sequence
-        held = await self._ledger.usage_disputes(lease_name=name, open_only=True)
+        held = await self._open_disputes(name)
         grown = (claimed - payable) - sum(dispute.claimed - dispute.payable for dispute in held)
         quiet = abs(grown) <= tolerance(claimed, hub.gpus) and not lease.status.usage.final
         if any(quiet or dispute.sequence == sequence for dispute in held):
@@ -157,9 +157,13 @@ class UsageBiller:
             if about is not None:
                 await emit(self._kube, about, "Warning", USAGE_DISPUTED, text, now=now)
 
+    async def _open_disputes(self, lease_name: str) -> list[UsageDispute]:
+        """Of all open ones, which the ledger answers from memory: asked for every reading of every lease."""
+        return [each for each in await self._ledger.usage_disputes(open_only=True) if each.lease_name == lease_name]
+
     async def _agree(self, lease: ComputeLease) -> None:
         """A later reading found the claim payable after all: a member's clock that ran ahead was caught up with."""
-        for held in await self._ledger.usage_disputes(lease_name=lease.metadata.name, open_only=True):
+        for held in await self._open_disputes(lease.metadata.name):
             note = "a later reading of the same lease is payable as claimed"
             await self._ledger.rule_usage_dispute(
                 held.lease_name, held.sequence, UsageDisputeState.GRANTED, note, self._clock.now()

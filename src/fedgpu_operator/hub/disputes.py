@@ -509,9 +509,10 @@ class _Look:
         return await self._escrow.snapshot([tenant], pairs)
 
     async def _parsed(self, number: int) -> EpochPlan | None:
-        for epoch in await self._once(("epochs",), self._ledger.epochs()):
-            if epoch.chain_epoch == number:
-                return parse_manifest(epoch.draft.manifest)
+        for header in await self._once(("epochs",), self._ledger.epoch_headers()):
+            if header.chain_epoch == number:
+                epoch = await self._ledger.epoch(header.number)
+                return None if epoch is None else parse_manifest(epoch.draft.manifest)
         return None
 
     async def _once(self, key: tuple[object, ...], read: Coroutine[Any, Any, T]) -> T:

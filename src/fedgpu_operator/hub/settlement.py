@@ -359,7 +359,7 @@ class SettlementLoop:
         return epoch if step.stage is epoch.stage else await self._ledger.mark_epoch(epoch.number, step.stage)
 
     async def _is_ours(self, chain_epoch: int) -> bool:
-        return any(known.chain_epoch == chain_epoch for known in await self._ledger.epochs(limit=LOOKED_AT))
+        return any(known.chain_epoch == chain_epoch for known in await self._ledger.epoch_headers(limit=LOOKED_AT))
 
     async def _claim_progress(self, epoch: Epoch) -> Intent | None:
         """The transaction that must end before the next claim; driven on where it is this epoch's own."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import gzip
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from eth_utils.crypto import keccak
 from tests.contract.ledger.intruder import Intruder
 from tests.contract.ledger.test_copies import same
+from tests.contract.ledger.test_document import program, run
 
 from fedgpu_operator.adapters.ledger import SqlLedger, archiving, copies, segments
 from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, row_hash
@@ -81,8 +84,10 @@ async def month(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
     return held
 
 
-async def archive(location: str, folder: Path, now: datetime, wish: ArchiveWish = ALL, **how: bool) -> Archived:
-    return await asyncio.to_thread(archiving.archive, location, folder, wish, now, **how)
+async def archive(
+    location: str, folder: Path, now: datetime, wish: ArchiveWish = ALL, *, dry_run: bool = False
+) -> Archived:
+    return await asyncio.to_thread(lambda: archiving.archive(location, folder, wish, now, dry_run=dry_run))
 
 
 async def asked(ledger: SqlLedger) -> object:
@@ -530,7 +535,7 @@ async def test_only_the_files_show_what_was_written_anew_with_all_its_hashes(
 
 async def kept_hash(ledger: SqlLedger, chain: str) -> bytes:
     segment = archiving.newest(await ledger.segments())[chain]
-    read = ledger._database.read
+    read = ledger._database.snapshot
     return await asyncio.to_thread(read, lambda connection: archiving.hash_of_kept(connection, segment))
 
 
@@ -543,7 +548,7 @@ async def test_a_file_forged_with_its_record_is_found_by_the_epochs(
     lines[3] = lines[3].replace(b'"Charged"', b'"Paid"')
     last = genesis("postings")
     for line in lines[1:]:
-        last = segments.sha256(last + line).digest()
+        last = sha256(last + line).digest()
     (segment,) = [each for each in await sealed.segments() if each.chain == "postings"]
     lines[0] = lines[0].replace(segment.after.encode(), last.hex().encode())
     path.write_bytes(gzip.compress(b"\n".join(lines) + b"\n", mtime=0))
@@ -599,3 +604,15 @@ async def test_it_runs_beside_an_operator_and_not_beside_another_run(
         other.close()
     # `month` has the operator's lock all the time.
     assert not (await archive(location, folder, now)).nothing
+
+
+async def test_the_program_in_the_document_verifies_a_segment_and_finds_an_alteration(
+    sealed: SqlLedger, folder: Path
+) -> None:
+    for chain in CHAINS:
+        path = file_of(folder, chain)
+        argv = [sys.executable, "-c", program(1), str(path)]
+        segment = archiving.newest(await sealed.segments())[chain]
+        assert (await run(argv)).stdout.split() == [chain, "1", str(segment.last), segment.after]
+        alter(path, lambda rows: [*rows[:1], rows[1].replace(b'"1"', b'"2"', 1), *rows[2:]])
+        assert (await run(argv)).stderr.strip().endswith("a row was altered")

@@ -81,7 +81,7 @@ def contents(location: str) -> dict[str, list[tuple[object, ...]]]:
     database = Database.open(location, read_only=True)
     try:
         return {
-            table.name: database.read(
+            table.name: database.snapshot(
                 lambda connection, table=table: [  # type: ignore[misc]
                     tuple(row)
                     for row in connection.execute(

@@ -19,10 +19,8 @@ from fedgpu_operator.domain.books import AttemptRequest, SignedUsage
 DOCUMENT = Path(__file__).parents[3] / "docs" / "ledger.md"
 
 
-def program() -> str:
-    found = re.search(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    return found[1]
+def program(number: int = 0) -> str:
+    return re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)[number]
 
 
 async def test_the_program_in_the_document_finds_our_head_and_an_alteration(
@@ -32,10 +30,17 @@ async def test_the_program_in_the_document_finds_our_head_and_an_alteration(
         await ledger.open_attempt(ask(job_uid='j"ö\\b'), now)
         name = 'j"ö\\b-1'
         await ledger.record_usage(name, 1, 40, now, signed=SignedUsage(1, 41, 7, "0xab", "0xS", b"\x00\x1b"))
+        await ledger.seal()
         await ledger.record_usage(name, 2, 2**60, now)
+        await ledger.seal()
+        await ledger.record_usage(name, 3, 2**60 + 1, now)
         head = (await ledger.head()).chains["usage_records"]
     argv = [sys.executable, "-c", program(), str(path)]
     assert (await run(argv)).stdout.strip() == head.hash
+    Intruder(str(path)).run("UPDATE lease_usage SET gpu_seconds = gpu_seconds + 1", unguarded=True)
+    assert (await run(argv)).stderr.strip().endswith(f"{name} was altered")
+    Intruder(str(path)).run("DELETE FROM lease_usage", unguarded=True)
+    assert (await run(argv)).stderr.strip().endswith(f"{name} lost its newest usage")
     Intruder(str(path)).run("UPDATE usage_records SET gpu_seconds = 41 WHERE sequence = 2", unguarded=True)
     assert (await run(argv)).stderr.strip().endswith("row 2 was altered")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from eth_utils.crypto import keccak
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.cli import main
@@ -195,3 +196,65 @@ def test_what_was_posted_pins_the_books(own_cli: Cli, books: Path) -> None:
     found = own_cli("ledger", "verify", "--ledger", str(forged))
     assert found.code == 1
     assert f"posted was {plan.manifest_hash}" in found.out
+
+
+def paid(path: Path, number: int) -> None:
+    """An epoch over all that is in the ledger, paid."""
+
+    async def kept() -> None:
+        async with await SqlLedger.open(path) as ledger:
+            manifest = f"manifest {number}".encode()
+            draft = EpochDraft(
+                seq=number,
+                prev_root="0x",
+                root=f"0x{number}",
+                manifest=manifest,
+                manifest_hash="0x" + keccak(manifest).hex(),
+                period_end=NOW + timedelta(days=number),
+                total=MicroUSD(1),
+                lines=(),
+                covers=(),
+                ledger_head=str((await ledger.seal()).head),
+            )
+            await ledger.store_epoch(draft, NOW)
+            for stage in (EpochStage.POSTED, EpochStage.FINALIZED, EpochStage.PAID):
+                await ledger.mark_epoch(number, stage)
+
+    asyncio.run(kept())
+
+
+def test_books_are_archived_verified_backed_up_and_restored(
+    books: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paid(books, 1)
+    folder, backup, restored = tmp_path / "archive", tmp_path / "backup.db", tmp_path / "restored.db"
+    folder.mkdir()
+
+    def run(*arguments: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert main(["ledger", *arguments]) == code
+        told = capsys.readouterr()
+        return told.out if code == 0 or told.out else told.err
+
+    at = ("--ledger", str(books))
+    assert "would leave the ledger: 4 of postings" in run("archive", str(folder), *at, "--dry-run")
+    assert list(folder.iterdir()) == []
+    assert "no further: epoch 1 is not before epoch 1" in run("archive", str(folder), *at, "--before", "1")
+    out = run("archive", str(folder), *at)
+    assert "postings-000000000001-000000000004.jsonl.gz" in out
+    assert "left the ledger: 4 of postings" in out
+    assert "Nothing to archive." in run("archive", str(folder), *at, "--older-than", "1h")
+    out = run("verify", *at)
+    assert "archived and not read: 4 of postings, 1 of usage_records; name their folder with --archive" in out
+    assert "✓ of what was read, nothing was altered" in out
+    out = run("verify", *at, "--archive", str(folder))
+    assert "✓ nothing was altered" in out
+    assert "0.00 USD over 4 postings" in out
+    assert "✓ verified" in run("backup", str(backup), *at)
+    assert "already exists" in run("backup", str(backup), *at, code=2)
+    assert "not empty" in run("restore", str(backup), *at, code=2)
+    run("restore", str(backup), "--ledger", str(restored))
+    assert "✓ nothing was altered" in run("verify", "--ledger", str(restored), "--archive", str(folder))
+    (folder / "postings-000000000001-000000000004.jsonl.gz").unlink()
+    assert "is missing" in run("verify", *at, "--archive", str(folder), code=1)
+    assert "folder not found" in run("verify", *at, "--archive", str(tmp_path / "none"), code=2)

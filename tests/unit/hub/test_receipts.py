@@ -63,6 +63,21 @@ async def test_while_work_runs_there_is_one_receipt_per_epoch(world: World, offi
     assert [each.cumulative for each in office.report.spec.receipts] == ["0.70"]
 
 
+async def test_the_figures_of_a_receipt_are_evidence_from_its_draft_on(world: World, office: Office) -> None:
+    lease = await funded(world)
+    await uses(world, 100, 100)
+    assert (await world.ledger.head()).chains["usage_records"].length == 0
+    await office.hub()
+    await uses(world, 100, 200)
+    await office.agent()
+    await office.hub()
+    (kept,) = await office.kept()
+    first, newest = await world.ledger.usage(lease.metadata.name)
+    assert (first.gpu_seconds, newest.gpu_seconds) == (100, 200)
+    assert kept.receipt.usage_root == usage_root([(lease.metadata.name, first.gpu_seconds)])
+    assert (await world.ledger.head()).chains["usage_records"].length == 1
+
+
 async def test_where_nothing_runs_any_more_no_epoch_is_waited_for(world: World, office: Office) -> None:
     await funded(world)
     await uses(world, 100, 100)

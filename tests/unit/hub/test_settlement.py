@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from eth_utils.address import to_checksum_address
@@ -11,7 +13,8 @@ from tests.unit.hub.chain import WINDOW
 from tests.unit.hub.world import PROVIDERS, TEAM, Crash, World
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.domain.books import EpochStage, TxState
+from fedgpu_operator.domain.books import AttemptRequest, EpochStage, TxState
+from fedgpu_operator.domain.ledger import LedgerHead
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import DisputeState, TxReceipt
 from fedgpu_operator.errors import ChainUnreachableError, StatePrunedError, UnreachableError
@@ -165,6 +168,30 @@ async def test_a_post_that_would_revert_is_never_sent(bank: Bank) -> None:
     await bank.to_the_end()
     assert (await bank.stages())[-1] == "Paid"
     assert bank.paid == 1_250_000
+
+
+async def test_what_an_epoch_pays_is_in_the_chain_that_its_manifest_names(bank: Bank) -> None:
+    now = bank.world.clock.now()
+    terms = AttemptRequest("long", "1", TEAM, "long", "berlin", "H100", MicroUSD(1_250_000), 1, 86_400, *PAIR)
+    running = (await bank.ledger.open_attempt(terms, now)).lease_name
+    for sequence in range(1, 9):
+        await bank.ledger.record_usage(running, sequence, 450 * sequence, now + timedelta(seconds=sequence))
+    before = (await bank.ledger.head()).chains["usage_records"].length
+    bank.escrow.refuses = "StaleState"
+    for _ in range(3):
+        bank.world.clock.forward(120)
+        await bank.step()
+    assert (await bank.ledger.head()).chains["usage_records"].length == before, "an epoch that is put off seals nothing"
+    bank.escrow.refuses = ""
+    bank.world.clock.forward(120)
+    await bank.step()
+    (epoch,) = await bank.ledger.epochs()
+    assert {cover.lease_name: cover.gpu_seconds for cover in epoch.draft.covers} == {"job-1": USED, running: 3600}
+    named = LedgerHead.parse(epoch.draft.ledger_head).chains["usage_records"]
+    assert named.length == before + 1
+    assert json.loads(epoch.draft.manifest)["ledger"] == epoch.draft.ledger_head
+    assert (await bank.ledger.usage(running))[-1].gpu_seconds == 3600
+    assert (await bank.ledger.verify()).sound
 
 
 async def test_a_debit_that_no_longer_fits_holds_up_nobody_and_is_settled_later(bank: Bank) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
     Table,
@@ -28,16 +27,14 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
-    type_coerce,
     update,
 )
 
 from fedgpu_operator.adapters.ledger import segments
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS, canonical, genesis
+from fedgpu_operator.adapters.ledger.chaining import COLUMNS, canonical, genesis, raw
 from fedgpu_operator.adapters.ledger.database import Database
 from fedgpu_operator.adapters.ledger.epochs import DEAD_STAGES, parts_of
 from fedgpu_operator.adapters.ledger.schema import (
-    Instant,
     archived_segments,
     attempts,
     chain_intents,
@@ -83,13 +80,13 @@ def archive(
         raise ConfigurationError(f"folder not found: {folder}")
     database = Database.open(location, read_only=True) if dry_run else Database.beside(location)
     try:
-        plan = database.read(lambda connection: _plan(connection, folder, wish, at))
+        plan = database.snapshot(lambda connection: _plan(connection, folder, wish, at))
         if dry_run or plan.nothing:
             return plan
-        written = database.read(lambda connection: _write(connection, folder, plan, note))
+        written = database.snapshot(lambda connection: _write(connection, folder, plan, note))
         for segment in written:
             _read_back(folder, segment)
-        sealed = database.write(lambda connection: _seal(connection, replace(plan, segments=written), at))
+        sealed = database.once(lambda connection: _seal(connection, replace(plan, segments=written), at))
         size = sum((folder / segment.file).stat().st_size for segment in written if segment.file)
         return replace(sealed, bytes=size)
     finally:
@@ -345,8 +342,7 @@ def _lines(connection: Connection, segment: Segment) -> Iterator[bytes]:
 
 def _raw(table: Table) -> list[ColumnElement[Any]]:
     """The columns that the table's chain binds, as they are stored."""
-    columns = [table.c[name] for name in COLUMNS[table.name]]
-    return [type_coerce(column, BigInteger) if isinstance(column.type, Instant) else column for column in columns]
+    return [raw(table, name) for name in COLUMNS[table.name]]
 
 
 def _parts(connection: Connection, number: int) -> segments.Parts:

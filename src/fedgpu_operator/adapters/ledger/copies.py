@@ -14,12 +14,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import cast
 
-from sqlalchemy import BigInteger, Connection, Integer, Table, delete, func, select, text, type_coerce
+from sqlalchemy import Connection, Integer, Table, delete, func, select, text
 
 from fedgpu_operator.adapters.ledger import audit, migrate
-from fedgpu_operator.adapters.ledger.chaining import Field, Insertion, head
+from fedgpu_operator.adapters.ledger.chaining import Field, Insertion, head, raw
 from fedgpu_operator.adapters.ledger.database import Database
-from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION, Instant, chain_heads, metadata, schema_version
+from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION, chain_heads, metadata, schema_version
 from fedgpu_operator.adapters.ledger.segments import Note, silent, sync_folder
 from fedgpu_operator.domain.archives import Copied
 from fedgpu_operator.domain.ledger import LedgerAudit
@@ -44,7 +44,7 @@ def backup(location: str, file: Path, note: Note = silent) -> Copied:
         with _removed_unless_done(part):
             _make_private(part)
             if database.sqlite:
-                database.read(lambda connection: _pages(connection, part, note))
+                database.snapshot(lambda connection: _pages(connection, part, note))
             else:
                 _copy_into_file(database, part, note)
             _stand_alone(part)
@@ -72,8 +72,8 @@ def restore(file: Path, location: str, note: Note = silent) -> Copied:
     with _present(file) as source:
         target = Database.empty(location)
         try:
-            audited = source.read(
-                lambda copy: target.write(lambda connection: _put_back(copy, connection, target.name, note))
+            audited = source.snapshot(
+                lambda copy: target.once(lambda connection: _put_back(copy, connection, target.name, note))
             )
         finally:
             target.close()
@@ -129,13 +129,13 @@ def _is_older(file: Path) -> bool:
 def _pages(connection: Connection, part: Path, note: Note) -> None:
     """Copy page by page. The transaction that is open keeps it to one moment, however much is written meanwhile."""
     connection.execute(select(schema_version.c.version)).scalar_one()
-    raw = cast("sqlite3.Connection", connection.connection.driver_connection)
+    link = cast("sqlite3.Connection", connection.connection.driver_connection)
 
     def progress(_status: int, remaining: int, total: int) -> None:
         note("pages", total - remaining, total)
 
     with closing(sqlite3.connect(part)) as target:
-        raw.backup(target, pages=PAGES_AT_ONCE, progress=progress)
+        link.backup(target, pages=PAGES_AT_ONCE, progress=progress)
 
 
 # ---------------------------------------------------------------- from or to any engine: row by row
@@ -149,9 +149,9 @@ def _copy_into_file(source: Database, part: Path, note: Note) -> None:
                 migrate.prepare(made, target.name, upgrade=True)
                 _copy_rows(connection, made, note)
 
-            target.write(into)
+            target.once(into)
 
-        source.read(copy)
+        source.snapshot(copy)
 
 
 def _copy_rows(source: Connection, target: Connection, note: Note) -> None:
@@ -171,9 +171,9 @@ def _copy_rows(source: Connection, target: Connection, note: Note) -> None:
 
 
 def _rows(connection: Connection, table: Table) -> Iterator[Sequence[tuple[Field, ...]]]:
-    raw = [type_coerce(c, BigInteger) if isinstance(c.type, Instant) else c for c in table.columns]
+    columns = [raw(table, column.name) for column in table.columns]
     order = [table.c.position] if "position" in table.c else list(table.primary_key)
-    query = select(*raw).order_by(*order).execution_options(yield_per=ROWS_AT_ONCE)
+    query = select(*columns).order_by(*order).execution_options(yield_per=ROWS_AT_ONCE)
     with connection.execute(query) as result:
         for rows in result.partitions(ROWS_AT_ONCE):
             yield [tuple(row) for row in rows]
@@ -236,7 +236,7 @@ def _stand_alone(part: Path) -> None:
 
 def _audited(part: Path) -> Copied:
     with closing(Database.open(part, read_only=True)) as copy:
-        audited = copy.read(audit.verify)
+        audited = copy.snapshot(audit.verify)
     return Copied(_counted(audited), part.stat().st_size, audited)
 
 

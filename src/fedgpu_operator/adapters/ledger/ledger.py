@@ -84,6 +84,10 @@ class SqlLedger(BatchCalls, MarketCalls):
                 "name a new ledger with FEDGPU_LEDGER; books cannot be moved from one escrow to another yet"
             )
 
+    async def bound(self) -> BoundEscrow | None:
+        """The escrow whose books these are; None before anything is settled."""
+        return await self._look(binding.bound)
+
     async def open_attempt(self, request: AttemptRequest, at: datetime) -> Attempt:
         """The attempt of this request: as stored when (job_uid, request_id) is known, else the job's next one.
 
@@ -94,11 +98,11 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def current_attempt(self, job_uid: str) -> Attempt | None:
         """The job's open attempt."""
-        return await self._read(attempts.current_attempt, job_uid)
+        return await self._look(attempts.current_attempt, job_uid)
 
     async def attempts(self, job_uid: str) -> tuple[Attempt, ...]:
         """All attempts of a job, oldest first."""
-        return await self._read(attempts.attempts_of, job_uid)
+        return await self._look(attempts.attempts_of, job_uid)
 
     async def open_attempts(self) -> tuple[LeaseUsage, ...]:
         """Every attempt that has not ended, with its newest usage, oldest first."""
@@ -140,11 +144,11 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def last_usage(self, lease_name: str) -> UsageRecord | None:
         """The newest usage of a lease."""
-        return await self._read(usage.last_usage, lease_name)
+        return await self._look(usage.last_usage, lease_name)
 
     async def usage(self, lease_name: str) -> tuple[UsageRecord, ...]:
         """The usage checkpoints of a lease, by sequence, and then its newest usage."""
-        return await self._read(usage.usage_of, lease_name)
+        return await self._look(usage.usage_of, lease_name)
 
     async def dispute_usage(self, dispute: UsageDispute) -> bool:
         """Keep the disputed rest of a reading; False where it is held already. An earlier open one is superseded."""
@@ -180,7 +184,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def lease_usage(self, lease_name: str) -> LeaseUsage | None:
         """One attempt with its newest usage and cost; None for an unknown lease."""
-        return await self._read(attempts.usage_of_lease, lease_name)
+        return await self._look(attempts.usage_of_lease, lease_name)
 
     async def cost_of(self, lease_name: str) -> MicroUSD:
         """What one lease costs alone, in µUSD; 0 for an unknown one."""
@@ -189,7 +193,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def spent(self, job_uid: str) -> MicroUSD:
         """What all attempts of a job cost together, in µUSD, rounded down once."""
-        return await self._read(attempts.spent, job_uid)
+        return await self._look(attempts.spent, job_uid)
 
     async def pair_totals(self, tenant: str | None = None) -> tuple[PairTotal, ...]:
         """Totals by (tenant, provider), sorted; of one tenant where it is named."""
@@ -199,11 +203,11 @@ class SqlLedger(BatchCalls, MarketCalls):
         self, *, tenant: str | None = None, job_uid: str | None = None, limit: int = 100
     ) -> tuple[LeaseUsage, ...]:
         """Attempts with their usage, newest first."""
-        return await self._read(attempts.history, tenant, job_uid, limit)
+        return await self._look(attempts.history, tenant, job_uid, limit)
 
     async def pair_leases(self, pair: Pair) -> tuple[PairLease, ...]:
         """Every lease between two wallets, by name."""
-        return await self._read(attempts.pair_leases, pair)
+        return await self._look(attempts.pair_leases, pair)
 
     async def seal_pair(self, pair: Pair) -> tuple[PairLease, ...]:
         """`pair_leases`, after a usage checkpoint was made of each figure: the evidence of a receipt over them."""
@@ -230,7 +234,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def coverages(self, lease_names: Collection[str]) -> dict[str, Coverage]:
         """How far each of these leases is settled, in few queries; LedgerError if one of them was never opened."""
-        return await self._read(epochs.coverages, tuple(lease_names))
+        return await self._look(epochs.coverages, tuple(lease_names))
 
     async def store_epoch(self, draft: EpochDraft, at: datetime) -> Epoch:
         """Keep a prepared epoch with its lines and covers, all or nothing; the same manifest gives the same epoch.
@@ -363,7 +367,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
         What is archived is read from the folder `archive`; without one it is counted as unread.
         """
-        return await self._read(audit.verify, archive)
+        return await self._look(audit.verify, archive)
 
     async def archived_until(self) -> int:
         """The number of the newest epoch that is archived; 0 for none."""
@@ -371,4 +375,4 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def segments(self) -> tuple[Segment, ...]:
         """The segments of the chains that are archived, by run and chain."""
-        return await self._read(archiving.archived)
+        return await self._look(archiving.archived)

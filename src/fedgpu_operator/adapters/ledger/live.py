@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, case, insert, select, type_coerce, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, case, insert, select, update
 
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS, append, genesis, row_hash
-from fedgpu_operator.adapters.ledger.schema import Instant, instant, lease_usage, usage_records
+from fedgpu_operator.adapters.ledger.chaining import COLUMNS, append, genesis, raw, row_hash
+from fedgpu_operator.adapters.ledger.schema import instant, lease_usage, usage_records
 
 T = TypeVar("T")
 
@@ -19,12 +19,6 @@ MOVING = (*READING[1:], "checkpoint_sequence", "checkpoint_at", "hash", "unseale
 """Columns of a live row that a reading or a usage checkpoint sets; `uncovered` follows from them."""
 LEASES_AT_ONCE = 500
 """Leases that are read together: far below the number of parameters that any engine takes."""
-
-
-def raw(name: str) -> ColumnElement[Any]:
-    """A column of a live row as the chain writes it: an instant as its microseconds."""
-    column = lease_usage.c[name]
-    return type_coerce(column, BigInteger) if isinstance(column.type, Instant) else column
 
 
 def live_hash(reading: Sequence[Any], checkpoint_at: int) -> bytes:
@@ -53,7 +47,7 @@ def put(connection: Connection, fresh: Sequence[dict[str, object]], known: Seque
         connection.execute(insert(lease_usage), [{**row, "uncovered": int(row["gpu_seconds"] != 0)} for row in fresh])
     if known:
         # `uncovered` is what the new figure and the old cover make it: the statement sees the old row.
-        values = {name: bindparam(name) for name in MOVING}
+        values = {name: bindparam(name, type_=lease_usage.c[name].type) for name in MOVING}
         above = case((bindparam("gpu_seconds", type_=BigInteger) > lease_usage.c.covered_gpu_seconds, 1), else_=0)
         statement = update(lease_usage).where(lease_usage.c.lease_name == bindparam("of_lease"))
         connection.execute(
@@ -66,7 +60,7 @@ def seal(connection: Connection, *which: ColumnElement[bool]) -> int:
 
     `which` narrows down the leases.
     """
-    columns = [raw(name) for name in READING]
+    columns = [raw(lease_usage, name) for name in READING]
     unsealed = select(*columns).where(lease_usage.c.unsealed == 1, *which).order_by(lease_usage.c.lease_name)
     rows = [tuple(row) for row in connection.execute(unsealed)]
     append(connection, usage_records, rows)

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from fedgpu_operator.adapters.ledger import archiving, segments
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis
-from fedgpu_operator.adapters.ledger.live import READING, raw
+from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, raw
+from fedgpu_operator.adapters.ledger.live import READING
 from fedgpu_operator.adapters.ledger.schema import (
     archived_segments,
     epoch_leases,
@@ -58,9 +58,9 @@ def judge(connection: Connection, folder: Path | None, promised: dict[str, Judge
     for chain, theirs in by_chain.items():
         faults = _records(connection, theirs, promised.get(chain, _anything))
         rows = sum(segment.rows for segment in theirs)
-        if folder is None:
+        if folder is None and rows:
             found.unread[chain] = rows
-        elif not faults:
+        elif folder is not None and not faults:
             faults = _Files(connection, folder, theirs, promised.get(chain, _anything)).judge()
             found.read[chain] = rows
         found.faults += faults
@@ -183,7 +183,9 @@ class _Files:
 
     def _compare_readings(self) -> None:
         """A usage checkpoint in a file and the live row of its lease are one history."""
-        query = select(lease_usage.c.checkpoint_sequence, lease_usage.c.unsealed, *map(raw, READING))
+        query = select(
+            lease_usage.c.checkpoint_sequence, lease_usage.c.unsealed, *(raw(lease_usage, name) for name in READING)
+        )
         rows = self._connection.execute(query.where(lease_usage.c.lease_name.in_(self._readings)))
         live = {reading[0]: (checkpoint, unsealed, reading) for checkpoint, unsealed, *reading in rows}
         for lease, fields in self._readings.items():

@@ -91,7 +91,7 @@ def write(folder: Path, segment: Segment, lines: Iterable[bytes]) -> str:
     part = folder / f".{segment.file}.part"
     try:
         with part.open("wb") as raw:
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+            with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
                 packed.write(_encode(_header(segment)).encode() + b"\n")
                 for line in lines:
                     packed.write(line + b"\n")

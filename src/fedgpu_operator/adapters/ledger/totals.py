@@ -49,8 +49,8 @@ def add(connection: Connection, changes: Mapping[PairKey, Change]) -> None:
         connection.execute(insert(pair_totals), fresh)
     if known:
         this = (column == bindparam(f"of_{column.name}") for column in KEY)
-        values = {name: bindparam(name) for name in SUMS}
-        connection.execute(update(pair_totals).where(*this).values(values), known)
+        after_all = {name: bindparam(name, type_=pair_totals.c[name].type) for name in SUMS}
+        connection.execute(update(pair_totals).where(*this).values(after_all), known)
 
 
 def totals_of(connection: Connection, tenant: str | None) -> tuple[PairTotal, ...]:

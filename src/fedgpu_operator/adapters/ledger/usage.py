@@ -11,10 +11,10 @@ from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Row, select, type_coerce
+from sqlalchemy import Connection, Row, select
 
 from fedgpu_operator.adapters.ledger import live, totals
-from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
+from fedgpu_operator.adapters.ledger.chaining import Field, append, raw, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, instant, lease_usage, usage_records
 from fedgpu_operator.domain.books import SignedUsage, UsageRecord
 from fedgpu_operator.domain.ledger import BulkResult, RefusedUsage
@@ -179,7 +179,7 @@ def _keep(connection: Connection, leases: Sequence[_Lease]) -> None:
 
 def _leases(connection: Connection, batch: dict[str, list[UsageRecord]]) -> dict[str, _Lease]:
     """Those of these leases that were opened, as they are held."""
-    at, counted = live.raw("observed_at"), live.raw("checkpoint_at")
+    at, counted = raw(lease_usage, "observed_at"), raw(lease_usage, "checkpoint_at")
     columns = (lease_usage.c.sequence, lease_usage.c.gpu_seconds, lease_usage.c.checkpoint_sequence)
     names = (attempts.c.lease_name, *totals.PAIR, attempts.c.price, attempts.c.ended_at)
     query = (
@@ -207,7 +207,7 @@ def _leases(connection: Connection, batch: dict[str, list[UsageRecord]]) -> dict
 
 def _held(connection: Connection, leases: Collection[str]) -> dict[str, list[Held]]:
     """By lease, its usage checkpoints."""
-    seen = type_coerce(usage_records.c.observed_at, BigInteger)
+    seen = raw(usage_records, "observed_at")
     rows = connection.execute(
         select(usage_records.c.lease_name, usage_records.c.sequence, usage_records.c.gpu_seconds, seen).where(
             usage_records.c.lease_name.in_(leases)
