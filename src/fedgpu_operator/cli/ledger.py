@@ -34,9 +34,6 @@ ArchiveOption = Annotated[
     Path | None, typer.Option("--archive", help="Folder with the segment files; read along with the ledger.")
 ]
 DEFAULT: Final = "/var/lib/fedgpu/ledger.db"
-ArchiveOption = Annotated[
-    Path | None, typer.Option("--archive", help="Folder with the segments that `fedgpu ledger archive` wrote.")
-]
 EpochArgument = Annotated[
     str, typer.Argument(help="The ledger's number of the epoch, or the hash of its manifest.", metavar="EPOCH")
 ]
@@ -93,6 +90,7 @@ def manifest(epoch: EpochArgument, ledger: LedgerOption = DEFAULT, archive: Arch
 
     If the epoch is archived, the error names the file; with its folder in --archive it is read from there.
     """
+    _check_folder(archive)
     typer.echo(_with_ledger(lambda books: manifest_in(books, epoch, archive), ledger), nl=False)
 
 
