@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.domain.running import Hysteresis
+from fedgpu_operator.domain.usage import LONGEST_UNWRITTEN_SECONDS
 from fedgpu_operator.domain.vantage import Vantage, parse_vantages
 from fedgpu_operator.errors import ConfigurationError
 
@@ -110,7 +111,9 @@ class Settings:
             heartbeat_timeout_seconds=env.seconds("HEARTBEAT_TIMEOUT_SECONDS", 30),
             cooldown_seconds=env.seconds("COOLDOWN_SECONDS", 300),
             reject_after_seconds=env.seconds("REJECT_AFTER_SECONDS", 30),
-            usage_interval_seconds=env.seconds("USAGE_INTERVAL_SECONDS", 15),
+            usage_interval_seconds=env.number(
+                "USAGE_INTERVAL_SECONDS", "15", float, minimum=0.05, maximum=LONGEST_UNWRITTEN_SECONDS
+            ),
             inventory_interval_seconds=env.seconds("INVENTORY_INTERVAL_SECONDS", 10),
             funding_warn_seconds=env.seconds("FUNDING_WARN_SECONDS", 86400),
             funding_checkpoint_seconds=env.seconds("FUNDING_CHECKPOINT_SECONDS", 900),

@@ -27,12 +27,12 @@ from fedgpu_operator.errors import (
     UnreachableError,
 )
 from fedgpu_operator.hub.attempts import wants_agent
+from fedgpu_operator.hub.awaiting import SETTLE
 from fedgpu_operator.hub.chainsigners import SignerBook
 from fedgpu_operator.hub.costs import CostBook
 from fedgpu_operator.hub.jobs import JobLoop
 from fedgpu_operator.hub.loop import Loop
 from fedgpu_operator.hub.market import MarketLoop
-from fedgpu_operator.hub.placer import SETTLE
 from fedgpu_operator.hub.priorities import PRIORITY_CLASSES
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.providers import ProviderLoop

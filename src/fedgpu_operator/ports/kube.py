@@ -69,7 +69,10 @@ class Kube(Protocol):
     def pages(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[Listed]:
-        """What `list` returns, as it arrives: whoever keeps less than was sent never holds the whole."""
+        """What `list` returns, in pieces as it arrives: whoever keeps less than was sent never holds the whole.
+
+        The last piece has the resourceVersion of the list; earlier ones may have an empty one.
+        """
         ...
 
     def watch(
