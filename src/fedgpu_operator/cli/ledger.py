@@ -86,7 +86,11 @@ app.command("archive")(flat(_archive))
 
 @app.command()
 def manifest(epoch: EpochArgument, ledger: LedgerOption = DEFAULT, archive: ArchiveOption = None) -> None:
-    """Print the manifest of an epoch, for `fedgpu settle verify --manifest`: the hub shows old ones no longer."""
+    """Print the manifest of an epoch, for `fedgpu settle verify --manifest`: the hub shows old ones no longer.
+
+    If the epoch is archived, the error names the file; with its folder in --archive it is read from there.
+    """
+    _check_folder(archive)
     typer.echo(_with_ledger(lambda books: manifest_in(books, epoch, archive), ledger), nl=False)
 
 

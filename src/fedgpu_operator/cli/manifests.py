@@ -94,7 +94,7 @@ async def _piece(hub: KubeClient, namespace: str, epoch: int, manifest_hash: str
     except NotFoundError as error:
         text = (
             f"the hub has no ConfigMap {namespace}/{name}, a part of manifest {manifest_hash}. It deletes manifests of "
-            "epochs that are over; the operator's ledger keeps them: run there "
+            "epochs that are over; they lie in the operator's ledger or its archive: run there "
             f"`fedgpu ledger manifest {manifest_hash} > manifest.json`, then give the manifest with --manifest "
             "manifest.json. If the operator runs in another namespace, name it with --operator-namespace"
         )

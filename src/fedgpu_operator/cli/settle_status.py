@@ -68,7 +68,8 @@ async def _document(given: TargetOptions, epoch: int | None) -> JSONObject:
     if epoch is not None:
         rows = [row for row in rows if row["epoch"] == epoch]
         if not rows:
-            raise ChainError(f"there is no epoch {epoch}; `fedgpu settle status` lists those there are")
+            text = f"there is no epoch {epoch}; `fedgpu settle status` lists those there are"
+            raise ChainError(text if sighted else f"{text} on the hub, which deletes old ones; --rpc reads the chain")
     return {"chain": chain_of(sighted) if sighted else None, "epochs": rows}
 
 

@@ -81,17 +81,18 @@ class EpochShelf:
         return EVERY.total_seconds()
 
     async def _old(self, now: datetime) -> list[SettlementEpoch]:
-        """Epochs of this escrow that have ended and were shown for long enough, without the newest; oldest first."""
+        """Epochs of this escrow that have ended, are archived, and were shown for long enough; oldest first."""
         newest = next(iter(await self._ledger.epoch_headers(limit=1)), None)
         if newest is None:
             return []
+        most = min(newest.number - LOOKED_AT, await self._ledger.archived_until())
         contract = self._escrow.escrow.lower()
         found = [
             shown
             for shown in await load_all(self._kube, SettlementEpoch)
             if shown.status.state in _ENDED
             and (shown.spec.chain_id, shown.spec.contract.lower()) == (self._escrow.chain_id, contract)
-            and shown.spec.sequence <= newest.number - LOOKED_AT
+            and shown.spec.sequence <= most
             and shown.spec.period_end + self._keep <= now
         ]
         return sorted(found, key=lambda shown: shown.spec.sequence)

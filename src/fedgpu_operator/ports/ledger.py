@@ -169,6 +169,10 @@ class Ledger(Protocol):
         """One epoch by the ledger's number."""
         ...
 
+    async def archived_until(self) -> int:
+        """The number of the newest epoch that is archived; 0 for none."""
+        ...
+
     async def epochs(self, limit: int = 100) -> tuple[Epoch, ...]:
         """Newest first."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -10,12 +11,13 @@ from tests.unit.hub.bank import Bank
 from tests.unit.hub.chain import WINDOW
 from tests.unit.hub.world import Crash
 
+from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
 from fedgpu_operator.domain.settlement import ChainSnapshot, EpochState
 from fedgpu_operator.domain.terms import EscrowPeriods
 from fedgpu_operator.errors import ForbiddenError
-from fedgpu_operator.hub import epochshelf, settlement
+from fedgpu_operator.hub import epochshelf, manifests, settlement
 from fedgpu_operator.hub.epochshelf import EpochShelf, is_over
 
 KEEP = 86_400
@@ -118,6 +120,20 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "LOOKED_AT", 2)
 
 
+@pytest.fixture(autouse=True)
+def archived(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Epochs count as archived up to a number, at first all of them; how archives are made is tested elsewhere."""
+
+    def until(number: int) -> None:
+        async def answer(_ledger: SqlLedger) -> int:
+            return number
+
+        monkeypatch.setattr(SqlLedger, "archived_until", answer)
+
+    until(100)
+    return until
+
+
 async def test_old_epochs_go_with_their_manifests_and_the_newest_stay(bank: Bank) -> None:
     await paid(bank, 4)
     before = shown(bank)
@@ -151,30 +167,36 @@ async def test_windows_that_are_longer_than_the_setting_are_kept_to(
     assert shown(bank) != before
 
 
-async def test_a_death_between_any_two_writes_leaves_nothing_behind(bank: Bank) -> None:
+async def test_a_death_between_any_two_writes_leaves_nothing_behind(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "PIECE_BYTES", 200)
     await paid(bank, 4)
     pass_time(bank, KEEP)
-    deleted = False
+    assert len(shown(bank)) >= 12, "manifests have several pieces"
+    left = 0
 
     def die(verb: str, plural: str, name: str) -> None:
-        """Right before the second deletion of each life."""
-        nonlocal deleted
-        if verb == "delete" and deleted:
-            raise Crash(name)
-        deleted = deleted or verb == "delete"
+        """After so many deletions of this life."""
+        nonlocal left
+        if verb == "delete":
+            left -= 1
+            if left < 0:
+                raise Crash(name)
 
     bank.world.kube.before = die
-    for _ in range(3):
-        deleted = False
-        with pytest.raises(Crash):
+    for life in range(20):
+        left = life
+        try:
             await shelf(bank).tidy()
-        left = shown(bank)
-        for number in (1, 2):
-            if any(name.startswith(f"fedgpu-epoch-{number}-") for name in left):
-                assert f"epoch-{number}" in left, "a manifest without its epoch would stay for ever"
-    bank.world.kube.before = lambda *_: None
-    await shelf(bank).tidy()
-    assert len(shown(bank)) == 4
+        except Crash:
+            for number in (1, 2):
+                if any(name.startswith(f"fedgpu-epoch-{number}-") for name in shown(bank)):
+                    assert f"epoch-{number}" in shown(bank), "a manifest without its epoch would stay for ever"
+        else:
+            break
+    assert life > 4
+    assert {name[:14] for name in shown(bank)} == {"epoch-3", "epoch-4", "fedgpu-epoch-3", "fedgpu-epoch-4"}
 
 
 async def test_a_chain_that_does_not_answer_puts_it_off(bank: Bank) -> None:
@@ -188,6 +210,18 @@ async def test_a_chain_that_does_not_answer_puts_it_off(bank: Bank) -> None:
     bank.world.clock.forward(epochshelf.EVERY.total_seconds())
     await keeper.tidy()
     assert shown(bank) != before
+
+
+async def test_an_epoch_is_shown_until_it_is_archived(bank: Bank, archived: Callable[[int], None]) -> None:
+    await paid(bank, 4)
+    pass_time(bank, 400 * KEEP)
+    archived(0)
+    await shelf(bank).tidy()
+    assert "epoch-1" in shown(bank)
+    archived(1)
+    await shelf(bank).tidy()
+    assert "epoch-1" not in shown(bank)
+    assert "epoch-2" in shown(bank)
 
 
 async def test_epochs_of_another_ledger_are_left_alone(bank: Bank) -> None:

@@ -369,6 +369,10 @@ class SqlLedger(BatchCalls, MarketCalls):
         """
         return await self._look(audit.verify, archive)
 
+    async def archived_until(self) -> int:
+        """The number of the newest epoch that is archived; 0 for none."""
+        return await self._read(archiving.archived_until)
+
     async def segments(self) -> tuple[Segment, ...]:
         """The segments of the chains that are archived, by run and chain."""
         return await self._look(archiving.archived)
