@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from fedgpu_operator.errors import (
 )
 from fedgpu_operator.hub.accounts import AccountLoop
 from fedgpu_operator.hub.escrowterms import FATAL, Obstacle, TermsSource
+from fedgpu_operator.hub.loop import Pass
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.receipts import ReceiptLoop
 from fedgpu_operator.hub.settlement import SettlementLoop
@@ -199,7 +200,7 @@ def settling_passes(
     metrics: Metrics,
     *,
     proofs: ProofBook,
-) -> dict[str, Callable[[], Awaitable[float | None]]]:
+) -> dict[str, Pass]:
     """One pass of each loop that settles, by its name."""
     chain, escrow = settling.chain, settling.escrow
     poll = min(POLL_SECONDS, chain.epoch_seconds)
@@ -224,7 +225,7 @@ def settling_passes(
     coins = SettlerWatch(
         kube, ledger, escrow, clock, metrics, fee_cap=chain.fee_cap_wei, warn=chain.settler_warn_seconds
     )
-    passes: dict[str, Callable[[], Awaitable[float | None]]] = {
+    passes: dict[str, Pass] = {
         "accounts": accounts.pass_once,
         "settlement": SettlementPass(settling.terms, coins, metrics, settlement).pass_once,
     }

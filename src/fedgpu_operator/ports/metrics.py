@@ -25,6 +25,10 @@ class Metrics(Protocol):
         """A pass of a loop, or its work on one object, ended with an error."""
         ...
 
+    def loop_passed(self, loop: str, seconds: float, *, succeeded: bool) -> None:
+        """A pass of a loop has ended after so many seconds."""
+        ...
+
     def billed(self, provider: str, gpu_seconds: int) -> None:
         """Newly billed usage of one provider."""
         ...

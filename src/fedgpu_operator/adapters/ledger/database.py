@@ -25,15 +25,21 @@ class Database:
 
     def __init__(self, name: str, reads: Engine, writes: Engine | None, secret: str = "") -> None:
         self._name, self._reads, self._writes, self._secret = name, reads, writes, secret
+        self._links = postgres.Links()
+        if reads.dialect.name == "postgresql":
+            self._links.follow(reads, writes)
 
     @classmethod
-    def open(cls, location: str | Path, *, read_only: bool = False, wait: float = 10.0) -> Database:
+    def open(
+        cls, location: str | Path, *, read_only: bool = False, wait: float = 10.0, bounded: bool = False
+    ) -> Database:
         """Open the ledger at a path or URL; ConfigurationError, without any password in it, where that cannot be.
 
         Makes or upgrades its schema, unless `read_only`: then nothing at all is written, and no writer is shut out.
-        `wait` is how many seconds to wait for another operator to let go of it.
+        `wait` is how many seconds to wait for another operator to let go of it. `bounded` has a server end statements
+        that take too long.
         """
-        database = cls._connected(location, read_only=read_only, wait=wait)
+        database = cls._connected(location, read_only=read_only, wait=wait, bounded=bounded)
         try:
             database.prepare()
         except ConfigurationError:
@@ -42,7 +48,7 @@ class Database:
         return database
 
     @classmethod
-    def _connected(cls, location: str | Path, *, read_only: bool, wait: float) -> Database:
+    def _connected(cls, location: str | Path, *, read_only: bool, wait: float, bounded: bool) -> Database:
         text = str(location)
         url = _url(text) if "://" in text else None
         if url is None or url.get_backend_name() == "sqlite":
@@ -50,14 +56,15 @@ class Database:
             engine = sqlite.engine(path, read_only=read_only)
             return cls(str(path), engine, None if read_only else sqlite.writing(engine))
         name = f"postgresql://{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
-        reads = postgres.reading(url)
-        writes = None if read_only else postgres.writing(url, name, wait)
+        reads = postgres.reading(url, bounded=bounded)
+        writes = None if read_only else postgres.writing(url, name, wait, bounded=bounded)
         return cls(name, reads, writes, url.password or str(url.query.get("password", "")))
 
     def prepare(self) -> None:
         """Connect, and make or upgrade the schema, or only look at it where nothing may be written."""
         try:
             with (self._writes or self._reads).begin() as connection:
+                postgres.unbound(connection)
                 migrate.prepare(connection, self._name, upgrade=self._writes is not None)
         except (SQLAlchemyError, UnicodeError) as error:
             raise ConfigurationError(f"the ledger {self._name} cannot be opened: {self._cause(error)}") from error
@@ -73,6 +80,15 @@ class Database:
         """Run `work` on one consistent snapshot."""
         with self._ledger_errors(), self._reads.begin() as connection:
             return work(connection)
+
+    @property
+    def session(self) -> int:
+        """How often the connection that writes was made; on SQLite there is nothing to lose."""
+        return self._links.session
+
+    def cut(self) -> None:
+        """End every connection to a server, so that whoever waits for an answer gets an error; safe from any thread."""
+        self._links.cut()
 
     def close(self) -> None:
         """Close every connection; the object is of no use afterwards."""
