@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 
 import psycopg
@@ -152,7 +152,7 @@ async def test_a_server_that_hangs_holds_up_a_call_for_its_limit_and_nothing_els
         session = ledger.session
         await asyncio.to_thread(own.pause)
         try:
-            hung = [ledger.attempts("job") for _ in range(12)]
+            hung: list[Awaitable[object]] = [ledger.attempts("job") for _ in range(12)]
             hung.append(ledger.record_usage("job-1", 1, 8, now))
             began = time.monotonic()
             answers = await asyncio.gather(*hung, return_exceptions=True)
