@@ -56,6 +56,11 @@ class PrometheusMetrics:
             ["loop"],
             registry=self.registry,
         )
+        self._gaps = Gauge(
+            "fedgpu_ledger_gaps",
+            "What the hub and the chain show and the ledger does not hold; the operator opens nothing meanwhile.",
+            registry=self.registry,
+        )
         self._gpu_seconds = Counter(
             "fedgpu_billed_gpu_seconds", "Billed GPU-seconds.", ["provider"], registry=self.registry
         )
@@ -117,6 +122,9 @@ class PrometheusMetrics:
         self._passes.labels(loop).observe(seconds)
         if succeeded:
             self._succeeded.labels(loop).set_to_current_time()
+
+    def ledger_gaps(self, count: int) -> None:
+        self._gaps.set(count)
 
     def billed(self, provider: str, gpu_seconds: int) -> None:
         self._gpu_seconds.labels(provider).inc(gpu_seconds)

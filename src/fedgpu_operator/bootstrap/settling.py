@@ -23,6 +23,7 @@ from fedgpu_operator.errors import (
 )
 from fedgpu_operator.hub.accounts import AccountLoop
 from fedgpu_operator.hub.escrowterms import FATAL, Obstacle, TermsSource
+from fedgpu_operator.hub.ledgercheck import LedgerCheck
 from fedgpu_operator.hub.loop import Pass
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.receipts import ReceiptLoop
@@ -200,6 +201,7 @@ def settling_passes(
     metrics: Metrics,
     *,
     proofs: ProofBook,
+    check: LedgerCheck,
 ) -> dict[str, Pass]:
     """One pass of each loop that settles, by its name."""
     chain, escrow = settling.chain, settling.escrow
@@ -220,6 +222,7 @@ def settling_passes(
             fee_cap=chain.fee_cap_wei,
             poll=poll,
             auto_claim=chain.auto_claim,
+            opens=lambda: check.settles,
         )
 
     coins = SettlerWatch(
@@ -227,7 +230,7 @@ def settling_passes(
     )
     passes: dict[str, Pass] = {
         "accounts": accounts.pass_once,
-        "settlement": SettlementPass(settling.terms, coins, metrics, settlement).pass_once,
+        "settlement": check.looked_at(SettlementPass(settling.terms, coins, metrics, settlement).pass_once),
     }
     if settling.meter is not None:
         domain = escrow_domain(escrow.chain_id, escrow.escrow)
@@ -241,7 +244,7 @@ def settling_passes(
             domain=domain,
             interval=chain.epoch_seconds,
         )
-        passes["receipts"] = receipts.pass_once
+        passes["receipts"] = check.held_back(receipts.pass_once)
     return passes
 
 

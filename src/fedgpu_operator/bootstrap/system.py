@@ -30,6 +30,7 @@ from fedgpu_operator.hub.attempts import wants_agent
 from fedgpu_operator.hub.chainsigners import SignerBook
 from fedgpu_operator.hub.costs import CostBook
 from fedgpu_operator.hub.jobs import JobLoop
+from fedgpu_operator.hub.ledgercheck import LedgerCheck
 from fedgpu_operator.hub.loop import Loop, Pass
 from fedgpu_operator.hub.market import MarketLoop
 from fedgpu_operator.hub.placer import SETTLE
@@ -64,6 +65,7 @@ class System:
     metrics: PrometheusMetrics
     loops: dict[str, Loop]
     health: HealthCheck
+    check: LedgerCheck
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
@@ -89,10 +91,11 @@ class System:
         return found | {name: f"no sign of life, late by {seconds:.0f} s" for name, seconds in late.items()}
 
     def unready(self) -> dict[str, str]:
-        """By part ("watches", "hub", "ledger"), why the operator cannot do its work now; empty if it can."""
+        """By part ("watches", "hub", "ledger", "books"), why the operator cannot do its work now; empty if it can."""
         lags = self.kube.lags()
         watches = {"watches": "; ".join(f"{kind}: {why}" for kind, why in lags.items())} if lags else {}
-        return watches | self.health.troubles()
+        behind = self.check.trouble()
+        return watches | self.health.troubles() | ({"books": behind} if behind else {})
 
     async def close(self) -> None:
         """End the loops, then the agents, then the connections; workloads go on."""
@@ -173,10 +176,11 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
         rebalance=settings.rebalance,
         costs=costs,
     )
+    check = LedgerCheck(kube, ledger, clock, metrics, namespace=settings.namespace, escrow=escrow)
     passes: dict[str, Pass] = {
         "agents": supervisor.pass_once,
         "providers": providers.pass_once,
-        "jobs": jobs.pass_once,
+        "jobs": check.jobs_held_back(jobs.pass_once),
         "vantages": VantageLoop(kube, settings.vantages).pass_once,
         "market": MarketLoop(
             kube,
@@ -193,10 +197,10 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
         ).pass_once,
     }
     if settling is not None and proofs is not None:
-        passes |= settling_passes(settings, settling, kube, ledger, clock, metrics, proofs=proofs)
+        passes |= settling_passes(settings, settling, kube, ledger, clock, metrics, proofs=proofs, check=check)
     health = HealthCheck(kube, ledger)
     passes["health"] = health.pass_once
-    system = System(kube, ledger, settling, supervisor, metrics, _loops(passes, settings, metrics), health)
+    system = System(kube, ledger, settling, supervisor, metrics, _loops(passes, settings, metrics), health, check)
     changes.system = system
     return system
 

@@ -97,11 +97,15 @@ async def test_a_system_names_what_has_ended_what_hangs_and_what_is_not_followed
     supervisor: Any = SimpleNamespace(pulses=lambda: [agent])
     loops: Any = {"jobs": SimpleNamespace(pulse=loop)}
     absent: Any = None
-    made = System(kube, absent, None, supervisor, absent, loops, check(Outside(), watch))
+    behind = [""]
+    books: Any = SimpleNamespace(trouble=lambda: behind[0])
+    made = System(kube, absent, None, supervisor, absent, loops, check(Outside(), watch), books)
     task = asyncio.create_task(nothing(), name="watches")
     made.tasks = [task]
     await made.health.pass_once()
     assert made.unready() == {"watches": "computejobs: no list yet"}
+    behind[0] = "LedgerBehind: 2 gaps"
+    assert made.unready()["books"] == behind[0]
     await task
     assert made.hung() == {"watches": "ended"}
     watch.now += 12

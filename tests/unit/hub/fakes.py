@@ -182,6 +182,7 @@ class FakeMetrics:
 
     def __init__(self) -> None:
         self.failed: Counter[tuple[str, str]] = Counter()
+        self.ledger_gap_count = 0
         self.passes: Counter[tuple[str, bool]] = Counter()
         self.gpu_seconds: Counter[str] = Counter()
         self.states: dict[str, int] = {}
@@ -201,6 +202,9 @@ class FakeMetrics:
 
     def loop_passed(self, loop: str, seconds: float, *, succeeded: bool) -> None:
         self.passes[loop, succeeded] += 1
+
+    def ledger_gaps(self, count: int) -> None:
+        self.ledger_gap_count = count
 
     def billed(self, provider: str, gpu_seconds: int) -> None:
         self.gpu_seconds[provider] += gpu_seconds

@@ -53,6 +53,10 @@ class Calls:
         """Rises whenever the connection that writes was made again: the database may be another copy then."""
         return self._database.session
 
+    def compared(self, session: int) -> None:
+        """The ledger of that session was compared with the world: it may be written again."""
+        self._database.compared(session)
+
     async def close(self) -> None:
         """Wait for the write in progress and close the file."""
         await asyncio.to_thread(self._close)

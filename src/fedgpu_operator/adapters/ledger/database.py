@@ -45,6 +45,8 @@ class Database:
         except ConfigurationError:
             database.close()
             raise
+        if bounded:
+            database.compared(database.session)
         return database
 
     @classmethod
@@ -74,6 +76,7 @@ class Database:
         if self._writes is None:
             raise LedgerError(f"the ledger {self._name} was opened to be read only")
         with self._ledger_errors(), self._writes.begin() as connection:
+            self._links.check()
             return work(connection)
 
     def read(self, work: Callable[[Connection], T]) -> T:
@@ -85,6 +88,10 @@ class Database:
     def session(self) -> int:
         """How often the connection that writes was made; on SQLite there is nothing to lose."""
         return self._links.session
+
+    def compared(self, session: int) -> None:
+        """Writes may go to the connection of that session, and from now on to no other before it is named here."""
+        self._links.known = session
 
     def cut(self) -> None:
         """End every connection to a server, so that whoever waits for an answer gets an error; safe from any thread."""

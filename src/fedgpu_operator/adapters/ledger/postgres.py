@@ -14,7 +14,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from fedgpu_operator.adapters.ledger.threads import READERS
-from fedgpu_operator.errors import ConfigurationError
+from fedgpu_operator.errors import ConfigurationError, LedgerUnreachableError
 
 LOCK = 0x66656467
 """First key of the advisory lock ("fedg"); the second is the schema, so that one database can hold several ledgers."""
@@ -45,6 +45,8 @@ class Links:
 
     def __init__(self) -> None:
         self.session = 0
+        self.known: int | None = None
+        """The session that may be written; None: any."""
         self._open: WeakSet[DBAPIConnection] = WeakSet()
 
     def follow(self, reads: Engine, writes: Engine | None) -> None:
@@ -52,6 +54,15 @@ class Links:
         event.listen(reads, "connect", lambda connection, _: self._open.add(connection))
         if writes is not None:
             event.listen(writes, "connect", lambda connection, _: self._began(connection))
+
+    def check(self) -> None:
+        """Raises LedgerUnreachableError after the connection that writes was made again, until that one is known.
+
+        A standby that took over may be behind, and what is written then would be written again.
+        """
+        if self.known is not None and self.session != self.known:
+            text = "the connection to the ledger was made again: first it is compared with what the hub shows"
+            raise LedgerUnreachableError(text)
 
     def cut(self) -> None:
         """End the sockets and nothing else: who waits on one closes it then, in its own thread."""
