@@ -1,4 +1,4 @@
-"""``fedgpu ledger``: the books read by somebody who does not trust them; writes nothing and takes no lock."""
+"""``fedgpu ledger``: the books read by somebody who does not trust them; all but `reconcile` write nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 
 from fedgpu_operator.cli.common import Output, OutputOption, plain_table, print_data
+from fedgpu_operator.cli.ledger_reconcile import check, reconcile
 from fedgpu_operator.cli.options import TargetOptions, flat
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def _verify(target: TargetOptions, ledger: LedgerOption = DEFAULT, output: Outpu
 
 
 app.command("verify")(flat(_verify))
+app.command("check")(flat(check))
+app.command("reconcile")(flat(reconcile))
 
 
 @app.command()

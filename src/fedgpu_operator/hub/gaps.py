@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
+from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.providerreport import ProviderReport
@@ -57,6 +58,17 @@ class Gap:
         return f"{self.kind}.{self.name}"
 
 
+class Place(NamedTuple):
+    """Where a hub settles: the chain's id and the escrow's address."""
+
+    chain_id: int
+    escrow: str
+
+    def is_of(self, epoch: SettlementEpoch) -> bool:
+        """Whether that epoch was settled there."""
+        return (epoch.spec.chain_id, epoch.spec.contract.lower()) == (self.chain_id, self.escrow.lower())
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """What the hub shows, and what the escrow has paid at the finalized block (µUSD); None where that is not known."""
@@ -72,13 +84,13 @@ class Shown:
 class Books:
     """What the ledger holds of all that: attempts by job uid, its newest epoch's number (0: none), and what pairs owe.
 
-    `escrow` is its address in lower case with the chain's id; None where nothing is settled.
+    `place` is where this hub settles; None where nothing is settled.
     """
 
     attempts: Mapping[str, tuple[LeaseUsage, ...]]
     newest_epoch: int = 0
     owed: Mapping[Pair, MicroUSD] | None = None
-    escrow: tuple[int, str] | None = None
+    place: Place | None = None
 
 
 def find_gaps(shown: Shown, books: Books) -> tuple[Gap, ...]:
@@ -123,15 +135,14 @@ def _jobs(shown: Shown, books: Books) -> Iterator[Gap]:
 
 
 def _settled(shown: Shown, books: Books) -> Iterator[Gap]:
-    if books.escrow is None:
+    if (place := books.place) is None:
         return
     owed = books.owed or {}
     for epoch in shown.epochs:
-        spec = epoch.spec
-        ours = (spec.chain_id, spec.contract.lower()) == books.escrow and epoch.status.state != "Cancelled"
-        if ours and spec.sequence > books.newest_epoch:
+        number, counts = epoch.spec.sequence, place.is_of(epoch) and epoch.status.state != "Cancelled"
+        if counts and number > books.newest_epoch:
             newest = f"the ledger's newest is {books.newest_epoch}" if books.newest_epoch else "the ledger has none"
-            yield Gap(GapKind.EPOCH, epoch.metadata.name, f"epoch {spec.sequence} was published, {newest}")
+            yield Gap(GapKind.EPOCH, epoch.metadata.name, f"epoch {number} was published, {newest}")
     for report in shown.reports:
         if report.metadata.namespace != provider_namespace(report.spec.provider):
             continue
@@ -159,10 +170,10 @@ def _name(pair: Pair) -> str:
     return ".".join(pair)
 
 
-async def compare(kube: Kube, ledger: Ledger, namespace: str, escrow: Escrow | None) -> tuple[Gap, ...]:
-    """Read the hub, the ledger and, if there is an escrow, the chain; all gaps but those that were accepted.
+async def compare(kube: Kube, ledger: Ledger, namespace: str, place: Place | None) -> tuple[Gap, ...]:
+    """Read the hub and the ledger; all gaps but those that were accepted.
 
-    Raises the KubeError tree, LedgerError, ChainError.
+    `place` is where this hub settles, None if it does not. Raises the KubeError tree, LedgerError.
     """
     # The world first: what is opened meanwhile is in the ledger by then.
     shown = Shown(
@@ -173,14 +184,12 @@ async def compare(kube: Kube, ledger: Ledger, namespace: str, escrow: Escrow | N
     )
     uids = {lease.spec.job.uid for lease in shown.leases} | {job.metadata.uid for job in shown.jobs}
     attempts = await ledger.histories(sorted(uids))
-    if escrow is None:
+    if place is None:
         gaps = find_gaps(shown, Books(attempts))
     else:
         newest = next((each.number for each in await ledger.epochs(limit=1)), 0)
-        owed = cumulative_pairs(await ledger.pair_totals())
-        gaps = find_gaps(shown, Books(attempts, newest, owed, (escrow.chain_id, str(escrow.escrow).lower())))
-    known = await accepted(kube, namespace) if gaps else {}
-    return tuple(gap for gap in gaps if known.get(gap.id) != gap.text)
+        gaps = find_gaps(shown, Books(attempts, newest, cumulative_pairs(await ledger.pair_totals()), place))
+    return await without_accepted(kube, namespace, gaps)
 
 
 async def compare_paid(ledger: Ledger, escrow: Escrow) -> tuple[Gap, ...]:
@@ -190,8 +199,14 @@ async def compare_paid(ledger: Ledger, escrow: Escrow) -> tuple[Gap, ...]:
         return ()
     chain = await escrow.snapshot(sorted({tenant for tenant, _ in owed}), sorted(owed))
     paid = {pair: MicroUSD(books.paid + books.deducted) for pair, books in chain.books.items()}
-    books = Books({}, 0, owed, (escrow.chain_id, str(escrow.escrow).lower()))
+    books = Books({}, 0, owed, Place(escrow.chain_id, str(escrow.escrow)))
     return find_gaps(Shown((), (), paid=paid), books)
+
+
+async def without_accepted(kube: Kube, namespace: str, gaps: tuple[Gap, ...]) -> tuple[Gap, ...]:
+    """Those of them that nobody has accepted."""
+    known = await accepted(kube, namespace) if gaps else {}
+    return tuple(gap for gap in gaps if known.get(gap.id) != gap.text)
 
 
 async def accepted(kube: Kube, namespace: str) -> dict[str, str]:
@@ -201,3 +216,13 @@ async def accepted(kube: Kube, namespace: str) -> dict[str, str]:
     except NotFoundError:
         return {}
     return {str(key): str(text) for key, text in (found.get("data") or {}).items()}
+
+
+async def accept(kube: Kube, namespace: str, gaps: Iterable[Gap]) -> None:
+    """Keep these losses with their words in the operator's namespace: they hold nothing back any more."""
+    new = {gap.id: gap.text for gap in gaps}
+    if not new:
+        return
+    data = await accepted(kube, namespace) | new
+    meta: JSONObject = {"name": ACCEPTED, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": "fedgpu"}}
+    await kube.apply(CONFIG_MAPS, {"metadata": meta, "data": data})

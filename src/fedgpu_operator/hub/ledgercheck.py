@@ -10,7 +10,7 @@ from typing import Final
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.conditions import Finding, merge
 from fedgpu_operator.errors import ChainError
-from fedgpu_operator.hub.gaps import Gap, accepted, compare, compare_paid
+from fedgpu_operator.hub.gaps import Gap, Place, compare, compare_paid, without_accepted
 from fedgpu_operator.hub.loop import Pass
 from fedgpu_operator.hub.store import load_all
 from fedgpu_operator.hub.write import for_each, one_of_many, write_status
@@ -101,7 +101,9 @@ class LedgerCheck:
 
     async def _compare(self) -> None:
         session = self._ledger.session
-        found = await compare(self._kube, self._ledger, self._namespace, self._escrow)
+        escrow = self._escrow
+        place = Place(escrow.chain_id, str(escrow.escrow)) if escrow is not None else None
+        found = await compare(self._kube, self._ledger, self._namespace, place)
         found += await self._compare_chain(session)
         if found != self.gaps:
             self._report(found)
@@ -118,8 +120,7 @@ class LedgerCheck:
         except ChainError as error:
             log.info("the ledger cannot be compared with the chain now: %s", error)
             return self._unpaid
-        known = await accepted(self._kube, self._namespace) if found else {}
-        self._unpaid = tuple(gap for gap in found if known.get(gap.id) != gap.text)
+        self._unpaid = await without_accepted(self._kube, self._namespace, found)
         self._chain_compared = session
         return self._unpaid
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, lease_name
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.hub.billing import UsageBiller
-from fedgpu_operator.hub.gaps import ACCEPTED, Gap, GapKind, accepted
+from fedgpu_operator.hub.gaps import Gap, GapKind
 from fedgpu_operator.hub.jobfacts import SUPERSEDED, outcome_of
 from fedgpu_operator.hub.store import load_all
-from fedgpu_operator.ports import CONFIG_MAPS, Clock, Kube, Ledger
+from fedgpu_operator.ports import Clock, Kube, Ledger
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ class Reconciler:
     def __init__(self, kube: Kube, ledger: Ledger, clock: Clock, biller: UsageBiller) -> None:
         self._kube, self._ledger, self._clock, self._biller = kube, ledger, clock, biller
         self._lines: list[str] = []
+        self._providers: dict[str, GPUProvider] = {}
+        """Whose signatures their leases' readings need."""
 
     async def repair(self, gaps: Collection[Gap], losses: Collection[str]) -> Repair:
         """Put back the attempts of these gaps, and bill what their leases read.
@@ -47,6 +49,7 @@ class Reconciler:
         An attempt that only a job's status names has no wallets and no reading: it is put back without usage, so that
         its number is not given out again, if the id of its gap is in `losses`. Raises KubeError, LedgerError.
         """
+        self._providers = {each.metadata.name: each for each in await load_all(self._kube, GPUProvider)}
         wanted = {gap.name: gap for gap in gaps if gap.kind is GapKind.ATTEMPT}
         short = {gap.name for gap in gaps if gap.kind is GapKind.USAGE}
         by_job: defaultdict[str, list[ComputeLease]] = defaultdict(list)
@@ -75,7 +78,7 @@ class Reconciler:
                 await self._put_back(request, lease.spec.attempt, f"lease {lease.metadata.name}", at=at)
             entry = await self._ledger.lease_usage(lease.metadata.name)
             if entry is not None:
-                await self._biller.bill(entry.attempt, lease, None, job)
+                await self._biller.bill(entry.attempt, lease, self._providers.get(lease.spec.provider), job)
         gap = _names(job, wanted)
         if job is not None and gap is not None and gap.name not in seen and gap.id in losses:
             placement = job.status.placement
@@ -102,13 +105,6 @@ class Reconciler:
         lease = seen.get(newest.lease_name)
         outcome = outcome_of(lease) if lease is not None and lease.status.ended else SUPERSEDED
         await self._ledger.end_attempt(newest.lease_name, outcome, self._clock.now())
-
-
-async def accept(kube: Kube, namespace: str, gaps: Iterable[Gap]) -> None:
-    """Keep these losses with their words in the operator's namespace: they hold nothing back any more."""
-    data = await accepted(kube, namespace) | {gap.id: gap.text for gap in gaps}
-    meta: JSONObject = {"name": ACCEPTED, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": "fedgpu"}}
-    await kube.apply(CONFIG_MAPS, {"metadata": meta, "data": data})
 
 
 def _names(job: ComputeJob | None, wanted: dict[str, Gap]) -> Gap | None:

@@ -18,9 +18,9 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.hub.billing import UsageBiller
-from fedgpu_operator.hub.gaps import Gap, GapKind, compare
+from fedgpu_operator.hub.gaps import Gap, GapKind, Place, accept, compare
 from fedgpu_operator.hub.ledgercheck import AGAIN, LedgerCheck
-from fedgpu_operator.hub.reconcile import FROM_LEASE, FROM_STATUS, Reconciler, accept
+from fedgpu_operator.hub.reconcile import FROM_LEASE, FROM_STATUS, Reconciler
 from fedgpu_operator.hub.signatures import UsageVerifier
 from fedgpu_operator.ports import ResourceType
 
@@ -45,7 +45,8 @@ async def jobs_pass(world: World, check: LedgerCheck) -> None:
 
 
 async def gaps_of(world: World, escrow: FakeEscrow | None = None) -> list[str]:
-    return [gap.id for gap in await compare(world.kube, world.ledger, SPACE, escrow)]
+    place = Place(escrow.chain_id, escrow.escrow) if escrow is not None else None
+    return [gap.id for gap in await compare(world.kube, world.ledger, SPACE, place)]
 
 
 async def repaired(world: World, losses: set[str] | None = None) -> tuple[str, ...]:
@@ -130,10 +131,10 @@ async def test_it_opens_again_once_the_gaps_are_closed_without_a_restart(world: 
         assert (entry.attempt.created_at, entry.gpu_seconds) == (attempt.created_at, 12)
         assert (await old.verify()).sound
         await jobs_pass(world, check)
-        assert check.behind, "it looks again after a while, not in each pass"
+        assert check.trouble(), "it looks again after a while, not in each pass"
         world.clock.forward(AGAIN.total_seconds())
         await jobs_pass(world, check)
-        assert not check.behind
+        assert not check.trouble()
         assert world.says("Placed", "waits") == ("True", "Placed")
         assert [lease.spec.attempt for lease in world.leases] == [1, 1], "nothing was started twice"
         assert await repaired(world) == (), "again is no change"
@@ -306,7 +307,7 @@ async def test_a_connection_that_was_made_again_is_compared_again(
 ) -> None:
     check = check_of(world)
     await check.look()
-    assert not check.behind
+    assert not check.trouble()
     monkeypatch.setattr(SqlLedger, "session", 7)
     known: list[int] = []
     monkeypatch.setattr(SqlLedger, "compared", lambda _, session: known.append(session))
