@@ -9,7 +9,7 @@ from typing import Final
 
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.conditions import Finding, merge
-from fedgpu_operator.errors import ChainError
+from fedgpu_operator.errors import ChainError, LedgerUnreachableError
 from fedgpu_operator.hub.gaps import Gap, Place, compare, compare_paid, without_accepted
 from fedgpu_operator.hub.loop import Pass
 from fedgpu_operator.hub.store import load_all
@@ -51,7 +51,12 @@ class LedgerCheck:
         return not self.behind and (self._escrow is None or self._chain_compared == self._ledger.session)
 
     async def look(self) -> None:
-        """Compare if that is due; costs nothing otherwise. Raises the KubeError tree and LedgerError."""
+        """Compare if that is due; costs nothing otherwise. Raises the KubeError tree and LedgerError.
+
+        A ledger that does not answer ends the pass here, and not for each of its objects.
+        """
+        if self._ledger.silent:
+            raise LedgerUnreachableError("the ledger does not answer")
         async with self._lock:
             if self._is_due():
                 await self._compare()

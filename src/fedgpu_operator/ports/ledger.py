@@ -50,6 +50,11 @@ class Ledger(Protocol):
         """Rises whenever the connection that writes was made again: it may lead to an older copy then."""
         ...
 
+    @property
+    def silent(self) -> bool:
+        """Whether the database does not answer: until it does, every call fails at once."""
+        ...
+
     def compared(self, session: int) -> None:
         """The ledger of that session is as new as the world, or its gaps are known: it may be written again."""
         ...

@@ -30,7 +30,7 @@ async def hang(self):
         except asyncio.CancelledError:
             continue
 
-pulse.CANCEL_SECONDS, loop.PASS_SECONDS = 2.0, 1.0
+pulse.CANCEL_SECONDS, loop.PASS_SECONDS = 2.0, 5.0
 vantages.VantageLoop.pass_once = hang
 from fedgpu_operator.operator.main import run
 from fedgpu_operator.settings import Settings
@@ -78,7 +78,8 @@ class Hub:
         try:
             eventually(f"{path} to say {code} {what}", said, timeout)
         except AssertionError as error:
-            text = f"{error}; {self.probe(path)}\n{self.operator.log.read_text()[-4000:]}"
+            logs = "\n".join(log.read_text()[-4000:] for log in sorted(self.folder.glob("*.log")))
+            text = f"{error}; {self.probe(path)}\n{logs}"
             raise AssertionError(text) from None
 
     def connected(self) -> str:
@@ -126,8 +127,6 @@ def test_a_postgres_that_hangs_is_not_ready_and_alive_and_nothing_is_lost(hub: H
     try:
         hub.until("/readyz", 503, "ledger")
         hub.apply("meanwhile", "1s")
-        # Long enough for calls to exceed their limit: what waits for the ledger must not take the probe along.
-        hub.until("/readyz", 503, "ledger")
         assert hub.probe("/healthz")[0] == 200
         assert hub.connected() == "True", "what needs no database goes on"
     finally:
@@ -158,7 +157,8 @@ def test_a_loop_that_hangs_is_not_alive_within_its_stated_time(hub: Hub) -> None
     broken = Operator(hub.environment, hub.folder / "hanging.log", [sys.executable, str(script)])
     broken.start()
     try:
-        hub.until("/healthz", 500, "vantages", timeout=30)
+        hub.until("/readyz", 200)
+        hub.until("/healthz", 500, "vantages", timeout=15)
         assert set(hub.probe("/healthz")[1]["loops"]) == {"vantages"}
         assert "PassExpired" not in broken.log.read_text(), "it did not end when it was cancelled"
     finally:

@@ -16,7 +16,7 @@ from tests.unit.hub.world import LEASES, TEAM, World
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.errors import LedgerError
+from fedgpu_operator.errors import LedgerError, LedgerUnreachableError
 from fedgpu_operator.hub.billing import UsageBiller
 from fedgpu_operator.hub.gaps import Gap, GapKind, Place, accept, compare
 from fedgpu_operator.hub.ledgercheck import AGAIN, LedgerCheck
@@ -314,6 +314,16 @@ async def test_a_connection_that_was_made_again_is_compared_again(
     assert check.behind
     await check.look()
     assert (check.behind, known) == (False, [7])
+
+
+async def test_a_ledger_that_does_not_answer_ends_a_pass_once_and_not_for_each_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = check_of(world)
+    await check.look()
+    monkeypatch.setattr(SqlLedger, "silent", True)
+    with pytest.raises(LedgerUnreachableError):
+        await jobs_pass(world, check)
 
 
 def test_ids_are_keys_of_a_config_map() -> None:

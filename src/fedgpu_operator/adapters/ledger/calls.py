@@ -53,6 +53,11 @@ class Calls:
         """Rises whenever the connection that writes was made again: the database may be another copy then."""
         return self._database.session
 
+    @property
+    def silent(self) -> bool:
+        """Whether the database does not answer: until it does, every call fails at once."""
+        return self._threads.silent
+
     def compared(self, session: int) -> None:
         """The ledger of that session was compared with the world: it may be written again."""
         self._database.compared(session)

@@ -38,7 +38,8 @@ class Threads:
         self._asker = ThreadPoolExecutor(1, thread_name_prefix="ledger-asker")
         self._under_way: dict[int, float] = {}
         self._numbers = itertools.count()
-        self._silent = False
+        self.silent = False
+        """Whether calls fail at once, since the database does not answer."""
 
     async def write(self, work: Callable[[], T]) -> T:
         """Run it in the thread that writes."""
@@ -54,30 +55,30 @@ class Threads:
             async with asyncio.timeout(seconds):
                 answer = await asyncio.get_running_loop().run_in_executor(self._asker, self._timed, work)
         except TimeoutError:
-            self._silent = self._limit is not None
+            self.silent = self._limit is not None
             self._end_late()
             raise LedgerUnreachableError(f"the ledger did not answer within {seconds:g} s") from None
         if (late := self._end_late()) is not None:
             # A disk may answer a reading from memory while a write to it hangs.
             raise LedgerUnreachableError(f"a call to the ledger has not come back for {late:.0f} s")
-        self._silent = False
+        self.silent = False
         return answer
 
     def close(self) -> None:
         """Wait for the write in progress, unless the database does not answer."""
         for pool in (self._writer, self._readers, self._asker):
-            pool.shutdown(wait=pool is self._writer and not self._silent, cancel_futures=self._silent)
-        if self._silent:
+            pool.shutdown(wait=pool is self._writer and not self.silent, cancel_futures=self.silent)
+        if self.silent:
             self._cut()
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        if self._silent:
+        if self.silent:
             raise LedgerUnreachableError("the ledger does not answer")
         try:
             async with asyncio.timeout(self._limit):
                 return await asyncio.get_running_loop().run_in_executor(pool, self._timed, work)
         except TimeoutError:
-            self._silent = True
+            self.silent = True
             self._cut()
             raise LedgerUnreachableError(f"the ledger did not answer within {self._limit:g} s") from None
 
