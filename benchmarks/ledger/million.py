@@ -30,9 +30,9 @@ from pathlib import Path
 import numpy as np
 from benchmarks.machine import machine
 
-from fedgpu_operator.adapters.ledger import SqlLedger, chaining, schema
-from fedgpu_operator.adapters.ledger.database import Database
-from fedgpu_operator.domain.books import SignedUsage, UsageRecord
+from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.domain.books import AttemptRequest, SignedUsage, UsageRecord
+from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import ZERO_HASH
 from fedgpu_operator.lab.postgres import running
 from fedgpu_operator.settlement import build_epoch
@@ -76,12 +76,8 @@ def records(size: Size, seed: int) -> Iterator[list[UsageRecord]]:
 async def open_ledger(location: str, size: Size) -> SqlLedger:
     """A ledger in which every lease was opened."""
     ledger = await SqlLedger.open(location)
-    await ledger.close()
-    database = Database.open(location)
-    rows = (_attempt(size, index) for index in range(size.leases))
-    database.write(lambda connection: chaining.append(connection, schema.attempts, rows))
-    database.close()
-    return await SqlLedger.open(location)
+    await ledger.open_many([_attempt(size, index) for index in range(size.leases)], START)
+    return ledger
 
 
 async def measure(location: str, size: Size, seed: int) -> dict[str, object]:
@@ -109,8 +105,8 @@ async def measure(location: str, size: Size, seed: int) -> dict[str, object]:
     return {
         "seed": seed,
         "records": appended + known,
-        "appended": appended,
-        "repeated": known,
+        "newer": appended,
+        "repeatedOrLate": known,
         "root": root,
         "ingestSeconds": round(ingest, 2),
         "epochSeconds": round(build, 2),
@@ -198,12 +194,10 @@ def _record(name: str, lease: int, sequence: int) -> UsageRecord:
     return UsageRecord(name, sequence, used, at, signed)
 
 
-def _attempt(size: Size, index: int) -> tuple[chaining.Field, ...]:
-    """A row of `attempts`, in the order of chaining.COLUMNS."""
+def _attempt(size: Size, index: int) -> AttemptRequest:
     tenant, provider = size.wallets(index)
     names = (f"team-{tenant[2:8]}", "train", f"gpu-{provider[2:8]}", "NVIDIA-H100-80GB-HBM3")
-    terms = (1_250_000 + index % 977, 8, 10**6)
-    return (_lease(index), f"job-{index}", 1, "1", *names, *terms, tenant, provider, chaining.stamp(START))
+    return AttemptRequest(f"job-{index}", "1", *names, MicroUSD(1_250_000 + index % 977), 8, 10**6, tenant, provider)
 
 
 def _lease(index: int) -> str:

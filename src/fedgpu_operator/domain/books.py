@@ -85,7 +85,7 @@ class SignedUsage:
 
 @dataclass(frozen=True, slots=True)
 class UsageRecord:
-    """One append: `gpu_seconds` is the cumulative billed usage of the lease at that sequence."""
+    """`gpu_seconds` is the cumulative billed usage of the lease at that sequence: its newest, or a usage checkpoint."""
 
     lease_name: str
     sequence: int
@@ -227,6 +227,20 @@ class Epoch:
 
     number: int
     draft: EpochDraft
+    stage: EpochStage
+    created_at: datetime
+    chain_epoch: int | None = None
+    post_tx: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EpochHeader:
+    """An epoch without its manifest, lines and covers; fields as those of Epoch and EpochDraft."""
+
+    number: int
+    seq: int
+    root: str
+    manifest_hash: str
     stage: EpochStage
     created_at: datetime
     chain_epoch: int | None = None

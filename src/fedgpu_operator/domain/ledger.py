@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
-from fedgpu_operator.domain.books import TxState, UsageRecord
+from fedgpu_operator.domain.books import SettlementSnapshot, TxState, UsageRecord
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Pair, Receipt
 
@@ -116,7 +116,7 @@ class RefusedUsage:
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """What became of each record of a bulk append: new ones, ones that were held already, refused ones."""
+    """What became of each record of a bulk append: newer than what was billed, held or older, refused."""
 
     appended: int
     known: int
@@ -216,6 +216,14 @@ class LedgerHead:
         if str(head) != text:
             raise ValueError("the heads are not in order, or one comes twice")
         return head
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBooks:
+    """The books of one moment, each figure of which is a usage checkpoint that these heads bind."""
+
+    books: SettlementSnapshot
+    head: LedgerHead
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ class JobLoop:
         """Equal as long as nothing moved for work that waits to be paid."""
         if not self._settlement:
             return None
-        epochs = await self._ledger.epochs()
+        epochs = await self._ledger.epoch_headers()
         pending = await self._ledger.transactions(pending_only=True)
         return (tuple((each.number, each.stage) for each in epochs), tuple(each.tx_hash for each in pending))
 
@@ -209,8 +209,8 @@ class JobLoop:
             self._faults.note(facts.newest)
         if not self._settlement:
             return facts
-        covers = [await self._ledger.coverage(entry.attempt.lease_name) for entry in facts.usage]
-        return replace(facts, coverage=tuple(covers))
+        covers = await self._ledger.coverages([entry.attempt.lease_name for entry in facts.usage])
+        return replace(facts, coverage=tuple(covers.values()))
 
     async def _write(
         self, facts: JobFacts, state: HubState, transactions: Mapping[int, tuple[str, str]]

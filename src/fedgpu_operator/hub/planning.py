@@ -81,6 +81,10 @@ class Planner:
         reading = await self._read()
         if reading is None or not reading.chain.head_is_active or reading.chain.paused:
             return None
+        # Sealed only once an epoch would be taken: one that is put off every minute must not leave evidence each time.
+        if await self._plan(reading, since, now) is None:
+            return None
+        reading = await self._sealed(reading)
         plan = await self._plan(reading, since, now)
         if plan is None:
             return None
@@ -114,6 +118,16 @@ class Planner:
         chain = await self._escrow.snapshot(sorted({tenant for tenant, _ in owed}), sorted(owed))
         await self._ledger.post(positions(owed, chain), self._clock.now(), block=chain.block_number)
         return Reading(books, owed, chain, head)
+
+    async def _sealed(self, reading: Reading) -> Reading:
+        """The same chain over the books as the ledger seals them: the heads then bind what the epoch pays.
+
+        Pairs that owe something since the chain was read wait for the next epoch.
+        """
+        sealed = await self._ledger.seal()
+        now_owed = cumulative_pairs(sealed.books.pairs)
+        owed = {pair: total for pair, total in now_owed.items() if pair in reading.owed}
+        return Reading(sealed.books, owed, reading.chain, sealed.head)
 
     async def _plan(self, reading: Reading, since: datetime, now: datetime) -> EpochPlan | None:
         chain = reading.chain
@@ -177,9 +191,10 @@ class Planner:
 
     async def _committed(self, chain: ChainSnapshot) -> dict[Pair, MicroUSD]:
         """The pairs of the newest root on chain: what was promised already, and still counts."""
-        for epoch in await self._ledger.epochs():
-            if epoch.draft.root == chain.head_root and epoch.stage in STOOD:
-                pairs = parse_manifest(epoch.draft.manifest).pairs
+        for header in await self._ledger.epoch_headers():
+            if header.root == chain.head_root and header.stage in STOOD:
+                epoch = await self._ledger.epoch(header.number)
+                pairs = parse_manifest(epoch.draft.manifest).pairs if epoch is not None else {}
                 return {
                     pair: total
                     for pair, total in pairs.items()

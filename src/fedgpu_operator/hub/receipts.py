@@ -105,7 +105,7 @@ class ReceiptLoop:
         asked = next_pairs(waiting, books, newest, now, self._interval)
         disputes = await self._ledger.usage_disputes(open_only=True) if asked else ()
         for pair in asked:
-            made = draft(pair, await self._ledger.pair_leases(pair), disputes, newest.get(pair))
+            made = draft(pair, await self._ledger.seal_pair(pair), disputes, newest.get(pair))
             if made is not None:
                 waiting[pair] = made
         await self._show(desk.report, list(waiting.values()))

@@ -13,6 +13,7 @@ from fedgpu_operator.domain.books import (
     Coverage,
     Epoch,
     EpochDraft,
+    EpochHeader,
     EpochStage,
     LeaseUsage,
     PairLease,
@@ -32,6 +33,7 @@ from fedgpu_operator.domain.ledger import (
     LedgerHead,
     Position,
     Posting,
+    SealedBooks,
     SignedReceipt,
     TrialBalance,
     UsageDispute,
@@ -100,11 +102,11 @@ class Ledger(Protocol):
         *,
         signed: SignedUsage | None = None,
     ) -> bool:
-        """Append cumulative billed usage; False where it was there already. The newest sequence is what counts."""
+        """Keep cumulative billed usage; False if it is held, or older than the newest sequence, which counts."""
         ...
 
     async def record_many(self, records: Iterable[UsageRecord]) -> BulkResult:
-        """Append many records in any order, all in one transaction; contradicting ones are reported, not lost."""
+        """`record_usage` of many in any order, in one transaction; contradicting ones are reported, not lost."""
         ...
 
     async def dispute_usage(self, dispute: UsageDispute) -> bool:
@@ -140,7 +142,7 @@ class Ledger(Protocol):
         ...
 
     async def last_usage(self, lease_name: str) -> UsageRecord | None:
-        """The newest record of the lease."""
+        """The newest usage of the lease."""
         ...
 
     async def history(
@@ -157,6 +159,10 @@ class Ledger(Protocol):
         """Every lease between these two wallets, by name: what a receipt of the pair is made of."""
         ...
 
+    async def seal_pair(self, pair: Pair) -> tuple[PairLease, ...]:
+        """`pair_leases`, each figure of which the hash chain holds from now on."""
+        ...
+
     async def first_work(self) -> datetime | None:
         """When the first attempt of all was opened."""
         ...
@@ -165,16 +171,28 @@ class Ledger(Protocol):
         """One consistent read of all pairs and of the leases no live epoch covers to the end."""
         ...
 
-    async def coverage(self, lease_name: str) -> Coverage:
-        """How far the lease is settled."""
+    async def seal(self) -> SealedBooks:
+        """`settlement_snapshot`, each figure of which the hash chain holds, and the heads that bind it."""
+        ...
+
+    async def coverages(self, lease_names: Collection[str]) -> dict[str, Coverage]:
+        """How far each of these leases is settled; LedgerError if one of them was never opened."""
         ...
 
     async def store_epoch(self, draft: EpochDraft, at: datetime) -> Epoch:
         """Keep an epoch before it is posted."""
         ...
 
+    async def epoch(self, number: int) -> Epoch | None:
+        """One epoch by the ledger's number."""
+        ...
+
     async def epochs(self, limit: int = 100) -> tuple[Epoch, ...]:
         """Newest first."""
+        ...
+
+    async def epoch_headers(self, limit: int = 100) -> tuple[EpochHeader, ...]:
+        """Newest first, without manifests, lines and covers."""
         ...
 
     async def mark_epoch(

@@ -21,8 +21,10 @@ from fedgpu_operator.errors import LedgerError
 
 Ask = Callable[..., AttemptRequest]
 T, P = "0xT", "0xP"
-ROWS = {"attempts": 3, "epochs": 2, "postings": 6, "receipts": 3, "usage_records": 6}
-"""What `filled` holds."""
+ROWS = {"attempts": 4, "epochs": 2, "postings": 6, "receipts": 3, "usage_records": 6}
+"""What `filled` holds in chains."""
+BESIDE = {"lease_usage": 4, "pair_totals": 1}
+"""What it holds that moves."""
 
 
 def an_epoch(now: datetime, name: str, head: LedgerHead, cover: LeaseCover) -> EpochDraft:
@@ -48,7 +50,10 @@ async def filled(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
         await held.open_attempt(ask(job_uid=job, tenant_wallet=T, provider_wallet=P), now)
         signed = SignedUsage(1, 50, 1_748_779_200, "0x" + "ab" * 32, "0xS", b"\x01\x02")
         await held.record_usage(f"{job}-1", 1, 40, now, signed=signed)
+        await held.seal()
         await held.record_usage(f"{job}-1", 2, 90, now + timedelta(seconds=1), signed=signed)
+        await held.seal()
+    await held.open_attempt(ask(job_uid="d", tenant_wallet=T, provider_wallet=P), now)
     for number, name in enumerate(("one", "two"), start=1):
         await held.append_receipt(Receipt(T, P, MicroUSD(number), number, "0xroot"), b"\x03", b"\x04", now)
         charged = Position(PostingKind.CHARGED, T, P, MicroUSD(100 * number))
@@ -59,6 +64,9 @@ async def filled(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
             await held.mark_epoch(number, stage, chain_epoch=number, post_tx="0x1")
     await held.append_receipt(Receipt(T, P, MicroUSD(3), 3, "0xroot"), b"\x03", b"\x04", now)
     await held.end_attempt("a-1", "Succeeded", now)
+    # Two that stand in their live rows alone as yet.
+    await held.record_usage("b-1", 3, 95, now + timedelta(seconds=2), signed=signed)
+    await held.record_usage("d-1", 1, 30, now)
     return held
 
 
@@ -84,7 +92,7 @@ def other(value: Value) -> Value:
 async def test_an_honest_ledger_is_sound_and_its_figures_are_told(filled: SqlLedger) -> None:
     audit = await filled.verify()
     assert audit.sound
-    assert audit.rows == ROWS
+    assert audit.rows == {**ROWS, **BESIDE}
     assert audit.head == await filled.head()
     assert {name: end.length for name, end in audit.head.chains.items()} == ROWS
     assert (audit.trial_balance.total, audit.trial_balance.postings) == (0, 6)
@@ -132,6 +140,63 @@ async def test_a_row_that_was_taken_out_is_found_wherever_it_was(
         assert "missing" in fault.why
 
 
+async def test_a_live_row_that_was_altered_in_any_column_is_found(filled: SqlLedger, intruder: Intruder) -> None:
+    for lease in ("a-1", "b-1", "d-1"):
+        for column in intruder.columns("lease_usage"):
+            this = "lease_name = ?"
+            ((value,),) = intruder.run(f"SELECT {column} FROM lease_usage WHERE {this}", lease)
+            key = other(lease) if column == "lease_name" else lease
+            try:
+                intruder.run(f"UPDATE lease_usage SET {column} = ? WHERE {this}", other(value), lease, unguarded=True)
+            except intruder.refusal:
+                assert column in FLAGGED, column
+                continue
+            assert broken(await filled.verify()) & {"lease_usage", "pair_totals"}, column
+            intruder.run(f"UPDATE lease_usage SET {column} = ? WHERE {this}", value, key, unguarded=True)
+            assert (await filled.verify()).sound
+
+
+FLAGGED = {
+    *("unsealed", "uncovered", "sequence", "gpu_seconds", "checkpoint_sequence", "covered_gpu_seconds"),
+    "lease_name",
+}
+"""Columns that the database itself compares with others, so that it may refuse another value."""
+
+
+async def test_live_rows_taken_out_put_in_or_moved_are_found(filled: SqlLedger, intruder: Intruder) -> None:
+    columns = ", ".join(intruder.columns("lease_usage"))
+    for lease in ("a-1", "d-1"):
+        (row,) = intruder.run(f"SELECT {columns} FROM lease_usage WHERE lease_name = ?", lease)
+        intruder.run("DELETE FROM lease_usage WHERE lease_name = ?", lease, unguarded=True)
+        assert broken(await filled.verify()) & {"lease_usage", "pair_totals"}
+        marks = ", ".join("?" * len(row))
+        intruder.run(f"INSERT INTO lease_usage ({columns}) VALUES ({marks})", *row, unguarded=True)
+        assert (await filled.verify()).sound
+    for before, after in (("c-1", "x"), ("d-1", "c-1"), ("x", "d-1")):
+        intruder.run("UPDATE lease_usage SET lease_name = ? WHERE lease_name = ?", after, before, unguarded=True)
+    assert "lease_usage" in broken(await filled.verify())
+    intruder.run("DELETE FROM lease_usage WHERE lease_name = 'd-1'", unguarded=True)
+    rest = columns.replace("lease_name", "'d-1'", 1)
+    intruder.run(f"INSERT INTO lease_usage SELECT {rest} FROM lease_usage WHERE lease_name = 'c-1'", unguarded=True)
+    assert "lease_usage" in broken(await filled.verify())
+
+
+async def test_what_a_pair_owes_is_recomputed(filled: SqlLedger, intruder: Intruder) -> None:
+    columns = intruder.columns("pair_totals")
+    (row,) = intruder.run(f"SELECT {', '.join(columns)} FROM pair_totals")
+    for column, value in zip(columns, row, strict=True):
+        intruder.run(f"UPDATE pair_totals SET {column} = ?", other(value), unguarded=True)
+        assert broken(await filled.verify()) == {"pair_totals"}, column
+        intruder.run(f"UPDATE pair_totals SET {column} = ?", value, unguarded=True)
+        assert (await filled.verify()).sound
+    for statement in (
+        f"INSERT INTO pair_totals SELECT 'team-z', {', '.join(columns[1:])} FROM pair_totals",
+        "DELETE FROM pair_totals",
+    ):
+        intruder.run(statement, unguarded=True)
+        assert broken(await filled.verify()) == {"pair_totals"}
+
+
 async def test_the_altered_row_is_named(filled: SqlLedger, intruder: Intruder) -> None:
     intruder.run("UPDATE usage_records SET gpu_seconds = 91 WHERE lease_name = 'b-1' AND sequence = 2", unguarded=True)
     audit = await filled.verify()
@@ -160,9 +225,10 @@ async def test_history_written_anew_with_all_its_hashes_is_found_by_the_epochs(
     """Somebody who knows the format can make a chain that is sound in itself: what epochs were stored over tells."""
     intruder.run("UPDATE usage_records SET gpu_seconds = 60 WHERE lease_name = 'a-1' AND sequence = 2", unguarded=True)
     forge(intruder, "usage_records")
-    (fault,) = (await filled.verify()).faults
+    fault, beside = (await filled.verify()).faults
     assert fault.table == "usage_records"
     assert "epoch 1" in fault.why
+    assert (beside.table, beside.key) == ("lease_usage", "a-1")
 
 
 async def test_an_end_that_was_cut_off_with_its_head_is_found_by_the_epochs(
@@ -170,9 +236,10 @@ async def test_an_end_that_was_cut_off_with_its_head_is_found_by_the_epochs(
 ) -> None:
     intruder.run("DELETE FROM usage_records WHERE position = 6", unguarded=True)
     forge(intruder, "usage_records")
-    (fault,) = (await filled.verify()).faults
+    fault, beside = (await filled.verify()).faults
     assert (fault.table, fault.key) == ("usage_records", "position 6")
     assert "epoch" in fault.why
+    assert (beside.table, beside.key) == ("lease_usage", "c-1")
 
 
 async def test_a_head_that_was_altered_or_lost_is_found(filled: SqlLedger, intruder: Intruder) -> None:
@@ -195,8 +262,8 @@ async def test_a_head_that_was_altered_or_lost_is_found(filled: SqlLedger, intru
 )
 async def test_what_belongs_to_an_epoch_is_bound_with_it(filled: SqlLedger, intruder: Intruder, statement: str) -> None:
     intruder.run(statement, unguarded=True)
-    (fault,) = (await filled.verify()).faults
-    assert (fault.table, fault.key) == ("epochs", "1")
+    faults = (await filled.verify()).faults
+    assert {(fault.table, fault.key) for fault in faults if fault.table != "lease_usage"} == {("epochs", "1")}
 
 
 async def test_an_entry_that_does_not_add_up_shows_in_the_trial_balance(filled: SqlLedger, intruder: Intruder) -> None:

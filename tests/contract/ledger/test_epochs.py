@@ -139,7 +139,9 @@ async def test_an_epoch_that_covers_too_much_leaves_nothing_behind(used: SqlLedg
 
 
 async def test_the_heads_of_the_ledger_are_kept_with_an_epoch(used: SqlLedger, now: datetime) -> None:
-    head = await used.head()
+    sealed = await used.seal()
+    head = sealed.head
+    assert (sealed.books, head) == (await used.settlement_snapshot(), await used.head())
     stored = await used.store_epoch(draft(now, "a", ledger_head=str(head)), now)
     assert LedgerHead.parse(stored.draft.ledger_head) == head
     assert head.chains["usage_records"].length == 1

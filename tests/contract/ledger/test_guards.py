@@ -66,6 +66,28 @@ async def test_no_row_is_altered_or_deleted(filled: SqlLedger, intruder: Intrude
                 intruder.run(f"TRUNCATE {table} CASCADE")
 
 
+async def test_what_is_owed_only_rises_and_stays(filled: SqlLedger, intruder: Intruder) -> None:
+    for statement, why in [
+        ("UPDATE lease_usage SET gpu_seconds = gpu_seconds - 1", "usage only rises"),
+        ("UPDATE lease_usage SET gpu_seconds = gpu_seconds + 1", "usage only rises"),
+        ("UPDATE lease_usage SET sequence = sequence - 1", "usage only rises"),
+        ("UPDATE lease_usage SET observed_at = 7", "usage only rises"),
+        ("UPDATE lease_usage SET checkpoint_sequence = checkpoint_sequence - 1", "usage only rises"),
+        ("DELETE FROM lease_usage", "kept for good"),
+        ("UPDATE pair_totals SET numerator = '9'", "owes only rises"),
+        ("UPDATE pair_totals SET gpu_seconds = '99'", "owes only rises"),
+        ("UPDATE pair_totals SET ended_attempts = 0", "owes only rises"),
+        ("UPDATE pair_totals SET tenant = 'team-b'", "owes only rises"),
+        ("DELETE FROM pair_totals", "kept for good"),
+    ]:
+        with pytest.raises(intruder.refusal, match=why):
+            intruder.run(statement)
+    if intruder.engine == "postgresql":
+        for table in ("lease_usage", "pair_totals"):
+            with pytest.raises(intruder.refusal, match="kept for good"):
+                intruder.run(f"TRUNCATE {table} CASCADE")
+
+
 async def test_what_ended_stays_ended(filled: SqlLedger, intruder: Intruder) -> None:
     for statement, why in [
         ("UPDATE attempts SET ended_at = NULL", "ends once"),

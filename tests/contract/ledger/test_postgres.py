@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from sqlalchemy import Connection
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest
@@ -107,7 +108,8 @@ async def test_nothing_acknowledged_is_lost_when_the_operator_is_killed(
         last = await ledger.last_usage("job-1")
         assert last is not None
         assert acknowledged <= last.sequence <= acknowledged + 1
-        assert (await ledger.verify()).rows["usage_records"] == last.sequence
+        assert last.gpu_seconds == last.sequence * 3
+        assert (await ledger.verify()).sound
 
 
 def append_until_killed(url: str, appends: int) -> int:
@@ -211,8 +213,10 @@ async def test_an_operator_lets_go_of_a_server_that_hangs(own: Postgres, ask: As
 
 async def test_only_an_operators_statements_are_ended_by_the_server(postgres_url: str) -> None:
     def shown(ledger: SqlLedger) -> set[str]:
-        database, query = ledger._database, "SHOW statement_timeout"
-        return {each(lambda c: str(c.exec_driver_sql(query).scalar_one())) for each in (database.read, database.write)}
+        def show(connection: Connection) -> str:
+            return str(connection.exec_driver_sql("SHOW statement_timeout").scalar_one())
+
+        return {ledger._database.read(show)[0], str(ledger._database.write([show])[0].value)}
 
     async with await SqlLedger.open(postgres_url, limit=45) as bounded:
         assert await asyncio.to_thread(shown, bounded) == {"30s"}
@@ -225,10 +229,10 @@ async def test_a_server_may_not_forget_what_it_acknowledged(postgres_url: str, a
     with psycopg.connect(postgres_url) as connection:
         connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off".encode())
     async with await SqlLedger.open(postgres_url) as ledger:
-        shown = await asyncio.to_thread(
-            ledger._database.write, lambda c: c.exec_driver_sql("SHOW synchronous_commit").scalar_one()
+        (shown,) = await asyncio.to_thread(
+            ledger._database.write, [lambda c: c.exec_driver_sql("SHOW synchronous_commit").scalar_one()]
         )
-        assert shown == "on"
+        assert shown.value == "on"
 
 
 @pytest.mark.parametrize("secret", ["hunter2", "hunter%402%2Fx", "hunter@2"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,16 +12,19 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
-from tests.contract.ledger.older import ledger_of_schema, stuck_intent
+from tests.contract.ledger.older import filled_from, ledger_of_schema, stuck_intent
 
 from fedgpu_operator.adapters.ledger import SCHEMA_VERSION, SqlLedger
 from fedgpu_operator.adapters.ledger.chaining import COLUMNS
 from fedgpu_operator.adapters.ledger.migrate import STEPS
 from fedgpu_operator.adapters.ledger.schema import CHAINED, metadata
-from fedgpu_operator.domain.books import EpochStage, UsageRecord
+from fedgpu_operator.domain.books import Coverage, EpochStage, UsageRecord
+from fedgpu_operator.errors import LedgerError
 
 SCHEMA_1 = Path(__file__).with_name("schema1.sql")
 """A ledger as the release with schema 1 wrote it."""
+SCHEMA_3 = Path(__file__).with_name("schema3.json")
+"""The rows of a ledger as commit 32e03ab wrote it: one per reading, three epochs of which one was cancelled."""
 
 
 @pytest.fixture
@@ -47,12 +50,52 @@ async def test_a_ledger_of_schema_1_keeps_everything_and_joins_the_chains(old: P
         assert (tx.raw, tx.intent, tx.max_fee) == (b"\x02\xf8", None, 0)
         audit = await ledger.verify()
         assert audit.sound
-        assert audit.rows == {"attempts": 3, "epochs": 1, "postings": 0, "receipts": 0, "usage_records": 4}
+        chained = {"attempts": 3, "epochs": 1, "postings": 0, "receipts": 0, "usage_records": 4}
+        assert audit.rows == {**chained, "lease_usage": 2, "pair_totals": 2}
         await ledger.record_usage("job-2", 7, 12, now)
-        await ledger.record_usage("job-1", 4, 7000, now)
-        assert (await ledger.verify()).rows["usage_records"] == 6
+        assert not await ledger.record_usage("job-1", 4, 7000, now), "older than what is billed"
+        await ledger.seal()
+        assert (await ledger.verify()).rows["usage_records"] == 5
     async with await SqlLedger.open(old) as again:
         assert (await again.verify()).sound
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+async def test_a_ledger_with_a_row_per_reading_comes_to_the_same_totals(
+    request: pytest.FixtureRequest, path: Path, engine: str
+) -> None:
+    location = str(path) if engine == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    ledger_of_schema(3, location)
+    filled_from(SCHEMA_3, location)
+    at = datetime(2025, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
+    async with await SqlLedger.open(location) as ledger:
+        audit = await ledger.verify()
+        assert audit.faults == ()
+        assert (audit.rows["usage_records"], audit.rows["lease_usage"], audit.rows["pair_totals"]) == (17, 3, 3)
+        assert [
+            (p.tenant, p.provider, p.numerator, p.gpu_seconds, p.open_attempts, p.ended_attempts)
+            for p in await ledger.pair_totals()
+        ] == [
+            ("team-a", "berlin", 1_470_000_720, 1320, 1, 1),
+            ("team-a", "paris", 0, 0, 1, 0),
+            ("team-b", "paris", 4200, 600, 2, 0),
+        ]
+        (rest,) = (await ledger.settlement_snapshot()).uncovered
+        assert (rest.lease_name, rest.gpu_seconds, rest.covered_gpu_seconds) == ("b-1", 720, 600)
+        assert await ledger.coverages(["a-1", "b-1", "c-1", "d-1"]) == {
+            "a-1": Coverage("a-1", 600, 600, 1, EpochStage.FINALIZED),
+            "b-1": Coverage("b-1", 720, 600, 1, EpochStage.FINALIZED),
+            "c-1": Coverage("c-1", 600, 600, 3, EpochStage.POSTED),
+            "d-1": Coverage("d-1", 0, 0, None, None),
+        }
+        assert await ledger.last_usage("b-1") == UsageRecord("b-1", 9, 720, at + timedelta(seconds=150))
+        assert len(await ledger.usage("b-1")) == 7, "every reading that was kept stays in the chain"
+        assert await ledger.record_usage("b-1", 10, 730, at + timedelta(minutes=4))
+        with pytest.raises(LedgerError, match="contradicts"):
+            await ledger.record_usage("b-1", 3, 361, at)
+        await ledger.mark_epoch(3, EpochStage.ABANDONED)
+        assert (await ledger.coverage("c-1")).epoch is None, "the first epoch skipped the debit of its tenant"
+        assert (await ledger.verify()).sound
 
 
 async def test_what_schema_4_had_under_way_carries_its_first_call_and_its_time(path: Path, now: datetime) -> None:

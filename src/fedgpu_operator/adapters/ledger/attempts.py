@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, ScalarSelect, Select, case, func, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 
+from fedgpu_operator.adapters.ledger import live, totals
 from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
-from fedgpu_operator.adapters.ledger.schema import attempts, usage_records
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairLease, PairTotal, Stop, lease_name
-from fedgpu_operator.domain.money import MicroUSD, accrue
+from fedgpu_operator.adapters.ledger.schema import attempts, lease_usage
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairLease, Stop, lease_name
+from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.metering import receipt_cumulative
-
-PAIR = (attempts.c.tenant, attempts.c.provider, attempts.c.tenant_wallet, attempts.c.provider_wallet)
-"""What the books are kept by."""
 
 
 def open_attempt(connection: Connection, request: AttemptRequest, at: datetime) -> Attempt:
@@ -75,6 +72,7 @@ def _append(connection: Connection, request: AttemptRequest, number: int, at: da
         stamp(at),
     )
     append(connection, attempts, [row])
+    totals.add(connection, {pair_of(request): totals.Change(open_attempts=1)})
     return Attempt(request, number, at)
 
 
@@ -99,6 +97,8 @@ def end_attempt(connection: Connection, lease: str, outcome: str, at: datetime) 
         raise LedgerError(f"attempt {lease} cannot end without an outcome")
     if found.ended_at is None:
         connection.execute(update(attempts).where(attempts.c.lease_name == lease).values(ended_at=at, outcome=outcome))
+        live.seal(connection, lease_usage.c.lease_name == lease)
+        totals.add(connection, {pair_of(found.terms): totals.Change(open_attempts=-1, ended_attempts=1)})
         return attempt_of(connection, lease)
     if found.outcome != outcome:
         raise LedgerError(f"attempt {lease} ended as {found.outcome}, it cannot end as {outcome} too")
@@ -117,7 +117,7 @@ def stop_attempt(connection: Connection, lease: str, reason: str, at: datetime) 
     return attempt_of(connection, lease)
 
 
-def lease_usage(connection: Connection, lease: str) -> LeaseUsage | None:
+def usage_of_lease(connection: Connection, lease: str) -> LeaseUsage | None:
     """One attempt with its newest usage; None for a lease the ledger never opened."""
     row = connection.execute(usage_query().where(attempts.c.lease_name == lease)).one_or_none()
     return None if row is None else usage_of_row(row)
@@ -146,59 +146,17 @@ def spent(connection: Connection, job_uid: str) -> MicroUSD:
     return receipt_cumulative(usage_of_row(row).numerator for row in rows)
 
 
-def pair_totals(connection: Connection, tenant: str | None) -> tuple[PairTotal, ...]:
-    """Totals by tenant, provider and their wallets, sorted."""
-    used = select(
-        *PAIR,
-        attempts.c.price,
-        func.coalesce(newest_gpu_seconds(), 0).label("gpu_seconds"),
-        case((attempts.c.ended_at.is_(None), 1), else_=0).label("open"),
-    )
-    if tenant is not None:
-        used = used.where(attempts.c.tenant == tenant)
-    lease = used.subquery()
-    # Grouped by price too, so that rate × time is multiplied in Python, where an integer cannot overflow.
-    names = [lease.c[column.name] for column in PAIR]
-    rows = connection.execute(
-        select(
-            *names,
-            lease.c.price,
-            func.sum(lease.c.gpu_seconds).label("gpu_seconds"),
-            func.count().label("leases"),
-            func.sum(lease.c.open).label("open"),
-        ).group_by(*names, lease.c.price)
-    )
-    totals: dict[tuple[str, str, str, str], PairTotal] = {}
-    for row in rows:
-        pair = (row.tenant, row.provider, row.tenant_wallet, row.provider_wallet)
-        before = totals.get(pair, PairTotal(row.tenant, row.provider, 0, 0, 0, 0, *pair[2:]))
-        totals[pair] = replace(
-            before,
-            # PostgreSQL answers a sum of 64-bit numbers as a decimal, which is exact.
-            gpu_seconds=before.gpu_seconds + int(row.gpu_seconds),
-            numerator=before.numerator + accrue(MicroUSD(row.price), int(row.gpu_seconds)),
-            open_attempts=before.open_attempts + row.open,
-            ended_attempts=before.ended_attempts + row.leases - row.open,
-        )
-    return tuple(totals[pair] for pair in sorted(totals))
-
-
 def pair_leases(connection: Connection, pair: Pair) -> tuple[PairLease, ...]:
-    """Every lease between two wallets with its newest record, by name."""
-    newest = _newest(select(usage_records.c.sequence))
+    """Every lease between two wallets with its newest usage, by name."""
     rows = connection.execute(
         select(
             attempts.c.lease_name,
             attempts.c.price,
             attempts.c.ended_at,
-            usage_records.c.gpu_seconds,
-            usage_records.c.observed_at,
+            lease_usage.c.gpu_seconds,
+            lease_usage.c.observed_at,
         )
-        .join(
-            usage_records,
-            (usage_records.c.lease_name == attempts.c.lease_name) & (usage_records.c.sequence == newest),
-            isouter=True,
-        )
+        .join(lease_usage, lease_usage.c.lease_name == attempts.c.lease_name, isouter=True)
         .where(attempts.c.tenant_wallet == pair[0], attempts.c.provider_wallet == pair[1])
         .order_by(attempts.c.lease_name)
     )
@@ -208,28 +166,27 @@ def pair_leases(connection: Connection, pair: Pair) -> tuple[PairLease, ...]:
     )
 
 
-def newest_gpu_seconds() -> ScalarSelect[int]:
-    """The newest cumulative usage of the attempt in the enclosing query: one index seek."""
-    return _newest(select(usage_records.c.gpu_seconds))
-
-
-def _newest(query: Select[tuple[int]]) -> ScalarSelect[int]:
-    return (
-        query.where(usage_records.c.lease_name == attempts.c.lease_name)
-        .order_by(usage_records.c.sequence.desc())
-        .limit(1)
-        .correlate(attempts)
-        .scalar_subquery()
+def seal_pair(connection: Connection, pair: Pair) -> tuple[PairLease, ...]:
+    """`pair_leases`, each figure of which is a usage checkpoint from now on."""
+    theirs = select(attempts.c.lease_name).where(
+        attempts.c.tenant_wallet == pair[0], attempts.c.provider_wallet == pair[1]
     )
+    live.seal(connection, lease_usage.c.lease_name.in_(theirs))
+    return pair_leases(connection, pair)
 
 
 def usage_query() -> Select[Any]:
     """Attempts with their newest usage, to be narrowed down."""
     return select(
         attempts,
-        func.coalesce(newest_gpu_seconds(), 0).label("gpu_seconds"),
-        func.coalesce(_newest(select(usage_records.c.sequence)), 0).label("sequence"),
-    )
+        func.coalesce(lease_usage.c.gpu_seconds, 0).label("gpu_seconds"),
+        func.coalesce(lease_usage.c.sequence, 0).label("sequence"),
+    ).join(lease_usage, lease_usage.c.lease_name == attempts.c.lease_name, isouter=True)
+
+
+def pair_of(terms: AttemptRequest) -> totals.PairKey:
+    """What the books are kept by."""
+    return terms.tenant, terms.provider, terms.tenant_wallet, terms.provider_wallet
 
 
 def attempt_of(connection: Connection, lease: str) -> Attempt:

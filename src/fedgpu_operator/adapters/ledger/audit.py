@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from eth_utils.crypto import keccak
-from sqlalchemy import BigInteger, Connection, Table, select, type_coerce
+from sqlalchemy import Connection, Table, func, select
 
+from fedgpu_operator.adapters.ledger import live
 from fedgpu_operator.adapters.ledger.binding import bound, named_in
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, head, row_hash
-from fedgpu_operator.adapters.ledger.epochs import parts_hash, parts_of
+from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, head, raw, row_hash
+from fedgpu_operator.adapters.ledger.epochs import live_covers, parts_hash, parts_of
 from fedgpu_operator.adapters.ledger.journal import trial_balance
-from fedgpu_operator.adapters.ledger.schema import CHAINED, Instant, epochs
+from fedgpu_operator.adapters.ledger.schema import (
+    CHAINED,
+    attempts,
+    epochs,
+    lease_usage,
+    pair_totals,
+    usage_records,
+)
+from fedgpu_operator.adapters.ledger.totals import KEY, PAIR, SUMS, Change, PairKey
 from fedgpu_operator.domain.ledger import BoundEscrow, ChainHead, LedgerAudit, LedgerFault, LedgerHead
+from fedgpu_operator.domain.money import MicroUSD, accrue
 
 ROWS_AT_ONCE = 10_000
 """Rows held in memory while a table is read."""
+
+MOST_NAMED = 20
+"""Faults that are named of one table without a chain."""
 
 KEYS = {table.name: tuple(column.name for column in table.primary_key) for table in CHAINED}
 
@@ -38,9 +52,10 @@ class _Walk:
 
 
 def verify(connection: Connection) -> LedgerAudit:
-    """Judge every chain against its rows, its head and the heads that epochs were stored with, then the trial balance.
+    """Judge every chain against its rows, its head and the heads that epochs were stored with; then what follows.
 
-    Of a chain the first fault alone is named: every later row of it is a consequence.
+    That is: live rows from their usage checkpoints and from the covers of the epochs, totals of pairs from attempts and
+    live rows, and the trial balance. Of a chain the first fault alone is named: every later row of it is a consequence.
     """
     found = head(connection)
     anchors, unreadable = _anchors(connection)
@@ -53,6 +68,9 @@ def verify(connection: Connection) -> LedgerAudit:
         why = f"{balance.unbalanced} entries do not sum to zero, all postings together to {balance.total}"
         faults.append(LedgerFault("postings", "trial balance", why))
     rows = {name: walk.length for name, walk in walks.items()}
+    for table, judge in ((lease_usage, _live_faults), (pair_totals, _total_faults)):
+        rows[table.name] = connection.execute(select(func.count()).select_from(table)).scalar_one()
+        faults += judge(connection)
     return LedgerAudit(rows, found, balance, tuple(faults), escrow)
 
 
@@ -61,9 +79,8 @@ def _walk(connection: Connection, table: Table, found: LedgerHead, anchors: Anch
     name = table.name
     walk = _Walk(0, genesis(name))
     promised = anchors.get(name, {})
-    bound = [table.c[column] for column in COLUMNS[name]]
-    raw = [type_coerce(column, BigInteger) if isinstance(column.type, Instant) else column for column in bound]
-    query = select(table.c.position, table.c.hash, *raw).order_by(table.c.position)
+    bound = [raw(table, column) for column in COLUMNS[name]]
+    query = select(table.c.position, table.c.hash, *bound).order_by(table.c.position)
     with connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE)) as result:
         for rows in result.partitions(ROWS_AT_ONCE):
             for position, stored, *fields in rows:
@@ -157,3 +174,98 @@ def _epoch_faults(connection: Connection, escrow: BoundEscrow | None) -> list[Le
         if parts_hash(*parts_of(connection, number)) != row.parts_hash:
             faults.append(LedgerFault("epochs", str(number), "has other lines or covers than it was stored with"))
     return faults
+
+
+def _live_faults(connection: Connection) -> list[LedgerFault]:
+    """Live rows that are not what their usage checkpoints, their own hash and the epochs' covers make them."""
+    covers = live_covers(connection)
+    newest = (
+        select(usage_records.c.lease_name, func.max(usage_records.c.sequence).label("sequence"))
+        .group_by(usage_records.c.lease_name)
+        .subquery()
+    )
+    reading = [raw(lease_usage, name) for name in live.READING]
+    checkpoint = [raw(usage_records, name).label(f"kept_{name}") for name in live.READING]
+    moving = [lease_usage.c[name] for name in ("checkpoint_sequence", "hash", "unsealed", "uncovered")]
+    cover = [lease_usage.c.epoch, lease_usage.c.covered_gpu_seconds]
+    counted = raw(lease_usage, "checkpoint_at").label("checkpoint_at")
+    query = (
+        select(*reading, *checkpoint, *moving, *cover, counted, attempts.c.ended_at)
+        .join(attempts, attempts.c.lease_name == lease_usage.c.lease_name, isouter=True)
+        .join(newest, newest.c.lease_name == lease_usage.c.lease_name, isouter=True)
+        .join(
+            usage_records,
+            (usage_records.c.lease_name == newest.c.lease_name) & (usage_records.c.sequence == newest.c.sequence),
+            isouter=True,
+        )
+        .order_by(lease_usage.c.lease_name)
+    )
+    faults = []
+    with connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE)) as rows:
+        for row in rows:
+            why = _live_fault(row, covers.get(row[0], (None, 0)))
+            if why:
+                faults.append(LedgerFault(lease_usage.name, str(row[0]), why))
+            if len(faults) >= MOST_NAMED:
+                return faults
+    lost = (
+        select(usage_records.c.lease_name)
+        .where(usage_records.c.lease_name.not_in(select(lease_usage.c.lease_name)))
+        .order_by(usage_records.c.lease_name)
+        .distinct()
+        .limit(MOST_NAMED)
+    )
+    return faults + [
+        LedgerFault(lease_usage.name, lease, "is missing, though there are usage checkpoints of it")
+        for lease in connection.execute(lost).scalars()
+    ]
+
+
+def _live_fault(row: Any, cover: tuple[int | None, int]) -> str:
+    """What is wrong with a row of the query above: a live row with its newest checkpoint; empty if nothing is."""
+    width = len(live.READING)
+    reading, kept = tuple(row[:width]), tuple(row[width : 2 * width])
+    sequence, gpu_seconds = reading[1], reading[2]
+    try:
+        sound = live.live_hash(reading, row.checkpoint_at) == row.hash
+    except TypeError:
+        sound = False
+    flags = (int(sequence > row.checkpoint_sequence), int(gpu_seconds > row.covered_gpu_seconds))
+    if not sound or (row.unsealed, row.uncovered) != flags:
+        return "was altered"
+    if row.checkpoint_sequence != (kept[1] or 0):
+        return f"names {row.checkpoint_sequence} as its newest usage checkpoint, which is {kept[1] or 0}"
+    if kept[1] is not None and (sequence < kept[1] or gpu_seconds < kept[2]):
+        return f"is below its newest usage checkpoint of {kept[2]} gpu-seconds at {kept[1]}"
+    if kept[1] == sequence and kept != reading:
+        return f"is not what its usage checkpoint at {sequence} holds"
+    if row.ended_at is not None and row.unsealed:
+        return "has ended without a usage checkpoint"
+    if (row.epoch, row.covered_gpu_seconds) != cover:
+        return f"is noted as covered to {row.covered_gpu_seconds} by epoch {row.epoch}, by the epochs to {cover[1]}"
+    return ""
+
+
+def _total_faults(connection: Connection) -> list[LedgerFault]:
+    """Pairs whose totals are not what their attempts and live rows come to."""
+    owed: defaultdict[PairKey, Change] = defaultdict(Change)
+    query = select(
+        *PAIR, attempts.c.price, attempts.c.ended_at, func.coalesce(lease_usage.c.gpu_seconds, 0).label("used")
+    ).join(lease_usage, lease_usage.c.lease_name == attempts.c.lease_name, isouter=True)
+    with connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE)) as rows:
+        for row in rows:
+            change = owed[row.tenant, row.provider, row.tenant_wallet, row.provider_wallet]
+            change.gpu_seconds += row.used
+            change.numerator += accrue(MicroUSD(row.price), row.used)
+            change.open_attempts += row.ended_at is None
+            change.ended_attempts += row.ended_at is not None
+    held = {tuple(row[: len(KEY)]): tuple(map(str, row[len(KEY) :])) for row in connection.execute(_TOTALS)}
+    right = {pair: tuple(str(getattr(change, name)) for name in SUMS) for pair, change in owed.items()}
+    return [
+        LedgerFault(pair_totals.name, " ".join(filter(None, pair)), "is not what its attempts and their usage come to")
+        for pair in sorted({*held, *right})
+        if held.get(pair) != right.get(pair)
+    ][:MOST_NAMED]
+
+
+_TOTALS = select(*KEY, *(pair_totals.c[name] for name in SUMS))

@@ -26,7 +26,7 @@ class BatchCalls(Calls):
 
     async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
         """Every attempt of these jobs with its newest usage, oldest first; jobs without any are left out."""
-        return await self._read(histories, job_uids)
+        return await self._look(histories, job_uids)
 
 
 def open_many(

@@ -1,22 +1,30 @@
-"""How an open ledger is called from a loop: every call is a coroutine, writes go through one thread, in order."""
+"""How an open ledger is called from a loop: writes in order and many to a commit, reads from memory if they can be."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from sqlalchemy import Connection, select
 
 from fedgpu_operator.adapters.ledger.database import Database
+from fedgpu_operator.adapters.ledger.memo import Memo
 from fedgpu_operator.adapters.ledger.schema import chain_heads
 from fedgpu_operator.adapters.ledger.threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+MOST_TOGETHER = 500
+"""Writes of one commit at most: a pass over 500 leases waits for one disk flush, and no write for much more work."""
+
+_Pending = tuple[Callable[[Connection], Any], "Future[Any]"]
 
 
 class Calls:
@@ -25,6 +33,8 @@ class Calls:
     def __init__(self, database: Database, limit: float | None = None) -> None:
         self._database = database
         self._threads = Threads(limit, database.cut)
+        self._queue: deque[_Pending] = deque()
+        self._memo = Memo()
 
     @classmethod
     async def open(
@@ -46,7 +56,7 @@ class Calls:
 
     async def ping(self, seconds: float) -> None:
         """Read something; raises LedgerUnreachableError where that, or another call, takes too long, or LedgerError."""
-        await self._threads.ask(partial(self._database.read, _look), seconds)
+        await self._threads.ask(partial(self._database.read, _glance), seconds)
 
     @property
     def session(self) -> int:
@@ -75,17 +85,56 @@ class Calls:
         await self.close()
 
     async def _write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        call = partial(self._database.write, lambda connection: work(connection, *args, **kwargs))
-        return await self._threads.write(call)
+        """Run it in a transaction, with others that wait for the thread too; each fails or succeeds by itself."""
+        done: Future[T] = Future()
+        self._queue.append((lambda connection: work(connection, *args, **kwargs), done))
+        return await self._threads.write(self._drain, done)
 
     async def _read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        call = partial(self._database.read, lambda connection: work(connection, *args, **kwargs))
-        return await self._threads.read(call)
+        """The answer, from memory if no table that it was read from was written since; nobody may change it."""
+        key = (work, args, tuple(sorted(kwargs.items())))
+        token = self._database.token()
+        if token is not None:
+            found, value = self._memo.get(key, token)
+            if found:
+                return cast("T", value)
+        before = self._memo.versions()
+        read = partial(self._database.read, lambda connection: work(connection, *args, **kwargs))
+        answer, tables = await self._threads.read(read)
+        if token is not None:
+            self._memo.put(key, token, {table: before.get(table, 0) for table in tables}, answer)
+        return answer
+
+    async def _look(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The answer from the database: for what is asked of one of very many, or never twice alike."""
+        read = partial(self._database.read, lambda connection: work(connection, *args, **kwargs))
+        return (await self._threads.read(read))[0]
+
+    def _drain(self) -> None:
+        """Everything that waits, in one transaction; whoever comes while that is written has the next one."""
+        batch: list[_Pending] = []
+        while self._queue and len(batch) < MOST_TOGETHER:
+            work, done = self._queue.popleft()
+            if done.set_running_or_notify_cancel():
+                batch.append((work, done))
+        if not batch:
+            return
+        try:
+            outcomes = self._database.write([work for work, _ in batch], self._memo.written)
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, whatever it is
+            for _, done in batch:
+                done.set_exception(error)
+            return
+        for (_, done), outcome in zip(batch, outcomes, strict=True):
+            if outcome.error is None:
+                done.set_result(outcome.value)
+            else:
+                done.set_exception(outcome.error)
 
     def _close(self) -> None:
         self._threads.close()
         self._database.close()
 
 
-def _look(connection: Connection) -> None:
+def _glance(connection: Connection) -> None:
     connection.execute(select(chain_heads).limit(1)).all()

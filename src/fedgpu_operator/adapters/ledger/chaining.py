@@ -15,10 +15,11 @@ from operator import itemgetter
 from types import NoneType
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, Table, insert, select, type_coerce, update
 
 from fedgpu_operator.adapters.ledger.schema import (
     CHAINED,
+    Instant,
     attempts,
     chain_heads,
     epochs,
@@ -109,6 +110,12 @@ def head(connection: Connection) -> LedgerHead:
     """The ends of all chains."""
     rows = connection.execute(select(chain_heads))
     return LedgerHead({row.chain: ChainHead(row.length, row.hash.hex()) for row in rows})
+
+
+def raw(table: Table, name: str) -> ColumnElement[Any]:
+    """A column as a chain writes it: an instant as its microseconds."""
+    column = table.c[name]
+    return type_coerce(column, BigInteger) if isinstance(column.type, Instant) else column
 
 
 def stamp(at: datetime) -> int:

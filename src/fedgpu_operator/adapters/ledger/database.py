@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from fedgpu_operator.adapters.ledger import migrate, postgres, sqlite
+from fedgpu_operator.adapters.ledger.memo import tables_read
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 T = TypeVar("T")
@@ -20,14 +25,33 @@ T = TypeVar("T")
 HINT = "write a path, sqlite:///path/to/ledger.db or postgresql://user@host/database"
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one of several writes returned, or why it failed alone."""
+
+    value: Any = None
+    error: Exception | None = None
+
+
 class Database:
-    """An open ledger; `write` and `read` each run one function in one transaction, from any thread."""
+    """An open ledger; `write` and `read` each run functions in one transaction, from any thread."""
 
     def __init__(self, name: str, reads: Engine, writes: Engine | None, secret: str = "") -> None:
         self._name, self._reads, self._writes, self._secret = name, reads, writes, secret
         self._links = postgres.Links()
         if reads.dialect.name == "postgresql":
             self._links.follow(reads, writes)
+        self._writing = threading.Lock()
+        self._alone = False
+        """Whether a transaction is under way that keeps every other process from writing."""
+        self._generation = 0
+        self._version: object = None
+        self._link: DBAPIConnection | None = None
+        self._said = threading.local()
+        for engine in {reads, writes} - {None}:
+            event.listen(engine, "before_cursor_execute", self._hear)
+        if writes is not None:
+            event.listen(writes, "connect", self._on_connect)
 
     @classmethod
     def open(
@@ -56,7 +80,7 @@ class Database:
         if url is None or url.get_backend_name() == "sqlite":
             path = sqlite.path_of(text if url is None else url.database or "", must_exist=read_only)
             engine = sqlite.engine(path, read_only=read_only)
-            return cls(str(path), engine, None if read_only else sqlite.writing(engine))
+            return cls(str(path), engine, None if read_only else sqlite.writing(path))
         name = f"postgresql://{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
         reads = postgres.reading(url, bounded=bounded)
         writes = None if read_only else postgres.writing(url, name, wait, bounded=bounded)
@@ -71,18 +95,53 @@ class Database:
         except (SQLAlchemyError, UnicodeError) as error:
             raise ConfigurationError(f"the ledger {self._name} cannot be opened: {self._cause(error)}") from error
 
-    def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in one transaction that no other writer comes between; when this returns it is kept for good."""
+    def write(
+        self,
+        works: Sequence[Callable[[Connection], Any]],
+        written: Callable[[Iterable[str]], None] | None = None,
+    ) -> list[Outcome]:
+        """Run these in one transaction that no other writer comes between; when this returns it is kept for good.
+
+        Of several, each fails alone, with its own error and without a trace. Raises LedgerError if none could be kept.
+        `written` hears every statement once it may have been committed, before anybody else can write.
+        """
         if self._writes is None:
             raise LedgerError(f"the ledger {self._name} was opened to be read only")
-        with self._ledger_errors(), self._writes.begin() as connection:
-            self._links.check()
-            return work(connection)
+        with self._writing, self._heard() as statements:
+            try:
+                with self._ledger_errors(), self._writes.begin() as connection:
+                    self._links.check()
+                    self._look_for_others()
+                    self._alone = True
+                    try:
+                        return [self._run(connection, work, single=len(works) == 1) for work in works]
+                    finally:
+                        self._alone = False
+            finally:
+                if written is not None:
+                    written(statements)
 
-    def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` on one consistent snapshot."""
-        with self._ledger_errors(), self._reads.begin() as connection:
-            return work(connection)
+    def read(self, work: Callable[[Connection], T]) -> tuple[T, frozenset[str]]:
+        """Run `work` on one consistent snapshot; what it returns, and the tables that it read."""
+        with self._heard() as statements, self._ledger_errors(), self._reads.begin() as connection:
+            answer = work(connection)
+        return answer, frozenset().union(*map(tables_read, statements))
+
+    def token(self) -> int | None:
+        """Another number once somebody else may have written; None if that cannot be told now, or never.
+
+        On PostgreSQL the lock keeps others out for as long as the writing connection lives. On SQLite another process
+        may write, such as a command; its file tells, at the price of a look into shared memory.
+        """
+        if self._writes is None:
+            return None
+        if not self._writing.acquire(blocking=False):
+            return self._generation if self._alone else None
+        try:
+            self._look_for_others()
+            return self._generation
+        finally:
+            self._writing.release()
 
     @property
     def session(self) -> int:
@@ -102,6 +161,47 @@ class Database:
         self._reads.dispose()
         if self._writes is not None:
             self._writes.dispose()
+
+    def _run(self, connection: Connection, work: Callable[[Connection], Any], *, single: bool) -> Outcome:
+        if single:
+            return Outcome(work(connection))
+        try:
+            with self._ledger_errors(), connection.begin_nested():
+                return Outcome(work(connection))
+        except Exception as error:
+            if connection.invalidated:
+                raise
+            return Outcome(error=error)
+
+    def _look_for_others(self) -> None:
+        """Note if another process has committed since; the own connection's commits do not count."""
+        if self._link is None or not isinstance(self._link, sqlite.Link):
+            return
+        (version,) = self._link.execute("PRAGMA data_version").fetchone()
+        if version != self._version:
+            self._version = version
+            self._generation += 1
+
+    def _on_connect(self, link: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        self._link, self._version = link, None
+        self._generation += 1
+
+    @contextmanager
+    def _heard(self) -> Iterator[set[str]]:
+        """The statements that this thread runs meanwhile."""
+        statements: set[str] = set()
+        self._said.statements = statements
+        try:
+            yield statements
+        finally:
+            self._said.statements = None
+
+    def _hear(
+        self, _connection: Connection, _cursor: object, statement: str, _values: object, _context: object, _many: bool
+    ) -> None:
+        statements: set[str] | None = getattr(self._said, "statements", None)
+        if statements is not None:
+            statements.add(statement)
 
     @contextmanager
     def _ledger_errors(self) -> Iterator[None]:

@@ -6,22 +6,38 @@ import json
 from collections.abc import Collection, Iterable
 from datetime import datetime
 from hashlib import sha256
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    Select,
+    bindparam,
+    case,
+    func,
+    insert,
+    select,
+    update,
+)
 
-from fedgpu_operator.adapters.ledger.attempts import PAIR, newest_gpu_seconds, pair_totals
-from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
-from fedgpu_operator.adapters.ledger.schema import attempts, epoch_leases, epoch_lines, epochs
+from fedgpu_operator.adapters.ledger import live, totals
+from fedgpu_operator.adapters.ledger.chaining import Field, append, head, stamp
+from fedgpu_operator.adapters.ledger.schema import attempts, epoch_leases, epoch_lines, epochs, lease_usage
 from fedgpu_operator.domain.books import (
     Coverage,
     Epoch,
     EpochDraft,
+    EpochHeader,
     EpochLine,
     EpochStage,
     LeaseCover,
     SettlementSnapshot,
     UncoveredLease,
 )
+from fedgpu_operator.domain.ledger import SealedBooks
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.settlement import protocol
@@ -33,16 +49,17 @@ NEXT_STAGES = protocol.next_stages()
 
 def settlement_snapshot(connection: Connection) -> SettlementSnapshot:
     """Every pair that owes something and every lease not covered to its end, of one moment."""
-    leases = select(
-        attempts.c.lease_name,
-        *PAIR,
-        attempts.c.price,
-        attempts.c.created_at,
-        func.coalesce(newest_gpu_seconds(), 0).label("gpu_seconds"),
-        _covered().label("covered"),
-    ).subquery()
     rows = connection.execute(
-        select(leases).where(leases.c.gpu_seconds > leases.c.covered).order_by(leases.c.created_at, leases.c.lease_name)
+        select(
+            attempts.c.lease_name,
+            *totals.PAIR,
+            attempts.c.price,
+            lease_usage.c.gpu_seconds,
+            lease_usage.c.covered_gpu_seconds,
+        )
+        .join(attempts, attempts.c.lease_name == lease_usage.c.lease_name)
+        .where(lease_usage.c.uncovered == 1)
+        .order_by(attempts.c.created_at, attempts.c.lease_name)
     )
     uncovered = tuple(
         UncoveredLease(
@@ -51,33 +68,44 @@ def settlement_snapshot(connection: Connection) -> SettlementSnapshot:
             provider=row.provider,
             price=MicroUSD(row.price),
             gpu_seconds=row.gpu_seconds,
-            covered_gpu_seconds=row.covered,
+            covered_gpu_seconds=row.covered_gpu_seconds,
             tenant_wallet=row.tenant_wallet,
             provider_wallet=row.provider_wallet,
         )
         for row in rows
     )
-    pairs = tuple(pair for pair in pair_totals(connection, None) if pair.numerator > 0)
+    pairs = tuple(pair for pair in totals.totals_of(connection, None) if pair.numerator > 0)
     return SettlementSnapshot(pairs, uncovered)
 
 
-def coverage(connection: Connection, lease: str) -> Coverage:
-    """How far a lease is settled; LedgerError for a lease the ledger never opened."""
-    used = connection.execute(
-        select(func.coalesce(newest_gpu_seconds(), 0)).select_from(attempts).where(attempts.c.lease_name == lease)
-    ).scalar_one_or_none()
-    if used is None:
-        raise LedgerError(f"no attempt was opened for lease {lease}")
-    row = connection.execute(
-        select(epoch_leases.c.gpu_seconds, epochs.c.number, epochs.c.stage)
-        .join(epochs, epochs.c.number == epoch_leases.c.epoch)
-        .where(epoch_leases.c.lease_name == lease, epoch_leases.c.skipped == 0, epochs.c.stage.not_in(DEAD_STAGES))
-        .order_by(epochs.c.number.desc())
-        .limit(1)
-    ).one_or_none()
-    if row is None:
-        return Coverage(lease, used, 0, None, None)
-    return Coverage(lease, used, row.gpu_seconds, row.number, EpochStage(row.stage))
+def seal(connection: Connection) -> SealedBooks:
+    """Make a usage checkpoint of every newer live row; the books at those figures, and the heads that bind them."""
+    live.seal(connection)
+    return SealedBooks(settlement_snapshot(connection), head(connection))
+
+
+def coverages(connection: Connection, leases: Collection[str]) -> dict[str, Coverage]:
+    """How far each of these leases is settled, in the given order; LedgerError for one the ledger never opened."""
+    found: dict[str, Coverage] = {}
+    for part in live.chunks(leases):
+        rows = connection.execute(
+            select(
+                attempts.c.lease_name,
+                func.coalesce(lease_usage.c.gpu_seconds, 0),
+                func.coalesce(lease_usage.c.covered_gpu_seconds, 0),
+                lease_usage.c.epoch,
+                epochs.c.stage,
+            )
+            .join(lease_usage, lease_usage.c.lease_name == attempts.c.lease_name, isouter=True)
+            .join(epochs, epochs.c.number == lease_usage.c.epoch, isouter=True)
+            .where(attempts.c.lease_name.in_(part))
+        )
+        for lease, used, covered, number, stage in rows:
+            found[lease] = Coverage(lease, used, covered, number, None if stage is None else EpochStage(stage))
+    for lease in leases:
+        if lease not in found:
+            raise LedgerError(f"no attempt was opened for lease {lease}")
+    return {lease: found[lease] for lease in leases}
 
 
 def store_epoch(connection: Connection, draft: EpochDraft, at: datetime) -> Epoch:
@@ -117,45 +145,36 @@ def open_epoch(connection: Connection) -> Epoch | None:
 
 def epoch(connection: Connection, number: int) -> Epoch | None:
     """One epoch with its lines and covers."""
-    row = connection.execute(select(epochs).where(epochs.c.number == number)).one_or_none()
-    if row is None:
-        return None
-    lines, covers = parts_of(connection, number)
-    draft = EpochDraft(
-        seq=row.seq,
-        prev_root=row.prev_root,
-        root=row.root,
-        manifest=row.manifest,
-        manifest_hash=row.manifest_hash,
-        period_end=row.period_end,
-        total=MicroUSD(row.total),
-        lines=lines,
-        covers=covers,
-        ledger_head=row.ledger_head,
-    )
-    return Epoch(number, draft, EpochStage(row.stage), row.created_at, row.chain_epoch, row.post_tx)
+    return next(iter(_read(connection, select(epochs).where(epochs.c.number == number))), None)
 
 
 def epochs_newest(connection: Connection, limit: int) -> tuple[Epoch, ...]:
-    """The last epochs, newest first."""
-    numbers = connection.execute(select(epochs.c.number).order_by(epochs.c.number.desc()).limit(limit)).scalars()
-    return tuple(_stored(connection, number) for number in numbers.all())
+    """The last epochs, newest first, in three queries."""
+    return _read(connection, select(epochs).order_by(epochs.c.number.desc()).limit(limit))
+
+
+def headers_newest(connection: Connection, limit: int) -> tuple[EpochHeader, ...]:
+    """The last epochs without manifest, lines and covers, newest first."""
+    columns = [column for column in epochs.c if column.name != "manifest"]
+    return tuple(
+        EpochHeader(
+            number=row.number,
+            seq=row.seq,
+            root=row.root,
+            manifest_hash=row.manifest_hash,
+            stage=EpochStage(row.stage),
+            created_at=row.created_at,
+            chain_epoch=row.chain_epoch,
+            post_tx=row.post_tx,
+        )
+        for row in connection.execute(select(*columns).order_by(epochs.c.number.desc()).limit(limit))
+    )
 
 
 def parts_of(connection: Connection, number: int) -> tuple[tuple[EpochLine, ...], tuple[LeaseCover, ...]]:
     """The lines and the covers of an epoch."""
-    lines = connection.execute(
-        select(epoch_lines).where(epoch_lines.c.epoch == number).order_by(epoch_lines.c.tenant, epoch_lines.c.provider)
-    )
-    covers = connection.execute(
-        select(epoch_leases).where(epoch_leases.c.epoch == number).order_by(epoch_leases.c.lease_name)
-    )
-    return (
-        tuple(
-            EpochLine(p.tenant, p.provider, p.tenant_wallet, p.provider_wallet, MicroUSD(p.cumulative)) for p in lines
-        ),
-        tuple(LeaseCover(c.lease_name, c.gpu_seconds) for c in covers),
-    )
+    lines, covers = _parts(connection, [number])
+    return lines[number], covers[number]
 
 
 def parts_hash(lines: Iterable[EpochLine], covers: Iterable[LeaseCover]) -> bytes:
@@ -196,27 +215,98 @@ def mark_epoch(
             .where(epoch_leases.c.epoch == number, epoch_leases.c.lease_name.in_(theirs))
             .values(skipped=1)
         )
+    if skipped or (stage in protocol.DEAD and stage is not found.stage):
+        _cover_again(connection, number)
     return _stored(connection, number)
 
 
-def _covered() -> ColumnElement[int]:
-    return func.coalesce(
-        select(func.max(epoch_leases.c.gpu_seconds))
+def live_covers(connection: Connection, *which: ColumnElement[bool]) -> dict[str, tuple[int, int]]:
+    """By lease: the newest live epoch that covers it, and how far, from what the epochs were stored with."""
+    rows = connection.execute(
+        select(epoch_leases.c.lease_name, epoch_leases.c.epoch, epoch_leases.c.gpu_seconds)
         .join(epochs, epochs.c.number == epoch_leases.c.epoch)
-        .where(
-            epoch_leases.c.lease_name == attempts.c.lease_name,
-            epoch_leases.c.skipped == 0,
-            epochs.c.stage.not_in(DEAD_STAGES),
+        .where(epoch_leases.c.skipped == 0, epochs.c.stage.not_in(DEAD_STAGES), *which)
+        .order_by(epoch_leases.c.epoch)
+    )
+    return {lease: (number, gpu_seconds) for lease, number, gpu_seconds in rows}
+
+
+def _cover_again(connection: Connection, number: int) -> None:
+    """Take back what this epoch covers no more: its leases are covered as far as an earlier or a later one does."""
+    theirs = select(epoch_leases.c.lease_name).where(epoch_leases.c.epoch == number)
+    left = live_covers(connection, epoch_leases.c.lease_name.in_(theirs))
+    leases = connection.execute(theirs).scalars().all()
+    _cover(connection, [(lease, *left.get(lease, (None, 0))) for lease in leases])
+
+
+def _cover(connection: Connection, covers: Iterable[tuple[str, int | None, int]]) -> None:
+    """Note on the live rows of these leases which epoch covers them, and how far."""
+    rows = [{"of_lease": lease, "by": number, "up_to": gpu_seconds} for lease, number, gpu_seconds in covers]
+    if rows:
+        up_to = bindparam("up_to", type_=BigInteger)
+        connection.execute(
+            update(lease_usage)
+            .where(lease_usage.c.lease_name == bindparam("of_lease"))
+            .values(
+                epoch=bindparam("by", type_=Integer),
+                covered_gpu_seconds=up_to,
+                uncovered=case((lease_usage.c.gpu_seconds > up_to, 1), else_=0),
+            ),
+            rows,
         )
-        .correlate(attempts)
-        .scalar_subquery(),
-        0,
+
+
+def _read(connection: Connection, query: Select[Any]) -> tuple[Epoch, ...]:
+    """Epochs, rows of the table, with their lines and covers."""
+    rows = connection.execute(query).all()
+    lines, covers = _parts(connection, [row.number for row in rows])
+    return tuple(_epoch(row, lines[row.number], covers[row.number]) for row in rows)
+
+
+def _epoch(row: Row[Any], lines: tuple[EpochLine, ...], covers: tuple[LeaseCover, ...]) -> Epoch:
+    draft = EpochDraft(
+        seq=row.seq,
+        prev_root=row.prev_root,
+        root=row.root,
+        manifest=row.manifest,
+        manifest_hash=row.manifest_hash,
+        period_end=row.period_end,
+        total=MicroUSD(row.total),
+        lines=lines,
+        covers=covers,
+        ledger_head=row.ledger_head,
+    )
+    return Epoch(row.number, draft, EpochStage(row.stage), row.created_at, row.chain_epoch, row.post_tx)
+
+
+def _parts(
+    connection: Connection, numbers: Collection[int]
+) -> tuple[dict[int, tuple[EpochLine, ...]], dict[int, tuple[LeaseCover, ...]]]:
+    """By epoch: its lines by pair, and its covers by lease."""
+    lines: dict[int, list[EpochLine]] = {number: [] for number in numbers}
+    covers: dict[int, list[LeaseCover]] = {number: [] for number in numbers}
+    for part in live.chunks(numbers):
+        for each in connection.execute(
+            select(epoch_lines)
+            .where(epoch_lines.c.epoch.in_(part))
+            .order_by(epoch_lines.c.tenant, epoch_lines.c.provider)
+        ):
+            wallets = (each.tenant_wallet, each.provider_wallet)
+            lines[each.epoch].append(EpochLine(each.tenant, each.provider, *wallets, MicroUSD(each.cumulative)))
+        for cover in connection.execute(
+            select(epoch_leases).where(epoch_leases.c.epoch.in_(part)).order_by(epoch_leases.c.lease_name)
+        ):
+            covers[cover.epoch].append(LeaseCover(cover.lease_name, cover.gpu_seconds))
+    return (
+        {number: tuple(found) for number, found in lines.items()},
+        {number: tuple(found) for number, found in covers.items()},
     )
 
 
 def _store_parts(connection: Connection, number: int, draft: EpochDraft) -> None:
+    states = coverages(connection, [cover.lease_name for cover in draft.covers])
     for cover in draft.covers:
-        state = coverage(connection, cover.lease_name)
+        state = states[cover.lease_name]
         if not state.covered_gpu_seconds < cover.gpu_seconds <= state.gpu_seconds:
             raise LedgerError(
                 f"an epoch cannot cover {cover.gpu_seconds} gpu-seconds of {cover.lease_name}: "
@@ -242,6 +332,7 @@ def _store_parts(connection: Connection, number: int, draft: EpochDraft) -> None
             insert(epoch_leases),
             [{"epoch": number, "lease_name": c.lease_name, "gpu_seconds": c.gpu_seconds} for c in draft.covers],
         )
+        _cover(connection, [(c.lease_name, number, c.gpu_seconds) for c in draft.covers])
 
 
 def _stored(connection: Connection, number: int) -> Epoch:

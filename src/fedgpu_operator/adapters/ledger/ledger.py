@@ -14,6 +14,7 @@ from fedgpu_operator.adapters.ledger import (
     intents,
     journal,
     receipts,
+    totals,
     transactions,
     usage,
 )
@@ -26,6 +27,7 @@ from fedgpu_operator.domain.books import (
     Coverage,
     Epoch,
     EpochDraft,
+    EpochHeader,
     EpochStage,
     LeaseUsage,
     PairLease,
@@ -45,6 +47,7 @@ from fedgpu_operator.domain.ledger import (
     LedgerHead,
     Position,
     Posting,
+    SealedBooks,
     SignedReceipt,
     TrialBalance,
     UsageDispute,
@@ -96,11 +99,11 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def current_attempt(self, job_uid: str) -> Attempt | None:
         """The job's open attempt."""
-        return await self._read(attempts.current_attempt, job_uid)
+        return await self._look(attempts.current_attempt, job_uid)
 
     async def attempts(self, job_uid: str) -> tuple[Attempt, ...]:
         """All attempts of a job, oldest first."""
-        return await self._read(attempts.attempts_of, job_uid)
+        return await self._look(attempts.attempts_of, job_uid)
 
     async def open_attempts(self) -> tuple[LeaseUsage, ...]:
         """Every attempt that has not ended, with its newest usage, oldest first."""
@@ -123,29 +126,30 @@ class SqlLedger(BatchCalls, MarketCalls):
         *,
         signed: SignedUsage | None = None,
     ) -> bool:
-        """Append cumulative billed usage; False where this very record is held already, however it was signed.
+        """Keep cumulative billed usage as the lease's newest; False if it changes nothing.
 
-        The newest sequence counts. An older one that comes late is kept for the audit and changes nothing that is
-        billed. Raises LedgerError where the same sequence says something else, or a later one has the smaller figure.
-        Usage of an ended attempt is taken: a member that was cut off reports late.
+        That is: this very record is held, however it was signed, or it comes late, with a sequence below the newest: it
+        bills nothing and is not kept. A usage checkpoint is made of it if one is due (usage.CHECKPOINT) or the attempt
+        has ended; usage of an ended attempt is taken, since a member that was cut off reports late. Raises LedgerError
+        if the same sequence, as far as it is held, has other figures, or a later one has the smaller figure.
         """
         record = UsageRecord(lease_name, sequence, gpu_seconds, observed_at, signed)
         return await self._write(usage.record_usage, record)
 
     async def record_many(self, records: Iterable[UsageRecord]) -> BulkResult:
-        """Append records in any order, with any duplicates, in one transaction; other writes wait for it.
+        """`record_usage` of many, in any order, with any duplicates, in one transaction; other writes wait for it.
 
         What contradicts is left out and reported; which of two that is does not depend on their order.
         """
         return await self._write(usage.record_many, records)
 
     async def last_usage(self, lease_name: str) -> UsageRecord | None:
-        """The newest record of a lease."""
-        return await self._read(usage.last_usage, lease_name)
+        """The newest usage of a lease."""
+        return await self._look(usage.last_usage, lease_name)
 
     async def usage(self, lease_name: str) -> tuple[UsageRecord, ...]:
-        """All records of a lease, by sequence."""
-        return await self._read(usage.usage_of, lease_name)
+        """The usage checkpoints of a lease, by sequence, and then its newest usage."""
+        return await self._look(usage.usage_of, lease_name)
 
     async def dispute_usage(self, dispute: UsageDispute) -> bool:
         """Keep the disputed rest of a reading; False where it is held already. An earlier open one is superseded."""
@@ -181,7 +185,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def lease_usage(self, lease_name: str) -> LeaseUsage | None:
         """One attempt with its newest usage and cost; None for an unknown lease."""
-        return await self._read(attempts.lease_usage, lease_name)
+        return await self._look(attempts.usage_of_lease, lease_name)
 
     async def cost_of(self, lease_name: str) -> MicroUSD:
         """What one lease costs alone, in µUSD; 0 for an unknown one."""
@@ -190,21 +194,25 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def spent(self, job_uid: str) -> MicroUSD:
         """What all attempts of a job cost together, in µUSD, rounded down once."""
-        return await self._read(attempts.spent, job_uid)
+        return await self._look(attempts.spent, job_uid)
 
     async def pair_totals(self, tenant: str | None = None) -> tuple[PairTotal, ...]:
         """Totals by (tenant, provider), sorted; of one tenant where it is named."""
-        return await self._read(attempts.pair_totals, tenant)
+        return await self._read(totals.totals_of, tenant)
 
     async def history(
         self, *, tenant: str | None = None, job_uid: str | None = None, limit: int = 100
     ) -> tuple[LeaseUsage, ...]:
         """Attempts with their usage, newest first."""
-        return await self._read(attempts.history, tenant, job_uid, limit)
+        return await self._look(attempts.history, tenant, job_uid, limit)
 
     async def pair_leases(self, pair: Pair) -> tuple[PairLease, ...]:
         """Every lease between two wallets, by name."""
-        return await self._read(attempts.pair_leases, pair)
+        return await self._look(attempts.pair_leases, pair)
+
+    async def seal_pair(self, pair: Pair) -> tuple[PairLease, ...]:
+        """`pair_leases`, after a usage checkpoint was made of each figure: the evidence of a receipt over them."""
+        return await self._write(attempts.seal_pair, pair)
 
     async def first_work(self) -> datetime | None:
         """When the first attempt of all was opened; None before there was any."""
@@ -214,9 +222,20 @@ class SqlLedger(BatchCalls, MarketCalls):
         """What is owed and what no live epoch covers yet, of one moment."""
         return await self._read(epochs.settlement_snapshot)
 
+    async def seal(self) -> SealedBooks:
+        """`settlement_snapshot` and `head`, after a usage checkpoint was made of each newer figure, in one transaction.
+
+        An epoch is made of this, so that the heads in its manifest bind what it pays.
+        """
+        return await self._write(epochs.seal)
+
     async def coverage(self, lease_name: str) -> Coverage:
-        """How far one lease is settled."""
-        return await self._read(epochs.coverage, lease_name)
+        """How far one lease is settled; LedgerError for a lease that was never opened."""
+        return (await self.coverages((lease_name,)))[lease_name]
+
+    async def coverages(self, lease_names: Collection[str]) -> dict[str, Coverage]:
+        """How far each of these leases is settled, in few queries; LedgerError if one of them was never opened."""
+        return await self._look(epochs.coverages, tuple(lease_names))
 
     async def store_epoch(self, draft: EpochDraft, at: datetime) -> Epoch:
         """Keep a prepared epoch with its lines and covers, all or nothing; the same manifest gives the same epoch.
@@ -236,6 +255,10 @@ class SqlLedger(BatchCalls, MarketCalls):
     async def epochs(self, limit: int = 100) -> tuple[Epoch, ...]:
         """The last epochs, newest first."""
         return await self._read(epochs.epochs_newest, limit)
+
+    async def epoch_headers(self, limit: int = 100) -> tuple[EpochHeader, ...]:
+        """The last epochs without manifest, lines and covers, newest first."""
+        return await self._read(epochs.headers_newest, limit)
 
     async def mark_epoch(
         self,
@@ -338,4 +361,4 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def verify(self) -> LedgerAudit:
         """Read everything, and name the first row of each chain that was altered, taken out, put in or moved."""
-        return await self._read(audit.verify)
+        return await self._look(audit.verify)

@@ -31,18 +31,18 @@ class MarketCalls(Calls):
         self, since: datetime, *, span: int = 3600, product: str | None = None, region: str | None = None
     ) -> tuple[PriceBucket, ...]:
         """Buckets of 60, 3,600 or 86,400 seconds, by product, region and time; LedgerError for another span."""
-        return await self._read(prices.price_history, span, since, product, region)
+        return await self._look(prices.price_history, span, since, product, region)
 
     async def provider_records(self, since: datetime | None = None) -> tuple[ProviderRecord, ...]:
         """How attempts ended, by provider, product and outcome: all, or those that ended at `since` or later."""
-        return await self._read(provider_records, since)
+        return await self._look(provider_records, since)
 
     async def endings(self, since: datetime, outcomes: Collection[str]) -> tuple[Ending, ...]:
         """Attempts that ended with one of these outcomes at `since` or later, the oldest first.
 
         Of those that succeeded since then, one for each offer: the one that began last.
         """
-        return await self._read(endings, since, outcomes)
+        return await self._look(endings, since, outcomes)
 
 
 def provider_records(connection: Connection, since: datetime | None) -> tuple[ProviderRecord, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -20,7 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Number of the newest migration; the ledger's file carries it, so that an older release can name what it refuses."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -110,24 +111,83 @@ Index(
     postgresql_where=attempts.c.ended_at.is_(None),
 )
 Index("attempts_by_pair", attempts.c.tenant, attempts.c.provider)
+Index("attempts_by_wallets", attempts.c.tenant_wallet, attempts.c.provider_wallet)
 Index("attempts_by_end", attempts.c.ended_at)
 
+
+def _reading() -> tuple[Column[Any], ...]:
+    """What is billed at a sequence, and what the provider signed of it: four nulls and no signer if nothing was."""
+    return (
+        Column("gpu_seconds", BigInteger, nullable=False),
+        Column("observed_at", Instant, nullable=False),
+        Column("signed_sequence", BigInteger),
+        Column("signed_gpu_seconds", BigInteger),
+        Column("signed_at", BigInteger),
+        Column("usage_hash", Text),
+        Column("signer", Text, nullable=False, server_default=""),
+        Column("signature", LargeBinary),
+    )
+
+
+# Evidence for good: the usage checkpoints. Between two of them only the live row moves.
 usage_records = Table(
     "usage_records",
     metadata,
     Column("lease_name", Text, ForeignKey(attempts.c.lease_name), primary_key=True),
     Column("sequence", BigInteger, primary_key=True, autoincrement=False),
-    Column("gpu_seconds", BigInteger, nullable=False),
-    Column("observed_at", Instant, nullable=False),
-    # What the provider signed of it; the four are null, and the signer empty, where nothing was.
-    Column("signed_sequence", BigInteger),
-    Column("signed_gpu_seconds", BigInteger),
-    Column("signed_at", BigInteger),
-    Column("usage_hash", Text),
-    Column("signer", Text, nullable=False, server_default=""),
-    Column("signature", LargeBinary),
+    *_reading(),
     *_chained(),
     CheckConstraint("sequence > 0 AND gpu_seconds >= 0", name="usage_sane"),
+    sqlite_with_rowid=False,
+)
+
+# The newest usage of each lease that used anything, in place; kept for good, since every receipt is over all of it.
+lease_usage = Table(
+    "lease_usage",
+    metadata,
+    Column("lease_name", Text, ForeignKey(attempts.c.lease_name), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    *_reading(),
+    # The newest usage checkpoint, 0 before there is one; and the reading from which the time to the next one counts.
+    Column("checkpoint_sequence", BigInteger, nullable=False),
+    Column("checkpoint_at", Instant, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    # The newest live epoch that covers the lease, and how far; null and 0 if none does.
+    Column("epoch", Integer),
+    Column("covered_gpu_seconds", BigInteger, nullable=False, server_default="0"),
+    # Flags in place of comparisons, so that an update which leaves them alone touches no index.
+    Column("unsealed", Integer, nullable=False),
+    Column("uncovered", Integer, nullable=False),
+    CheckConstraint("sequence > 0 AND gpu_seconds >= 0 AND covered_gpu_seconds >= 0", name="lease_usage_sane"),
+    CheckConstraint(
+        "unsealed = CASE WHEN sequence > checkpoint_sequence THEN 1 ELSE 0 END"
+        " AND uncovered = CASE WHEN gpu_seconds > covered_gpu_seconds THEN 1 ELSE 0 END",
+        name="lease_usage_flags",
+    ),
+    sqlite_with_rowid=False,
+)
+for _flag in (lease_usage.c.unsealed, lease_usage.c.uncovered):
+    Index(
+        f"lease_usage_{_flag.name}",
+        lease_usage.c.lease_name,
+        sqlite_where=_flag == 1,
+        postgresql_where=_flag == 1,
+    )
+Index("lease_usage_by_epoch", lease_usage.c.epoch)
+
+# What each pair owes, brought along by every write that changes it. Decimal text: sums of money outgrow 64 bits.
+pair_totals = Table(
+    "pair_totals",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("tenant_wallet", Text, primary_key=True),
+    Column("provider_wallet", Text, primary_key=True),
+    Column("numerator", Text, nullable=False),
+    Column("gpu_seconds", Text, nullable=False),
+    Column("open_attempts", BigInteger, nullable=False),
+    Column("ended_attempts", BigInteger, nullable=False),
+    CheckConstraint("open_attempts >= 0 AND ended_attempts >= 0", name="pair_totals_sane"),
     sqlite_with_rowid=False,
 )
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from fedgpu_operator.errors import ConfigurationError
+
+Link = sqlite3.Connection
+"""What the driver calls a connection."""
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a writer waits for another process before it gives up; our own writes last milliseconds."""
@@ -43,7 +47,16 @@ def path_of(text: str, *, must_exist: bool) -> Path:
 
 
 def engine(path: Path, *, read_only: bool) -> Engine:
-    """Connections to the file; each transaction reads one snapshot and, on `writing`, is the only one that writes."""
+    """Connections to the file; each transaction reads one snapshot."""
+    return _engine(path, read_only=read_only, begin="BEGIN")
+
+
+def writing(path: Path) -> Engine:
+    """The one connection of this process that writes; each of its transactions is the only one that does."""
+    return _engine(path, read_only=False, begin="BEGIN IMMEDIATE", pool_size=1, max_overflow=0)
+
+
+def _engine(path: Path, *, read_only: bool, begin: str, **pool: int) -> Engine:
     database, query = str(path), {}
     if read_only:
         database, query = f"file:{quote(str(path))}", {"mode": "ro", "uri": "true"}
@@ -55,6 +68,7 @@ def engine(path: Path, *, read_only: bool) -> Engine:
         URL.create("sqlite", database=database, query=query),
         connect_args={"isolation_level": None},
         hide_parameters=True,
+        **pool,
     )
     pragmas = READ_ONLY_PRAGMAS if read_only else PRAGMAS
 
@@ -67,15 +81,5 @@ def engine(path: Path, *, read_only: bool) -> Engine:
             cursor.close()
 
     event.listen(made, "connect", on_connect)
-    event.listen(made, "begin", _on_begin)
+    event.listen(made, "begin", lambda connection: connection.exec_driver_sql(begin))
     return made
-
-
-def writing(reads: Engine) -> Engine:
-    """The same connections, for transactions that write."""
-    return reads.execution_options(fedgpu_write=True)
-
-
-def _on_begin(connection: Connection) -> None:
-    write = connection.get_execution_options().get("fedgpu_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from fedgpu_operator.errors import LedgerUnreachableError
@@ -41,13 +41,16 @@ class Threads:
         self.silent = False
         """Whether calls fail at once, since the database does not answer."""
 
-    async def write(self, work: Callable[[], T]) -> T:
-        """Run it in the thread that writes."""
-        return await self._run(self._writer, work)
+    async def write(self, work: Callable[[], None], done: Future[T]) -> T:
+        """Run it in the thread that writes; what `done` was given, by this run or by an earlier one."""
+        self._check()
+        self._writer.submit(self._timed, work)
+        return await self._within(asyncio.wrap_future(done))
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run it in a thread that reads."""
-        return await self._run(self._readers, work)
+        self._check()
+        return await self._within(asyncio.get_running_loop().run_in_executor(self._readers, self._timed, work))
 
     async def ask(self, work: Callable[[], T], seconds: float) -> T:
         """Run it whatever hangs elsewhere; raises LedgerUnreachableError if it, or an earlier call, takes too long."""
@@ -71,12 +74,14 @@ class Threads:
         if self.silent:
             self._cut()
 
-    async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    def _check(self) -> None:
         if self.silent:
             raise LedgerUnreachableError("the ledger does not answer")
+
+    async def _within(self, answer: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._limit):
-                return await asyncio.get_running_loop().run_in_executor(pool, self._timed, work)
+                return await answer
         except TimeoutError:
             self.silent = True
             self._cut()

@@ -22,13 +22,16 @@ def fixed(table: str, columns: str, *, again: bool = False) -> None:
     """Refuse DELETE, and UPDATE of these columns, named with blanks between; `again`: only the latter was lifted."""
     named = ", ".join(f'"{column}"' for column in columns.split())
     refuse(table, "no_update", f"UPDATE OF {named}", f"{table} is append-only")
-    if again:
-        return
-    refuse(table, "no_delete", "DELETE", f"{table} is append-only")
+    if not again:
+        kept(table, f"{table} is append-only")
+
+
+def kept(table: str, why: str) -> None:
+    """Refuse DELETE and TRUNCATE."""
+    refuse(table, "no_delete", "DELETE", why)
     if not _sqlite():
         op.execute(
-            f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} "
-            f"EXECUTE FUNCTION fedgpu_refuse('{table} is append-only')"
+            f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} EXECUTE FUNCTION fedgpu_refuse('{why}')"
         )
 
 
