@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any, Final, TypeVar
 
 from fedgpu_operator.errors import PassExpiredError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -50,7 +53,10 @@ async def limited(work: Coroutine[Any, Any, T], seconds: float, pulse: Pulse) ->
         waited_for = "" if done else awaited_by(task)
         if not done:
             task.cancel()
-            await asyncio.wait({task})
+            done, _ = await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+            if not done:
+                log.error("%s: a pass was cancelled and does not end: it waits for %s", pulse.name, awaited_by(task))
+                await asyncio.wait({task})
     except asyncio.CancelledError:
         task.cancel()
         await asyncio.wait({task})
