@@ -10,7 +10,7 @@ PYTHON ?= $(shell for each in python3.13 python3.12 python3.11 python3; do \
 	echo $$each; break; fi; done)
 
 .PHONY: help demo test lint contracts unit integration chaos e2e fmt pins clean \
-	chains orders audit bench bench-gas bench-ledger bench-signatures bench-placement bench-e2e chaos-settlement
+	chains orders audit bench bench-gas bench-ledger bench-signatures bench-placement bench-e2e bench-month soak chaos-settlement
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -51,8 +51,9 @@ chaos: $(VENV)/.installed ## settlement, killed at every write and lied to by it
 e2e: $(VENV)/.installed ## the demo, checked field by field
 	$(BIN)/python -m pytest tests/e2e
 
-chaos-settlement: $(VENV)/.installed ## the same with 20 seeds of many kills each; minutes
+chaos-settlement: $(VENV)/.installed ## the same with 20 seeds of many kills each, and behind a gateway; minutes
 	$(BIN)/python -m tests.chaos.seeds
+	$(BIN)/python -m tests.chaos.seeds --gateway
 
 chains: $(VENV)/.installed ## the chain adapter on a real geth, which is built first; minutes
 	TEST_CHAINS=geth $(BIN)/python -m pytest tests/contract/chain
@@ -63,7 +64,7 @@ orders: $(VENV)/.installed ## what may happen to an attempt, in every order of t
 audit: $(VENV)/.installed ## slither, halmos, coverage, deep states and mutants of the contracts; long
 	$(BIN)/python -m hack.audit_contracts all
 
-bench: bench-gas bench-ledger bench-signatures bench-placement bench-e2e ## all benchmarks, into benchmarks/results
+bench: bench-gas bench-ledger bench-signatures bench-placement bench-e2e bench-month ## all benchmarks, into benchmarks/results
 
 bench-gas: $(VENV)/.installed ## what settlement costs on chain, beside its rivals and the floor
 	$(BIN)/python -m benchmarks.gas
@@ -79,6 +80,13 @@ bench-placement: $(VENV)/.installed ## the placement engine beside other schedul
 
 bench-e2e: $(VENV)/.installed ## create to workload on real API servers
 	$(BIN)/python -m benchmarks.e2e
+
+bench-month: $(VENV)/.installed ## a month in the books beside the same of 32e03ab; up to 10 minutes
+	$(BIN)/python -m benchmarks.month
+
+MINUTES := 60
+soak: $(VENV)/.installed ## MINUTES of real time in the lab with settlement on, and whether anything grows; an hour
+	$(BIN)/python -m tests.soak $(MINUTES)
 
 fmt: $(VENV)/.installed ## format, and write the generated files
 	$(BIN)/ruff check --fix $(SOURCES)

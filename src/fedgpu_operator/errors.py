@@ -13,6 +13,7 @@
     │   ├── GoneError           a watch's resourceVersion is too old: list again
     │   └── UnreachableError    no answer at all; never means "failed"
     │       ├── AnswerTooLargeError     more than such an answer may be: the rest was not read
+    │       │   └── ListTooLargeError   more objects than may be gone through, or held, of one server
     │       ├── BudgetExceededError     refused here: the member has used up its bytes or seconds of this minute
     │       └── CertificateRefusedError the server's certificate was not accepted: TLS verification failed
     ├── ChainError              the chain or its RPC endpoint
@@ -142,6 +143,10 @@ class UnreachableError(KubeError):
 
 class AnswerTooLargeError(UnreachableError):
     reason = "AnswerTooLarge"
+
+
+class ListTooLargeError(AnswerTooLargeError):
+    reason = "ListTooLarge"
 
 
 class BudgetExceededError(UnreachableError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.errors import AnswerTooLargeError, GoneError, KubeError, UnreachableError
+from fedgpu_operator.errors import GoneError, KubeError, ListTooLargeError, UnreachableError
 from fedgpu_operator.ports import Kube, ResourceType
 from fedgpu_operator.pulse import Pulse
 
@@ -56,6 +56,17 @@ class Bound:
     most: Callable[[], int]
 
 
+def weight(value: object) -> int:
+    """About the bytes of memory that a kept value takes."""
+    if isinstance(value, str):
+        return 56 + len(value)
+    if isinstance(value, dict):
+        return 232 + sum(weight(each) for each in value.values())
+    if isinstance(value, list):
+        return 88 + sum(map(weight, value))
+    return 32
+
+
 class Reflector(Generic[T]):
     """Holds every object of one kind (and label selector) as `read` made it, by namespace and name.
 
@@ -94,6 +105,8 @@ class Reflector(Generic[T]):
         self._seen = 0
         self._ahead: set[Key] = set()
         self._synced = asyncio.Event()
+        self._judged = asyncio.Event()
+        """There was a first list, or one that is known to be too large: waiting longer would not help."""
         self._trouble: KubeError | None = None
 
     async def run(self) -> None:
@@ -114,6 +127,8 @@ class Reflector(Generic[T]):
         """Wait before the next list; returns how long to wait if that fails, too."""
         proven, self._proof = self._follows(), float("inf")
         self._trouble = error
+        if isinstance(error, ListTooLargeError):
+            self._judged.set()
         log.log(logging.DEBUG if proven else logging.WARNING, "watch of %s: %s", self.kind.plural, error)
         if proven:
             pause = self._first_pause
@@ -129,11 +144,11 @@ class Reflector(Generic[T]):
         self._ahead.clear()
         self._listed = begun = time.monotonic()
         listed: dict[Key, Held[T]] = {}
-        version, weight = "", 0
+        version, heavy = "", 0
         async for items, at in self._kube.pages(self.kind, labels=self._labels):
             found = {_key(item): self._read_item(item) for item in items}
-            weight += sum(each.weight for each in found.values())
-            self._check_weight(weight)
+            heavy += sum(each.weight for each in found.values())
+            self._check_weight(heavy, len(listed) + len(found))
             listed |= found
             version = at
         held = [((space, name), each.version) for space, all_ in self._objects.items() for name, each in all_.items()]
@@ -148,6 +163,7 @@ class Reflector(Generic[T]):
         self._seen = _number(version)
         self._heard = begun
         self._synced.set()
+        self._judged.set()
 
     def silence(self) -> float:
         """Seconds since the server last told us anything: a list, an event or a bookmark."""
@@ -176,14 +192,16 @@ class Reflector(Generic[T]):
         return ""
 
     async def synced(self) -> None:
-        """Wait until there was a first list; raises UnreachableError where it does not come."""
+        """Wait until there was a first list; raises the UnreachableError for which it does not come."""
         if self._synced.is_set():
             return
         try:
             async with asyncio.timeout(SYNC_PATIENCE_SECONDS):
-                await self._synced.wait()
+                await self._judged.wait()
         except TimeoutError:
-            raise self._trouble or UnreachableError(f"no list of {self.kind.plural} yet") from None
+            pass
+        if not self._synced.is_set():
+            raise self._trouble or UnreachableError(f"no list of {self.kind.plural} yet")
 
     def put(self, obj: JSONObject) -> T | None:
         """Take an answer to a write of our own; what is held of that very version, None where it was overtaken."""
@@ -262,19 +280,19 @@ class Reflector(Generic[T]):
         value = self._read(obj)
         return Held(_uid(obj), version, value, 0 if self._bound is None else self._bound.weigh(value))
 
-    def _check_weight(self, weight: int) -> None:
-        """Raises AnswerTooLargeError where that is more than may be held."""
-        if self._bound is not None and weight > (most := self._bound.most()):
-            text = f"the {self.kind.plural} to be followed take more than {most // 2**20} MiB of memory"
-            raise AnswerTooLargeError(text)
+    def _check_weight(self, heavy: int, count: int) -> None:
+        """Raises ListTooLargeError if that is more than may be held, with how many objects it is."""
+        if self._bound is not None and heavy > (most := self._bound.most()):
+            text = f"{count} {self.kind.plural} to be followed take more than {most // 2**20} MiB of memory"
+            raise ListTooLargeError(text)
 
     def _hold(self, key: Key, held: Held[T]) -> None:
         known = self._held(key)
         if known is not None and held.version and (known.uid, known.version) == (held.uid, held.version):
             return
-        weight = self._weight + held.weight - (known.weight if known is not None else 0)
-        self._check_weight(weight)
-        self._weight = weight
+        heavy = self._weight + held.weight - (known.weight if known is not None else 0)
+        self._check_weight(heavy, sum(map(len, self._objects.values())) + 1 if self._bound is not None else 0)
+        self._weight = heavy
         self._objects.setdefault(key[0], {})[key[1]] = held
         self._changed(key, known.value if known is not None else None, held.value)
 

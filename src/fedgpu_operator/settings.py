@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.domain.running import Hysteresis
+from fedgpu_operator.domain.usage import LONGEST_UNWRITTEN_SECONDS
 from fedgpu_operator.domain.vantage import Vantage, parse_vantages
 from fedgpu_operator.errors import ConfigurationError
 
@@ -55,6 +56,8 @@ class ChainSettings:
     """Address of a contract with Multicall3's `aggregate3`, by which several answers go into one transaction."""
     ca_file: Path | None = None
     """PEM file of authorities that may sign for endpoints and the remote signer in addition to the usual ones."""
+    epoch_retention_seconds: float = 30 * 86400
+    """How long the hub shows an epoch and its manifest at least."""
     settler_warn_seconds: float = 3 * 86400
     """The settler counts as low on coins if they last for less at the present burn."""
 
@@ -80,6 +83,7 @@ class Settings:
     funding_warn_seconds: float
     funding_checkpoint_seconds: float
     market_seconds: float
+    workload_retention_seconds: float
     rebalance: Hysteresis
     bind_address: str
     metrics_port: int
@@ -107,11 +111,14 @@ class Settings:
             heartbeat_timeout_seconds=env.seconds("HEARTBEAT_TIMEOUT_SECONDS", 30),
             cooldown_seconds=env.seconds("COOLDOWN_SECONDS", 300),
             reject_after_seconds=env.seconds("REJECT_AFTER_SECONDS", 30),
-            usage_interval_seconds=env.seconds("USAGE_INTERVAL_SECONDS", 15),
+            usage_interval_seconds=env.number(
+                "USAGE_INTERVAL_SECONDS", "15", float, minimum=0.05, maximum=LONGEST_UNWRITTEN_SECONDS
+            ),
             inventory_interval_seconds=env.seconds("INVENTORY_INTERVAL_SECONDS", 10),
             funding_warn_seconds=env.seconds("FUNDING_WARN_SECONDS", 86400),
             funding_checkpoint_seconds=env.seconds("FUNDING_CHECKPOINT_SECONDS", 900),
             market_seconds=env.seconds("MARKET_SECONDS", 60),
+            workload_retention_seconds=env.seconds("WORKLOAD_RETENTION_SECONDS", 3600),
             rebalance=_rebalance(env),
             bind_address=env.text("BIND_ADDRESS", "0.0.0.0"),
             metrics_port=env.number("METRICS_PORT", "9090", int, minimum=0, maximum=65535),
@@ -156,6 +163,7 @@ def _chain(env: _Environment) -> ChainSettings | None:
     fee_cap = env.number("FEE_CAP_GWEI", "500", float, minimum=0.000001, maximum=10**6)
     auto_claim = env.flag("AUTO_CLAIM", default=True)
     settler_warn = env.seconds("SETTLER_WARN_SECONDS", 3 * 86400)
+    epoch_retention = env.seconds("EPOCH_RETENTION_SECONDS", 30 * 86400)
     if not rpc_urls:
         if given := [PREFIX + name for name, value in parts.items() if value]:
             raise ConfigurationError(f"{', '.join(given)} set without {PREFIX}CHAIN_RPC_URL: set it, or none of them")
@@ -185,6 +193,7 @@ def _chain(env: _Environment) -> ChainSettings | None:
         first_block=env.number("FIRST_BLOCK", "", int, minimum=1, maximum=2**53) if parts["FIRST_BLOCK"] else None,
         batch=parts["BATCH_ADDRESS"] or None,
         ca_file=_file("CHAIN_CA_FILE", parts["CHAIN_CA_FILE"]),
+        epoch_retention_seconds=epoch_retention,
         settler_warn_seconds=settler_warn,
         **chain,
     )

@@ -93,6 +93,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ $settings.fundingCheckpointSeconds | quote }}
 - name: FEDGPU_MARKET_SECONDS
   value: {{ $settings.marketSeconds | quote }}
+- name: FEDGPU_WORKLOAD_RETENTION_SECONDS
+  value: {{ $settings.workloadRetentionSeconds | quote }}
 - name: FEDGPU_REBALANCE_MIN_SAVING_PERCENT
   value: {{ $settings.rebalanceMinSavingPercent | int64 | quote }}
 - name: FEDGPU_REBALANCE_MIN_SAVING_USD
@@ -193,6 +195,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .feeCapGwei | quote }}
 - name: FEDGPU_AUTO_CLAIM
   value: {{ .autoClaim | quote }}
+- name: FEDGPU_EPOCH_RETENTION_SECONDS
+  value: {{ .epochRetentionSeconds | quote }}
 {{- end -}}
 
 {{- define "fedgpu.fromSecret" -}}

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from datetime import UTC
 from typing import Final
 
 from fedgpu_operator.agent.identity import Identity
-from fedgpu_operator.agent.inventory import LIVE_PODS, PRODUCT_LABEL, Tally
+from fedgpu_operator.agent.inventory import LIVE_PODS, PRODUCT_LABEL, Tally, live_pods_of
 from fedgpu_operator.agent.lease import LEASES, LeaseReconciler, Sight, Step
 from fedgpu_operator.agent.receipts import ReceiptDesk
 from fedgpu_operator.agent.report import Reporter, unreachable
@@ -22,7 +22,14 @@ from fedgpu_operator.agent.watch import MemberWatch
 from fedgpu_operator.agent.workload import Workloads
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ReportedProduct
-from fedgpu_operator.errors import ConflictError, FedGPUError, InvalidResourceError, KubeError, UnreachableError
+from fedgpu_operator.errors import (
+    ConflictError,
+    FedGPUError,
+    InvalidResourceError,
+    KubeError,
+    ListTooLargeError,
+    UnreachableError,
+)
 from fedgpu_operator.ports import COORDINATION_LEASES, NODES, PODS, Clock, Holding, Kube
 from fedgpu_operator.pulse import CANCEL_SECONDS, Pulse, limited
 
@@ -35,6 +42,10 @@ PASS_SECONDS: Final = 600.0
 """Time limit of a pass: a member that answers each call at the last moment is slow, and no reason to end a pass."""
 COUNT_SHARE: Final = 10
 """The nodes and pods of a member are counted for at most one part in so many of the time."""
+
+MOST_ASKED_NODES: Final = 128
+"""Nodes with GPUs of which each is asked for its pods; of more, all pods of the member are gone through."""
+NODES_AT_ONCE: Final = 4
 
 
 class Agent:
@@ -73,6 +84,7 @@ class Agent:
         workloads = Workloads(member, self._identity, self._watch.took)
         self._leases = LeaseReconciler(hub, workloads, settings, clock, self._signer)
         self._rests = Rests(settings)
+        self._looked: dict[str, tuple[ComputeLease, float]] = {}
         self._orphans: frozenset[str] = frozenset()
         self._version = ""
         self._pinged = self._renewed = self._count_at = float("-inf")
@@ -147,13 +159,16 @@ class Agent:
     async def _pass(self) -> float:
         """Load, reconcile, report; returns the seconds until the next look."""
         leases, names = await self._load_leases()
-        self._watch.expect(sum(lease.spec.replicas for lease in leases))
+        self._watch.expect(leases)
         try:
             await self._ping()
             sight = await self._watch.sight()
+        except ListTooLargeError as error:
+            return await self._pass_one_by_one(leases, error)
         except KubeError as error:
             self.reachable = False
             await self._reporter.silent(unreachable(error))
+            await self._write_remembered(leases)
             raise
         # Leases come first: what runs is metered and stopped even where the nodes may not be read.
         self._count_orphans(sight, names)
@@ -165,9 +180,45 @@ class Agent:
             await self._receipts.serve(leases)
         return max(0.0, min(self._settings.resync, self._settings.inventory_interval, due))
 
+    async def _pass_one_by_one(self, leases: list[ComputeLease], error: ListTooLargeError) -> float:
+        """The pass over a member that shows more of ours than may be held: each lease is asked for by its name."""
+        self.reachable = True
+        self._count_at = float("-inf")
+        await self._reporter.silent(unreachable(error))
+        now, known = time.monotonic(), self._looked
+        # What its watches tell must not set the pace: it is a member that tells too much.
+        self._looked = {
+            lease.metadata.uid: known[lease.metadata.uid]
+            for lease in leases
+            if known.get(lease.metadata.uid, (None, 0.0))[0] is lease
+            and now - known[lease.metadata.uid][1] < self._settings.usage_interval
+        }
+        newest = _newest_epochs(leases)
+        for lease in leases:
+            if lease.metadata.uid in self._looked:
+                continue
+            try:
+                sight = await self._watch.look(lease.metadata.name)
+                epoch = newest[lease.spec.job.uid]
+                step = await self._leases.reconcile(lease, sight, newest_epoch=epoch, look=self._watch.look)
+                self._looked[lease.metadata.uid] = (step.lease, now)
+            except FedGPUError as trouble:
+                self._looked[lease.metadata.uid] = (lease, now)
+                self._complain(lease, trouble)
+        self._forget(leases)
+        await self._renew()
+        if self._receipts is not None:
+            await self._receipts.serve(leases)
+        return min(self._settings.resync, self._settings.usage_interval)
+
     async def _tell_inventory(self) -> None:
         try:
             products = await self._inventory()
+        except ListTooLargeError as error:
+            # It answers: its leases go on as before, and it is counted again as seldom as any large member.
+            self.reachable = True
+            await self._reporter.silent(unreachable(error))
+            return
         except KubeError as error:
             self.reachable = False
             await self._reporter.silent(unreachable(error))
@@ -212,14 +263,32 @@ class Agent:
         begun = time.monotonic()
         if self.reachable and begun < self._count_at:
             return None
+        try:
+            return await self._count()
+        finally:
+            took = time.monotonic() - begun
+            self._count_at = begun + max(self._settings.inventory_interval, COUNT_SHARE * took)
+
+    async def _count(self) -> list[ReportedProduct]:
+        """Count page by page; of few nodes with GPUs each one's pods, else the pods of all nodes."""
         tally = Tally(self._identity.ours)
         async for nodes, _ in self._member.pages(NODES, labels=PRODUCT_LABEL):
             tally.nodes(nodes)
-        async for pods, _ in self._member.pages(PODS, fields=LIVE_PODS):
-            tally.pods(pods)
-        took = time.monotonic() - begun
-        self._count_at = begun + max(self._settings.inventory_interval, COUNT_SHARE * took)
+        if len(tally.names) > MOST_ASKED_NODES:
+            await self._count_pods(tally, LIVE_PODS)
+            return tally.products()
+        gate = asyncio.Semaphore(NODES_AT_ONCE)
+
+        async def one(node: str) -> None:
+            async with gate:
+                await self._count_pods(tally, live_pods_of(node))
+
+        await _all_or_first(one(node) for node in tally.names)
         return tally.products()
+
+    async def _count_pods(self, tally: Tally, fields: str) -> None:
+        async for pods, _ in self._member.pages(PODS, fields=fields):
+            tally.pods(pods)
 
     async def _renew(self) -> None:
         """The sign of life: one coordination Lease per provider, renewed only while the member answers."""
@@ -238,9 +307,7 @@ class Agent:
 
     async def _reconcile(self, leases: list[ComputeLease], sight: Sight) -> float:
         """Every lease that changed or is due, a bounded number at a time; the trouble of one never stops another."""
-        newest: defaultdict[str, int] = defaultdict(int)
-        for lease in leases:
-            newest[lease.spec.job.uid] = max(newest[lease.spec.job.uid], lease.spec.fencing_epoch)
+        newest = _newest_epochs(leases)
         seen = self._rests.restless(leases, sight)
         gate, silence = asyncio.Semaphore(self._settings.concurrency), self._watch.silence()
 
@@ -258,6 +325,19 @@ class Agent:
             else:
                 self._rests.keep(each, result)
         return self._rests.due()
+
+    async def _write_remembered(self, leases: list[ComputeLease]) -> None:
+        """What was read of a member that has fallen silent since, a bounded number of leases at a time."""
+        gate = asyncio.Semaphore(self._settings.concurrency)
+
+        async def one(lease: ComputeLease) -> None:
+            async with gate:
+                await self._leases.write_remembered(lease)
+
+        results = await asyncio.gather(*map(one, leases), return_exceptions=True)
+        for lease, result in zip(leases, results, strict=True):
+            if isinstance(result, BaseException):
+                self._complain(lease, result)
 
     def _complain(self, lease: ComputeLease, error: BaseException) -> None:
         if isinstance(error, ConflictError):
@@ -283,3 +363,22 @@ class Agent:
         if self._signer is not None:
             self._signer.forget({lease.metadata.uid for lease in leases})
         self._watch.forget({meta.name for meta in live})
+
+
+def _newest_epochs(leases: Iterable[ComputeLease]) -> defaultdict[str, int]:
+    """By job uid, the highest fencing epoch of its leases."""
+    newest: defaultdict[str, int] = defaultdict(int)
+    for lease in leases:
+        newest[lease.spec.job.uid] = max(newest[lease.spec.job.uid], lease.spec.fencing_epoch)
+    return newest
+
+
+async def _all_or_first(work: Iterable[Coroutine[None, None, None]]) -> None:
+    """Wait for all of it; the first trouble ends the rest and is raised."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

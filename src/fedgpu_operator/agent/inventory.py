@@ -11,7 +11,7 @@ from typing import Final
 from fedgpu_operator.agent.pods import GPU_RESOURCE, gpus_of, quantity, terminal
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.providerreport import NodeBucket, ReportedProduct
-from fedgpu_operator.errors import AnswerTooLargeError
+from fedgpu_operator.errors import ListTooLargeError
 
 PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 FAMILY_LABEL: Final = "nvidia.com/gpu.family"
@@ -21,6 +21,8 @@ MAX_PRODUCTS: Final = 64
 MAX_BUCKETS: Final = 64
 MAX_GPUS_PER_NODE: Final = 1024
 MAX_NODES: Final = 100_000
+MAX_PODS: Final = 60_000
+"""Pods that one count goes through: twice an ordinary large cluster, and about half of a member's budget."""
 LIVE_PODS: Final = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 """Field selector of the pods that can hold a GPU."""
 
@@ -36,6 +38,11 @@ class _GpuNode:
     gpus: int
 
 
+def live_pods_of(node: str) -> str:
+    """Field selector of the pods on that node that can hold a GPU."""
+    return LIVE_PODS.replace("spec.nodeName!=", f"spec.nodeName={node}")
+
+
 class Tally:
     """Counts a member's GPUs from pages of its nodes and then of its pods, none of which is held.
 
@@ -47,19 +54,28 @@ class Tally:
         self._ours = ours
         self._nodes: dict[str, _GpuNode] = {}
         self._foreign: Counter[str] = Counter()
+        self._gone_through = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The nodes that were counted."""
+        return list(self._nodes)
 
     def nodes(self, nodes: Iterable[JSONObject]) -> None:
-        """Count these nodes; raises AnswerTooLargeError for more than a report can speak of."""
+        """Count these nodes; raises ListTooLargeError for more than a report can speak of."""
         for node in nodes:
             read = _gpu_node(node)
             if read is not None:
                 self._nodes[read.name] = read
         if len(self._nodes) > MAX_NODES:
-            raise AnswerTooLargeError(f"the member shows more than {MAX_NODES} nodes with GPUs")
+            raise ListTooLargeError(f"the member shows more than {MAX_NODES} nodes with GPUs")
 
     def pods(self, pods: Iterable[JSONObject]) -> None:
-        """Count these pods, of nodes that were counted before."""
+        """Count these pods, of nodes that were counted before; raises ListTooLargeError for more than MAX_PODS."""
         for pod in pods:
+            self._gone_through += 1
+            if self._gone_through > MAX_PODS:
+                raise ListTooLargeError(f"the member shows more than {MAX_PODS} pods that may hold GPUs")
             node = _object(pod.get("spec")).get("nodeName")
             labels = _object(_object(pod.get("metadata")).get("labels"))
             if isinstance(node, str) and node in self._nodes and not terminal(pod) and not self._ours(labels):

@@ -176,14 +176,3 @@ KEPT: Final[Mapping[ResourceType, Callable[[JSONObject], JSONObject]]] = {
     EVENTS: _of(_EVENT),
     NAMESPACES: _of(_NAMESPACE),
 }
-
-
-def weight(value: object) -> int:
-    """About the bytes of memory that a kept value takes."""
-    if isinstance(value, str):
-        return 56 + len(value)
-    if isinstance(value, dict):
-        return 232 + sum(weight(each) for each in value.values())
-    if isinstance(value, list):
-        return 88 + sum(map(weight, value))
-    return 32

@@ -19,7 +19,7 @@ from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseStatus, L
 from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.errors import ConflictError, InvalidResourceError, KubeError
-from fedgpu_operator.metering import measure
+from fedgpu_operator.metering import measure, worth_writing
 from fedgpu_operator.ports import Clock, Holding, Kube, ResourceType, read_back
 
 log = logging.getLogger(__name__)
@@ -254,15 +254,38 @@ class LeaseReconciler:
     async def _write(
         self, lease: ComputeLease, decision: Decision, reading: UsageReading, *, workload_uid: str = ""
     ) -> ComputeLease:
-        """The lease with its new status; written only where something changed, and only onto what was read."""
+        """The lease with its new status; written only if something is worth it, and only onto what was read.
+
+        A reading is also written when the one on the hub is not signed with the key of now: after a rotation the hub
+        bills nothing that the key before has signed.
+        """
         status = self._status(lease, decision, reading, workload_uid)
-        if not _worth_writing(lease.status, status, timedelta(seconds=self._settings.usage_interval)):
+        unsigned = self._signer is not None and self._signer.lacks(lease)
+        if not unsigned and not self._news(lease, status, reading):
             return lease
+        return await self._send(lease, status)
+
+    async def write_remembered(self, lease: ComputeLease) -> None:
+        """Write the newest reading of a lease whose member has fallen silent: it may be all there will ever be."""
+        reading, usage = self._readings.get(lease.metadata.uid), lease.status.usage
+        if reading is None or lease.status.ended or reading.sequence <= usage.sequence:
+            return
+        status = lease.status.model_copy(update={"usage": LeaseUsage.from_domain(reading, final=usage.final)})
+        await self._send(lease, status)
+
+    async def _send(self, lease: ComputeLease, status: ComputeLeaseStatus) -> ComputeLease:
         if self._signer is not None:
             status = status.model_copy(update={"usage": await self._signer.signed(lease, status.usage)})
-        meta = lease.metadata
-        patch = {"metadata": meta.guard(), "status": _wire(status)}
-        return await self._patch(lease, patch)
+        return await self._patch(lease, {"metadata": lease.metadata.guard(), "status": _wire(status)})
+
+    def _news(self, lease: ComputeLease, after: ComputeLeaseStatus, reading: UsageReading) -> bool:
+        """Whether the status is worth a write: more than usage has changed, or the reading is worth one."""
+        before = lease.status
+        if before.model_copy(update={"usage": after.usage}) != after or before.usage.final != after.usage.final:
+            return True
+        since = lease.metadata.creation_timestamp or reading.started_at or reading.observed_at
+        shortest = timedelta(seconds=self._settings.usage_interval)
+        return worth_writing(shown(before.usage), reading, age=reading.observed_at - since, shortest=shortest)
 
     def _status(
         self, lease: ComputeLease, decision: Decision, reading: UsageReading, workload_uid: str
@@ -276,6 +299,10 @@ class LeaseReconciler:
             exit_message=(before.exit_message if decision.exit_message is None else decision.exit_message)[:1024],
             conditions=conditions,
         )
+        if draft.ended and lease.spec.desired == "Stop" and workload_uid:
+            # It came to its end while the stop was on its way: its Job is still to be cleared away.
+            observed = min(before.observed_generation, generation - 1)
+            draft = draft.model_copy(update={"observed_generation": observed})
         return draft.model_copy(update={"usage": LeaseUsage.from_domain(reading, final=draft.ended)})
 
 
@@ -309,15 +336,6 @@ def _metered_until(now: datetime, silence: float, previous: UsageReading | None)
     until = now - timedelta(seconds=silence - METERED_SILENCE_SECONDS)
     known = previous.observed_at if previous is not None else None
     return until if known is None else min(now, max(until, known))
-
-
-def _worth_writing(before: ComputeLeaseStatus, after: ComputeLeaseStatus, usage_interval: timedelta) -> bool:
-    if before.model_copy(update={"usage": after.usage}) != after or before.usage.final != after.usage.final:
-        return True
-    old, new = before.usage, after.usage
-    if old.sequence == new.sequence:
-        return False
-    return old.observed_at is None or new.observed_at is None or new.observed_at - old.observed_at >= usage_interval
 
 
 def _wire(status: ComputeLeaseStatus) -> JSONObject:

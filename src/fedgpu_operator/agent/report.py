@@ -16,20 +16,31 @@ from fedgpu_operator.api.providerreport import (
     ReportStatus,
     SignedReceipt,
 )
-from fedgpu_operator.errors import CertificateRefusedError, KubeError, NotFoundError, UnreachableError
+from fedgpu_operator.errors import (
+    CertificateRefusedError,
+    KubeError,
+    ListTooLargeError,
+    NotFoundError,
+    UnreachableError,
+)
 from fedgpu_operator.ports import Clock, Kube, ResourceType
 
 REPORTS: Final = ResourceType.of(ProviderReport.info)
 ROUND_TRIPS: Final = 16
+MEMBER_TOO_LARGE: Final = "MemberTooLarge"
+"""The member shows more than one member may make the hub go through or hold."""
 ANSWERING: Final = Verdict("True", "Answering")
 
 
 def unreachable(error: KubeError) -> Verdict:
-    """Why the member cannot be read: no answer is Unknown, a refusal is a fact."""
+    """Why the member cannot be read: no answer is Unknown, a refusal or too large a member is a fact."""
     if error.status == 401:
         return Verdict("False", "Unauthorized", "the member refuses the credentials of the kubeconfig")
     if error.status == 403:
         return Verdict("False", "Forbidden", str(error))
+    if isinstance(error, ListTooLargeError):
+        text = f"{error}: nothing new is placed here; the leases that it has are metered and stopped one by one"
+        return Verdict("False", MEMBER_TOO_LARGE, text)
     if isinstance(error, CertificateRefusedError):
         return Verdict("False", error.reason, str(error))
     return Verdict("Unknown", error.reason if isinstance(error, UnreachableError) else "Unreachable", str(error))

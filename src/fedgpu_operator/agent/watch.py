@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.identity import Identity, lease_of
-from fedgpu_operator.agent.kept import KEPT, weight
+from fedgpu_operator.agent.kept import KEPT
 from fedgpu_operator.agent.lease import Sight
 from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.errors import AnswerTooLargeError
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.errors import ListTooLargeError
 from fedgpu_operator.ports import JOBS, PODS, Kube, ResourceType
-from fedgpu_operator.reflector import Bound, Key, Reflector
+from fedgpu_operator.reflector import Bound, Key, Reflector, weight
 
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS: Final = 5.0
 """What is known of a member that cannot be followed is shown no longer than this: as long as one answer may take."""
-MOST_HELD: Final = 32 * 2**20
+MOST_HELD: Final = 8 * 2**20
 """Bytes of memory, about, that our Jobs on one member may take, our pods as well, and again how pods ended."""
 HELD_PER_POD: Final = 16 * 1024
 """And so many more for each pod that our leases there can have, of which one takes about half."""
+LOOKS: Final = 2
+"""Leases of one member that are looked at by name at the same time: each may take as much as a list may."""
 MOST_PODS: Final = 4096
 """Pods of one lease, present and ended: a lease has at most 1,024 replicas, and none of them runs twice."""
 
@@ -36,6 +39,8 @@ class MemberWatch:
         self._identity = identity
         self._wake = wake
         self._expected = 0
+        self._known: frozenset[str] | None = None
+        self._looks = asyncio.Semaphore(LOOKS)
 
         def follow(
             kind: ResourceType, changed: Callable[[Key, JSONObject | None, JSONObject | None], None]
@@ -61,9 +66,11 @@ class MemberWatch:
             group.create_task(self._jobs.run())
             group.create_task(self._pods.run())
 
-    def expect(self, pods: int) -> None:
-        """The leases on this member have so many pods."""
-        self._expected = pods
+    def expect(self, leases: Iterable[ComputeLease]) -> None:
+        """These are the leases on this member: of others nothing is remembered that the member does not show now."""
+        pods = {lease.metadata.name: lease.spec.replicas for lease in leases}
+        self._known, self._expected = frozenset(pods), sum(pods.values())
+        self.forget(pods)
 
     def _most(self) -> int:
         return MOST_HELD + HELD_PER_POD * self._expected
@@ -94,8 +101,9 @@ class MemberWatch:
         Jobs first: a Job that is already gone then cannot bring forth a pod that the second list lacks.
         """
         labels = self._identity.selector_of(lease)
-        jobs, _ = await self._member.list(JOBS, labels=labels)
-        pods, _ = await self._member.list(PODS, labels=labels)
+        async with self._looks:
+            jobs, _ = await self._member.list(JOBS, labels=labels)
+            pods, _ = await self._member.list(PODS, labels=labels)
         if len(pods) > MOST_PODS:
             raise crowded(lease)
         present = {str(pod["metadata"]["uid"]) for pod in pods}
@@ -108,17 +116,18 @@ class MemberWatch:
         self._ever.add(lease_of(job))
         return self._jobs.put(job) or job
 
-    def forget(self, keep: set[str]) -> None:
+    def forget(self, keep: Collection[str]) -> None:
         """Drop what is remembered of Jobs and pods that are gone, of all leases but these."""
-        self._ever &= keep
-        for lease in set(self._ended) - keep:
+        self._ever &= set(keep)
+        for lease in set(self._ended) - set(keep):
             self._ended_weight -= sum(map(weight, self._ended.pop(lease)))
             self._overflows = False
 
     def _job_changed(self, _: Key, before: JSONObject | None, after: JSONObject | None) -> None:
         if after is not None:
             self._job_of[lease_of(after)] = after
-            self._ever.add(lease_of(after))
+            if self._remembers(lease_of(after)):
+                self._ever.add(lease_of(after))
         elif before is not None and self._job_of.get(lease_of(before)) is before:
             del self._job_of[lease_of(before)]
         self._wake()
@@ -134,10 +143,17 @@ class MemberWatch:
             self._pods_of.get(lease, {}).pop(uid, None)
             if not self._pods_of.get(lease):
                 self._pods_of.pop(lease, None)
-            if podlib.settled(known):
+            if podlib.settled(known) and self._remembers(lease):
                 self._remember(lease, known)
-        self._changed.add(lease)
+        if lease in self._pods_of or lease in self._present:
+            self._changed.add(lease)
+        else:
+            self._changed.discard(lease)
         self._wake()
+
+    def _remembers(self, lease: str) -> bool:
+        """Whether more is kept of that lease than what the member shows now; before the first pass nobody can say."""
+        return self._known is None or lease in self._known
 
     def _remember(self, lease: str, pod: JSONObject) -> None:
         """How a pod ended; beyond what an honest member can have ended between two passes, nothing is remembered."""
@@ -151,9 +167,9 @@ class MemberWatch:
         self._ended_weight += heavy
 
 
-def crowded(lease: str) -> AnswerTooLargeError:
+def crowded(lease: str) -> ListTooLargeError:
     """The member shows what cannot be."""
-    return AnswerTooLargeError(f"the member shows more than {MOST_PODS} pods of lease {lease}")
+    return ListTooLargeError(f"the member shows more than {MOST_PODS} pods of lease {lease}")
 
 
 def _of(pod: JSONObject) -> tuple[str, str]:

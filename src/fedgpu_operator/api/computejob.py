@@ -194,6 +194,13 @@ class ComputeJobSpec(Model):
     deadline: ZonedInstant | None = Field(default=None, description="Instant at which the job is stopped for good.")
     failover: Failover = Field(default_factory=Failover, description="What happens when the member falls silent.")
     suspend: bool = Field(default=False, description="Stop the workload and the meter; false lets it be placed again.")
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**31 - 1,
+        description="Seconds after which a job that has finished is deleted, as in batch/v1: 0 for immediately, unset "
+        "for never; may change at any time. With settlement they count from the later of its end and Settled=True.",
+    )
     dry_run: bool = Field(default=False, description="Answer with offers, cost and verdicts; reserve and run nothing.")
 
     model_config = Model.model_config | {
@@ -258,8 +265,8 @@ class ComputeJob(Resource):
         rules=tuple(
             Rule(
                 f"!(has(oldSelf.status) && has(oldSelf.status.placement)) || ({_unchanged(field)})",
-                f"spec.{field}: cannot change after placement; only suspend, deadline and budget can. "
-                "Delete the job and create a new one",
+                f"spec.{field}: cannot change after placement; only suspend, deadline, budget and "
+                "ttlSecondsAfterFinished can. Delete the job and create a new one",
                 f".spec.{field}",
             )
             for field in _FROZEN

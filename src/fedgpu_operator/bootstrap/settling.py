@@ -22,6 +22,7 @@ from fedgpu_operator.errors import (
     StatePrunedError,
 )
 from fedgpu_operator.hub.accounts import AccountLoop
+from fedgpu_operator.hub.epochshelf import EpochShelf
 from fedgpu_operator.hub.escrowterms import FATAL, Obstacle, TermsSource
 from fedgpu_operator.hub.ledgercheck import LedgerCheck
 from fedgpu_operator.hub.loop import Pass
@@ -246,6 +247,18 @@ def settling_passes(
         )
         passes["receipts"] = check.held_back(receipts.pass_once)
     return passes
+
+
+def epoch_shelf(settings: Settings, settling: Settling, kube: Kube, ledger: Ledger, clock: Clock) -> EpochShelf:
+    """What deletes the objects of old epochs."""
+    return EpochShelf(
+        kube,
+        ledger,
+        settling.escrow,
+        clock,
+        namespace=settings.namespace,
+        keep=settling.chain.epoch_retention_seconds,
+    )
 
 
 def _terms(settling: Settling) -> Terms:

@@ -18,7 +18,7 @@ from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
 from fedgpu_operator.bootstrap.health import PING_SECONDS, HealthCheck
 from fedgpu_operator.bootstrap.plugins import load_plugins
-from fedgpu_operator.bootstrap.settling import Settling, open_settling, settling_passes, thresholds
+from fedgpu_operator.bootstrap.settling import Settling, epoch_shelf, open_settling, settling_passes, thresholds
 from fedgpu_operator.bootstrap.waking import wakes_agent, woken
 from fedgpu_operator.errors import (
     ConfigurationError,
@@ -27,17 +27,18 @@ from fedgpu_operator.errors import (
     UnreachableError,
 )
 from fedgpu_operator.hub.attempts import wants_agent
+from fedgpu_operator.hub.awaiting import SETTLE
 from fedgpu_operator.hub.chainsigners import SignerBook
 from fedgpu_operator.hub.costs import CostBook
 from fedgpu_operator.hub.jobs import JobLoop
 from fedgpu_operator.hub.ledgercheck import LedgerCheck
 from fedgpu_operator.hub.loop import Loop, Pass
 from fedgpu_operator.hub.market import MarketLoop
-from fedgpu_operator.hub.placer import SETTLE
 from fedgpu_operator.hub.priorities import PRIORITY_CLASSES
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.providers import ProviderLoop
 from fedgpu_operator.hub.published import Published, publish
+from fedgpu_operator.hub.retention import RetentionLoop
 from fedgpu_operator.hub.signatures import UsageVerifier
 from fedgpu_operator.hub.vantages import VantageLoop
 from fedgpu_operator.ports import NAMESPACES, Kube, ResourceType
@@ -47,8 +48,8 @@ from fedgpu_operator.settlement.typeddata import hub_domain
 log = logging.getLogger(__name__)
 
 HUB_PATIENCE_SECONDS = 15.0
-LEAST_SECONDS = {"providers": 1.0, "market": 1.0}
-"""Between two passes of a loop that shows things to people, however much happens."""
+LEAST_SECONDS = {"providers": 1.0, "market": 1.0, "retention": 1.0}
+"""Between two passes of a loop that shows things to people or tidies up, however much happens."""
 
 PASS_SECONDS = dict.fromkeys(("accounts", "settlement", "receipts"), 900.0)
 """Time limit of a pass that asks a chain: a first look at a long log is many requests."""
@@ -175,6 +176,7 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
         thresholds=thresholds(settings, settling),
         rebalance=settings.rebalance,
         costs=costs,
+        keep=settings.workload_retention_seconds,
     )
     check = LedgerCheck(kube, ledger, clock, metrics, namespace=settings.namespace, escrow=escrow)
     passes: dict[str, Pass] = {
@@ -194,6 +196,14 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
             plugins=plugins,
             costs=costs,
             settle=SETTLE,
+        ).pass_once,
+        "retention": RetentionLoop(
+            kube,
+            ledger,
+            clock,
+            settlement=settling is not None,
+            keep=settings.workload_retention_seconds,
+            shelf=epoch_shelf(settings, settling, kube, ledger, clock) if settling is not None else None,
         ).pass_once,
     }
     if settling is not None and proofs is not None:

@@ -10,6 +10,8 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.hub.attempts import is_cleared
+from fedgpu_operator.hub.retention import deleted_at
 
 WAKES: Final[Mapping[str, tuple[str, ...]]] = {
     "computejobs": ("jobs",),
@@ -32,12 +34,22 @@ def woken(plural: str, before: Resource | None, after: Resource | None) -> tuple
         return ("providers",)
     if before is None or after is None or before.metadata.uid != after.metadata.uid:
         return names
-    if isinstance(before, ComputeJob) and _said(before) == _said(after):
+    if isinstance(before, ComputeJob) and isinstance(after, ComputeJob):
+        moved = before.status != after.status and deleted_at(before) != deleted_at(after)
+        ended = ("retention",) if moved else ()
         # A job's status is the job loop's own work.
-        return ()
+        return ended if _said(before) == _said(after) else (*names, *ended)
+    if isinstance(before, ComputeLease) and isinstance(after, ComputeLease) and _was_cleared(before, after):
+        return (*names, "retention")
     if isinstance(before, GPUProvider) and isinstance(after, GPUProvider) and _offered(before) == _offered(after):
         return ()
     return names
+
+
+def _was_cleared(before: ComputeLease, after: ComputeLease) -> bool:
+    """Whether the agent has just said that nothing of a stopped lease is left on its member."""
+    acted = after.status.observed_generation > before.status.observed_generation
+    return acted and after.spec.desired == "Stop" and is_cleared(after)
 
 
 def wakes_agent(before: Resource | None, after: Resource | None) -> bool:

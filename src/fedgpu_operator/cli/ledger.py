@@ -28,6 +28,9 @@ LedgerOption = Annotated[
     typer.Option("--ledger", envvar="FEDGPU_LEDGER", help="Path, sqlite:/// or postgresql:// URL of the ledger."),
 ]
 DEFAULT: Final = "/var/lib/fedgpu/ledger.db"
+EpochArgument = Annotated[
+    str, typer.Argument(help="The ledger's number of the epoch, or the hash of its manifest.", metavar="EPOCH")
+]
 
 app = typer.Typer(no_args_is_help=True, help="Audit the operator's books: hash chains, postings, trial balance.")
 
@@ -52,6 +55,12 @@ app.command("reconcile")(flat(reconcile))
 
 
 @app.command()
+def manifest(epoch: EpochArgument, ledger: LedgerOption = DEFAULT) -> None:
+    """Print the manifest of an epoch, for `fedgpu settle verify --manifest`: the hub shows old ones no longer."""
+    typer.echo(_with_ledger(lambda books: manifest_in(books, epoch), ledger), nl=False)
+
+
+@app.command()
 def balance(ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE) -> None:
     """Print the balance of every account, which sum to zero; exit 1 where they do not."""
 
@@ -63,6 +72,21 @@ def balance(ledger: LedgerOption = DEFAULT, output: OutputOption = Output.TABLE)
     print_data(output, document, lambda: balance_text(document))
     if not trial.balanced:
         raise typer.Exit(1)
+
+
+async def manifest_in(books: SqlLedger, epoch: str) -> bytes:
+    """The manifest of the epoch with that number or manifest hash; LedgerError if the ledger has none."""
+    from fedgpu_operator.errors import ConfigurationError, LedgerError
+
+    if epoch.lower().startswith("0x"):
+        found = await books.epoch_with_manifest(epoch.lower())
+    elif epoch.isascii() and epoch.isdecimal():
+        found = await books.epoch(int(epoch))
+    else:
+        raise ConfigurationError(f"EPOCH: must be a number or the hash of a manifest such as 0x1f…, not {epoch!r}")
+    if found is None:
+        raise LedgerError(f"the ledger has no epoch {epoch}")
+    return found.draft.manifest
 
 
 def audit_of(audit: LedgerAudit, anchor: Verdict | None) -> JSONObject:

@@ -92,9 +92,13 @@ async def _piece(hub: KubeClient, namespace: str, epoch: int, manifest_hash: str
         packed = base64.b64decode(piece["binaryData"][KEY], validate=True)
         return packed, int(piece["metadata"]["annotations"][PIECES_ANNOTATION])
     except NotFoundError as error:
-        text = f"the hub has no ConfigMap {namespace}/{name}, a part of manifest {manifest_hash}"
-        advice = "give the manifest with --manifest, or the operator's namespace with --operator-namespace"
-        raise NotFoundError(f"{text}: {advice}", status=error.status) from error
+        text = (
+            f"the hub has no ConfigMap {namespace}/{name}, a part of manifest {manifest_hash}. It deletes manifests of "
+            "epochs that are over; the operator's ledger keeps them: run there "
+            f"`fedgpu ledger manifest {manifest_hash} > manifest.json`, then give the manifest with --manifest "
+            "manifest.json. If the operator runs in another namespace, name it with --operator-namespace"
+        )
+        raise NotFoundError(text, status=error.status) from error
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise NotFoundError(f"ConfigMap {namespace}/{name} holds no part of a manifest") from error
 

@@ -7,6 +7,8 @@ from datetime import datetime
 
 MAX_PODS = 128
 """Pods detailed in one reading: the 64 replicas a job may have, each replaced once."""
+LONGEST_UNWRITTEN_SECONDS = 300
+"""The longest that usage of a running lease is in no reading on the hub while its member and its agent work."""
 
 
 @dataclass(frozen=True, slots=True)

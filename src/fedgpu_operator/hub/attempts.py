@@ -7,6 +7,7 @@ lease object only carries it to the agent and back, so it may be lost, deleted b
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
@@ -44,7 +45,18 @@ JOB_GONE = "JobGone"
 class AttemptKeeper:
     """The only one that opens, stops, bills and ends attempts."""
 
-    def __init__(self, kube: Kube, ledger: Ledger, clock: Clock, metrics: Metrics, verifier: UsageVerifier) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        ledger: Ledger,
+        clock: Clock,
+        metrics: Metrics,
+        verifier: UsageVerifier,
+        *,
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`moved` is called after an attempt was opened or ended, or may have been."""
+        self._moved = moved
         self._kube = kube
         self._ledger = ledger
         self._clock = clock
@@ -81,7 +93,10 @@ class AttemptKeeper:
         if excess := excess_of_lease(first_lease(job, Attempt(request, 1, now))):
             text = f"the workload is {excess} bytes too large for a lease: shorten spec.template"
             raise InvalidResourceError(TOO_LARGE, text)
-        attempt, fresh = await self._opener.open(request)
+        try:
+            attempt, fresh = await self._opener.open(request)
+        finally:
+            self._moved()
         if not fresh:
             raise ConflictError(f"attempt {attempt.attempt} of job {job.key} was opened before: facts are out of date")
         return replace(facts, usage=(*facts.usage, LeaseUsage(attempt, 0, 0))), attempt
@@ -101,7 +116,7 @@ class AttemptKeeper:
         # Billed first: what ran is paid for, though the lease may not be writable.
         complete = await self._biller.bill(attempt, lease, provider, facts.job)
         if complete and lease.status.ended and lease.status.usage.final:
-            attempt = await self._ledger.end_attempt(lease.metadata.name, outcome_of(lease), self._clock.now())
+            attempt = await self.close(attempt, outcome_of(lease))
         if failed is not None:
             raise failed
         lease = await self._shed(attempt, lease)
@@ -171,7 +186,7 @@ class AttemptKeeper:
                     raise failed
                 return attempt
         outcome = JOB_GONE if lease is None else outcome_of(lease)
-        return await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
+        return await self.close(attempt, outcome)
 
     async def _job_exists(self, attempt: Attempt) -> bool:
         """Asked by name: an object that merely could not be read must not look like one that is gone."""
@@ -190,8 +205,11 @@ class AttemptKeeper:
         return True
 
     async def close(self, attempt: Attempt, outcome: str) -> Attempt:
-        """End an attempt that never had a lease."""
-        return await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
+        """End an attempt in the books."""
+        try:
+            return await self._ledger.end_attempt(attempt.lease_name, outcome, self._clock.now())
+        finally:
+            self._moved()
 
     async def stop(self, attempt: Attempt, lease: ComputeLease, reason: str) -> tuple[Attempt, ComputeLease]:
         """Stop an open attempt: first in the ledger, where it stays, then on the lease, where the agent reads it.
@@ -244,20 +262,8 @@ class AttemptKeeper:
         return await self._ledger.stop_attempt(attempt.lease_name, reason, min(now, since or now))
 
     async def tombstone(self, lease: ComputeLease, stop: Stop) -> ComputeLease:
-        """Set the tombstone; the agent ends the workload and, where it has ended, clears it away.
-
-        It always fits: an object that became too large loses what nobody needs any more, the workload first.
-        """
-        spec = {
-            "desired": "Stop",
-            "stopReason": stop.reason,
-            "stopRequestedAt": stop.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "workload": None,
-        }
-        patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": spec}
-        written = await patch_to_fit(self._kube, LEASES, lease.metadata, patch)
-        log.info("lease %s of %s stops: %s", lease.metadata.name, lease.spec.job.name, stop.reason)
-        return read_back(self._kube, ComputeLease, written)
+        """As `set_tombstone`."""
+        return await set_tombstone(self._kube, lease, stop)
 
     async def bury(self, entry: LeaseUsage, stop: Stop) -> ComputeLease:
         """The lease of an attempt that has ended, made again to have its member cleared of what is left of it."""
@@ -300,6 +306,23 @@ class AttemptKeeper:
         except AlreadyExistsError:
             written = await self._kube.get(LEASES, meta["name"], meta["namespace"])
         return read_back(self._kube, ComputeLease, written)
+
+
+async def set_tombstone(kube: Kube, lease: ComputeLease, stop: Stop) -> ComputeLease:
+    """Set the tombstone; the agent ends the workload and, where it has ended, clears it away.
+
+    It always fits: an object that became too large loses what nobody needs any more, the workload first.
+    """
+    spec = {
+        "desired": "Stop",
+        "stopReason": stop.reason,
+        "stopRequestedAt": stop.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "workload": None,
+    }
+    patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": spec}
+    written = await patch_to_fit(kube, LEASES, lease.metadata, patch)
+    log.info("lease %s of %s stops: %s", lease.metadata.name, lease.spec.job.name, stop.reason)
+    return read_back(kube, ComputeLease, written)
 
 
 def _stops(attempt: Attempt, lease: ComputeLease) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -206,8 +206,10 @@ class DisputeKeeper:
         """Why disputes cannot be judged, if the chain's nodes lack the state for it; empty if none was found so."""
         return next(iter(self._pruned.values()), "")
 
-    async def errands(self, room: Room, *, hand_out: bool = True) -> tuple[Errand | None, Errand | None]:
-        """What cannot wait, and what can, each in one transaction that has so much room.
+    async def errands(
+        self, ask_room: Callable[[], Awaitable[Room]], *, hand_out: bool = True
+    ) -> tuple[Errand | None, Errand | None]:
+        """What cannot wait, and what can, each in one transaction with the room that `ask_room` gives.
 
         Answers end, and a cancelled epoch must be closed before money is billed again. Other closings can wait: whoever
         opens many disputes must not put off everybody's next epoch. A dispute that cannot be read now is left for a
@@ -222,6 +224,7 @@ class DisputeKeeper:
         self._pruned = {name: why for name, why in self._pruned.items() if name in names}
         if not disputes:
             return None, None
+        room = await ask_room()
         batch = await self._batch() if len(disputes) > 1 else None
         look = _Look(self._escrow, self._ledger, disputes, await self._ledger.receipts(), self._clock.now(), room)
         ordered = sorted(disputes, key=lambda each: (each.deadline, each.epoch, each.tenant, each.provider))

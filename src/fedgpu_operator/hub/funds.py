@@ -59,6 +59,10 @@ class Standing:
         undebited = max(0, owed.worst - self.secured)
         return MicroUSD(max(0, min(self.cover.balance, self.cover.limit) - undebited))
 
+    def pays_all(self, owed: Exposure) -> bool:
+        """Whether all work can run to its limit without another look at what was billed of it, whatever leaves."""
+        return owed.worst - self.secured <= min(self.cover.balance, self.cover.limit)
+
 
 def chain_standing(
     chain: ChainSnapshot, wallet: str, charged: Mapping[Pair, MicroUSD], now: datetime, lag: float
@@ -178,8 +182,7 @@ def outlook(
     running = tuple(run for run in runs if run.lease not in told)
     billed = sum(pair.numerator for pair in totals)
     undebited = billed + sum(run.unbilled for run in runs) - SECONDS_PER_HOUR * stands.secured
-    stays = min(stands.cover.balance, stands.cover.limit)
-    if exposure(totals, entries).worst - stands.secured <= stays:
+    if stands.pays_all(exposure(totals, entries)):
         # What was let start by the rounding of receipts must not be stopped for a fraction of a unit.
         found = Plan(frozenset(range(len(running))), None)
     else:

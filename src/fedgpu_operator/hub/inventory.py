@@ -33,10 +33,10 @@ def free_histogram(product: ReportedProduct, leases: Iterable[ComputeLease], max
         let += lease.spec.gpus
         left = take(free, lease.spec.gpus_per_replica, lease.spec.replicas)
         free = {} if left is None else left
-    return free if max_gpus is None else _cut(free, max(0, max_gpus - let))
+    return free if max_gpus is None else cut(free, max(0, max_gpus - let))
 
 
-def _cut(free: Mapping[int, int], limit: int) -> dict[int, int]:
+def cut(free: Mapping[int, int], limit: int) -> dict[int, int]:
     """The histogram cut to `limit` GPUs, whole nodes first, fullest nodes first."""
     kept: dict[int, int] = {}
     for gpus, nodes in sorted(free.items(), reverse=True):

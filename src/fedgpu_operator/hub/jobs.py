@@ -24,9 +24,10 @@ from fedgpu_operator.hub.jobfacts import DELETED, UNSTARTED, JobFacts, Phase, ph
 from fedgpu_operator.hub.jobstatus import is_settled
 from fedgpu_operator.hub.jobwriter import JobWriter
 from fedgpu_operator.hub.keeping import MoneyWatch
-from fedgpu_operator.hub.memory import WAITING, JobMemory
+from fedgpu_operator.hub.memory import JobMemory
 from fedgpu_operator.hub.movable import Usage
 from fedgpu_operator.hub.moving import Mover
+from fedgpu_operator.hub.obligations import ObligationBook
 from fedgpu_operator.hub.placer import FINALIZER, JobPlacer
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.signatures import UsageVerifier
@@ -59,6 +60,7 @@ class JobLoop:
         thresholds: Callable[[], Thresholds] = Thresholds,
         rebalance: Hysteresis | None = None,
         costs: CostBook | None = None,
+        keep: float = 3600.0,
     ) -> None:
         self._kube = kube
         self._ledger = ledger
@@ -66,11 +68,14 @@ class JobLoop:
         self._metrics = metrics
         self._proofs = proofs
         self._costs = costs
+        self._keep = timedelta(seconds=keep)
+        """How long a lease stays after its attempt has ended."""
         self._settlement = settlement = proofs is not None
-        self._keeper = AttemptKeeper(kube, ledger, clock, metrics, verifier or UsageVerifier(None))
+        owed = ObligationBook(ledger, clock)
+        self._keeper = AttemptKeeper(kube, ledger, clock, metrics, verifier or UsageVerifier(None), moved=owed.moved)
         self._memory = JobMemory()
         self._orphaned = True
-        self._money = MoneyWatch(kube, ledger, clock, thresholds)
+        self._money = MoneyWatch(kube, owed, clock, thresholds)
         self._writer = JobWriter(kube, clock, settlement=settlement)
         self._faults = FaultBook(ledger, clock, timedelta(seconds=cooldown))
         self._placer = JobPlacer(
@@ -84,6 +89,7 @@ class JobLoop:
             cooldown=timedelta(seconds=cooldown),
             faults=self._faults,
             forget=self._memory.forget,
+            owed=owed,
             plugins=plugins,
             vantages=vantages,
         )
@@ -106,25 +112,26 @@ class JobLoop:
         await self._money.ask(state, money.save)
         # Kept until they are wound up: a pass that fails on the way must not lose them.
         self._orphaned |= self._memory.only(state.jobs)
-        world = self._memory.same("world", await self._placer.world(state))
         books = self._memory.same("books", await self._books())
-        jobs = self._memory.restless(
-            state, self._clock.now(), waiting=world, settled=books, stop=money.stop, done=self._is_done
-        )
-        followed = await self._follow_all(jobs, state, money)
+        look = self._memory.look(state, self._clock.now(), settled=books, stop=money.stop, done=self._is_done)
+        followed = await self._follow_all(look.restless, state, money)
         if self._orphaned:
             await self._wind_up_orphans(state, money)
-        placed = await self._placer.place(followed, state)
+        placed = await self._placer.place(followed, look.waiting, state)
         transactions = await self._transactions(placed.others)
         written = await for_each(lambda facts: self._write(facts, state, transactions), placed.others)
         for facts in (*placed.dispatched, *(each for each in written if each is not None)):
-            self._remember(facts, world, books, money)
+            self._remember(facts, books, money)
+        if placed.anew:
+            for facts in placed.waiting:
+                self._memory.answer(facts)
         await self._writer.tell()
         self._metrics.jobs(dict(Counter(job.status.state for job in state.jobs)))
         if placed.later or self._placer.must_wait(state, self._clock.now()):
             step = await self._mover.carry_on(state, self._entries)
             return 0.0 if placed.later else 1.0 if step is None else min(1.0, step)
-        step = await self._mover.move([*placed.dispatched, *placed.others], state, self._entries)
+        decided = [*placed.dispatched, *placed.others, *(placed.waiting if placed.anew else ())]
+        step = await self._mover.move(decided, state, self._entries, anew=placed.anew)
         return self._next_deadline(state, money, step)
 
     def _next_deadline(self, state: HubState, money: Upkeep, step: float | None) -> float | None:
@@ -170,7 +177,7 @@ class JobLoop:
             self._memory.know(facts[0])
             return facts[0]
 
-        return [facts for facts in await for_each(follow, jobs) if facts is not None]
+        return await self._covered([facts for facts in await for_each(follow, jobs) if facts is not None])
 
     async def _entries(self, uids: Collection[str]) -> Usage:
         """What the ledger holds of these jobs; of those that were forgotten meanwhile, it is asked."""
@@ -207,10 +214,18 @@ class JobLoop:
                 self._writer.note(facts.job, event)
         if facts.newest is not None:
             self._faults.note(facts.newest)
-        if not self._settlement:
-            return facts
-        covers = await self._ledger.coverages([entry.attempt.lease_name for entry in facts.usage])
-        return replace(facts, coverage=tuple(covers.values()))
+        return facts
+
+    async def _covered(self, followed: list[JobFacts]) -> list[JobFacts]:
+        """The facts with how far each attempt is settled, in one query."""
+        names = [entry.attempt.lease_name for facts in followed for entry in facts.usage]
+        if not self._settlement or not names:
+            return followed
+        covers = await self._ledger.coverages(names)
+        return [
+            replace(facts, coverage=tuple(covers[entry.attempt.lease_name] for entry in facts.usage))
+            for facts in followed
+        ]
 
     async def _write(
         self, facts: JobFacts, state: HubState, transactions: Mapping[int, tuple[str, str]]
@@ -225,14 +240,14 @@ class JobLoop:
             self._memory.forget(facts.job.metadata.uid)
         return written
 
-    def _remember(self, facts: JobFacts, world: object, books: object, money: Upkeep) -> None:
+    def _remember(self, facts: JobFacts, books: object, money: Upkeep) -> None:
         """What is at rest is left alone until something of it changes."""
         now = self._clock.now()
         where = phase(facts, now)
         if where is Phase.DELETING or (where is Phase.ACTIVE and not _quiet(facts, money)):
             self._memory.know(facts)
         else:
-            self._memory.keep(facts, where, now, world if where in WAITING else books)
+            self._memory.keep(facts, where, now, books)
 
     async def _wind_up_orphans(self, state: HubState, money: Upkeep) -> None:
         """Open attempts, and leases, whose job is not among those that could be read."""
@@ -289,7 +304,11 @@ class JobLoop:
         return True
 
     async def _tombstones(self, facts: JobFacts, state: HubState) -> list[ComputeLease]:
-        """Every lease of the job, told to stop; one that was deleted by hand is made again to clear its member."""
+        """Every lease of the job, told to stop; one that was deleted by hand is made again to clear its member.
+
+        Not one of an attempt that ended longer ago than leases are kept: the retention loop has deleted it, after its
+        member was cleared.
+        """
         stop = Stop(DELETED, self._clock.now())
         found = {lease.metadata.name: lease for lease in state.leases_for(facts.job.metadata.uid)}
         stopped = [
@@ -299,7 +318,8 @@ class JobLoop:
         for entry in facts.usage:
             attempt = entry.attempt
             missing = attempt.lease_name not in found and attempt.outcome not in UNSTARTED
-            if missing and attempt.terms.provider in state.providers:
+            kept = attempt.ended_at is None or stop.at < attempt.ended_at + self._keep
+            if missing and kept and attempt.terms.provider in state.providers:
                 stopped.append(await self._keeper.bury(entry, stop))
         return stopped
 

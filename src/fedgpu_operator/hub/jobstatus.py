@@ -59,7 +59,8 @@ def job_status(
     conditions = merge(still, findings, generation=job.metadata.generation, now=now)
     newest, lease = facts.newest, facts.lease
     usage = lease.status.usage if lease is not None else None
-    done = where in (Phase.FINISHED, Phase.DELETING) and usage is not None
+    done = where in (Phase.FINISHED, Phase.DELETING)
+    completed = known.completion_time if _lease_is_gone(facts) else None
     status = ComputeJobStatus(
         observed_generation=job.metadata.generation,
         state=_state(where, facts),
@@ -69,12 +70,24 @@ def job_status(
         if facts.decision
         else known.candidates,
         start_time=usage.started_at if usage and usage.started_at else known.start_time,
-        completion_time=usage.finished_at if usage and done else None,
+        completion_time=(usage.finished_at if usage else completed) if done else None,
         usage=UsageStatus(gpu_seconds=facts.gpu_seconds, cost=_usd(facts.cost)) if newest else None,
         settlement=_settlement(facts, transactions),
         conditions=conditions,
     )
     return fitted(status)
+
+
+def _lease_is_gone(facts: JobFacts) -> bool:
+    """Whether the lease of the newest attempt was deleted: what only it told is then kept as the status shows it."""
+    placement, newest = facts.job.status.placement, facts.newest
+    return facts.lease is None and newest is not None and placement is not None and placement.lease == newest.lease_name
+
+
+def _told_before(facts: JobFacts, kind: str, reason: str) -> str:
+    """The message of that condition, if it is of the newest attempt's end and its lease is gone."""
+    known = find(facts.job.status.conditions, kind)
+    return known.message if known is not None and known.reason == reason and _lease_is_gone(facts) else ""
 
 
 def _usd(amount: int) -> str:
@@ -175,7 +188,9 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
     step, newest = facts.next_step, facts.newest
     running = Finding("Running", "False", "NotPlaced")
     if step is not None and newest is not None and failed(newest.outcome):
-        running = Finding("Running", "False", newest.outcome, f"{attempt_failed(facts)}; {retries_used(step)}")
+        told = _told_before(facts, "Running", newest.outcome)
+        text = told or f"{attempt_failed(facts)}; {retries_used(step)}"
+        running = Finding("Running", "False", newest.outcome, text)
     if decision is None and (resumes := resumes_at(facts)) is not None:
         text = (
             f"{unstarted(facts)} attempts in a row could not be started, the last one as {facts.attempts[-1].outcome}; "
@@ -214,6 +229,8 @@ def _finished(facts: JobFacts) -> Iterable[Finding]:
     outcome = newest.outcome if newest is not None else ""
     detail = lease.status.exit_message if lease is not None else ""
     found = [_placed(facts), Finding("Running", "False", "Ended", "the workload has ended")]
+    if told := _told_before(facts, "Complete" if outcome == SUCCEEDED else "Failed", outcome):
+        return [*found, Finding("Complete" if outcome == SUCCEEDED else "Failed", "True", outcome, told)]
     if outcome == SUCCEEDED:
         return [*found, Finding("Complete", "True", SUCCEEDED, detail or "every replica succeeded")]
     if outcome in UNSTARTED:

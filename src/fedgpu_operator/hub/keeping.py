@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import LeaseUsage
 from fedgpu_operator.errors import NotFoundError
-from fedgpu_operator.hub.solvency import Upkeep, unpaid, upkeep
+from fedgpu_operator.hub.obligations import ObligationBook
+from fedgpu_operator.hub.solvency import Payer, Upkeep, payers_of, unpaid, upkeep
 from fedgpu_operator.hub.store import HubState
+from fedgpu_operator.hub.watched import Watched
 from fedgpu_operator.hub.write import emit, one_of_many
-from fedgpu_operator.ports import Clock, Kube, Ledger, ResourceType
+from fedgpu_operator.ports import Clock, Kube, ResourceType
 from fedgpu_operator.settlement import Thresholds
 
 log = logging.getLogger(__name__)
@@ -27,21 +29,33 @@ ACCOUNTS = ResourceType.of(ComputeAccount.info)
 class MoneyWatch:
     """Looks once per pass. It stops nothing itself: that is the attempts' keeper's."""
 
-    def __init__(self, kube: Kube, ledger: Ledger, clock: Clock, thresholds: Callable[[], Thresholds]) -> None:
+    def __init__(self, kube: Kube, owed: ObligationBook, clock: Clock, thresholds: Callable[[], Thresholds]) -> None:
         self._kube = kube
-        self._ledger = ledger
+        self._owed = owed
         self._clock = clock
         self._thresholds = thresholds
+        self._watched = Watched()
+        self._payers: dict[str, Payer] = {}
+        self._missing: dict[str, str] = {}
+        self._tight = False
 
     async def look(self, state: HubState) -> Upkeep:
         """The upkeep of all open attempts; empty where nothing is settled on chain."""
-        running = [] if state.wallets is None else await self._ledger.open_attempts()
-        running = [entry for entry in running if entry.attempt.terms.tenant_wallet]
-        if not running:
+        if state.wallets is None:
             return Upkeep()
-        pairs = await self._ledger.pair_totals()
-        found = upkeep(state.accounts, state.leases, pairs, running, self._thresholds(), self._clock.now())
-        return Upkeep({**found.stop, **await self._without_account(state, running)}, found.save, found.due)
+        found = await self._upkeep(state, exact=self._tight)
+        if found.tight and not self._tight:
+            found = await self._upkeep(state, exact=True)
+        self._tight = found.tight
+        if not self._missing:
+            return found
+        return replace(found, stop={**found.stop, **await self._without_account(state, self._missing)})
+
+    async def _upkeep(self, state: HubState, *, exact: bool) -> Upkeep:
+        owed = await self._owed.look(exact=exact)
+        if self._watched.changed((owed, *state.accounts.values())):
+            self._payers, self._missing = payers_of(state.accounts, owed), unpaid(state.accounts, owed)
+        return upkeep(self._payers, state.leases, owed, self._thresholds(), self._clock.now())
 
     async def ask(self, state: HubState, wanted: Mapping[str, datetime]) -> None:
         """Ask these leases' workloads to save their work, each once, and tell their jobs; put what is written back."""
@@ -69,9 +83,8 @@ class MoneyWatch:
         )
         await emit(self._kube, job, "Warning", "CheckpointRequested", text, now=self._clock.now())
 
-    async def _without_account(self, state: HubState, running: list[LeaseUsage]) -> dict[str, str]:
+    async def _without_account(self, state: HubState, missing: Mapping[str, str]) -> dict[str, str]:
         """Leases to stop because no account of their namespace names their wallet any more; why, by lease name."""
-        missing = unpaid(state.accounts, running)
         gone = {}
         for namespace in sorted(set(missing.values())):
             if namespace in state.accounts or await self._is_gone(namespace):

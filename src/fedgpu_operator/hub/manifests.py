@@ -13,7 +13,7 @@ from typing import Final
 
 from fedgpu_operator.api.base import GROUP, JSONObject
 from fedgpu_operator.domain.books import Epoch
-from fedgpu_operator.errors import AlreadyExistsError
+from fedgpu_operator.errors import AlreadyExistsError, NotFoundError
 from fedgpu_operator.ports import CONFIG_MAPS, Kube
 
 EPOCH_LABEL: Final = f"{GROUP}/epoch"
@@ -31,6 +31,16 @@ async def publish_manifest(kube: Kube, namespace: str, epoch: Epoch) -> None:
             await kube.create(CONFIG_MAPS, piece)
         except AlreadyExistsError:
             continue
+
+
+async def withdraw_manifest(kube: Kube, namespace: str, epoch: int, manifest_hash: str) -> None:
+    """Delete the ConfigMaps of an epoch; the first one goes last, since it says how many there are."""
+    try:
+        first = await kube.get(CONFIG_MAPS, manifest_name(epoch, manifest_hash, 0), namespace)
+    except NotFoundError:
+        return
+    for index in reversed(range(int(first["metadata"]["annotations"][PIECES_ANNOTATION]))):
+        await kube.delete(CONFIG_MAPS, manifest_name(epoch, manifest_hash, index), namespace)
 
 
 def manifest_name(epoch: int, manifest_hash: str, index: int) -> str:

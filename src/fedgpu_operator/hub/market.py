@@ -17,6 +17,7 @@ from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.costs import CostBook
 from fedgpu_operator.hub.jobfacts import JobFacts, Phase, phase
 from fedgpu_operator.hub.marketdoc import MarketDocument, QuotedOffer, publish_market
+from fedgpu_operator.hub.obligations import Obligations
 from fedgpu_operator.hub.placing import all_offers, domain_job, funds_by_namespace, hosts_of, policies_by_namespace
 from fedgpu_operator.hub.priorities import PriorityBook
 from fedgpu_operator.hub.proofs import ProofBook
@@ -123,12 +124,10 @@ class MarketLoop:
                     jobs.append(replace(job, priority=priorities.of(facts.job).value))
             except InvalidResourceError as error:
                 log.debug("%s is not counted as demand: %s", facts.job.key, error)
-        funds = funds_by_namespace(
-            state,
-            {job.namespace for job in jobs},
-            await self._ledger.pair_totals() if state.wallets is not None else (),
-            await self._ledger.open_attempts() if state.wallets is not None else (),
-        )
+        owed = Obligations()
+        if state.wallets is not None:
+            owed = Obligations(await self._ledger.pair_totals(), await self._ledger.open_attempts())
+        funds = funds_by_namespace(state, {job.namespace for job in jobs}, owed)
         return Snapshot(now, tuple(jobs), all_offers(state), laws, funds, self._default_deny)
 
     async def _surveyed(self, snapshot: Snapshot) -> MarketView:

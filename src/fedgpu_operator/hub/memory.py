@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 from zlib import crc32
@@ -21,14 +21,25 @@ WAITING: Final = frozenset({Phase.PENDING, Phase.DRY_RUN, Phase.INVALID})
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """A job as it was when nothing was left to do; `world` is what else its phase depends on."""
+    """A job as it was when nothing was left to do.
+
+    `settled` is what else a job depends on that waits for money; `waiting` are the facts of one that waits for a place.
+    """
 
     job: ComputeJob
     lease: ComputeLease | None
     lease_name: str
     until: datetime
-    world: object
-    waits: bool
+    settled: object
+    waiting: JobFacts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The jobs that a pass has to look at, and the facts of all others that wait for a place."""
+
+    restless: list[ComputeJob]
+    waiting: list[JobFacts]
 
 
 class JobMemory:
@@ -52,43 +63,38 @@ class JobMemory:
             self._same[name] = last = value
         return last
 
-    def restless(
+    def look(
         self,
         state: HubState,
         now: datetime,
         *,
-        waiting: object,
         settled: object,
         stop: Collection[str] = (),
         done: Callable[[ComputeJob], bool] = lambda _: False,
-    ) -> list[ComputeJob]:
-        """The jobs to look at.
+    ) -> Look:
+        """What there is to look at.
 
-        `waiting` and `settled`, both from `same`, are the very objects of the last pass as long as nothing moved for
-        jobs that wait for a place or for money; `stop` names leases that must not go on. Jobs that are `done` are
-        nobody's concern, though after a restart nothing is remembered of them.
+        `settled`, from `same`, is the very object of the last pass as long as nothing moved for jobs that wait for
+        money; `stop` names leases that must not go on. Jobs that are `done` are nobody's concern, though after a
+        restart nothing is remembered of them.
         """
-        found, waits = [], False
-        idle = []
+        found, waiting = [], []
+        rests, leases = self._rests, state.leases
         for job in state.jobs:
-            rest = self._rests.get(job.metadata.uid)
+            rest = rests.get(job.metadata.uid)
             if (
                 rest is not None
                 and rest.job is job
-                and rest.lease is state.leases.get(rest.lease_name)
+                and rest.lease is leases.get(rest.lease_name)
                 and now < rest.until
-                and rest.world is (waiting if rest.waits else settled)
+                and (rest.waiting is not None or rest.settled is settled)
                 and rest.lease_name not in stop
             ):
-                if rest.waits:
-                    idle.append(job)
-                continue
-            if done(job):
-                continue
-            waits = waits or rest is None or rest.waits
-            found.append(job)
-        # Those that wait are decided together, or the capacity that one of them waits for would go to a later one.
-        return found + idle if waits else found
+                if rest.waiting is not None:
+                    waiting.append(rest.waiting)
+            elif not done(job):
+                found.append(job)
+        return Look(found, waiting)
 
     def usage(self, uid: str) -> tuple[LeaseUsage, ...] | None:
         """What the ledger holds of a job, None where that is to be asked."""
@@ -99,13 +105,23 @@ class JobMemory:
         for uid in asked:
             self._usage[uid] = histories.get(uid, ())
 
-    def keep(self, facts: JobFacts, where: Phase, now: datetime, world: object) -> None:
-        """Nothing is left to do for that job until something of it, or `world`, changes."""
+    def keep(self, facts: JobFacts, where: Phase, now: datetime, settled: object) -> None:
+        """Nothing is left to do for that job until something of it changes, or `settled` where it has no place to get.
+
+        One that waits for a place is decided on by its facts as they are here, whenever others are.
+        """
         uid, newest = facts.job.metadata.uid, facts.newest
         self._usage[uid] = facts.usage
         name = newest.lease_name if newest is not None else ""
         until = _until(uid, now, facts.job.spec.deadline)
-        self._rests[uid] = Rest(facts.job, facts.lease, name, until, world, where in WAITING)
+        waiting = _slim(facts) if where in WAITING else None
+        self._rests[uid] = Rest(facts.job, facts.lease, name, until, settled, waiting)
+
+    def answer(self, facts: JobFacts) -> None:
+        """What was decided on a job that waits on, of which nothing had to be written."""
+        rest = self._rests.get(facts.job.metadata.uid)
+        if rest is not None and rest.waiting is not facts:
+            self._rests[facts.job.metadata.uid] = replace(rest, waiting=_slim(facts))
 
     def wake(self, uid: str) -> None:
         """That job is looked at; unless it comes to rest again, it will be in the next pass too."""
@@ -128,6 +144,14 @@ class JobMemory:
         _drop(self._rests, gone)
         _drop(self._usage, gone)
         return bool(gone) or first
+
+
+def _slim(facts: JobFacts) -> JobFacts:
+    """The facts without the verdicts, which hold on to all offers of their pass; the next decision has its own."""
+    decision = facts.decision
+    if decision is None or not decision.verdicts:
+        return facts
+    return replace(facts, decision=replace(decision, verdicts=()))
 
 
 def _until(uid: str, now: datetime, deadline: datetime | None) -> datetime:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.running import Announced, Hysteresis, Move, Running
 from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.attempts import AttemptKeeper
@@ -20,6 +21,7 @@ from fedgpu_operator.hub.movable import Subject, Usage, candidates, freed_of, le
 from fedgpu_operator.hub.notices import HOLD, MOVE_ANNOTATION, Notice, notice_of, waiting_jobs
 from fedgpu_operator.hub.providers import is_ready
 from fedgpu_operator.hub.store import HubState
+from fedgpu_operator.hub.watched import Watched
 from fedgpu_operator.hub.write import emit, one_of_many
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.moves import Board
@@ -63,40 +65,47 @@ class Mover:
         self._forget = forget
         self._view = view
         self._rules = rules or Hysteresis()
+        self._left: dict[str, JobFacts] = {}
         self._waiting: list[JobFacts] = []
         self._told: dict[str, str] = {}
         self._prices: object = None
+        self._providers = Watched()
+        self._watched = Watched()
+        self._draining: dict[str, GPUProvider] = {}
         self._looked: datetime | None = None
 
-    async def move(self, decided: Sequence[JobFacts], state: HubState, usage: Entries) -> float | None:
+    async def move(self, decided: Sequence[JobFacts], state: HubState, usage: Entries, *, anew: bool) -> float | None:
         """Bring every announced move one step on and announce new ones; seconds until the next step, None for none.
 
-        `decided` are the jobs that this pass looked at: all that wait, or none of them. `usage` says what the ledger
-        holds of a job.
+        `decided` are the jobs that this pass looked at; with `anew`, all that wait are among them. `usage` says what
+        the ledger holds of a job.
         """
         now = self._clock.now()
-        self._remember(decided, state, now)
+        self._remember(decided, anew=anew)
         await self._tell_drained(state, now)
         subjects = subjects_of(state, await usage([job.metadata.uid for job in candidates(state)]))
         if subjects is None:
             return 1.0
-        anew = self._is_time(state, now)
-        if not subjects or not (self._waiting or anew or any(each.notice for each in subjects)):
+        due = self._is_time(state, now)
+        if not subjects:
+            return None
+        self._waiting = _waiting(self._left, state, now)
+        if not (self._waiting or due or any(each.notice for each in subjects)):
             return None
         # What was placed in this pass takes room and money: both are read again.
         fresh = replace(state)
         view, _ = await self._view([*(each.facts for each in subjects), *self._waiting], fresh, now)
         running = running_of(subjects, view)
         # Pure and, in a large federation, seconds long: probes and agents go on meanwhile.
-        moves = await asyncio.to_thread(self._plan, view, fresh, list(running.values()), anew=anew)
-        due = []
+        moves = await asyncio.to_thread(self._plan, view, fresh, list(running.values()), anew=due)
+        steps = []
         for each in subjects:
             name = each.lease.metadata.name
             with one_of_many(each.lease):
-                due.append(await self._step(each, running.get(name), moves.get(name), state))
-        if anew:
+                steps.append(await self._step(each, running.get(name), moves.get(name), state))
+        if due:
             self._looked = now
-        ahead = [each for each in due if each is not None]
+        ahead = [each for each in steps if each is not None]
         return min(ahead) if ahead else None
 
     async def carry_on(self, state: HubState, usage: Entries) -> float | None:
@@ -124,14 +133,14 @@ class Mover:
                 await self._stop(each, each.lease, notice, state)
         return min(due) if due else None
 
-    def _remember(self, decided: Sequence[JobFacts], state: HubState, now: datetime) -> None:
+    def _remember(self, decided: Sequence[JobFacts], *, anew: bool) -> None:
         """Who waits: all that the last decision left out, less what became something else since."""
-        if any(facts.decision is not None for facts in decided):
-            self._waiting = _waiting(decided, now)
-        elif self._waiting:
-            looked = {facts.job.metadata.uid for facts in decided}
-            present = {job.metadata.uid for job in state.jobs} - looked
-            self._waiting = [facts for facts in self._waiting if facts.job.metadata.uid in present]
+        if anew:
+            self._left = {facts.job.metadata.uid: facts for facts in decided if _was_left(facts)}
+            return
+        for facts in decided if self._left else ():
+            if self._left.pop(facts.job.metadata.uid, None) is not None and _was_left(facts):
+                self._left[facts.job.metadata.uid] = facts
 
     def _plan(self, view: Snapshot, state: HubState, running: Sequence[Running], *, anew: bool) -> dict[str, Move]:
         now, jobs = view.now, {job.uid: job for job in view.jobs}
@@ -153,15 +162,17 @@ class Mover:
 
     def _is_time(self, state: HubState, now: datetime) -> bool:
         """Whether offers changed, or it is long enough ago that capacity was looked at."""
-        prices = {
-            name: (
-                each.draining,
-                is_ready(each),
-                [(offer.product, offer.price_per_gpu_hour) for offer in each.spec.offers],
-            )
-            for name, each in state.providers.items()
-        }
-        changed, self._prices = prices != self._prices, prices
+        changed = False
+        if self._providers.changed(state.providers.values()):
+            prices = {
+                name: (
+                    each.draining,
+                    is_ready(each),
+                    [(offer.product, offer.price_per_gpu_hour) for offer in each.spec.offers],
+                )
+                for name, each in state.providers.items()
+            }
+            changed, self._prices = prices != self._prices, prices
         return changed or self._looked is None or now - self._looked >= REBALANCE_EVERY
 
     # ---- one move
@@ -223,9 +234,10 @@ class Mover:
 
     async def _tell_drained(self, state: HubState, now: datetime) -> None:
         """Say beside each draining provider what stays there because nobody may move it."""
-        draining = {name: provider for name, provider in state.providers.items() if provider.draining}
-        jobs = {job.metadata.uid: job for job in state.jobs} if draining else {}
-        for name, provider in draining.items():
+        if self._watched.changed(state.providers.values()):
+            self._draining = {name: provider for name, provider in state.providers.items() if provider.draining}
+        jobs = {job.metadata.uid: job for job in state.jobs} if self._draining else {}
+        for name, provider in self._draining.items():
             here = [jobs.get(lease.spec.job.uid) for lease in state.leases_of(name)]
             stays = sum(1 for job in here if job is None or not job.spec.disruption.reclaimable)
             text = f"draining: {len(here)} leases are here, {stays} of them stay to their end: they are not reclaimable"
@@ -235,13 +247,15 @@ class Mover:
                     self._told[name] = text
 
 
-def _waiting(decided: Iterable[JobFacts], now: datetime) -> list[JobFacts]:
-    """Jobs that this pass placed nowhere, the highest priority first."""
-    found = [
-        facts
-        for facts in decided
-        if facts.decision is not None and facts.decision.chosen is None and phase(facts, now) is Phase.PENDING
-    ]
+def _was_left(facts: JobFacts) -> bool:
+    """Whether a decision placed the job nowhere."""
+    return facts.decision is not None and facts.decision.chosen is None
+
+
+def _waiting(left: Mapping[str, JobFacts], state: HubState, now: datetime) -> list[JobFacts]:
+    """Those of these jobs that still wait for a place, the highest priority first."""
+    present = (left.get(job.metadata.uid) for job in state.jobs)
+    found = [facts for facts in present if facts is not None and phase(facts, now) is Phase.PENDING]
     return sorted(found, key=lambda facts: (-(facts.priority or 0), facts.job.metadata.uid))[:MAX_WAITING]
 
 

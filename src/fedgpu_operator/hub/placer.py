@@ -6,22 +6,26 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.weight import MOST_STORED, excess_of_job
 from fedgpu_operator.domain.books import Attempt
 from fedgpu_operator.domain.decision import Decision, Verdict
-from fedgpu_operator.domain.job import Job
+from fedgpu_operator.domain.job import Job, Policy
+from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, KubeError, TooLargeError
+from fedgpu_operator.hub.asking import Asked, Frame, JobReader
 from fedgpu_operator.hub.attempts import JOBS, AttemptKeeper
+from fedgpu_operator.hub.awaiting import Awaiting, awaited_by, charged, imagined
 from fedgpu_operator.hub.faults import FaultBook
 from fedgpu_operator.hub.jobfacts import (
     SUPERSEDED,
@@ -32,13 +36,15 @@ from fedgpu_operator.hub.jobfacts import (
     phase,
     resumes_at,
 )
+from fedgpu_operator.hub.jobstatus import MAX_CANDIDATES
 from fedgpu_operator.hub.jobwriter import JobWriter
 from fedgpu_operator.hub.movable import freed_of
 from fedgpu_operator.hub.notices import MOVE_ANNOTATION, decide_held, holds, waiting_jobs
-from fedgpu_operator.hub.placing import all_offers, domain_job, funds_by_namespace, hosts_of, policies_by_namespace
-from fedgpu_operator.hub.priorities import PriorityBook
-from fedgpu_operator.hub.providers import awaits_report
+from fedgpu_operator.hub.obligations import ObligationBook, Obligations
+from fedgpu_operator.hub.offerbook import OfferBook
+from fedgpu_operator.hub.placing import funds_by_namespace
 from fedgpu_operator.hub.store import HubState
+from fedgpu_operator.hub.watched import Watched, same_objects
 from fedgpu_operator.hub.write import emit, for_each, one_of_many
 from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
 from fedgpu_operator.placement.problem import Solution
@@ -51,23 +57,64 @@ MOST_AT_ONCE = 128
 """Jobs that one pass dispatches; at 60 jobs a second that is two seconds."""
 REFUSALS: Final = frozenset({400, 403, 413, 422})
 """Answers to a write that will be the same the next time."""
-RETRY_SECONDS = 30
-"""A job that found no place is judged anew at least so often: deadlines, cool-downs and measurements go by time."""
-SETTLE = timedelta(seconds=10)
-"""How long placement waits for a new provider's first report; members answered within 1 s in the lab."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What a pass placed, what is left to be written, and whether more could be placed at once."""
+    """What a pass placed, what is left to be written, and whether more could be placed at once.
+
+    `waiting` are jobs at rest of which nothing has to be written; `anew` is whether this pass decided, so that all jobs
+    that found no place are among `others` and `waiting` with their decisions.
+    """
 
     dispatched: list[JobFacts]
     others: list[JobFacts]
+    waiting: list[JobFacts]
     later: bool = False
+    anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """All that a solve rests on: as long as it is equal, the decisions are those of the last one.
+
+    `jobs` and `offers` are compared as objects, which their makers keep as long as they are equal.
+    """
+
+    tick: int
+    jobs: Mapping[str, Job]
+    offers: tuple[Offer, ...]
+    laws: Mapping[str, tuple[Policy, ...]]
+    funds: Mapping[str, MicroUSD | None]
+    told: tuple[ComputeLease, ...]
+    awaited: Awaiting
+
+    def holds(self, last: Basis | None) -> bool:
+        """Whether a solve on the last basis says what one on this basis would say."""
+        return (
+            last is not None
+            and self.tick == last.tick
+            and self.offers is last.offers
+            and len(self.jobs) == len(last.jobs)
+            and all(last.jobs.get(uid) is job for uid, job in self.jobs.items())
+            and self.funds == last.funds
+            and self.laws == last.laws
+            and same_objects(self.told, last.told)
+            and self.awaited == last.awaited
+        )
+
+
+Words = tuple[str | None, str, tuple[str, ...], tuple[Verdict, ...]]
+"""What the status of a job that waits shows of its decision: reason, message, policies, and the best candidates."""
 
 
 class JobPlacer:
-    """One decision for all jobs that wait, so that nothing is sold twice."""
+    """One decision for all jobs that wait, so that nothing is sold twice.
+
+    All of them are decided together whenever something that a decision rests on changed, and none of them otherwise.
+    What the placer remembers (the jobs and offers as placement sees them, the last answer, and what was shown of it)
+    spares work; a fresh placer decides the same.
+    """
 
     def __init__(
         self,
@@ -82,76 +129,175 @@ class JobPlacer:
         cooldown: timedelta,
         faults: FaultBook,
         forget: Callable[[str], None],
+        owed: ObligationBook | None = None,
         plugins: Plugins = BUILT_IN,
         vantages: tuple[Vantage, ...] = (),
     ) -> None:
-        self._vantages = vantages
         self._engine = Engine(plugins)
-        self._offered: tuple[object, tuple[Offer, ...]] = (None, ())
+        self._reader = JobReader(kube, clock, faults, cooldown=cooldown, vantages=vantages)
+        self._stock = OfferBook()
+        self._owed = owed or ObligationBook(ledger, clock)
         self._forget = forget
         self._kube = kube
-        self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
         self._keeper = keeper
         self._writer = writer
         self._default_deny = default_deny
-        self._cooldown = cooldown
-        self._faults = faults
-        self._priorities = PriorityBook(kube, clock)
         self._began = clock.now()
         self._refused: dict[str, str] = {}
+        self._leases = Watched()
+        self._told: tuple[ComputeLease, ...] = ()
+        self._basis: Basis | None = None
+        self._decisions: dict[str, Decision] = {}
+        self._priority: dict[str, int] = {}
+        self._shown: dict[str, Words] = {}
+        self._thorough = -1
 
     def must_wait(self, state: HubState, now: datetime) -> bool:
-        """Whether some provider is about to report for the first time: deciding now could miss the best offer.
+        """Whether some provider is about to report for the first time, so that moves are not thought of yet."""
+        return bool(awaited_by(state, now, self._began))
 
-        A provider is waited for SETTLE after it was created and after this process began, no longer.
+    async def place(self, followed: list[JobFacts], resting: Sequence[JobFacts], state: HubState) -> Placed:
+        """Decide for those that wait; what was placed has its lease and its status.
+
+        `followed` are the jobs that this pass looks at, `resting` all others that wait, as they were remembered.
         """
-        for provider in state.providers.values():
-            since = max(self._began, provider.metadata.creation_timestamp or self._began)
-            if awaits_report(provider) and now - since < SETTLE:
-                return True
-        return False
-
-    async def world(self, state: HubState) -> object:
-        """Equal as long as a job that found no place would find none now: what placement looks at beside the jobs.
-
-        Where money is counted it moves all the time, and nothing is equal.
-        """
-        if state.wallets is not None or self.must_wait(state, self._clock.now()):
-            return object()
-        half_minute = int(self._clock.now().timestamp()) // RETRY_SECONDS
-        law = state.policies, state.unreadable_policies, state.namespaces
-        caps = {namespace: account.spec.max_per_job for namespace, account in state.accounts.items()}
-        return half_minute, self._offers(state), law, caps, await self._priorities.look()
-
-    async def place(self, followed: list[JobFacts], state: HubState) -> Placed:
-        """Decide for those that wait; what was placed has its lease and its status."""
         now = self._clock.now()
-        waiting = [facts for facts in followed if _is_due(facts, now)]
-        if not waiting or self.must_wait(state, now):
-            return Placed([], followed)
-        view, errors = await self.view(waiting, state, now)
-        # Pure and, for a long queue, seconds long: probes and agents go on meanwhile.
-        decisions = await asyncio.to_thread(self._solve, view, waiting, state)
-        priorities = {job.uid: job.priority for job in view.jobs}
+        asking = [facts for facts in followed if _is_due(facts, now)]
+        asking += [facts for facts in resting if not facts.usage or _is_due(replace(facts, invalid=None), now)]
+        if not asking:
+            self._basis = None
+            return Placed([], followed, list(resting))
+        frame = await self._reader.frame(state, (facts.job.metadata.namespace for facts in asking), now)
+        asked = self._ask(asking, frame, state)
+        basis = await self._based(asked, frame, state, now)
+        anew = not basis.holds(self._basis)
+        if anew:
+            # Kept only once all of it is done: a solve that fails must not look like one that placed nobody.
+            self._basis = None
+            # Pure and, for a long queue, seconds long: probes and agents go on meanwhile.
+            dry = {facts.job.metadata.uid for facts in asking if facts.job.spec.dry_run}
+            self._decisions = await asyncio.to_thread(self._solve, self._view(basis, now), dry, state, basis.awaited)
+            self._priority = {uid: job.priority for uid, job in basis.jobs.items()}
+        placed = await self._carry_out(followed, resting, asked, state, anew=anew, tick=frame.tick)
+        if anew and not placed.later:
+            self._basis = basis
+        return placed
+
+    def _ask(self, asking: Iterable[JobFacts], frame: Frame, state: HubState) -> dict[str, Asked]:
+        """The jobs as placement sees them, by uid.
+
+        One that could not be started as it is (its workload is refused, or too large) is tried again each half minute,
+        and when what it is read against changes.
+        """
+        found = {}
+        for facts in asking:
+            uid = facts.job.metadata.uid
+            known = self._reader.known(uid)
+            each = self._reader.read(facts, frame, state)
+            if facts.invalid is None or each.error is not None or each is not known:
+                found[uid] = each
+        return found
+
+    async def _based(self, asked: Mapping[str, Asked], frame: Frame, state: HubState, now: datetime) -> Basis:
+        jobs = {uid: each.job for uid, each in asked.items() if each.job is not None}
+        spaces = {job.namespace for job in jobs.values()}
+        owed = await self._owed.look() if state.wallets is not None else Obligations()
+        if self._leases.changed(state.leases.values()):
+            self._told = tuple(each for each in state.leases.values() if MOVE_ANNOTATION in each.metadata.annotations)
+        return Basis(
+            frame.tick,
+            jobs,
+            self._stock.look(state),
+            {namespace: frame.laws.get(namespace, ()) for namespace in spaces},
+            funds_by_namespace(state, spaces, owed),
+            self._told,
+            awaited_by(state, now, self._began),
+        )
+
+    def _view(self, basis: Basis, now: datetime) -> Snapshot:
+        return Snapshot(now, tuple(basis.jobs.values()), basis.offers, basis.laws, basis.funds, self._default_deny)
+
+    async def _carry_out(
+        self,
+        followed: Iterable[JobFacts],
+        resting: Iterable[JobFacts],
+        asked: Mapping[str, Asked],
+        state: HubState,
+        *,
+        anew: bool,
+        tick: int,
+    ) -> Placed:
+        """Dispatch whom a place was found for; the others apart by whether something of them is to be written."""
         chosen: list[JobFacts] = []
         others: list[JobFacts] = []
+        waiting: list[JobFacts] = []
+        thorough, self._thorough = tick != self._thorough, tick
         for facts in followed:
-            uid = facts.job.metadata.uid
-            facts = replace(
-                facts,
-                invalid=errors.get(uid, facts.invalid),
-                decision=decisions.get(uid),
-                priority=priorities.get(uid),
-            )
+            facts = self._answered(facts, asked)
+            self._note(facts)
             (chosen if _goes(facts) else others).append(facts)
+        for facts in resting:
+            uid = facts.job.metadata.uid
+            if not anew and (uid not in asked or asked[uid].error is facts.invalid):
+                waiting.append(facts)
+                continue
+            if not thorough and self._says_the_same(facts):
+                waiting.append(facts)
+                continue
+            now = self._answered(facts, asked)
+            if _goes(now):
+                chosen.append(now)
+            elif self._is_news(facts, now, thorough=thorough):
+                self._note(now)
+                others.append(now)
+            else:
+                waiting.append(now)
         # A pass that took all of a long queue would keep what must stop waiting for its end.
         now_on, later = chosen[:MOST_AT_ONCE], len(chosen) > MOST_AT_ONCE
         done = await for_each(lambda facts: self._dispatch_apart(facts, state), now_on)
         placed = [each for each in done if each is not None and each.invalid is None]
         others += [each for each in done if each is not None and each.invalid is not None]
-        return Placed(placed, others, later)
+        if thorough:
+            self._reader.only(asked)
+            self._shown = {uid: self._shown[uid] for uid in asked if uid in self._shown}
+        return Placed(placed, others, waiting, later, anew)
+
+    def _says_the_same(self, facts: JobFacts) -> bool:
+        """Whether a job at rest goes nowhere, for the reason that is shown."""
+        uid = facts.job.metadata.uid
+        decision, shown = self._decisions.get(uid), self._shown.get(uid)
+        same = decision is not None and shown is not None and decision.reason == shown[0]
+        return same and facts.invalid is None and decision is not None and decision.chosen is None
+
+    def _answered(self, facts: JobFacts, asked: Mapping[str, Asked]) -> JobFacts:
+        """The facts with what this pass says of the job; one that was not asked about stays as it is."""
+        uid = facts.job.metadata.uid
+        each = asked.get(uid)
+        if each is None:
+            return facts
+        return replace(facts, invalid=each.error, decision=self._decisions.get(uid), priority=self._priority.get(uid))
+
+    def _is_news(self, before: JobFacts, now: JobFacts, *, thorough: bool) -> bool:
+        """Whether the status of a job at rest has to be written: its reason is another one, or it is time to look.
+
+        The words beside the reason, with the candidates, change with every offer: they are brought up to date each half
+        minute, or every lease that ends would have the status of every job that waits written.
+        """
+        if str(before.invalid or "") != str(now.invalid or ""):
+            return True
+        if now.decision is None:
+            return False
+        shown = self._shown.get(now.job.metadata.uid)
+        if shown is None or shown[0] != now.decision.reason:
+            return True
+        return thorough and shown != _words(now.decision)
+
+    def _note(self, facts: JobFacts) -> None:
+        """Remember what is shown of a decision from now on."""
+        if facts.decision is not None and facts.decision.chosen is None:
+            self._shown[facts.job.metadata.uid] = _words(facts.decision)
 
     async def _dispatch_apart(self, facts: JobFacts, state: HubState) -> JobFacts | None:
         placed: list[JobFacts] = []
@@ -161,48 +307,28 @@ class JobPlacer:
             self._forget(facts.job.metadata.uid)
         return placed[0] if placed else None
 
-    def _offers(self, state: HubState) -> tuple[Offer, ...]:
-        """What is for sale; reckoned once as long as no lease is taken."""
-        if self._offered[0] is not state.running:
-            self._offered = (state.running, all_offers(state))
-        return self._offered[1]
-
     async def view(
-        self, waiting: list[JobFacts], state: HubState, now: datetime
+        self, asking: list[JobFacts], state: HubState, now: datetime
     ) -> tuple[Snapshot, dict[str, InvalidResourceError]]:
         """These jobs and all that is decided on about them; those that cannot be read, with why, by uid."""
-        laws, broken = policies_by_namespace(state, (facts.job.metadata.namespace for facts in waiting))
-        asked: list[Job] = []
-        errors: dict[str, InvalidResourceError] = {}
-        hosts, priorities = hosts_of(state.providers), await self._priorities.look()
-        for facts in waiting:
-            namespace = facts.job.metadata.namespace
-            try:
-                if namespace in broken:
-                    raise broken[namespace]
-                account = state.accounts.get(namespace)
-                cooling = self._faults.cooling(namespace, now)
-                job = domain_job(
-                    facts, account, now, self._cooldown, hosts=hosts, vantages=self._vantages, cooling=cooling
-                )
-                priority = priorities.of(facts.job)
-                asked.append(replace(job, priority=priority.value, preempts=priority.preempts))
-            except InvalidResourceError as error:
-                errors[facts.job.metadata.uid] = error
-        paid = state.wallets is not None
-        funds = funds_by_namespace(
-            state,
-            {job.namespace for job in asked},
-            await self._ledger.pair_totals() if paid else (),
-            await self._ledger.open_attempts() if paid else (),
-        )
-        return Snapshot(now, tuple(asked), self._offers(state), laws, funds, self._default_deny), errors
+        frame = await self._reader.frame(state, (facts.job.metadata.namespace for facts in asking), now)
+        asked = {facts.job.metadata.uid: self._reader.read(facts, frame, state) for facts in asking}
+        basis = await self._based(asked, frame, state, now)
+        return self._view(basis, now), {uid: each.error for uid, each in asked.items() if each.error is not None}
 
-    def _solve(self, view: Snapshot, waiting: list[JobFacts], state: HubState) -> dict[str, Decision]:
-        """Decisions by job uid; a dry run is judged alone and takes nothing from the others."""
-        dry = {facts.job.metadata.uid for facts in waiting if facts.job.spec.dry_run}
+    def _solve(self, view: Snapshot, dry: Collection[str], state: HubState, awaited: Awaiting) -> dict[str, Decision]:
+        """Decisions by job uid; a dry run is judged alone and takes nothing from the others.
+
+        A job that would do better at a provider which is about to report has no decision yet.
+        """
         began = time.perf_counter()
         real = replace(view, jobs=tuple(job for job in view.jobs if job.uid not in dry))
+        trial = [job for job in view.jobs if job.uid in dry]
+        if awaited:
+            hoped = replace(view, offers=imagined(view.offers, state, awaited))
+            later = [each for each in self._decide(replace(hoped, jobs=real.jobs), state) if _goes_to(each, awaited)]
+            trial = [job for job in trial if not _goes_to(self._engine.evaluate(job, hoped), awaited)]
+            real = charged(real, later)
         decisions = {decision.job_uid: decision for decision in self._decide(real, state)}
         seconds = time.perf_counter() - began
         refused = {uid: str(d.reason) for uid, d in decisions.items() if d.chosen is None and d.reason is not None}
@@ -211,7 +337,7 @@ class JobPlacer:
         self._refused = refused
         placed = sum(1 for decision in decisions.values() if decision.chosen is not None)
         self._metrics.decided(placed, dict(new), seconds)
-        return decisions | {job.uid: self._engine.evaluate(job, view) for job in view.jobs if job.uid in dry}
+        return decisions | {job.uid: self._engine.evaluate(job, view) for job in trial}
 
     def _decide(self, view: Snapshot, state: HubState) -> Sequence[Decision]:
         """Capacity that announced moves hold goes to those whom it is held for."""
@@ -224,9 +350,8 @@ class JobPlacer:
                 log.warning("placement: %s; what it does not allow is refused", failure.message)
             return outcome.decisions
 
-        told = [lease for lease in state.leases.values() if MOVE_ANNOTATION in lease.metadata.annotations]
         known = {job.uid: job for job in view.jobs}
-        held = holds(told, waiting_jobs(state), known, view.now) if told else ()
+        held = holds(self._told, waiting_jobs(state), known, view.now) if self._told else ()
         decisions = decide_held(view, held, freed_of(state), decided) if held else decided(view)
         # A pass is as good as the worst of its parts.
         if solutions:
@@ -309,6 +434,15 @@ def _too_large(what: str) -> str:
         f"{what}: its status, and what others add, must fit beside it into the {MOST_STORED} bytes of one object in "
         "etcd; shorten spec.template, or remove annotations and labels, then it is placed"
     )
+
+
+def _goes_to(decision: Decision, awaited: Awaiting) -> bool:
+    """Whether a place was found at a provider that is about to report."""
+    return decision.chosen is not None and decision.chosen.provider in awaited
+
+
+def _words(decision: Decision) -> Words:
+    return decision.reason, decision.message, decision.policies, tuple(decision.verdicts[:MAX_CANDIDATES])
 
 
 def _goes(facts: JobFacts) -> bool:

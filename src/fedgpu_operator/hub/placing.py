@@ -10,7 +10,6 @@ from typing import Final
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.domain.books import LeaseUsage, PairTotal
 from fedgpu_operator.domain.faults import avoided
 from fedgpu_operator.domain.job import DataSet, Job, Policy
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
@@ -18,9 +17,10 @@ from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.vantage import Vantage, with_vantages
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.faults import ending_of
-from fedgpu_operator.hub.funds import exposure, standing
+from fedgpu_operator.hub.funds import standing
 from fedgpu_operator.hub.inventory import offers
 from fedgpu_operator.hub.jobfacts import JobFacts
+from fedgpu_operator.hub.obligations import Obligations
 from fedgpu_operator.hub.providers import is_ready
 from fedgpu_operator.hub.store import HubState
 
@@ -97,19 +97,15 @@ def _avoid(facts: JobFacts, now: datetime, cooldown: timedelta, cooling: Mapping
 
 def all_offers(state: HubState) -> tuple[Offer, ...]:
     """Every offer of every provider, the hub's own leases subtracted; what cannot be paid for is not ready."""
-    return tuple(
-        offer
-        for name, provider in state.providers.items()
-        for offer in offers(
-            provider,
-            state.reports.get(name),
-            state.leases_of(name),
-            ready=is_ready(provider)
-            and not provider.draining
-            and (state.wallets is None or name in state.wallets.payouts),
-            costs=state.costs,
-        )
-    )
+    return tuple(offer for name in state.providers for offer in offers_of(name, state))
+
+
+def offers_of(name: str, state: HubState) -> tuple[Offer, ...]:
+    """The offers of one provider of the state, as `all_offers` has them."""
+    provider = state.providers[name]
+    payable = state.wallets is None or name in state.wallets.payouts
+    ready = is_ready(provider) and not provider.draining and payable
+    return tuple(offers(provider, state.reports.get(name), state.leases_of(name), ready=ready, costs=state.costs))
 
 
 def policies_by_namespace(
@@ -137,23 +133,13 @@ def policies_by_namespace(
     return bound, broken
 
 
-def funds_by_namespace(
-    state: HubState,
-    namespaces: Iterable[str],
-    pairs: Iterable[PairTotal],
-    open_attempts: Iterable[LeaseUsage],
-) -> dict[str, MicroUSD | None]:
+def funds_by_namespace(state: HubState, namespaces: Iterable[str], owed: Obligations) -> dict[str, MicroUSD | None]:
     """What each namespace may still commit; None (unlimited) where nothing is settled on chain at all."""
     if state.wallets is None:
         return dict.fromkeys(namespaces)
-    all_pairs, all_open = list(pairs), list(open_attempts)
     funds: dict[str, MicroUSD | None] = {}
     for namespace in set(namespaces):
         wallet = state.wallets.tenants.get(namespace)
         known = standing(state.accounts[namespace]) if wallet is not None else None
-        owed = exposure(
-            (pair for pair in all_pairs if pair.tenant_wallet == wallet),
-            (entry for entry in all_open if entry.attempt.terms.tenant_wallet == wallet),
-        )
-        funds[namespace] = known.available(owed) if known is not None else MicroUSD(0)
+        funds[namespace] = known.available(owed.exposure(wallet or "")) if known is not None else MicroUSD(0)
     return funds

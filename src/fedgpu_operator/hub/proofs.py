@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, Protocol
@@ -16,6 +17,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.gpuprovider import GPUProvider, Payout
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.wallets import Wallets, payout_wallets, tenant_wallets
+from fedgpu_operator.hub.watched import Watched
 from fedgpu_operator.ports import Clock
 from fedgpu_operator.settlement.typeddata import TypedData, account_proof, hub_domain, provider_proof, signed_by
 
@@ -53,6 +55,8 @@ class ProofVerdict:
 
     status: Literal["True", "False", "Unknown"]
     message: str = ""
+    passing: bool = False
+    """Whether it can become another one by time alone: the chain was silent, or a clock is ahead."""
 
     @property
     def proven(self) -> bool:
@@ -70,6 +74,17 @@ class _Question:
     proof: WalletProof | None
     key: tuple[bytes, str]
     """Digest and signature, under which an answer is kept: the digest holds all that the verdict depends on."""
+    signer: str = ""
+    """The receipt signer that a provider's wallet agrees to as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Payout:
+    """A provider's payout wallet, empty where it may not be used, and what that follows from."""
+
+    provider: GPUProvider
+    proven: bool
+    wallet: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +109,44 @@ class ProofBook:
         self._domain = hub_domain(checker.chain_id, checker.escrow)
         self._answers: dict[tuple[bytes, str], _Answer] = {}
         self._silence: tuple[datetime, str] | None = None
+        self._questions: dict[tuple[str, str], _Question] = {}
+        self._accounts, self._providers = Watched(), Watched()
+        self._tenants: dict[str, str] = {}
+        self._payouts: dict[str, _Payout] = {}
+        self._wallets = Wallets({}, {})
 
     async def wallets(self, accounts: Iterable[ComputeAccount], providers: Iterable[GPUProvider]) -> Wallets:
-        """Every wallet that may be used now: proven, and for payouts accepted as well."""
+        """Every wallet that may be used now: proven, and for payouts accepted as well.
+
+        The very same object as long as no object and no answer changed, and every proof has one.
+        """
         accounts, providers = list(accounts), list(providers)
-        tenants, owners = await self.accounts(accounts), await self.providers(providers)
-        return Wallets(
-            tenants=tenant_wallets(each for each in accounts if tenants[each.metadata.namespace].proven),
-            payouts=payout_wallets(each for each in providers if owners[each.metadata.name].proven),
-        )
+        if self._accounts.changed(accounts):
+            with _forgetting(self._accounts):
+                judged = await self.accounts(accounts)
+            self._tenants = tenant_wallets(each for each in accounts if judged[each.metadata.namespace].proven)
+            if any(each.passing for each in judged.values()):
+                self._accounts.forget()
+        if self._providers.changed(providers):
+            with _forgetting(self._providers):
+                judged = await self.providers(providers)
+            self._payouts = {
+                each.metadata.name: self._payout(each, proven=judged[each.metadata.name].proven) for each in providers
+            }
+            if any(each.passing for each in judged.values()):
+                self._providers.forget()
+        found = Wallets(self._tenants, {name: known.wallet for name, known in self._payouts.items() if known.wallet})
+        if found != self._wallets:
+            self._wallets = found
+        return self._wallets
+
+    def _payout(self, provider: GPUProvider, *, proven: bool) -> _Payout:
+        """The provider's payout wallet if it may be used; worked out once per object, since acceptance is a hash."""
+        known = self._payouts.get(provider.metadata.name)
+        if known is not None and known.provider is provider and known.proven is proven:
+            return known
+        wallet = payout_wallets([provider]).get(provider.metadata.name, "") if proven else ""
+        return _Payout(provider, proven, wallet)
 
     async def accounts(self, accounts: Iterable[ComputeAccount], *, refresh: bool = False) -> dict[str, ProofVerdict]:
         """Verdicts by namespace."""
@@ -117,14 +161,21 @@ class ProofBook:
         return verdicts | dict(zip(asked, await self._judge(list(asked.values()), refresh=refresh), strict=True))
 
     def _of_account(self, account: ComputeAccount) -> _Question:
-        namespace, proof = account.metadata.namespace, account.spec.proof
+        namespace, proof, wallet = account.metadata.namespace, account.spec.proof, account.spec.wallet
+        known = self._questions.get(("account", namespace))
+        if known is not None and (known.wallet, known.proof) == (wallet, proof):
+            return known
         issued = proof.issued_at if proof is not None else 0
-        wallet = account.spec.wallet
         data = account_proof(self._domain, hub=self._hub, namespace=namespace, wallet=wallet, issued_at=issued)
         command = f"fedgpu account prove -n {namespace}"
-        return _Question(wallet, f"namespace {namespace}", command, proof, _key(data, proof))
+        made = _Question(wallet, f"namespace {namespace}", command, proof, _key(data, proof))
+        return self._remember(("account", namespace), made)
 
     def _of_payout(self, provider: str, payout: Payout) -> _Question:
+        name, signer = ("provider", provider), payout.signer or ""
+        known = self._questions.get(name)
+        if known is not None and (known.wallet, known.signer, known.proof) == (payout.address, signer, payout.proof):
+            return known
         data = provider_proof(
             self._domain,
             hub=self._hub,
@@ -134,7 +185,16 @@ class ProofBook:
             issued_at=payout.proof.issued_at if payout.proof is not None else 0,
         )
         command = f"fedgpu provider prove {provider}"
-        return _Question(payout.address, f"provider {provider}", command, payout.proof, _key(data, payout.proof))
+        key = _key(data, payout.proof)
+        made = _Question(payout.address, f"provider {provider}", command, payout.proof, key, signer)
+        return self._remember(name, made)
+
+    def _remember(self, name: tuple[str, str], question: _Question) -> _Question:
+        """Hashing what is signed takes a tenth of a millisecond: once per proof is enough."""
+        if len(self._questions) >= MOST_KEPT:
+            self._questions.clear()
+        self._questions[name] = question
+        return question
 
     async def _judge(self, questions: Sequence[_Question], *, refresh: bool) -> list[ProofVerdict]:
         now = self._clock.now()
@@ -186,7 +246,10 @@ class ProofBook:
         await asyncio.gather(*(ask(question) for question in due))
 
     def _keep(self, question: _Question, answer: _Answer) -> None:
-        self._answers.pop(question.key, None)
+        before = self._answers.pop(question.key, None)
+        if before is None or before.valid != answer.valid:
+            self._accounts.forget()
+            self._providers.forget()
         if len(self._answers) >= MOST_KEPT:
             self._answers.pop(next(iter(self._answers)))
         self._answers[question.key] = answer
@@ -201,14 +264,14 @@ class ProofBook:
             text = (
                 f"the proof of wallet {wallet} is dated {proof.issued_at}, later than now: set the clock, run {command}"
             )
-            return ProofVerdict("False", text)
+            return ProofVerdict("False", text, passing=True)
         known = self._answers.get(question.key)
         if known is None:
             silent = self._silence[1] if self._silence is not None else "not asked yet"
             text = (
                 f"the proof is by no key of wallet {wallet}, and the chain does not say if it is a contract: {silent}"
             )
-            return ProofVerdict("Unknown", text)
+            return ProofVerdict("Unknown", text, passing=True)
         if not known.valid:
             text = (
                 f"the proof is no signature of wallet {wallet} over {question.whose} of hub {self._hub}, "
@@ -216,6 +279,16 @@ class ProofBook:
             )
             return ProofVerdict("False", text)
         return ProofVerdict("True", f"wallet {wallet} has agreed to be used by {question.whose}")
+
+
+@contextmanager
+def _forgetting(watched: Watched) -> Iterator[None]:
+    """What could not be judged is looked at again."""
+    try:
+        yield
+    except BaseException:
+        watched.forget()
+        raise
 
 
 def _key(data: TypedData, proof: WalletProof | None) -> tuple[bytes, str]:

@@ -189,7 +189,7 @@ class SettlementLoop:
 
     async def _read_errands(self, *, hand_out: bool) -> tuple[Errand | None, Errand | None]:
         try:
-            found = await self._disputes.errands(await self._sender.room(), hand_out=hand_out)
+            found = await self._disputes.errands(self._sender.room, hand_out=hand_out)
             self._pruned = self._disputes.pruned
         except ChainMismatchError:
             raise

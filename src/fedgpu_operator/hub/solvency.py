@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,8 +11,9 @@ from eth_utils.address import to_checksum_address
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import LeaseUsage, PairTotal
+from fedgpu_operator.domain.books import LeaseUsage
 from fedgpu_operator.hub.funds import Outlook, outlook, standing
+from fedgpu_operator.hub.obligations import Obligations
 from fedgpu_operator.settlement import Stage, Thresholds, stage_of
 
 REACTION: Final = 15.0
@@ -24,61 +24,77 @@ REACTION: Final = 15.0
 class Upkeep:
     """By lease name: `stop` why it must end now, `save` when its money ends, where a checkpoint is to be asked for.
 
-    `due` is in how many seconds the next of these things happens; None where nothing is in sight.
+    `due` is in how many seconds the next of these things happens; None where nothing is in sight. `tight` is whether
+    some wallet cannot pay for all of its work to the very end: only then does it matter what was billed of it so far.
     """
 
     stop: Mapping[str, str] = field(default_factory=dict)
     save: Mapping[str, datetime] = field(default_factory=dict)
     due: float | None = None
+    tight: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """A wallet with the account that answers for it, and the open attempts that it pays for."""
+
+    account: ComputeAccount
+    entries: tuple[LeaseUsage, ...]
+
+
+def payers_of(accounts: Mapping[str, ComputeAccount], owed: Obligations) -> dict[str, Payer]:
+    """By wallet, who pays for the open attempts; `accounts` are by namespace.
+
+    Attempts of namespaces that `accounts` lacks, or whose account is of another wallet, are left to `unpaid`.
+    """
+    found = {}
+    for wallet, entries in owed.open_of.items():
+        spaces = {entry.attempt.terms.tenant for entry in entries} if wallet else set()
+        paying = {space: known for space in spaces if (known := accounts.get(space)) and _pays(known, wallet)}
+        mine = tuple(entry for entry in entries if entry.attempt.terms.tenant in paying)
+        if mine:
+            found[wallet] = Payer(paying[mine[0].attempt.terms.tenant], mine)
+    return found
 
 
 def upkeep(
-    accounts: Mapping[str, ComputeAccount],
+    payers: Mapping[str, Payer],
     leases: Mapping[str, ComputeLease],
-    pairs: Iterable[PairTotal],
-    open_attempts: Iterable[LeaseUsage],
+    owed: Obligations,
     thresholds: Thresholds,
     now: datetime,
 ) -> Upkeep:
-    """The upkeep of all open attempts that are settled on chain; `accounts` are by namespace.
+    """The upkeep of all open attempts that are settled on chain.
 
-    An account that was never read says nothing: its leases go on. Attempts of namespaces that `accounts` lacks, or
-    whose account is of another wallet, are left to `unpaid`.
+    An account that was never read says nothing: its leases go on. A wallet that can pay for everything at its limit is
+    not looked into further: nothing of it can end for want of money.
     """
-    totals = list(pairs)
-    by_wallet: dict[str, list[LeaseUsage]] = defaultdict(list)
-    owners: dict[str, ComputeAccount] = {}
-    for entry in open_attempts:
-        terms = entry.attempt.terms
-        account = accounts.get(terms.tenant)
-        if terms.tenant_wallet and account is not None and _pays(account, terms.tenant_wallet):
-            by_wallet[terms.tenant_wallet].append(entry)
-            owners.setdefault(terms.tenant_wallet, account)
     found = []
-    for wallet, entries in by_wallet.items():
-        stands = standing(owners[wallet], now)
-        if stands is not None:
-            mine = [pair for pair in totals if pair.tenant_wallet == wallet]
-            seen = outlook(stands, mine, entries, now, _ends(entries, leases, now))
+    for wallet, payer in payers.items():
+        stands = standing(payer.account, now)
+        if stands is not None and not stands.pays_all(owed.exposure(wallet)):
+            ends = _ends(payer.entries, leases, now)
+            seen = outlook(stands, owed.pairs_of.get(wallet, ()), payer.entries, now, ends)
             found.append(_judge(seen, leases, thresholds, now))
     return Upkeep(
         stop={name: why for each in found for name, why in each.stop.items()},
         save={name: at for each in found for name, at in each.save.items()},
         due=min((each.due for each in found if each.due is not None), default=None),
+        tight=bool(found),
     )
 
 
-def unpaid(accounts: Mapping[str, ComputeAccount], open_attempts: Iterable[LeaseUsage]) -> dict[str, str]:
+def unpaid(accounts: Mapping[str, ComputeAccount], owed: Obligations) -> dict[str, str]:
     """By lease name, the namespace of each open attempt whose wallet no account there names any more.
 
     Nobody watches that wallet then, so its money could leave unseen.
     """
-    return {
-        entry.attempt.lease_name: terms.tenant
-        for entry in open_attempts
-        if (terms := entry.attempt.terms).tenant_wallet
-        and not ((account := accounts.get(terms.tenant)) and _pays(account, terms.tenant_wallet))
-    }
+    found: dict[str, str] = {}
+    for wallet, entries in owed.open_of.items():
+        spaces = {entry.attempt.terms.tenant for entry in entries} if wallet else set()
+        bare = {space for space in spaces if not ((known := accounts.get(space)) and _pays(known, wallet))}
+        found |= {e.attempt.lease_name: e.attempt.terms.tenant for e in entries if e.attempt.terms.tenant in bare}
+    return found
 
 
 def _pays(account: ComputeAccount, wallet: str) -> bool:

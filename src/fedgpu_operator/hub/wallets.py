@@ -30,10 +30,12 @@ def tenant_wallets(proven: Iterable[ComputeAccount]) -> dict[str, str]:
     A wallet that agreed to two accounts is spent by the older one alone, so that its funds are summed in one place.
     """
     wallets: dict[str, str] = {}
+    taken: set[str] = set()
     ordered = sorted(proven, key=lambda a: (str(a.metadata.creation_timestamp), a.metadata.namespace))
     for account in ordered:
         wallet = str(to_checksum_address(account.spec.wallet))
-        if wallet not in wallets.values():
+        if wallet not in taken:
+            taken.add(wallet)
             wallets[account.metadata.namespace] = wallet
     return wallets
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedgpu_operator.metering.accrual import covers, receipt_cumulative
 from fedgpu_operator.metering.billing import DEFAULT_GRACE, Billed, Clip, HubObservation, bill, ceiling
+from fedgpu_operator.metering.cadence import worth_writing
 from fedgpu_operator.metering.measure import ContainerFacts, PodFacts, measure
 from fedgpu_operator.metering.tolerance import disputed, tolerance
 
@@ -21,4 +22,5 @@ __all__ = [
     "measure",
     "receipt_cumulative",
     "tolerance",
+    "worth_writing",
 ]

@@ -163,9 +163,10 @@ class Engine:
 
     def _decisions(self, placement: Placement) -> tuple[Decision, ...]:
         ranked: list[tuple[int, Decision]] = []
+        misses: explain.Misses = {}
         for judged, flows in zip(placement.classes, placement.solution.flows, strict=True):
             rank = -judged.ctx.job.priority
-            words = _Words(judged, placement, self._guard)
+            words = _Words(judged, placement, self._guard, misses)
             ranked += [(rank, words.decision(uid, offer)) for uid, offer in _members(judged, flows)]
         ranked.sort(key=lambda each: (each[0], each[1].job_uid))
         return tuple(decision for _, decision in ranked)
@@ -174,7 +175,8 @@ class Engine:
 class _Words:
     """The decisions of one class: jobs that got the same share all but their uid."""
 
-    def __init__(self, judged: JudgedClass, placement: Placement, guard: Guard) -> None:
+    def __init__(self, judged: JudgedClass, placement: Placement, guard: Guard, misses: explain.Misses) -> None:
+        self._misses = misses
         self._judged = judged
         self._placement = placement
         self._guard = guard
@@ -189,7 +191,7 @@ class _Words:
             return explain.same(uid, known)
         verdicts = self._verdicts.get(left)
         if verdicts is None:
-            verdicts = explain.Verdicts(self._judged, self._placement.table, self._guard, left)
+            verdicts = explain.Verdicts(self._judged, self._placement.table, self._guard, left, self._misses)
             self._verdicts[left] = verdicts
         made = explain.waiting(uid, verdicts) if offer is None else explain.placed(uid, verdicts, offer)
         self._known[left, offer] = made

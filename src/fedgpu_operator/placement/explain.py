@@ -18,15 +18,27 @@ from fedgpu_operator.placement.plugins.budget import run_cost
 from fedgpu_operator.placement.registry import Filter
 from fedgpu_operator.placement.table import OfferTable
 
+Misses = dict[tuple[int, int], dict[str, int]]
+"""Histograms by the identity of the gates and of the mask that they leave, which classes of one pass share."""
+
 
 class Verdicts(Sequence[Verdict]):
     """Every offer's verdict for the jobs of one class: the eligible first by effective price, then by name.
 
     A verdict is made when it is looked at, and kept. `left` is what of its funds the job could still commit (µUSD).
+    `misses` holds the histograms of the classes of one pass, so that those which the same filters refuse share one.
     """
 
-    def __init__(self, judged: JudgedClass, table: OfferTable, guard: Guard, left: int | None = None) -> None:
+    def __init__(
+        self,
+        judged: JudgedClass,
+        table: OfferTable,
+        guard: Guard,
+        left: int | None = None,
+        misses: Misses | None = None,
+    ) -> None:
         self.judged = judged
+        self._misses = {} if misses is None else misses
         self._table = table
         self._guard = guard
         self._left = left
@@ -79,12 +91,19 @@ class Verdicts(Sequence[Verdict]):
         """How many providers have an eligible offer."""
         return int(np.count_nonzero(np.bincount(self._table.provider, weights=self.judged.eligible)))
 
-    @cached_property
+    @property
     def nearest_misses(self) -> dict[str, int]:
         """How many providers by reason: each counts once, with that of its offer that came furthest.
 
         The eligible ones were outbid. The most frequent reason comes first, among equals the farther miss.
         """
+        name = id(self.judged.gates), id(self.judged.eligible)
+        known = self._misses.get(name)
+        if known is None:
+            known = self._misses[name] = self._count_misses()
+        return known
+
+    def _count_misses(self) -> dict[str, int]:
         plugins = self._guard.plugins
         if not len(self):
             return {}

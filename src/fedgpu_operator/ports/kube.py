@@ -69,7 +69,10 @@ class Kube(Protocol):
     def pages(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[Listed]:
-        """What `list` returns, as it arrives: whoever keeps less than was sent never holds the whole."""
+        """What `list` returns, in pieces as it arrives: whoever keeps less than was sent never holds the whole.
+
+        The last piece has the resourceVersion of the list; earlier ones may have an empty one.
+        """
         ...
 
     def watch(
@@ -94,8 +97,13 @@ class Kube(Protocol):
         """JSON merge patch of the status subresource; guarded in the same way."""
         ...
 
-    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
-        """Ask for deletion (foreground); an absent object is success; another uid raises ConflictError."""
+    async def delete(
+        self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
+        """Ask for deletion (foreground); an absent object is success.
+
+        Another uid or resourceVersion than the given one raises ConflictError.
+        """
         ...
 
     async def server_version(self) -> str:

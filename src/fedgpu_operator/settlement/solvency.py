@@ -24,6 +24,7 @@ from typing import Final
 
 from fedgpu_operator.domain.money import NOTHING, SECONDS_PER_HOUR, MicroUSD
 from fedgpu_operator.domain.settlement import AccountState
+from fedgpu_operator.domain.usage import LONGEST_UNWRITTEN_SECONDS
 
 EPOCHS_AHEAD: Final = 2
 """Debits that running work may be behind; the lag has a challenge window for each."""
@@ -46,8 +47,8 @@ class Thresholds:
 
 
 def lag_of(longest_epoch: float, challenge: float) -> float:
-    """Seconds from work to its debit at the latest: one epoch, EPOCHS_AHEAD windows, and a pause."""
-    return longest_epoch + EPOCHS_AHEAD * challenge + MAX_PAUSE
+    """Seconds from work to its debit at the latest: until its reading, one epoch, EPOCHS_AHEAD windows, and a pause."""
+    return LONGEST_UNWRITTEN_SECONDS + longest_epoch + EPOCHS_AHEAD * challenge + MAX_PAUSE
 
 
 @dataclass(frozen=True, slots=True)

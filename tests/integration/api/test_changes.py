@@ -50,10 +50,17 @@ def test_after_placement_the_agreement_is_frozen(field: str, value: object, desk
 
 @pytest.mark.parametrize(
     "change",
-    [{"suspend": False}, {"deadline": "2028-01-01T00:00:00Z"}, {"deadline": None}, {"budget": "200"}],
+    [
+        {"suspend": False},
+        {"deadline": "2028-01-01T00:00:00Z"},
+        {"deadline": None},
+        {"budget": "200"},
+        {"ttlSecondsAfterFinished": 0},
+        {"ttlSecondsAfterFinished": None},
+    ],
     ids=str,
 )
-def test_after_placement_suspend_deadline_and_budget_may_change(
+def test_after_placement_suspend_deadline_budget_and_ttl_may_change(
     change: JSONObject, desk: Any, placed: JSONObject
 ) -> None:
     answer = desk.patch(placed, {"spec": change})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from fedgpu_operator.lab.cluster import Cluster
 OBJECTS = Path(__file__).resolve().parents[1] / "api" / "objects" / "minimal"
 CONFINED = "writes only into the namespaces of providers"
 SPECS = "changes no spec of a ComputeJob or GPUProvider"
+JOBS = "deletes no ComputeJob but one that sets spec.ttlSecondsAfterFinished"
+EPOCHS = "deletes no SettlementEpoch but one that is Paid or Cancelled"
 AUDITS = "must be allowed to update gpuproviders/audit"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
@@ -111,8 +114,6 @@ def test_what_others_write_cannot_be_written(operator: ClusterApi, unique_name: 
     with pytest.raises(ForbiddenError):
         operator.patch(f"/apis/fedgpu.dev/v1alpha1/namespaces/default/computeaccounts/{name}", {"spec": {}})
     with pytest.raises(ForbiddenError):
-        operator.delete(f"/apis/fedgpu.dev/v1alpha1/namespaces/default/computejobs/{name}")
-    with pytest.raises(ForbiddenError):
         operator.delete("/api/v1/namespaces/default")
 
 
@@ -144,6 +145,99 @@ def test_of_a_job_or_a_provider_only_the_finalizers_can_be_changed(
         confined.patch(f"{where}/{name}", {"metadata": {"finalizers": []}})
     finally:
         hub.api.delete(f"{where}/{name}")
+
+
+def stated(**conditions: str) -> list[dict[str, str]]:
+    """Conditions as `type=status` or `type=status/reason`."""
+    at = "2026-01-02T03:04:05Z"
+    parts = {kind: word.partition("/") for kind, word in conditions.items()}
+    return [
+        {"type": kind, "status": status, "reason": reason or kind, "message": "", "lastTransitionTime": at}
+        for kind, (status, _, reason) in parts.items()
+    ]
+
+
+PAID = {"Complete": "True", "Settled": "True/Paid"}
+REFUSED = {"Failed": "True/UnknownPlace", "Admitted": "False/UnknownPlace"}
+
+
+@pytest.mark.parametrize(
+    ("ttl", "conditions", "seen", "deleted"),
+    [
+        (0, PAID, 0, True),
+        (86_400, {"Failed": "True/Error", "Settled": "False/SettlementDisabled"}, 0, True),
+        (None, PAID, 0, False),
+        (0, PAID, -1, False),
+        (0, {"Complete": "True", "Settled": "False/AwaitingEpoch"}, 0, False),
+        (0, {"Running": "True", "Complete": "False", "Settled": "False/SettlementDisabled"}, 0, False),
+        (0, REFUSED | {"Settled": "False/SettlementDisabled"}, 0, False),
+        (0, {}, 0, False),
+    ],
+    ids=["paid", "failed", "no ttl", "changed since", "not settled", "runs", "refused", "new"],
+)
+def test_only_a_finished_job_that_asked_for_it_can_be_deleted(
+    confined: ClusterApi,
+    hub: Cluster,
+    unique_name: Callable[[str], str],
+    ttl: int | None,
+    conditions: dict[str, str],
+    seen: int,
+    deleted: bool,
+) -> None:
+    body, name = yaml.safe_load((OBJECTS.parent / "full" / "computejob.yaml").read_text()), unique_name("ended")
+    body["metadata"], status = {"name": name, "namespace": name}, body.pop("status")
+    body["spec"].pop("ttlSecondsAfterFinished", None)
+    if ttl is not None:
+        body["spec"]["ttlSecondsAfterFinished"] = ttl
+    hub.create_namespace(name)
+    where = f"/apis/fedgpu.dev/v1alpha1/namespaces/{name}/computejobs"
+    made = hub.api.create(where, body)
+    mine = f"{where}/{name}"
+    try:
+        status |= {"conditions": stated(**conditions), "observedGeneration": made["metadata"]["generation"] + seen}
+        if conditions:
+            hub.api.patch(f"{mine}/status", {"status": status})
+        answer = refusal(lambda: confined.delete(mine))
+        assert (answer == "") is deleted
+        assert (JOBS in answer) is not deleted
+        assert bool(refusal(lambda: hub.api.get(mine))) is deleted
+    finally:
+        refusal(lambda: hub.api.delete(mine))
+
+
+@pytest.mark.parametrize(("state", "deleted"), [("Paid", True), ("Cancelled", True), ("Finalized", False), ("", False)])
+def test_only_an_epoch_that_has_ended_can_be_deleted(
+    confined: ClusterApi, hub: Cluster, unique_name: Callable[[str], str], state: str, deleted: bool
+) -> None:
+    path, name = "/apis/fedgpu.dev/v1alpha1/settlementepochs", unique_name("epoch")
+    body = yaml.safe_load((OBJECTS.parent / "full" / "settlementepoch.yaml").read_text())
+    status, body["metadata"] = body.pop("status"), {"name": name}
+    hub.api.create(path, body)
+    try:
+        if state:
+            hub.api.patch(f"{path}/{name}/status", {"status": status | {"state": state}})
+        answer = refusal(lambda: confined.delete(f"{path}/{name}"))
+        assert (answer == "") is deleted
+        assert (EPOCHS in answer) is not deleted
+    finally:
+        refusal(lambda: hub.api.delete(f"{path}/{name}"))
+
+
+def test_only_manifests_of_epochs_can_be_deleted_of_all_that_is_published(
+    confined: ClusterApi, hub: Cluster, unique_name: Callable[[str], str]
+) -> None:
+    maps, suffix = f"/api/v1/namespaces/{NAMESPACE}/configmaps", unique_name("one")
+    manifest, other = f"fedgpu-epoch-{suffix}", f"other-{suffix}"
+    for name in (manifest, other):
+        hub.api.create(maps, {"metadata": {"name": name}, "immutable": True})
+    try:
+        assert EPOCHS in refusal(lambda: confined.delete(f"{maps}/{other}"))
+        assert refusal(lambda: confined.delete(f"{maps}/{manifest}")) == ""
+        with pytest.raises(ForbiddenError):
+            confined.delete("/api/v1/namespaces/kube-system/configmaps/kube-root-ca.crt")
+    finally:
+        for left in (manifest, other):
+            refusal(partial(hub.api.delete, f"{maps}/{left}"))
 
 
 @pytest.fixture

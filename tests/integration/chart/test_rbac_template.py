@@ -85,6 +85,17 @@ def test_the_roles_are_exactly_those_of_the_documentation(render: Callable[..., 
     assert set(table) == rendered(render(OWNERS))
 
 
+def test_without_the_policies_that_hold_it_the_operator_may_delete_nothing_but_leases(
+    defaults: list[Manifest], render: Callable[..., list[Manifest]]
+) -> None:
+    def deletable(objects: list[Manifest]) -> set[str]:
+        mine = (rule for one, rule in rules(objects) if not one["metadata"]["name"].endswith(USERS))
+        return {name for rule in mine if "delete" in rule["verbs"] for name in rule["resources"]}
+
+    assert deletable(defaults) == {"computejobs", "computeleases", "configmaps", "settlementepochs"}
+    assert deletable(render({"rbac": {"confineByAdmission": False}})) == {"computeleases"}
+
+
 def test_an_owner_gets_its_own_provider_and_nothing_by_default(
     defaults: list[Manifest], render: Callable[..., list[Manifest]], find: Find
 ) -> None:

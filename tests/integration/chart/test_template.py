@@ -137,6 +137,7 @@ def test_every_setting_reaches_the_operator(render: Render, find: Find) -> None:
         "fundingWarnSeconds": 8,
         "fundingCheckpointSeconds": 7,
         "marketSeconds": 11,
+        "workloadRetentionSeconds": 16,
         "rebalanceMinSavingPercent": 12,
         "rebalanceMinSavingUSD": "0.13",
         "rebalanceResidenceSeconds": 14,
@@ -155,7 +156,7 @@ def test_every_setting_reaches_the_operator(render: Render, find: Find) -> None:
     assert settings.inventory_interval_seconds == 6
     assert (settings.funding_warn_seconds, settings.funding_checkpoint_seconds) == (8, 7)
     assert settings.rebalance == Hysteresis(relative=12, absolute=130_000, residence=14, most=15)
-    assert settings.market_seconds == 11
+    assert (settings.market_seconds, settings.workload_retention_seconds) == (11, 16)
     assert (settings.log_level, settings.log_format) == ("DEBUG", "json")
 
 
@@ -186,7 +187,7 @@ def test_settlement_comes_with_its_keys_as_files(render: Render, find: Find, tmp
         }
     ).chain
     assert defaults is not None
-    optional = ("first_block", "batch", "ca_file", "settler_warn_seconds")
+    optional = ("first_block", "batch", "ca_file", "settler_warn_seconds", "epoch_retention_seconds")
     for name in (*optional, "rpc_quorum", "min_payout", "native_usd", "max_cost_share", "fee_cap_wei"):
         assert getattr(chain, name) == getattr(defaults, name), f"{name}: the chart's default is not the operator's"
 
@@ -203,6 +204,7 @@ def test_every_chain_value_reaches_the_operator(render: Render, find: Find) -> N
         "maxCostShare": 0.1,
         "feeCapGwei": 2.5,
         "autoClaim": False,
+        "epochRetentionSeconds": 86_400,
         "firstBlock": 21_000_000,
         "batchAddress": "0x" + "cA" * 20,
     }
@@ -214,6 +216,7 @@ def test_every_chain_value_reaches_the_operator(render: Render, find: Find) -> N
     assert (chain.epoch_seconds, chain.max_epoch_seconds) == (60, 90000)
     assert (chain.min_payout, chain.native_usd) == (12_500_000, 3_120_550_000)
     assert (chain.max_cost_share, chain.fee_cap_wei, chain.auto_claim) == (0.1, 2_500_000_000, False)
+    assert chain.epoch_retention_seconds == 86_400
     assert (chain.first_block, chain.batch, chain.settler_warn_seconds) == (21_000_000, "0x" + "cA" * 20, 7200)
     assert not {volume["name"] for volume in pod(deployment)["volumes"]} & {"settler-key", "meter-key", "chain-ca"}
 
@@ -343,7 +346,7 @@ def test_an_existing_account_is_bound_and_not_made(render: Render, find: Find) -
     of_the_operator = [spec["matchConditions"][0]["expression"] for spec in policies if "matchConditions" in spec]
     # Everybody is held to the one on acceptances, and the operator alone writes the record of it.
     of_the_operator += [each["expression"] for spec in policies for each in spec["validations"] if "user" in str(each)]
-    assert len(of_the_operator) == 3
+    assert len(of_the_operator) == 5
     assert all(":given'" in expression for expression in of_the_operator)
 
 

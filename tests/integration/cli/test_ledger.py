@@ -112,6 +112,27 @@ def test_books_that_cannot_be_read_are_told_in_one_line(tmp_path: Path, capsys: 
         assert "secret" not in err
 
 
+def test_a_manifest_that_the_hub_shows_no_longer_comes_from_the_ledger(
+    books: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    plan = build_epoch(
+        chain_id=1,
+        escrow=PROVIDER,
+        seq=0,
+        prev_root="0x" + "00" * 32,
+        period_end=1,
+        pairs={(TENANT, PROVIDER): MicroUSD(1)},
+        debits={TENANT: MicroUSD(1)},
+    )
+    keep(books, plan, "")
+    for name in ("1", plan.manifest_hash, plan.manifest_hash.upper().replace("0X", "0x")):
+        assert main(["ledger", "manifest", name, "--ledger", str(books)]) == 0
+        assert capsysbinary.readouterr().out == plan.manifest, "byte for byte, or its hash is another"
+    for name, code, words in (("2", 1, b"no epoch 2"), ("0x" + "00" * 32, 1, b"no epoch 0x00"), ("one", 2, b"EPOCH")):
+        assert main(["ledger", "manifest", name, "--ledger", str(books)]) == code
+        assert words in capsysbinary.readouterr().err
+
+
 def head_of(path: Path) -> str:
     async def read() -> str:
         async with await SqlLedger.open(path, read_only=True) as ledger:

@@ -104,6 +104,12 @@ class Operator:
             self.kill()
             raise
 
+    def again(self, **changes: str) -> None:
+        """End it, and start it with these variables changed; without ``FEDGPU_``."""
+        self.end()
+        self._environment |= {f"FEDGPU_{name}": value for name, value in changes.items()}
+        self.start()
+
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 

@@ -31,10 +31,15 @@ from fedgpu_operator.settlement.typeddata import escrow_domain, receipt
 
 LINE = 1_000_000
 ROOM = Room(12_000_000)
+
 CHALLENGE = 3600
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NO_CODE = "0x" + "00" * 20
 """What a delegation is undone with."""
+
+
+async def room() -> Room:
+    return ROOM
 
 
 class Watch:
@@ -174,12 +179,12 @@ async def test_one_signer_that_delegated_is_left_out_named_and_answered_when_it_
     case.final()
 
     keeper = case.keeper()
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
     assert case.signed_in(urgent.call) == set(honest)
     await case.send(urgent.call)
     assert (await case.dispute()).shown == 2 * LINE
-    assert await keeper.errands(ROOM) == (None, None)
+    assert await keeper.errands(room) == (None, None)
     case.clock.forward(RECHECK)
     said = await condition(case, book, culprit)
     assert (said.status, said.reason) == ("False", "SignerHasCode")
@@ -189,7 +194,7 @@ async def test_one_signer_that_delegated_is_left_out_named_and_answered_when_it_
     case.final()
     case.clock.forward(RECHECK)
     assert (await condition(case, book, culprit)).status == "True"
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
     await case.send(urgent.call)
     assert (await case.dispute()).shown == 3 * LINE
@@ -201,7 +206,7 @@ async def test_a_delegation_that_is_not_final_yet_is_found_in_the_simulated_answ
     await case.delegate(case.keys[culprit], case.world.deployment.escrow)
     assert not await case.escrow.has_code(culprit), "not final"
     keeper = case.keeper()
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
     assert case.signed_in(urgent.call) == set(case.keys) - {culprit}
 
@@ -256,7 +261,7 @@ async def test_answers_and_closings_go_in_one_transaction_each_and_one_that_fail
     client = await bundler(case, case.world.deployment.batch)
     await client.verify()
     keeper = DisputeKeeper(case.ledger, client, case.clock)
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
     assert (urgent.kind, case.signed_in(urgent.call)) == ("answer", set(case.keys))
     # A signer delegates between simulation and block.
@@ -273,7 +278,7 @@ async def test_answers_and_closings_go_in_one_transaction_each_and_one_that_fail
     }
     case.world.chain.jump(2 * CHALLENGE)
     case.final()
-    _, waiting = await DisputeKeeper(case.ledger, client, case.clock).errands(ROOM)
+    _, waiting = await DisputeKeeper(case.ledger, client, case.clock).errands(room)
     assert waiting is not None
     assert waiting.key.startswith("close:bundle:")
     await case.world.mined(case.world.keeper.send(case.world.keeper.call_close(1, case.tenant, first)))
@@ -286,7 +291,7 @@ async def test_the_gas_of_a_bundle_is_what_all_of_it_needs(case: Case) -> None:
     await disputes_each_line(case)
     client = await bundler(case, case.world.deployment.batch)
     moot = client.call_close(1, case.tenant, NO_CODE)
-    urgent, _ = await DisputeKeeper(case.ledger, client, case.clock).errands(ROOM)
+    urgent, _ = await DisputeKeeper(case.ledger, client, case.clock).errands(room)
     assert urgent is not None
     gas = await client.simulate(urgent.call)
     alone = int(
@@ -309,14 +314,14 @@ async def test_multicall3_serves_where_the_chain_has_it_and_nothing_is_bundled_w
     await disputes_each_line(case)
     client = await bundler(case, None)
     assert await client.batch() is None
-    urgent, _ = await DisputeKeeper(case.ledger, client, case.clock).errands(ROOM)
+    urgent, _ = await DisputeKeeper(case.ledger, client, case.clock).errands(room)
     assert urgent is not None
     assert len(case.signed_in(urgent.call)) == 1
     before = case.world.chain.rpc("evm_snapshot")
     code = case.world.chain.rpc("eth_getCode", case.world.deployment.batch, "latest")
     case.world.chain.rpc("anvil_setCode", MULTICALL3, code)
     case.final()
-    urgent, _ = await DisputeKeeper(case.ledger, client, case.clock).errands(ROOM)
+    urgent, _ = await DisputeKeeper(case.ledger, client, case.clock).errands(room)
     assert urgent is not None
     assert (urgent.call.to, case.signed_in(urgent.call)) == (MULTICALL3, set(case.keys))
     # An address that holds something else is not taken for one.

@@ -2,7 +2,7 @@
 
 ``python -m tests.unit.agent.members CERT KEY`` serves all of them over TLS on a loopback port, which it prints. The
 first segment of a path says which: ``/honest``, ``/version``, ``/pages``, ``/dense``, ``/flood``, ``/drip``,
-``/texts``.
+``/texts``, ``/swollen``, ``/crowd``.
 """
 
 from __future__ import annotations
@@ -160,7 +160,43 @@ async def texts(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
         yield part
 
 
-MEMBERS = {each.__name__: each for each in (honest, version, pages, dense, flood, drip, texts)}
+SHRUNK = False
+"""Whether the members that can shrink have done so: asked for with the path ``/shrink``."""
+
+
+async def crowd(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+    """Pods that never end, on a node that exists, until it shrinks."""
+    if path.endswith("/pods") and "labelSelector" not in query and not SHRUNK:
+        at = int(query.get("continue", ["0"])[0])
+        yield listed([pod(number, {}) for number in range(at * 250, at * 250 + 250)], **{"continue": str(at + 1)})
+        return
+    async for part in honest(path, query):
+        yield part
+
+
+async def swollen(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+    """Of our own pods more than may be followed, until it shrinks; of each lease only its own Job, and no pod."""
+    labels = labels_of(query)
+    if path.endswith("/pods") and labels["fedgpu.dev/lease"] == "some-lease" and not SHRUNK and "watch" not in query:
+        state = [{"name": "x" * 2000, "image": "y" * 2000}] * 20
+        found = [pod(number, labels, containerStatuses=state) for number in range(1, 201)]
+        yield listed(found)
+        return
+    if path.endswith("/jobs") and "watch" not in query and labels["fedgpu.dev/lease"] == LEASE:
+        yield listed([failed_job(labels)])
+        return
+    async for part in honest(path, query):
+        yield part
+
+
+async def shrink(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+    """Those that can shrink do."""
+    global SHRUNK  # the state of this process
+    SHRUNK = True
+    yield b'{"gitVersion": "v1.35.0"}'
+
+
+MEMBERS = {each.__name__: each for each in (honest, version, pages, dense, flood, drip, texts, swollen, crowd, shrink)}
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

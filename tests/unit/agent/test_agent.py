@@ -57,7 +57,9 @@ class Silent:
     async def patch_status(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
         raise NotImplementedError
 
-    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+    async def delete(
+        self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -128,6 +130,7 @@ async def test_a_member_is_counted_by_what_can_hold_gpus_and_for_a_tenth_of_the_
             yield [make.node("a") if kind == NODES else make.pod(gpus=3, node="a")], "1"
             yield [make.node("b") if kind == NODES else make.pod(uid="2", gpus=1, node="b")], "2"
 
+    monkeypatch.setattr("fedgpu_operator.agent.agent.MOST_ASKED_NODES", 1)
     monkeypatch.setattr("fedgpu_operator.agent.agent.time", SimpleNamespace(monotonic=lambda: now))
     agent = Agent("prov", Silent(hub=True), Slow(), AgentSettings("ns", "hub", inventory_interval=10.0), Clock())
     products = await agent._inventory()
@@ -142,3 +145,26 @@ async def test_a_member_is_counted_by_what_can_hold_gpus_and_for_a_tenth_of_the_
     assert await agent._inventory() is None
     now = 1000.0 + 141
     assert await agent._inventory() is not None
+
+
+async def test_of_a_few_nodes_with_gpus_only_their_own_pods_are_asked_for(make: Any) -> None:
+    asked = []
+
+    class Mixed(Silent):
+        async def pages(
+            self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+        ) -> AsyncIterator[Listed]:
+            asked.append((kind.plural, labels, fields))
+            if kind == NODES:
+                yield [make.node("a"), make.node("b")], "1"
+            else:
+                node = fields.removeprefix("spec.nodeName=")[0]
+                yield [make.pod(uid=node, gpus=3 if node == "a" else 1, node=node)], "1"
+
+    agent = Agent("prov", Silent(hub=True), Mixed(), AgentSettings("ns", "hub"), Clock())
+    products = await agent._inventory()
+    assert products is not None
+    assert [(each.total, each.foreign) for each in products] == [(16, 4)]
+    ended = "status.phase!=Succeeded,status.phase!=Failed"
+    pods = [("pods", "", f"spec.nodeName={node},{ended}") for node in "ab"]
+    assert asked == [("nodes", "nvidia.com/gpu.product", ""), *pods]

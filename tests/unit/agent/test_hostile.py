@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import time
@@ -25,11 +26,11 @@ from fedgpu_operator.agent import KEPT, Agent, AgentSettings
 from fedgpu_operator.api.base import Condition
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import find
-from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.api.providerreport import AGENT_LEASE, ProviderReport
 from fedgpu_operator.domain.text import is_clean
 from fedgpu_operator.lab.kubeconfig import render
 from fedgpu_operator.lab.pki import new_server_identity
-from fedgpu_operator.ports import ResourceType
+from fedgpu_operator.ports import COORDINATION_LEASES, ResourceType
 
 ROOT = Path(__file__).resolve().parents[3]
 LEASES = ResourceType.of(ComputeLease.info)
@@ -160,9 +161,9 @@ def peak() -> int:
     ("which", "reasons"),
     [
         ("version", {"AnswerTooLarge"}),
-        ("pages", {"AnswerTooLarge", "BudgetExceeded"}),
-        ("dense", {"AnswerTooLarge", "BudgetExceeded"}),
-        ("flood", {"AnswerTooLarge", "BudgetExceeded"}),
+        ("pages", {"MemberTooLarge", "BudgetExceeded"}),
+        ("dense", {"MemberTooLarge", "BudgetExceeded"}),
+        ("flood", {"MemberTooLarge", "BudgetExceeded"}),
     ],
 )
 async def test_what_is_big_costs_the_operator_little_and_a_job_elsewhere_nothing(
@@ -177,12 +178,61 @@ async def test_what_is_big_costs_the_operator_little_and_a_job_elsewhere_nothing
             before = len(honest.pings)
             await until(lambda: len(honest.pings) >= before + PASSES)
             assert hostile.reachable is not None
-            assert hostile.reachable.status == "Unknown", "its work is left alone"
+            assert hostile.reachable.status != "True"
         assert honest.reachable is not None
         assert honest.reachable.status == "True"
         assert honest.agent.reachable
     assert strain.growth < MEMORY
     assert strain.stall < STALL
+
+
+async def shrink(members: Members) -> None:
+    """Let the members that can shrink do so."""
+    client = KubeClient.of_member(member_client(members.kubeconfig("shrink")), KEPT)
+    await client.server_version()
+    await client.close()
+
+
+async def test_a_member_that_grows_without_end_is_refused_until_it_shrinks(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its count is given up at the bound; its watches, its heartbeat and its leases go on."""
+    monkeypatch.setattr("fedgpu_operator.agent.inventory.MAX_PODS", 1000)
+    async with site(members, "crowd") as large:
+        await until(lambda: large.reachable is not None)
+        assert large.reachable is not None
+        assert (large.reachable.status, large.reachable.reason) == ("False", "MemberTooLarge")
+        assert "more than 1000 pods" in large.reachable.message
+        renewed = [heartbeat(large)]
+        await until(lambda: heartbeat(large) != renewed[0])
+        await shrink(members)
+        await until(lambda: large.reachable is not None and large.reachable.status == "True")
+
+
+def heartbeat(made: Site) -> Any:
+    """When the agent last showed that its member answers."""
+    found = made.hub.objects.get((COORDINATION_LEASES.plural, "ns", AGENT_LEASE), {})
+    return found.get("spec", {}).get("renewTime")
+
+
+async def test_a_member_with_more_of_ours_than_may_be_held_has_its_leases_followed_one_by_one(
+    members: Members, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedgpu_operator.agent.watch.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("fedgpu_operator.agent.watch.MOST_HELD", 2**20)
+    async with site(members, "swollen") as large:
+        lease = make.lease(workload_uid="job-uid").to_wire()
+        lease["metadata"]["namespace"], lease["spec"]["provider"] = "ns", "swollen"
+        await large.hub.create(LEASES, lease)
+        await until(lambda: large.reachable is not None)
+        assert large.reachable is not None
+        assert (large.reachable.status, large.reachable.reason) == ("False", "MemberTooLarge")
+        assert re.search(r"\d+ pods to be followed take more than 1 MiB of memory", large.reachable.message)
+        kept = large.hub.objects[LEASES.plural, "ns", make.lease_name]
+        await until(lambda: kept["status"]["state"] == "Failed")
+        await until(lambda: heartbeat(large) is not None)
+        await shrink(members)
+        await until(lambda: large.reachable is not None and large.reachable.status == "True")
 
 
 async def test_what_is_slow_ends_with_its_call(members: Members) -> None:

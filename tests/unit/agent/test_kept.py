@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.identity import HUB_LABEL
-from fedgpu_operator.agent.kept import KEPT, MAX_ENTRIES, MAX_TEXT, weight
+from fedgpu_operator.agent.kept import KEPT, MAX_ENTRIES, MAX_TEXT
 from fedgpu_operator.api.computelease import LEASE_LABEL
 from fedgpu_operator.ports import EVENTS, JOBS, NAMESPACES, NODES, PODS, ResourceType
+from fedgpu_operator.reflector import weight
 
 KINDS = sorted(KEPT, key=lambda kind: kind.plural)
 FIELDS = [

@@ -94,7 +94,9 @@ class FakeKube:
         self.lease["metadata"] = {**self.lease["metadata"], "resourceVersion": version}
         return self.lease
 
-    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+    async def delete(
+        self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
         self._note(f"delete {kind.kind} {uid}")
 
     async def server_version(self) -> str:
@@ -322,6 +324,44 @@ async def test_a_quiet_lease_is_not_written(make: Any) -> None:
     assert bench.lease.status.usage.gpu_seconds == 25
 
 
+async def test_an_old_lease_writes_its_usage_seldom_and_all_of_it_when_it_ends(make: Any) -> None:
+    lease = make.lease(verdicts=RUNNING, workload_uid="job-uid")
+    meta = lease.metadata.model_copy(update={"creation_timestamp": make.now - timedelta(days=1)})
+    spec = lease.spec.model_copy(update={"run_limit_seconds": 30 * 86400})
+    bench = Bench(make, lease.model_copy(update={"metadata": meta, "spec": spec}))
+    pods, job = (make.pod(ago=10),), make.member_job()
+    assert await bench.step(job=job, pods=pods) == ["status"]
+    for _ in range(19):
+        bench.clock.at += timedelta(seconds=15)
+        assert await bench.step(job=job, pods=pods) == []
+    bench.clock.at += timedelta(seconds=15)
+    assert await bench.step(job=job, pods=pods) == ["status"]
+    assert bench.lease.status.usage.gpu_seconds == 10 + 300
+    bench.clock.at += timedelta(seconds=15)
+    ended = make.pod(ago=10, exit_code=0, phase="Succeeded")
+    state = ended["status"]["containerStatuses"][0]["state"]["terminated"]
+    state["finishedAt"] = (bench.clock.at - timedelta(seconds=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert await bench.step(job=job, pods=(ended,)) == ["status"], "an end is news, whenever the last reading was"
+    assert bench.lease.status.usage.gpu_seconds == 10 + 310
+
+
+async def test_a_member_that_falls_silent_has_its_last_reading_written(make: Any) -> None:
+    """It may never answer again: what the agent alone remembers is not its owner's loss."""
+    bench = Bench(make, make.lease(verdicts=RUNNING, workload_uid="job-uid"))
+    pods, job = (make.pod(ago=10),), make.member_job()
+    await bench.step(job=job, pods=pods)
+    bench.clock.at += timedelta(seconds=9)
+    assert await bench.step(job=job, pods=pods) == []
+    assert bench.lease.status.usage.gpu_seconds == 10
+    await bench.reconciler.write_remembered(bench.lease)
+    bench.lease = ComputeLease.parse(bench.kube.lease)
+    assert bench.lease.status.usage.gpu_seconds == 19
+    assert bench.kube.patches[-1]["metadata"] == {"uid": "lease-uid", "resourceVersion": "6"}, "guarded as any other"
+    before = len(bench.kube.calls)
+    await bench.reconciler.write_remembered(bench.lease)
+    assert len(bench.kube.calls) == before, "once"
+
+
 async def test_a_silent_member_is_metered_a_moment_past_its_last_word(make: Any) -> None:
     """Usage never falls again, so a pod that ended unseen must not be billed for until the watch is given up."""
     bench = Bench(make, make.lease(verdicts=RUNNING, workload_uid="job-uid"))
@@ -357,6 +397,27 @@ async def test_an_ended_lease_is_never_written_again(make: Any) -> None:
     bench = Bench(make, make.lease(desired="Stop", verdicts={"Complete": Verdict("True", "Succeeded")}))
     job = make.member_job(("Complete", ""))
     assert await bench.step(job=job, pods=(make.pod(phase="Succeeded", exit_code=0),)) == ["delete Job job-uid"]
+
+
+async def test_an_ended_lease_is_cleared_after_its_retention_and_the_hub_hears_of_it_last(make: Any) -> None:
+    bench = Bench(make, make.lease(desired="Stop", verdicts={"Complete": Verdict("True", "Succeeded")}))
+    pods = (make.pod(phase="Succeeded", exit_code=0),)
+    assert await bench.step(job=make.member_job(("Complete", "")), pods=pods) == ["delete Job job-uid"]
+    assert await bench.step(pods=pods) == [], "its pods are still there"
+    assert await bench.step() == ["status"]
+    assert bench.lease.status.observed_generation == bench.lease.metadata.generation
+
+
+async def test_an_end_of_its_own_while_the_stop_is_on_its_way_is_cleared_only_without_its_job(make: Any) -> None:
+    bench = Bench(make, make.lease(desired="Stop", verdicts=RUNNING, workload_uid="job-uid"))
+    job, pods = make.member_job(("Complete", "")), (make.pod(phase="Succeeded", exit_code=0),)
+    assert await bench.step(job=job, pods=pods) == ["status"]
+    status, generation = bench.lease.status, bench.lease.metadata.generation
+    assert (status.state, status.usage.final) == ("Succeeded", True)
+    assert status.observed_generation < generation, "the hub must not delete the lease while its Job is there"
+    assert await bench.step(job=job, pods=pods) == ["delete Job job-uid"]
+    assert await bench.step() == ["status"]
+    assert bench.lease.status.observed_generation == generation
 
 
 async def test_a_job_that_took_the_name_later_is_not_ours(make: Any) -> None:

@@ -139,3 +139,19 @@ async def test_a_reading_that_nobody_can_have_taken_keeps_no_workload_from_its_s
     assert made.reason("Running") != "Running"
     assert made.lease.status.usage.observed_at == make.now
     assert who_signed(made.lease) == KEY.address
+
+
+async def test_a_running_lease_is_signed_again_at_once_after_a_rotation(make: Any) -> None:
+    """The hub bills nothing that the key before has signed, and an old lease's next reading may be minutes away."""
+    made = bench(make, make.lease(verdicts=RUNNING, workload_uid="job-uid"), OTHER)
+    job, pods = make.member_job(), (make.pod(ago=10),)
+    await made.step(job=job, pods=pods)
+    assert await made.step(job=job, pods=pods) == []
+    key = CountingSigner(KEY)
+    take(made, key)
+    made.clock.at += timedelta(seconds=1)
+    assert await made.step(job=job, pods=pods) == ["status"]
+    assert who_signed(made.lease) == KEY.address
+    made.clock.at += timedelta(seconds=1)
+    assert await made.step(job=job, pods=pods) == []
+    assert key.signed == 1

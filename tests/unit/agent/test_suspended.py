@@ -89,7 +89,7 @@ async def test_after_the_grace_it_ends_only_when_nothing_is_left(make: Any) -> N
     assert (state(lease), lease.lease.status.ended) == ("Stopping", False)
     # The member resumes it in that moment, before it takes the deletion.
     back = make.pod(uid="b", ago=-122)
-    assert await later(lease, 10, job=job(make, False), pods=(back,)) == ["delete Job job-uid"]
+    assert await later(lease, 10, job=job(make, False), pods=(back,)) == ["status", "delete Job job-uid"]
     assert not lease.lease.status.ended
     going = {**job(make, False)}
     going["metadata"] = {**going["metadata"], "deletionTimestamp": "2026-01-01T12:02:15Z"}

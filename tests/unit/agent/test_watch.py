@@ -11,12 +11,13 @@ from tests.unit.agent.test_agent import Silent
 
 from fedgpu_operator.agent import watch as watching
 from fedgpu_operator.agent.identity import HUB_LABEL, Identity
-from fedgpu_operator.agent.kept import KEPT, weight
+from fedgpu_operator.agent.kept import KEPT
 from fedgpu_operator.agent.watch import MOST_PODS, MemberWatch
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import LEASE_LABEL, PROVIDER_LABEL
 from fedgpu_operator.errors import AnswerTooLargeError
 from fedgpu_operator.ports import JOBS, PODS, Listed, ResourceType, WatchEvent
+from fedgpu_operator.reflector import weight
 
 OURS = Identity("hub", "prov")
 
@@ -136,11 +137,11 @@ async def test_pods_that_come_and_end_without_end_are_not_all_remembered(
         await asyncio.gather(run, return_exceptions=True)
 
 
-async def test_there_is_room_for_as_many_pods_as_the_leases_have(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_is_room_for_as_many_pods_as_the_leases_have(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "MOST_HELD", 0)
     member = Shows(*(pod(number) for number in range(50)))
     watch = MemberWatch(member, OURS, lambda: None, longest_pause=0.01)
-    watch.expect(50)
+    watch.expect([make.lease(replicas=50)])
     run = asyncio.create_task(watch.run())
     try:
         assert len((await watch.sight()).pods["a"]) == 50
@@ -169,3 +170,54 @@ async def test_a_pod_that_changes_its_lease_leaves_the_one_before() -> None:
 def test_jobs_are_kept_without_what_their_pods_are_made_of() -> None:
     job = {"metadata": {"name": "j"}, "spec": {"template": {"spec": {"containers": []}}, "suspend": True}}
     assert KEPT[JOBS](job)["spec"] == {"suspend": True}
+
+
+async def test_names_of_leases_that_nobody_has_are_not_remembered() -> None:
+    """A watch that tells of ever new leases, whose Jobs and pods go again, leaves nothing behind."""
+    member = Shows()
+    watch, run = await followed(member)
+    try:
+        await watch.sight()
+        watch.expect([])
+        for number in range(200):
+            for kind in ("ADDED", "DELETED"):
+                shown = pod(2 * number + (kind == "DELETED"), f"lease-{number}", phase="Succeeded")
+                shown["metadata"]["name"] = shown["metadata"]["uid"] = f"p{number}"
+                member.events.put_nowait(WatchEvent(kind, shown))
+                job = {"metadata": {**shown["metadata"], "resourceVersion": str(1000 + number)}}
+                watch._job_changed(("ns", "j"), *((None, job) if kind == "ADDED" else (job, None)))
+        async with asyncio.timeout(5):
+            await member.events.join()
+        await asyncio.sleep(0)
+        assert not watch._changed
+        assert not watch._ever
+        assert not watch._ended
+    finally:
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+
+
+async def test_of_a_lease_that_is_expected_ends_and_jobs_are_remembered(make: Any) -> None:
+    member, lease = Shows(), make.lease()
+    name = lease.metadata.name
+    watch, run = await followed(member)
+    try:
+        await watch.sight()
+        watch.expect([lease])
+        member.events.put_nowait(WatchEvent("ADDED", pod(1, name)))
+        gone = pod(1, name, phase="Succeeded")
+        gone["metadata"]["resourceVersion"] = "9"
+        member.events.put_nowait(WatchEvent("DELETED", gone))
+        watch._job_changed(("ns", "j"), None, pod(1, name))
+        async with asyncio.timeout(5):
+            await member.events.join()
+        await asyncio.sleep(0)
+        seen = await watch.sight()
+        assert [each["metadata"]["uid"] for each in seen.gone[name]] == ["u1"]
+        assert name in seen.ever
+        watch.expect([])
+        assert not watch._ever
+        assert not watch._ended
+    finally:
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.bootstrap.waking import woken
 
@@ -22,3 +23,19 @@ def provider(**status: Any) -> GPUProvider:
 @pytest.mark.parametrize(("status", "wakes"), [({"locationAudited": True}, True), ({"freeGPUs": 3}, False)])
 def test_of_a_providers_status_only_what_placement_goes_by_wakes_the_jobs(status: dict[str, Any], wakes: bool) -> None:
     assert ("jobs" in woken("gpuproviders", provider(), provider(**status))) is wakes
+
+
+def job(ttl: int | None, *, ended: bool) -> ComputeJob:
+    spec = {"runLimit": "1h", "template": {"containers": [{"name": "a", "image": "b"}]}, "ttlSecondsAfterFinished": ttl}
+    at = "2026-01-01T00:00:00Z"
+    failed = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "lastTransitionTime": at}
+    status = {"observedGeneration": 1, "conditions": [failed] if ended else []}
+    return ComputeJob.parse(
+        {"metadata": {"name": "train", "uid": "u", "generation": 1}, "spec": spec, "status": status}
+    )
+
+
+@pytest.mark.parametrize(("ttl", "wakes"), [(0, ("retention",)), (None, ())])
+def test_a_job_that_finished_wakes_who_deletes_it(ttl: int | None, wakes: tuple[str, ...]) -> None:
+    assert woken("computejobs", job(ttl, ended=False), job(ttl, ended=True)) == wakes
+    assert woken("computejobs", job(ttl, ended=True), job(ttl, ended=True)) == ()

@@ -116,13 +116,16 @@ class FakeKube:
         _merge(found.setdefault("status", {}), patch["status"])
         return self._saved(found)
 
-    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+    async def delete(
+        self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
         self._write("delete", kind, name)
         found = self.objects.get((kind.plural, namespace, name))
         if found is None:
             return
-        if uid and found["metadata"]["uid"] != uid:
-            raise ConflictError(f"{name} is another object", status=409)
+        for field, wanted in (("uid", uid), ("resourceVersion", resource_version)):
+            if wanted and found["metadata"][field] != wanted:
+                raise ConflictError(f"{name}: {field} is another", status=409)
         if found["metadata"].get("finalizers"):
             found["metadata"].setdefault("deletionTimestamp", self._stamp())
             self._saved(found)

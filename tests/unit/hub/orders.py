@@ -94,7 +94,9 @@ class Member(FakeKube):
             raise UnreachableError("no answer")
         return made
 
-    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+    async def delete(
+        self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
         await super().delete(kind, name, namespace, uid=uid)
         if kind == MEMBER_JOBS:
             self.objects.pop((PODS.plural, namespace, f"{name}-0"), None)

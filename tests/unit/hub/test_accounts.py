@@ -11,6 +11,7 @@ from tests.unit.hub.world import TEAM, World
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.hub.accounts import AccountLoop
+from fedgpu_operator.hub.obligations import Obligations
 from fedgpu_operator.hub.placing import funds_by_namespace
 from fedgpu_operator.hub.store import load
 from fedgpu_operator.hub.wallets import tenant_wallets
@@ -88,7 +89,7 @@ async def test_a_chain_that_does_not_answer_is_unknown_and_the_last_figures_stay
     account = await read(world, escrow)
     assert (account.status.state, reason(account)) == ("Unknown", "Unknown ChainUnreachable")
     assert (account.status.balance, account.status.observed_block) == ("10.00", 100)
-    funds = funds_by_namespace(await load(world.kube, world.proofs), [TEAM], [], [])
+    funds = funds_by_namespace(await load(world.kube, world.proofs), [TEAM], Obligations())
     assert funds == {TEAM: 10_000_000}, "computing goes on by the last finalized figures"
 
 
@@ -101,7 +102,7 @@ async def test_a_wallet_that_agreed_twice_belongs_to_the_older_account_alone(wor
     account = await read(world, escrow, "aaa-second")
     assert (account.status.state, reason(account)) == ("Unfunded", "False WalletTaken")
     assert reason(await read(world, escrow)) == "True Funded"
-    funds = funds_by_namespace(await load(world.kube, world.proofs), ["aaa-second", TEAM], [], [])
+    funds = funds_by_namespace(await load(world.kube, world.proofs), ["aaa-second", TEAM], Obligations())
     assert funds == {"aaa-second": 0, TEAM: 10_000_000}
     accounts = (await load(world.kube)).accounts.values()
     assert tenant_wallets(accounts) == tenant_wallets(reversed(list(accounts))) == {TEAM: WALLET}
@@ -131,4 +132,4 @@ async def test_an_announced_withdrawal_is_not_counted_on(world: World) -> None:
 
 
 async def test_without_settlement_money_is_no_limit(world: World) -> None:
-    assert funds_by_namespace(await load(world.kube), [TEAM], [], []) == {TEAM: None}
+    assert funds_by_namespace(await load(world.kube), [TEAM], Obligations()) == {TEAM: None}

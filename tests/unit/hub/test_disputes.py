@@ -39,6 +39,10 @@ WHOLE = 1_250_000
 ROOM = Room(12_000_000)
 
 
+async def room() -> Room:
+    return ROOM
+
+
 async def posted(bank: Bank) -> None:
     """Epoch 1 stands and is in its window."""
     for _ in range(3):
@@ -65,7 +69,7 @@ def keeper_of(bank: Bank) -> DisputeKeeper:
 
 
 async def errand(bank: Bank) -> str:
-    urgent, waiting = await keeper_of(bank).errands(ROOM)
+    urgent, waiting = await keeper_of(bank).errands(room)
     found = urgent or waiting
     return found.key if found is not None else ""
 
@@ -176,9 +180,9 @@ async def test_an_answer_that_a_silent_chain_swallowed_is_shown_again(
 
     with monkeypatch.context() as away:
         away.setattr(bank.escrow, "simulate", silent)
-        assert await keeper.errands(ROOM) == (None, None)
+        assert await keeper.errands(room) == (None, None)
     bank.world.clock.forward(UNREAD.first.total_seconds())
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
 
 
@@ -208,16 +212,16 @@ async def test_a_signer_that_got_code_is_left_out_alone_and_shown_when_that_is_u
     refusing = bank.escrow.deaf if seen == "finalized" else bank.escrow.moody
     refusing.add(culprit)
     keeper = keeper_of(bank)
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
     assert urgent.key.endswith(f":{2 * WHOLE}")
     await bank.run(urgent.call)
     assert providers_of(bank.escrow.answered[-1]) == [each for each in owners if each != culprit]
-    assert await keeper.errands(ROOM) == (None, None), "nothing more can be shown while it has code"
+    assert await keeper.errands(room) == (None, None), "nothing more can be shown while it has code"
     refusing.clear()
     bank.escrow.jump(1)
     bank.world.clock.forward(REFUSED.first.total_seconds())
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
     await bank.run(urgent.call)
     assert providers_of(bank.escrow.answered[-1]) == owners
@@ -242,19 +246,19 @@ async def test_what_the_contract_refuses_is_tried_again_with_growing_pauses_and_
 
     monkeypatch.setattr(bank.escrow, "simulate", counted)
     for _ in range(60):
-        await keeper.errands(ROOM)
+        await keeper.errands(room)
         bank.world.clock.forward(60)
         bank.escrow.jump(1)
     assert tries == 7, "at 0, 1, 3, 7, 15, 31 and 47 minutes"
     bank.world.clock.forward(3600)
-    await keeper.errands(ROOM)
+    await keeper.errands(room)
     before = tries
     bank.world.clock.forward(3600)
-    await keeper.errands(ROOM)
+    await keeper.errands(room)
     assert tries == before, "no block became final since"
     bank.escrow.moody.clear()
     bank.escrow.jump(1)
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
 
 
@@ -313,20 +317,20 @@ async def test_answers_are_bundled_by_deadline_up_to_the_gas_of_a_transaction(ba
     found = await many_lines(bank, 40)
     bank.escrow.gas = 500_000
     keeper = keeper_of(bank)
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
     soonest = [each.tenant for each in reversed(found)]
     fit = (ROOM.gas - CALL_GAS) // (500_000 - CALL_GAS)
     assert bundled(bank, urgent.call) == soonest[:fit]
     assert (urgent.kind, urgent.key.split(":")[:2]) == ("answer", ["answer", "bundle"])
-    assert (await keeper_of(bank).errands(ROOM))[0] == urgent, "the same content has the same key after a restart"
+    assert (await keeper_of(bank).errands(room))[0] == urgent, "the same content has the same key after a restart"
     await bank.run(urgent.call)
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
     assert bundled(bank, urgent.call) == soonest[fit:]
     await bank.run(urgent.call)
     assert {each.shown for each in await bank.escrow.disputes()} == {WHOLE}
-    assert await keeper.errands(ROOM) == (None, None)
+    assert await keeper.errands(room) == (None, None)
 
 
 async def test_a_bundle_that_no_node_takes_is_made_smaller_at_the_same_nonce(bank: Bank) -> None:
@@ -345,7 +349,7 @@ async def test_a_bundle_that_no_node_takes_is_made_smaller_at_the_same_nonce(ban
 
 async def test_without_a_batch_contract_there_is_one_answer_per_transaction(bank: Bank) -> None:
     found = await many_lines(bank, 3, batch=None)
-    urgent, _ = await keeper_of(bank).errands(ROOM)
+    urgent, _ = await keeper_of(bank).errands(room)
     assert urgent is not None
     assert urgent.key == f"answer:1:{found[-1].tenant}:{OWNER}:{WHOLE}"
 
@@ -369,7 +373,7 @@ async def test_a_batch_contract_that_serves_for_nothing_holds_up_no_answer(
 async def test_what_somebody_else_did_first_does_not_void_the_bundle(bank: Bank) -> None:
     first, second, third = await many_lines(bank, 3)
     keeper = keeper_of(bank)
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
     bank.escrow.latest.closed.add((1, second.tenant, OWNER))
     await bank.run(urgent.call)
@@ -382,7 +386,7 @@ async def test_what_somebody_else_did_first_does_not_void_the_bundle(bank: Bank)
 async def test_answers_and_closings_are_bundled_apart(bank: Bank) -> None:
     found = await many_lines(bank, 4)
     bank.escrow.disputed = [replace(each, ruled=number < 2) for number, each in enumerate(found)]
-    urgent, waiting = await keeper_of(bank).errands(ROOM)
+    urgent, waiting = await keeper_of(bank).errands(room)
     assert urgent is not None
     assert waiting is not None
     assert bundled(bank, urgent.call) == [found[3].tenant, found[2].tenant]
@@ -404,7 +408,7 @@ async def test_a_cancelled_epochs_closing_and_an_answer_do_not_share_a_bundle(
         return replace(state, number=number, cancelled=number == 2)
 
     monkeypatch.setattr(bank.escrow, "finalized_epoch", second_is_cancelled)
-    urgent, waiting = await keeper_of(bank).errands(ROOM)
+    urgent, waiting = await keeper_of(bank).errands(room)
     assert urgent is not None
     assert (urgent.kind, bundled(bank, urgent.call), waiting) == ("close", [each.tenant for each in found[1::-1]], None)
 
@@ -416,7 +420,7 @@ async def test_an_account_with_code_is_asked_last_and_once_per_transaction(bank:
     for each in (third, second):
         await receipt_of(bank, WHOLE, provider=other, tenant=each.tenant)
     bank.escrow.disputed = [first, *(replace(each, provider=other) for each in (second, third))]
-    urgent, _ = await keeper_of(bank).errands(ROOM)
+    urgent, _ = await keeper_of(bank).errands(room)
     assert urgent is not None
     assert bundled(bank, urgent.call) == [first.tenant, third.tenant], "what it burns is nobody else's"
 
@@ -428,20 +432,20 @@ async def test_who_may_have_voided_an_answer_is_left_out_of_the_next(bank: Bank,
     if how == "coded":
         bank.escrow.coded.add(culprit)
     keeper = keeper_of(bank)
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
     assert urgent.key.endswith(f":{3 * WHOLE}")
     if how == "moved":
         bank.escrow.sent_by[culprit] = 2
     bank.escrow.jump(1)
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None
     assert urgent.key.endswith(f":{2 * WHOLE}")
     await bank.run(urgent.call)
     assert providers_of(bank.escrow.answered[-1]) == [each for each in owners if each != culprit]
     bank.escrow.jump(1)
     bank.world.clock.forward(REFUSED.first.total_seconds())
-    urgent, _ = await keeper.errands(ROOM)
+    urgent, _ = await keeper.errands(room)
     assert urgent is not None, "and it is taken in again later"
     assert urgent.key.endswith(f":{3 * WHOLE}")
 
@@ -461,7 +465,7 @@ async def test_an_answer_that_no_transaction_can_hold_shows_what_backs_the_most(
     monkeypatch.setattr(bank.escrow, "simulate", simulate)
     # Half of the second line is paid already, so that its receipt backs the least.
     bank.escrow.latest.paid[TENANT, owners[1]] = bank.escrow.final.paid[TENANT, owners[1]] = WHOLE // 2
-    urgent, _ = await keeper_of(bank).errands(ROOM)
+    urgent, _ = await keeper_of(bank).errands(room)
     assert urgent is not None
     await bank.run(urgent.call)
     shown = providers_of(bank.escrow.answered[-1])
@@ -591,11 +595,11 @@ async def test_state_that_one_dispute_needs_is_an_obstacle_until_it_was_read(
     keeper = keeper_of(bank)
     with monkeypatch.context() as patched:
         patched.setattr(bank.escrow, "snapshot", pruned)
-        await keeper.errands(ROOM)
-    await keeper.errands(ROOM)
+        await keeper.errands(room)
+    await keeper.errands(room)
     assert keeper.pruned == "it drops old logs", "it rests, and was not read since"
     bank.world.clock.forward(60)
-    await keeper.errands(ROOM)
+    await keeper.errands(room)
     assert keeper.pruned == ""
 
 

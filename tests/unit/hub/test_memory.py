@@ -227,11 +227,11 @@ async def test_an_attempt_without_a_job_is_wound_up_though_a_pass_fails_on_the_w
     del follower.world.kube.objects["computejobs", "team-a", "train"]
     await follower.see()
 
-    async def fails(_: object) -> object:
+    async def fails() -> object:
         raise KubeError("not now")
 
     with monkeypatch.context() as patch:
-        patch.setattr(follower.loop._placer, "world", fails)
+        patch.setattr(follower.loop, "_books", fails)
         with pytest.raises(KubeError):
             await follower.pass_once()
     await follower.pass_once()
@@ -286,7 +286,7 @@ async def test_what_waits_is_compared_by_identity_alone(follower: Follower) -> N
     first = memory.same("x", World())
     assert memory.same("x", World()) is first
     asked = len(compared)
-    memory.restless(state, follower.world.clock.now(), waiting=first, settled=None)
+    memory.look(state, follower.world.clock.now(), settled=first)
     assert len(compared) == asked
 
 

@@ -18,6 +18,7 @@ from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.errors import ChainUnreachableError
 from fedgpu_operator.hub.accounts import AccountLoop
+from fedgpu_operator.hub.obligations import Obligations
 from fedgpu_operator.hub.placing import all_offers, funds_by_namespace
 from fedgpu_operator.hub.proofs import ASKED_AT_ONCE, RECHECK, SKEW_SECONDS, ProofBook
 from fedgpu_operator.hub.store import load
@@ -262,7 +263,7 @@ async def test_a_squatter_takes_no_wallet_and_no_money(world: World) -> None:
     state = await load(world.kube, world.proofs)
     assert state.wallets is not None
     assert state.wallets.tenants == {TEAM: OWNER}
-    funds = funds_by_namespace(state, ["squatter", "bare-squatter", TEAM], [], [])
+    funds = funds_by_namespace(state, ["squatter", "bare-squatter", TEAM], Obligations())
     assert funds == {"squatter": 0, "bare-squatter": 0, TEAM: 10_000_000}
 
 
@@ -296,7 +297,7 @@ async def test_figures_of_a_wallet_that_stopped_counting_are_not_kept(world: Wor
     status = ComputeAccount.parse(world.kube.objects[ACCOUNTS.plural, TEAM, "default"]).status
     assert (status.state, status.balance, status.available, status.observed_block) == ("Unfunded", "0", "0", 0)
     await world.kube.patch(ACCOUNTS, "default", TEAM, {"spec": {"proof": world.account_proof(OWNER)}})
-    funds = funds_by_namespace(await load(world.kube, world.proofs), [TEAM], [], [])
+    funds = funds_by_namespace(await load(world.kube, world.proofs), [TEAM], Obligations())
     assert funds == {TEAM: 0}, "the chain is read before work is reserved again"
 
 

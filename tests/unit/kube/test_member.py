@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,9 +17,17 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from fedgpu_operator.adapters.kube.budget import Allowance, Budget
 from fedgpu_operator.adapters.kube.client import MEMBER, KubeClient
+from fedgpu_operator.adapters.kube.parsing import ENVELOPE_BYTES
 from fedgpu_operator.agent import KEPT
 from fedgpu_operator.domain.text import is_clean
-from fedgpu_operator.errors import AnswerTooLargeError, BudgetExceededError, ForbiddenError, KubeError, UnreachableError
+from fedgpu_operator.errors import (
+    AnswerTooLargeError,
+    BudgetExceededError,
+    ForbiddenError,
+    KubeError,
+    ListTooLargeError,
+    UnreachableError,
+)
 from fedgpu_operator.ports import JOBS, NAMESPACES, NODES, PODS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -36,6 +46,15 @@ async def member(
             return body
         return web.Response(body=body if isinstance(body, bytes) else json.dumps(body).encode())
 
+    async with serving(handle, allowance=allowance, seconds=seconds) as client:
+        yield client
+
+
+@asynccontextmanager
+async def serving(
+    handle: Handler, *, allowance: Allowance | None = None, seconds: float = 15.0
+) -> AsyncIterator[KubeClient]:
+    """A client of a server with that one handler."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(app)
@@ -68,6 +87,11 @@ async def watched(client: KubeClient) -> list[dict[str, Any]]:
     return [each.object async for each in client.watch(PODS, resource_version="1")]
 
 
+async def gone_through(client: KubeClient) -> int:
+    """How many objects there are, none of which is held."""
+    return sum([len(items) async for items, _ in client.pages(PODS)])
+
+
 # ---- bounds
 
 
@@ -90,7 +114,7 @@ async def test_each_call_takes_as_much_as_it_can_mean() -> None:
     async with member(lambda _: event(pod(padding="x" * MEMBER.object_bytes))) as client:
         with pytest.raises(AnswerTooLargeError, match="event"):
             await watched(client)
-    async with member(lambda _: listed() | {"x": "y" * MEMBER.page_bytes}) as client:
+    async with member(lambda _: listed() | {"x": "y" * ENVELOPE_BYTES}) as client:
         with pytest.raises(AnswerTooLargeError):
             await client.list(PODS)
     async with member(lambda _: listed(pod(padding="x" * MEMBER.object_bytes))) as client:
@@ -103,12 +127,43 @@ async def test_a_list_is_asked_for_in_small_pages_and_ends() -> None:
 
     def answer(request: web.Request) -> Any:
         asked.append(request.query["limit"])
-        return listed(*(pod(name=f"p{number}") for number in range(3000)), **{"continue": "more"})
+        return listed(*(pod(name=f"p{number}") for number in range(10_000)), **{"continue": "more"})
 
     async with member(answer) as client:
-        with pytest.raises(AnswerTooLargeError, match="more than 8192 objects"):
+        with pytest.raises(ListTooLargeError, match=r"more than 16 MiB of memory for \d+ objects so far"):
             await client.list(PODS)
-    assert asked == ["250"] * 3
+        assert set(asked) == {"250"}
+        assert len(asked) < 4
+        asked.clear()
+        with pytest.raises(ListTooLargeError, match="more than 100000 objects"):
+            await gone_through(client)
+        assert len(asked) == 11
+
+
+async def test_a_page_is_given_away_as_it_arrives_and_never_held() -> None:
+    """An honest page of large objects is no trouble, and one without end ends at the bytes of a list."""
+    sent = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"metadata": {}, "items": [{"metadata": {"name": "a"}}')
+        while True:
+            part = b',{"metadata": {"name": "a"}, "junk": "' + b"x" * 2**20 + b'"}'
+            await response.write(part)
+            sent += len(part)
+
+    async with serving(answer) as client:
+        client._limits = replace(client._limits, list_bytes=64 * 2**20)
+        tracemalloc.start()
+        try:
+            with pytest.raises(ListTooLargeError, match=r"larger than 64 MiB, 6\d objects so far"):
+                await gone_through(client)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 20 * 2**20, "a few objects, and what the connection buffers"
 
 
 async def test_an_error_is_read_no_further_than_a_status_goes() -> None:

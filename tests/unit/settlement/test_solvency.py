@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import AccountState
+from fedgpu_operator.domain.usage import LONGEST_UNWRITTEN_SECONDS
 from fedgpu_operator.settlement import (
     Burn,
     Cover,
@@ -195,7 +196,7 @@ def test_the_notice_of_the_contract_is_longer_than_the_lag() -> None:
     day = 86_400
     for longest, challenge, ruling in ((day, day, 2 * day), (7 * day, 600, 60)):
         notice = longest + 2 * challenge + ruling + 3 * day + day
-        assert notice - lag_of(longest, challenge) == ruling + day
+        assert notice - lag_of(longest, challenge) == ruling + day - LONGEST_UNWRITTEN_SECONDS
 
 
 # ---- a tenant that takes its money out as early as it can, and a settler that takes as long as it may

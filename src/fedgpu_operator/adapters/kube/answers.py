@@ -85,10 +85,7 @@ async def read_body(
 
     Raises UnreachableError for one that breaks off or is packed, AnswerTooLargeError for more than `most` bytes.
     """
-    where = f"{response.method} {response.url.path}"
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        response.close()
-        raise UnreachableError(f"{where}: the answer is compressed, which was not asked for")
+    where = _plain(response)
     held = bytearray()
     try:
         async for chunk in response.content.iter_any():
@@ -106,11 +103,45 @@ async def read_body(
     return held
 
 
+async def read_pieces(
+    response: aiohttp.ClientResponse, size: int, spend: Spend, wait: Callable[[Awaitable[bytes]], Awaitable[bytes]]
+) -> AsyncIterator[tuple[memoryview, bool]]:
+    """The body of an answer in pieces of at most `size` bytes, and whether each is the last; raises UnreachableError.
+
+    `wait` awaits what the server sends next. Only what it sent and nobody has taken yet is held.
+    """
+    where, held = _plain(response), bytearray()
+    while True:
+        try:
+            chunk = await wait(response.content.readany())
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise unreachable(where, error) from error
+        spend(received=len(chunk))
+        held += chunk
+        if not chunk:
+            yield memoryview(held), True
+            return
+        whole = len(held) - len(held) % size
+        if whole:
+            taken, held = memoryview(held), held[whole:]
+            for begin in range(0, whole, size):
+                yield taken[begin : begin + size], False
+
+
+def _plain(response: aiohttp.ClientResponse) -> str:
+    """What was asked, for messages; raises UnreachableError for an answer that is compressed."""
+    where = f"{response.method} {response.url.path}"
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        response.close()
+        raise UnreachableError(f"{where}: the answer is compressed, which was not asked for")
+    return where
+
+
 async def read_error(method: str, path: str, response: aiohttp.ClientResponse, spend: Spend) -> KubeError:
     """The failure that an answer of status 300 or more stands for."""
     try:
         body = await read_body(response, MAX_STATUS_BYTES, spend)
-        details = parse_object(body, Reading(object_bytes=MAX_STATUS_BYTES, page_items=0, cleans=True))
+        details = parse_object(body, Reading(object_bytes=MAX_STATUS_BYTES, cleans=True))
     except (AnswerTooLargeError, ValueError, RecursionError):
         details = {}
     return _error(method, path, response.status, details)

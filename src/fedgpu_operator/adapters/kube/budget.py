@@ -17,10 +17,11 @@ class Allowance:
     """Of one member, per minute: bytes received, and seconds of our processor for parsing them.
 
     30,000 pods and 5,000 nodes are about 290 MB and 6 to 10 seconds for one whole count, and the agent counts so large
-    a member once in a minute or two: the default lets it through with half to spare.
+    a member once in a minute or two: the default lets it through with half to spare. Bytes are read and let go, so
+    that it is seconds that bound what a member costs.
     """
 
-    received: int = 512 * 2**20
+    received: int = 1024 * 2**20
     seconds: float = 20.0
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Self, TypeVar, cast
+from functools import partial
+from typing import Final, Self, TypeAlias, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -17,31 +18,36 @@ from fedgpu_operator.adapters.kube.answers import (
     read_body,
     read_error,
     read_events,
+    read_pieces,
     refuse_redirects,
     unreachable,
 )
 from fedgpu_operator.adapters.kube.budget import Allowance, Budget
 from fedgpu_operator.adapters.kube.parsing import (
     INLINE_BYTES,
+    PIECE_BYTES,
     Keep,
-    Page,
+    PageReader,
     Reading,
     off_the_loop,
     parse_object,
-    parse_page,
 )
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.domain.text import is_name
 from fedgpu_operator.errors import (
     AnswerTooLargeError,
     BudgetExceededError,
+    KubeError,
+    ListTooLargeError,
     NotFoundError,
     RejectedError,
     UnreachableError,
 )
 from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
+from fedgpu_operator.reflector import weight
 
 T = TypeVar("T")
+Objects: TypeAlias = list[JSONObject]
 
 FIELD_MANAGER: Final = "fedgpu-operator"
 WATCH_SECONDS: Final = 290
@@ -63,26 +69,24 @@ class Limits:
 
     version_bytes: int = 64 * 2**10
     object_bytes: int = 8 * 2**20
-    page_bytes: int = 64 * 2**20
     page_size: int = 500
     """Asked for at once; client-go's own default."""
-    page_items: int = 100_000
-    """Taken of a server that sends more than it was asked for."""
     list_bytes: int = 256 * 2**20
-    list_items: int = 1_000_000
+    list_objects: int = 1_000_000
     list_pages: int = 400
     list_seconds: float = 120.0
+    held_bytes: float = float("inf")
+    """Memory, about, that the objects of a list may take that is held as a whole."""
     buffer_bytes: int = 2 * 2**20
     """Of one connection; it may hold twice as much."""
 
 
 MEMBER: Final = Limits(
     object_bytes=2 * 2**20,  # etcd takes 1.5 MiB, and JSON may be longer than what is stored
-    page_bytes=16 * 2**20,
     page_size=250,
-    page_items=4096,
     list_bytes=512 * 2**20,
-    list_items=8192,
+    list_objects=100_000,
+    held_bytes=16 * 2**20,
     buffer_bytes=256 * 2**10,
 )
 """For the API servers of strangers."""
@@ -132,13 +136,15 @@ class KubeClient:
 
     async def list(self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
         items: list[JSONObject] = []
-        version = ""
+        version, held, most = "", 0, self._limits.held_bytes
         async for found, at in self.pages(kind, namespace, labels=labels, fields=fields):
             items.extend(found)
             version = at
-            if len(items) > self._limits.list_items:
-                text = f"GET {_path(kind, namespace)}: the list has more than {self._limits.list_items} objects"
-                raise AnswerTooLargeError(text)
+            if most < float("inf"):
+                held += sum(map(weight, found))
+                if held > most:
+                    text = f"{most // 2**20:.0f} MiB of memory for {len(items)} objects so far"
+                    raise ListTooLargeError(f"GET {_path(kind, namespace)}: the list takes more than {text}")
         return items, version
 
     async def pages(
@@ -150,19 +156,18 @@ class KubeClient:
         if fields:
             query["fieldSelector"] = fields
         path = _path(kind, namespace)
-        room, patience = self._limits.list_bytes, self._limits.list_seconds
+        walk = _Walk(path, self._limits, self._timeout)
         for _ in range(self._limits.list_pages):
-            page, size, seconds = await self._page(path, kind, query, most=room, patience=patience)
-            room, patience = room - size, patience - seconds
-            yield (
-                [checked(item, f"GET {path}", named=True) for item in page.items],
-                _word(page, "resourceVersion", path),
-            )
-            following = _word(page, "continue", path)
+            reader = PageReader(self._reading(kind))
+            async for items in self._page(walk, query, reader):
+                yield [checked(item, f"GET {path}", named=True) for item in items], ""
+            yield [], _word(reader, "resourceVersion", path)
+            following = _word(reader, "continue", path)
             if not following:
                 return
             query = {**query, "continue": following}
-        raise AnswerTooLargeError(f"GET {path}: the list has more than {self._limits.list_pages} pages")
+        pages = self._limits.list_pages
+        raise ListTooLargeError(f"GET {path}: the list has more than {pages} pages, {walk.objects} objects so far")
 
     async def watch(
         self, kind: ResourceType, namespace: str = "", *, labels: str = "", resource_version: str
@@ -218,10 +223,13 @@ class KubeClient:
     async def patch_status(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
         return await self._merge(_path(kind, namespace, name) + "/status", kind, patch)
 
-    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
+    async def delete(
+        self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
         options: JSONObject = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
-        if uid:
-            options["preconditions"] = {"uid": uid}
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        if wanted := {name: value for name, value in preconditions.items() if value}:
+            options["preconditions"] = wanted
         try:
             await self._answer("DELETE", _path(kind, namespace, name), self._reading(), body=options)
         except NotFoundError:
@@ -287,27 +295,28 @@ class KubeClient:
             none = f"{method} {path}: answered {response.status} without a Kubernetes object"
             return await self._parsed(lambda: parse_object(held, reading), len(held), none)
 
-    async def _page(
-        self, path: str, kind: ResourceType, query: Mapping[str, str], *, most: int, patience: float
-    ) -> tuple[Page, int, float]:
-        """A page, its size, and for how many seconds the server was waited for: only its own time counts."""
-        reading, begun = self._reading(kind), time.monotonic()
-        limits = aiohttp.ClientTimeout(total=self._timeout)
-        async with _Turn(self._one_large) as turn:
+    async def _page(self, walk: _Walk, query: Mapping[str, str], reader: PageReader) -> AsyncIterator[Objects]:
+        """The objects of one page as they arrive; the text of no more than one of them, and a piece, is held."""
+        walk.begin_page()
+        # How long the server may take is bounded here, without what is done with the objects in between.
+        limits = aiohttp.ClientTimeout(total=None)
+        none = f"GET {walk.path}: sent no list of objects"
+        response = await walk.wait(self._send("GET", walk.path, query=query, limits=limits))
+        async with response, _Turn(self._one_large) as turn:
             try:
-                async with asyncio.timeout(patience):
-                    response = await self._send("GET", path, query=query, limits=limits)
-                    async with response:
-                        held = await read_body(response, min(most, self._limits.page_bytes), self._spend, turn.grown)
-            except TimeoutError as error:
-                text = f"GET {path}: the list took more than {self._limits.list_seconds:g} s"
-                raise UnreachableError(text) from error
-            seconds = time.monotonic() - begun
-            page = await self._parsed(
-                lambda: parse_page(held, reading), len(held), f"GET {path}: sent no list of objects"
-            )
-        self._spend(seconds=len(page.items) * OBJECT_SECONDS)
-        return page, len(held), seconds
+                async for piece, last in read_pieces(response, PIECE_BYTES, self._spend, walk.wait):
+                    walk.received(len(piece))
+                    size = reader.held + len(piece)
+                    await turn.grown(size)
+                    items = await self._parsed(partial(reader.feed, piece, last=last), size, none)
+                    walk.gone_through(len(items))
+                    self._spend(seconds=len(items) * OBJECT_SECONDS)
+                    if items:
+                        yield items
+                    await asyncio.sleep(0)
+            except KubeError:
+                response.close()
+                raise
 
     async def _parsed(self, parse: Callable[[], T], size: int, none: str) -> T:
         """What a body was parsed to; `none` is said of one that is something else."""
@@ -323,7 +332,7 @@ class KubeClient:
     def _reading(self, kind: ResourceType | None = None, *, most: int = 0) -> Reading:
         keep = self._keeps.get(kind) if kind is not None else None
         limits = self._limits
-        return Reading(most or limits.object_bytes, limits.page_items, self._cleans, keep)
+        return Reading(most or limits.object_bytes, self._cleans, keep)
 
     def _spend(self, *, received: int = 0, seconds: float = 0.0) -> None:
         if self._budget is not None:
@@ -371,6 +380,52 @@ class KubeClient:
         return headers
 
 
+class _Walk:
+    """How far one list may still go: its bytes, its objects, and the time that its server takes for them."""
+
+    def __init__(self, path: str, limits: Limits, call_seconds: float) -> None:
+        self.path = path
+        self.objects = 0
+        self._limits = limits
+        self._call_seconds = self._call_left = call_seconds
+        self._bytes = 0
+        self._list_left = limits.list_seconds
+
+    def begin_page(self) -> None:
+        """The next page is a call of its own."""
+        self._call_left = self._call_seconds
+
+    async def wait(self, answer: Awaitable[T]) -> T:
+        """What the server answers, if it comes in time; raises UnreachableError."""
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(min(self._call_left, self._list_left)):
+                return await answer
+        except TimeoutError as error:
+            if self._list_left <= self._call_left:
+                text = f"the list took more than {self._limits.list_seconds:g} s"
+            else:
+                text = f"no whole page within {self._call_seconds:g} s"
+            raise UnreachableError(f"GET {self.path}: {text}") from error
+        finally:
+            spent = time.monotonic() - begun
+            self._call_left -= spent
+            self._list_left -= spent
+
+    def received(self, size: int) -> None:
+        """Count bytes; raises ListTooLargeError."""
+        self._bytes += size
+        if self._bytes > (most := self._limits.list_bytes):
+            text = f"the list is larger than {most / 2**20:g} MiB, {self.objects} objects so far"
+            raise ListTooLargeError(f"GET {self.path}: {text}")
+
+    def gone_through(self, count: int) -> None:
+        """Count objects; raises ListTooLargeError."""
+        self.objects += count
+        if self.objects > (most := self._limits.list_objects):
+            raise ListTooLargeError(f"GET {self.path}: the list has more than {most} objects, {self.objects} so far")
+
+
 class _Turn:
     """Lets one call of a client at a time go on with a large body, from where it becomes large until it is parsed."""
 
@@ -392,9 +447,9 @@ class _Turn:
             self._gate.release()
 
 
-def _word(page: Page, field: str, path: str) -> str:
+def _word(page: PageReader, field: str, path: str) -> str:
     """A field of a list's metadata that leads on; raises UnreachableError for what cannot."""
-    value = page.metadata.get(field) or ""
+    value = (page.metadata or {}).get(field) or ""
     if not isinstance(value, str) or not value.isprintable():
         raise UnreachableError(f"GET {path}: sent a list whose metadata.{field} is not valid")
     return value

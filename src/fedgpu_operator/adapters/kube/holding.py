@@ -168,8 +168,10 @@ class HoldingKube:
     async def patch_status(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
         return self._put(kind, await self._kube.patch_status(kind, name, namespace, patch))
 
-    async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
-        await self._kube.delete(kind, name, namespace, uid=uid)
+    async def delete(
+        self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
+        await self._kube.delete(kind, name, namespace, uid=uid, resource_version=resource_version)
 
     async def server_version(self) -> str:
         return await self._kube.server_version()

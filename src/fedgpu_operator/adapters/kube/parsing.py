@@ -1,19 +1,21 @@
 """Parses what API servers answer, object by object: none is larger than it may be, and only what is kept stays.
 
 The parser of the standard library holds the interpreter for as long as it works on one text, in whatever thread. So a
-list is taken apart here, object by object: other threads run in between, and what an object took in memory is free
-again before the next one is read.
+list is taken apart here as it arrives, object by object: neither its text nor what its objects took in memory is held
+beyond the object that is being read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import gc
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Final, TypeAlias, TypeVar, cast
 
 from fedgpu_operator.api.base import JSONObject
@@ -22,6 +24,8 @@ from fedgpu_operator.errors import AnswerTooLargeError
 
 INLINE_BYTES: Final = 256 * 1024
 """Up to so many bytes are parsed at once, within some milliseconds; more goes into a thread, one body at a time."""
+PIECE_BYTES: Final = 64 * 1024
+"""A list is parsed in pieces of this size: so long, about a millisecond, it keeps the event loop from others."""
 MAX_DIGITS: Final = 19
 """Of a whole number: Kubernetes has none beyond 64 bits."""
 ENVELOPE_BYTES: Final = 64 * 1024
@@ -31,29 +35,18 @@ Keep: TypeAlias = Callable[[JSONObject], JSONObject]
 """What stays of an object; runs in any thread, fails on nothing."""
 T = TypeVar("T")
 
-_SPACE: Final = " \t\n\r"
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
 _ESCAPE: Final = re.compile(r"\\(?:[bfr]|u(?!00(?:09|0[aA]|22|26|27|2[fF]|3[cCeE]|5[cC])))")
 """Any escape but those that Go's encoder writes for harmless characters, such as the one for ``<``."""
-PIECES: Final = (16 * 1024, 256 * 1024)
-"""Sizes of the pieces in which an object is looked for first: most objects fit into the first one."""
 _gate: asyncio.Semaphore | None = None
 _gate_of: asyncio.AbstractEventLoop | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """A list's answer: its objects as they are kept, and its metadata."""
-
-    items: list[JSONObject]
-    metadata: JSONObject
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
-    """How one server's objects are read: their largest size, how many a page may have, whether texts are cleaned."""
+    """How one server's objects are read: their largest size, whether texts are cleaned, what is kept of them."""
 
     object_bytes: int
-    page_items: int
     cleans: bool
     keep: Keep | None = None
 
@@ -69,32 +62,122 @@ def parse_object(body: bytes | bytearray, reading: Reading) -> JSONObject:
     return _kept(value, reading)
 
 
-def parse_page(body: bytes | bytearray, reading: Reading) -> Page:
-    """A list, object by object. Raises ValueError (or RecursionError) for anything else, AnswerTooLargeError."""
-    text = body.decode()
-    suspect = reading.cleans and _suspect(text)
-    items: list[JSONObject] = []
-    metadata: object = None
-    at, first = _expect(text, 0, "{"), True
-    while not text.startswith("}", at := _after_space(text, at)):
-        at, first = (at if first else _expect(text, at, ",")), False
-        key, at = _value(text, _after_space(text, at), ENVELOPE_BYTES)
-        if not isinstance(key, str):
-            raise ValueError("a key is not a text")  # noqa: TRY004  # it is the text that is wrong
-        at = _after_space(text, _expect(text, at, ":"))
-        if key == "items" and text.startswith("[", at):
-            items, at = _items(text, at, reading, suspect=suspect)
-            continue
-        value, at = _value(text, at, ENVELOPE_BYTES)
-        if key == "items" and value is not None:
+class _At(Enum):
+    """What comes next in a list."""
+
+    BEGIN = auto()
+    FIRST_KEY = auto()
+    KEY = auto()
+    COLON = auto()
+    VALUE = auto()
+    AFTER_VALUE = auto()
+    FIRST_ITEM = auto()
+    ITEM = auto()
+    AFTER_ITEM = auto()
+    END = auto()
+
+
+class PageReader:
+    """Takes one page of a list apart as its bytes arrive; `metadata` is the list's own, None until it was read.
+
+    It holds the text of what is not complete yet, which `held` counts in characters: less than an object may have, and
+    a piece. Text that did not become an object is tried again only when it has doubled, so a page costs at most twice.
+    """
+
+    def __init__(self, reading: Reading) -> None:
+        self.metadata: JSONObject | None = None
+        self._reading = reading
+        self._bytes = codecs.getincrementaldecoder("utf-8")()
+        self._text = ""
+        self._wanted = 0
+        self._next = _At.BEGIN
+        self._key = ""
+
+    @property
+    def held(self) -> int:
+        """Characters that wait for more."""
+        return len(self._text)
+
+    def feed(self, piece: memoryview, *, last: bool = False) -> list[JSONObject]:
+        """The objects that are complete with that piece, as they are kept; `last` says that the page is.
+
+        Raises ValueError (or RecursionError) for what is no list, AnswerTooLargeError.
+        """
+        text = self._text = self._text + self._bytes.decode(piece, last)
+        if len(text) < self._wanted and not last:
+            return []
+        found: list[JSONObject] = []
+        suspect = self._reading.cleans and _suspect(text)
+        at = 0
+        while (at := _after_space(text, at)) < len(text):
+            after = self._step(text, at, found, suspect=suspect, last=last)
+            if after is None:
+                break
+            at = after
+        self._text = text[at:]
+        self._wanted = 2 * len(self._text)
+        if last and (self._next is not _At.END or self.metadata is None):
+            raise ValueError("breaks off, or is a list without metadata")
+        return found
+
+    def _step(self, text: str, at: int, found: list[JSONObject], *, suspect: bool, last: bool) -> int | None:
+        """Read what comes next; returns where the text goes on after it, None while it is not complete."""
+        state, char = self._next, text[at]
+        if state in _SIGNS:
+            return at + self._sign(state, char)
+        most = self._reading.object_bytes if state is _At.ITEM else ENVELOPE_BYTES
+        if state is _At.VALUE and self._key == "items" and char == "[":
+            self._next = _At.FIRST_ITEM
+            return at + 1
+        if state is _At.ITEM and char != "{":
+            raise ValueError("an item is not an object")
+        read = _value(text, at, most, last=last)
+        if read is None:
+            return None
+        value, after = read
+        if state is _At.ITEM:
+            found.append(_kept(cast("JSONObject", clean_all(value) if suspect else value), self._reading))
+            self._next = _At.AFTER_ITEM
+        elif state is _At.KEY:
+            if not isinstance(value, str):
+                raise ValueError("a key is not a text")
+            self._key, self._next = value, _At.COLON
+        else:
+            self._take(clean_all(value) if suspect else value)
+            self._next = _At.AFTER_VALUE
+        return after
+
+    def _sign(self, state: _At, char: str) -> int:
+        """Read one of the signs between values; returns 0 where what stands there is the value itself."""
+        expected = _SIGNS[state]
+        if char in expected:
+            self._next = expected[char]
+            return 1
+        if "" not in expected:
+            raise ValueError(f"expected one of {' '.join(expected)}")
+        self._next = expected[""]
+        return 0
+
+    def _take(self, value: object) -> None:
+        """A value of the list itself."""
+        if self._key == "items" and value is not None:
             raise ValueError("items is not a list")
-        if key == "metadata":
-            metadata = clean_all(value) if suspect else value
-    if _after_space(text, at + 1) != len(text):
-        raise ValueError("more than one value")
-    if not isinstance(metadata, dict):
-        raise ValueError("a list without metadata")  # noqa: TRY004  # it is the text that is wrong
-    return Page(items, metadata)
+        if self._key == "metadata":
+            if not isinstance(value, dict):
+                raise ValueError("a list without metadata")
+            self.metadata = value
+
+
+_SIGNS: Final[Mapping[_At, Mapping[str, _At]]] = {
+    _At.BEGIN: {"{": _At.FIRST_KEY},
+    _At.FIRST_KEY: {"}": _At.END, "": _At.KEY},
+    _At.COLON: {":": _At.VALUE},
+    _At.AFTER_VALUE: {",": _At.KEY, "}": _At.END},
+    _At.FIRST_ITEM: {"]": _At.AFTER_VALUE, "": _At.ITEM},
+    _At.AFTER_ITEM: {",": _At.ITEM, "]": _At.AFTER_VALUE},
+    _At.END: {},
+}
+"""Of each place in a list where signs stand, what follows each of them; empty for whatever is no sign there."""
 
 
 def parse_event(line: bytes | bytearray, reading: Reading) -> tuple[str, JSONObject]:
@@ -139,51 +222,29 @@ def _one_at_a_time() -> asyncio.Semaphore:
     return _gate
 
 
-def _items(text: str, at: int, reading: Reading, *, suspect: bool) -> tuple[list[JSONObject], int]:
-    """The objects of the array that begins there, as they are kept, and where the array ends."""
-    items: list[JSONObject] = []
-    at = _after_space(text, at + 1)
-    while not text.startswith("]", at):
-        at = at if not items else _after_space(text, _expect(text, at, ","))
-        if not text.startswith("{", at):
-            raise ValueError("an item is not an object")
-        if len(items) >= reading.page_items:
-            raise AnswerTooLargeError(f"a page has more than {reading.page_items} objects")
-        item, at = _value(text, at, reading.object_bytes)
-        items.append(_kept(cast("JSONObject", clean_all(item) if suspect else item), reading))
-        at = _after_space(text, at)
-    return items, at + 1
+def _value(text: str, at: int, most: int, *, last: bool) -> tuple[object, int] | None:
+    """The value that begins there and where it ends, None while it is not complete.
 
-
-def _value(text: str, at: int, most: int) -> tuple[object, int]:
-    """The value that begins there and where it ends; AnswerTooLargeError where it takes more than `most` characters.
-
-    Only a piece of the text is shown to the parser, so that it can neither work nor allocate beyond that.
+    Raises AnswerTooLargeError if it takes more than `most` characters, ValueError if it is `last` and no value.
     """
-    for size in (*(each for each in PIECES if each < most), most):
-        piece = text[at : at + size]
-        try:
-            value, length = _DECODER.raw_decode(piece)
-        except ValueError:
-            if len(piece) < size:
-                raise
-            continue
-        return value, at + length
-    raise AnswerTooLargeError(f"an object is larger than {most} bytes")
+    try:
+        value, after = _DECODER.raw_decode(text, at)
+    except ValueError:
+        if len(text) - at > most:
+            raise AnswerTooLargeError(f"an object is larger than {most} bytes") from None
+        if last:
+            raise
+        return None
+    if after - at > most:
+        raise AnswerTooLargeError(f"an object is larger than {most} bytes")
+    if after == len(text) and not last and not isinstance(value, dict | list | str):
+        return None  # a number may go on
+    return value, after
 
 
 def _after_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SPACE:
-        at += 1
-    return at
-
-
-def _expect(text: str, at: int, what: str) -> int:
-    """Where the text goes on after that character; raises ValueError where another one stands."""
-    at = _after_space(text, at)
-    if text[at : at + 1] != what:
-        raise ValueError(f"expected {what}")
-    return at + 1
+    found = _SPACE.match(text, at)
+    return found.end() if found is not None else at
 
 
 def _kept(obj: JSONObject, reading: Reading) -> JSONObject:

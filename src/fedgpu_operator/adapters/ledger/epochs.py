@@ -148,6 +148,14 @@ def epoch(connection: Connection, number: int) -> Epoch | None:
     return next(iter(_read(connection, select(epochs).where(epochs.c.number == number))), None)
 
 
+def epoch_with_manifest(connection: Connection, manifest_hash: str) -> Epoch | None:
+    """The newest epoch whose manifest has that hash."""
+    number = connection.execute(
+        select(func.max(epochs.c.number)).where(epochs.c.manifest_hash == manifest_hash)
+    ).scalar_one()
+    return None if number is None else epoch(connection, number)
+
+
 def epochs_newest(connection: Connection, limit: int) -> tuple[Epoch, ...]:
     """The last epochs, newest first, in three queries."""
     return _read(connection, select(epochs).order_by(epochs.c.number.desc()).limit(limit))

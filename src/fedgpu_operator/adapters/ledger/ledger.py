@@ -252,6 +252,10 @@ class SqlLedger(BatchCalls, MarketCalls):
         """One epoch by the ledger's number."""
         return await self._read(epochs.epoch, number)
 
+    async def epoch_with_manifest(self, manifest_hash: str) -> Epoch | None:
+        """The newest epoch whose manifest has that hash, a ``0x…`` string in lower case."""
+        return await self._read(epochs.epoch_with_manifest, manifest_hash)
+
     async def epochs(self, limit: int = 100) -> tuple[Epoch, ...]:
         """The last epochs, newest first."""
         return await self._read(epochs.epochs_newest, limit)

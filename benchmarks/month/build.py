@@ -1,0 +1,93 @@
+"""The operator of one build, assembled by its own composition root, over a hub, a clock and a chain of ours.
+
+What differs between builds is here and nowhere else: which one is imported is decided by PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from benchmarks.month.chain import StillChain
+from benchmarks.month.history import CHAIN_ID, ESCROW, SETTLER
+from benchmarks.month.hub import MemoryHub
+
+from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION
+from fedgpu_operator.bootstrap import settling as settling_module
+from fedgpu_operator.bootstrap import system as system_module
+from fedgpu_operator.settings import Settings
+
+BEFORE: Final = 3
+"""Schema of commit 32e03ab, which the figures are held against."""
+HUB_UID: Final = "11111111-2222-3333-4444-555555555555"
+Pass = Callable[[], Awaitable[float | None]]
+
+
+class StepClock:
+    """Time that only the benchmark moves."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def forward(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+
+@dataclass
+class Assembled:
+    """One operator that nobody but us runs: `passes` are those of its loops."""
+
+    system: Any
+    ledger: SqlLedger
+    passes: dict[str, Pass]
+    watching: asyncio.Task[None]
+
+    async def close(self) -> None:
+        self.watching.cancel()
+        await asyncio.gather(self.watching, return_exceptions=True)
+        await self.ledger.close()
+
+
+async def assemble(location: str, hub: MemoryHub, clock: StepClock, chain: StillChain | None) -> Assembled:
+    """The operator over these, its watches under way; settlement is off without a chain."""
+    settings = Settings.from_env(_environment(location, settles=chain is not None))
+    ledger = await SqlLedger.open(location)
+    # The composition root makes its own clock; ours is in its place before it does.
+    module: Any = system_module
+    module.SystemClock = lambda: clock
+    settling = None if chain is None else await _settling(settings, chain, clock)
+    system = module._assemble(settings, hub, HUB_UID, ledger, settling)  # noqa: SLF001  # what `build` does after it dialled
+    watching = asyncio.create_task(system.kube.run())
+    passes = {name: loop._pass_once for name, loop in system.loops.items()}  # noqa: SLF001  # one pass, when we say so
+    return Assembled(system, ledger, passes, watching)
+
+
+def _environment(location: str, *, settles: bool) -> dict[str, str]:
+    chain = {
+        "CHAIN_RPC_URL": "http://127.0.0.1:1",
+        "CHAIN_ID": str(CHAIN_ID),
+        "ESCROW_ADDRESS": ESCROW,
+        "SETTLER_SIGNER_URL": "http://127.0.0.1:1",
+        "SETTLER_ADDRESS": SETTLER,
+        "NATIVE_USD": "3000",
+    }
+    return {f"FEDGPU_{name}": value for name, value in {"LEDGER": location, **(chain if settles else {})}.items()}
+
+
+async def _settling(settings: Settings, chain: StillChain, clock: StepClock) -> Any:
+    made: Any = settling_module.Settling
+    if SCHEMA_VERSION == BEFORE:
+        return made(settings.chain, chain, None, 7 * 86_400.0, 7 * 86_400.0 + 600.0)
+    from fedgpu_operator.hub.escrowterms import TermsSource
+
+    escrow: Any = chain
+    terms = TermsSource(escrow, clock, every=3600.0, at_most=7 * 86_400.0, holders={"SETTLER": SETTLER})
+    await terms.read()
+    return made(settings.chain, chain, None, terms)

@@ -1,0 +1,247 @@
+"""The retention loop: removes what nobody needs any more: leases of ended attempts, and jobs past their TTL.
+
+Nothing that is owed rests on these objects: attempts, usage and epochs live in the ledger, which this loop only reads.
+Every removal follows from what is there now and is guarded by uid and resourceVersion, so a death between any two steps
+costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.conditions import find, is_true
+from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.domain.books import Coverage, EpochStage, LeaseUsage, Stop
+from fedgpu_operator.errors import ForbiddenError
+from fedgpu_operator.hub.attempts import JOBS, is_cleared, set_tombstone
+from fedgpu_operator.hub.leases import LEASES
+from fedgpu_operator.hub.store import load_all
+from fedgpu_operator.hub.write import emit, for_each, one_of_many
+from fedgpu_operator.ports import Clock, Kube, Ledger
+
+log = logging.getLogger(__name__)
+
+RETENTION_OVER: Final = "RetentionOver"
+"""Stop reason of a lease whose ended attempt was kept for long enough: its agent clears the member."""
+MOST_PER_PASS: Final = 500
+"""Objects of a kind that one pass changes: a hub that was upgraded with a year of them must not hold up the others."""
+SOON_SECONDS: Final = 1.0
+"""Until the next pass, if this one left something over."""
+COVERAGE_AGAIN: Final = timedelta(minutes=5)
+"""Between two looks into the ledger for one lease whose usage waits for an epoch."""
+FORBIDDEN_AGAIN: Final = timedelta(minutes=30)
+"""Before a deletion is tried again that the API server did not allow."""
+SETTLED_STAGES: Final = frozenset({EpochStage.FINALIZED, EpochStage.PAID})
+FORBIDDEN: Final = "DeletionForbidden"
+
+
+class Shelf(Protocol):
+    """What else is tidied up by this loop, after jobs and leases."""
+
+    async def tidy(self) -> float:
+        """One look; seconds until the next one is due."""
+        ...
+
+
+class RetentionLoop:
+    """Load → see what is due → remove. `keep` is how many seconds a lease and its member Job stay after their attempt.
+
+    `settlement` is whether work is paid on chain, `shelf` keeps the objects of epochs.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        settlement: bool,
+        keep: float,
+        shelf: Shelf | None = None,
+    ) -> None:
+        self._kube = kube
+        self._ledger = ledger
+        self._clock = clock
+        self._settlement = settlement
+        self._keep = timedelta(seconds=keep)
+        self._shelf = shelf
+        self._ended: dict[str, LeaseUsage] = {}
+        """By lease name, attempts that have ended: what the ledger says of one does not change again."""
+        self._uncovered: dict[str, datetime] = {}
+        """By lease name, when to look again for an epoch that covers it."""
+        self._forbidden: dict[str, datetime] = {}
+        """By job uid, when to try again a deletion that was refused."""
+
+    async def pass_once(self) -> float | None:
+        """Remove what is due now, a bounded number of objects; seconds until the next is due, None for whenever."""
+        jobs, leases, providers = await asyncio.gather(
+            load_all(self._kube, ComputeJob), load_all(self._kube, ComputeLease), load_all(self._kube, GPUProvider)
+        )
+        due = await self._expire(jobs)
+        due += await self._release(leases, {provider.metadata.name for provider in providers})
+        if self._shelf is not None:
+            due.append(await self._shelf.tidy())
+        return min(due, default=None)
+
+    # ---- jobs
+
+    async def _expire(self, jobs: Iterable[ComputeJob]) -> list[float]:
+        """Delete the jobs whose TTL is over; seconds until the next ones."""
+        now = self._clock.now()
+        over, ahead = [], []
+        for job in jobs:
+            at = deleted_at(job)
+            if at is None:
+                continue
+            at = max(at, self._forbidden.get(job.metadata.uid, at))
+            if at <= now:
+                over.append(job)
+            else:
+                ahead.append((at - now).total_seconds())
+        self._forbidden = {uid: at for uid, at in self._forbidden.items() if at > now}
+        await for_each(self._delete_job, over[:MOST_PER_PASS])
+        if len(over) > MOST_PER_PASS:
+            ahead.append(SOON_SECONDS)
+        return ahead
+
+    async def _delete_job(self, job: ComputeJob) -> None:
+        """The very version that was judged: a TTL that was changed or removed meanwhile is obeyed."""
+        meta = job.metadata
+        with one_of_many(job):
+            try:
+                await self._kube.delete(
+                    JOBS, meta.name, meta.namespace, uid=meta.uid, resource_version=meta.resource_version
+                )
+            except ForbiddenError as error:
+                now = self._clock.now()
+                self._forbidden[meta.uid] = now + FORBIDDEN_AGAIN
+                log.warning("job %s is past its ttlSecondsAfterFinished and cannot be deleted: %s", job.key, error)
+                text = (
+                    "spec.ttlSecondsAfterFinished is over and the operator may not delete the job: an admin enables "
+                    "rbac.confineByAdmission of the chart, or deletes it"
+                )
+                await emit(self._kube, job, "Warning", FORBIDDEN, text, now=now)
+                return
+            log.info("job %s deleted: %d s after it finished", job.key, job.spec.ttl_seconds_after_finished)
+
+    # ---- leases
+
+    async def _release(self, leases: Collection[ComputeLease], providers: Collection[str]) -> list[float]:
+        """Have the members cleared of ended attempts, and delete the leases of those that are; seconds until the next.
+
+        An attempt whose usage waits for an epoch keeps its lease: until then the provider's agent holds receipts to it.
+        """
+        ended = [lease for lease in leases if lease.status.ended]
+        entries = await self._entries(ended)
+        now = self._clock.now()
+        old, ahead = [], []
+        for lease in ended:
+            entry = entries.get(lease.metadata.name)
+            if entry is None or entry.attempt.ended_at is None:
+                continue
+            left = (entry.attempt.ended_at + self._keep - now).total_seconds()
+            if left > 0:
+                ahead.append(left)
+            elif lease.spec.desired == "Run" or is_cleared(lease) or lease.spec.provider not in providers:
+                old.append(lease)
+        free = await self._covered(old, entries, now)
+        await for_each(lambda lease: self._step(lease, now), free)
+        if len(free) == MOST_PER_PASS:
+            ahead.append(SOON_SECONDS)
+        return ahead
+
+    async def _entries(self, ended: Iterable[ComputeLease]) -> Mapping[str, LeaseUsage]:
+        """What the ledger holds of these leases, as far as their attempts have ended; one query for all that is new."""
+        present = {lease.metadata.name: lease.spec.job.uid for lease in ended}
+        self._ended = {name: entry for name, entry in self._ended.items() if name in present}
+        self._uncovered = {name: at for name, at in self._uncovered.items() if name in present}
+        unknown = sorted({uid for name, uid in present.items() if name not in self._ended})
+        if unknown:
+            for history in (await self._ledger.histories(unknown)).values():
+                self._ended |= {
+                    entry.attempt.lease_name: entry
+                    for entry in history
+                    if entry.attempt.lease_name in present and not entry.attempt.is_open
+                }
+        return self._ended
+
+    async def _covered(
+        self, leases: Iterable[ComputeLease], entries: Mapping[str, LeaseUsage], now: datetime
+    ) -> list[ComputeLease]:
+        """Those of which nothing waits for an epoch, at most MOST_PER_PASS of them after one query for as many."""
+        free: list[ComputeLease] = []
+        asked: list[ComputeLease] = []
+        for lease in leases:
+            name = lease.metadata.name
+            if not (self._settlement and owes(entries[name])):
+                free.append(lease)
+            elif self._uncovered.get(name, now) <= now and len(asked) < MOST_PER_PASS:
+                asked.append(lease)
+        if asked:
+            coverages = await self._ledger.coverages([lease.metadata.name for lease in asked])
+            for lease in asked:
+                if is_covered(coverages[lease.metadata.name]):
+                    free.append(lease)
+                else:
+                    self._uncovered[lease.metadata.name] = now + COVERAGE_AGAIN
+        return free[:MOST_PER_PASS]
+
+    async def _step(self, lease: ComputeLease, now: datetime) -> None:
+        """First the tombstone, by which the agent clears the member; the lease goes when the agent has said so."""
+        meta = lease.metadata
+        with one_of_many(lease):
+            if lease.spec.desired == "Run":
+                await set_tombstone(self._kube, lease, Stop(RETENTION_OVER, now))
+                return
+            await self._kube.delete(
+                LEASES, meta.name, meta.namespace, uid=meta.uid, resource_version=meta.resource_version
+            )
+            log.info("lease %s of %s deleted", meta.name, lease.spec.job.name)
+
+
+def deleted_at(job: ComputeJob) -> datetime | None:
+    """When the job's TTL is over; None for a job without one, and for one that has not finished or been settled."""
+    ttl = job.spec.ttl_seconds_after_finished
+    if ttl is None or job.metadata.deletion_timestamp is not None:
+        return None
+    since = finished_at(job)
+    return None if since is None else since + timedelta(seconds=ttl)
+
+
+def finished_at(job: ComputeJob) -> datetime | None:
+    """When the job came to its end by its status, and nothing of it was left to be paid; None before that.
+
+    What cannot be admitted shows as failed too, and may be admitted later: it has not finished. The chart's admission
+    policy `jobs` holds the operator to the same rule.
+    """
+    status = job.status
+    if status.observed_generation != job.metadata.generation:
+        return None
+    complete, failed = find(status.conditions, "Complete"), find(status.conditions, "Failed")
+    admitted, settled = find(status.conditions, "Admitted"), find(status.conditions, "Settled")
+    end = complete if is_true(status.conditions, "Complete") else failed
+    if end is None or end.status != "True":
+        return None
+    if end is failed and admitted is not None and (admitted.status, admitted.reason) == ("False", end.reason):
+        return None
+    if status.placement is None or (settled is not None and settled.reason == "SettlementDisabled"):
+        return end.last_transition_time
+    if settled is None or settled.status != "True":
+        return None
+    return max(end.last_transition_time, settled.last_transition_time)
+
+
+def owes(entry: LeaseUsage) -> bool:
+    """Whether somebody is to be paid for that attempt."""
+    return bool(entry.cost and entry.attempt.terms.tenant_wallet and entry.attempt.terms.provider_wallet)
+
+
+def is_covered(coverage: Coverage) -> bool:
+    """Whether all of a lease's usage lies in an epoch that stands on the finalized chain."""
+    return coverage.complete and coverage.stage in SETTLED_STAGES

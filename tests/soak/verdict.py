@@ -1,0 +1,89 @@
+"""Whether a soak stayed flat: the slope of the second half of each figure, per hour, against a stated bound; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tests.soak.sampling import Sample
+
+HOUR: Final = 3600
+BOUNDS: Final[dict[str, float]] = {
+    "operator.rssMiB": 12,
+    "operator.files": 12,
+    "operator.sockets": 12,
+    "operator.threads": 2,
+    "operator.tasks": 6,
+    "hub.computejobs": 40,
+    "hub.computeleases": 40,
+    "hub.settlementepochs": 6,
+    "hub.configmaps": 6,
+    "hub.secrets": 1,
+    "hub.namespaces": 1,
+    **{f"{member}.{kind}": 40 for member in ("alpha", "beta") for kind in ("jobs", "pods")},
+    **{f"{member}.{kind}": 1 for member in ("alpha", "beta") for kind in ("configmaps", "secrets", "namespaces")},
+}
+"""The most that a figure may rise per hour. What comes and goes by chance (jobs, connections) has room for a slope by
+chance: 40 objects are a thirtieth of the jobs of an hour."""
+ROWS_PER_ATTEMPT: Final = 1.5
+"""Rows that an attempt may leave in the live ledger for good: a receipt's root is over every lease that its pair ever
+had, so the final total of each stays. The half is room for epochs, of which there is one a minute here."""
+BYTES_PER_ATTEMPT: Final = 1024
+UNJUDGED: Final = {
+    "hub.events": "the API server's own hour",
+    "rows.market_prices": "prices of the past, kept for two days by the minute and dropped after that",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One figure: its slope per hour in the second half, and the most that it may be."""
+
+    figure: str
+    slope: float
+    bound: float
+    last: float
+
+    @property
+    def flat(self) -> bool:
+        """Whether it rises no faster than it may."""
+        return self.slope <= self.bound
+
+
+def judge(samples: Sequence[Sample]) -> list[Finding]:
+    """Every figure that has a bound, of the second half of the time."""
+    if len(samples) < 4:
+        return []
+    middle = samples[-1]["seconds"] / 2
+    half = [_derived(sample) for sample in samples if sample["seconds"] >= middle]
+    attempts = max(0.0, slope(half, "jobs.created"))
+    bounds = {**BOUNDS, "rows": ROWS_PER_ATTEMPT * attempts, "ledger.MiB": BYTES_PER_ATTEMPT * attempts / 2**20}
+    return list(_findings(half, bounds))
+
+
+def slope(samples: Sequence[Sample], figure: str) -> float:
+    """Least squares over the samples that have the figure, per hour; 0 with fewer than two."""
+    points = [(sample["seconds"], sample[figure]) for sample in samples if figure in sample]
+    if len(points) < 2:
+        return 0.0
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    return HOUR * sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
+
+
+def rows(sample: Sample) -> float:
+    """Rows of all tables that are judged."""
+    return sum(value for name, value in sample.items() if name.startswith("rows.") and name not in UNJUDGED)
+
+
+def _derived(sample: Sample) -> Sample:
+    return sample | ({"rows": rows(sample)} if any(name.startswith("rows.") for name in sample) else {})
+
+
+def _findings(half: Sequence[Sample], bounds: dict[str, float]) -> Iterator[Finding]:
+    for figure, bound in bounds.items():
+        values = [sample[figure] for sample in half if figure in sample]
+        if values:
+            yield Finding(figure, round(slope(half, figure), 2), round(bound, 2), values[-1])
