@@ -197,14 +197,17 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
             costs=costs,
             settle=SETTLE,
         ).pass_once,
-        "retention": RetentionLoop(
-            kube,
-            ledger,
-            clock,
-            settlement=settling is not None,
-            keep=settings.workload_retention_seconds,
-            shelf=epoch_shelf(settings, settling, kube, ledger, clock) if settling is not None else None,
-        ).pass_once,
+        # What it would delete is what a ledger that is behind is reconciled from.
+        "retention": check.held_back(
+            RetentionLoop(
+                kube,
+                ledger,
+                clock,
+                settlement=settling is not None,
+                keep=settings.workload_retention_seconds,
+                shelf=epoch_shelf(settings, settling, kube, ledger, clock) if settling is not None else None,
+            ).pass_once
+        ),
     }
     if settling is not None and proofs is not None:
         passes |= settling_passes(settings, settling, kube, ledger, clock, metrics, proofs=proofs, check=check)

@@ -326,5 +326,25 @@ async def test_a_ledger_that_does_not_answer_ends_a_pass_once_and_not_for_each_j
         await jobs_pass(world, check)
 
 
+async def test_a_pass_that_is_held_back_is_left_out_until_the_gaps_are_closed(world: World, tmp_path: Path) -> None:
+    passes = 0
+
+    async def counted() -> float | None:
+        nonlocal passes
+        passes += 1
+        return None
+
+    await world.provider("berlin")
+    async with backup(world, tmp_path) as old:
+        await world.job()
+        await world.pass_once()
+        world.ledger = old
+        held = check_of(world).held_back(counted)
+        assert (await held(), passes) == (AGAIN.total_seconds(), 0)
+        await repaired(world)
+        world.clock.forward(AGAIN.total_seconds())
+        assert (await held(), passes) == (None, 1)
+
+
 def test_ids_are_keys_of_a_config_map() -> None:
     assert Gap(GapKind.PAID, "0xA.0xB", "").id == "paid.0xA.0xB"
