@@ -25,6 +25,8 @@
     │   ├── ReplacedError           another transaction of the same nonce is final: this one can never count
     │   └── RevertedError           the contract refused the call; carries the decoded reason
     ├── LedgerError             the ledger refuses an append that contradicts what it holds
+    │   └── LedgerUnreachableError  the database does not answer; what was asked may have been done all the same
+    ├── PassExpiredError        a pass of a loop exceeded its time limit, and was cancelled
     └── LabError                the lab could not build or start one of its parts
 
 ``permanent`` says whether trying again without a change can help: the operator layer turns it into Kopf's
@@ -205,6 +207,14 @@ class RevertedError(ChainError):
 
 class LedgerError(FedGPUError):
     reason = "LedgerError"
+
+
+class LedgerUnreachableError(LedgerError):
+    reason = "LedgerUnreachable"
+
+
+class PassExpiredError(FedGPUError):
+    reason = "PassExpired"
 
 
 class LabError(FedGPUError):

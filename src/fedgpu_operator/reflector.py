@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.errors import GoneError, KubeError, ListTooLargeError, UnreachableError
 from fedgpu_operator.ports import Kube, ResourceType
+from fedgpu_operator.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,9 @@ PROOF_SECONDS: Final = 2.0
 """A watch that has lived so long was let in, though it has told of nothing; a refusal comes sooner."""
 SYNC_PATIENCE_SECONDS: Final = 15.0
 """How long a reader waits for the first list before it is told that the server does not answer."""
+
+BEAT_SECONDS: Final = 600.0
+"""A watch ends by itself after 320 s at the latest, a list after 135 s, whatever the server does (adapters/kube)."""
 
 MOST_DIGITS: Final = 20
 """Of a resourceVersion: it has 64 bits."""
@@ -86,6 +90,7 @@ class Reflector(Generic[T]):
         bound: Bound | None = None,
     ) -> None:
         self.kind = kind
+        self.pulse = Pulse(f"watch-{kind.plural}")
         self._bound = bound
         self._weight = 0
         self._kube = kube
@@ -111,6 +116,7 @@ class Reflector(Generic[T]):
         """
         pause = self._first_pause
         while True:
+            self.pulse.beat(BEAT_SECONDS)
             try:
                 await self.relist()
                 await self._stream()
@@ -175,6 +181,16 @@ class Reflector(Generic[T]):
         """Whether there is a watch that has proved itself."""
         return self._proof <= time.monotonic()
 
+    def lag(self, patience: float) -> str:
+        """Why what is held is not to be read now; empty if the server is followed."""
+        if not self._synced.is_set():
+            return str(self._trouble or "no list yet")
+        try:
+            self.check(patience)
+        except KubeError as error:
+            return str(error)
+        return ""
+
     async def synced(self) -> None:
         """Wait until there was a first list; raises the UnreachableError for which it does not come."""
         if self._synced.is_set():
@@ -220,9 +236,11 @@ class Reflector(Generic[T]):
         position, self._proof = str(self._seen), time.monotonic() + PROOF_SECONDS
         while True:
             begun, told = time.monotonic(), False
+            self.pulse.beat(BEAT_SECONDS)
             async for event in self._kube.watch(self.kind, labels=self._labels, resource_version=position):
                 position, told = str(event.object["metadata"]["resourceVersion"]), True
                 self._heard = self._proof = time.monotonic()
+                self.pulse.beat(BEAT_SECONDS)
                 # Gone on past first: a reader that `changed` wakes must not find an older truth put on top.
                 self._seen = max(self._seen, _number(position))
                 if event.type == "DELETED":

@@ -43,6 +43,24 @@ class PrometheusMetrics:
             ["loop", "reason"],
             registry=self.registry,
         )
+        self._passes = Histogram(
+            "fedgpu_loop_pass_seconds",
+            "Duration of one pass of a loop.",
+            ["loop"],
+            buckets=(0.01, 0.1, 1, 10, 60, 300),
+            registry=self.registry,
+        )
+        self._succeeded = Gauge(
+            "fedgpu_loop_last_success_timestamp_seconds",
+            "When a pass of the loop last ended without an error, Unix time.",
+            ["loop"],
+            registry=self.registry,
+        )
+        self._gaps = Gauge(
+            "fedgpu_ledger_gaps",
+            "What the hub and the chain show and the ledger does not hold; the operator opens nothing meanwhile.",
+            registry=self.registry,
+        )
         self._gpu_seconds = Counter(
             "fedgpu_billed_gpu_seconds", "Billed GPU-seconds.", ["provider"], registry=self.registry
         )
@@ -99,6 +117,14 @@ class PrometheusMetrics:
 
     def loop_failed(self, loop: str, reason: str) -> None:
         self._failed.labels(loop, reason).inc()
+
+    def loop_passed(self, loop: str, seconds: float, *, succeeded: bool) -> None:
+        self._passes.labels(loop).observe(seconds)
+        if succeeded:
+            self._succeeded.labels(loop).set_to_current_time()
+
+    def ledger_gaps(self, count: int) -> None:
+        self._gaps.set(count)
 
     def billed(self, provider: str, gpu_seconds: int) -> None:
         self._gpu_seconds.labels(provider).inc(gpu_seconds)

@@ -31,12 +31,15 @@ from fedgpu_operator.errors import (
     UnreachableError,
 )
 from fedgpu_operator.ports import COORDINATION_LEASES, NODES, PODS, Clock, Holding, Kube
+from fedgpu_operator.pulse import CANCEL_SECONDS, Pulse, limited
 
 log = logging.getLogger(__name__)
 
 LEASE_DURATION_SECONDS: Final = 40
 """As long as a kubelet's node lease: a reader may call the agent silent after this."""
 SHORTEST_PAUSE: Final = 1.0
+PASS_SECONDS: Final = 600.0
+"""Time limit of a pass: a member that answers each call at the last moment is slow, and no reason to end a pass."""
 COUNT_SHARE: Final = 10
 """The nodes and pods of a member are counted for at most one part in so many of the time."""
 
@@ -63,6 +66,7 @@ class Agent:
     ) -> None:
         self.provider = provider
         self.reachable = False
+        self.pulse = Pulse(f"agent-{provider}")
         self._hub = hub
         self._member = member
         self._settings = settings
@@ -124,13 +128,15 @@ class Agent:
         while not self._closing.is_set():
             self._awake.clear()
             try:
-                due = await self._pass()
+                due = await limited(self._pass(), PASS_SECONDS, self.pulse)
             except FedGPUError as error:
                 log.warning("agent of %s: %s: %s; again in %.0f s", self.provider, error.reason, error, pause)
+                self.pulse.beat(pause + CANCEL_SECONDS)
                 await self._sleep(pause)
                 pause = min(2 * pause, self._settings.backoff_most)
                 continue
             pause = SHORTEST_PAUSE
+            self.pulse.beat(due + CANCEL_SECONDS)
             await self._rest(due)
 
     async def _rest(self, due: float) -> None:

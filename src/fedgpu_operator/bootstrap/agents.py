@@ -27,6 +27,7 @@ from fedgpu_operator.hub.attempts import wants_agent
 from fedgpu_operator.hub.render import provider_namespace
 from fedgpu_operator.hub.store import load_all, load_namespaces, load_reading
 from fedgpu_operator.ports import SECRETS, Clock, Kube
+from fedgpu_operator.pulse import Pulse
 from fedgpu_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,10 @@ class AgentSupervisor:
         for provider, running in self._running.items():
             if provider_namespace(provider) == namespace:
                 running.agent.wake()
+
+    def pulses(self) -> list[Pulse]:
+        """Of the agents that run; one that has ended is started again by the next pass."""
+        return [running.agent.pulse for running in self._running.values() if not running.task.done()]
 
     def winds_down(self, namespace: str) -> bool:
         """Whether the agent of this provider namespace runs only until it has nothing left to do for any lease."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +24,8 @@ from fedgpu_operator.errors import (
 from fedgpu_operator.hub.accounts import AccountLoop
 from fedgpu_operator.hub.epochshelf import EpochShelf
 from fedgpu_operator.hub.escrowterms import FATAL, Obstacle, TermsSource
+from fedgpu_operator.hub.ledgercheck import LedgerCheck
+from fedgpu_operator.hub.loop import Pass
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.receipts import ReceiptLoop
 from fedgpu_operator.hub.settlement import SettlementLoop
@@ -200,7 +202,8 @@ def settling_passes(
     metrics: Metrics,
     *,
     proofs: ProofBook,
-) -> dict[str, Callable[[], Awaitable[float | None]]]:
+    check: LedgerCheck,
+) -> dict[str, Pass]:
     """One pass of each loop that settles, by its name."""
     chain, escrow = settling.chain, settling.escrow
     poll = min(POLL_SECONDS, chain.epoch_seconds)
@@ -220,14 +223,15 @@ def settling_passes(
             fee_cap=chain.fee_cap_wei,
             poll=poll,
             auto_claim=chain.auto_claim,
+            opens=lambda: check.settles,
         )
 
     coins = SettlerWatch(
         kube, ledger, escrow, clock, metrics, fee_cap=chain.fee_cap_wei, warn=chain.settler_warn_seconds
     )
-    passes: dict[str, Callable[[], Awaitable[float | None]]] = {
+    passes: dict[str, Pass] = {
         "accounts": accounts.pass_once,
-        "settlement": SettlementPass(settling.terms, coins, metrics, settlement).pass_once,
+        "settlement": check.looked_at(SettlementPass(settling.terms, coins, metrics, settlement).pass_once),
     }
     if settling.meter is not None:
         domain = escrow_domain(escrow.chain_id, escrow.escrow)
@@ -241,7 +245,7 @@ def settling_passes(
             domain=domain,
             interval=chain.epoch_seconds,
         )
-        passes["receipts"] = receipts.pass_once
+        passes["receipts"] = check.held_back(receipts.pass_once)
     return passes
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.adapters.kube.connect import connect
 from fedgpu_operator.adapters.kube.holding import HoldingKube
-from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.adapters.ledger import LIMIT_SECONDS, SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.api.base import Resource
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
+from fedgpu_operator.bootstrap.health import PING_SECONDS, HealthCheck
 from fedgpu_operator.bootstrap.plugins import load_plugins
 from fedgpu_operator.bootstrap.settling import Settling, epoch_shelf, open_settling, settling_passes, thresholds
 from fedgpu_operator.bootstrap.waking import wakes_agent, woken
@@ -31,7 +31,8 @@ from fedgpu_operator.hub.awaiting import SETTLE
 from fedgpu_operator.hub.chainsigners import SignerBook
 from fedgpu_operator.hub.costs import CostBook
 from fedgpu_operator.hub.jobs import JobLoop
-from fedgpu_operator.hub.loop import Loop
+from fedgpu_operator.hub.ledgercheck import LedgerCheck
+from fedgpu_operator.hub.loop import Loop, Pass
 from fedgpu_operator.hub.market import MarketLoop
 from fedgpu_operator.hub.priorities import PRIORITY_CLASSES
 from fedgpu_operator.hub.proofs import ProofBook
@@ -50,6 +51,9 @@ HUB_PATIENCE_SECONDS = 15.0
 LEAST_SECONDS = {"providers": 1.0, "market": 1.0, "retention": 1.0, "receipts": 1.0}
 """Between two passes of a loop that shows things to people, tidies up or looks at all pairs, however much happens."""
 
+PASS_SECONDS = dict.fromkeys(("accounts", "settlement", "receipts"), 900.0)
+"""Time limit of a pass that asks a chain: a first look at a long log is many requests."""
+
 
 @dataclass(slots=True)
 class System:
@@ -61,6 +65,8 @@ class System:
     supervisor: AgentSupervisor
     metrics: PrometheusMetrics
     loops: dict[str, Loop]
+    health: HealthCheck
+    check: LedgerCheck
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
@@ -77,6 +83,20 @@ class System:
             self.supervisor.wake(namespace)
         if _lets_agent_go(before, after) and self.supervisor.winds_down(namespace):
             self.loops["agents"].wake()
+
+    def hung(self) -> dict[str, str]:
+        """By name, the loops, watches and agents that have ended or do not beat, with why; cancelling does not help."""
+        found = {task.get_name(): "ended" for task in self.tasks if task.done()}
+        pulses = [loop.pulse for loop in self.loops.values()] + self.kube.pulses() + self.supervisor.pulses()
+        late = {pulse.name: seconds for pulse in pulses if (seconds := pulse.overdue())}
+        return found | {name: f"no sign of life, late by {seconds:.0f} s" for name, seconds in late.items()}
+
+    def unready(self) -> dict[str, str]:
+        """By part ("watches", "hub", "ledger", "books"), why the operator cannot do its work now; empty if it can."""
+        lags = self.kube.lags()
+        watches = {"watches": "; ".join(f"{kind}: {why}" for kind, why in lags.items())} if lags else {}
+        behind = self.check.trouble()
+        return watches | self.health.troubles() | ({"books": behind} if behind else {})
 
     async def close(self) -> None:
         """End the loops, then the agents, then the connections; workloads go on."""
@@ -106,7 +126,7 @@ async def build(settings: Settings) -> System:
         if settings.chain is not None:
             settling = await open_settling(settings.chain, SystemClock())
             opened.push_async_callback(settling.aclose)
-        ledger = await SqlLedger.open(settings.ledger)
+        ledger = await SqlLedger.open(settings.ledger, limit=LIMIT_SECONDS)
         opened.push_async_callback(ledger.close)
         if settling is not None:
             escrow = settling.escrow
@@ -158,10 +178,11 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
         costs=costs,
         keep=settings.workload_retention_seconds,
     )
-    passes: dict[str, Callable[[], Awaitable[float | None]]] = {
+    check = LedgerCheck(kube, ledger, clock, metrics, namespace=settings.namespace, escrow=escrow)
+    passes: dict[str, Pass] = {
         "agents": supervisor.pass_once,
         "providers": providers.pass_once,
-        "jobs": jobs.pass_once,
+        "jobs": check.jobs_held_back(jobs.pass_once),
         "vantages": VantageLoop(kube, settings.vantages).pass_once,
         "market": MarketLoop(
             kube,
@@ -176,26 +197,29 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
             costs=costs,
             settle=SETTLE,
         ).pass_once,
-        "retention": RetentionLoop(
-            kube,
-            ledger,
-            clock,
-            settlement=settling is not None,
-            keep=settings.workload_retention_seconds,
-            shelf=epoch_shelf(settings, settling, kube, ledger, clock) if settling is not None else None,
-        ).pass_once,
+        # What it would delete is what a ledger that is behind is reconciled from.
+        "retention": check.held_back(
+            RetentionLoop(
+                kube,
+                ledger,
+                clock,
+                settlement=settling is not None,
+                keep=settings.workload_retention_seconds,
+                shelf=epoch_shelf(settings, settling, kube, ledger, clock) if settling is not None else None,
+            ).pass_once
+        ),
     }
     if settling is not None and proofs is not None:
-        passes |= settling_passes(settings, settling, kube, ledger, clock, metrics, proofs=proofs)
-    system = System(kube, ledger, settling, supervisor, metrics, _loops(passes, settings, metrics))
+        passes |= settling_passes(settings, settling, kube, ledger, clock, metrics, proofs=proofs, check=check)
+    health = HealthCheck(kube, ledger)
+    passes["health"] = health.pass_once
+    system = System(kube, ledger, settling, supervisor, metrics, _loops(passes, settings, metrics), health, check)
     changes.system = system
     return system
 
 
-def _loops(
-    passes: dict[str, Callable[[], Awaitable[float | None]]], settings: Settings, metrics: PrometheusMetrics
-) -> dict[str, Loop]:
-    resync = {"market": settings.market_seconds}
+def _loops(passes: dict[str, Pass], settings: Settings, metrics: PrometheusMetrics) -> dict[str, Loop]:
+    resync = {"market": settings.market_seconds, "health": PING_SECONDS}
     return {
         name: Loop(
             name,
@@ -203,6 +227,7 @@ def _loops(
             resync=resync.get(name, settings.resync_seconds),
             metrics=metrics,
             least=LEAST_SECONDS.get(name, 0.0),
+            limit=PASS_SECONDS.get(name),
         )
         for name, pass_once in passes.items()
     }

@@ -1,4 +1,4 @@
-"""``fedgpu ledger``: the books read by somebody who does not trust them, copied, put back and archived."""
+"""``fedgpu ledger``: the books read by somebody who does not trust them, copied, put back, archived and reconciled."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fedgpu_operator.cli import ledger_archive, ledger_copies
 from fedgpu_operator.cli.common import Output, OutputOption, plain_table, print_data
 from fedgpu_operator.cli.ledger_archive import BeforeOption, DryRunOption, Folder, OlderOption
 from fedgpu_operator.cli.ledger_copies import BackupFile
+from fedgpu_operator.cli.ledger_reconcile import check, reconcile
 from fedgpu_operator.cli.options import TargetOptions, flat
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def _verify(
 
 
 app.command("verify")(flat(_verify))
+app.command("check")(flat(check))
+app.command("reconcile")(flat(reconcile))
 
 
 def _archive(

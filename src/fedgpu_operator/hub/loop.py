@@ -1,16 +1,22 @@
-"""Runs a pass again and again: when woken, at the latest after the resync interval, with back-off after an error."""
+"""Runs a pass again and again: when woken, at the latest after the resync interval, with back-off after an error.
+
+A loop beats (`Loop.pulse`) at the begin and at the end of each pass. A pass that exceeds its time limit is cancelled
+and tried again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
-from typing import Final
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from fedgpu_operator.errors import ConflictError, FedGPUError
 from fedgpu_operator.hub.write import counting_failures
 from fedgpu_operator.ports import Metrics
+from fedgpu_operator.pulse import Pulse, limited
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +26,11 @@ CONFLICT_SECONDS: Final = 0.1
 """After a conflict: what was written meanwhile is on its way to us."""
 FIRST_BACKOFF_SECONDS: Final = 0.5
 LAST_BACKOFF_SECONDS: Final = 30.0
+PASS_SECONDS: Final = 300.0
+"""Time limit of a pass. One list of the hub takes 120 s at most, and a long queue is solved in seconds."""
+SLACK_SECONDS: Final = 30.0
+"""By how much a loop may be late after a pause: another loop's pass can keep the interpreter for some seconds."""
+Pass = Callable[[], Coroutine[Any, Any, float | None]]
 _FIGURES: Final = re.compile(r"0x[0-9a-fA-F]+|[0-9]+")
 """What differs between two reports of one trouble: blocks, hashes, counts."""
 
@@ -27,19 +38,22 @@ _FIGURES: Final = re.compile(r"0x[0-9a-fA-F]+|[0-9]+")
 class Loop:
     """One level-triggered loop; a pass may ask for the next one sooner by returning seconds.
 
-    However often it is woken, `least` seconds lie between two passes.
+    However often it is woken, `least` seconds lie between two passes. `limit` seconds are the most that one may take.
     """
 
     def __init__(
         self,
         name: str,
-        pass_once: Callable[[], Awaitable[float | None]],
+        pass_once: Pass,
         *,
         resync: float,
         metrics: Metrics,
         least: float = 0.0,
+        limit: float | None = None,
     ) -> None:
         self.name = name
+        self.pulse = Pulse(name)
+        self._limit = PASS_SECONDS if limit is None else limit
         self._pass_once = pass_once
         self._resync = resync
         self._pause = max(DEBOUNCE_SECONDS, least)
@@ -58,6 +72,7 @@ class Loop:
         while True:
             self._woken.clear()
             delay = await self._guarded_pass()
+            self.pulse.beat(delay + max(self._pause, self._backoff) + SLACK_SECONDS)
             try:
                 async with asyncio.timeout(delay):
                     await self._woken.wait()
@@ -66,8 +81,10 @@ class Loop:
             await asyncio.sleep(max(self._pause, self._backoff))
 
     async def _guarded_pass(self) -> float:
+        began = time.monotonic()
         with counting_failures() as failures:
             delay = await self._one_pass()
+        self._metrics.loop_passed(self.name, time.monotonic() - began, succeeded=not self._backoff)
         for reason, objects in failures.items():
             for _ in range(objects):
                 self._metrics.loop_failed(self.name, reason)
@@ -75,7 +92,7 @@ class Loop:
 
     async def _one_pass(self) -> float:
         try:
-            sooner = await self._pass_once()
+            sooner = await limited(self._pass_once(), self._limit, self.pulse)
         except ConflictError as error:
             log.debug("%s: %s; loading again", self.name, error)
             return CONFLICT_SECONDS

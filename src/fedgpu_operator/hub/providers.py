@@ -16,7 +16,7 @@ from fedgpu_operator.api.conditions import Finding, find, is_true, merge
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, GPUProviderStatus, Inventory, LatencyStatus
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.money import parse_usd
-from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError
+from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError, LedgerUnreachableError
 from fedgpu_operator.hub.acceptance import (
     Mode,
     SecretKey,
@@ -115,7 +115,7 @@ class ProviderLoop:
         """One pass over all providers; asks for the next within a third of the heartbeat timeout."""
         state = await load(self._kube)
         heartbeats = await load_heartbeats(self._kube)
-        running = Counter(entry.attempt.terms.provider for entry in await self._ledger.open_attempts())
+        running = await self._running(state)
         proofs = await self._proofs.providers(state.providers.values(), refresh=True) if self._proofs else {}
         receipts = await self._signers.findings(state.providers.values()) if self._signers else {}
         owners = self._owners(state.providers)
@@ -168,6 +168,14 @@ class ProviderLoop:
             owners.setdefault((ref.name, ref.key), provider.metadata.name)
         if await write_status(self._kube, provider, provider.status, status):
             await self._tell(provider, status, now)
+
+    async def _running(self, state: HubState) -> Mapping[str, int]:
+        """Attempts that the ledger holds open, by provider; while it does not answer nobody is taken to be idle."""
+        try:
+            return Counter(entry.attempt.terms.provider for entry in await self._ledger.open_attempts())
+        except LedgerUnreachableError as error:
+            log.warning("the providers' open attempts are not known now: %s", error)
+            return dict.fromkeys(state.providers, 1)
 
     async def _hold_or_release(self, facts: ProviderFacts) -> bool:
         """Keep a finalizer on the provider while anything runs there; True where the object changed now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Final
@@ -78,6 +78,7 @@ class SettlementLoop:
         fee_cap: int,
         poll: float,
         auto_claim: bool,
+        opens: Callable[[], bool] = lambda: True,
     ) -> None:
         self._kube = kube
         self._ledger = ledger
@@ -92,6 +93,8 @@ class SettlementLoop:
         self._namespace = namespace
         self._poll = poll
         self._auto_claim = auto_claim
+        self._opens = opens
+        """Whether an epoch may be begun or sent: not while the ledger is older than the world."""
         self._closed: set[int] = set()
         """Ended epochs that were published by this process; a restart publishes them once more."""
         self._plans: dict[str, EpochPlan] = {}
@@ -148,7 +151,7 @@ class SettlementLoop:
             return
         _, waiting = await self._errands()
         known = await self._ledger.epochs(limit=LOOKED_AT)
-        if not any(self._blocks(epoch) for epoch in known if epoch.stage in protocol.LIVE):
+        if self._opens() and not any(self._blocks(epoch) for epoch in known if epoch.stage in protocol.LIVE):
             begun = await self._planner.begin(known)
             if begun is not None:
                 await self._advance(begun)
@@ -312,7 +315,7 @@ class SettlementLoop:
 
     async def _begin_post(self, epoch: Epoch, plan: EpochPlan) -> bool:
         """Write the intent of the post; False while another transaction of the key is on its way."""
-        if await self._sender.open_intent() is not None or await self._urgent_first():
+        if not self._opens() or await self._sender.open_intent() is not None or await self._urgent_first():
             return False
         await publish_manifest(self._kube, self._namespace, epoch)
         await self._sender.begin(f"{POST}:{epoch.number}", POST, epoch.number, self._escrow.call_post(plan))

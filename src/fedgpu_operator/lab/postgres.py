@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -103,6 +103,32 @@ class Postgres:
         """End the server at once, as a power failure would: the next start recovers."""
         self._child.signal(signal.SIGQUIT)
         self._child.reap(START_TIMEOUT_S)
+
+    def pause(self) -> None:
+        """Freeze the server with all its sessions: connections stay open, new ones are taken, nothing answers."""
+        self._all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Undo pause()."""
+        self._all(signal.SIGCONT)
+
+    def _all(self, number: signal.Signals) -> None:
+        """To the server first when it is frozen, so that it makes no further session meanwhile."""
+        self._child.signal(number)
+        for pid in self._sessions():
+            # One that ended in between is no matter.
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _sessions(self) -> list[int]:
+        parent = self._child.pid
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                # "pid (name) state parent …", and a name may hold anything.
+                if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                    found.append(int(stat.parent.name))
+        return found
 
     def url(self, database: str) -> str:
         """Where a database is, with the password in it."""

@@ -15,6 +15,7 @@ from fedgpu_operator.adapters.kube.connect import own_configuration
 from fedgpu_operator.bootstrap import System, build
 from fedgpu_operator.domain.text import clean
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
+from fedgpu_operator.operator.probes import ProbeSite
 from fedgpu_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,17 +36,22 @@ def run(settings: Settings) -> int:
 
 
 async def _main(settings: Settings) -> None:
+    site = ProbeSite()
+    # Before the rest: an upgrade of a large ledger may take longer than a kubelet waits for a first answer.
+    await site.serve(settings)
+    try:
+        await _work(settings, site)
+    finally:
+        await site.close()
+
+
+async def _work(settings: Settings, site: ProbeSite) -> None:
     system = await build(settings)
     try:
         if settings.metrics_port:
             _serve_metrics(system, settings)
-        await kopf.operator(
-            registry=_registry(system),
-            settings=_kopf_settings(),
-            clusterwide=True,
-            standalone=True,
-            liveness_endpoint=f"http://{settings.bind_address}:{settings.health_port}/healthz",
-        )
+        site.system = system
+        await kopf.operator(registry=_registry(system), settings=_kopf_settings(), clusterwide=True, standalone=True)
     finally:
         await system.close()
 
@@ -86,13 +92,6 @@ def _registry(system: System) -> kopf.OperatorRegistry:
     async def start(**_: Any) -> None:
         system.start()
         log.info("started; loops: %s", ", ".join(system.loops))
-
-    @kopf.on.probe(registry=registry, id="loops")
-    async def loops(**_: Any) -> str:
-        ended = [task.get_name() for task in system.tasks if task.done()]
-        if ended:
-            raise kopf.PermanentError(f"loops ended: {', '.join(ended)}")
-        return datetime.now(UTC).isoformat()
 
     return registry
 

@@ -47,6 +47,20 @@ from fedgpu_operator.errors import LedgerError
 class Ledger(Protocol):
     """The books. Every method raises LedgerError on a contradiction and nothing else; all appends are idempotent."""
 
+    @property
+    def session(self) -> int:
+        """Rises whenever the connection that writes was made again: it may lead to an older copy then."""
+        ...
+
+    @property
+    def silent(self) -> bool:
+        """Whether the database does not answer: until it does, every call fails at once."""
+        ...
+
+    def compared(self, session: int) -> None:
+        """The ledger of that session is as new as the world, or its gaps are known: it may be written again."""
+        ...
+
     async def open_attempt(self, request: AttemptRequest, at: datetime) -> Attempt:
         """Hand out the next attempt, or the stored one for the same request; its terms are to be followed."""
         ...
@@ -65,6 +79,10 @@ class Ledger(Protocol):
 
     async def open_attempts(self) -> tuple[LeaseUsage, ...]:
         """Every attempt that has not ended, with its newest billed usage."""
+        ...
+
+    async def reenter_attempt(self, request: AttemptRequest, number: int, at: datetime) -> Attempt:
+        """Put back an attempt that the ledger has forgotten, under its own number; the same again changes nothing."""
         ...
 
     async def end_attempt(self, lease_name: str, outcome: str, at: datetime) -> Attempt:

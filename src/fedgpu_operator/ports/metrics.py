@@ -25,6 +25,14 @@ class Metrics(Protocol):
         """A pass of a loop, or its work on one object, ended with an error."""
         ...
 
+    def loop_passed(self, loop: str, seconds: float, *, succeeded: bool) -> None:
+        """A pass of a loop has ended after so many seconds."""
+        ...
+
+    def ledger_gaps(self, count: int) -> None:
+        """How many things hub and chain show that the ledger does not hold."""
+        ...
+
     def billed(self, provider: str, gpu_seconds: int) -> None:
         """Newly billed usage of one provider."""
         ...

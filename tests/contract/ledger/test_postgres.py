@@ -8,15 +8,16 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from sqlalchemy import Connection
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest
-from fedgpu_operator.errors import ConfigurationError, LedgerError
+from fedgpu_operator.errors import ConfigurationError, LedgerError, LedgerUnreachableError
 from fedgpu_operator.lab.postgres import Postgres, running
 
 Ask = Callable[..., AttemptRequest]
@@ -143,6 +144,84 @@ async def test_a_server_that_dies_and_comes_back_holds_the_same_ledger(own: Post
         assert len(await ledger.attempts("job")) == 1
         await ledger.end_attempt("job-1", "Succeeded", now)
         assert (await ledger.verify()).sound
+
+
+async def test_a_server_that_hangs_holds_up_a_call_for_its_limit_and_nothing_else(
+    own: Postgres, ask: Ask, now: datetime
+) -> None:
+    async with await SqlLedger.open(own.create(), limit=2.0) as ledger:
+        await ledger.open_attempt(ask(), now)
+        session = ledger.session
+        await asyncio.to_thread(own.pause)
+        try:
+            hung: list[Awaitable[object]] = [ledger.attempts("job") for _ in range(12)]
+            hung.append(ledger.record_usage("job-1", 1, 8, now))
+            began = time.monotonic()
+            answers = await asyncio.gather(*hung, return_exceptions=True)
+            assert {type(each) for each in answers} == {LedgerUnreachableError}
+            assert time.monotonic() - began < 10
+            # The threads of everybody else are free: twice as many as the loop's own pool has.
+            async with asyncio.timeout(5):
+                await asyncio.gather(*(asyncio.to_thread(int) for _ in range(64)))
+            with pytest.raises(LedgerUnreachableError):
+                await ledger.ping(0.2)
+            began = time.monotonic()
+            with pytest.raises(LedgerUnreachableError, match="does not answer"):
+                await ledger.attempts("job")
+            assert time.monotonic() - began < 0.5, "a database that hangs is not waited for by each call"
+        finally:
+            await asyncio.to_thread(own.resume)
+        await until_it_answers(ledger)
+        assert ledger.session > session, "another connection writes: it may lead to another copy"
+        with pytest.raises(LedgerUnreachableError, match="first it is compared with what the hub shows"):
+            await ledger.record_usage("job-1", 1, 8, now)
+        ledger.compared(ledger.session)
+        await ledger.record_usage("job-1", 1, 8, now)
+        last = await ledger.last_usage("job-1")
+        assert last is not None
+        assert (last.sequence, last.gpu_seconds) == (1, 8)
+        assert (await ledger.verify()).sound
+
+
+async def until_it_answers(ledger: SqlLedger) -> None:
+    for _ in range(400):
+        try:
+            await ledger.ping(2.0)
+            await ledger.open_many([], datetime.now(UTC))
+        except LedgerUnreachableError as error:
+            if "made again" in str(error):
+                return
+            await asyncio.sleep(0.1)
+        except LedgerError:
+            await asyncio.sleep(0.1)
+        else:
+            return
+    raise AssertionError("the ledger does not answer")
+
+
+async def test_an_operator_lets_go_of_a_server_that_hangs(own: Postgres, ask: Ask, now: datetime) -> None:
+    ledger = await SqlLedger.open(own.create(), limit=0.5)
+    await asyncio.to_thread(own.pause)
+    try:
+        with pytest.raises(LedgerUnreachableError):
+            await ledger.open_attempt(ask(), now)
+        async with asyncio.timeout(10):
+            await ledger.close()
+    finally:
+        await asyncio.to_thread(own.resume)
+
+
+async def test_only_an_operators_statements_are_ended_by_the_server(postgres_url: str) -> None:
+    def shown(ledger: SqlLedger) -> set[str]:
+        def show(connection: Connection) -> str:
+            return str(connection.exec_driver_sql("SHOW statement_timeout").scalar_one())
+
+        return {ledger._database.read(show)[0], str(ledger._database.write([show])[0].value)}
+
+    async with await SqlLedger.open(postgres_url, limit=45) as bounded:
+        assert await asyncio.to_thread(shown, bounded) == {"30s"}
+    async with await SqlLedger.open(postgres_url) as free:
+        assert await asyncio.to_thread(shown, free) == {"0"}
 
 
 async def test_a_server_may_not_forget_what_it_acknowledged(postgres_url: str, ask: Ask, now: datetime) -> None:

@@ -116,6 +116,8 @@ def provider(running: Operator, members: dict[str, Cluster], unique_name: Callab
     hub.apply([manifest("GPUProvider", {"name": name}, spec)])
     running.until(lambda: running.condition(f"{API}/gpuproviders/{name}", "Ready"), "a Ready provider")
     yield name
+    leases = f"{API}/namespaces/fedgpu-provider-{name}/computeleases"
+    running.until(lambda: not hub.api.get(leases)["items"], "no lease left for an operator with other books")
     hub.api.delete(f"{API}/gpuproviders/{name}")
     running.until(lambda: gone(hub, f"{API}/gpuproviders/{name}"), "a provider without its finalizer")
 

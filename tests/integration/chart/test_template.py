@@ -99,8 +99,9 @@ def test_the_probes_ask_where_the_operator_answers(render: Render, find: Find) -
     container = pod(deployment)["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"health": 8181, "metrics": 9191}
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "health"}
+    paths = {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
+    for probe, path in paths.items():
+        assert container[probe]["httpGet"] == {"path": path, "port": "health"}
     settings = Settings.from_env(env(deployment))
     assert (settings.health_port, settings.metrics_port) == (8181, 9191)
 

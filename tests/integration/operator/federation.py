@@ -33,6 +33,7 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 API: Final = "/apis/fedgpu.dev/v1alpha1"
+ARGV: Final = (sys.executable, "-m", "fedgpu_operator", "operator")
 CHALLENGE: Final = 600
 SECONDS_PER_HOUR: Final = 3600
 PRICES: Final = {"alpha": "1.25", "beta": "1.10"}
@@ -74,14 +75,14 @@ def micro(usd: str) -> int:
 class Operator:
     """`fedgpu operator` as a process; it can be killed and started again over the same ledger."""
 
-    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
-        self._environment, self.log = dict(environment), log
+    def __init__(self, environment: Mapping[str, str], log: Path, argv: Sequence[str] = ARGV) -> None:
+        self._environment, self.log, self._argv = dict(environment), log, list(argv)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fedgpu_operator", "operator"],
+                self._argv,
                 env=self._environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,

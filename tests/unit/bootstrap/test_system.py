@@ -106,7 +106,7 @@ def test_the_end_of_a_lease_wakes_who_waits_for_it_to_end_an_agent(namespace: st
     nothing: Any = None
     agents: Any = Ears()
     supervisor: Any = Ears(winding_down="a")
-    made = system.System(nothing, nothing, None, supervisor, nothing, {"agents": agents})
+    made = system.System(nothing, nothing, None, supervisor, nothing, {"agents": agents}, nothing, nothing)
     body = yaml.safe_load((OBJECTS / "computelease.yaml").read_text())
     body["metadata"] |= {"uid": "one", "namespace": namespace}
     lease = ComputeLease.parse(body)

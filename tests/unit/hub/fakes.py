@@ -185,6 +185,8 @@ class FakeMetrics:
 
     def __init__(self) -> None:
         self.failed: Counter[tuple[str, str]] = Counter()
+        self.ledger_gap_count = 0
+        self.passes: Counter[tuple[str, bool]] = Counter()
         self.gpu_seconds: Counter[str] = Counter()
         self.states: dict[str, int] = {}
         self.refused: dict[str, int] = {}
@@ -200,6 +202,12 @@ class FakeMetrics:
 
     def loop_failed(self, loop: str, reason: str) -> None:
         self.failed[loop, reason] += 1
+
+    def loop_passed(self, loop: str, seconds: float, *, succeeded: bool) -> None:
+        self.passes[loop, succeeded] += 1
+
+    def ledger_gaps(self, count: int) -> None:
+        self.ledger_gap_count = count
 
     def billed(self, provider: str, gpu_seconds: int) -> None:
         self.gpu_seconds[provider] += gpu_seconds

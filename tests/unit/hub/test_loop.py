@@ -150,3 +150,23 @@ async def test_what_lasts_until_somebody_mends_it_is_logged_once_and_counted_eac
     lost, silent = "jobs: StatePruned: no state at block", "jobs: Unreachable: no answer"
     assert said == [f"{lost} 0", f"{lost} 9", silent, silent]
     assert metrics.failed["jobs", "StatePruned"] == 4
+
+
+async def test_a_pass_that_hangs_is_cancelled_counted_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    class Hanging(Passes):
+        async def __call__(self) -> float | None:
+            answer = await super().__call__()
+            if self.count <= 2:
+                await asyncio.Event().wait()
+            return answer
+
+    passes, metrics = Hanging(), FakeMetrics()
+    loop = Loop("jobs", passes, resync=3600, metrics=metrics, limit=0.01)
+    task = asyncio.create_task(loop.run())
+    await passes.reach(3)
+    await asyncio.sleep(0)
+    assert metrics.failed == {("jobs", "PassExpired"): 2}
+    assert (metrics.passes["jobs", False], loop.pulse.overdue()) == (2, 0)
+    assert "jobs: PassExpired: cancelled after 0.01 s, waiting for" in caplog.text
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

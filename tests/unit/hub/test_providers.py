@@ -22,7 +22,7 @@ from fedgpu_operator.api.gpuprovider import (
     Inventory,
 )
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.errors import InvalidResourceError, LedgerUnreachableError
 from fedgpu_operator.hub.proofs import ProofVerdict
 from fedgpu_operator.hub.providers import (
     ProviderFacts,
@@ -329,3 +329,23 @@ async def test_a_tombstone_that_nobody_can_clear_holds_no_provider(hub: Hub, clo
     assert ("gpuproviders", "", "berlin") not in world.kube.objects
     await world.pass_once()
     assert world.leases == []
+
+
+async def test_while_the_ledger_does_not_answer_conditions_go_on_and_nobody_is_let_go(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_: SqlLedger) -> None:
+        raise LedgerUnreachableError("the ledger does not answer")
+
+    await hub.world.provider("berlin")
+    await hub.add("paris")
+    await hub.passes(2)
+    hub.refusals["paris"] = REFUSED
+    await hub.world.kube.delete(PROVIDERS, "berlin")
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlLedger, "open_attempts", silent)
+        await hub.passes(2)
+    assert says(hub.see("paris").status, "Connected") == "False KubeconfigRefused"
+    assert ("gpuproviders", "", "berlin") in hub.world.kube.objects, "what it still runs is not known"
+    await hub.passes(2)
+    assert ("gpuproviders", "", "berlin") not in hub.world.kube.objects

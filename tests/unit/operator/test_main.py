@@ -32,6 +32,7 @@ from fedgpu_operator.errors import (
     UnreachableError,
 )
 from fedgpu_operator.hub.priorities import PRIORITY_CLASSES
+from fedgpu_operator.lab.process import free_ports
 from fedgpu_operator.operator import main
 from fedgpu_operator.ports import Kube
 from fedgpu_operator.settings import Settings
@@ -50,7 +51,9 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings.from_env({"FEDGPU_LEDGER": str(tmp_path / "ledger.db"), "FEDGPU_METRICS_PORT": "0"})
+    given = {"LEDGER": str(tmp_path / "ledger.db"), "METRICS_PORT": "0", "BIND_ADDRESS": "127.0.0.1"}
+    given["HEALTH_PORT"] = str(free_ports(1)[0])
+    return Settings.from_env({f"FEDGPU_{name}": value for name, value in given.items()})
 
 
 def every(kind: type[FedGPUError]) -> list[type[FedGPUError]]:

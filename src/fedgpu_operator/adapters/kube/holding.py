@@ -15,6 +15,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.errors import ConflictError, InvalidResourceError
 from fedgpu_operator.ports import NAMESPACES, Kube, Listed, R, Reading, ResourceType, WatchEvent
+from fedgpu_operator.pulse import Pulse
 from fedgpu_operator.reflector import LONGEST_PAUSE_SECONDS, Key, Reflector
 
 log = logging.getLogger(__name__)
@@ -84,12 +85,22 @@ class HoldingKube:
         found = {plural: each.silence for plural, each in self._kinds.items()}
         return {**found, NAMESPACES.plural: self._namespaces.silence}
 
+    def pulses(self) -> list[Pulse]:
+        """Of the watch of each kind."""
+        return [self._namespaces.pulse, *(each.pulse for each in self._kinds.values())]
+
+    def lags(self) -> dict[str, str]:
+        """By plural, why a kind is not followed now; empty if all are."""
+        found = {plural: each.lag(_patience(plural)) for plural, each in self._kinds.items()}
+        found[NAMESPACES.plural] = self._namespaces.lag(LAW_PATIENCE_SECONDS)
+        return {plural: why for plural, why in found.items() if why}
+
     # ---- ports.Holding
 
     async def reading(self, kind: type[R], namespace: str = "") -> Reading[R]:
         held = self._kinds[kind.info.plural]
         await held.synced()
-        held.check(LAW_PATIENCE_SECONDS if kind.info.plural == PlacementPolicy.info.plural else PATIENCE_SECONDS)
+        held.check(_patience(kind.info.plural))
         found = list(held.values(namespace))
         unreadable = tuple(each.name for each in found if isinstance(each, Unreadable))
         if unreadable:
@@ -188,6 +199,10 @@ class HoldingKube:
     def _notice_namespace(self, key: Key, before: Labelled | None, after: Labelled | None) -> None:
         if before is None or after is None or before.labels != after.labels:
             self._changed(NAMESPACES.plural, key[1], None, None)
+
+
+def _patience(plural: str) -> float:
+    return LAW_PATIENCE_SECONDS if plural == PlacementPolicy.info.plural else PATIENCE_SECONDS
 
 
 def _parser(kind: type[Resource]) -> Callable[[JSONObject], Parsed]:

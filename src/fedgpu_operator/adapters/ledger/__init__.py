@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from fedgpu_operator.adapters.ledger.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION
+from fedgpu_operator.adapters.ledger.threads import LIMIT_SECONDS
 
-__all__ = ["SCHEMA_VERSION", "SqlLedger"]
+__all__ = ["LIMIT_SECONDS", "SCHEMA_VERSION", "SqlLedger"]

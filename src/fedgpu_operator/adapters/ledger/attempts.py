@@ -24,13 +24,37 @@ def open_attempt(connection: Connection, request: AttemptRequest, at: datetime) 
     ).one_or_none()
     if known is not None:
         return _attempt(known)
+    return _append(connection, request, _last(connection, request) + 1, at)
+
+
+def reenter_attempt(connection: Connection, request: AttemptRequest, number: int, at: datetime) -> Attempt:
+    """An attempt that these books have forgotten, under its own number; LedgerError where it cannot follow the newest.
+
+    A request that is known is answered as it is stored.
+    """
+    known = connection.execute(
+        select(attempts).where(attempts.c.job_uid == request.job_uid, attempts.c.request_id == request.request_id)
+    ).one_or_none()
+    if known is not None:
+        return _attempt(known)
+    last = _last(connection, request)
+    if number <= last:
+        raise LedgerError(f"attempt {number} of job {request.job_name} cannot be put back: the newest is {last}")
+    return _append(connection, request, number, at)
+
+
+def _last(connection: Connection, request: AttemptRequest) -> int:
+    """The number of the job's newest attempt, 0 if it has none; LedgerError while that is open."""
     running = current_attempt(connection, request.job_uid)
     if running is not None:
         raise LedgerError(f"attempt {running.lease_name} of job {request.job_name} has not ended")
-    last = connection.execute(
+    last: int | None = connection.execute(
         select(func.max(attempts.c.attempt)).where(attempts.c.job_uid == request.job_uid)
     ).scalar_one()
-    number = (last or 0) + 1
+    return last or 0
+
+
+def _append(connection: Connection, request: AttemptRequest, number: int, at: datetime) -> Attempt:
     row: tuple[Field, ...] = (
         lease_name(request.job_uid, number),
         request.job_uid,

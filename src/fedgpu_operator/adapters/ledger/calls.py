@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from fedgpu_operator.adapters.ledger.database import Database
 from fedgpu_operator.adapters.ledger.memo import Memo
+from fedgpu_operator.adapters.ledger.schema import chain_heads
+from fedgpu_operator.adapters.ledger.threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,23 +28,49 @@ _Pending = tuple[Callable[[Connection], Any], "Future[Any]"]
 
 
 class Calls:
-    """An open database with a thread that writes; ledger.py says what."""
+    """An open database with the threads that call it; ledger.py says what."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limit: float | None = None) -> None:
         self._database = database
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+        self._threads = Threads(limit, database.cut)
         self._queue: deque[_Pending] = deque()
         self._memo = Memo()
 
     @classmethod
-    async def open(cls, location: str | Path, *, read_only: bool = False, wait: float = 10.0) -> Self:
+    async def open(
+        cls, location: str | Path, *, read_only: bool = False, wait: float = 10.0, limit: float | None = None
+    ) -> Self:
         """Open the ledger at a path, a ``sqlite:///`` or a ``postgresql://`` URL, made or upgraded as needed.
 
         `read_only` writes nothing, upgrades nothing and shuts out nobody: for an audit. On PostgreSQL one operator may
         write at a time; `wait` is how many seconds to wait for another one to let go. Raises ConfigurationError for a
         ledger in memory, another engine, a newer schema, a foreign database or another operator.
+
+        With a `limit`, a call that takes more seconds raises LedgerUnreachableError, and a PostgreSQL server ends
+        statements before that; an upgrade has no limit.
         """
-        return cls(await asyncio.to_thread(Database.open, location, read_only=read_only, wait=wait))
+        opened = await asyncio.to_thread(
+            Database.open, location, read_only=read_only, wait=wait, bounded=limit is not None
+        )
+        return cls(opened, limit)
+
+    async def ping(self, seconds: float) -> None:
+        """Read something; raises LedgerUnreachableError where that, or another call, takes too long, or LedgerError."""
+        await self._threads.ask(partial(self._database.read, _glance), seconds)
+
+    @property
+    def session(self) -> int:
+        """Rises whenever the connection that writes was made again: the database may be another copy then."""
+        return self._database.session
+
+    @property
+    def silent(self) -> bool:
+        """Whether the database does not answer: until it does, every call fails at once."""
+        return self._threads.silent
+
+    def compared(self, session: int) -> None:
+        """The ledger of that session was compared with the world: it may be written again."""
+        self._database.compared(session)
 
     async def close(self) -> None:
         """Wait for the write in progress and close the file."""
@@ -60,8 +88,7 @@ class Calls:
         """Run it in a transaction, with others that wait for the thread too; each fails or succeeds by itself."""
         done: Future[T] = Future()
         self._queue.append((lambda connection: work(connection, *args, **kwargs), done))
-        self._writer.submit(self._drain)
-        return await asyncio.wrap_future(done)
+        return await self._threads.write(self._drain, done)
 
     async def _read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The answer, from memory if no table that it was read from was written since; nobody may change it."""
@@ -73,7 +100,7 @@ class Calls:
                 return cast("T", value)
         before = self._memo.versions()
         read = partial(self._database.read, lambda connection: work(connection, *args, **kwargs))
-        answer, tables = await asyncio.to_thread(read)
+        answer, tables = await self._threads.read(read)
         if token is not None:
             self._memo.put(key, token, {table: before.get(table, 0) for table in tables}, answer)
         return answer
@@ -81,7 +108,7 @@ class Calls:
     async def _look(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The answer from the database: for what is asked of one of very many, or never twice alike."""
         read = partial(self._database.read, lambda connection: work(connection, *args, **kwargs))
-        return (await asyncio.to_thread(read))[0]
+        return (await self._threads.read(read))[0]
 
     def _drain(self) -> None:
         """Everything that waits, in one transaction; whoever comes while that is written has the next one."""
@@ -105,5 +132,9 @@ class Calls:
                 done.set_exception(outcome.error)
 
     def _close(self) -> None:
-        self._writer.shutdown(wait=True)
+        self._threads.close()
         self._database.close()
+
+
+def _glance(connection: Connection) -> None:
+    connection.execute(select(chain_heads).limit(1)).all()

@@ -39,6 +39,9 @@ class Database:
 
     def __init__(self, name: str, reads: Engine, writes: Engine | None, secret: str = "") -> None:
         self._name, self._reads, self._writes, self._secret = name, reads, writes, secret
+        self._links = postgres.Links()
+        if reads.dialect.name == "postgresql":
+            self._links.follow(reads, writes)
         self._writing = threading.Lock()
         self._alone = False
         """Whether a transaction is under way that keeps every other process from writing."""
@@ -52,18 +55,23 @@ class Database:
             event.listen(writes, "connect", self._on_connect)
 
     @classmethod
-    def open(cls, location: str | Path, *, read_only: bool = False, wait: float = 10.0) -> Database:
+    def open(
+        cls, location: str | Path, *, read_only: bool = False, wait: float = 10.0, bounded: bool = False
+    ) -> Database:
         """Open the ledger at a path or URL; ConfigurationError, without any password in it, where that cannot be.
 
         Makes or upgrades its schema, unless `read_only`: then nothing at all is written, and no writer is shut out.
-        `wait` is how many seconds to wait for another operator to let go of it.
+        `wait` is how many seconds to wait for another operator to let go of it. `bounded` has a server end statements
+        that take too long.
         """
-        database = cls._connected(location, read_only=read_only, wait=wait)
+        database = cls._connected(location, read_only=read_only, wait=wait, bounded=bounded)
         try:
             database.prepare()
         except ConfigurationError:
             database.close()
             raise
+        if bounded:
+            database.compared(database.session)
         return database
 
     @classmethod
@@ -72,7 +80,7 @@ class Database:
 
         Raises ConfigurationError if it cannot be reached, if another operator has it, and if it is not empty.
         """
-        database = cls._connected(location, read_only=False, wait=wait)
+        database = cls._connected(location, read_only=False, wait=wait, bounded=False)
         try:
             database.prepare(migrate.check_empty)
         except ConfigurationError:
@@ -86,7 +94,7 @@ class Database:
 
         Raises ConfigurationError if it cannot be reached, is not of the present schema, or is being archived.
         """
-        database = cls._connected(location, read_only=False, wait=wait, archiving=True)
+        database = cls._connected(location, read_only=False, wait=wait, bounded=False, archiving=True)
         try:
             database.prepare(partial(migrate.prepare, upgrade=False))
         except ConfigurationError:
@@ -95,7 +103,9 @@ class Database:
         return database
 
     @classmethod
-    def _connected(cls, location: str | Path, *, read_only: bool, wait: float, archiving: bool = False) -> Database:
+    def _connected(
+        cls, location: str | Path, *, read_only: bool, wait: float, bounded: bool, archiving: bool = False
+    ) -> Database:
         text = str(location)
         url = _url(text) if "://" in text else None
         if url is None or url.get_backend_name() == "sqlite":
@@ -104,9 +114,13 @@ class Database:
             engine = sqlite.engine(path, read_only=read_only)
             return cls(str(path), engine, None if read_only else sqlite.writing(path))
         name = f"postgresql://{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
-        reads = postgres.reading(url)
-        write = postgres.archiving if archiving else postgres.writing
-        writes = None if read_only else write(url, name, wait)
+        reads = postgres.reading(url, bounded=bounded)
+        if read_only:
+            writes = None
+        elif archiving:
+            writes = postgres.archiving(url, name, wait)
+        else:
+            writes = postgres.writing(url, name, wait, bounded=bounded)
         return cls(name, reads, writes, url.password or str(url.query.get("password", "")))
 
     @property
@@ -127,6 +141,7 @@ class Database:
         look = look or partial(migrate.prepare, upgrade=self._writes is not None)
         try:
             with (self._writes or self._reads).begin() as connection:
+                postgres.unbound(connection)
                 look(connection, self._name)
         except (SQLAlchemyError, UnicodeError) as error:
             raise ConfigurationError(f"the ledger {self._name} cannot be opened: {self._cause(error)}") from error
@@ -146,6 +161,7 @@ class Database:
         with self._writing, self._heard() as statements:
             try:
                 with self._ledger_errors(), self._writes.begin() as connection:
+                    self._links.check()
                     self._look_for_others()
                     self._alone = True
                     try:
@@ -186,6 +202,19 @@ class Database:
             return self._generation
         finally:
             self._writing.release()
+
+    @property
+    def session(self) -> int:
+        """How often the connection that writes was made; on SQLite there is nothing to lose."""
+        return self._links.session
+
+    def compared(self, session: int) -> None:
+        """Writes may go to the connection of that session, and from now on to no other before it is named here."""
+        self._links.known = session
+
+    def cut(self) -> None:
+        """End every connection to a server, so that whoever waits for an answer gets an error; safe from any thread."""
+        self._links.cut()
 
     def close(self) -> None:
         """Close every connection; the object is of no use afterwards."""

@@ -96,6 +96,14 @@ class SqlLedger(BatchCalls, MarketCalls):
         """
         return await self._write(attempts.open_attempt, request, at)
 
+    async def reenter_attempt(self, request: AttemptRequest, number: int, at: datetime) -> Attempt:
+        """Put back an attempt that the ledger has forgotten, under its own number and open since `at`.
+
+        The same again changes nothing. Raises LedgerError while another attempt of the job is open, and for a number
+        that is not above the newest: attempts are chained in their order.
+        """
+        return await self._write(attempts.reenter_attempt, request, number, at)
+
     async def current_attempt(self, job_uid: str) -> Attempt | None:
         """The job's open attempt."""
         return await self._look(attempts.current_attempt, job_uid)

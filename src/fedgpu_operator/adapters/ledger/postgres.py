@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, create_engine, event
+import os
+import socket
+from contextlib import suppress
+from weakref import WeakSet
+
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from fedgpu_operator.errors import ConfigurationError
+from fedgpu_operator.adapters.ledger.threads import READERS
+from fedgpu_operator.errors import ConfigurationError, LedgerUnreachableError
 
 LOCK = 0x66656467
 """First key of the advisory lock ("fedg"); the second is the schema, so that one database can hold several ledgers."""
@@ -18,22 +25,84 @@ ARCHIVE_LOCK = LOCK + 1
 BUSY_TIMEOUT_MS = 10_000
 """How long a statement waits for a lock of another session, such as a backup's."""
 
-CONNECT = {"connect_timeout": 10, "application_name": "fedgpu"}
+CONNECTIONS = READERS + 1
+"""Of those that read: one for each thread, and one to ask whether the server answers."""
+
+STATEMENT_TIMEOUT_MS = 30_000
+"""What an operator lets one statement take; with 200,000 attempts the longest takes a few seconds."""
+
+CONNECT = {
+    "connect_timeout": 10,
+    "application_name": "fedgpu",
+    # A server that is gone without a word is noticed within 30 s, by an idle connection as well.
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
 
 
-def reading(url: URL) -> Engine:
-    """Connections that see one snapshot per transaction and cannot write."""
-    return create_engine(
+class Links:
+    """The connections that are open, so that one that hangs can be cut from another thread."""
+
+    def __init__(self) -> None:
+        self.session = 0
+        self.known: int | None = None
+        """The session that may be written; None: any."""
+        self._open: WeakSet[DBAPIConnection] = WeakSet()
+
+    def follow(self, reads: Engine, writes: Engine | None) -> None:
+        """Know of every connection that these make; `session` counts those that write."""
+        event.listen(reads, "connect", lambda connection, _: self._open.add(connection))
+        if writes is not None:
+            event.listen(writes, "connect", lambda connection, _: self._began(connection))
+
+    def check(self) -> None:
+        """Raises LedgerUnreachableError after the connection that writes was made again, until that one is known.
+
+        A standby that took over may be behind, and what is written then would be written again.
+        """
+        if self.known is not None and self.session != self.known:
+            text = "the connection to the ledger was made again: first it is compared with what the hub shows"
+            raise LedgerUnreachableError(text)
+
+    def cut(self) -> None:
+        """End the sockets and nothing else: who waits on one closes it then, in its own thread."""
+        for connection in list(self._open):
+            with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as link:
+                link.shutdown(socket.SHUT_RDWR)
+
+    def _began(self, connection: DBAPIConnection) -> None:
+        self.session += 1
+        self._open.add(connection)
+
+
+def unbound(connection: Connection) -> None:
+    """Let the transaction that has begun take as long as it needs: an upgrade of large books does."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+
+
+def reading(url: URL, *, bounded: bool = False) -> Engine:
+    """Connections that see one snapshot per transaction and cannot write; `bounded` limits their statements."""
+    engine = create_engine(
         _driver(url),
         isolation_level="REPEATABLE READ",
         execution_options={"postgresql_readonly": True},
         connect_args=CONNECT,
+        pool_size=CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=10,
         pool_pre_ping=True,
         hide_parameters=True,
     )
+    if bounded:
+        event.listen(engine, "connect", _bound)
+    return engine
 
 
-def writing(url: URL, name: str, wait: float) -> Engine:
+def writing(url: URL, name: str, wait: float, *, bounded: bool = False) -> Engine:
     """The one connection that writes. Whenever it is made, it takes the ledger's lock or fails with ConfigurationError.
 
     The lock belongs to the session: an operator that lost its connection lost the ledger too, and cannot write again
@@ -55,6 +124,8 @@ def writing(url: URL, name: str, wait: float) -> Engine:
                 " WHERE current_setting('synchronous_commit') = 'off'"
             )
             connection.commit()
+            if bounded:
+                _bound(connection, _entry)
         except engine.dialect.loaded_dbapi.errors.LockNotAvailable as error:
             raise ConfigurationError(f"another operator has the ledger {name}: only one may write it") from error
         finally:
@@ -92,6 +163,15 @@ def archiving(url: URL, name: str, wait: float) -> Engine:
 
     event.listen(engine, "connect", on_connect)
     return engine
+
+
+def _bound(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}")
+        connection.commit()
+    finally:
+        cursor.close()
 
 
 def _driver(url: URL) -> URL:

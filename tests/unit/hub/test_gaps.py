@@ -1,0 +1,350 @@
+"""A ledger that is older than the world: what shows it, that nothing opens then, and what can be given back to it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.unit.hub.bank import OWNER, TENANT, Bank
+from tests.unit.hub.chain import FakeEscrow
+from tests.unit.hub.world import LEASES, TEAM, World
+
+from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.errors import LedgerError, LedgerUnreachableError
+from fedgpu_operator.hub.billing import UsageBiller
+from fedgpu_operator.hub.gaps import Gap, GapKind, Place, accept, compare
+from fedgpu_operator.hub.ledgercheck import AGAIN, LedgerCheck
+from fedgpu_operator.hub.reconcile import FROM_LEASE, FROM_STATUS, Reconciler
+from fedgpu_operator.hub.signatures import UsageVerifier
+from fedgpu_operator.ports import ResourceType
+
+SPACE = "fedgpu-system"
+
+
+@asynccontextmanager
+async def backup(world: World, tmp_path: Path) -> AsyncIterator[SqlLedger]:
+    """The ledger as it is now, to be restored later."""
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as now, closing(sqlite3.connect(tmp_path / "old.db")) as old:
+        now.backup(old)
+    async with await SqlLedger.open(tmp_path / "old.db") as restored:
+        yield restored
+
+
+def check_of(world: World, escrow: FakeEscrow | None = None) -> LedgerCheck:
+    return LedgerCheck(world.kube, world.ledger, world.clock, world.metrics, namespace=SPACE, escrow=escrow)
+
+
+async def jobs_pass(world: World, check: LedgerCheck) -> None:
+    await check.jobs_held_back(world.loop().pass_once)()
+
+
+async def gaps_of(world: World, escrow: FakeEscrow | None = None) -> list[str]:
+    place = Place(escrow.chain_id, escrow.escrow) if escrow is not None else None
+    return [gap.id for gap in await compare(world.kube, world.ledger, SPACE, place)]
+
+
+async def repaired(world: World, losses: set[str] | None = None) -> tuple[str, ...]:
+    biller = UsageBiller(world.kube, world.ledger, world.clock, world.metrics, UsageVerifier(None))
+    gaps = await compare(world.kube, world.ledger, SPACE, None)
+    found = await Reconciler(world.kube, world.ledger, world.clock, biller).repair(gaps, losses or set())
+    return found.lines
+
+
+async def test_an_empty_ledger_on_a_hub_without_leases_is_not_behind(world: World) -> None:
+    await world.provider("berlin")
+    await world.job()
+    check = check_of(world)
+    assert check.behind, "nothing opens before the first look"
+    await jobs_pass(world, check)
+    assert (check.behind, check.trouble()) == (False, "")
+    assert world.lease.spec.attempt == 1
+
+
+async def test_a_ledger_as_new_as_the_world_has_no_gap_through_a_jobs_life(world: World) -> None:
+    await world.provider("berlin")
+    await world.job()
+    check = check_of(world)
+    for seconds in (0, 5, 10):
+        await jobs_pass(world, check)
+        assert await gaps_of(world) == []
+        if seconds:
+            world.clock.forward(seconds)
+            await world.runs(world.lease, seconds)
+        assert await gaps_of(world) == [], "a reading that is newer than the ledger is billed by the next pass"
+    world.lose(world.lease)
+    await world.pass_once()
+    assert await gaps_of(world) == [], "a hub that is older than the ledger: the lease is made again"
+
+
+async def test_a_ledger_of_yesterday_opens_nothing_and_leaves_alone_what_runs(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.provider("berlin")
+    async with backup(world, tmp_path) as old:
+        await world.job("runs", gpu={"count": 8})
+        await world.pass_once()
+        await world.runs(world.lease, 8)
+        await world.pass_once()
+        await world.job("waits", gpu={"count": 8})
+        before, world.ledger = world.lease, old
+        check = check_of(world)
+        await world.change("runs", suspend=True)
+        writes = len(world.kube.writes)
+        await jobs_pass(world, check)
+        assert check.behind
+        assert {kind for _, kind, _ in world.kube.writes[writes:]} == {"computejobs"}, "no lease is touched"
+        assert world.lease == before
+        assert await old.attempts(world.see("waits").metadata.uid) == ()
+        assert await old.attempts(world.see("runs").metadata.uid) == ()
+        assert world.says("Placed", "waits") == ("False", "LedgerBehind")
+        assert world.see("waits").status.reason == "LedgerBehind"
+        assert world.says("Placed", "runs") == ("True", "Placed")
+        name = before.metadata.name
+        assert [gap.id for gap in check.gaps] == [f"attempt.{name}"]
+        assert f"lease {name} is attempt 1 of job {TEAM}/runs, the ledger has none" in caplog.text
+        assert world.metrics.ledger_gap_count == 1
+        assert "LedgerBehind: 1 gaps" in check.trouble()
+
+
+async def test_it_opens_again_once_the_gaps_are_closed_without_a_restart(world: World, tmp_path: Path) -> None:
+    await world.provider("berlin")
+    async with backup(world, tmp_path) as old:
+        await world.job("runs")
+        await world.pass_once()
+        world.clock.forward(20)
+        await world.runs(world.lease, 12)
+        await world.pass_once()
+        await world.job("waits")
+        attempt = (await world.ledger.attempts(world.see("runs").metadata.uid))[0]
+        world.ledger = old
+        check = check_of(world)
+        await jobs_pass(world, check)
+        assert await repaired(world) == (f"attempt {attempt.lease_name} put back from lease {attempt.lease_name}",)
+        (entry,) = await old.open_attempts()
+        assert entry.attempt.terms == replace(attempt.terms, request_id=f"{FROM_LEASE}-1")
+        assert (entry.attempt.created_at, entry.gpu_seconds) == (attempt.created_at, 12)
+        assert (await old.verify()).sound
+        await jobs_pass(world, check)
+        assert check.trouble(), "it looks again after a while, not in each pass"
+        world.clock.forward(AGAIN.total_seconds())
+        await jobs_pass(world, check)
+        assert not check.trouble()
+        assert world.says("Placed", "waits") == ("True", "Placed")
+        assert [lease.spec.attempt for lease in world.leases] == [1, 1], "nothing was started twice"
+        assert await repaired(world) == (), "again is no change"
+
+
+async def test_usage_that_was_billed_and_forgotten_is_a_gap_and_comes_back_from_the_lease(
+    world: World, tmp_path: Path
+) -> None:
+    await world.provider("berlin")
+    await world.job()
+    await world.pass_once()
+    async with backup(world, tmp_path) as old:
+        world.clock.forward(50)
+        await world.runs(world.lease, 40)
+        await world.pass_once()
+        world.ledger = old
+        uid = world.see().metadata.uid
+        assert await gaps_of(world) == [f"usage.{uid}"]
+        await repaired(world)
+        assert await gaps_of(world) == []
+        assert (await old.open_attempts())[0].gpu_seconds == 40
+
+
+async def test_attempts_come_back_under_their_own_numbers_and_the_one_before_is_ended(
+    world: World, tmp_path: Path
+) -> None:
+    await world.provider("berlin")
+    await world.provider("paris", price="2")
+    await world.job(retries={"errors": 5})
+    await world.pass_once()
+    async with backup(world, tmp_path) as old:
+        for seconds in (3, 4):
+            world.clock.forward(400)
+            await world.ends(world.leases[-1], "Failed", "WorkloadFailed", gpu_seconds=seconds)
+            await world.pass_once()
+            await world.pass_once()
+        uid = world.see().metadata.uid
+        known = await world.ledger.attempts(uid)
+        assert [each.attempt for each in known] == [1, 2, 3]
+        world.ledger = old
+        with pytest.raises(LedgerError, match="has not ended"):
+            await old.reenter_attempt(known[2].terms, 3, world.clock.now())
+        await repaired(world)
+        entries = (await old.histories([uid]))[uid]
+        assert [(e.attempt.attempt, e.attempt.outcome, e.gpu_seconds) for e in entries] == [
+            (1, "WorkloadFailed", 3),
+            (2, "WorkloadFailed", 4),
+            (3, "", 0),
+        ]
+        assert await gaps_of(world) == []
+        assert (await old.verify()).sound
+        await old.end_attempt(f"{uid}-3", "WorkloadFailed", world.clock.now())
+        with pytest.raises(LedgerError, match="cannot be put back: the newest is 3"):
+            await old.reenter_attempt(replace(known[1].terms, request_id="again"), 2, world.clock.now())
+
+
+async def test_what_only_a_status_shows_needs_a_person_to_accept_it(world: World, tmp_path: Path) -> None:
+    await world.provider("berlin")
+    async with backup(world, tmp_path) as old:
+        await world.job()
+        await world.pass_once()
+        world.clock.forward(50)
+        await world.ends(world.lease, gpu_seconds=40)
+        await world.pass_once()
+        del world.kube.objects[LEASES.plural, world.lease.metadata.namespace, world.lease.metadata.name]
+        world.ledger = old
+        uid = world.see().metadata.uid
+        assert await gaps_of(world) == [f"attempt.{uid}-1"]
+        assert await repaired(world) == ()
+        assert await gaps_of(world) == [f"attempt.{uid}-1"], "nothing proves it"
+        await repaired(world, {f"attempt.{uid}-1"})
+        (attempt,) = await old.attempts(uid)
+        assert (attempt.terms.request_id, attempt.outcome) == (f"{FROM_STATUS}-1", "Superseded")
+        (left,) = await compare(world.kube, old, SPACE, None)
+        assert left.id == f"usage.{uid}"
+        await accept(world.kube, SPACE, [left])
+        assert await gaps_of(world) == []
+        status = {"usage": {"gpuSeconds": 41, "cost": "1"}}
+        await world.kube.patch_status(ResourceType.of(ComputeJob.info), "train", TEAM, {"status": status})
+        assert await gaps_of(world) == [f"usage.{uid}"], "what is worse by now was not accepted"
+
+
+async def test_objects_that_never_were_ours_are_no_gap(world: World) -> None:
+    await world.provider("berlin")
+    await world.job()
+    await world.pass_once()
+    lease = world.lease
+    copied = world.kube.objects[LEASES.plural, lease.metadata.namespace, lease.metadata.name]
+    world.kube.objects[LEASES.plural, lease.metadata.namespace, "by-hand"] = {
+        **copied,
+        "metadata": {**copied["metadata"], "name": "by-hand"},
+    }
+    # A tool that restores objects gives them a uid of their own, and may copy the status.
+    job = world.kube.objects[ResourceType.of(ComputeJob.info).plural, TEAM, "train"]
+    other = {**job["metadata"], "name": "copy", "uid": "99999999-0000-0000-0000-000000000000"}
+    world.kube.objects[ResourceType.of(ComputeJob.info).plural, TEAM, "copy"] = {**job, "metadata": other}
+    assert await gaps_of(world) == []
+
+
+async def test_an_epoch_that_the_ledger_forgot_is_a_gap_and_no_other_is_begun(bank: Bank, tmp_path: Path) -> None:
+    async with backup(bank.world, tmp_path) as old:
+        await bank.to_the_end()
+        world, bank.ledger, bank.world.ledger = bank.world, old, old
+        ids = await gaps_of(world, bank.escrow)
+        assert ids == ["epoch.epoch-1"]
+        check = check_of(world, bank.escrow)
+        await check.look()
+        assert check.behind
+        assert not check.settles
+        loop = bank.loop()
+        loop._opens = lambda: check.settles
+        world.clock.forward(3600)
+        sent = len(bank.posts())
+        await bank.step(loop=loop)
+        assert (await old.epochs(), len(bank.posts())) == ((), sent)
+        await accept(world.kube, SPACE, check.gaps)
+        world.clock.forward(AGAIN.total_seconds())
+        await check.look()
+        assert check.settles
+
+
+async def test_a_prepared_epoch_is_not_sent_while_the_ledger_is_behind(bank: Bank) -> None:
+    loop = bank.loop()
+    loop._opens = lambda: False
+    begun = await loop._planner.begin(())
+    assert begun is not None
+    await bank.step(loop=loop)
+    assert (await bank.stages(), bank.posts()) == (["Prepared"], set())
+    loop._opens = lambda: True
+    await bank.step(loop=loop)
+    assert bank.posts()
+
+
+async def test_what_the_escrow_has_paid_and_the_ledger_forgot_is_a_gap(bank: Bank, tmp_path: Path) -> None:
+    async with backup(bank.world, tmp_path) as old:
+        await bank.used(2 * 3600, "another")
+        await bank.to_the_end()
+        bank.world.kube.objects = {k: v for k, v in bank.world.kube.objects.items() if k[0] != "settlementepochs"}
+        bank.world.ledger = old
+        check = check_of(bank.world, bank.escrow)
+        await check.look()
+        (gap,) = check.gaps
+        assert gap.kind is GapKind.PAID
+        assert "has paid 3.75 USD" in gap.text
+        assert "1.25 USD" in gap.text
+
+
+async def test_a_chain_that_does_not_answer_stops_epochs_and_not_jobs(bank: Bank) -> None:
+    bank.escrow.silent = True
+    check = check_of(bank.world, bank.escrow)
+    await check.look()
+    assert (check.behind, check.settles) == (False, False)
+    bank.escrow.silent = False
+    bank.world.clock.forward(AGAIN.total_seconds())
+    await check.look()
+    assert check.settles
+
+
+async def test_a_receipt_that_was_proposed_for_more_than_the_ledger_holds_is_a_gap(bank: Bank) -> None:
+    said = {"tenant": TENANT, "provider": OWNER, "periodEnd": 1, "usageRoot": "0x" + "00" * 32}
+    kind, space = ResourceType.of(ProviderReport.info), "fedgpu-provider-berlin"
+    for usd, expected in (("1.25", []), ("1.250001", [f"receipt.{TENANT}.{OWNER}"])):
+        patch = {"spec": {"receipts": [{**said, "cumulative": usd}]}}
+        await bank.world.kube.patch(kind, "berlin", space, patch)
+        assert await gaps_of(bank.world, bank.escrow) == expected
+
+
+async def test_a_connection_that_was_made_again_is_compared_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = check_of(world)
+    await check.look()
+    assert not check.trouble()
+    monkeypatch.setattr(SqlLedger, "session", 7)
+    known: list[int] = []
+    monkeypatch.setattr(SqlLedger, "compared", lambda _, session: known.append(session))
+    assert check.behind
+    await check.look()
+    assert (check.behind, known) == (False, [7])
+
+
+async def test_a_ledger_that_does_not_answer_ends_a_pass_once_and_not_for_each_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = check_of(world)
+    await check.look()
+    monkeypatch.setattr(SqlLedger, "silent", True)
+    with pytest.raises(LedgerUnreachableError):
+        await jobs_pass(world, check)
+
+
+async def test_a_pass_that_is_held_back_is_left_out_until_the_gaps_are_closed(world: World, tmp_path: Path) -> None:
+    passes = 0
+
+    async def counted() -> float | None:
+        nonlocal passes
+        passes += 1
+        return None
+
+    await world.provider("berlin")
+    async with backup(world, tmp_path) as old:
+        await world.job()
+        await world.pass_once()
+        world.ledger = old
+        held = check_of(world).held_back(counted)
+        assert (await held(), passes) == (AGAIN.total_seconds(), 0)
+        await repaired(world)
+        world.clock.forward(AGAIN.total_seconds())
+        assert (await held(), passes) == (None, 1)
+
+
+def test_ids_are_keys_of_a_config_map() -> None:
+    assert Gap(GapKind.PAID, "0xA.0xB", "").id == "paid.0xA.0xB"
