@@ -163,9 +163,13 @@ class KubeClient:
         walk = _Walk(path, self._limits, self._timeout)
         for _ in range(self._limits.list_pages):
             reader = PageReader(self._reading(kind))
+            piece: Objects = []
             async for items in self._page(walk, query, reader):
-                yield [checked(item, f"GET {path}", named=True) for item in items], ""
-            yield [], _word(reader, "resourceVersion", path)
+                if piece:
+                    yield piece, ""
+                piece = [checked(item, f"GET {path}", named=True) for item in items]
+            # The last one is given away with the version, which may stand behind the objects.
+            yield piece, _word(reader, "resourceVersion", path)
             following = _word(reader, "continue", path)
             if not following:
                 return
