@@ -25,23 +25,17 @@ def test_a_soak_that_is_stopped_early_writes_what_it_has_and_leaves_nothing_behi
     out, picture, scratch = tmp_path / "soak.json", tmp_path / "soak.svg", tmp_path / "scratch"
     scratch.mkdir()
     argv = [sys.executable, "-m", "tests.soak", "60", "--rate", "60", "--out", str(out), "--picture", str(picture)]
-    soak = subprocess.Popen(
-        argv,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"TMPDIR": str(scratch)},
-    )
-    assert soak.stdout is not None
-    said = []
-    for line in soak.stdout:
-        said.append(line)
-        if "1.0 min" in line:
-            soak.send_signal(signal.SIGTERM)
-            break
-    rest = soak.stdout.read()
-    assert soak.wait(timeout=120) in (0, 1), "".join(said) + rest
+    env = os.environ | {"TMPDIR": str(scratch)}
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as soak:
+        assert soak.stdout is not None
+        said = []
+        for line in soak.stdout:
+            said.append(line)
+            if "1.0 min" in line:
+                soak.send_signal(signal.SIGTERM)
+                break
+        said += soak.stdout.readlines()
+    assert soak.returncode in (0, 1), "".join(said)
     document = json.loads(out.read_text())
     assert document["sound"], document["verify"]
     assert not document["complete"]
