@@ -98,7 +98,8 @@ def _read(facts: AccountFacts, chain: ChainSnapshot, now: datetime, lag: float) 
 
 
 def _figures(facts: AccountFacts, chain: ChainSnapshot, reading: _Reading, now: datetime) -> dict[str, object]:
-    state, known = chain.accounts[facts.wallet], facts.account.status
+    wallet, known = facts.wallet, facts.account.status
+    state = chain.accounts[wallet]
     stands, owed, cover = reading.stands, reading.owed, reading.stands.cover
     former = cover.former_limit if cover.former_limit > cover.limit else MicroUSD(0)
     return {
@@ -108,7 +109,7 @@ def _figures(facts: AccountFacts, chain: ChainSnapshot, reading: _Reading, now: 
         "epoch_limit": format_usd(cover.limit),
         "committed": format_usd(owed.committed),
         "accrued": format_usd(max(0, owed.accrued - stands.secured)),
-        "settled": format_usd(sum(book.paid for (tenant, _), book in chain.books.items() if tenant == facts.wallet)),
+        "settled": format_usd(sum(book.paid for (tenant, _), book in chain.books.items() if tenant == wallet)),
         "secured": format_usd(stands.secured),
         "available": format_usd(stands.available(owed)),
         "leaving": _expiring(known.leaving, cover.leaving, now, cover.leaving_in),
