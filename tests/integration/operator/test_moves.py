@@ -65,7 +65,7 @@ def test_higher_priority_moves_lower_work_with_notice_and_within_its_budget(tena
     moved = _runs_at(tenant, "low", "alpha", 2)
     assert moved["placement"]["lease"] != first["metadata"]["name"]
     assert moved["placement"]["price"] == PRICES["alpha"]
-    assert "Preempted" in tenant.events("low")
+    eventually("the Event of the stop", lambda: "Preempted" in tenant.events("low"))
 
     # All of alpha is wanted now; but it may be moved once, and was.
     wanted: dict[str, Any] = {"gpu": {"count": 8}, "replicas": 2, "placement": {"countries": ["DE"]}}

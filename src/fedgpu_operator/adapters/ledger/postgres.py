@@ -127,6 +127,8 @@ def writing(url: URL, name: str, wait: float, *, bounded: bool = False) -> Engin
             if bounded:
                 _bound(connection, _entry)
         except engine.dialect.loaded_dbapi.errors.LockNotAvailable as error:
+            # The pool never had it, so nobody else closes it.
+            connection.close()
             raise ConfigurationError(f"another operator has the ledger {name}: only one may write it") from error
         finally:
             cursor.close()
@@ -157,6 +159,7 @@ def archiving(url: URL, name: str, wait: float) -> Engine:
             cursor.execute("SELECT set_config('synchronous_commit', 'on', false)")
             connection.commit()
         except engine.dialect.loaded_dbapi.errors.LockNotAvailable as error:
+            connection.close()
             raise ConfigurationError(f"the ledger {name} is being archived by another process") from error
         finally:
             cursor.close()
