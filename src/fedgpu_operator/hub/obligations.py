@@ -16,8 +16,10 @@ from fedgpu_operator.ports import Clock, Ledger
 
 T = TypeVar("T")
 
-REREAD: Final = timedelta(minutes=5)
+REREAD: Final = timedelta(seconds=30)
 """Only this process opens and ends attempts, and it reads after each; this is the net under that."""
+MOST_APART: Final = 16
+"""Namespaces that are read one by one; of more, everything is read at once."""
 NO_EXPOSURE: Final = Exposure(NOTHING, NOTHING)
 
 
@@ -86,9 +88,12 @@ class ObligationBook:
         """The obligations; the very same object as long as the ledger was not read again. Raises LedgerError."""
         now = self._clock.now()
         if exact or self._read_at is None or not timedelta() <= now - self._read_at < REREAD:
-            await self._read_all()
+            if exact or self._read_at is None:
+                await self._read_all()
+            else:
+                await self._look_for_moved()
             self._read_at = now
-        elif self._moved:
+        if self._moved:
             await self._read_moved()
         return self._known
 
@@ -103,6 +108,15 @@ class ObligationBook:
             self._rebuild()
         self._moved -= moved
 
+    async def _look_for_moved(self) -> None:
+        """Read the namespaces whose totals moved; what an attempt that has ended bills late is seen only here."""
+        found = _by(await self._ledger.pair_totals(), lambda pair: pair.tenant)
+        moved = {name for name in found.keys() | self._pairs.keys() if found.get(name, ()) != self._pairs.get(name, ())}
+        if len(moved) > MOST_APART:
+            await self._read_all()
+        else:
+            self._moved |= moved
+
     async def _read_moved(self) -> None:
         moved = set(self._moved)
         self._answers = None
@@ -114,13 +128,8 @@ class ObligationBook:
         self._moved -= moved
 
     def _rebuild(self) -> None:
-        entries = sorted(chain.from_iterable(self._open.values()), key=_age)
-        self._known = Obligations(chain.from_iterable(self._pairs.values()), entries, self._known)
-
-
-def _age(entry: LeaseUsage) -> tuple[datetime, str]:
-    """The order in which the ledger names open attempts."""
-    return entry.attempt.created_at, entry.attempt.lease_name
+        pairs, entries = chain.from_iterable(self._pairs.values()), chain.from_iterable(self._open.values())
+        self._known = Obligations(pairs, entries, self._known)
 
 
 def _by(items: Iterable[T], name: Callable[[T], str]) -> Mapping[str, tuple[T, ...]]:

@@ -52,7 +52,8 @@ def payers_of(accounts: Mapping[str, ComputeAccount], owed: Obligations) -> dict
         paying = {space: known for space in spaces if (known := accounts.get(space)) and _pays(known, wallet)}
         mine = tuple(entry for entry in entries if entry.attempt.terms.tenant in paying)
         if mine:
-            found[wallet] = Payer(paying[mine[0].attempt.terms.tenant], mine)
+            # Of several that name the wallet, any would do: all show the same escrow.
+            found[wallet] = Payer(paying[min(paying)], mine)
     return found
 
 
