@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -55,7 +56,8 @@ class MemoryHub:
     """
 
     def __init__(self, now: datetime) -> None:
-        self.texts: dict[Key, str] = {}
+        self.texts: defaultdict[str, dict[Key, str]] = defaultdict(dict)
+        """By plural: an operator's reading of one kind pays for no other kind."""
         self.writes = 0
         self._now = now
         self._version = 0
@@ -70,8 +72,8 @@ class MemoryHub:
         wanted = fields.removeprefix("metadata.name=") if fields.startswith("metadata.name=") else ""
         found = [
             json.loads(text)
-            for (plural, space, name), text in self.texts.items()
-            if plural == kind.plural and namespace in ("", space) and wanted in ("", name)
+            for (_, space, name), text in self.texts[kind.plural].items()
+            if namespace in ("", space) and wanted in ("", name)
         ]
         return found, str(self._version)
 
@@ -94,7 +96,7 @@ class MemoryHub:
     async def create(self, kind: ResourceType, obj: JSON) -> JSON:
         meta = obj["metadata"]
         key = (kind.plural, str(meta.get("namespace", "")), str(meta["name"]))
-        if key in self.texts:
+        if key in self.texts[kind.plural]:
             raise AlreadyExistsError(f"{key} exists", status=409)
         made = json.loads(json.dumps(obj))
         made["metadata"].setdefault("uid", f"00000000-0000-4000-8000-{self._version:012x}")
@@ -120,7 +122,7 @@ class MemoryHub:
         return self._save((kind.plural, namespace, name), made, "MODIFIED")
 
     async def delete(self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "") -> None:
-        gone = self.texts.pop((kind.plural, namespace, name), None)
+        gone = self.texts[kind.plural].pop((kind.plural, namespace, name), None)
         if gone is not None:
             self._tell(kind.plural, WatchEvent("DELETED", json.loads(gone)))
 
@@ -140,22 +142,26 @@ class MemoryHub:
             meta.setdefault("uid", f"00000000-0000-4000-8000-{self._version:012x}")
             stamps = {"generation": 1, "creationTimestamp": f"{self._now:%Y-%m-%dT%H:%M:%SZ}"}
             obj["metadata"] = {**stamps, **meta, "resourceVersion": str(self._version)}
-            self.texts[kind.plural, str(meta.get("namespace", "")), str(meta["name"])] = json.dumps(obj)
+            key = kind.plural, str(meta.get("namespace", "")), str(meta["name"])
+            self.texts[kind.plural][key] = json.dumps(obj)
 
     def save(self) -> str:
         """All objects as text, from which `restore` makes them again."""
-        return json.dumps({"version": self._version, "texts": [[*key, text] for key, text in self.texts.items()]})
+        kept = [[*key, text] for those in self.texts.values() for key, text in those.items()]
+        return json.dumps({"version": self._version, "texts": kept})
 
     def restore(self, text: str) -> None:
         saved = json.loads(text)
         self._version = saved["version"]
-        self.texts = {(plural, space, name): text for plural, space, name, text in saved["texts"]}
+        self.texts.clear()
+        for plural, space, name, text in saved["texts"]:
+            self.texts[plural][plural, space, name] = text
 
     # ---- inside
 
     def _found(self, kind: ResourceType, namespace: str, name: str) -> JSON:
         try:
-            found: JSON = json.loads(self.texts[kind.plural, namespace, name])
+            found: JSON = json.loads(self.texts[kind.plural][kind.plural, namespace, name])
         except KeyError:
             raise NotFoundError(f"{kind.plural} {namespace}/{name} not found", status=404) from None
         return found
@@ -172,7 +178,7 @@ class MemoryHub:
         self._version += 1
         self.writes += 1
         obj["metadata"] = obj["metadata"] | {"resourceVersion": str(self._version)}
-        self.texts[key] = json.dumps(obj)
+        self.texts[key[0]][key] = json.dumps(obj)
         self._tell(key[0], WatchEvent("ADDED" if event == "ADDED" else "MODIFIED", obj))
         return obj
 
@@ -258,7 +264,7 @@ def running_status(attempt: Attempt, lease: JSON, at: int, now: datetime, *, end
 
 def leases(hub: MemoryHub) -> dict[str, JSON]:
     """The ComputeLeases by name."""
-    return {name: json.loads(text) for (plural, _, name), text in hub.texts.items() if plural == LEASES.plural}
+    return {name: json.loads(text) for (_, _, name), text in hub.texts[LEASES.plural].items()}
 
 
 def _job(gpu: JSON, spec: JSON) -> JSON:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -182,7 +183,7 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
     passes: dict[str, Pass] = {
         "agents": supervisor.pass_once,
         "providers": providers.pass_once,
-        "jobs": check.jobs_held_back(jobs.pass_once),
+        "jobs": check.jobs_held_back(_then_frozen(jobs.pass_once)),
         "vantages": VantageLoop(kube, settings.vantages).pass_once,
         "market": MarketLoop(
             kube,
@@ -216,6 +217,26 @@ def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, s
     system = System(kube, ledger, settling, supervisor, metrics, _loops(passes, settings, metrics), health, check)
     changes.system = system
     return system
+
+
+def _then_frozen(pass_once: Pass) -> Pass:
+    """That pass; once the first one is done, all that is held then is left out of the collector's rounds.
+
+    It is every object of the hub, which stays or is freed by its count of references; a round over those of 2,000
+    running and 2,000 waiting jobs takes 0.5 s, during which nothing else runs.
+    """
+    frozen = False
+
+    async def passed() -> float | None:
+        nonlocal frozen
+        delay = await pass_once()
+        if not frozen:
+            frozen = True
+            gc.collect()
+            gc.freeze()
+        return delay
+
+    return passed
 
 
 def _loops(passes: dict[str, Pass], settings: Settings, metrics: PrometheusMetrics) -> dict[str, Loop]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NewType
 
 MicroUSD = NewType("MicroUSD", int)
@@ -19,8 +20,9 @@ MAX_MICRO_USD = 2**64 - 1
 _DECIMAL = re.compile(r"([0-9]+)(?:\.([0-9]+))?", re.ASCII)
 
 
+@lru_cache(maxsize=16_384)
 def parse_usd(text: str) -> MicroUSD:
-    """Read a decimal string such as ``"1.25"`` exactly.
+    """Read a decimal string such as ``"1.25"`` exactly; the figures of objects that did not change are remembered.
 
     Digits, at most one point, at most six decimals; no sign, exponent, separators or spaces. Raises ValueError with
     the way to write it instead.

@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from eth_utils.address import to_checksum_address
-
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.books import LeaseUsage, PairTotal
@@ -17,7 +15,7 @@ from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.accountstatus import ALARMS, FUNDED, AccountFacts, account_status
 from fedgpu_operator.hub.proofs import ProofBook
 from fedgpu_operator.hub.store import load_all
-from fedgpu_operator.hub.wallets import cumulative_pairs, tenant_wallets
+from fedgpu_operator.hub.wallets import checksummed, cumulative_pairs, tenant_wallets
 from fedgpu_operator.hub.write import emit, one_of_many, write_status
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger
 from fedgpu_operator.settlement import Thresholds
@@ -74,7 +72,7 @@ class AccountLoop:
             running[entry.attempt.terms.tenant_wallet].append(entry)
         found = []
         for account in accounts:
-            namespace, wallet = account.metadata.namespace, str(to_checksum_address(account.spec.wallet))
+            namespace, wallet = account.metadata.namespace, checksummed(account.spec.wallet)
             owner = namespace in owners
             here = [entry for entry in running[wallet] if owner or entry.attempt.terms.tenant == namespace]
             spent = tuple(pairs[wallet]) if owner or here else ()

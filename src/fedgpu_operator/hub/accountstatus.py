@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
-
-from eth_utils.address import to_checksum_address
 
 from fedgpu_operator.api.computeaccount import ComputeAccount, ComputeAccountStatus, Expiring
 from fedgpu_operator.api.conditions import Finding, find, merge
 from fedgpu_operator.domain.books import LeaseUsage, PairTotal
 from fedgpu_operator.domain.money import MicroUSD, format_usd
-from fedgpu_operator.domain.settlement import ChainSnapshot
+from fedgpu_operator.domain.settlement import ChainSnapshot, Pair
 from fedgpu_operator.hub.funds import Exposure, Outlook, Standing, chain_standing, exposure, outlook
 from fedgpu_operator.hub.proofs import ProofVerdict
-from fedgpu_operator.hub.wallets import cumulative_pairs
+from fedgpu_operator.hub.wallets import checksummed, cumulative_pairs
 from fedgpu_operator.settlement import Stage, Thresholds, shortfall, stage_of
 
 FUNDED: Final = "Funded"
@@ -49,7 +48,7 @@ class AccountFacts:
     @property
     def wallet(self) -> str:
         """EIP-55."""
-        return str(to_checksum_address(self.account.spec.wallet))
+        return checksummed(self.account.spec.wallet)
 
     @property
     def watched(self) -> bool:
@@ -62,6 +61,8 @@ class _Reading:
     """What the facts come to at a finalized block; `until` is when the money for running work ends, if it does."""
 
     stands: Standing
+    charged: Mapping[Pair, MicroUSD]
+    """What each pair of the wallet owes since the beginning: the chain was asked for the books of these."""
     owed: Exposure
     seen: Outlook
     until: datetime | None
@@ -91,10 +92,11 @@ def account_status(facts: AccountFacts, now: datetime, thresholds: Thresholds) -
 
 
 def _read(facts: AccountFacts, chain: ChainSnapshot, now: datetime, lag: float) -> _Reading:
-    stands = chain_standing(chain, facts.wallet, cumulative_pairs(facts.pairs), now, lag)
+    charged = cumulative_pairs(facts.pairs)
+    stands = chain_standing(chain, facts.wallet, charged, now, lag)
     seen = outlook(stands, facts.pairs, facts.running, now)
     until = None if seen.lasts is None else _steady(facts.account.status.funded_until, now, seen.lasts)
-    return _Reading(stands, exposure(facts.pairs, facts.running), seen, until)
+    return _Reading(stands, charged, exposure(facts.pairs, facts.running), seen, until)
 
 
 def _figures(facts: AccountFacts, chain: ChainSnapshot, reading: _Reading, now: datetime) -> dict[str, object]:
@@ -109,7 +111,7 @@ def _figures(facts: AccountFacts, chain: ChainSnapshot, reading: _Reading, now: 
         "epoch_limit": format_usd(cover.limit),
         "committed": format_usd(owed.committed),
         "accrued": format_usd(max(0, owed.accrued - stands.secured)),
-        "settled": format_usd(sum(book.paid for (tenant, _), book in chain.books.items() if tenant == wallet)),
+        "settled": format_usd(sum(chain.books[pair].paid for pair in reading.charged if pair in chain.books)),
         "secured": format_usd(stands.secured),
         "available": format_usd(stands.available(owed)),
         "leaving": _expiring(known.leaving, cover.leaving, now, cover.leaving_in),

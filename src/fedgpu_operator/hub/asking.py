@@ -28,10 +28,11 @@ MOST_PARTS: Final = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A job that asks for a place, or why it cannot be read; `against` is what it was read against."""
+    """A job that asks for a place, or why it cannot be read; `against` and `tick` are what it was read against."""
 
     facts: JobFacts
     against: object
+    tick: int
     job: Job | None
     error: InvalidResourceError | None = None
 
@@ -41,7 +42,8 @@ class Frame:
     """What the jobs of one pass are read against, beside themselves.
 
     `laws` are the policies of each namespace, `broken` why its law cannot be read, `against` an object per namespace
-    that is the same one as long as a job there would be read as it was, and is another one in each half minute.
+    that is the same one as long as a job there would be read as it was, but for what goes by time alone: that is read
+    again in each half minute, which `tick` counts.
     """
 
     now: datetime
@@ -92,7 +94,7 @@ class JobReader:
             account = state.accounts.get(namespace)
             cap = account.spec.max_per_job if account is not None else None
             why = str(self._broken.get(namespace, ""))
-            stamp = (tick, cap, why, dict(cooling[namespace]), self._hosts, priorities)
+            stamp = (cap, why, dict(cooling[namespace]), self._hosts, priorities)
             if self._against.get(namespace) != stamp:
                 self._against[namespace] = stamp
         return Frame(
@@ -108,7 +110,10 @@ class JobReader:
         uid, namespace = facts.job.metadata.uid, facts.job.metadata.namespace
         known, against = self._asked.get(uid), frame.against[namespace]
         if known is not None and known.against is against and _same_facts(known.facts, facts):
-            return known
+            # By time alone go the cool-downs of its own attempts, and another try at what could not be read or started.
+            timeless = not (facts.usage or facts.invalid or known.error)
+            if timeless or known.tick == frame.tick:
+                return known
         try:
             job: Job | None = self._read(facts, frame, state)
             error = None
@@ -119,7 +124,7 @@ class JobReader:
             job = known.job
         elif job is not None:
             job = self._shared(job)
-        self._asked[uid] = asked = Asked(facts, against, job, error)
+        self._asked[uid] = asked = Asked(facts, against, frame.tick, job, error)
         return asked
 
     def _shared(self, job: Job) -> Job:

@@ -67,12 +67,12 @@ class Standing:
 def chain_standing(
     chain: ChainSnapshot, wallet: str, charged: Mapping[Pair, MicroUSD], now: datetime, lag: float
 ) -> Standing:
-    """How the chain says that a wallet stands; `charged` is what each pair owes since the beginning, µUSD.
+    """How the chain says that a wallet stands; `charged` is what each of its pairs owes since the beginning, µUSD.
 
     The chain's clock is that of a finalized block, so it may be behind ours; the later of the two counts.
     """
     state = chain.accounts[wallet]
-    covered = sum(min(charged.get(pair, NOTHING), book.base) for pair, book in chain.books.items() if pair[0] == wallet)
+    covered = sum(min(total, chain.books[pair].base) for pair, total in charged.items() if pair in chain.books)
     return Standing(
         cover=cover_of(state, max(chain.timestamp, int(now.timestamp())), lag),
         secured=MicroUSD(covered + state.allocated + state.pending + state.held),

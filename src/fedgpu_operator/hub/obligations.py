@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 REREAD: Final = timedelta(seconds=30)
 """Only this process opens and ends attempts, and it reads after each; this is the net under that."""
+MOST_APART: Final = 16
+"""Namespaces that are read one by one; of more, everything is read at once."""
 NO_EXPOSURE: Final = Exposure(NOTHING, NOTHING)
 
 
@@ -71,6 +73,9 @@ class ObligationBook:
         self._ledger = ledger
         self._clock = clock
         self._pairs: dict[str, tuple[PairTotal, ...]] = {}
+        self._open: dict[str, tuple[LeaseUsage, ...]] = {}
+        self._answers: tuple[object, object] | None = None
+        """The ledger's last answers about all namespaces, as long as no namespace was read apart since."""
         self._known = Obligations()
         self._moved: set[str] = set()
         self._read_at: datetime | None = None
@@ -83,23 +88,48 @@ class ObligationBook:
         """The obligations; the very same object as long as the ledger was not read again. Raises LedgerError."""
         now = self._clock.now()
         if exact or self._read_at is None or not timedelta() <= now - self._read_at < REREAD:
-            moved = set(self._moved)
-            pairs = await self._ledger.pair_totals()
-            self._pairs = dict(_by(pairs, lambda pair: pair.tenant))
-            await self._rebuild(moved)
+            if exact or self._read_at is None:
+                await self._read_all()
+            else:
+                await self._look_for_moved()
             self._read_at = now
-        elif self._moved:
-            moved = set(self._moved)
-            for namespace in sorted(moved):
-                self._pairs[namespace] = await self._ledger.pair_totals(namespace)
-            await self._rebuild(moved)
+        if self._moved:
+            await self._read_moved()
         return self._known
 
-    async def _rebuild(self, moved: set[str]) -> None:
-        """From the pairs as they are now; only what this look has read of counts as read."""
-        entries = await self._ledger.open_attempts()
-        self._known = Obligations(chain.from_iterable(self._pairs.values()), entries, self._known)
+    async def _read_all(self) -> None:
+        moved = set(self._moved)
+        pairs, entries = await self._ledger.pair_totals(), await self._ledger.open_attempts()
+        if self._answers is None or self._answers[0] is not pairs or self._answers[1] is not entries:
+            # The ledger answers with the same objects as long as nobody wrote what they were read from.
+            self._answers = pairs, entries
+            self._pairs = dict(_by(pairs, lambda pair: pair.tenant))
+            self._open = dict(_by(entries, lambda entry: entry.attempt.terms.tenant))
+            self._rebuild()
         self._moved -= moved
+
+    async def _look_for_moved(self) -> None:
+        """Read the namespaces whose totals moved; what an attempt that has ended bills late is seen only here."""
+        found = _by(await self._ledger.pair_totals(), lambda pair: pair.tenant)
+        moved = {name for name in found.keys() | self._pairs.keys() if found.get(name, ()) != self._pairs.get(name, ())}
+        if len(moved) > MOST_APART:
+            await self._read_all()
+        else:
+            self._moved |= moved
+
+    async def _read_moved(self) -> None:
+        moved = set(self._moved)
+        self._answers = None
+        for namespace in sorted(moved):
+            self._pairs[namespace] = await self._ledger.pair_totals(namespace)
+            self._open[namespace] = await self._ledger.open_attempts(namespace)
+        self._rebuild()
+        # Only what was read by this look: more may have moved meanwhile.
+        self._moved -= moved
+
+    def _rebuild(self) -> None:
+        pairs, entries = chain.from_iterable(self._pairs.values()), chain.from_iterable(self._open.values())
+        self._known = Obligations(pairs, entries, self._known)
 
 
 def _by(items: Iterable[T], name: Callable[[T], str]) -> Mapping[str, tuple[T, ...]]:

@@ -78,10 +78,11 @@ class Placed:
 class Basis:
     """All that a solve rests on: as long as it is equal, the decisions are those of the last one.
 
-    `jobs` and `offers` are compared as objects, which their makers keep as long as they are equal.
+    `jobs` and `offers` are compared as objects, which their makers keep as long as they are equal. `tick` counts half
+    minutes if something in it goes by time alone, and is None else.
     """
 
-    tick: int
+    tick: int | None
     jobs: Mapping[str, Job]
     offers: tuple[Offer, ...]
     laws: Mapping[str, tuple[Policy, ...]]
@@ -136,6 +137,7 @@ class JobPlacer:
         vantages: tuple[Vantage, ...] = (),
     ) -> None:
         self._engine = Engine(plugins)
+        self._foreign = bool(plugins.foreign)
         self._reader = JobReader(kube, clock, faults, cooldown=cooldown, vantages=vantages)
         self._stock = OfferBook()
         self._owed = owed or ObligationBook(ledger, clock)
@@ -155,6 +157,8 @@ class JobPlacer:
         self._priority: dict[str, int] = {}
         self._shown: dict[str, Words] = {}
         self._thorough = -1
+        self._stale = False
+        """Whether a decision was made of which only the reasons were compared with what is shown."""
 
     def must_wait(self, state: HubState, now: datetime) -> bool:
         """Whether some provider is about to report for the first time, so that moves are not thought of yet."""
@@ -209,7 +213,7 @@ class JobPlacer:
         if self._leases.changed(state.leases.values()):
             self._told = tuple(each for each in state.leases.values() if MOVE_ANNOTATION in each.metadata.annotations)
         return Basis(
-            frame.tick,
+            frame.tick if self._foreign or self._told or any(map(_goes_by_time, jobs.values())) else None,
             jobs,
             self._stock.look(state),
             {namespace: frame.laws.get(namespace, ()) for namespace in spaces},
@@ -236,13 +240,15 @@ class JobPlacer:
         others: list[JobFacts] = []
         waiting: list[JobFacts] = []
         thorough, self._thorough = tick != self._thorough, tick
+        self._stale = self._stale or anew
+        look = anew or (thorough and self._stale)
         for facts in followed:
             facts = self._answered(facts, asked)
             self._note(facts)
             (chosen if _goes(facts) else others).append(facts)
         for facts in resting:
             uid = facts.job.metadata.uid
-            if not anew and (uid not in asked or asked[uid].error is facts.invalid):
+            if not look and (uid not in asked or asked[uid].error is facts.invalid):
                 waiting.append(facts)
                 continue
             if not thorough and self._says_the_same(facts):
@@ -262,6 +268,7 @@ class JobPlacer:
         placed = [each for each in done if each is not None and each.invalid is None]
         others += [each for each in done if each is not None and each.invalid is not None]
         if thorough:
+            self._stale = False
             self._reader.only(asked)
             self._shown = {uid: self._shown[uid] for uid in asked if uid in self._shown}
         return Placed(placed, others, waiting, later, anew)
@@ -416,6 +423,11 @@ class JobPlacer:
             return "", ""
         known = state.wallets
         return known.tenants.get(job.metadata.namespace, ""), known.payouts.get(chosen.provider, "")
+
+
+def _goes_by_time(job: Job) -> bool:
+    """Whether time alone may change what placement says of the job: its deadline nears, or a measurement gets old."""
+    return job.deadline is not None or (job.latency is not None and bool(job.latency.vantages))
 
 
 def _is_due(facts: JobFacts, now: datetime) -> bool:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from eth_utils.address import to_checksum_address
-
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.books import LeaseUsage
 from fedgpu_operator.hub.funds import Outlook, outlook, standing
 from fedgpu_operator.hub.obligations import Obligations
+from fedgpu_operator.hub.wallets import checksummed
 from fedgpu_operator.settlement import Stage, Thresholds, stage_of
 
 REACTION: Final = 15.0
@@ -53,7 +52,8 @@ def payers_of(accounts: Mapping[str, ComputeAccount], owed: Obligations) -> dict
         paying = {space: known for space in spaces if (known := accounts.get(space)) and _pays(known, wallet)}
         mine = tuple(entry for entry in entries if entry.attempt.terms.tenant in paying)
         if mine:
-            found[wallet] = Payer(paying[mine[0].attempt.terms.tenant], mine)
+            # Of several that name the wallet, any would do: all show the same escrow.
+            found[wallet] = Payer(paying[min(paying)], mine)
     return found
 
 
@@ -98,7 +98,7 @@ def unpaid(accounts: Mapping[str, ComputeAccount], owed: Obligations) -> dict[st
 
 
 def _pays(account: ComputeAccount, wallet: str) -> bool:
-    return str(to_checksum_address(account.spec.wallet)) == wallet
+    return checksummed(account.spec.wallet) == wallet
 
 
 def _ends(entries: Iterable[LeaseUsage], leases: Mapping[str, ComputeLease], now: datetime) -> dict[str, datetime]:

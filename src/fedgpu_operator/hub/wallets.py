@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from eth_utils.address import to_checksum_address
 
@@ -14,6 +15,12 @@ from fedgpu_operator.domain.books import PairTotal
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.metering import receipt_cumulative
+
+
+@lru_cache(maxsize=65_536)
+def checksummed(address: str) -> str:
+    """The address as EIP-55 spells it; it takes a hash, and the same few thousand are asked for in every pass."""
+    return str(to_checksum_address(address))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,7 @@ def tenant_wallets(proven: Iterable[ComputeAccount]) -> dict[str, str]:
     taken: set[str] = set()
     ordered = sorted(proven, key=lambda a: (str(a.metadata.creation_timestamp), a.metadata.namespace))
     for account in ordered:
-        wallet = str(to_checksum_address(account.spec.wallet))
+        wallet = checksummed(account.spec.wallet)
         if wallet not in taken:
             taken.add(wallet)
             wallets[account.metadata.namespace] = wallet
@@ -43,7 +50,7 @@ def tenant_wallets(proven: Iterable[ComputeAccount]) -> dict[str, str]:
 def payout_wallets(proven: Iterable[GPUProvider]) -> dict[str, str]:
     """Payout wallet (EIP-55) by provider, of providers whose proofs hold; only where it is the one accepted."""
     return {
-        provider.metadata.name: str(to_checksum_address(provider.spec.payout.address))
+        provider.metadata.name: checksummed(provider.spec.payout.address)
         for provider in proven
         if provider.spec.payout is not None and provider.accepted
     }

@@ -43,6 +43,7 @@ class Verdicts(Sequence[Verdict]):
         self._guard = guard
         self._left = left
         self._made: dict[int, Verdict] = {}
+        self._cut: dict[tuple[int | None, int | None, int | None], tuple[Verdict, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._table)
@@ -53,7 +54,11 @@ class Verdicts(Sequence[Verdict]):
     def __getitem__(self, index: slice) -> tuple[Verdict, ...]: ...
     def __getitem__(self, index: int | slice) -> Verdict | tuple[Verdict, ...]:
         if isinstance(index, slice):
-            return tuple(self.of(offer) for offer in self._order[index])
+            # All jobs of the class show the same ones.
+            name = index.start, index.stop, index.step
+            if name not in self._cut:
+                self._cut[name] = tuple(self.of(offer) for offer in self._order[index])
+            return self._cut[name]
         return self.of(self._order[index])
 
     def __iter__(self) -> Iterator[Verdict]:
@@ -127,7 +132,8 @@ class Verdicts(Sequence[Verdict]):
     @cached_property
     def _order(self) -> list[int]:
         judged = self.judged
-        return [int(each) for each in np.lexsort((judged.price, ~judged.eligible))]
+        order: list[int] = np.lexsort((judged.price, ~judged.eligible)).tolist()
+        return order
 
     @cached_property
     def _best(self) -> int:

@@ -77,8 +77,8 @@ class Ledger(Protocol):
         """All attempts of the job, oldest first."""
         ...
 
-    async def open_attempts(self) -> tuple[LeaseUsage, ...]:
-        """Every attempt that has not ended, with its newest billed usage."""
+    async def open_attempts(self, tenant: str | None = None) -> tuple[LeaseUsage, ...]:
+        """Every attempt that has not ended, with its newest billed usage, oldest first; of one tenant if named."""
         ...
 
     async def reenter_attempt(self, request: AttemptRequest, number: int, at: datetime) -> Attempt:

@@ -122,6 +122,10 @@ async def test_many_are_opened_in_one_transaction_and_a_refusal_of_one_is_its_ow
     assert again == first
     assert third == Attempt(asked[3], 1, later)
     assert {entry.attempt.lease_name for entry in await ledger.open_attempts()} == {"job-1", "other-1", "third-1"}
+    for tenant in {entry.attempt.terms.tenant for entry in await ledger.open_attempts()}:
+        theirs = [entry for entry in await ledger.open_attempts() if entry.attempt.terms.tenant == tenant]
+        assert list(await ledger.open_attempts(tenant)) == theirs
+    assert await ledger.open_attempts("nobody") == ()
 
 
 async def test_histories_of_many_jobs_are_those_of_each(ledger: SqlLedger, ask: Ask, now: datetime) -> None:

@@ -25,6 +25,7 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.api.registry import KINDS
+from fedgpu_operator.domain.books import LeaseUsage
 from fedgpu_operator.hub.jobs import JobLoop
 from fedgpu_operator.hub.jobstatus import job_status
 from fedgpu_operator.hub.obligations import ObligationBook
@@ -402,6 +403,57 @@ async def test_words_of_jobs_that_wait_are_brought_up_to_date_each_half_minute(f
     assert len(work.looked) == 4
     waiting = full.see(work.looked[0], next(s for s, n in full.names("computejobs") if n == work.looked[0]))
     assert any("1 GPUs free" in each.message for each in waiting.status.candidates)
+
+
+async def test_a_half_minute_in_which_nothing_changed_solves_nothing(full: Hub, work: Work) -> None:
+    full.clock.forward(31)
+    await full.pass_once()
+    assert (work.looked, work.solves, full.kube.writes) == ([], 0, [])
+
+
+async def test_a_job_with_a_deadline_is_judged_each_half_minute(full: Hub, work: Work) -> None:
+    """Data that would have arrived in time a moment ago may come too late now."""
+    space, name = next(
+        each for each in full.names("computejobs") if full.see(each[1], each[0]).status.state == "Pending"
+    )
+    await full.change(name, space, deadline="2026-01-02T12:00:00Z")
+    await full.pass_once()
+    work.solves = 0
+    await full.pass_once()
+    assert work.solves == 0
+    for _ in range(2):
+        full.clock.forward(31)
+        await full.pass_once()
+    assert work.solves == 2
+
+
+async def test_an_end_reads_the_money_of_its_namespace_only(full: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+    read = full.ledger.open_attempts
+
+    async def open_attempts(tenant: str | None = None) -> tuple[LeaseUsage, ...]:
+        asked.append(tenant)
+        return await read(tenant)
+
+    monkeypatch.setattr(full.ledger, "open_attempts", open_attempts)
+    lease = full.leases[0]
+    await full.ends(lease, gpu_seconds=1)
+    await full.pass_once()
+    assert set(asked) <= set(TEAMS)
+    assert lease.spec.job.namespace in asked
+
+
+async def test_what_an_ended_attempt_bills_late_counts_after_half_a_minute(full: Hub) -> None:
+    """It opens and ends nothing, so nobody tells of it."""
+    lease = full.leases[0]
+    await full.ends(lease, gpu_seconds=1)
+    await full.pass_once()
+    book = ObligationBook(full.ledger, full.clock)
+    wallet = next(w for w, those in (await book.look()).pairs_of.items() if those[0].tenant == lease.spec.job.namespace)
+    before = (await book.look()).exposure(wallet).worst
+    await full.ledger.record_usage(lease.metadata.name, 99, 7200, full.clock.now())
+    full.clock.forward(31)
+    assert (await book.look()).exposure(wallet).worst > before
 
 
 async def test_a_solve_that_fails_is_made_again(full: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

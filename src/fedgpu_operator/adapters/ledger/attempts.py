@@ -133,9 +133,11 @@ def history(connection: Connection, tenant: str | None, job_uid: str | None, lim
     return tuple(usage_of_row(row) for row in connection.execute(query))
 
 
-def open_attempts(connection: Connection) -> tuple[LeaseUsage, ...]:
-    """Every attempt that has not ended, with its usage, oldest first."""
+def open_attempts(connection: Connection, tenant: str | None) -> tuple[LeaseUsage, ...]:
+    """Every attempt that has not ended, with its usage, oldest first; of one tenant if it is named."""
     query = usage_query().where(attempts.c.ended_at.is_(None))
+    if tenant is not None:
+        query = query.where(attempts.c.tenant == tenant)
     rows = connection.execute(query.order_by(attempts.c.created_at, attempts.c.lease_name))
     return tuple(usage_of_row(row) for row in rows)
 

@@ -112,9 +112,9 @@ class SqlLedger(BatchCalls, MarketCalls):
         """All attempts of a job, oldest first."""
         return await self._look(attempts.attempts_of, job_uid)
 
-    async def open_attempts(self) -> tuple[LeaseUsage, ...]:
-        """Every attempt that has not ended, with its newest usage, oldest first."""
-        return await self._read(attempts.open_attempts)
+    async def open_attempts(self, tenant: str | None = None) -> tuple[LeaseUsage, ...]:
+        """Every attempt that has not ended, with its newest usage, oldest first; of one tenant if it is named."""
+        return await self._read(attempts.open_attempts, tenant)
 
     async def end_attempt(self, lease_name: str, outcome: str, at: datetime) -> Attempt:
         """End an attempt; again with the same outcome is no change, with another one a LedgerError."""
