@@ -165,6 +165,12 @@ async def _job_comes(hub: Hub, chance: Random) -> None:
     await hub.job(f"j{hub.jobs}", namespace=chance.choice(TEAMS), **spec)
 
 
+async def _dry_run_turns_real(hub: Hub, chance: Random) -> None:
+    if jobs := [each for each in hub.names("computejobs") if hub.see(each[1], each[0]).spec.dry_run]:
+        space, name = chance.choice(jobs)
+        await hub.change(name, space, dryRun=False)
+
+
 async def _job_goes(hub: Hub, chance: Random) -> None:
     if jobs := hub.names("computejobs"):
         space, name = chance.choice(jobs)
@@ -247,6 +253,7 @@ async def _time_passes(hub: Hub, chance: Random) -> None:
 
 STEPS: tuple[Step, ...] = (
     *(_job_comes,) * 5,
+    *(_dry_run_turns_real,) * 3,
     _job_goes,
     _job_pauses,
     *(_work_is_read,) * 2,
@@ -402,6 +409,44 @@ async def test_words_of_jobs_that_wait_are_brought_up_to_date_each_half_minute(f
     assert len(work.looked) == 4
     waiting = full.see(work.looked[0], next(s for s, n in full.names("computejobs") if n == work.looked[0]))
     assert any("1 GPUs free" in each.message for each in waiting.status.candidates)
+
+
+@pytest.mark.parametrize(("providers", "usd"), [(1, 1000), (4, 5)])
+async def test_dry_runs_that_turn_real_are_decided_together(hubs: tuple[Hub, Hub], providers: int, usd: int) -> None:
+    """Each was judged alone: what one of them takes, of cards or of money, must not be given to another."""
+    for hub in hubs:
+        await hub.begin(providers=providers, usd=usd)
+        for number in range(3):
+            await hub.job(f"j{number}", namespace=TEAMS[0], gpu={"count": 4}, dryRun=True)
+        await hub.pass_once()
+        await hub.pass_once()
+        assert {hub.see(f"j{number}", TEAMS[0]).status.state for number in range(3)} == {"DryRun"}
+        for number in range(3):
+            await hub.change(f"j{number}", TEAMS[0], dryRun=False)
+        await hub.pass_once()
+        assert len(hub.leases) == 1
+    assert hubs[0].decided() == hubs[1].decided()
+
+
+@pytest.mark.parametrize("bad", ["j0", "j1"])
+async def test_the_place_of_a_job_that_could_not_be_started_goes_to_another_at_once(
+    hubs: tuple[Hub, Hub], bad: str
+) -> None:
+    """Whichever of the two wins: the other has the place before half a minute has passed."""
+    hub, _ = hubs
+    await hub.begin(providers=1, usd=1000)
+    hub.clock.forward(60)
+    visible = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}
+    for name in ("j0", "j1"):
+        container = {"name": "main", "image": "x:1", "env": [visible] if name == bad else []}
+        await hub.job(name, namespace=TEAMS[0], gpu={"count": 4}, template={"containers": [container]})
+    passes = 1
+    while await hub.pass_once() == 0:
+        passes += 1
+        assert passes < 5, "no end of it"
+    assert [lease.spec.job.name for lease in hub.leases] == [name for name in ("j0", "j1") if name != bad]
+    await hub.pass_once()
+    assert hub.kube.writes == [] or passes == 1
 
 
 async def test_a_solve_that_fails_is_made_again(full: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
