@@ -21,7 +21,7 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import find
-from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.gpuprovider import DRAIN_ANNOTATION, GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.api.registry import KINDS
@@ -542,6 +542,22 @@ async def test_only_what_would_do_better_at_a_provider_that_has_yet_to_report_wa
     await hub.pass_once()
     where = {lease.spec.job.name: lease.spec.provider for lease in hub.leases}
     assert where == {"at-home": "p0", "anywhere": "new"}
+
+
+async def test_a_provider_that_is_to_become_empty_before_it_reports_is_waited_for_no_more(
+    hubs: tuple[Hub, Hub],
+) -> None:
+    """Its offer is the same as before; what is hoped for is not."""
+    for hub in hubs:
+        await hub.begin(providers=1, usd=1000)
+        await _newcomer(hub, "new", "0.50")
+        await hub.job("train", namespace="team-a")
+        await hub.pass_once()
+        await hub.pass_once()
+        assert hub.leases == []
+        await hub.kube.patch(PROVIDERS, "new", "", {"metadata": {"annotations": {DRAIN_ANNOTATION: "true"}}})
+        await hub.pass_once()
+        assert [lease.spec.provider for lease in hub.leases] == ["p0"]
 
 
 async def test_a_provider_that_never_reports_is_waited_for_ten_seconds(hubs: tuple[Hub, Hub]) -> None:
