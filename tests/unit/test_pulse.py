@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 from fedgpu_operator import pulse as module
+from fedgpu_operator.adapters.ledger.threads import Threads
 from fedgpu_operator.errors import LedgerError, PassExpiredError
 from fedgpu_operator.hub.write import for_each
-from fedgpu_operator.pulse import Pulse, limited
+from fedgpu_operator.pulse import MOST_EXPIRED, Pulse, limited
 
 
 class Watch:
@@ -63,6 +65,53 @@ async def test_what_hangs_is_cancelled_and_the_place_is_named() -> None:
     with pytest.raises(PassExpiredError, match=r"waiting for for_each\.<locals>\.one \(hub\.write:\d+\)"):
         await limited(work(), 0.01, Pulse("jobs"))
     assert sorted(ended) == [1, 2]
+
+
+async def test_a_loop_whose_passes_all_expire_inside_of_the_process_is_in_trouble() -> None:
+    pulse, stuck = Pulse("jobs"), threading.Event()
+
+    async def work(*, hangs: bool = True) -> None:
+        if hangs:
+            await asyncio.to_thread(stuck.wait)
+
+    try:
+        for number in range(5):
+            if number == 2:
+                await limited(work(hangs=False), 60, pulse)
+            assert pulse.trouble() == ""
+            if number != 2:
+                with pytest.raises(PassExpiredError):
+                    await limited(work(), 0.01, pulse)
+        assert pulse.trouble() == ""
+        with pytest.raises(PassExpiredError):
+            await limited(work(), 0.01, pulse)
+        assert "3 passes in a row expired, waiting for" in pulse.trouble()
+    finally:
+        stuck.set()
+
+
+async def test_a_server_that_hangs_or_another_loop_is_no_trouble_of_this_one() -> None:
+    """However often its passes expire: a restart would wait for the same server."""
+    pulse, lock, stuck = Pulse("jobs"), asyncio.Lock(), threading.Event()
+    await lock.acquire()
+    ledger = Threads(None, lambda: None)
+
+    async def turn() -> None:
+        async with lock:
+            raise AssertionError
+
+    async def outside() -> None:
+        await for_each(lambda _: ledger.read(stuck.wait), [1, 2])
+
+    try:
+        for work in (turn, outside):
+            for _ in range(MOST_EXPIRED + 1):
+                with pytest.raises(PassExpiredError):
+                    await limited(work(), 0.01, pulse)
+            assert pulse.trouble() == ""
+    finally:
+        stuck.set()
+        ledger.close()
 
 
 async def test_a_pass_whose_future_was_cancelled_is_an_error_and_no_end_of_its_loop() -> None:

@@ -86,11 +86,10 @@ class System:
             self.loops["agents"].wake()
 
     def hung(self) -> dict[str, str]:
-        """By name, the loops, watches and agents that have ended or do not beat, with why; cancelling does not help."""
+        """By name, the loops, watches and agents that have ended or hang, with why; cancelling does not help."""
         found = {task.get_name(): "ended" for task in self.tasks if task.done()}
         pulses = [loop.pulse for loop in self.loops.values()] + self.kube.pulses() + self.supervisor.pulses()
-        late = {pulse.name: seconds for pulse in pulses if (seconds := pulse.overdue())}
-        return found | {name: f"no sign of life, late by {seconds:.0f} s" for name, seconds in late.items()}
+        return found | {pulse.name: why for pulse in pulses if (why := pulse.trouble())}
 
     def unready(self) -> dict[str, str]:
         """By part ("watches", "hub", "ledger", "books"), why the operator cannot do its work now; empty if it can."""

@@ -103,14 +103,14 @@ async def _reconciled(
 async def _gaps(hub: KubeClient, books: SqlLedger, target: TargetOptions, place: Place | None) -> tuple[Gap, ...]:
     from fedgpu_operator.adapters.chain import EscrowClient
     from fedgpu_operator.cli.target import find_target
-    from fedgpu_operator.hub.gaps import compare, compare_paid, without_accepted
+    from fedgpu_operator.hub.gaps import compare, compare_chain, without_accepted
 
     found = await compare(hub, books, target.operator_namespace, place)
     if target.rpc:
         known = await find_target(target)
         async with EscrowClient(known.rpc, known.escrow, known.chain_id) as escrow:
             await escrow.verify()
-            found += await without_accepted(hub, target.operator_namespace, await compare_paid(books, escrow))
+            found += await without_accepted(hub, target.operator_namespace, await compare_chain(books, escrow))
     return found
 
 

@@ -48,6 +48,8 @@ class EpochShelf:
         self._namespace = namespace
         self._keep = timedelta(seconds=keep)
         self._next = clock.now()
+        self._seen = 0
+        """The newest epoch that the last look asked the chain for; 0 once it came to the end: the next begins again."""
         self._forbidden = False
         """Whether that was logged."""
 
@@ -59,10 +61,13 @@ class EpochShelf:
         self._next = now + EVERY
         old = await self._old(now)
         try:
-            over = await self._over(old[:MOST_PER_LOOK], now)
+            some = [shown for shown in old if shown.spec.sequence > self._seen][:MOST_PER_LOOK]
+            over = await self._over(some, now)
         except ChainError as error:
             log.info("old epochs stay on the hub for now: %s", error)
             return EVERY.total_seconds()
+        # Some may never be over: the next look goes on behind them.
+        self._seen = some[-1].spec.sequence if len(some) == MOST_PER_LOOK else 0
         try:
             for shown in over:
                 await self._delete(shown)

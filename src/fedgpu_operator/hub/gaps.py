@@ -6,7 +6,7 @@ the hub has none: leases that are missing are made again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -27,6 +27,7 @@ from fedgpu_operator.ports import CONFIG_MAPS, Escrow, Kube, Ledger
 
 ACCEPTED: Final = "fedgpu-ledger-losses"
 """ConfigMap in the operator's namespace: the gaps that a person accepted, by id with their words."""
+ALL_EPOCHS: Final = 2**31 - 1
 
 
 class GapKind(StrEnum):
@@ -37,7 +38,7 @@ class GapKind(StrEnum):
     USAGE = "usage"
     """Usage that was in the ledger when a job's status, or a lease that was made again, was written."""
     EPOCH = "epoch"
-    """A settlement epoch that was published."""
+    """A settlement epoch that was published, or the newest one on chain."""
     RECEIPT = "receipt"
     """What a proposed receipt says that a pair owes."""
     PAID = "paid"
@@ -78,25 +79,29 @@ class Shown:
     epochs: tuple[SettlementEpoch, ...] = ()
     reports: tuple[ProviderReport, ...] = ()
     paid: Mapping[Pair, MicroUSD] | None = None
+    head: tuple[int, str] | None = None
+    """The contract's number and the root of its newest epoch that was not cancelled; number 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
     """What the ledger holds of all that: attempts by job uid, its newest epoch's number (0: none), and what pairs owe.
 
-    `place` is where this hub settles; None where nothing is settled.
+    `place` is where this hub settles; None where nothing is settled. `roots` are those of all its epochs.
     """
 
     attempts: Mapping[str, tuple[LeaseUsage, ...]]
     newest_epoch: int = 0
     owed: Mapping[Pair, MicroUSD] | None = None
     place: Place | None = None
+    roots: Collection[str] = ()
 
 
 def find_gaps(shown: Shown, books: Books) -> tuple[Gap, ...]:
     """Every gap once, in a stable order; pure."""
     # A lease says more than the status of its job.
-    found = {gap.id: gap for gap in (*_jobs(shown, books), *_leases(shown, books), *_settled(shown, books))}
+    gaps = (*_jobs(shown, books), *_leases(shown, books), *_settled(shown, books), *_head(shown, books))
+    found = {gap.id: gap for gap in gaps}
     return tuple(found[key] for key in sorted(found))
 
 
@@ -157,6 +162,13 @@ def _settled(shown: Shown, books: Books) -> Iterator[Gap]:
             yield Gap(GapKind.PAID, _name(pair), f"the escrow has paid {format_usd(paid)} USD, {_owes(owed, pair)}")
 
 
+def _head(shown: Shown, books: Books) -> Iterator[Gap]:
+    """The newest root on chain, by its root: a later one of somebody else has to be accepted as well."""
+    number, root = shown.head or (0, "")
+    if number and root not in books.roots:
+        yield Gap(GapKind.EPOCH, f"root-{root}", f"root {root} is the newest on chain, and in no epoch of the ledger")
+
+
 def _newest(entries: Iterable[LeaseUsage]) -> str:
     newest = max((each.attempt.attempt for each in entries), default=0)
     return f"the ledger's newest is {newest}" if newest else "the ledger has none"
@@ -192,15 +204,18 @@ async def compare(kube: Kube, ledger: Ledger, namespace: str, place: Place | Non
     return await without_accepted(kube, namespace, gaps)
 
 
-async def compare_paid(ledger: Ledger, escrow: Escrow) -> tuple[Gap, ...]:
-    """The pairs for which the escrow has paid more than the ledger holds; raises ChainError, LedgerError."""
+async def compare_chain(ledger: Ledger, escrow: Escrow) -> tuple[Gap, ...]:
+    """What the finalized chain shows and the ledger lacks: its newest root, and what it has paid for pairs.
+
+    An epoch is in the ledger, as Prepared, before it is sent: in normal operation the newest root on chain is always
+    one of the ledger's, whatever has become of that epoch meanwhile. Raises ChainError, LedgerError.
+    """
     owed = cumulative_pairs(await ledger.pair_totals())
-    if not owed:
-        return ()
     chain = await escrow.snapshot(sorted({tenant for tenant, _ in owed}), sorted(owed))
     paid = {pair: MicroUSD(books.paid + books.deducted) for pair, books in chain.books.items()}
-    books = Books({}, 0, owed, Place(escrow.chain_id, str(escrow.escrow)))
-    return find_gaps(Shown((), (), paid=paid), books)
+    roots = {header.root for header in await ledger.epoch_headers(limit=ALL_EPOCHS)} if chain.head_epoch else set()
+    books = Books({}, 0, owed, Place(escrow.chain_id, str(escrow.escrow)), roots)
+    return find_gaps(Shown((), (), paid=paid, head=(chain.head_epoch, chain.head_root)), books)
 
 
 async def without_accepted(kube: Kube, namespace: str, gaps: tuple[Gap, ...]) -> tuple[Gap, ...]:

@@ -30,6 +30,8 @@ from fedgpu_operator.hub.render import member_namespace, provider_namespace, ren
 from fedgpu_operator.ports import ResourceType
 
 LEASES: Final = ResourceType.of(ComputeLease.info)
+USUAL_GRACE_SECONDS: Final = 30
+"""Kubernetes' own default of `terminationGracePeriodSeconds`."""
 
 
 def first_lease(job: ComputeJob, attempt: Attempt) -> JSONObject:
@@ -79,11 +81,14 @@ def _shape_of(job: ComputeJob) -> dict[str, Any]:
 
 def _shape_from_terms(attempt: Attempt) -> dict[str, Any]:
     gpus, seconds = attempt.terms.gpus, attempt.terms.run_limit
+    # How much of the seconds is grace is not in the terms; their sum must be what was agreed.
+    grace = max(min(USUAL_GRACE_SECONDS, seconds - 1), seconds - MAX_RUN_SECONDS)
     per_replica = next(each for each in range(MAX_GPUS_PER_REPLICA, 0, -1) if gpus % each == 0)
     return {
         "replicas": min(gpus // per_replica, MAX_REPLICAS),
         "gpus_per_replica": per_replica,
-        "run_limit_seconds": min(seconds, MAX_RUN_SECONDS),
+        "run_limit_seconds": seconds - grace,
+        "grace_seconds": grace,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.conditions import Finding, merge
 from fedgpu_operator.errors import ChainError, LedgerUnreachableError
-from fedgpu_operator.hub.gaps import Gap, Place, compare, compare_paid, without_accepted
+from fedgpu_operator.hub.gaps import Gap, Place, compare, compare_chain, without_accepted
 from fedgpu_operator.hub.loop import Pass
 from fedgpu_operator.hub.store import load_all
 from fedgpu_operator.hub.write import for_each, one_of_many, write_status
@@ -121,7 +121,7 @@ class LedgerCheck:
         if self._escrow is None:
             return ()
         try:
-            found = await compare_paid(self._ledger, self._escrow)
+            found = await compare_chain(self._ledger, self._escrow)
         except ChainError as error:
             log.info("the ledger cannot be compared with the chain now: %s", error)
             return self._unpaid

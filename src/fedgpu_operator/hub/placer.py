@@ -14,6 +14,7 @@ from typing import Final
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.weight import MOST_STORED, excess_of_job
 from fedgpu_operator.domain.books import Attempt
 from fedgpu_operator.domain.decision import Decision, Verdict
@@ -39,7 +40,7 @@ from fedgpu_operator.hub.jobfacts import (
 from fedgpu_operator.hub.jobstatus import MAX_CANDIDATES
 from fedgpu_operator.hub.jobwriter import JobWriter
 from fedgpu_operator.hub.movable import freed_of
-from fedgpu_operator.hub.notices import MOVE_ANNOTATION, decide_held, holds, waiting_jobs
+from fedgpu_operator.hub.notices import MOVE_ANNOTATION, Hold, decide_held, holds, waiting_jobs
 from fedgpu_operator.hub.obligations import ObligationBook, Obligations
 from fedgpu_operator.hub.offerbook import OfferBook
 from fedgpu_operator.hub.placing import funds_by_namespace
@@ -47,6 +48,7 @@ from fedgpu_operator.hub.store import HubState
 from fedgpu_operator.hub.watched import Watched, same_objects
 from fedgpu_operator.hub.write import emit, for_each, one_of_many
 from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
+from fedgpu_operator.placement.book import Histogram
 from fedgpu_operator.placement.problem import Solution
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, read_back
 
@@ -64,7 +66,8 @@ class Placed:
     """What a pass placed, what is left to be written, and whether more could be placed at once.
 
     `waiting` are jobs at rest of which nothing has to be written; `anew` is whether this pass decided, so that all jobs
-    that found no place are among `others` and `waiting` with their decisions.
+    that found no place are among `others` and `waiting` with their decisions. `failed` is whether some job that a place
+    was found for has none, because it could not be started or an object could not be written.
     """
 
     dispatched: list[JobFacts]
@@ -72,6 +75,7 @@ class Placed:
     waiting: list[JobFacts]
     later: bool = False
     anew: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,9 @@ class Basis:
 
     `jobs` and `offers` are compared as objects, which their makers keep as long as they are equal. `tick` counts half
     minutes if something in it goes by time alone, and is None else.
+    `jobs` and `offers` are compared as objects, which their makers keep as long as they are equal. `dry` are the uids
+    of the dry runs among them, `hoped` the providers of `awaited`, whose limits say what is hoped for. `held` is the
+    capacity that announced moves hold, `room` what is free at each hold's offer once the leases before it are gone.
     """
 
     tick: int | None
@@ -87,8 +94,11 @@ class Basis:
     offers: tuple[Offer, ...]
     laws: Mapping[str, tuple[Policy, ...]]
     funds: Mapping[str, MicroUSD | None]
-    told: tuple[ComputeLease, ...]
+    dry: frozenset[str]
+    held: tuple[Hold, ...]
+    room: tuple[Histogram, ...]
     awaited: Awaiting
+    hoped: tuple[GPUProvider, ...]
 
     def holds(self, last: Basis | None) -> bool:
         """Whether a solve on the last basis says what one on this basis would say."""
@@ -100,9 +110,29 @@ class Basis:
             and all(last.jobs.get(uid) is job for uid, job in self.jobs.items())
             and self.funds == last.funds
             and self.laws == last.laws
-            and same_objects(self.told, last.told)
+            and self.dry == last.dry
+            and (self.held, self.room) == (last.held, last.room)
             and self.awaited == last.awaited
+            and same_objects(self.hoped, last.hoped)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A job that was refused at its dispatch, with what its owner may change of it to have it tried again."""
+
+    generation: int
+    annotations: Mapping[str, str]
+    labels: Mapping[str, str]
+    error: InvalidResourceError
+
+    @classmethod
+    def of(cls, job: ComputeJob, error: InvalidResourceError) -> Unfit:
+        return cls(job.metadata.generation, job.metadata.annotations, job.metadata.labels, error)
+
+    def is_of(self, job: ComputeJob) -> bool:
+        """Whether nothing of that job has changed since."""
+        return self == Unfit.of(job, self.error)
 
 
 Gist = tuple[str | None, str, str, int]
@@ -159,6 +189,8 @@ class JobPlacer:
         self._thorough = -1
         self._stale = False
         """Whether a decision was made of which only the reasons were compared with what is shown."""
+        self._unfit: dict[str, Unfit] = {}
+        self._unfit_at = -1
 
     def must_wait(self, state: HubState, now: datetime) -> bool:
         """Whether some provider is about to report for the first time, so that moves are not thought of yet."""
@@ -183,11 +215,14 @@ class JobPlacer:
             # Kept only once all of it is done: a solve that fails must not look like one that placed nobody.
             self._basis = None
             # Pure and, for a long queue, seconds long: probes and agents go on meanwhile.
-            dry = {facts.job.metadata.uid for facts in asking if facts.job.spec.dry_run}
-            self._decisions = await asyncio.to_thread(self._solve, self._view(basis, now), dry, state, basis.awaited)
+            view = self._view(basis, now)
+            self._decisions = await asyncio.to_thread(self._solve, view, basis.dry, state, basis.awaited)
             self._priority = {uid: job.priority for uid, job in basis.jobs.items()}
         placed = await self._carry_out(followed, resting, asked, state, anew=anew, tick=frame.tick)
-        if anew and not placed.later:
+        if placed.later or placed.failed:
+            # What was decided for those that got no lease is still to be given: to them, or to others.
+            self._basis = None
+        elif anew:
             self._basis = basis
         return placed
 
@@ -195,31 +230,44 @@ class JobPlacer:
         """The jobs as placement sees them, by uid.
 
         One that could not be started as it is (its workload is refused, or too large) is tried again each half minute,
-        and when what it is read against changes.
+        and when what it is read against changes. What was refused at its dispatch waits as long, or until it changes:
+        meanwhile others have its place.
         """
+        if frame.tick != self._unfit_at:
+            self._unfit_at, self._unfit = frame.tick, {}
         found = {}
         for facts in asking:
             uid = facts.job.metadata.uid
             known = self._reader.known(uid)
             each = self._reader.read(facts, frame, state)
-            if facts.invalid is None or each.error is not None or each is not known:
+            unfit = self._unfit.get(uid)
+            if unfit is not None and unfit.is_of(facts.job):
+                found[uid] = replace(each, job=None, error=unfit.error)
+            elif facts.invalid is None or each.error is not None or each is not known:
                 found[uid] = each
         return found
 
     async def _based(self, asked: Mapping[str, Asked], frame: Frame, state: HubState, now: datetime) -> Basis:
         jobs = {uid: each.job for uid, each in asked.items() if each.job is not None}
         spaces = {job.namespace for job in jobs.values()}
+        dry = frozenset(uid for uid in jobs if asked[uid].facts.job.spec.dry_run)
+        awaited = self._newcomers.awaited(state, now)
         owed = await self._owed.look() if state.wallets is not None else Obligations()
         if self._leases.changed(state.leases.values()):
             self._told = tuple(each for each in state.leases.values() if MOVE_ANNOTATION in each.metadata.annotations)
+        held = self._held(jobs, state, now)
+        freed = freed_of(state) if held else None
         return Basis(
             frame.tick if self._foreign or self._told or any(map(_goes_by_time, jobs.values())) else None,
             jobs,
             self._stock.look(state),
             {namespace: frame.laws.get(namespace, ()) for namespace in spaces},
             funds_by_namespace(state, spaces, owed),
-            self._told,
-            self._newcomers.awaited(state, now),
+            dry,
+            held,
+            tuple(freed(hold.offer, hold.after) for hold in held if hold.after) if freed is not None else (),
+            awaited,
+            tuple(state.providers[name] for name in sorted(awaited)),
         )
 
     def _view(self, basis: Basis, now: datetime) -> Snapshot:
@@ -266,12 +314,17 @@ class JobPlacer:
         now_on, later = chosen[:MOST_AT_ONCE], len(chosen) > MOST_AT_ONCE
         done = await for_each(lambda facts: self._dispatch_apart(facts, state), now_on)
         placed = [each for each in done if each is not None and each.invalid is None]
-        others += [each for each in done if each is not None and each.invalid is not None]
+        refused = [each for each in done if each is not None and each.invalid is not None]
+        others += refused
+        for each in refused:
+            if each.invalid is not None:
+                self._unfit[each.job.metadata.uid] = Unfit.of(each.job, each.invalid)
         if thorough:
             self._stale = False
             self._reader.only(asked)
             self._shown = {uid: self._shown[uid] for uid in asked if uid in self._shown}
-        return Placed(placed, others, waiting, later, anew)
+        # A job that was refused is not asked about again for a while: its place goes to another at once.
+        return Placed(placed, others, waiting, later or bool(refused), anew, len(placed) < len(now_on))
 
     def _says_the_same(self, facts: JobFacts) -> bool:
         """Whether a job at rest goes nowhere, for the reason that is shown."""
@@ -360,13 +413,16 @@ class JobPlacer:
                 log.warning("placement: %s; what it does not allow is refused", failure.message)
             return outcome.decisions
 
-        known = {job.uid: job for job in view.jobs}
-        held = holds(self._told, waiting_jobs(state), known, view.now) if self._told else ()
+        held = self._held({job.uid: job for job in view.jobs}, state, view.now)
         decisions = decide_held(view, held, freed_of(state), decided) if held else decided(view)
         # A pass is as good as the worst of its parts.
         if solutions:
             self._metrics.solved(max(solutions, key=lambda each: (each.gap, not each.certified, each.rounds)))
         return decisions
+
+    def _held(self, known: Mapping[str, Job], state: HubState, now: datetime) -> tuple[Hold, ...]:
+        """The capacity that announced moves hold now; `known` are the jobs that are decided on."""
+        return holds(self._told, waiting_jobs(state), known, now) if self._told else ()
 
     async def _dispatch(self, facts: JobFacts, state: HubState) -> JobFacts:
         """From a decision to a lease. The status goes out first: it freezes the job's spec to what was decided on."""

@@ -72,7 +72,7 @@ class RetentionLoop:
         self._keep = timedelta(seconds=keep)
         self._shelf = shelf
         self._ended: dict[str, LeaseUsage] = {}
-        """By lease name, attempts that have ended: what the ledger says of one does not change again."""
+        """By lease name, attempts that have ended; usage that came late is looked for before a lease is released."""
         self._uncovered: dict[str, datetime] = {}
         """By lease name, when to look again for an epoch that covers it."""
         self._forbidden: dict[str, datetime] = {}
@@ -150,7 +150,7 @@ class RetentionLoop:
                 ahead.append(left)
             elif lease.spec.desired == "Run" or is_cleared(lease) or lease.spec.provider not in providers:
                 old.append(lease)
-        free = await self._covered(old, entries, now)
+        free = await self._covered(old, now)
         await for_each(lambda lease: self._step(lease, now), free)
         if len(free) == MOST_PER_PASS:
             ahead.append(SOON_SECONDS)
@@ -163,25 +163,32 @@ class RetentionLoop:
         self._uncovered = {name: at for name, at in self._uncovered.items() if name in present}
         unknown = sorted({uid for name, uid in present.items() if name not in self._ended})
         if unknown:
-            for history in (await self._ledger.histories(unknown)).values():
-                self._ended |= {
-                    entry.attempt.lease_name: entry
-                    for entry in history
-                    if entry.attempt.lease_name in present and not entry.attempt.is_open
-                }
+            await self._learn(unknown, present)
         return self._ended
 
-    async def _covered(
-        self, leases: Iterable[ComputeLease], entries: Mapping[str, LeaseUsage], now: datetime
-    ) -> list[ComputeLease]:
-        """Those of which nothing waits for an epoch, at most MOST_PER_PASS of them after one query for as many."""
-        free: list[ComputeLease] = []
+    async def _learn(self, uids: Collection[str], present: Collection[str]) -> None:
+        """Read the ended attempts of these jobs, as far as their leases are present."""
+        for history in (await self._ledger.histories(sorted(uids))).values():
+            self._ended |= {
+                entry.attempt.lease_name: entry
+                for entry in history
+                if entry.attempt.lease_name in present and not entry.attempt.is_open
+            }
+
+    async def _covered(self, leases: Collection[ComputeLease], now: datetime) -> list[ComputeLease]:
+        """Those of which nothing waits for an epoch, at most MOST_PER_PASS of them after two queries for as many."""
+        if not self._settlement:
+            return list(leases)[:MOST_PER_PASS]
+        # The ledger takes usage of an attempt that has ended: nothing may have been owed when it was read.
+        quiet = [lease for lease in leases if not owes(self._ended[lease.metadata.name])][:MOST_PER_PASS]
+        if quiet:
+            await self._learn({lease.spec.job.uid for lease in quiet}, {lease.metadata.name for lease in quiet})
+        free = [lease for lease in quiet if not owes(self._ended[lease.metadata.name])]
         asked: list[ComputeLease] = []
         for lease in leases:
             name = lease.metadata.name
-            if not (self._settlement and owes(entries[name])):
-                free.append(lease)
-            elif self._uncovered.get(name, now) <= now and len(asked) < MOST_PER_PASS:
+            waits = owes(self._ended[name]) and self._uncovered.get(name, now) <= now
+            if waits and len(asked) < MOST_PER_PASS:
                 asked.append(lease)
         if asked:
             coverages = await self._ledger.coverages([lease.metadata.name for lease in asked])

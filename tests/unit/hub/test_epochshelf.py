@@ -234,6 +234,30 @@ async def test_epochs_of_another_ledger_are_left_alone(bank: Bank) -> None:
     assert "epoch-2" not in shown(bank)
 
 
+async def test_epochs_that_are_never_over_do_not_keep_the_others(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epochshelf, "MOST_PER_LOOK", 1)
+    await paid(bank, 5)
+    pass_time(bank, KEEP)
+    bank.world.kube.objects["settlementepochs", "", "epoch-1"]["spec"]["manifestHash"] = "0x" + "77" * 32
+    keeper = shelf(bank)
+    for _ in range(4):
+        await keeper.tidy()
+        bank.world.clock.forward(epochshelf.EVERY.total_seconds())
+    assert [name for name in shown(bank) if name.startswith("epoch-")] == ["epoch-1", "epoch-4", "epoch-5"]
+
+
+async def test_a_chain_that_does_not_answer_loses_no_turn(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epochshelf, "MOST_PER_LOOK", 1)
+    await paid(bank, 3)
+    pass_time(bank, KEEP)
+    keeper, bank.escrow.silent = shelf(bank), True
+    await keeper.tidy()
+    bank.escrow.silent = False
+    bank.world.clock.forward(epochshelf.EVERY.total_seconds())
+    await keeper.tidy()
+    assert "epoch-1" not in shown(bank)
+
+
 async def test_a_hub_that_does_not_allow_it_is_asked_once_a_look(bank: Bank) -> None:
     await paid(bank, 4)
     pass_time(bank, KEEP)

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 from tests.unit.hub.bank import OWNER, TENANT, Bank
-from tests.unit.hub.chain import FakeEscrow
-from tests.unit.hub.world import LEASES, TEAM, World
+from tests.unit.hub.chain import WINDOW, FakeEscrow
+from tests.unit.hub.world import H100, LEASES, TEAM, World
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError, LedgerUnreachableError
 from fedgpu_operator.hub.billing import UsageBiller
-from fedgpu_operator.hub.gaps import Gap, GapKind, Place, accept, compare
+from fedgpu_operator.hub.gaps import Gap, GapKind, Place, accept, compare, compare_chain
+from fedgpu_operator.hub.leases import remade_lease
 from fedgpu_operator.hub.ledgercheck import AGAIN, LedgerCheck
 from fedgpu_operator.hub.reconcile import FROM_LEASE, FROM_STATUS, Reconciler
 from fedgpu_operator.hub.signatures import UsageVerifier
@@ -138,6 +141,23 @@ async def test_it_opens_again_once_the_gaps_are_closed_without_a_restart(world: 
         assert world.says("Placed", "waits") == ("True", "Placed")
         assert [lease.spec.attempt for lease in world.leases] == [1, 1], "nothing was started twice"
         assert await repaired(world) == (), "again is no change"
+
+
+@pytest.mark.parametrize(("gone", "limit"), [(True, 3630), (True, 20), (False, 3630)])
+async def test_a_lease_that_was_made_again_gives_back_the_terms_that_were_agreed(
+    world: World, tmp_path: Path, *, gone: bool, limit: int
+) -> None:
+    await world.provider("berlin")
+    async with backup(world, tmp_path) as old:
+        job = await world.job()
+        terms = AttemptRequest(job.metadata.uid, "after-0", TEAM, "train", "berlin", H100, MicroUSD(1), 1, limit)
+        attempt = await world.ledger.open_attempt(terms, world.clock.now())
+        again = remade_lease(attempt, None if gone else job, sequence_base=0)
+        await world.kube.create(LEASES, again)
+        world.ledger = old
+        await repaired(world)
+        (back,) = await old.attempts(job.metadata.uid)
+        assert (back.terms.run_limit, back.terms.gpus) == (limit, 1)
 
 
 async def test_usage_that_was_billed_and_forgotten_is_a_gap_and_comes_back_from_the_lease(
@@ -276,10 +296,75 @@ async def test_what_the_escrow_has_paid_and_the_ledger_forgot_is_a_gap(bank: Ban
         bank.world.ledger = old
         check = check_of(bank.world, bank.escrow)
         await check.look()
-        (gap,) = check.gaps
-        assert gap.kind is GapKind.PAID
+        root, gap = check.gaps
+        assert (root.kind, gap.kind) == (GapKind.EPOCH, GapKind.PAID)
         assert "has paid 3.75 USD" in gap.text
         assert "1.25 USD" in gap.text
+
+
+def hide_epochs(world: World) -> None:
+    """The hub is restored from before there were epochs."""
+    world.kube.objects = {key: each for key, each in world.kube.objects.items() if key[0] != "settlementepochs"}
+
+
+async def chain_gaps(bank: Bank) -> list[str]:
+    return [gap.id for gap in await compare_chain(bank.ledger, bank.escrow)]
+
+
+async def test_hub_and_ledger_of_the_same_older_moment_are_behind_the_newest_root_on_chain(
+    bank: Bank, tmp_path: Path
+) -> None:
+    await bank.to_the_end()
+    async with backup(bank.world, tmp_path) as old:
+        bank.auto_claim = False
+        await bank.used(3600, "later")
+        bank.world.clock.forward(60)
+        await bank.to_the_end()
+        hide_epochs(bank.world)
+        bank.ledger = bank.world.ledger = old
+        head = bank.escrow.final.head
+        assert (head is not None, bank.paid) == (True, 1_250_000), "posted, and nothing is claimed yet"
+        check = check_of(bank.world, bank.escrow)
+        await check.look()
+        (gap,) = check.gaps
+        assert head is not None
+        assert (gap.kind, gap.id) == (GapKind.EPOCH, f"epoch.root-{head.root}")
+        assert (check.behind, check.settles) == (True, False)
+        await accept(bank.world.kube, SPACE, check.gaps)
+        bank.world.clock.forward(AGAIN.total_seconds())
+        await check.look()
+        assert (check.behind, check.settles) == (False, True)
+        check = check_of(bank.world, bank.escrow)
+        await check.look()
+        assert not check.behind, "it stays accepted after a restart"
+
+
+async def test_an_empty_ledger_is_behind_an_escrow_with_epochs(bank: Bank, tmp_path: Path) -> None:
+    await bank.to_the_end()
+    hide_epochs(bank.world)
+    async with await SqlLedger.open(tmp_path / "empty.db") as empty:
+        bank.ledger = bank.world.ledger = empty
+        assert [each.split("-")[0] for each in await chain_gaps(bank)] == ["epoch.root"]
+
+
+async def test_no_step_of_an_epochs_life_looks_like_a_ledger_that_is_behind(bank: Bank) -> None:
+    assert await chain_gaps(bank) == [], "nothing was posted yet"
+    for number in range(3):
+        for step in range(12):
+            if step == 6:
+                bank.escrow.jump(WINDOW)
+            await bank.step(final=step % 3 == 2)
+            assert await chain_gaps(bank) == []
+        await bank.used(3600, f"job-{number}")
+        bank.world.clock.forward(60)
+    assert await bank.stages() == ["Paid"] * 3
+
+
+async def test_an_epoch_that_is_final_before_the_ledger_knows_is_no_gap(bank: Bank) -> None:
+    while bank.escrow.final.head is None:
+        await bank.step()
+    assert (await bank.stages())[0] in ("Prepared", "Posted")
+    assert await chain_gaps(bank) == []
 
 
 async def test_a_chain_that_does_not_answer_stops_epochs_and_not_jobs(bank: Bank) -> None:

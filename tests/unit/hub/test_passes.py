@@ -21,7 +21,7 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import find
-from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.gpuprovider import DRAIN_ANNOTATION, GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.api.registry import KINDS
@@ -166,6 +166,12 @@ async def _job_comes(hub: Hub, chance: Random) -> None:
     await hub.job(f"j{hub.jobs}", namespace=chance.choice(TEAMS), **spec)
 
 
+async def _dry_run_turns_real(hub: Hub, chance: Random) -> None:
+    if jobs := [each for each in hub.names("computejobs") if hub.see(each[1], each[0]).spec.dry_run]:
+        space, name = chance.choice(jobs)
+        await hub.change(name, space, dryRun=False)
+
+
 async def _job_goes(hub: Hub, chance: Random) -> None:
     if jobs := hub.names("computejobs"):
         space, name = chance.choice(jobs)
@@ -248,6 +254,7 @@ async def _time_passes(hub: Hub, chance: Random) -> None:
 
 STEPS: tuple[Step, ...] = (
     *(_job_comes,) * 5,
+    *(_dry_run_turns_real,) * 3,
     _job_goes,
     _job_pauses,
     *(_work_is_read,) * 2,
@@ -456,6 +463,44 @@ async def test_what_an_ended_attempt_bills_late_counts_after_half_a_minute(full:
     assert (await book.look()).exposure(wallet).worst > before
 
 
+@pytest.mark.parametrize(("providers", "usd"), [(1, 1000), (4, 5)])
+async def test_dry_runs_that_turn_real_are_decided_together(hubs: tuple[Hub, Hub], providers: int, usd: int) -> None:
+    """Each was judged alone: what one of them takes, of cards or of money, must not be given to another."""
+    for hub in hubs:
+        await hub.begin(providers=providers, usd=usd)
+        for number in range(3):
+            await hub.job(f"j{number}", namespace=TEAMS[0], gpu={"count": 4}, dryRun=True)
+        await hub.pass_once()
+        await hub.pass_once()
+        assert {hub.see(f"j{number}", TEAMS[0]).status.state for number in range(3)} == {"DryRun"}
+        for number in range(3):
+            await hub.change(f"j{number}", TEAMS[0], dryRun=False)
+        await hub.pass_once()
+        assert len(hub.leases) == 1
+    assert hubs[0].decided() == hubs[1].decided()
+
+
+@pytest.mark.parametrize("bad", ["j0", "j1"])
+async def test_the_place_of_a_job_that_could_not_be_started_goes_to_another_at_once(
+    hubs: tuple[Hub, Hub], bad: str
+) -> None:
+    """Whichever of the two wins: the other has the place before half a minute has passed."""
+    hub, _ = hubs
+    await hub.begin(providers=1, usd=1000)
+    hub.clock.forward(60)
+    visible = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}
+    for name in ("j0", "j1"):
+        container = {"name": "main", "image": "x:1", "env": [visible] if name == bad else []}
+        await hub.job(name, namespace=TEAMS[0], gpu={"count": 4}, template={"containers": [container]})
+    passes = 1
+    while await hub.pass_once() == 0:
+        passes += 1
+        assert passes < 5, "no end of it"
+    assert [lease.spec.job.name for lease in hub.leases] == [name for name in ("j0", "j1") if name != bad]
+    await hub.pass_once()
+    assert hub.kube.writes == [] or passes == 1
+
+
 async def test_a_solve_that_fails_is_made_again(full: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     await full.ends(full.leases[0], gpu_seconds=1)
     with monkeypatch.context() as patch:
@@ -549,6 +594,22 @@ async def test_only_what_would_do_better_at_a_provider_that_has_yet_to_report_wa
     await hub.pass_once()
     where = {lease.spec.job.name: lease.spec.provider for lease in hub.leases}
     assert where == {"at-home": "p0", "anywhere": "new"}
+
+
+async def test_a_provider_that_is_to_become_empty_before_it_reports_is_waited_for_no_more(
+    hubs: tuple[Hub, Hub],
+) -> None:
+    """Its offer is the same as before; what is hoped for is not."""
+    for hub in hubs:
+        await hub.begin(providers=1, usd=1000)
+        await _newcomer(hub, "new", "0.50")
+        await hub.job("train", namespace="team-a")
+        await hub.pass_once()
+        await hub.pass_once()
+        assert hub.leases == []
+        await hub.kube.patch(PROVIDERS, "new", "", {"metadata": {"annotations": {DRAIN_ANNOTATION: "true"}}})
+        await hub.pass_once()
+        assert [lease.spec.provider for lease in hub.leases] == ["p0"]
 
 
 async def test_a_provider_that_never_reports_is_waited_for_ten_seconds(hubs: tuple[Hub, Hub]) -> None:

@@ -200,6 +200,23 @@ async def test_with_settlement_a_lease_stays_until_an_epoch_that_is_final_covers
     assert world.lease.spec.stop_reason == "RetentionOver"
 
 
+async def test_usage_that_comes_after_the_end_keeps_the_lease_until_it_is_covered(world: World) -> None:
+    lease = await funded(world, signer=None)
+    world.clock.forward(USED)
+    await world.ends(lease, gpu_seconds=0)
+    await world.pass_once()
+    loop = keeper(world)
+    await loop.pass_once()
+    await world.ledger.record_usage(lease.metadata.name, 9, USED, world.clock.now())
+    world.clock.forward(2 * KEEP)
+    await loop.pass_once()
+    assert world.lease.spec.desired == "Run", "it was read before there was anything to pay"
+    await settled(world, lease.metadata.name)
+    world.clock.forward(retention.COVERAGE_AGAIN.total_seconds())
+    await loop.pass_once()
+    assert world.lease.spec.stop_reason == "RetentionOver"
+
+
 async def test_deleting_a_job_makes_no_lease_again_that_was_deleted_after_its_time(world: World) -> None:
     await ended(world)
     world.clock.forward(KEEP)
