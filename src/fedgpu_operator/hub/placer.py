@@ -83,9 +83,8 @@ class Basis:
     """All that a solve rests on: as long as it is equal, the decisions are those of the last one.
 
     `jobs` and `offers` are compared as objects, which their makers keep as long as they are equal. `tick` counts half
-    minutes if something in it goes by time alone, and is None else.
-    `jobs` and `offers` are compared as objects, which their makers keep as long as they are equal. `dry` are the uids
-    of the dry runs among them, `hoped` the providers of `awaited`, whose limits say what is hoped for. `held` is the
+    minutes if something in it goes by time alone, and is None else. `dry` are the uids of the dry runs among the jobs,
+    `hoped` the providers of `awaited`, whose limits say what is hoped for. `held` is the
     capacity that announced moves hold, `room` what is free at each hold's offer once the leases before it are gone.
     """
 
