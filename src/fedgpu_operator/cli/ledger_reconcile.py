@@ -81,7 +81,7 @@ async def _reconciled(
 
     hub = await connect(target.context)
     try:
-        async with await SqlLedger.open(location) as books:
+        async with await SqlLedger.open(location, upgrade=False) as books:
             place, clock = await _place(hub, target), SystemClock()
             gaps = await _gaps(hub, books, target, place)
             known = {gap.id for gap in gaps}

@@ -18,12 +18,12 @@ from tests.contract.ledger.intruder import Intruder
 from tests.contract.ledger.test_copies import same
 from tests.contract.ledger.test_document import program, run
 
-from fedgpu_operator.adapters.ledger import SqlLedger, archiving, copies, segments
+from fedgpu_operator.adapters.ledger import SqlLedger, archiving, copies, live, segments
 from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, row_hash
 from fedgpu_operator.domain.archives import Archived, ArchiveWish
 from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochLine, EpochStage, LeaseCover, SignedUsage
 from fedgpu_operator.domain.ledger import LedgerAudit, Position, PostingKind, UsageDispute
-from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.money import MicroUSD, accrue
 from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
@@ -113,15 +113,16 @@ async def test_what_the_operator_reads_is_the_same_and_work_goes_on(
     before = await asked(month)
     done = await archive(location, folder, now)
     assert done.removed == {
-        "usage_records": EPOCHS,
+        "usage_records": EPOCHS - 1,
         "postings": 2 * (3 * EPOCHS),
         "receipts": EPOCHS - 1,
         "epoch_lines": EPOCHS - 1,
         "epoch_leases": 2 * (EPOCHS - 1),
         "epochs": EPOCHS - 1,
     }
-    # The open attempt's checkpoints, the newest receipt of each pair, and no cover: the boundary's own are whole.
-    assert done.kept == {"usage_records": EPOCHS, "receipts": 2, "epoch_leases": 0}
+    # The open attempt's checkpoints and the newest of the other, the newest receipt of each pair, and no cover: the
+    # boundary's own are whole.
+    assert done.kept == {"usage_records": EPOCHS + 1, "receipts": 2, "epoch_leases": 0}
     assert await asked(month) == before
     assert (await month.trial_balance()).balanced
     for number in (EPOCHS + 1, EPOCHS + 2):
@@ -149,8 +150,8 @@ async def test_archiving_again_goes_on_where_it_ended(
     await month.end_attempt("b-1", "Succeeded", now)
     rest = await archive(location, folder, now)
     # What an open attempt had kept of the first run's rows goes with it.
-    assert rest.removed["usage_records"] == 2 * EPOCHS - 3
-    assert rest.kept["usage_records"] == 0
+    assert rest.removed["usage_records"] == 2 * EPOCHS - 5
+    assert rest.kept["usage_records"] == 2, "the newest of each lease"
     found = await month.segments()
     assert [each.number for each in found] == [1] * 4 + [2] * 4
     assert (await month.verify(folder)).sound
@@ -173,7 +174,7 @@ async def test_what_is_kept_stays_while_its_file_is_not_there(
     await month.end_attempt("b-1", "Succeeded", now)
     done = await archive(location, folder, now)
     assert done.missing == (usage.name,)
-    assert done.kept["usage_records"] == 3
+    assert done.kept["usage_records"] == 3 + 2
     moved.rename(usage)
     assert (await archive(location, folder, now)).removed["usage_records"] == 3
     assert (await month.verify(folder)).sound
@@ -586,6 +587,69 @@ async def test_a_live_row_that_its_archived_checkpoint_contradicts_is_found(
     await archive(location, folder, now)
     intruder.run("UPDATE lease_usage SET gpu_seconds = gpu_seconds + 1, uncovered = 1", unguarded=True)
     assert "usage_records" in where(await month.verify(folder))
+
+
+@pytest.mark.parametrize("more", [1000, -100])
+@pytest.mark.parametrize("with_files", [True, False])
+async def test_an_ended_lease_whose_evidence_is_archived_stays_bound(
+    month: SqlLedger, location: str, folder: Path, intruder: Intruder, now: datetime, more: int, with_files: bool
+) -> None:
+    """Somebody who makes the live row, its hash, which has no key, and the totals of the pair fit each other."""
+    await archive(location, folder, now)
+    assert (await month.verify(folder)).sound
+    columns = ", ".join(live.READING)
+    ((*reading, at),) = intruder.run(f"SELECT {columns}, checkpoint_at FROM lease_usage WHERE lease_name = 'a-1'")
+    reading[1], reading[2] = int(str(reading[1])) + 1, int(str(reading[2])) + more
+    intruder.run(
+        "UPDATE lease_usage SET sequence = ?, checkpoint_sequence = ?, gpu_seconds = ?, uncovered = ?, hash = ?"
+        " WHERE lease_name = 'a-1'",
+        reading[1],
+        reading[1],
+        reading[2],
+        int(more > 0),
+        live.live_hash(reading, int(str(at))),
+        unguarded=True,
+    )
+    ((numerator, total),) = intruder.run("SELECT numerator, gpu_seconds FROM pair_totals")
+    ((price,),) = intruder.run("SELECT price FROM attempts WHERE lease_name = 'a-1'")
+    change = accrue(MicroUSD(int(str(price))), abs(more)) * (1 if more > 0 else -1)
+    owed = (str(int(str(numerator)) + change), str(int(str(total)) + more))
+    intruder.run("UPDATE pair_totals SET numerator = ?, gpu_seconds = ?", *owed, unguarded=True)
+    assert "lease_usage" in where(await month.verify(folder if with_files else None))
+
+
+async def test_usage_that_comes_late_after_its_lease_was_archived_is_evidence_too(
+    month: SqlLedger, location: str, folder: Path, now: datetime
+) -> None:
+    await archive(location, folder, now)
+    await month.record_usage("a-1", EPOCHS + 1, 100 * EPOCHS + 50, now + timedelta(hours=EPOCHS))
+    for files in (folder, None):
+        audit = await month.verify(files)
+        assert audit.sound, audit.faults
+
+
+async def test_an_operator_sees_a_run_that_archived_beside_it(
+    month: SqlLedger, location: str, folder: Path, now: datetime
+) -> None:
+    async def changing() -> tuple[object, ...]:
+        return (
+            await month.archived_until(),
+            await month.epoch(1),
+            await month.epoch_with_manifest("0x" + keccak(b"manifest 1").hex()),
+            await month.postings(),
+            await month.receipts(newest_only=False),
+        )
+
+    before = await changing()
+    assert before[0] == 0
+    await archive(location, folder, now)
+    until, epoch, named, postings, receipts = await changing()
+    assert until == EPOCHS - 1
+    assert epoch is not None
+    assert epoch == named != before[1]
+    assert postings == ()
+    assert len(receipts) == 2  # type: ignore[arg-type]
+    assert len(before[4]) == EPOCHS + 1  # type: ignore[arg-type]
 
 
 async def test_an_archived_ledger_is_backed_up_and_restored_bit_for_bit(

@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -14,12 +16,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 from tests.contract.ledger.older import filled_from, ledger_of_schema, stuck_intent
 
+from fedgpu_operator.adapters.kube import connect
 from fedgpu_operator.adapters.ledger import SCHEMA_VERSION, SqlLedger
 from fedgpu_operator.adapters.ledger.chaining import COLUMNS
 from fedgpu_operator.adapters.ledger.migrate import STEPS
 from fedgpu_operator.adapters.ledger.schema import CHAINED, metadata
+from fedgpu_operator.cli import ledger_reconcile
+from fedgpu_operator.cli.options import TargetOptions
 from fedgpu_operator.domain.books import Coverage, EpochStage, UsageRecord
-from fedgpu_operator.errors import LedgerError
+from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 SCHEMA_1 = Path(__file__).with_name("schema1.sql")
 """A ledger as the release with schema 1 wrote it."""
@@ -146,6 +151,20 @@ async def test_an_upgrade_that_fails_leaves_the_old_ledger(old: Path, monkeypatc
     with closing(sqlite3.connect(old)) as raw:
         assert sorted(raw.execute("SELECT name, sql FROM sqlite_master").fetchall()) == before
         assert raw.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
+
+
+async def test_reconcile_never_upgrades_and_never_makes_a_ledger(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator upgrades, with a backup before it; a command that repairs must not do so on the way."""
+    hub = SimpleNamespace(close=AsyncMock())
+    monkeypatch.setattr(connect, "connect", AsyncMock(return_value=hub))
+    with pytest.raises(ConfigurationError, match=r"has schema version 1, .*start the operator on it once"):
+        await ledger_reconcile._reconciled(TargetOptions(), str(old), ())
+    with closing(sqlite3.connect(old)) as raw:
+        assert raw.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
+    missing = old.with_name("missing.db")
+    with pytest.raises(ConfigurationError, match="there is no ledger at"):
+        await ledger_reconcile._reconciled(TargetOptions(), str(missing), ())
+    assert not missing.exists()
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])

@@ -41,6 +41,7 @@ from fedgpu_operator.adapters.ledger.schema import (
     epoch_leases,
     epoch_lines,
     epochs,
+    lease_usage,
     metadata,
     opening_balances,
     postings,
@@ -293,7 +294,10 @@ def kept(table: Table, epoch: int = 0) -> ColumnElement[bool]:
     if table is usage_records:
         running = select(attempts.c.lease_name).where(attempts.c.ended_at.is_(None))
         disputed = select(usage_disputes.c.lease_name).where(usage_disputes.c.state == UsageDisputeState.OPEN.value)
-        return or_(table.c.lease_name.in_(running), table.c.lease_name.in_(disputed))
+        # The newest of each lease is what its live row is held to, however late it is moved again.
+        last = select(lease_usage.c.lease_name, lease_usage.c.checkpoint_sequence)
+        newest = tuple_(table.c.lease_name, table.c.sequence).in_(last)
+        return or_(table.c.lease_name.in_(running), table.c.lease_name.in_(disputed), newest)
     if table is receipts:
         theirs = receipts.alias()
         last = select(func.max(theirs.c.position)).group_by(theirs.c.tenant_wallet, theirs.c.provider_wallet)

@@ -75,7 +75,7 @@ def verify(connection: Connection, archive: Path | None = None) -> LedgerAudit:
     unread = {name: count for name, count in past.unread.items() if name != epochs.name}
     rows = {name: walk.length - unread.get(name, 0) for name, walk in walks.items()}
     for table, judged in (
-        (lease_usage, _live_faults(connection, archived=bool(past.starts))),
+        (lease_usage, _live_faults(connection)),
         (pair_totals, _total_faults(connection)),
     ):
         rows[table.name] = connection.execute(select(func.count()).select_from(table)).scalar_one()
@@ -202,10 +202,10 @@ def _epoch_faults(connection: Connection, escrow: BoundEscrow | None, archived: 
     return faults
 
 
-def _live_faults(connection: Connection, *, archived: bool) -> list[LedgerFault]:
+def _live_faults(connection: Connection) -> list[LedgerFault]:
     """Live rows that are not what their usage checkpoints, their own hash and the epochs' covers make them.
 
-    `archived`: the checkpoints of a lease that ended may be in archives, and pastaudit.py judges their files.
+    The newest usage checkpoint of a lease stays live, whatever is archived.
     """
     covers = live_covers(connection)
     newest = (
@@ -232,7 +232,7 @@ def _live_faults(connection: Connection, *, archived: bool) -> list[LedgerFault]
     faults = []
     with connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE)) as rows:
         for row in rows:
-            why = _live_fault(row, covers.get(row[0], (None, 0)), archived=archived)
+            why = _live_fault(row, covers.get(row[0], (None, 0)))
             if why:
                 faults.append(LedgerFault(lease_usage.name, str(row[0]), why))
             if len(faults) >= MOST_NAMED:
@@ -250,7 +250,7 @@ def _live_faults(connection: Connection, *, archived: bool) -> list[LedgerFault]
     ]
 
 
-def _live_fault(row: Any, cover: tuple[int | None, int], *, archived: bool) -> str:
+def _live_fault(row: Any, cover: tuple[int | None, int]) -> str:
     """What is wrong with a row of the query above: a live row with its newest checkpoint; empty if nothing is."""
     width = len(live.READING)
     reading, kept = tuple(row[:width]), tuple(row[width : 2 * width])
@@ -262,8 +262,7 @@ def _live_fault(row: Any, cover: tuple[int | None, int], *, archived: bool) -> s
     flags = (int(sequence > row.checkpoint_sequence), int(gpu_seconds > row.covered_gpu_seconds))
     if not sound or (row.unsealed, row.uncovered) != flags:
         return "was altered"
-    away = archived and kept[1] is None and row.ended_at is not None
-    if row.checkpoint_sequence != (kept[1] or 0) and not away:
+    if row.checkpoint_sequence != (kept[1] or 0):
         return f"names {row.checkpoint_sequence} as its newest usage checkpoint, which is {kept[1] or 0}"
     if kept[1] is not None and (sequence < kept[1] or gpu_seconds < kept[2]):
         return f"is below its newest usage checkpoint of {kept[2]} gpu-seconds at {kept[1]}"

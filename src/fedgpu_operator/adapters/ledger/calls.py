@@ -38,11 +38,18 @@ class Calls:
 
     @classmethod
     async def open(
-        cls, location: str | Path, *, read_only: bool = False, wait: float = 10.0, limit: float | None = None
+        cls,
+        location: str | Path,
+        *,
+        read_only: bool = False,
+        upgrade: bool = True,
+        wait: float = 10.0,
+        limit: float | None = None,
     ) -> Self:
         """Open the ledger at a path, a ``sqlite:///`` or a ``postgresql://`` URL, made or upgraded as needed.
 
-        `read_only` writes nothing, upgrades nothing and shuts out nobody: for an audit. On PostgreSQL one operator may
+        `read_only` writes nothing, upgrades nothing and shuts out nobody: for an audit. Without `upgrade` a ledger that
+        is not there, or is of another schema, is refused and left as it is. On PostgreSQL one operator may
         write at a time; `wait` is how many seconds to wait for another one to let go. Raises ConfigurationError for a
         ledger in memory, another engine, a newer schema, a foreign database or another operator.
 
@@ -50,7 +57,7 @@ class Calls:
         statements before that; an upgrade has no limit.
         """
         opened = await asyncio.to_thread(
-            Database.open, location, read_only=read_only, wait=wait, bounded=limit is not None
+            Database.open, location, read_only=read_only, upgrade=upgrade, wait=wait, bounded=limit is not None
         )
         return cls(opened, limit)
 
@@ -91,7 +98,10 @@ class Calls:
         return await self._threads.write(self._drain, done)
 
     async def _read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The answer, from memory if no table that it was read from was written since; nobody may change it."""
+        """The answer, from memory if no table that it was read from was written since; nobody may change it.
+
+        Only for what an archive run leaves as it is: on PostgreSQL one writes beside this process, and is not noticed.
+        """
         key = (work, args, tuple(sorted(kwargs.items())))
         token = self._database.token()
         if token is not None:
@@ -106,7 +116,7 @@ class Calls:
         return answer
 
     async def _look(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The answer from the database: for what is asked of one of very many, or never twice alike."""
+        """The answer from the database: for what an archive run changes, and what is asked of one of very many."""
         read = partial(self._database.read, lambda connection: work(connection, *args, **kwargs))
         return (await self._threads.read(read))[0]
 

@@ -34,6 +34,10 @@ class Outcome:
     error: Exception | None = None
 
 
+class _TransactionEndedError(Exception):
+    """One of several writes ended the transaction of all of them; nothing of it is kept."""
+
+
 class Database:
     """An open ledger; `write` and `read` each run functions in one transaction, from any thread."""
 
@@ -56,17 +60,25 @@ class Database:
 
     @classmethod
     def open(
-        cls, location: str | Path, *, read_only: bool = False, wait: float = 10.0, bounded: bool = False
+        cls,
+        location: str | Path,
+        *,
+        read_only: bool = False,
+        upgrade: bool = True,
+        wait: float = 10.0,
+        bounded: bool = False,
     ) -> Database:
         """Open the ledger at a path or URL; ConfigurationError, without any password in it, where that cannot be.
 
-        Makes or upgrades its schema, unless `read_only`: then nothing at all is written, and no writer is shut out.
+        Makes or upgrades its schema; without `upgrade` one of another schema is refused. If `read_only` nothing at all
+        is written, and no writer is shut out.
         `wait` is how many seconds to wait for another operator to let go of it. `bounded` has a server end statements
         that take too long.
         """
-        database = cls._connected(location, read_only=read_only, wait=wait, bounded=bounded)
+        upgrade = upgrade and not read_only
+        database = cls._connected(location, read_only=read_only, wait=wait, bounded=bounded, must_exist=not upgrade)
         try:
-            database.prepare()
+            database.prepare(partial(migrate.prepare, upgrade=upgrade))
         except ConfigurationError:
             database.close()
             raise
@@ -94,7 +106,7 @@ class Database:
 
         Raises ConfigurationError if it cannot be reached, is not of the present schema, or is being archived.
         """
-        database = cls._connected(location, read_only=False, wait=wait, bounded=False, archiving=True)
+        database = cls._connected(location, read_only=False, wait=wait, bounded=False, must_exist=True, archiving=True)
         try:
             database.prepare(partial(migrate.prepare, upgrade=False))
         except ConfigurationError:
@@ -104,12 +116,18 @@ class Database:
 
     @classmethod
     def _connected(
-        cls, location: str | Path, *, read_only: bool, wait: float, bounded: bool, archiving: bool = False
+        cls,
+        location: str | Path,
+        *,
+        read_only: bool,
+        wait: float,
+        bounded: bool,
+        must_exist: bool = False,
+        archiving: bool = False,
     ) -> Database:
         text = str(location)
         url = _url(text) if "://" in text else None
         if url is None or url.get_backend_name() == "sqlite":
-            must_exist = read_only or archiving
             path = sqlite.path_of(text if url is None else url.database or "", must_exist=must_exist)
             engine = sqlite.engine(path, read_only=read_only)
             return cls(str(path), engine, None if read_only else sqlite.writing(path))
@@ -133,12 +151,8 @@ class Database:
         """Whether it is one SQLite file."""
         return self._reads.dialect.name == "sqlite"
 
-    def prepare(self, look: Callable[[Connection, str], None] | None = None) -> None:
-        """Connect and `look`; by default make or upgrade the schema, or only look at it where nothing may be written.
-
-        Raises ConfigurationError if it cannot be reached, and what `look` raises.
-        """
-        look = look or partial(migrate.prepare, upgrade=self._writes is not None)
+    def prepare(self, look: Callable[[Connection, str], None]) -> None:
+        """Connect and `look` at what is there; ConfigurationError if it cannot be reached, and what `look` raises."""
         try:
             with (self._writes or self._reads).begin() as connection:
                 postgres.unbound(connection)
@@ -153,21 +167,18 @@ class Database:
     ) -> list[Outcome]:
         """Run these in one transaction that no other writer comes between; when this returns it is kept for good.
 
-        Of several, each fails alone, with its own error and without a trace. Raises LedgerError if none could be kept.
-        `written` hears every statement once it may have been committed, before anybody else can write.
+        Of several, each fails alone, with its own error and without a trace. If a failure ends the whole transaction,
+        as a full disk does on SQLite, nothing of it is kept, and each work is run a second time in a transaction of its
+        own. Raises LedgerError if none could be kept. `written` hears every statement once it may have been committed,
+        before anybody else can write.
         """
         if self._writes is None:
             raise LedgerError(f"the ledger {self._name} was opened to be read only")
         with self._writing, self._heard() as statements:
             try:
-                with self._ledger_errors(), self._writes.begin() as connection:
-                    self._links.check()
-                    self._look_for_others()
-                    self._alone = True
-                    try:
-                        return [self._run(connection, work, single=len(works) == 1) for work in works]
-                    finally:
-                        self._alone = False
+                return self._together(self._writes, works)
+            except _TransactionEndedError:
+                return self._apart(self._writes, works)
             finally:
                 if written is not None:
                     written(statements)
@@ -222,16 +233,53 @@ class Database:
         if self._writes is not None:
             self._writes.dispose()
 
+    def _together(self, writes: Engine, works: Sequence[Callable[[Connection], Any]]) -> list[Outcome]:
+        """Run these in one transaction; raises _TransactionEndedError if one of several ended it."""
+        with self._ledger_errors(), writes.begin() as connection:
+            self._links.check()
+            self._look_for_others()
+            self._alone, self._said.ran = True, False
+            try:
+                found = [self._run(connection, work, single=len(works) == 1) for work in works]
+            finally:
+                self._alone = False
+            # The driver commits nothing without an error if there is no transaction, and PostgreSQL a failed one.
+            if self._said.ran and not _in_transaction(connection):
+                raise LedgerError("the database ended the transaction by itself: nothing of it is kept")
+            return found
+
+    def _apart(self, writes: Engine, works: Sequence[Callable[[Connection], Any]]) -> list[Outcome]:
+        """Run each of these in a transaction of its own; if one cannot begin, that error is the answer of the rest."""
+        found: list[Outcome] = []
+        for work in works:
+            began = False
+
+            def noted(connection: Connection, work: Callable[[Connection], Any] = work) -> object:
+                nonlocal began
+                began = True
+                return work(connection)
+
+            try:
+                found += self._together(writes, [noted])
+            except Exception as error:  # noqa: BLE001 - an outcome, whatever it is
+                found.append(Outcome(error=error))
+                if not began:
+                    break
+        return found + found[-1:] * (len(works) - len(found))
+
     def _run(self, connection: Connection, work: Callable[[Connection], Any], *, single: bool) -> Outcome:
         if single:
             return Outcome(work(connection))
         try:
             with self._ledger_errors(), connection.begin_nested():
-                return Outcome(work(connection))
+                outcome = Outcome(work(connection))
         except Exception as error:
             if connection.invalidated:
                 raise
-            return Outcome(error=error)
+            outcome = Outcome(error=error)
+        if not _in_transaction(connection):
+            raise _TransactionEndedError
+        return outcome
 
     def _look_for_others(self) -> None:
         """Note if another process has committed since; the own connection's commits do not count."""
@@ -264,6 +312,7 @@ class Database:
     def _hear(
         self, _connection: Connection, _cursor: object, statement: str, _values: object, _context: object, _many: bool
     ) -> None:
+        self._said.ran = True
         statements: set[str] | None = getattr(self._said, "statements", None)
         if statements is not None:
             statements.add(statement)
@@ -284,6 +333,14 @@ class Database:
         for secret in {self._secret, quote(self._secret), quote_plus(self._secret)} - {""}:
             text = text.replace(secret, "***")
         return text
+
+
+def _in_transaction(connection: Connection) -> bool:
+    """Whether the transaction is open by the database's own account, so that a commit would keep what was written."""
+    link = connection.connection.driver_connection
+    if isinstance(link, sqlite.Link):
+        return link.in_transaction
+    return postgres.in_transaction(link)
 
 
 def _url(text: str) -> URL:

@@ -148,7 +148,8 @@ class SqlLedger(BatchCalls, MarketCalls):
 
         What contradicts is left out and reported; which of two that is does not depend on their order.
         """
-        return await self._write(usage.record_many, records)
+        # A write may be run twice, and an iterator yields once.
+        return await self._write(usage.record_many, tuple(records))
 
     async def last_usage(self, lease_name: str) -> UsageRecord | None:
         """The newest usage of a lease."""
@@ -188,7 +189,9 @@ class SqlLedger(BatchCalls, MarketCalls):
         self, *, tenant: str | None = None, provider: str | None = None, newest_only: bool = True
     ) -> tuple[SignedReceipt, ...]:
         """Receipts by tenant wallet, provider wallet and time; the newest of each pair, or all of them."""
-        return await self._read(receipts.receipts_of, tenant, provider, newest_only=newest_only)
+        if not newest_only:
+            return await self._look(receipts.receipts_of, tenant, provider, newest_only=False)
+        return await self._read(receipts.receipts_of, tenant, provider, newest_only=True)
 
     async def lease_usage(self, lease_name: str) -> LeaseUsage | None:
         """One attempt with its newest usage and cost; None for an unknown lease."""
@@ -257,11 +260,11 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def epoch(self, number: int) -> Epoch | None:
         """One epoch by the ledger's number."""
-        return await self._read(epochs.epoch, number)
+        return await self._look(epochs.epoch, number)
 
     async def epoch_with_manifest(self, manifest_hash: str) -> Epoch | None:
         """The newest epoch whose manifest has that hash, a ``0x…`` string in lower case."""
-        return await self._read(epochs.epoch_with_manifest, manifest_hash)
+        return await self._look(epochs.epoch_with_manifest, manifest_hash)
 
     async def epochs(self, limit: int = 100) -> tuple[Epoch, ...]:
         """The last epochs, newest first."""
@@ -356,7 +359,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def trial_balance(self) -> TrialBalance:
         """Whether all that was ever posted sums to zero, and each entry by itself."""
-        return await self._read(journal.trial_balance)
+        return await self._look(journal.trial_balance)
 
     async def balances(self) -> dict[str, int]:
         """The balance of each account, in µUSD, by name."""
@@ -364,7 +367,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def postings(self, *, account: str | None = None, limit: int = 100) -> tuple[Posting, ...]:
         """The last postings, newest first."""
-        return await self._read(journal.postings_newest, account, limit)
+        return await self._look(journal.postings_newest, account, limit)
 
     async def head(self) -> LedgerHead:
         """The ends of the hash chains now; kept with an epoch, they bind everything that came before it."""
@@ -379,7 +382,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def archived_until(self) -> int:
         """The number of the newest epoch that is archived; 0 for none."""
-        return await self._read(archiving.archived_until)
+        return await self._look(archiving.archived_until)
 
     async def segments(self) -> tuple[Segment, ...]:
         """The segments of the chains that are archived, by run and chain."""

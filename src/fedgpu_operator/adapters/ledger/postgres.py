@@ -8,6 +8,7 @@ from contextlib import suppress
 from weakref import WeakSet
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -76,6 +77,14 @@ class Links:
     def _began(self, connection: DBAPIConnection) -> None:
         self.session += 1
         self._open.add(connection)
+
+
+def in_transaction(link: object) -> bool:
+    """Whether a connection is in a transaction in which no statement failed; the driver knows without asking.
+
+    It begins one with the first statement.
+    """
+    return isinstance(link, psycopg.Connection) and link.info.transaction_status is TransactionStatus.INTRANS
 
 
 def unbound(connection: Connection) -> None:
