@@ -141,7 +141,7 @@ def write_scene(month: Month, folder: Path, options: argparse.Namespace) -> Path
     paid = {(p.tenant_wallet, p.provider_wallet): total // SECONDS_PER_HOUR for p, total in owed.items()}
     slim = replace(month, attempts=tuple(month.running), records=())
     path = folder / "scene"
-    scene = Scene(slim, paid, "0x" + "00" * 32, str(folder / "hub.json"), options.repeats, options.changes)
+    scene = Scene(slim, paid, str(folder / "hub.json"), options.repeats, options.changes)
     path.write_bytes(pickle.dumps(scene))
     return path
 

@@ -59,6 +59,9 @@ async def assemble(location: str, hub: MemoryHub, clock: StepClock, chain: Still
     """The operator over these, its watches under way; settlement is off without a chain."""
     settings = Settings.from_env(_environment(location, settles=chain is not None))
     ledger = await SqlLedger.open(location)
+    if chain is not None:
+        (newest,) = await ledger.epochs(1)
+        chain.head = newest.draft.root
     # The composition root makes its own clock; ours is in its place before it does.
     module: Any = system_module
     module.SystemClock = lambda: clock

@@ -10,7 +10,7 @@ from eth_typing import ChecksumAddress
 from eth_utils.address import to_checksum_address
 
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
-from fedgpu_operator.domain.settlement import AccountState, ChainSnapshot, EpochState, PairState
+from fedgpu_operator.domain.settlement import ZERO_HASH, AccountState, ChainSnapshot, EpochState, PairState
 from fedgpu_operator.domain.terms import EscrowPeriods
 from fedgpu_operator.domain.transactions import FeeView, Nonces
 
@@ -21,14 +21,15 @@ BLOCK: Final = 20_000
 class StillChain:
     """As much of `ports.Escrow` as passes read in which nothing is posted and nothing claimed.
 
-    `paid` is by (tenant wallet, provider wallet) in µUSD, `head` the root of the newest epoch.
+    `paid` is by (tenant wallet, provider wallet) in µUSD, `head` the root of the newest epoch, set once it is known.
     """
 
-    def __init__(self, month: Month, paid: Mapping[tuple[str, str], int], head: str) -> None:
+    def __init__(self, month: Month, paid: Mapping[tuple[str, str], int]) -> None:
         self.escrow: ChecksumAddress = to_checksum_address(ESCROW)
         self.chain_id = CHAIN_ID
         self.address = SETTLER
-        self._month, self._paid, self._head = month, dict(paid), head
+        self._month, self._paid = month, dict(paid)
+        self.head = ZERO_HASH
 
     async def verify(self) -> None:
         return
@@ -51,7 +52,7 @@ class StillChain:
             seq=epochs,
             last_epoch=epochs,
             head_epoch=epochs,
-            head_root=self._head,
+            head_root=self.head,
             active_epoch=epochs,
             active_at=at - 600,
             accounts=dict.fromkeys(tenants, account),
@@ -61,7 +62,7 @@ class StillChain:
 
     async def finalized_epoch(self, number: int) -> EpochState:
         at = int(self._month.now.timestamp())
-        return EpochState(number, self._head, at - 600, at - 1200, NOTHING, number - 1, cancelled=False)
+        return EpochState(number, self.head, at - 600, at - 1200, NOTHING, number - 1, cancelled=False)
 
     async def holds_role(self, role: str, account: str) -> bool:
         return True

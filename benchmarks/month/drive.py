@@ -49,14 +49,13 @@ class Scene:
 
     month: Month
     paid: dict[tuple[str, str], int]
-    head: str
     hub: str
     """Path of the file in which `passes` leaves its hub for the other parts."""
     repeats: int
     changes: int
 
     def chain(self) -> StillChain:
-        return StillChain(self.month, self.paid, self.head)
+        return StillChain(self.month, self.paid)
 
 
 @dataclass
