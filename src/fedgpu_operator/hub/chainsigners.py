@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from eth_utils.address import to_checksum_address
-
 from fedgpu_operator.api.conditions import Finding
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.ledger import SignedReceipt
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.receiptrule import ReceiptRules, ReceiptVerdict, judge_receipt
 from fedgpu_operator.hub.signatures import accepted_signer
+from fedgpu_operator.hub.wallets import checksummed
 from fedgpu_operator.ports import Clock, Ledger
 
 log = logging.getLogger(__name__)
@@ -90,7 +89,7 @@ class SignerBook:
     async def _ask(self, wallet: str, newest: SignedReceipt | None, now: datetime, turns: asyncio.Semaphore) -> None:
         async with turns:
             try:
-                signer = str(to_checksum_address(await self._rules.signer_of(wallet)))
+                signer = checksummed(await self._rules.signer_of(wallet))
                 verdict = await judge_receipt(self._rules, newest) if newest is not None else None
                 coded = verdict.coded if verdict is not None else await self._rules.has_code(signer)
             except ChainError as error:
@@ -126,7 +125,7 @@ def _newest(receipts: Iterable[SignedReceipt]) -> dict[str, SignedReceipt]:
     """By payout wallet, the receipt that the hub took last."""
     found: dict[str, SignedReceipt] = {}
     for kept in receipts:
-        wallet = str(to_checksum_address(kept.receipt.provider))
+        wallet = checksummed(kept.receipt.provider)
         if wallet not in found or kept.at >= found[wallet].at:
             found[wallet] = kept
     return found
@@ -154,4 +153,4 @@ def _named(provider: GPUProvider) -> tuple[str, str]:
     known = provider.status.acceptance
     if known is None or not known.payout:
         return "", ""
-    return str(to_checksum_address(known.payout)), accepted_signer(provider)
+    return checksummed(known.payout), accepted_signer(provider)

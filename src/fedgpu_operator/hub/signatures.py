@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from eth_utils.address import to_checksum_address
-
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.conditions import Finding
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.books import SignedUsage
 from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.wallets import checksummed
 from fedgpu_operator.settlement.evidence import usage_statement
 from fedgpu_operator.settlement.typeddata import SigningDomain, recover
 
@@ -46,7 +45,7 @@ def accepted_signer(provider: GPUProvider | None) -> str:
     or its absence, is taken.
     """
     known = provider.status.acceptance if provider is not None else None
-    return str(to_checksum_address(known.signer)) if known is not None and known.signer else ""
+    return checksummed(known.signer) if known is not None and known.signer else ""
 
 
 class UsageVerifier:
