@@ -17,7 +17,7 @@ from eth_utils.crypto import keccak
 from hack.contracts_tools import find_tools, scratch
 
 from fedgpu_operator.settlement import claims
-from fedgpu_operator.settlement.merkle import merkle_proof, merkle_root
+from fedgpu_operator.settlement.epochs import merkle_proof, merkle_root
 
 COUNT = 100
 

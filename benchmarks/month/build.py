@@ -88,7 +88,7 @@ async def _settling(settings: Settings, chain: StillChain, clock: StepClock) -> 
     made: Any = settling_module.Settling
     if IS_BEFORE:
         return made(settings.chain, chain, None, 7 * 86_400.0, 7 * 86_400.0 + 600.0)
-    from fedgpu_operator.hub.escrowterms import TermsSource
+    from fedgpu_operator.hub.services.terms import TermsSource
 
     escrow: Any = chain
     terms = TermsSource(escrow, clock, every=3600.0, at_most=7 * 86_400.0, holders={"SETTLER": SETTLER})

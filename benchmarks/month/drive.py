@@ -28,12 +28,10 @@ from typing import Any, Final
 from benchmarks.month.build import IS_BEFORE, Assembled, StepClock, assemble
 from benchmarks.month.chain import StillChain
 from benchmarks.month.history import Attempt, Month
-from benchmarks.month.hub import JSON, MemoryHub, leases, objects_of, running_status, waiting_job
+from benchmarks.month.hub import JOBS, JSON, LEASES, MemoryHub, leases, objects_of, running_status, waiting_job
 from sqlalchemy import Engine, event
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.hub.attempts import JOBS
-from fedgpu_operator.hub.keeping import LEASES
 
 STEP_S: Final = 10
 """Between two passes by the operator's clock; all passes together stay within the time in which jobs at rest are not

@@ -21,12 +21,10 @@ from benchmarks.month.history import (
     wallet,
 )
 
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
 from fedgpu_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
-from fedgpu_operator.hub.attempts import JOBS
-from fedgpu_operator.hub.keeping import LEASES
-from fedgpu_operator.hub.placer import FINALIZER
-from fedgpu_operator.hub.render import provider_namespace
 from fedgpu_operator.ports import COORDINATION_LEASES, NAMESPACES, ResourceType, WatchEvent
 
 JSON = dict[str, Any]
@@ -35,6 +33,10 @@ Listed = tuple[list[dict[str, Any]], str]
 Key = tuple[str, str, str]
 """(plural, namespace, name)."""
 
+JOBS: Final = ResourceType.of(ComputeJob.info)
+LEASES: Final = ResourceType.of(ComputeLease.info)
+FINALIZER: Final = "fedgpu.dev/lease"
+# Written down here: both builds have them, and in different modules.
 ISSUED: Final = 1_767_000_000
 PROOF: Final = {"signature": "0x" + "1b" * 65, "issuedAt": ISSUED}
 """Of wallets that are contracts: the chain of this benchmark calls every signature good."""
@@ -47,6 +49,11 @@ WAITING: Final[tuple[JSON, ...]] = (
     {"placement": {"groups": ["EU"], "excludedCountries": ["DE"]}, "maxPricePerGPUHour": "3"},
 )
 """What jobs ask for that wait: GPUs that are taken, prices that nobody takes, countries in which nobody offers."""
+
+
+def provider_namespace(provider: str) -> str:
+    """The provider's namespace on the hub; names here are short, so that they stand in it whole."""
+    return f"fedgpu-provider-{provider}"
 
 
 class MemoryHub:

@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedgpu_operator.domain.geo import point_of
+from fedgpu_operator.domain.geo import Location, great_circle_km, point_of, round_trip_floor_ms
 from fedgpu_operator.domain.job import Job, PlacementRules, Policy
-from fedgpu_operator.domain.location import Location, great_circle_km, round_trip_floor_ms
 from fedgpu_operator.domain.offer import Offer
 
 ASSUMED_G_PER_KWH, ASSUMED_WATTS = 820, 1400

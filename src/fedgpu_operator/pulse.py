@@ -14,6 +14,8 @@ from fedgpu_operator.errors import PassExpiredError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Pass = Callable[[], Coroutine[Any, Any, float | None]]
+"""One pass of a loop; it may ask for the next one sooner by returning seconds."""
 
 CANCEL_SECONDS: Final = 30.0
 """How long a cancelled pass may take to end; a hung one that swallows its cancellation never does."""

@@ -20,8 +20,8 @@ from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.errors import FedGPUError
-from fedgpu_operator.hub.settlement import SettlementLoop
-from fedgpu_operator.hub.wallets import cumulative_pairs
+from fedgpu_operator.hub.loops.settlement import SettlementLoop
+from fedgpu_operator.hub.services.wallets import cumulative_pairs
 from fedgpu_operator.ports import Escrow, Kube, Ledger
 from fedgpu_operator.settlement import Terms, protocol
 
@@ -79,7 +79,7 @@ class Settler:
     clock: ChainClock
 
     async def step(self) -> bool:
-        """One pass, as hub/loop.py makes it: after an error (then False) the next one looks again."""
+        """One pass, as hub/loops/loop.py makes it: after an error (then False) the next one looks again."""
         try:
             await self.loop.pass_once()
         except FedGPUError as error:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fedgpu_operator.agent.agent import Agent
-from fedgpu_operator.agent.kept import KEPT
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import Signing
+from fedgpu_operator.agent.watch import KEPT
 
 __all__ = ["KEPT", "Agent", "AgentSettings", "Signing"]

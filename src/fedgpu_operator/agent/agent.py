@@ -10,16 +10,13 @@ from collections.abc import Coroutine, Iterable
 from datetime import UTC
 from typing import Final
 
-from fedgpu_operator.agent.identity import Identity
 from fedgpu_operator.agent.inventory import LIVE_PODS, PRODUCT_LABEL, Tally, live_pods_of
-from fedgpu_operator.agent.lease import LEASES, LeaseReconciler, Sight, Step
-from fedgpu_operator.agent.receipts import ReceiptDesk
+from fedgpu_operator.agent.lease import LEASES, LeaseReconciler, Rests, Seen, Sight, Step
 from fedgpu_operator.agent.report import Reporter, unreachable
-from fedgpu_operator.agent.rests import Rests, Seen
 from fedgpu_operator.agent.settings import AgentSettings
-from fedgpu_operator.agent.signing import Signing, UsageSigner
+from fedgpu_operator.agent.signing import ReceiptDesk, Signing, UsageSigner
 from fedgpu_operator.agent.watch import MemberWatch
-from fedgpu_operator.agent.workload import Workloads
+from fedgpu_operator.agent.workload import Identity, Workloads
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ReportedProduct
 from fedgpu_operator.errors import (

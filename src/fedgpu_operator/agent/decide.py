@@ -1,28 +1,17 @@
-"""What to do about one lease, from the lease and what the member shows of it; pure."""
+"""What to do about one lease, from the lease and what the member shows of it, and the conditions that say so; pure."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from fedgpu_operator.agent import pods as podlib
-from fedgpu_operator.agent.conditions import (
-    ACCEPTED,
-    ENDED,
-    RESUMED,
-    RUNNING,
-    STOPPED,
-    STOPPING,
-    WAITING,
-    Verdict,
-    Verdicts,
-)
 from fedgpu_operator.agent.settings import AgentSettings
-from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.base import Condition, Finding, JSONObject, find, is_true, merge
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.conditions import find, is_true
 from fedgpu_operator.domain.faults import (
     LEASE_FENCED,
     MEMBER_REJECTED,
@@ -35,6 +24,55 @@ from fedgpu_operator.domain.faults import (
     WORKLOAD_VANISHED,
 )
 from fedgpu_operator.domain.usage import UsageReading
+
+LeaseState = Literal["Pending", "Running", "Suspended", "Stopping", "Succeeded", "Failed", "Stopped"]
+
+DISPATCHING: Final = "Dispatching"
+ACCEPTED: Final = "Accepted"
+WAITING: Final = "Waiting"
+RUNNING: Final = "Running"
+STOPPING: Final = "Stopping"
+STOPPED: Final = "Stopped"
+ENDED: Final = "Ended"
+RESUMED: Final = "Resumed"
+
+MAX_MESSAGE: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one condition should say."""
+
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str = ""
+
+
+Verdicts = Mapping[str, Verdict]
+"""By condition type; types that are not named stay as they are."""
+
+
+def update(conditions: Sequence[Condition], verdicts: Verdicts, *, now: datetime, generation: int) -> list[Condition]:
+    """The conditions with these verdicts, by type; the transition time moves only with the status."""
+    findings = [Finding(kind, each.status, each.reason, each.message[:MAX_MESSAGE]) for kind, each in verdicts.items()]
+    return sorted(merge(conditions, findings, generation=generation, now=now), key=lambda condition: condition.type)
+
+
+def state_of(conditions: Sequence[Condition]) -> LeaseState:
+    """The one word for people."""
+    status = {condition.type: condition.status for condition in conditions}
+    reason = {condition.type: condition.reason for condition in conditions}
+    if status.get("Complete") == "True":
+        return "Succeeded"
+    if status.get("Failed") == "True":
+        return "Failed"
+    if reason.get("Running") == STOPPED:
+        return "Stopped"
+    if reason.get("Running") == STOPPING:
+        return "Stopping"
+    if status.get("Suspended") == "True":
+        return "Suspended"
+    return "Running" if status.get("Running") == "True" else "Pending"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedgpu_operator.api.base import wire_name
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.podtemplate import harmless_annotation, takes_devices
+from fedgpu_operator.api.jobspec import harmless_annotation, takes_devices
 from fedgpu_operator.errors import InvalidResourceError
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"

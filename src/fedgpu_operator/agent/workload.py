@@ -1,19 +1,20 @@
-"""What the agent does to a member for one lease: the tenant's namespace, the Job, a request to it, and their end."""
+"""What the agent does to a member for one lease: namespace, Job, requests to it, their end, and its marks on them."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Final
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.guard import check_workload
-from fedgpu_operator.agent.identity import HUB_LABEL, Identity, labels_of, lease_of
 from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.api.computelease import TENANT_LABEL, ComputeLease
-from fedgpu_operator.api.podtemplate import CHECKPOINT_ANNOTATION
+from fedgpu_operator.api.computelease import JOB_UID_LABEL, LEASE_LABEL, PROVIDER_LABEL, TENANT_LABEL, ComputeLease
+from fedgpu_operator.api.jobspec import CHECKPOINT_ANNOTATION
 from fedgpu_operator.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -26,6 +27,59 @@ from fedgpu_operator.errors import (
 from fedgpu_operator.ports import EVENTS, JOBS, NAMESPACES, PODS, Kube, ResourceType
 
 log = logging.getLogger(__name__)
+
+HUB_LABEL: Final = "fedgpu.dev/hub"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose objects: one member may serve several hubs, and one hub may list it under several providers."""
+
+    hub_uid: str
+    provider: str
+
+    @property
+    def selector(self) -> str:
+        """Label selector of everything that belongs to leases of ours."""
+        return f"{LEASE_LABEL},{HUB_LABEL}={self.hub_uid},{PROVIDER_LABEL}={self.provider}"
+
+    def selector_of(self, lease: str) -> str:
+        """Label selector of what belongs to one lease of ours."""
+        return f"{LEASE_LABEL}={lease},{HUB_LABEL}={self.hub_uid},{PROVIDER_LABEL}={self.provider}"
+
+    def ours(self, labels: Mapping[str, str]) -> bool:
+        """Whether labels say the same as `selector`."""
+        return (
+            LEASE_LABEL in labels
+            and labels.get(HUB_LABEL) == self.hub_uid
+            and labels.get(PROVIDER_LABEL) == self.provider
+        )
+
+    def stamp(self, lease: ComputeLease) -> JSONObject:
+        """The lease's workload with our labels, and no others, on the Job and its pods; it passed the guard."""
+        labels = {
+            HUB_LABEL: self.hub_uid,
+            LEASE_LABEL: lease.metadata.name,
+            PROVIDER_LABEL: self.provider,
+            TENANT_LABEL: lease.spec.job.namespace,
+            JOB_UID_LABEL: lease.spec.job.uid,
+        }
+        workload = copy.deepcopy(lease.spec.workload or {})
+        workload["metadata"]["labels"] = dict(labels)
+        workload["spec"]["template"].setdefault("metadata", {})["labels"] = dict(labels)
+        return workload
+
+
+def labels_of(obj: JSONObject) -> dict[str, str]:
+    """The labels of any object."""
+    labels = obj.get("metadata", {}).get("labels")
+    return labels if isinstance(labels, dict) else {}
+
+
+def lease_of(obj: JSONObject) -> str:
+    """Name of the lease that a Job or pod of ours belongs to."""
+    return labels_of(obj).get(LEASE_LABEL, "")
+
 
 NAMESPACE_SECONDS: Final = 30.0
 """So long a tenant's namespace counts as looked at; its labels are the owner's to change at any time."""

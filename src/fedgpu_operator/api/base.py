@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
@@ -322,3 +324,92 @@ def format_duration(seconds: int) -> str:
     minutes, secs = divmod(rest, 60)
     text = "".join(f"{value}{unit}" for value, unit in ((hours, "h"), (minutes, "m"), (secs, "s")) if value)
     return text or "0s"
+
+
+Status = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a loop found out about one condition type, before it is merged into what is known."""
+
+    type: str
+    status: Status
+    reason: str
+    message: str = ""
+
+
+def merge(
+    known: Sequence[Condition], findings: Iterable[Finding], *, generation: int, now: datetime
+) -> list[Condition]:
+    """The known conditions with the findings put in; order of first appearance, messages cut to fit."""
+    merged = {condition.type: condition for condition in known}
+    for finding in findings:
+        before = merged.get(finding.type)
+        moved = before is None or before.status != finding.status
+        merged[finding.type] = Condition(
+            type=finding.type,
+            status=finding.status,
+            reason=finding.reason,
+            message=finding.message[:MAX_MESSAGE],
+            last_transition_time=now.replace(microsecond=0) if moved or before is None else before.last_transition_time,
+            observed_generation=generation,
+        )
+    return list(merged.values())
+
+
+def find(conditions: Iterable[Condition], kind: str) -> Condition | None:
+    """The condition of that type."""
+    return next((condition for condition in conditions if condition.type == kind), None)
+
+
+def is_true(conditions: Iterable[Condition], kind: str) -> bool:
+    """Whether the condition of that type is there and True."""
+    condition = find(conditions, kind)
+    return condition is not None and condition.status == "True"
+
+
+def is_false(conditions: Iterable[Condition], kind: str) -> bool:
+    """Whether the condition of that type is there and False."""
+    condition = find(conditions, kind)
+    return condition is not None and condition.status == "False"
+
+
+MOST_STORED: Final = 3 * 2**19
+"""Bytes of one object in etcd: its default limit of a request."""
+HEADROOM: Final = 256 * 1024
+"""Bytes left for what others add: labels, annotations, finalizers and the field managers' bookkeeping."""
+JOB_STATUS_BYTES: Final = 32 * 1024
+"""The most that a ComputeJob's status weighs; `hub.statusfit` keeps it."""
+LEASE_STATUS_BYTES: Final = 512 * 1024
+"""The most that a ComputeLease's status can weigh by its schema; a test writes the fullest one."""
+LEASE_METADATA_BYTES: Final = 8 * 1024
+"""What an API server adds to a lease at its creation, and our own annotations on it."""
+
+_ESCAPED: Final = re.compile("[<>&\u2028\u2029]")
+
+
+def stored_bytes(obj: object) -> int:
+    """Bytes of a JSON value as an API server stores it.
+
+    Go's encoder writes `<`, `>`, `&`, U+2028 and U+2029 as six bytes each (encoding/json, HTML escaping, which the
+    unstructured codec leaves on) and everything else as UTF-8.
+    """
+    text = json.dumps(obj, ensure_ascii=False, separators=(",", ":"))
+    escaped = _ESCAPED.findall(text)
+    return len(text.encode(errors="surrogatepass")) + sum(6 - len(each.encode()) for each in escaped)
+
+
+def excess_of_job(job: JSONObject) -> int:
+    """By how many bytes a ComputeJob, as the API server returned it, is too large to be followed to its end.
+
+    0 where its status and the head-room for others fit.
+    """
+    known = {key: value for key, value in job.items() if key != "status"}
+    return max(0, stored_bytes(known) + JOB_STATUS_BYTES + HEADROOM - MOST_STORED)
+
+
+def excess_of_lease(lease: JSONObject) -> int:
+    """By how many bytes a ComputeLease that is to be created would be too large to be followed to its end."""
+    later = LEASE_METADATA_BYTES + LEASE_STATUS_BYTES + HEADROOM
+    return max(0, stored_bytes(lease) + later - MOST_STORED)

@@ -27,7 +27,7 @@ from fedgpu_operator.api.base import (
     hint,
     map_list,
 )
-from fedgpu_operator.domain.location import Location
+from fedgpu_operator.domain.geo import Location
 
 AUDIT_ANNOTATION: Final = "fedgpu.dev/location-audited"
 """Holds the hash of the location that a platform admin has confirmed; `fedgpu provider audit` writes it."""

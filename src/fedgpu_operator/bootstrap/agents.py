@@ -15,17 +15,16 @@ from eth_utils.address import to_checksum_address
 
 from fedgpu_operator import __version__
 from fedgpu_operator.adapters.chain.signers import LocalSigner
-from fedgpu_operator.adapters.kube.budget import Allowance, Budget
-from fedgpu_operator.adapters.kube.client import KubeClient
+from fedgpu_operator.adapters.kube.client import Allowance, Budget, KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.agent import KEPT, Agent, AgentSettings, Signing
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, SecretKeyRef
 from fedgpu_operator.errors import ConfigurationError, FedGPUError, InvalidResourceError, NotFoundError
-from fedgpu_operator.hub.acceptance import TAKEN, SecretKey, keeps_agent, secret_owners
-from fedgpu_operator.hub.attempts import wants_agent
-from fedgpu_operator.hub.render import provider_namespace
-from fedgpu_operator.hub.store import load_all, load_namespaces, load_reading
+from fedgpu_operator.hub.services.acceptance import TAKEN, SecretKey, keeps_agent, secret_owners
+from fedgpu_operator.hub.services.attempts import wants_agent
+from fedgpu_operator.hub.services.store import load_all, load_namespaces, load_reading
+from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.ports import SECRETS, Clock, Kube
 from fedgpu_operator.pulse import Pulse
 from fedgpu_operator.settings import Settings

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
+from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.errors import ConfigurationError

@@ -21,16 +21,16 @@ from fedgpu_operator.errors import (
     ConfigurationError,
     StatePrunedError,
 )
-from fedgpu_operator.hub.accounts import AccountLoop
-from fedgpu_operator.hub.epochshelf import EpochShelf
-from fedgpu_operator.hub.escrowterms import FATAL, Obstacle, TermsSource
-from fedgpu_operator.hub.ledgercheck import LedgerCheck
-from fedgpu_operator.hub.loop import Pass
-from fedgpu_operator.hub.proofs import ProofBook
-from fedgpu_operator.hub.receipts import ReceiptLoop
-from fedgpu_operator.hub.settlement import SettlementLoop
-from fedgpu_operator.hub.settlercoins import SettlerWatch
+from fedgpu_operator.hub.loops.accounts import AccountLoop
+from fedgpu_operator.hub.loops.receipts import ReceiptLoop
+from fedgpu_operator.hub.loops.retention import EpochShelf
+from fedgpu_operator.hub.loops.settlement import SettlementLoop
+from fedgpu_operator.hub.loops.settler import SettlerWatch
+from fedgpu_operator.hub.services.recovery import LedgerCheck
+from fedgpu_operator.hub.services.terms import FATAL, Obstacle, TermsSource
+from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
+from fedgpu_operator.pulse import Pass
 from fedgpu_operator.settings import ChainSettings, Settings, SignerSettings
 from fedgpu_operator.settlement import Terms, Thresholds
 from fedgpu_operator.settlement.typeddata import escrow_domain

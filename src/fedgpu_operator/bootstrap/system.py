@@ -27,22 +27,22 @@ from fedgpu_operator.errors import (
     NotFoundError,
     UnreachableError,
 )
-from fedgpu_operator.hub.attempts import wants_agent
-from fedgpu_operator.hub.awaiting import SETTLE
-from fedgpu_operator.hub.chainsigners import SignerBook
-from fedgpu_operator.hub.costs import CostBook
-from fedgpu_operator.hub.jobs import JobLoop
-from fedgpu_operator.hub.ledgercheck import LedgerCheck
-from fedgpu_operator.hub.loop import Loop, Pass
-from fedgpu_operator.hub.market import MarketLoop
-from fedgpu_operator.hub.priorities import PRIORITY_CLASSES
-from fedgpu_operator.hub.proofs import ProofBook
-from fedgpu_operator.hub.providers import ProviderLoop
-from fedgpu_operator.hub.published import Published, publish
-from fedgpu_operator.hub.retention import RetentionLoop
-from fedgpu_operator.hub.signatures import UsageVerifier
-from fedgpu_operator.hub.vantages import VantageLoop
+from fedgpu_operator.hub.loops.jobs import JobLoop
+from fedgpu_operator.hub.loops.loop import Loop
+from fedgpu_operator.hub.loops.market import MarketLoop
+from fedgpu_operator.hub.loops.providers import ProviderLoop
+from fedgpu_operator.hub.loops.retention import RetentionLoop
+from fedgpu_operator.hub.loops.vantages import VantageLoop
+from fedgpu_operator.hub.services.attempts import wants_agent
+from fedgpu_operator.hub.services.costs import CostBook
+from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
+from fedgpu_operator.hub.services.recovery import LedgerCheck
+from fedgpu_operator.hub.services.signatures import SignerBook, UsageVerifier
+from fedgpu_operator.hub.services.snapshot import SETTLE
+from fedgpu_operator.hub.services.wallets import ProofBook
+from fedgpu_operator.hub.views.escrow import Published, publish
 from fedgpu_operator.ports import NAMESPACES, Kube, ResourceType
+from fedgpu_operator.pulse import Pass
 from fedgpu_operator.settings import Settings
 from fedgpu_operator.settlement.typeddata import hub_domain
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from fedgpu_operator.api.base import Resource
+from fedgpu_operator.api.base import Resource, find
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.hub.attempts import is_cleared
-from fedgpu_operator.hub.retention import deleted_at
+from fedgpu_operator.hub.loops.retention import deleted_at
+from fedgpu_operator.hub.services.attempts import is_cleared
 
 WAKES: Final[Mapping[str, tuple[str, ...]]] = {
     "computejobs": ("jobs",),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.cli.options import TargetOptions
-    from fedgpu_operator.domain.archives import Archived, ArchiveWish
+    from fedgpu_operator.domain.ledger import Archived, ArchiveWish
     from fedgpu_operator.domain.settlement import EpochState
 
 OLDER_THAN: Final = "30d"
@@ -58,7 +58,7 @@ def archive(
 
 def wish_of(before: int | None, older_than: str | None, now: datetime) -> ArchiveWish:
     """How far the options ask for; ConfigurationError if both are given, or the age is not one."""
-    from fedgpu_operator.domain.archives import ArchiveWish
+    from fedgpu_operator.domain.ledger import ArchiveWish
     from fedgpu_operator.errors import ConfigurationError
 
     if before is not None:

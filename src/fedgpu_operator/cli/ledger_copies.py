@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fedgpu_operator.api.base import JSONObject
-    from fedgpu_operator.domain.archives import Copied
+    from fedgpu_operator.domain.ledger import Copied
 
 NOTE_INTERVAL_S: Final = 15.0
 """Without a terminal, at most one line of progress in this many seconds."""

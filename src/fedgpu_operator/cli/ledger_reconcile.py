@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.adapters.ledger import SqlLedger
     from fedgpu_operator.api.base import JSONObject
-    from fedgpu_operator.hub.gaps import Gap, Place
+    from fedgpu_operator.hub.services.recovery import Gap, Place
 
 LedgerOption = Annotated[
     str,
@@ -73,10 +73,9 @@ async def _reconciled(
     from fedgpu_operator.adapters.kube.connect import connect
     from fedgpu_operator.adapters.ledger import SqlLedger
     from fedgpu_operator.adapters.metrics import PrometheusMetrics
-    from fedgpu_operator.hub.billing import UsageBiller
-    from fedgpu_operator.hub.gaps import accept
-    from fedgpu_operator.hub.reconcile import Reconciler
-    from fedgpu_operator.hub.signatures import UsageVerifier
+    from fedgpu_operator.hub.services.billing import UsageBiller
+    from fedgpu_operator.hub.services.recovery import Reconciler, accept
+    from fedgpu_operator.hub.services.signatures import UsageVerifier
     from fedgpu_operator.settlement.typeddata import hub_domain
 
     hub = await connect(target.context)
@@ -103,7 +102,7 @@ async def _reconciled(
 async def _gaps(hub: KubeClient, books: SqlLedger, target: TargetOptions, place: Place | None) -> tuple[Gap, ...]:
     from fedgpu_operator.adapters.chain import EscrowClient
     from fedgpu_operator.cli.target import find_target
-    from fedgpu_operator.hub.gaps import compare, compare_chain, without_accepted
+    from fedgpu_operator.hub.services.recovery import compare, compare_chain, without_accepted
 
     found = await compare(hub, books, target.operator_namespace, place)
     if target.rpc:
@@ -117,8 +116,8 @@ async def _gaps(hub: KubeClient, books: SqlLedger, target: TargetOptions, place:
 async def _place(hub: KubeClient, target: TargetOptions) -> Place | None:
     """Where the hub's operator settles; None where it settles nowhere."""
     from fedgpu_operator.errors import NotFoundError
-    from fedgpu_operator.hub.gaps import Place
-    from fedgpu_operator.hub.published import published
+    from fedgpu_operator.hub.services.recovery import Place
+    from fedgpu_operator.hub.views.escrow import published
 
     try:
         known = await published(hub, target.operator_namespace)

@@ -83,7 +83,7 @@ async def _hub(given: TargetOptions) -> AsyncIterator[KubeClient]:
 
 async def _piece(hub: KubeClient, namespace: str, epoch: int, manifest_hash: str, index: int) -> tuple[bytes, int]:
     """One piece, and how many there are."""
-    from fedgpu_operator.hub.manifests import KEY, PIECES_ANNOTATION, manifest_name
+    from fedgpu_operator.hub.services.epochs import KEY, PIECES_ANNOTATION, manifest_name
     from fedgpu_operator.ports import CONFIG_MAPS
 
     name = manifest_name(epoch, manifest_hash, index)

@@ -56,9 +56,9 @@ def described(provider: GPUProvider) -> str:
 
 
 def _standing(provider: GPUProvider) -> list[str]:
-    from fedgpu_operator.api.conditions import find
+    from fedgpu_operator.api.base import find
     from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, WITHDRAWN
-    from fedgpu_operator.hub.acceptance import NOT_ENFORCED, TAKEN
+    from fedgpu_operator.hub.services.acceptance import NOT_ENFORCED, TAKEN
 
     name, known = provider.metadata.name, provider.status.acceptance
     noted, digest = provider.metadata.annotations.get(ACCEPT_ANNOTATION), provider.spec.acceptance_hash()

@@ -37,9 +37,9 @@ def audit(
 
 def described(provider: GPUProvider) -> str:
     """What the hub holds of the location, for people."""
-    from fedgpu_operator.api.conditions import find
+    from fedgpu_operator.api.base import find
     from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION
-    from fedgpu_operator.hub.locations import LOCATION_AUDITED, NOT_ENFORCED
+    from fedgpu_operator.hub.services.acceptance import LOCATION_AUDITED, NOT_ENFORCED
 
     location, said = provider.spec.location, find(provider.status.conditions, LOCATION_AUDITED)
     lines = [f"provider    {provider.metadata.name}", f"country     {location.country}"]

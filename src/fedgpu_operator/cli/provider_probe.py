@@ -33,9 +33,9 @@ def probe(
     async def measure(hub: KubeClient) -> list[ProbeResult]:
         from fedgpu_operator.adapters.clock import SystemClock
         from fedgpu_operator.adapters.latency import HttpRoundTrips
-        from fedgpu_operator.agent.probing import Prober
+        from fedgpu_operator.agent.report import Prober
         from fedgpu_operator.errors import KubeError
-        from fedgpu_operator.hub.render import provider_namespace
+        from fedgpu_operator.hub.services.workloads import provider_namespace
 
         async with HttpRoundTrips() as trips:
             prober = Prober(provider, provider_namespace(provider), hub, trips, SystemClock())

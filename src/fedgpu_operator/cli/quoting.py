@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.api.computeaccount import ComputeAccount
-    from fedgpu_operator.api.placementpolicy import PlacementPolicy
+    from fedgpu_operator.api.rules import PlacementPolicy
     from fedgpu_operator.cli.judging import Judged
     from fedgpu_operator.domain.decision import Decision, Verdict
     from fedgpu_operator.domain.job import Job, Policy
     from fedgpu_operator.domain.money import MicroUSD
-    from fedgpu_operator.hub.marketdoc import MarketDocument, QuotedOffer
-    from fedgpu_operator.hub.priorities import Priorities
+    from fedgpu_operator.hub.services.priorities import Priorities
+    from fedgpu_operator.hub.views.market import MarketDocument, QuotedOffer
 
 FULL: Final = frozenset({"InsufficientGPUs", "ProviderFull"})
 """Reasons that pass when running work ends: what an estimate of the wait can be made from."""
@@ -52,9 +52,9 @@ class Hub:
 
 async def read_hub(hub: KubeClient, operator_namespace: str, namespaces: set[str]) -> Hub:
     """Read all of it. Raises NotFoundError where no market is published, and the rest of the KubeError tree."""
-    from fedgpu_operator.api.placementpolicy import PlacementPolicy
-    from fedgpu_operator.hub.marketdoc import published_market
-    from fedgpu_operator.hub.published import published
+    from fedgpu_operator.api.rules import PlacementPolicy
+    from fedgpu_operator.hub.views.escrow import published
+    from fedgpu_operator.hub.views.market import published_market
     from fedgpu_operator.ports import ResourceType
 
     market = await published_market(hub, operator_namespace)
@@ -73,7 +73,7 @@ async def read_hub(hub: KubeClient, operator_namespace: str, namespaces: set[str
 
 
 async def _priorities(hub: KubeClient) -> Priorities | None:
-    from fedgpu_operator.hub.priorities import PRIORITY_CLASSES, priorities_of
+    from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES, priorities_of
 
     try:
         return priorities_of((await hub.list(PRIORITY_CLASSES))[0])
@@ -103,8 +103,8 @@ async def _tenant(hub: KubeClient, namespace: str) -> Tenant:
 
 def quote(judged: Judged, hub: Hub, now: datetime) -> JSONObject:
     """The job's quote as data. Raises InvalidResourceError where it names what does not exist."""
-    from fedgpu_operator.hub.jobfacts import JobFacts
-    from fedgpu_operator.hub.placing import domain_job
+    from fedgpu_operator.hub.services.snapshot import domain_job
+    from fedgpu_operator.hub.views.jobfacts import JobFacts
     from fedgpu_operator.placement import Snapshot, evaluate
 
     job = judged.job

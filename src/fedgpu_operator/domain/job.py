@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.gpu import GpuNeed
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.gpu import GpuModel
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
 
 

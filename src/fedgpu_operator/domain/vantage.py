@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
-from fedgpu_operator.domain.geo import locate, point_of
+from fedgpu_operator.domain.geo import Location, great_circle_km, locate, point_of
 from fedgpu_operator.domain.job import LatencyRule
-from fedgpu_operator.domain.location import Location, great_circle_km
 
 NEAR_KM: Final = 50.0
 """A vantage within this distance of a place stands for it: half a millisecond of light in fibre, there and back."""

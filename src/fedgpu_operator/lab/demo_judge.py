@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.money import accrue, parse_usd
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.lab.audit import Audit, AuditError, audit

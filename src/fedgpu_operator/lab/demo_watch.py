@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from fedgpu_operator.api.base import find, is_true
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.api.conditions import find, is_true
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.errors import KubeError, LabError

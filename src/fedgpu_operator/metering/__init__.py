@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from fedgpu_operator.metering.accrual import covers, receipt_cumulative
-from fedgpu_operator.metering.billing import DEFAULT_GRACE, Billed, Clip, HubObservation, bill, ceiling
-from fedgpu_operator.metering.cadence import worth_writing
-from fedgpu_operator.metering.measure import ContainerFacts, PodFacts, measure
-from fedgpu_operator.metering.tolerance import disputed, tolerance
+from fedgpu_operator.metering.billing import (
+    DEFAULT_GRACE,
+    Billed,
+    Clip,
+    HubObservation,
+    bill,
+    ceiling,
+    covers,
+    receipt_cumulative,
+)
+from fedgpu_operator.metering.usage import ContainerFacts, PodFacts, disputed, measure, tolerance, worth_writing
 
 __all__ = [
     "DEFAULT_GRACE",

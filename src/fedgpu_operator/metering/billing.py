@@ -1,11 +1,15 @@
-"""From a member's reading to what is payable: durations are clipped by the hub's own clock, instants never meet."""
+"""From a member's reading to billed GPU-seconds, and from these to the exact money of a receipt; integers only."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from fedgpu_operator.domain.books import LeaseCover, SettlementSnapshot, UncoveredLease
+from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD, accrue
 from fedgpu_operator.domain.usage import UsageReading
 
 DEFAULT_GRACE = 30
@@ -79,3 +83,36 @@ def _window(hub: HubObservation) -> tuple[int, Clip]:
 
 def _ceil_seconds(duration: timedelta) -> int:
     return -(-duration // timedelta(seconds=1))
+
+
+Line = tuple[str, str]
+"""(tenant wallet, provider wallet)."""
+
+
+def receipt_cumulative(numerators: Iterable[int]) -> MicroUSD:
+    """Σ (µUSD per GPU-hour × gpu-seconds) // 3600, once for everything that one receipt line holds."""
+    return MicroUSD(sum(numerators) // SECONDS_PER_HOUR)
+
+
+def covers(snapshot: SettlementSnapshot, payable: Mapping[Line, MicroUSD]) -> tuple[LeaseCover, ...]:
+    """Which leases an epoch pays for to the end, when its lines, by (tenant wallet, provider wallet), say `payable`.
+
+    Where a line falls short of what is owed, the oldest usage is paid first and a lease that is reached only in part
+    stays uncovered.
+    """
+    reached: defaultdict[Line, int] = defaultdict(int)
+    for pair in snapshot.pairs:
+        reached[pair.tenant_wallet, pair.provider_wallet] += pair.numerator
+    for lease in snapshot.uncovered:
+        reached[lease.tenant_wallet, lease.provider_wallet] -= _left(lease)
+    covered = []
+    for lease in snapshot.uncovered:
+        line = (lease.tenant_wallet, lease.provider_wallet)
+        reached[line] += _left(lease)
+        if line in payable and receipt_cumulative([reached[line]]) <= payable[line]:
+            covered.append(LeaseCover(lease.lease_name, lease.gpu_seconds))
+    return tuple(covered)
+
+
+def _left(lease: UncoveredLease) -> int:
+    return accrue(lease.price, lease.gpu_seconds - lease.covered_gpu_seconds)

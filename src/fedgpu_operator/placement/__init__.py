@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from fedgpu_operator.placement.context import Context, Refusal
-from fedgpu_operator.placement.decide import decide, evaluate
-from fedgpu_operator.placement.engine import Engine, Outcome, Placement, place
+from fedgpu_operator.placement.engine import Engine, Outcome, Placement, decide, evaluate, place
 from fedgpu_operator.placement.registry import BUILT_IN, Filter, Plugins, Pricer
 from fedgpu_operator.placement.snapshot import Snapshot
 from fedgpu_operator.placement.table import OfferTable

@@ -10,9 +10,8 @@ from itertools import chain
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.placement.context import Context, Guards
 from fedgpu_operator.placement.guard import Guard
-from fedgpu_operator.placement.same import moved
 from fedgpu_operator.placement.snapshot import Snapshot
-from fedgpu_operator.placement.uids import Uids
+from fedgpu_operator.placement.table import Uids, moved
 
 
 @dataclass(frozen=True, slots=True, eq=False)

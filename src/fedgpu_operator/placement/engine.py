@@ -241,3 +241,19 @@ def _members(judged: JudgedClass, flows: Sequence[tuple[int, int]]) -> Iterator[
             yield next(uids), offer
     for uid in uids:
         yield uid, None
+
+
+def decide(snapshot: Snapshot, plugins: Plugins = BUILT_IN) -> tuple[Decision, ...]:
+    """One decision per job, by priority and then uid; the same set in any order gives the same answer.
+
+    Raises FedGPUError when the flow solver fails.
+    """
+    return Engine(plugins, solver=Solver(remember=False)).decide(snapshot).decisions
+
+
+def evaluate(job: Job, snapshot: Snapshot, plugins: Plugins = BUILT_IN) -> Decision:
+    """What the job would get if it were alone; for dryRun and explain. Reserves nothing.
+
+    `job` need not be among the snapshot's jobs; those are not looked at.
+    """
+    return Engine(plugins).evaluate(job, snapshot)

@@ -12,8 +12,7 @@ import numpy as np
 from fedgpu_operator.domain.money import MicroUSD, charge
 from fedgpu_operator.placement.judge import JudgedClass
 from fedgpu_operator.placement.plugins.budget import dearest
-from fedgpu_operator.placement.table import MAX_PRICE, OfferTable
-from fedgpu_operator.placement.uids import Uids
+from fedgpu_operator.placement.table import MAX_PRICE, OfferTable, Uids
 
 Lefts = dict[str, int]
 """By job uid, what of its namespace's funds it could still commit (µUSD), where that refused it an offer."""

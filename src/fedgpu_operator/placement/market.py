@@ -25,8 +25,7 @@ from typing import Final
 
 import numpy as np
 
-from fedgpu_operator.domain.geo import GROUPS, is_country
-from fedgpu_operator.domain.location import Location
+from fedgpu_operator.domain.geo import GROUPS, Location, is_country
 from fedgpu_operator.domain.market import GLOBAL, Market, Premium, PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer

@@ -13,7 +13,7 @@ from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.running import RESTART_SECONDS, Running
 from fedgpu_operator.placement.book import Histogram, Load, pack, room
-from fedgpu_operator.placement.decide import evaluate
+from fedgpu_operator.placement.engine import evaluate
 from fedgpu_operator.placement.registry import BUILT_IN, Plugins
 from fedgpu_operator.placement.snapshot import Snapshot
 from fedgpu_operator.placement.table import slots_of

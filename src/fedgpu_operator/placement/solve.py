@@ -10,9 +10,7 @@ from fedgpu_operator.placement.book import gpus_of
 from fedgpu_operator.placement.flow import Transport, transport
 from fedgpu_operator.placement.gangs.exact import MAX_JOBS, MAX_PAIRS, Exact, Flows, optimum, value_of
 from fedgpu_operator.placement.gangs.large import COARSE, FINE, Large
-from fedgpu_operator.placement.gangs.plan import Plan
-from fedgpu_operator.placement.gangs.relax import groups_of
-from fedgpu_operator.placement.gangs.shapes import Shelf
+from fedgpu_operator.placement.gangs.plan import Plan, Shelf, groups_of
 from fedgpu_operator.placement.problem import Clearing, Problem, Solution
 
 SHARES: Final = (1.0, 0.2, 0.0)

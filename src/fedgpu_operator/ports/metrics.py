@@ -11,7 +11,7 @@ from fedgpu_operator.domain.money import MicroUSD
 if TYPE_CHECKING:
     # Not at run time: every verb of the command imports this module, and that one brings numpy along.
     from fedgpu_operator.placement.problem import Solution
-    from fedgpu_operator.settlement.purse import Purse
+    from fedgpu_operator.settlement.funding import Purse
 
 
 class Metrics(Protocol):

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from fedgpu_operator.settlement.batches import (
+from fedgpu_operator.settlement.epochs import (
+    MAX_LINES,
+    build_epoch,
+    claims,
+    leaf_hash,
+    merkle_proof,
+    merkle_root,
+    parse_manifest,
+    verify_proof,
+)
+from fedgpu_operator.settlement.fees import (
     GAS_MARGIN,
     MAX_TX_GAS,
+    Move,
+    NonceState,
     Room,
+    Terms,
     batches,
+    bumped,
     claim_limit,
     data_size,
     fewer,
     first_batch,
-    gas_cap,
-    share_that_fits,
-)
-from fedgpu_operator.settlement.economy import Terms, gas_of, newly_paid, worth_its_gas
-from fedgpu_operator.settlement.epoch import build_epoch, claims, parse_manifest
-from fedgpu_operator.settlement.fees import (
-    Move,
-    NonceState,
-    bumped,
     first_fees,
+    gas_cap,
+    gas_of,
     highest,
+    newly_paid,
     next_move,
     replacing,
+    share_that_fits,
     underpriced,
+    worth_its_gas,
 )
 from fedgpu_operator.settlement.funding import MAX_DEBITS, advances, fund
 from fedgpu_operator.settlement.journal import positions
-from fedgpu_operator.settlement.merkle import (
-    MAX_LINES,
-    leaf_hash,
-    merkle_proof,
-    merkle_root,
-    verify_proof,
-)
 from fedgpu_operator.settlement.protocol import Act, Sight
 from fedgpu_operator.settlement.solvency import (
     Burn,

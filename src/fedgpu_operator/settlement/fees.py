@@ -1,13 +1,199 @@
-"""What a transaction offers for its place in a block, and how it is raised: wei per gas, no chain and no clock."""
+"""What a transaction costs: how much fits in one, when an epoch is worth its gas, and the fee offered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum, auto
+from fractions import Fraction
+from typing import Final, TypeVar
 
-from fedgpu_operator.domain.transactions import Fees, FeeView
+from fedgpu_operator.domain.money import NOTHING, MicroUSD
+from fedgpu_operator.domain.settlement import Claim, EpochPlan, Pair
+from fedgpu_operator.domain.transactions import Call, Fees, FeeView
 from fedgpu_operator.errors import Refusal
+
+WEI: Final = 10**18
+"""Wei of one whole native coin."""
+
+# What the transactions cost, measured by `make bench-gas` and rounded up: benchmarks/results/gas.json.
+POST_GAS: Final = 92_000
+POST_GAS_PER_TENANT: Final = 8_000
+CLAIM_GAS: Final = 55_000
+CLAIM_GAS_PER_LEAF: Final = 32_000
+CLAIM_GAS_PER_LINE: Final = 36_000
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How often to settle, and for how little.
+
+    An epoch is due `every` so often. It waits while its gas costs more than `max_cost_share` of what it newly pays, at
+    `native_usd` µUSD per whole native coin (None: gas is not counted), but never longer than `at_most`: what is not
+    debited by then could be withdrawn. Pairs owed less than `min_payout` wait.
+    """
+
+    every: timedelta
+    at_most: timedelta
+    min_payout: MicroUSD = NOTHING
+    native_usd: MicroUSD | None = None
+    max_cost_share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How large some epochs were: each figure is the sum over them, `runs` that of the leases they covered."""
+
+    epochs: int
+    tenants: int
+    providers: int
+    lines: int
+    runs: int
+
+    @property
+    def gas(self) -> int:
+        """What it takes to post and to claim all of them whole, where every pair is new to the contract."""
+        return (
+            (POST_GAS + CLAIM_GAS) * self.epochs
+            + POST_GAS_PER_TENANT * self.tenants
+            + CLAIM_GAS_PER_LEAF * self.providers
+            + CLAIM_GAS_PER_LINE * self.lines
+        )
+
+
+LONELY: Final = Extent(epochs=1, tenants=1, providers=1, lines=1, runs=1)
+"""One run that has an epoch to itself: nobody can cost more gas."""
+
+
+def gas_of(plan: EpochPlan) -> int:
+    """What it takes to post the epoch and to claim it whole, where every pair is new to the contract."""
+    lines = sum(len(leaf.lines) for leaf in plan.leaves)
+    return Extent(1, len(plan.debits), len(plan.leaves), lines, 0).gas
+
+
+def share_of_run(past: Extent, wei_per_gas: int, native_usd: MicroUSD) -> MicroUSD:
+    """µUSD of gas that one run is expected to bear, rounded up: that of past epochs over the runs that shared them.
+
+    Where nothing was settled yet, a run is taken to have an epoch to itself.
+    """
+    seen = past if past.runs else LONELY
+    return MicroUSD(-(-cost_of(seen.gas, wei_per_gas, native_usd) // seen.runs))
+
+
+def cost_of(gas: int, wei_per_gas: int, native_usd: MicroUSD) -> MicroUSD:
+    """µUSD that so much gas costs, rounded up."""
+    return MicroUSD(-(-gas * wei_per_gas * native_usd // WEI))
+
+
+def newly_paid(plan: EpochPlan, before: Mapping[Pair, MicroUSD]) -> MicroUSD:
+    """What the epoch pays beyond `before`: what was paid, or promised by the newest root, of each of its pairs."""
+    return MicroUSD(sum(max(0, total - before.get(pair, NOTHING)) for pair, total in plan.pairs.items()))
+
+
+def worth_its_gas(pays: MicroUSD, gas: int, wei_per_gas: int, terms: Terms, waited: timedelta) -> bool:
+    """Whether the epoch goes out now: cheap enough for what it pays, or it has waited as long as it may."""
+    if terms.native_usd is None or waited >= terms.at_most:
+        return True
+    return cost_of(gas, wei_per_gas, terms.native_usd) <= pays * terms.max_cost_share
+
+
+T = TypeVar("T")
+
+MAX_TX_GAS: Final = 2**24
+"""Gas limit that no transaction may exceed since Osaka (EIP-7825); bounding elsewhere costs nothing that matters."""
+
+BLOCK_SHARE: Final = Fraction(1, 2)
+"""Of a block's gas, what one transaction may reserve: a larger one would wait for an almost empty block."""
+
+MAX_DATA: Final = 90_000
+"""Bytes of calldata. Nitro's sequencer takes 95,000 by default (execution.sequencer.max-tx-data-size), geth's pool
+131,072 for the whole transaction (legacypool, txMaxSize); signature and fields need about 200."""
+
+GAS_MARGIN: Final = Fraction(5, 4)
+"""A gas limit is the estimate times this: state may have moved by the time the transaction is mined."""
+
+AIM: Final = Fraction(7, 8)
+"""Of the gas cap, what a new batch aims at: lines differ in gas, and a batch that misses is estimated again."""
+
+CLAIM_GAS_PER_HASH: Final = 800
+"""Gas of one element of a leaf's proof: 32 bytes of calldata at 16 gas (EIP-2028), two Keccak words and the loop."""
+
+_WORD: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one transaction may have: `gas` as its limit, `data` bytes of calldata.
+
+    `scale` is what a claim was found to need, over the figure of `claim_limit`; 1 until the first one was simulated.
+    """
+
+    gas: int
+    data: int = MAX_DATA
+    scale: Fraction = Fraction(1)
+
+    def holds(self, call: Call, gas: int) -> bool:
+        """Whether a call with that gas limit fits."""
+        return gas <= self.gas and data_size(call) <= self.data
+
+
+def gas_cap(block_gas_limit: int) -> int:
+    """The most gas that one transaction may be given on a chain whose blocks have that limit."""
+    return min(MAX_TX_GAS, int(block_gas_limit * BLOCK_SHARE))
+
+
+def data_size(call: Call) -> int:
+    """Bytes of a call's data."""
+    return len(call.data.removeprefix("0x")) // 2
+
+
+def claim_limit(leaves: Sequence[Claim]) -> int:
+    """The gas limit that a claim of these leaves is expected to need, all pairs being new to the contract."""
+    return int((CLAIM_GAS + sum(map(_gas, leaves))) * GAS_MARGIN)
+
+
+def batches(leaves: Sequence[Claim], room: Room) -> Iterator[list[Claim]]:
+    """The leaves in their order, as many together as fit; a leaf that alone is too much stands alone."""
+    left = list(leaves)
+    while left:
+        batch = first_batch(left, room)
+        yield batch
+        left = left[len(batch) :]
+
+
+def first_batch(leaves: Sequence[Claim], room: Room) -> list[Claim]:
+    """The first leaves that one claim can carry, but at least one; nothing of nothing."""
+    batch: list[Claim] = []
+    gas, data = CLAIM_GAS, 4 + 3 * _WORD
+    for leaf in leaves:
+        gas, data = gas + _gas(leaf), data + _data(leaf)
+        if batch and (gas * GAS_MARGIN * room.scale > room.gas * AIM or data > room.data):
+            break
+        batch.append(leaf)
+    return batch
+
+
+def share_that_fits(gas: int | None, room: Room) -> Fraction:
+    """How much to keep of a call that is too large: by its gas limit, or half if that does not explain it."""
+    if gas is None or gas <= room.gas:
+        return Fraction(1, 2)
+    return room.gas * AIM / gas
+
+
+def fewer(items: Sequence[T], share: Fraction) -> list[T]:
+    """About that share of the items, from the first on, but at least one less than there are; nothing of one."""
+    return list(items[: max(1, min(len(items) - 1, int(len(items) * share)))]) if len(items) > 1 else []
+
+
+def _gas(leaf: Claim) -> int:
+    return CLAIM_GAS_PER_LEAF + CLAIM_GAS_PER_LINE * len(leaf.lines) + CLAIM_GAS_PER_HASH * len(leaf.proof)
+
+
+def _data(leaf: Claim) -> int:
+    """Bytes of the leaf in the ABI's encoding: its offset, its three fields, two lengths, lines of two words, proof."""
+    return _WORD * (1 + 3 + 2 + 2 * len(leaf.lines) + len(leaf.proof))
+
 
 BUMP = (9, 8)
 """A replacement offers at least 9/8 of both figures: nodes refuse less than 11/10 (geth's default price bump)."""

@@ -15,7 +15,7 @@ from eth_utils.crypto import keccak
 from fedgpu_operator.domain.money import MicroUSD, format_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot, EpochPlan, EpochState
 from fedgpu_operator.domain.transactions import PostedEpoch
-from fedgpu_operator.settlement.epoch import parse_manifest
+from fedgpu_operator.settlement.epochs import parse_manifest
 
 NAMED = 3
 """Differences that a verdict names; it counts the others."""

@@ -20,7 +20,7 @@ from fedgpu_operator import artifacts
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Line
 from fedgpu_operator.lab.chain import Chain
-from fedgpu_operator.settlement.merkle import leaf_hash, merkle_proof, merkle_root
+from fedgpu_operator.settlement.epochs import leaf_hash, merkle_proof, merkle_root
 
 STAKE_DELAY = LONGEST + CHALLENGE + RULING + 2 * 86_400
 STAKE_LOCK = 10 * 86_400

@@ -20,9 +20,8 @@ from tests.contract.ledger.test_document import program, run
 
 from fedgpu_operator.adapters.ledger import SqlLedger, archiving, copies, live, segments
 from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, row_hash
-from fedgpu_operator.domain.archives import Archived, ArchiveWish
 from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochLine, EpochStage, LeaseCover, SignedUsage
-from fedgpu_operator.domain.ledger import LedgerAudit, Position, PostingKind, UsageDispute
+from fedgpu_operator.domain.ledger import Archived, ArchiveWish, LedgerAudit, Position, PostingKind, UsageDispute
 from fedgpu_operator.domain.money import MicroUSD, accrue
 from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.errors import ConfigurationError, LedgerError

@@ -19,7 +19,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.hub.render import member_namespace, provider_namespace, render_workload
+from fedgpu_operator.hub.services.workloads import member_namespace, provider_namespace, render_workload
 from fedgpu_operator.lab.cluster import Cluster
 from fedgpu_operator.ports import PODS, ResourceType
 

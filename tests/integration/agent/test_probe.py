@@ -19,9 +19,9 @@ from fedgpu_operator.agent import AgentSettings
 from fedgpu_operator.agent.report import Reporter
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.cli import main
-from fedgpu_operator.domain.location import Location
+from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.vantage import Vantage
-from fedgpu_operator.hub.vantages import VantageLoop
+from fedgpu_operator.hub.loops.vantages import VantageLoop
 from fedgpu_operator.lab.cluster import Cluster
 from fedgpu_operator.lab.process import free_ports
 

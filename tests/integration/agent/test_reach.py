@@ -9,7 +9,7 @@ import pytest
 
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
-from fedgpu_operator.api.conditions import find
+from fedgpu_operator.api.base import find
 from fedgpu_operator.api.providerreport import AGENT_LEASE
 from fedgpu_operator.errors import NotFoundError
 from fedgpu_operator.ports import COORDINATION_LEASES

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.agent.identity import HUB_LABEL
-from fedgpu_operator.api.base import Condition
+from fedgpu_operator.agent.workload import HUB_LABEL
+from fedgpu_operator.api.base import Condition, find
 from fedgpu_operator.api.computelease import TENANT_LABEL, ComputeLease
-from fedgpu_operator.api.conditions import find
 
 
 def _host_path(workload: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from fedgpu_operator.api.conditions import find
+from fedgpu_operator.api.base import find
 
 DURATION = "lab.fedgpu.dev/duration"
 

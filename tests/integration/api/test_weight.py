@@ -9,12 +9,11 @@ import pytest
 
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
-from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.base import MOST_STORED, JSONObject, stored_bytes
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.weight import MOST_STORED, stored_bytes
 from fedgpu_operator.errors import TooLargeError
-from fedgpu_operator.hub.leases import LEASES
-from fedgpu_operator.hub.write import patch_to_fit, relieve
+from fedgpu_operator.hub.services.workloads import LEASES
+from fedgpu_operator.hub.services.writes import patch_to_fit, relieve
 from fedgpu_operator.lab import Cluster
 from fedgpu_operator.ports import NAMESPACES
 

@@ -14,7 +14,7 @@ import yaml
 from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, AWAITS_ANNOTATION, GPUProvider
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import ForbiddenError, KubeError
-from fedgpu_operator.hub.render import provider_namespace
+from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.lab.api import ClusterApi
 from fedgpu_operator.lab.chart import NAMESPACE
 from fedgpu_operator.lab.cluster import Cluster

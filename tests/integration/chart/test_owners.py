@@ -23,7 +23,7 @@ from fedgpu_operator.api.gpuprovider import (
     GPUProvider,
 )
 from fedgpu_operator.errors import KubeError, NotFoundError
-from fedgpu_operator.hub.render import provider_namespace
+from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.lab.api import ClusterApi
 from fedgpu_operator.lab.chart import NAMESPACE, Helm
 from fedgpu_operator.lab.cluster import Cluster

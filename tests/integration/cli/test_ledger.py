@@ -13,9 +13,8 @@ from eth_utils.crypto import keccak
 
 from fedgpu_operator.adapters.ledger import SqlLedger, archiving
 from fedgpu_operator.cli import main
-from fedgpu_operator.domain.archives import ArchiveWish
 from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochStage
-from fedgpu_operator.domain.ledger import Position, PostingKind
+from fedgpu_operator.domain.ledger import ArchiveWish, Position, PostingKind
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import EpochPlan
 from fedgpu_operator.settlement import build_epoch

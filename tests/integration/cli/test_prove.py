@@ -19,7 +19,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.cli import main
-from fedgpu_operator.hub.proofs import ProofBook
+from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.lab.cluster import Cluster
 
 KEY = "0x" + "42" * 32

@@ -13,7 +13,7 @@ import pytest
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.holding import HoldingKube
 from fedgpu_operator.api.crd import all_crds
-from fedgpu_operator.api.placementpolicy import PlacementPolicy
+from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.lab.cluster import Cluster
 from fedgpu_operator.ports import NAMESPACES, ResourceType
 

@@ -21,7 +21,8 @@ from fedgpu_operator.lab.progress import progress_for
 HANGING = """
 import asyncio, os, sys
 from fedgpu_operator import pulse
-from fedgpu_operator.hub import loop, vantages
+from fedgpu_operator.hub.loops import loop
+from fedgpu_operator.hub.loops import vantages
 
 async def hang(self):
     while True:

@@ -19,7 +19,7 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment
 from fedgpu_operator.domain.transactions import Fees
 from fedgpu_operator.errors import NotTakenError, Refusal
-from fedgpu_operator.hub.settlement import SettlementLoop
+from fedgpu_operator.hub.loops.settlement import SettlementLoop
 from fedgpu_operator.lab.chain import Chain
 from fedgpu_operator.lab.chains import make_chain
 from fedgpu_operator.lab.process import Watchdog, end

@@ -17,15 +17,15 @@ from eth_utils.address import to_checksum_address
 from fedgpu_operator.adapters.chain import EscrowClient, LocalSigner
 from fedgpu_operator.adapters.chain.bundles import MULTICALL3
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.api.conditions import Finding
+from fedgpu_operator.api.base import Finding
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.books import EpochDraft, EpochStage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import DisputeState, EpochPlan, Receipt
 from fedgpu_operator.domain.transactions import Call, Fees
 from fedgpu_operator.errors import ChainMismatchError, RevertedError
-from fedgpu_operator.hub.chainsigners import RECHECK, SignerBook
-from fedgpu_operator.hub.disputes import DisputeKeeper
+from fedgpu_operator.hub.services.disputes import DisputeKeeper
+from fedgpu_operator.hub.services.signatures import RECHECK, SignerBook
 from fedgpu_operator.settlement import Room, claims
 from fedgpu_operator.settlement.typeddata import escrow_domain, receipt
 

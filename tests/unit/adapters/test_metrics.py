@@ -8,13 +8,12 @@ from math import inf, isnan
 import pytest
 from prometheus_client import CollectorRegistry
 
-from fedgpu_operator.adapters.marketmetrics import MOST_MARKETS
-from fedgpu_operator.adapters.metrics import PrometheusMetrics
+from fedgpu_operator.adapters.metrics import MOST_MARKETS, PrometheusMetrics
 from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.placement.problem import Solution
 from fedgpu_operator.ports import Metrics
-from fedgpu_operator.settlement.purse import Purse
+from fedgpu_operator.settlement.funding import Purse
 
 
 @pytest.fixture

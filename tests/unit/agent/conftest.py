@@ -8,11 +8,11 @@ from uuid import UUID
 
 import pytest
 
-from fedgpu_operator.agent.conditions import Verdict, state_of, update
+from fedgpu_operator.agent.decide import Verdict, state_of, update
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, LeaseUsage
 from fedgpu_operator.domain.usage import UsageReading
-from fedgpu_operator.hub.render import render_workload
+from fedgpu_operator.hub.services.workloads import render_workload
 
 UID = str(UUID(int=7))
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)

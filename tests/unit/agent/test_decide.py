@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.agent.conditions import Verdict, state_of, update
-from fedgpu_operator.agent.decide import Decision, View, decide
+from fedgpu_operator.agent.decide import Decision, Verdict, View, decide, state_of, update
 from fedgpu_operator.agent.pods import pod_facts
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.api.computelease import ComputeLease

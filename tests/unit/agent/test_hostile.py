@@ -19,13 +19,11 @@ import pytest
 from tests.unit.hub.fakes import FakeClock, FakeKube
 
 from fedgpu_operator.adapters.clock import SystemClock
-from fedgpu_operator.adapters.kube.budget import Allowance, Budget
-from fedgpu_operator.adapters.kube.client import KubeClient
+from fedgpu_operator.adapters.kube.client import Allowance, Budget, KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.agent import KEPT, Agent, AgentSettings
-from fedgpu_operator.api.base import Condition
+from fedgpu_operator.api.base import Condition, find
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ProviderReport
 from fedgpu_operator.domain.text import is_clean
 from fedgpu_operator.lab.kubeconfig import render

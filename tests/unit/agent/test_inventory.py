@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgpu_operator.agent.identity import HUB_LABEL, Identity
 from fedgpu_operator.agent.inventory import Tally
-from fedgpu_operator.agent.kept import KEPT
+from fedgpu_operator.agent.watch import KEPT
+from fedgpu_operator.agent.workload import HUB_LABEL, Identity
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import LEASE_LABEL, PROVIDER_LABEL
 from fedgpu_operator.api.providerreport import ReportedProduct

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgpu_operator.agent import pods as podlib
-from fedgpu_operator.agent.identity import HUB_LABEL
-from fedgpu_operator.agent.kept import KEPT, MAX_ENTRIES, MAX_TEXT
+from fedgpu_operator.agent.watch import KEPT, MAX_ENTRIES, MAX_TEXT
+from fedgpu_operator.agent.workload import HUB_LABEL
 from fedgpu_operator.api.computelease import LEASE_LABEL
 from fedgpu_operator.ports import EVENTS, JOBS, NAMESPACES, NODES, PODS, ResourceType
 from fedgpu_operator.reflector import weight

@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.agent.conditions import Verdict
-from fedgpu_operator.agent.identity import Identity
+from fedgpu_operator.agent.decide import Verdict
 from fedgpu_operator.agent.lease import LeaseReconciler, Sight
 from fedgpu_operator.agent.settings import AgentSettings
-from fedgpu_operator.agent.workload import Workloads
-from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.agent.workload import Identity, Workloads
+from fedgpu_operator.api.base import JSONObject, find
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.conditions import find
 from fedgpu_operator.errors import ConflictError, ForbiddenError, NotFoundError, RejectedError, UnreachableError
 from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
 

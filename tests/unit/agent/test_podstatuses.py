@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from fedgpu_operator.agent.conditions import Verdict
-from fedgpu_operator.agent.decide import Decision, View, decide
-from fedgpu_operator.agent.kept import KEPT
+from fedgpu_operator.agent.decide import Decision, Verdict, View, decide
 from fedgpu_operator.agent.pods import pod_facts
 from fedgpu_operator.agent.settings import AgentSettings
+from fedgpu_operator.agent.watch import KEPT
 from fedgpu_operator.domain.faults import OUTCOMES
 from fedgpu_operator.metering import measure
 from fedgpu_operator.ports import JOBS, PODS

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.agent.conditions import Verdict
-from fedgpu_operator.agent.receipts import AHEAD_SECONDS, objection
+from fedgpu_operator.agent.decide import Verdict
+from fedgpu_operator.agent.signing import AHEAD_SECONDS, objection
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.providerreport import ProposedReceipt
 from fedgpu_operator.domain.usage import UsageReading

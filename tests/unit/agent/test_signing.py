@@ -9,12 +9,12 @@ import pytest
 from tests.unit.agent.test_lease import RUNNING, Bench
 
 from fedgpu_operator.adapters.chain.signers import LocalSigner
-from fedgpu_operator.agent.conditions import Verdict
+from fedgpu_operator.agent.decide import Verdict
 from fedgpu_operator.agent.lease import LeaseReconciler
 from fedgpu_operator.agent.signing import Signing, UsageSigner
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.usage import UsageReading
-from fedgpu_operator.settlement.evidence import usage_statement
+from fedgpu_operator.settlement.epochs import usage_statement
 from fedgpu_operator.settlement.typeddata import hub_domain, recover, signed_by
 
 CHAIN, ESCROW, PAYOUT = 31337, "0x" + "11" * 20, "0x" + "22" * 20

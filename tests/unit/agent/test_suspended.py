@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from tests.unit.agent.test_lease import Bench
 
-from fedgpu_operator.agent.conditions import Verdict
-from fedgpu_operator.agent.kept import KEPT
+from fedgpu_operator.agent.decide import Verdict
 from fedgpu_operator.agent.pods import suspended
-from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.api.conditions import find
+from fedgpu_operator.agent.watch import KEPT
+from fedgpu_operator.api.base import JSONObject, find
 from fedgpu_operator.ports import JOBS
 
 RUNNING = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("True", "Running")}

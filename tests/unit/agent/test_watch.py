@@ -10,9 +10,8 @@ import pytest
 from tests.unit.agent.test_agent import Silent
 
 from fedgpu_operator.agent import watch as watching
-from fedgpu_operator.agent.identity import HUB_LABEL, Identity
-from fedgpu_operator.agent.kept import KEPT
-from fedgpu_operator.agent.watch import MOST_PODS, MemberWatch
+from fedgpu_operator.agent.watch import KEPT, MOST_PODS, MemberWatch
+from fedgpu_operator.agent.workload import HUB_LABEL, Identity
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import LEASE_LABEL, PROVIDER_LABEL
 from fedgpu_operator.errors import AnswerTooLargeError

@@ -15,8 +15,7 @@ from pydantic import Field
 from fedgpu_operator.api.base import Column, JSONObject, KindInfo, Resource
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.crd import all_crds, crd, root_schema, to_yaml
-from fedgpu_operator.api.crd_schema import VALIDATIONS, walk
+from fedgpu_operator.api.crd import VALIDATIONS, all_crds, crd, root_schema, to_yaml, walk
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import ConfigurationError
 

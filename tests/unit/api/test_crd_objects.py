@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from fedgpu_operator.api.base import Resource
-from fedgpu_operator.api.crd import root_schema
-from fedgpu_operator.api.crd_schema import walk
+from fedgpu_operator.api.crd import root_schema, walk
 from fedgpu_operator.api.registry import KINDS
 
 NOT_TOGETHER = {

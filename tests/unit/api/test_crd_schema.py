@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from fedgpu_operator.api.base import SET_LIST, JSONObject, Model, Rule, cel, hint
-from fedgpu_operator.api.crd_schema import VALIDATIONS, structural_schema, walk
+from fedgpu_operator.api.crd import VALIDATIONS, structural_schema, walk
 from fedgpu_operator.errors import ConfigurationError
 
 

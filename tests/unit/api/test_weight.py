@@ -9,18 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgpu_operator.api.base import MAX_MESSAGE, Condition
-from fedgpu_operator.api.computelease import ComputeLeaseStatus, LeaseUsage, PodReading
-from fedgpu_operator.api.podtemplate import MAX_TEXT
-from fedgpu_operator.api.weight import (
+from fedgpu_operator.api.base import (
     HEADROOM,
     LEASE_METADATA_BYTES,
     LEASE_STATUS_BYTES,
+    MAX_MESSAGE,
     MOST_STORED,
+    Condition,
     excess_of_job,
     excess_of_lease,
     stored_bytes,
 )
+from fedgpu_operator.api.computelease import ComputeLeaseStatus, LeaseUsage, PodReading
+from fedgpu_operator.api.jobspec import MAX_TEXT
 
 WORST = "<"
 """Six bytes where it is stored."""

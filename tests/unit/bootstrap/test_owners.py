@@ -12,11 +12,12 @@ from tests.unit.hub.fakes import FakeClock
 
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.agent import Signing
-from fedgpu_operator.api.conditions import find
+from fedgpu_operator.api.base import find
 from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, AWAITS_ANNOTATION, WITHDRAWN, GPUProvider
 from fedgpu_operator.bootstrap import agents
 from fedgpu_operator.bootstrap.agents import AgentSupervisor, Running
-from fedgpu_operator.hub.providers import ProviderLoop, is_ready
+from fedgpu_operator.hub.loops.providers import ProviderLoop
+from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.settings import Settings
 
 HONEST, THIEF = "honest", "a-thief"

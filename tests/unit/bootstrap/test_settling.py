@@ -22,9 +22,9 @@ from fedgpu_operator.errors import (
     ConfigurationError,
     StatePrunedError,
 )
-from fedgpu_operator.hub.escrowterms import Obstacle, TermsSource
-from fedgpu_operator.hub.settlement import SettlementLoop
-from fedgpu_operator.hub.settlercoins import SettlerWatch
+from fedgpu_operator.hub.loops.settlement import SettlementLoop
+from fedgpu_operator.hub.loops.settler import SettlerWatch
+from fedgpu_operator.hub.services.terms import Obstacle, TermsSource
 from fedgpu_operator.ports import Escrow
 from fedgpu_operator.settings import Settings
 from fedgpu_operator.settlement import lag_of

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fedgpu_operator.cli.ledger_archive import archived_text, newest_over, wish_of
-from fedgpu_operator.domain.archives import Archived
+from fedgpu_operator.domain.ledger import Archived
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import EpochState
 from fedgpu_operator.errors import ConfigurationError

@@ -17,7 +17,7 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.cli import manifests
 from fedgpu_operator.cli.manifests import from_hub, from_place, unpacked
 from fedgpu_operator.errors import ConfigurationError, KubeError, NotFoundError
-from fedgpu_operator.hub.manifests import KEY, PIECES_ANNOTATION, manifest_name
+from fedgpu_operator.hub.services.epochs import KEY, PIECES_ANNOTATION, manifest_name
 
 if TYPE_CHECKING:
     from .conftest import FakeHub

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.gpu import GpuModel
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.market import Market, Premium, PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
@@ -27,7 +27,7 @@ from fedgpu_operator.errors import (
     RejectedError,
     UnreachableError,
 )
-from fedgpu_operator.hub.marketdoc import KEY, NAME, MarketDocument, QuotedOffer, packed
+from fedgpu_operator.hub.views.market import KEY, NAME, MarketDocument, QuotedOffer, packed
 
 if TYPE_CHECKING:
     from .conftest import FakeHub

@@ -9,12 +9,12 @@ from tests.unit.hub.chain import WINDOW, FakeEscrow
 from tests.unit.hub.world import TEAM, World
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.api.conditions import find
+from fedgpu_operator.api.base import find
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.transactions import Call, Fees
-from fedgpu_operator.hub.settlement import SettlementLoop
+from fedgpu_operator.hub.loops.settlement import SettlementLoop
 from fedgpu_operator.settlement import Terms
 
 TENANT = str(to_checksum_address("0x" + "aa" * 20))

@@ -14,7 +14,7 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
 from fedgpu_operator.placement.problem import Solution
 from fedgpu_operator.ports import Kube, Listed, Metrics, ResourceType, WatchEvent
-from fedgpu_operator.settlement.purse import Purse
+from fedgpu_operator.settlement.funding import Purse
 
 Key = tuple[str, str, str]
 """(plural, namespace, name)."""

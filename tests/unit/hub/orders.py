@@ -11,14 +11,13 @@ from tests.unit.hub.fakes import FakeClock, FakeKube
 from tests.unit.hub.world import HUB, JOBS, LEASES, TEAM, Crash, World
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.agent.identity import Identity, lease_of
 from fedgpu_operator.agent.lease import LeaseReconciler, Sight
 from fedgpu_operator.agent.settings import AgentSettings
-from fedgpu_operator.agent.workload import Workloads
+from fedgpu_operator.agent.workload import Identity, Workloads, lease_of
 from fedgpu_operator.api.base import JSONObject, Resource
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.errors import KubeError, UnreachableError
-from fedgpu_operator.hub.jobs import JobLoop
+from fedgpu_operator.hub.loops.jobs import JobLoop
 from fedgpu_operator.ports import JOBS as MEMBER_JOBS
 from fedgpu_operator.ports import PODS, Reading, ResourceType
 

@@ -7,8 +7,8 @@ from typing import Any
 from tests.unit.hub.world import JOBS, PROVIDERS, World
 
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.hub.funds import Exposure, Standing
-from fedgpu_operator.hub.store import load_heartbeats
+from fedgpu_operator.hub.services.funds import Exposure, Standing
+from fedgpu_operator.hub.services.store import load_heartbeats
 from fedgpu_operator.ports import COORDINATION_LEASES
 from fedgpu_operator.settlement import Cover
 

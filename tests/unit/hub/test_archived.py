@@ -10,7 +10,7 @@ from tests.unit.hub.bank import PAIR, TENANT, Bank
 from tests.unit.hub.chain import WINDOW
 
 from fedgpu_operator.adapters.ledger import archiving
-from fedgpu_operator.domain.archives import Archived, ArchiveWish
+from fedgpu_operator.domain.ledger import Archived, ArchiveWish
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
 

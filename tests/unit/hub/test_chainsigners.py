@@ -12,13 +12,13 @@ from tests.unit.hub.signing import METER, NEXT_SIGNER, PAYOUT, SIGNER, TENANT
 from tests.unit.hub.world import PROVIDERS, World
 
 from fedgpu_operator.adapters.chain.signers import LocalSigner
-from fedgpu_operator.api.conditions import find
+from fedgpu_operator.api.base import find
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
-from fedgpu_operator.hub import chainsigners
-from fedgpu_operator.hub.chainsigners import RECHECK, SignerBook
-from fedgpu_operator.hub.providers import ProviderLoop
+from fedgpu_operator.hub.loops.providers import ProviderLoop
+from fedgpu_operator.hub.services import signatures as chainsigners
+from fedgpu_operator.hub.services.signatures import RECHECK, SignerBook
 from fedgpu_operator.settlement.typeddata import escrow_domain, receipt
 
 OTHER_TENANT = LocalSigner("0x" + "a2" * 32).address

@@ -13,8 +13,8 @@ from fedgpu_operator.domain.market import ProviderRecord
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.transactions import FeeView
 from fedgpu_operator.errors import ChainUnreachableError
-from fedgpu_operator.hub.costs import REFRESH, WINDOW, CostBook, extent_of, interruptions
-from fedgpu_operator.settlement.economy import LONELY, Extent
+from fedgpu_operator.hub.services.costs import REFRESH, WINDOW, CostBook, extent_of, interruptions
+from fedgpu_operator.settlement.fees import LONELY, Extent
 
 HOUR = 3600
 GWEI = 10**9

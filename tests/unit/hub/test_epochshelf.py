@@ -17,8 +17,10 @@ from fedgpu_operator.domain.money import NOTHING, MicroUSD
 from fedgpu_operator.domain.settlement import ChainSnapshot, EpochState
 from fedgpu_operator.domain.terms import EscrowPeriods
 from fedgpu_operator.errors import ForbiddenError
-from fedgpu_operator.hub import epochshelf, manifests, settlement
-from fedgpu_operator.hub.epochshelf import EpochShelf, is_over
+from fedgpu_operator.hub.loops import retention as epochshelf
+from fedgpu_operator.hub.loops import settlement
+from fedgpu_operator.hub.loops.retention import EpochShelf, is_over
+from fedgpu_operator.hub.services import epochs as manifests
 
 KEEP = 86_400
 PERIODS = EscrowPeriods(challenge=100, notice=10_000, ruling=200, exit_after=1_000, longest_epoch=500)

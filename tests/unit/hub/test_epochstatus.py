@@ -11,7 +11,7 @@ from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.domain.books import ChainTx, Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import ZERO_HASH, ChainSnapshot, EpochState, PairState
-from fedgpu_operator.hub.epochstatus import EpochFacts, epoch_status
+from fedgpu_operator.hub.views.epochs import EpochFacts, epoch_status
 from fedgpu_operator.settlement import build_epoch
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -11,7 +11,7 @@ from tests.unit.hub.world import H100, World, condition
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.hub.faults import FaultBook
+from fedgpu_operator.hub.services.costs import FaultBook
 
 
 def newest(world: World, name: str = "train") -> ComputeLease:

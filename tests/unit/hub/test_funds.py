@@ -13,7 +13,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairTotal
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import AccountState, ChainSnapshot, PairState
-from fedgpu_operator.hub.funds import Exposure, Standing, chain_standing, exposure, outlook, run_of, standing
+from fedgpu_operator.hub.services.funds import Exposure, Standing, chain_standing, exposure, outlook, run_of, standing
 from fedgpu_operator.settlement import Burn, Cover
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

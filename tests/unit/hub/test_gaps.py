@@ -19,12 +19,22 @@ from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError, LedgerUnreachableError
-from fedgpu_operator.hub.billing import UsageBiller
-from fedgpu_operator.hub.gaps import Gap, GapKind, Place, accept, compare, compare_chain
-from fedgpu_operator.hub.leases import remade_lease
-from fedgpu_operator.hub.ledgercheck import AGAIN, LedgerCheck
-from fedgpu_operator.hub.reconcile import FROM_LEASE, FROM_STATUS, Reconciler
-from fedgpu_operator.hub.signatures import UsageVerifier
+from fedgpu_operator.hub.services.billing import UsageBiller
+from fedgpu_operator.hub.services.recovery import (
+    AGAIN,
+    FROM_LEASE,
+    FROM_STATUS,
+    Gap,
+    GapKind,
+    LedgerCheck,
+    Place,
+    Reconciler,
+    accept,
+    compare,
+    compare_chain,
+)
+from fedgpu_operator.hub.services.signatures import UsageVerifier
+from fedgpu_operator.hub.services.workloads import remade_lease
 from fedgpu_operator.ports import ResourceType
 
 SPACE = "fedgpu-system"

@@ -11,18 +11,27 @@ from tests.unit.hub.world import H100, World
 
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.decision import Decision
+from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.running import Announced, MoveReason
 from fedgpu_operator.errors import ConflictError, KubeError
-from fedgpu_operator.hub import notices
-from fedgpu_operator.hub.notices import HOLD, MOVE_ANNOTATION, Hold, Notice, decide_held, holds, notice_of, waiting_jobs
-from fedgpu_operator.hub.priorities import PRIORITY_CLASSES
-from fedgpu_operator.hub.providers import AWAITING_REPORT
-from fedgpu_operator.hub.store import load
+from fedgpu_operator.hub.services import notices
+from fedgpu_operator.hub.services.notices import (
+    HOLD,
+    MOVE_ANNOTATION,
+    Hold,
+    Notice,
+    decide_held,
+    holds,
+    notice_of,
+    waiting_jobs,
+)
+from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
+from fedgpu_operator.hub.services.store import load
+from fedgpu_operator.hub.views.providers import AWAITING_REPORT
 from fedgpu_operator.placement import Engine, Snapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -15,7 +15,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.jobfacts import MOST_REFUSED, JobFacts, Phase, outcome_of, phase, resumes_at, stop_reason
+from fedgpu_operator.hub.views.jobfacts import MOST_REFUSED, JobFacts, Phase, outcome_of, phase, resumes_at, stop_reason
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PAST, AHEAD = "2026-01-01T11:59:59Z", "2026-01-01T12:00:01Z"

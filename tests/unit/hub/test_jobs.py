@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import pytest
 from tests.unit.hub.world import JOBS, World
 
-from fedgpu_operator.api.placementpolicy import PlacementPolicy
+from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.domain.job import Policy
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
-from fedgpu_operator.hub.jobfacts import SUPERSEDED
+from fedgpu_operator.hub.views.jobfacts import SUPERSEDED
 
 
 async def _placed(world: World) -> None:

@@ -10,17 +10,15 @@ from typing import Any
 import pytest
 from tests.unit.hub.world import condition
 
-from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.api.computejobstatus import ComputeJobStatus
+from fedgpu_operator.api.base import find
+from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, Coverage, EpochStage, LeaseUsage
 from fedgpu_operator.domain.decision import Decision, Reason, Verdict
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.jobevents import job_events
-from fedgpu_operator.hub.jobfacts import JobFacts
-from fedgpu_operator.hub.jobstatus import is_settled, job_status
+from fedgpu_operator.hub.views.jobfacts import JobFacts
+from fedgpu_operator.hub.views.jobs import is_settled, job_events, job_status
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 UID = "0" * 36

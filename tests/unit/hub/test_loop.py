@@ -10,8 +10,8 @@ import pytest
 from tests.unit.hub.fakes import FakeMetrics
 
 from fedgpu_operator.errors import ConflictError, LedgerError, StatePrunedError, UnreachableError
-from fedgpu_operator.hub import loop as module
-from fedgpu_operator.hub.loop import Loop
+from fedgpu_operator.hub.loops import loop as module
+from fedgpu_operator.hub.loops.loop import Loop
 
 
 class Passes:

@@ -9,15 +9,15 @@ import pytest
 from tests.unit.hub.world import H100, World
 
 from fedgpu_operator.domain.books import AttemptRequest
-from fedgpu_operator.domain.location import Location
+from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, NotFoundError
-from fedgpu_operator.hub import market as module
-from fedgpu_operator.hub import marketdoc
-from fedgpu_operator.hub.market import MarketLoop
-from fedgpu_operator.hub.marketdoc import MarketDocument, packed, published_market, unpacked
+from fedgpu_operator.hub.loops import market as module
+from fedgpu_operator.hub.loops.market import MarketLoop
+from fedgpu_operator.hub.views import market as marketdoc
+from fedgpu_operator.hub.views.market import MarketDocument, packed, published_market, unpacked
 from fedgpu_operator.placement import Plugins, Snapshot
 from fedgpu_operator.placement.market import MarketView, survey_snapshot
 from fedgpu_operator.ports import CONFIG_MAPS

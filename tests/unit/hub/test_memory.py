@@ -14,9 +14,9 @@ from fedgpu_operator.adapters.kube.holding import HoldingKube
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import KubeError
-from fedgpu_operator.hub.jobs import JobLoop
-from fedgpu_operator.hub.jobstatus import job_status
-from fedgpu_operator.hub.store import load
+from fedgpu_operator.hub.loops.jobs import JobLoop
+from fedgpu_operator.hub.services.store import load
+from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.ports import ResourceType
 
 ACCOUNTS = ResourceType.of(ComputeAccount.info)
@@ -72,7 +72,7 @@ def counting_looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return job_status(facts, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedgpu_operator.hub.jobwriter.job_status", look)
+        patch.setattr("fedgpu_operator.hub.services.jobwriter.job_status", look)
         yield looked
 
 

@@ -12,7 +12,7 @@ import pytest
 from fedgpu_operator.domain.books import Attempt, AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
-from fedgpu_operator.hub.opening import Opener
+from fedgpu_operator.hub.services.attempts import Opener
 from fedgpu_operator.ports import Clock, Ledger
 
 

@@ -17,19 +17,18 @@ from tests.unit.hub.world import H100, PROVIDERS, World
 
 from fedgpu_operator.adapters.kube.holding import HoldingKube
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.base import JSONObject, find
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.gpuprovider import DRAIN_ANNOTATION, GPUProvider
-from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.api.registry import KINDS
+from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.domain.books import LeaseUsage
-from fedgpu_operator.hub.jobs import JobLoop
-from fedgpu_operator.hub.jobstatus import job_status
-from fedgpu_operator.hub.obligations import ObligationBook
-from fedgpu_operator.hub.signatures import UsageVerifier
+from fedgpu_operator.hub.loops.jobs import JobLoop
+from fedgpu_operator.hub.services.funds import ObligationBook
+from fedgpu_operator.hub.services.signatures import UsageVerifier
+from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.placement import Engine
 from fedgpu_operator.ports import ResourceType
 
@@ -346,7 +345,7 @@ class Work:
             self.solves += 1
             return decide(*args, **kwargs)
 
-        monkeypatch.setattr("fedgpu_operator.hub.jobwriter.job_status", look)
+        monkeypatch.setattr("fedgpu_operator.hub.services.jobwriter.job_status", look)
         monkeypatch.setattr(Engine, "decide", solve)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from tests.unit.hub.world import World
 
+from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.hub.costs import RunCosts
-from fedgpu_operator.hub.jobfacts import JobFacts
-from fedgpu_operator.hub.placing import all_offers, domain_job, hosts_of
-from fedgpu_operator.hub.store import load
+from fedgpu_operator.hub.services.costs import RunCosts
+from fedgpu_operator.hub.services.snapshot import all_offers, domain_job, hosts_of
+from fedgpu_operator.hub.services.store import load
+from fedgpu_operator.hub.views.jobfacts import JobFacts
 
 COOLDOWN = timedelta(seconds=300)
 

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.hub.world import World
 
 from fedgpu_operator.errors import ForbiddenError, KubeError, UnreachableError
-from fedgpu_operator.hub.priorities import PRIORITY_CLASSES, Priority, priorities_of
+from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES, Priority, priorities_of
 from fedgpu_operator.ports import ResourceType
 
 

@@ -13,16 +13,15 @@ from tests.unit.hub.chain import FakeEscrow, stamp
 from tests.unit.hub.fakes import FakeClock
 from tests.unit.hub.world import HUB, ISSUED, TEAM, World
 
-from fedgpu_operator.api.base import Condition, JSONObject
+from fedgpu_operator.api.base import Condition, JSONObject, find
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.errors import ChainUnreachableError
-from fedgpu_operator.hub.accounts import AccountLoop
-from fedgpu_operator.hub.obligations import Obligations
-from fedgpu_operator.hub.placing import all_offers, funds_by_namespace
-from fedgpu_operator.hub.proofs import ASKED_AT_ONCE, RECHECK, SKEW_SECONDS, ProofBook
-from fedgpu_operator.hub.store import load
+from fedgpu_operator.hub.loops.accounts import AccountLoop
+from fedgpu_operator.hub.services.funds import Obligations
+from fedgpu_operator.hub.services.snapshot import all_offers, funds_by_namespace
+from fedgpu_operator.hub.services.store import load
+from fedgpu_operator.hub.services.wallets import ASKED_AT_ONCE, RECHECK, SKEW_SECONDS, ProofBook
 from fedgpu_operator.ports import ResourceType
 from fedgpu_operator.settlement.typeddata import (
     SigningDomain,
@@ -113,7 +112,7 @@ async def test_the_wallets_own_signature_is_verified_once_and_the_chain_not_aske
     def fail(*_: object) -> bool:
         raise AssertionError("verified again")
 
-    monkeypatch.setattr("fedgpu_operator.hub.proofs.signed_by", fail)
+    monkeypatch.setattr("fedgpu_operator.hub.services.wallets.signed_by", fail)
     wallets.silent = True
     assert (await book.accounts([mine], refresh=True))[TEAM].proven
     assert wallets.asked == 0
@@ -230,7 +229,7 @@ async def test_many_proofs_of_nobody_cost_one_silence_and_not_one_each(book: Pro
 
 
 async def test_memory_is_bounded(book: ProofBook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedgpu_operator.hub.proofs.MOST_KEPT", 3)
+    monkeypatch.setattr("fedgpu_operator.hub.services.wallets.MOST_KEPT", 3)
     for second in range(9):
         data = for_account(issued_at=second)
         assert (await book.accounts([account(by_key(data, second))]))[TEAM].proven

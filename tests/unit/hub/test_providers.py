@@ -13,8 +13,8 @@ from tests.unit.hub.fakes import FakeClock
 from tests.unit.hub.world import H100, PROVIDERS, World, condition
 
 from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computelease import PROVIDER_LABEL
-from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.gpuprovider import (
     ACCEPT_ANNOTATION,
     GPUProvider,
@@ -23,14 +23,9 @@ from fedgpu_operator.api.gpuprovider import (
 )
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.errors import InvalidResourceError, LedgerUnreachableError
-from fedgpu_operator.hub.proofs import ProofVerdict
-from fedgpu_operator.hub.providers import (
-    ProviderFacts,
-    ProviderLoop,
-    awaits_report,
-    is_ready,
-    provider_status,
-)
+from fedgpu_operator.hub.loops.providers import ProviderLoop
+from fedgpu_operator.hub.services.wallets import ProofVerdict
+from fedgpu_operator.hub.views.providers import ProviderFacts, awaits_report, is_ready, provider_status
 from fedgpu_operator.ports import NAMESPACES, ResourceType
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -9,7 +9,7 @@ from tests.unit.hub.office import Office, uses
 from tests.unit.hub.signing import funded
 from tests.unit.hub.world import Crash, World
 
-from fedgpu_operator.hub.receipts import REPORTS
+from fedgpu_operator.hub.loops.receipts import REPORTS
 
 
 @pytest.mark.parametrize("point", ["propose", "agent", "append", "append-lost", "take-away"])

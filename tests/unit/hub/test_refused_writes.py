@@ -9,10 +9,9 @@ from itertools import pairwise
 import pytest
 from tests.unit.hub.world import JOBS, LEASES, TEAM, World
 
-from fedgpu_operator.api.base import JSONObject
-from fedgpu_operator.api.weight import HEADROOM, JOB_STATUS_BYTES, MOST_STORED, stored_bytes
+from fedgpu_operator.api.base import HEADROOM, JOB_STATUS_BYTES, MOST_STORED, JSONObject, stored_bytes
 from fedgpu_operator.errors import ConflictError, ForbiddenError, RejectedError, TooLargeError, UnreachableError
-from fedgpu_operator.hub.jobfacts import MOST_REFUSED, WRITE_REFUSED
+from fedgpu_operator.hub.views.jobfacts import MOST_REFUSED, WRITE_REFUSED
 
 
 def _job(world: World) -> JSONObject:

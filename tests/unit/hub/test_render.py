@@ -12,7 +12,7 @@ from fedgpu_operator.agent.guard import check_workload
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.render import member_namespace, provider_namespace, render_workload
+from fedgpu_operator.hub.services.workloads import member_namespace, provider_namespace, render_workload
 
 UID = "00000000-0000-4000-8000-000000000001"
 MAIN = {"name": "main", "image": "work:1"}

@@ -13,8 +13,8 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.books import EpochDraft, EpochStage, LeaseCover
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import ForbiddenError
-from fedgpu_operator.hub import retention
-from fedgpu_operator.hub.retention import RetentionLoop
+from fedgpu_operator.hub.loops import retention
+from fedgpu_operator.hub.loops.retention import RetentionLoop
 
 KEEP = 3600
 USED = 60

@@ -19,7 +19,7 @@ from fedgpu_operator.domain.money import NOTHING, MicroUSD
 from fedgpu_operator.domain.settlement import AccountState, Claim, Line, SignedTx
 from fedgpu_operator.domain.transactions import Call, Fees, Nonces
 from fedgpu_operator.errors import ChainUnreachableError, LedgerError, NotTakenError, Refusal, RevertedError
-from fedgpu_operator.hub.sending import FREE, PATIENCE, Fate, IntentSender
+from fedgpu_operator.hub.services.transactions import FREE, PATIENCE, Fate, IntentSender
 from fedgpu_operator.settlement import MAX_TX_GAS, fewer
 
 CAP = 1_000

@@ -12,12 +12,12 @@ from tests.unit.hub.fakes import FakeClock
 from tests.unit.hub.world import TEAM, World
 
 from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.api.conditions import find
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import AccountState
-from fedgpu_operator.hub.accounts import AccountLoop
-from fedgpu_operator.hub.solvency import REACTION
+from fedgpu_operator.hub.loops.accounts import AccountLoop
+from fedgpu_operator.hub.services.solvency import REACTION
 from fedgpu_operator.settlement import Thresholds
 
 WALLET = str(to_checksum_address("0x" + "aa" * 20))

@@ -11,8 +11,8 @@ from tests.unit.hub.fakes import FakeMetrics
 from tests.unit.hub.world import JOBS, Crash, World
 
 from fedgpu_operator.errors import ConflictError, InvalidResourceError
-from fedgpu_operator.hub.loop import Loop
-from fedgpu_operator.hub.write import emit, merge_diff, one_of_many, write_status
+from fedgpu_operator.hub.loops.loop import Loop
+from fedgpu_operator.hub.services.writes import emit, merge_diff, one_of_many, write_status
 
 Json = dict[str, Any]
 VALUES = st.recursive(

@@ -9,17 +9,16 @@ from tests.unit.hub.chain import FakeEscrow, stamp
 from tests.unit.hub.fakes import FakeClock, FakeKube, FakeMetrics
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.api.base import JSONObject, KindInfo
+from fedgpu_operator.api.base import JSONObject, KindInfo, find
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.conditions import find
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
-from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.hub.jobs import JobLoop
-from fedgpu_operator.hub.proofs import ProofBook
-from fedgpu_operator.hub.signatures import UsageVerifier
+from fedgpu_operator.api.rules import PlacementPolicy
+from fedgpu_operator.hub.loops.jobs import JobLoop
+from fedgpu_operator.hub.services.signatures import UsageVerifier
+from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.ports import NAMESPACES, ResourceType
 from fedgpu_operator.settlement import Thresholds
 from fedgpu_operator.settlement.typeddata import TypedData, account_proof, hub_domain, provider_proof

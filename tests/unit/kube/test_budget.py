@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgpu_operator.adapters.kube.budget import MINUTE, Allowance, Budget
+from fedgpu_operator.adapters.kube.client import MINUTE, Allowance, Budget
 from fedgpu_operator.errors import BudgetExceededError
 
 SMALL = Allowance(received=1000, seconds=10.0)

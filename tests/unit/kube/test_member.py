@@ -17,8 +17,7 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 
-from fedgpu_operator.adapters.kube.budget import Allowance, Budget
-from fedgpu_operator.adapters.kube.client import MEMBER, KubeClient
+from fedgpu_operator.adapters.kube.client import MEMBER, Allowance, Budget, KubeClient
 from fedgpu_operator.adapters.kube.parsing import ENVELOPE_BYTES
 from fedgpu_operator.agent import KEPT
 from fedgpu_operator.domain.text import is_clean

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 
-from fedgpu_operator.adapters.kube.twins import KEPT, Twins, Words
+from fedgpu_operator.adapters.kube.holding import KEPT, Twins, Words
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 

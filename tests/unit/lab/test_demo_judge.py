@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from fedgpu_operator.api.base import Condition
-from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.api.computejobstatus import ComputeJobStatus, PlacementStatus, SettlementStatus, UsageStatus
+from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus, PlacementStatus, SettlementStatus, UsageStatus
 from fedgpu_operator.domain.money import charge, format_usd, parse_usd
 from fedgpu_operator.lab.audit import Account, Audit
 from fedgpu_operator.lab.demo_judge import judge

@@ -31,7 +31,7 @@ from fedgpu_operator.errors import (
     Refusal,
     UnreachableError,
 )
-from fedgpu_operator.hub.priorities import PRIORITY_CLASSES
+from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
 from fedgpu_operator.lab.process import free_ports
 from fedgpu_operator.operator import main
 from fedgpu_operator.ports import Kube

@@ -9,9 +9,9 @@ from itertools import combinations, product
 from random import Random
 from typing import Any
 
+from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job, PlacementRules
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.running import Announced, Move, Running

@@ -6,10 +6,8 @@ import numpy as np
 from tests.unit.placement.test_transport import exhaustive, is_lawful, tiny, value_of
 
 from fedgpu_operator.placement.flow import Transport
-from fedgpu_operator.placement.flow.augment import Aside
-from fedgpu_operator.placement.flow.duals import worth
-from fedgpu_operator.placement.flow.exact import groups_of
-from fedgpu_operator.placement.flow.network import Network
+from fedgpu_operator.placement.flow.exact import Aside, groups_of
+from fedgpu_operator.placement.flow.market import Network, worth
 from fedgpu_operator.placement.problem import IntVector
 
 SEEDS = 400

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fedgpu_operator.placement.flow import block
-from fedgpu_operator.placement.flow.block import Block
 from fedgpu_operator.placement.flow.costs import NEVER, Costs
-from fedgpu_operator.placement.flow.pricing import Pricing
+from fedgpu_operator.placement.flow.market import Pricing
+from fedgpu_operator.placement.flow.session import Block
 
 
 @pytest.mark.parametrize("seed", range(40))

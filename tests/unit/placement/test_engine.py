@@ -16,9 +16,9 @@ from tests.unit.placement.chance import random_world
 from tests.unit.placement.worlds import snapshot_of
 
 from fedgpu_operator.domain.decision import Reason, Verdict
+from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.errors import FedGPUError

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedgpu_operator.placement.gangs.relax import Group, Prices, cost_floor, count_ceiling, groups_of
-from fedgpu_operator.placement.gangs.shapes import Shelf
+from fedgpu_operator.placement.gangs.plan import Group, Prices, Shelf, cost_floor, count_ceiling, groups_of
 from fedgpu_operator.placement.problem import JobClass
 
 MILLION = 1_000_000

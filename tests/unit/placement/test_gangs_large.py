@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedgpu_operator.placement.gangs.stock import packed
+from fedgpu_operator.placement.gangs.plan import packed
 from fedgpu_operator.placement.problem import JobClass, Problem, Solution
 from fedgpu_operator.placement.solve import solve
 

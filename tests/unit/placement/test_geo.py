@@ -10,11 +10,19 @@ import pytest
 import yaml
 from hack import law_tables
 
-from fedgpu_operator.api.placementrules import CountryGroup
-from fedgpu_operator.domain.geo import GROUPS, LAW_DATE, locate, point_of, resolve_countries
+from fedgpu_operator.api.rules import CountryGroup
+from fedgpu_operator.domain.geo import (
+    GROUPS,
+    LAW_DATE,
+    Location,
+    great_circle_km,
+    locate,
+    point_of,
+    resolve_countries,
+    round_trip_floor_ms,
+)
 from fedgpu_operator.domain.geo_countries import COUNTRIES
 from fedgpu_operator.domain.geo_regions import REGIONS
-from fedgpu_operator.domain.location import Location, great_circle_km, round_trip_floor_ms
 
 
 def test_the_tables_are_whole() -> None:

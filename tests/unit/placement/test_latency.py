@@ -9,10 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fedgpu_operator.domain.decision import Reason
-from fedgpu_operator.domain.geo import locate
+from fedgpu_operator.domain.geo import Location, locate
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import ExchangeRates, Job, LatencyRule
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer, Probe
 from fedgpu_operator.domain.vantage import Vantage, parse_vantages, with_vantages

@@ -11,9 +11,9 @@ from random import Random
 import numpy as np
 import pytest
 
+from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job, PlacementRules
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.market import Market
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer

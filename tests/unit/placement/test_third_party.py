@@ -17,9 +17,9 @@ import pytest
 
 from fedgpu_operator.bootstrap.plugins import GROUP, load_plugins
 from fedgpu_operator.domain.decision import Reason
+from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.errors import ConfigurationError

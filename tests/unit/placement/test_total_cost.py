@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fedgpu_operator.domain.decision import Reason
-from fedgpu_operator.domain.geo import GROUPS
+from fedgpu_operator.domain.geo import GROUPS, Location
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import DataSet, Job, PlacementRules, Policy
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.placement.context import MAX_COMPONENT, Context

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from fedgpu_operator.placement.uids import Uids
+from fedgpu_operator.placement.table import Uids
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from fedgpu_operator.domain.geo import locate, resolve_countries
+from fedgpu_operator.domain.geo import Location, locate, resolve_countries
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import (
     DataSet,
@@ -22,7 +22,6 @@ from fedgpu_operator.domain.job import (
     Requirement,
     SelectorOperator,
 )
-from fedgpu_operator.domain.location import Location
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.domain.offer import Offer, Probe
 from fedgpu_operator.placement import Snapshot, decide

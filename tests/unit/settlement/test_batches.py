@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedgpu_operator.adapters.chain import calls
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Claim, Line
-from fedgpu_operator.settlement.batches import (
+from fedgpu_operator.settlement.fees import (
     AIM,
     MAX_DATA,
     MAX_TX_GAS,

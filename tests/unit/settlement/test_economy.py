@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.settlement import Terms, worth_its_gas
-from fedgpu_operator.settlement.economy import LONELY, Extent, cost_of, share_of_run
+from fedgpu_operator.settlement.fees import LONELY, Extent, cost_of, share_of_run
 
 GWEI = 10**9
 TERMS = Terms(

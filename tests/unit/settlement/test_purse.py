@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgpu_operator.domain.transactions import Fees, FeeView
-from fedgpu_operator.settlement.economy import LONELY, Extent
-from fedgpu_operator.settlement.purse import FEW_EPOCHS, Ebb, Purse, Standing, burn_of, purse_of
+from fedgpu_operator.settlement.fees import LONELY, Extent
+from fedgpu_operator.settlement.funding import FEW_EPOCHS, Ebb, Purse, Standing, burn_of, purse_of
 
 GWEI = 10**9
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)

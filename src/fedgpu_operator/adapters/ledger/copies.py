@@ -21,8 +21,7 @@ from fedgpu_operator.adapters.ledger.chaining import Field, Insertion, head, raw
 from fedgpu_operator.adapters.ledger.database import Database
 from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION, chain_heads, metadata, schema_version
 from fedgpu_operator.adapters.ledger.segments import Note, silent, sync_folder
-from fedgpu_operator.domain.archives import Copied
-from fedgpu_operator.domain.ledger import LedgerAudit
+from fedgpu_operator.domain.ledger import Copied, LedgerAudit
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 ROWS_AT_ONCE = 5_000

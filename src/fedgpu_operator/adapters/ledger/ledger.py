@@ -22,7 +22,6 @@ from fedgpu_operator.adapters.ledger import (
 )
 from fedgpu_operator.adapters.ledger.batches import BatchCalls
 from fedgpu_operator.adapters.ledger.records import MarketCalls
-from fedgpu_operator.domain.archives import Segment
 from fedgpu_operator.domain.books import (
     Attempt,
     AttemptRequest,
@@ -51,6 +50,7 @@ from fedgpu_operator.domain.ledger import (
     Position,
     Posting,
     SealedBooks,
+    Segment,
     SignedReceipt,
     TrialBalance,
     UsageDispute,

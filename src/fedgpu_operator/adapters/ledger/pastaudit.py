@@ -24,8 +24,7 @@ from fedgpu_operator.adapters.ledger.schema import (
     postings,
     usage_records,
 )
-from fedgpu_operator.domain.archives import EPOCH_CHAIN, Segment
-from fedgpu_operator.domain.ledger import LedgerFault
+from fedgpu_operator.domain.ledger import EPOCH_CHAIN, LedgerFault, Segment
 
 LEASES_AT_ONCE = 500
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fedgpu_operator.placement.flow.session import Change, Session
-from fedgpu_operator.placement.flow.transport import transport
-from fedgpu_operator.placement.flow.units import Flow, Transport
+from fedgpu_operator.placement.flow.exact import Flow, Transport
+from fedgpu_operator.placement.flow.session import Change, Session, transport
 
 __all__ = ["Change", "Flow", "Session", "Transport", "transport"]

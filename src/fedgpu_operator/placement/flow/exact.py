@@ -1,24 +1,327 @@
-"""The exact solve of one market: pairs are priced in until the optimum is proven over all of them."""
+"""The exact solve of one market: pairs are priced in until the optimum is proven, and what a unit more is worth."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from fedgpu_operator.errors import FedGPUError
-from fedgpu_operator.placement.flow.augment import Aside
-from fedgpu_operator.placement.flow.clearing import clearing, plain_prices
 from fedgpu_operator.placement.flow.costs import COST_RANGE, MOST, NEVER, in_money, scaled
-from fedgpu_operator.placement.flow.duals import bound, filled, worth
-from fedgpu_operator.placement.flow.network import UNCAPPED, summed
-from fedgpu_operator.placement.flow.pricing import Pairs, Pricing
-from fedgpu_operator.placement.flow.shards import parts
+from fedgpu_operator.placement.flow.market import (
+    REACHED,
+    UNCAPPED,
+    Arcs,
+    Idle,
+    Labels,
+    Market,
+    Network,
+    Pairs,
+    Pricing,
+    Residual,
+    State,
+    arcs_of,
+    bound,
+    costs_of,
+    filled,
+    flow_on,
+    summed,
+    worth,
+)
 from fedgpu_operator.placement.flow.start import guess, idle_costs, nearby, sizes
-from fedgpu_operator.placement.flow.state import Idle, Market, State, flow_on
-from fedgpu_operator.placement.flow.units import Flow, Transport
-from fedgpu_operator.placement.problem import IntVector
+from fedgpu_operator.placement.problem import UNBOUNDED, BoolVector, Clearing, IntVector
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transport:
+    """Classes that want units, and offers. A unit of class c at offer o costs ``price[c][o] * seconds[c]``.
+
+    `demand`, `seconds` (C,) and `supply`, `provider` (O,) are int64; `price` int64 and `eligible` bool are C arrays of
+    shape (O,), the same objects where they are equal. `slots` is how many units a provider takes over all its offers
+    (None: unbounded). A greater `priority` goes first. Where eligible, prices are at least 0. `hint` (int64, (O,), at
+    least 0) is about what one unit of each offer is worth (µUSD · s per hour), where somebody knows: the search begins
+    there. The answer's proof and bounds do not rest on it.
+    """
+
+    demand: IntVector
+    priority: tuple[int, ...]
+    seconds: IntVector
+    price: Sequence[IntVector]
+    eligible: Sequence[BoolVector]
+    supply: IntVector
+    provider: IntVector
+    slots: tuple[int | None, ...]
+    hint: IntVector | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flow:
+    """Who takes what, and what is proven of it. Costs and prices are in µUSD · s per hour.
+
+    `rows`, `offers`, `units` list the pairs with at least one unit, by (row, offer). `most` is at least what any
+    assignment places, `floor` at most what placing as many units of each priority level costs; `certified` says that
+    both are reached. `prices` (O,) is what one unit at the offer, with its provider's lease slot, is worth.
+    """
+
+    rows: IntVector
+    offers: IntVector
+    units: IntVector
+    placed: int
+    most: int
+    cost: int
+    floor: int
+    certified: bool
+    rounds: int
+    prices: IntVector
+    clearing: Clearing | None = None
+
+
+class Shard(NamedTuple):
+    """Indices of classes and offers, ascending."""
+
+    rows: IntVector
+    offers: IntVector
+
+
+def split(eligible: Sequence[BoolVector], tied: IntVector, least: int) -> list[Shard]:
+    """Connected components of classes and offers, small ones together until a shard has `least` pairs.
+
+    `tied` (O,) names what offers share besides classes: those of one provider whose slots bind have equal numbers.
+    Offers that no class may use are in no shard, classes without an offer neither.
+    """
+    label, of_row = _labels(eligible, tied), parts(eligible, tied)
+    counts = {key: int(np.count_nonzero(each)) for key, each in _distinct(eligible).items()}
+    pairs: dict[int, int] = {}
+    for part, each in zip(of_row.tolist(), eligible, strict=True):
+        if part >= 0:
+            pairs[part] = pairs.get(part, 0) + counts[id(each)]
+    return [
+        Shard(np.flatnonzero(np.isin(of_row, inside)), np.flatnonzero(np.isin(label, inside)))
+        for inside in _bundles(pairs, least)
+    ]
+
+
+def parts(eligible: Sequence[BoolVector], tied: IntVector) -> IntVector:
+    """The component of each class, (C,), -1 for one without an offer."""
+    label = _labels(eligible, tied)
+    home = {key: int(label[each.argmax()]) if each.any() else -1 for key, each in _distinct(eligible).items()}
+    return np.array([home[id(each)] for each in eligible], dtype=np.int64)
+
+
+def _labels(eligible: Sequence[BoolVector], tied: IntVector) -> IntVector:
+    """The component of each offer, (O,), named by its least number."""
+    label = tied.copy()
+    merged = np.arange(int(tied.max(initial=0)) + 1)
+    for mask in _distinct(eligible).values():
+        inside = label[mask]
+        if len(inside) and inside.min() != inside.max():
+            merged[:] = np.arange(len(merged))
+            merged[inside] = inside.min()
+            label = merged[label]
+    return label
+
+
+def _bundles(pairs: dict[int, int], least: int) -> list[list[int]]:
+    bundles: list[list[int]] = [[]]
+    held = 0
+    for part, count in sorted(pairs.items()):
+        if held >= least:
+            bundles.append([])
+            held = 0
+        bundles[-1].append(part)
+        held += count
+    return bundles
+
+
+def _distinct(eligible: Sequence[BoolVector]) -> dict[int, BoolVector]:
+    return {id(each): each for each in eligible}
+
+
+CHAINS: Final = 200
+"""Chains after which a full solve is the quicker way."""
+
+
+class Aside:
+    """A flow on the pairs `rows`, `offers` with `units`, and how to let more in. `net` has offers for columns."""
+
+    def __init__(self, t: Transport, net: Network, rows: IntVector, offers: IntVector, units: IntVector) -> None:
+        self._t, self._net = t, net
+        self.rows, self.offers, self.units = rows, offers, units.copy()
+        self._waits = t.demand - summed(rows, units, len(t.demand))
+        self._left = t.supply - summed(offers, units, len(t.supply))
+        capped = net.group[offers] != UNCAPPED
+        used = summed(net.group[offers][capped], units[capped], len(net.caps))
+        # The last entry stands for offers without a cap: index -1.
+        self._caps_left = np.append(net.caps - used, np.iinfo(np.int64).max)
+        self._priority = np.array(t.priority, dtype=np.int64)
+        self._by = np.zeros(len(t.supply), dtype=np.int64)
+        self._door = np.zeros(len(t.supply), dtype=np.int64)
+        self._via = np.zeros(len(t.demand), dtype=np.int64)
+        self.full: BoolVector = np.zeros(len(t.supply), dtype=np.bool_)
+
+    def let_in(self, chains: int = CHAINS) -> bool:
+        """Place all that can be placed, the highest priority first; False where that takes more chains than these.
+
+        After it `full` (O,) are the offers of the cut behind which units wait.
+        """
+        for level in np.unique(self._priority)[::-1].tolist():
+            while True:
+                ask = np.flatnonzero((self._waits > 0) & (self._priority == level)).tolist()
+                found = self._search(ask, level)
+                if found is None:
+                    break
+                if not chains:
+                    return False
+                chains -= 1
+                self._push(*found)
+        self._search(np.flatnonzero(self._waits > 0).tolist(), None)
+        return True
+
+    def _search(self, ask: list[int], level: int | None) -> tuple[int, int, int] | None:
+        """The end of a shortest chain: (class, offer it goes to, -1) or (-1, -1, pair that gives way); else None."""
+        queue = list(ask)
+        reached = np.zeros(len(self._waits), dtype=np.bool_)
+        reached[queue] = True
+        self.full = np.zeros(len(self._left), dtype=np.bool_)
+        self._door = np.full(len(self._left), -1, dtype=np.int64)
+        self._via[queue] = -1
+        room = np.minimum(self._left, self._caps_left[self._net.group])
+        held = np.flatnonzero(self.units > 0)
+        held_rows, held_offers = self.rows[held], self.offers[held]
+        for row in queue:
+            fresh = np.flatnonzero(self._t.eligible[row] & ~self.full)
+            if not len(fresh):
+                continue
+            self.full[fresh] = True
+            self._by[fresh] = row
+            free = fresh[room[fresh] > 0]
+            if len(free):
+                return row, int(free[np.argmin(self._t.price[row][free])]), -1
+            self._open_doors(fresh)
+            out = np.flatnonzero((self._door[held_offers] >= 0) & ~reached[held_rows])
+            rows, at = np.unique(held_rows[out], return_index=True)
+            reached[rows] = True
+            self._via[rows] = held[out[at]]
+            lower = rows[self._priority[rows] < level] if level is not None else rows[:0]
+            if len(lower):
+                return -1, -1, int(self._via[lower[np.argmin(self._priority[lower])]])
+            queue += rows.tolist()
+        return None
+
+    def _open_doors(self, fresh: IntVector) -> None:
+        """Which offers a unit may leave so that one can enter at a fresh one, and where that is: `door`."""
+        self._door[fresh] = fresh
+        slots = fresh[self._left[fresh] > 0]
+        for offer in slots.tolist():
+            others = (self._net.group == self._net.group[offer]) & (self._door < 0)
+            self._door[others] = offer
+
+    def _push(self, row: int, offer: int, gone: int) -> None:
+        """As many units along the chain as all of its moves allow."""
+        leave: list[int] = []
+        enter: list[tuple[int, int]] = []
+        if gone >= 0:
+            leave.append(gone)
+            offer = int(self._door[self.offers[gone]])
+            row = int(self._by[offer])
+        enter.append((row, offer))
+        while self._via[row] >= 0:
+            pair = int(self._via[row])
+            leave.append(pair)
+            offer = int(self._door[self.offers[pair]])
+            row = int(self._by[offer])
+            enter.append((row, offer))
+        units = min(int(self._waits[row]), *(int(self.units[pair]) for pair in leave), self._room(enter, leave))
+        self._waits[row] -= units
+        for pair in leave:
+            self.units[pair] -= units
+            self._change(int(self.offers[pair]), units)
+        if gone >= 0:
+            self._waits[self.rows[gone]] += units
+        for _, into in enter:
+            self._change(into, -units)
+        self.rows = np.append(self.rows, [each for each, _ in enter])
+        self.offers = np.append(self.offers, [into for _, into in enter])
+        self.units = np.append(self.units, np.full(len(enter), units))
+
+    def _room(self, enter: list[tuple[int, int]], leave: list[int]) -> int:
+        """How many units can go along: by the offers, and by the capped providers, that more enter than leave."""
+        offers = Counter([offer for _, offer in enter])
+        offers.subtract([int(self.offers[pair]) for pair in leave])
+        groups: Counter[int] = Counter()
+        for offer, more in offers.items():
+            groups[int(self._net.group[offer])] += more
+        room = [int(self._left[offer]) // more for offer, more in offers.items() if more > 0]
+        room += [int(self._caps_left[group]) // more for group, more in groups.items() if more > 0]
+        return min([*room, int(self._waits.sum())])
+
+    def _change(self, offer: int, units: int) -> None:
+        self._left[offer] += units
+        if self._net.group[offer] != UNCAPPED:
+            self._caps_left[self._net.group[offer]] += units
+
+
+def plain_prices(market: Market, pricing: Pricing, state: State, idle: Idle) -> IntVector:
+    """Optimal prices in plain costs, (O,), for a flow found with the last digit."""
+    labels = _over_all_pairs(market, pricing, state, idle, Residual.from_all, _forward)
+    return labels.prices(market.network(idle.room))[: len(market.supply)]
+
+
+def clearing(market: Market, pricing: Pricing, state: State, idle: Idle) -> Clearing:
+    """The least and the greatest price of each offer over all optimal prices, in µUSD · s per hour.
+
+    Least: what one more unit of the offer, with a lease slot of its own, would save. Greatest: what taking one away
+    for somebody else costs the rest; UNBOUNDED where then fewer units of some level would find a place. At offers with
+    nothing to sell both are the least. (Shortest paths from and to the sink: R. K. Ahuja, T. L. Magnanti, J. B. Orlin,
+    Network Flows, 1993, chapter 9.)
+    """
+    offers = len(market.supply)
+    below = _over_all_pairs(market, pricing, state, idle, Residual.from_sink, _forward)
+    above = _over_all_pairs(market, pricing, state, idle, Residual.to_sink, _backward)
+    reached = np.where(below.rows < REACHED, -below.rows, NEVER)
+    columns, ends = below.columns[:offers], above.columns[:offers]
+    low = np.where(pricing.open, np.maximum(0, -columns), pricing.bids(reached))
+    high = np.where(ends < REACHED, np.maximum(0, ends), UNBOUNDED)
+    unit = pricing.costs.unit
+    low = in_money(low, unit)
+    high = np.where(pricing.open, np.where(high == UNBOUNDED, UNBOUNDED, in_money(high, unit)), low)
+    return Clearing(low, high)
+
+
+def _forward(labels: Labels, offers: int) -> tuple[IntVector, IntVector]:
+    rows = np.where(labels.rows < REACHED, -labels.rows, -NEVER)
+    return -np.minimum(labels.columns[:offers], COST_RANGE), rows
+
+
+def _backward(labels: Labels, offers: int) -> tuple[IntVector, IntVector]:
+    return np.minimum(labels.columns[:offers], NEVER), np.minimum(labels.rows, COST_RANGE)
+
+
+def _over_all_pairs(
+    market: Market,
+    pricing: Pricing,
+    state: State,
+    idle: Idle,
+    distances: Callable[[Residual], Labels],
+    asked: Callable[[Labels, int], tuple[IntVector, IntVector]],
+) -> Labels:
+    """Distances in the residual graph of all pairs: those that would shorten one are added until there is none."""
+    net = market.network(idle.room)
+    size = sizes(market)
+    arcs, units = arcs_of(market, pricing.costs, state.pairs, idle), state.units
+    while True:
+        labels = distances(Residual(net, arcs, units))
+        prices, limit = asked(labels, len(market.supply))
+        new = pricing.below(prices, limit, size)
+        if not len(new):
+            return labels
+        costs = np.append(arcs.costs, costs_of(pricing.costs, new))
+        arcs = Arcs(np.append(arcs.rows, new.rows), np.append(arcs.columns, new.offers), costs)
+        units = np.append(units, np.zeros(len(new), dtype=np.int64))
+
 
 ALL_PAIRS: Final = 65_536
 """Pairs up to which all of them are looked at from the start."""

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgpu_operator.placement.flow.costs import NEVER, Costs
-from fedgpu_operator.placement.flow.network import UNCAPPED, summed
-from fedgpu_operator.placement.flow.pricing import Pairs, Pricing
-from fedgpu_operator.placement.flow.state import Idle, Market, flow_on
+from fedgpu_operator.placement.flow.market import UNCAPPED, Idle, Market, Pairs, Pricing, flow_on, summed
 from fedgpu_operator.placement.problem import IntVector
 
 CLASSES: Final = 1_000

@@ -10,9 +10,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from fedgpu_operator.domain.decision import Reason
-from fedgpu_operator.domain.geo import point_of
+from fedgpu_operator.domain.geo import EARTH_RADIUS_KM, Location, great_circle_km, point_of, round_trip_floor_ms
 from fedgpu_operator.domain.job import LatencyRule
-from fedgpu_operator.domain.location import EARTH_RADIUS_KM, Location, great_circle_km, round_trip_floor_ms
 from fedgpu_operator.domain.offer import Offer, Probe
 from fedgpu_operator.domain.vantage import NEAR_KM
 from fedgpu_operator.placement.context import MAX_COMPONENT, BoolVector, Context, IntVector, Refusal

@@ -1,0 +1,1 @@
+"""The hub's loops: each pass loads the hub's state, calls services and applies what they decide."""

@@ -1,0 +1,195 @@
+"""The provider loop: gives each provider its namespace, judges what its agent reports, writes its status."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from fedgpu_operator.api.base import JSONObject, find
+from fedgpu_operator.api.computelease import PROVIDER_LABEL
+from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
+from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError, LedgerUnreachableError
+from fedgpu_operator.hub.services.acceptance import (
+    LOCATION_CHANGED,
+    Mode,
+    SecretKey,
+    audit_lost,
+    secret_owners,
+    secret_taken,
+)
+from fedgpu_operator.hub.services.attempts import wants_agent
+from fedgpu_operator.hub.services.inventory import inventory
+from fedgpu_operator.hub.services.signatures import RECEIPTS_VALID, WARNED, SignerBook, UsageVerifier, usage_signed
+from fedgpu_operator.hub.services.store import HubState, load, load_heartbeats
+from fedgpu_operator.hub.services.wallets import ProofBook
+from fedgpu_operator.hub.services.workloads import provider_namespace
+from fedgpu_operator.hub.services.writes import emit, one_of_many, write_status
+from fedgpu_operator.hub.views.providers import (
+    AWAITING_REPORT,
+    ProviderFacts,
+    provider_status,
+)
+from fedgpu_operator.ports import NAMESPACES, Clock, Kube, Ledger, ResourceType
+
+log = logging.getLogger(__name__)
+
+PROVIDERS: Final = ResourceType.of(GPUProvider.info)
+FINALIZER: Final = "fedgpu.dev/provider"
+
+
+class ProviderLoop:
+    """Load → judge → write.
+
+    `refusals` says why an agent could not be started, `audits` whether confirmations of locations count, `enforced`
+    whether acceptances do.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        proofs: ProofBook | None,
+        acceptance: Mode,
+        enforced: bool = False,
+        audits: bool = False,
+        heartbeat_timeout: float,
+        refusals: Mapping[str, InvalidResourceError],
+        verifier: UsageVerifier | None = None,
+        signers: SignerBook | None = None,
+    ) -> None:
+        self._kube = kube
+        self._ledger = ledger
+        self._clock = clock
+        self._proofs = proofs
+        self._acceptance = acceptance
+        self._enforced = enforced
+        self._audits = audits
+        self._timeout = timedelta(seconds=heartbeat_timeout)
+        self._refusals = refusals
+        self._verifier = verifier or UsageVerifier(None)
+        self._signers = signers
+        self._owned: dict[SecretKey, GPUProvider] = {}
+
+    async def pass_once(self) -> float | None:
+        """One pass over all providers; asks for the next within a third of the heartbeat timeout."""
+        state = await load(self._kube)
+        heartbeats = await load_heartbeats(self._kube)
+        running = await self._running(state)
+        proofs = await self._proofs.providers(state.providers.values(), refresh=True) if self._proofs else {}
+        receipts = await self._signers.findings(state.providers.values()) if self._signers else {}
+        owners = self._owners(state.providers)
+        lingering = {lease.spec.provider for lease in state.leases.values() if wants_agent(lease)}
+        # One after another, the oldest first: who is accepted with a Secret owns it before the next is judged.
+        for provider in sorted(state.providers.values(), key=_age):
+            with one_of_many(provider):
+                name = provider.metadata.name
+                leases = state.leases_of(name)
+                await self._judge(
+                    ProviderFacts(
+                        provider=provider,
+                        report=state.reports.get(name),
+                        heartbeat=heartbeats.get(provider_namespace(name)),
+                        refusal=await self._ensure_namespace(provider, state) or self._refusals.get(name),
+                        namespace=provider_namespace(name),
+                        stock=inventory(provider, state.reports[name], leases) if name in state.reports else [],
+                        leases=len(leases),
+                        unstopped=sum(1 for lease in leases if lease.spec.desired == "Run"),
+                        lingering=name in lingering,
+                        taken=secret_taken(provider, owners),
+                        running=running.get(name, 0),
+                        proof=proofs.get(name),
+                        signed=usage_signed(provider, state.placed_at.get(name, ()), self._verifier),
+                        receipts=receipts.get(name),
+                    ),
+                    owners,
+                )
+        return self._timeout.total_seconds() / 3
+
+    def _owners(self, providers: Mapping[str, GPUProvider]) -> dict[SecretKey, str]:
+        """Who owns which Secret, also while a status that was accepted has been wiped: nobody gets in between."""
+        owners = secret_owners(providers.values())
+        for key, owner in self._owned.items():
+            now = providers.get(owner.metadata.name)
+            if now is not None and now.metadata.uid == owner.metadata.uid and now.status.acceptance is None:
+                owners.setdefault(key, owner.metadata.name)
+        self._owned = {key: providers[name] for key, name in owners.items()}
+        return owners
+
+    async def _judge(self, facts: ProviderFacts, owners: dict[SecretKey, str]) -> None:
+        if await self._hold_or_release(facts):
+            return
+        now, provider = self._clock.now(), facts.provider
+        status = provider_status(
+            facts, now, acceptance=self._acceptance, enforced=self._enforced, timeout=self._timeout, audits=self._audits
+        )
+        # Before the write, whose answer may get lost; what it no longer names is free from the next pass on.
+        for ref in status.acceptance.secret_keys() if status.acceptance is not None else ():
+            owners.setdefault((ref.name, ref.key), provider.metadata.name)
+        if await write_status(self._kube, provider, provider.status, status):
+            await self._tell(provider, status, now)
+
+    async def _running(self, state: HubState) -> Mapping[str, int]:
+        """Attempts that the ledger holds open, by provider; while it does not answer nobody is taken to be idle."""
+        try:
+            return Counter(entry.attempt.terms.provider for entry in await self._ledger.open_attempts())
+        except LedgerUnreachableError as error:
+            log.warning("the providers' open attempts are not known now: %s", error)
+            return dict.fromkeys(state.providers, 1)
+
+    async def _hold_or_release(self, facts: ProviderFacts) -> bool:
+        """Keep a finalizer on the provider while anything runs there; True where the object changed now."""
+        meta = facts.provider.metadata
+        held = FINALIZER in meta.finalizers
+        if meta.deletion_timestamp is None:
+            if held:
+                return False
+            finalizers = [*meta.finalizers, FINALIZER]
+        else:
+            # What was stopped and has ended in the ledger is only to be cleared away, perhaps by nobody any more.
+            if not held or facts.unstopped or facts.running:
+                return False
+            finalizers = [name for name in meta.finalizers if name != FINALIZER]
+        patch: JSONObject = {"metadata": {**meta.guard(), "finalizers": finalizers}}
+        await self._kube.patch(PROVIDERS, meta.name, "", patch)
+        return True
+
+    async def _ensure_namespace(self, provider: GPUProvider, state: HubState) -> InvalidResourceError | None:
+        name = provider_namespace(provider.metadata.name)
+        wanted = provider.metadata.name
+        if name not in state.namespaces:
+            if provider.metadata.deletion_timestamp is not None:
+                return None
+            try:
+                await self._kube.create(NAMESPACES, {"metadata": {"name": name, "labels": {PROVIDER_LABEL: wanted}}})
+            except AlreadyExistsError:
+                log.debug("namespace %s was made meanwhile; next pass judges it", name)
+            return None
+        if state.namespaces[name].get(PROVIDER_LABEL) != wanted:
+            return InvalidResourceError(
+                "NamespaceTaken",
+                f"namespace {name} exists and was not made by fedgpu: remove it, or label it {PROVIDER_LABEL}={wanted}",
+            )
+        return None
+
+    async def _tell(self, provider: GPUProvider, status: GPUProviderStatus, now: datetime) -> None:
+        known, receipts = (find(each.conditions, RECEIPTS_VALID) for each in (provider.status, status))
+        if receipts is not None and receipts.status == "False" and receipts.reason in WARNED and receipts != known:
+            await emit(self._kube, provider, "Warning", receipts.reason, receipts.message, now=now)
+        if lost := audit_lost(provider.status, status):
+            await emit(self._kube, provider, "Warning", LOCATION_CHANGED, lost, now=now)
+        before, after = find(provider.status.conditions, "Ready"), find(status.conditions, "Ready")
+        if after is not None and after.reason == AWAITING_REPORT:
+            return
+        if after is not None and (before is None or (before.status, before.reason) != (after.status, after.reason)):
+            event_type: Literal["Normal", "Warning"] = "Normal" if after.status == "True" else "Warning"
+            text = after.message or f"provider is {status.state}"
+            await emit(self._kube, provider, event_type, after.reason, text, now=now)
+
+
+def _age(provider: GPUProvider) -> tuple[str, str]:
+    return str(provider.metadata.creation_timestamp), provider.metadata.name

@@ -1,0 +1,225 @@
+"""Running work against its tenant's money: nothing, a checkpoint while there is time, or the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.domain.books import LeaseUsage
+from fedgpu_operator.errors import NotFoundError
+from fedgpu_operator.hub.services.funds import ObligationBook, Obligations, Outlook, outlook, standing
+from fedgpu_operator.hub.services.identity import Watched
+from fedgpu_operator.hub.services.store import HubState
+from fedgpu_operator.hub.services.wallets import checksummed
+from fedgpu_operator.hub.services.writes import emit, one_of_many
+from fedgpu_operator.ports import Clock, Kube, ResourceType
+from fedgpu_operator.settlement import Stage, Thresholds, stage_of
+
+log = logging.getLogger(__name__)
+
+REACTION: Final = 15.0
+"""Seconds that the hub allows itself between the instant at which a lease must stop and its tombstone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """By lease name: `stop` why it must end now, `save` when its money ends, where a checkpoint is to be asked for.
+
+    `due` is in how many seconds the next of these things happens; None where nothing is in sight. `tight` is whether
+    some wallet cannot pay for all of its work to the very end: only then does it matter what was billed of it so far.
+    """
+
+    stop: Mapping[str, str] = field(default_factory=dict)
+    save: Mapping[str, datetime] = field(default_factory=dict)
+    due: float | None = None
+    tight: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """A wallet with the account that answers for it, and the open attempts that it pays for."""
+
+    account: ComputeAccount
+    entries: tuple[LeaseUsage, ...]
+
+
+def payers_of(accounts: Mapping[str, ComputeAccount], owed: Obligations) -> dict[str, Payer]:
+    """By wallet, who pays for the open attempts; `accounts` are by namespace.
+
+    Attempts of namespaces that `accounts` lacks, or whose account is of another wallet, are left to `unpaid`.
+    """
+    found = {}
+    for wallet, entries in owed.open_of.items():
+        spaces = {entry.attempt.terms.tenant for entry in entries} if wallet else set()
+        paying = {space: known for space in spaces if (known := accounts.get(space)) and _pays(known, wallet)}
+        mine = tuple(entry for entry in entries if entry.attempt.terms.tenant in paying)
+        if mine:
+            # Of several that name the wallet, any would do: all show the same escrow.
+            found[wallet] = Payer(paying[min(paying)], mine)
+    return found
+
+
+def upkeep(
+    payers: Mapping[str, Payer],
+    leases: Mapping[str, ComputeLease],
+    owed: Obligations,
+    thresholds: Thresholds,
+    now: datetime,
+) -> Upkeep:
+    """The upkeep of all open attempts that are settled on chain.
+
+    An account that was never read says nothing: its leases go on. A wallet that can pay for everything at its limit is
+    not looked into further: nothing of it can end for want of money.
+    """
+    found = []
+    for wallet, payer in payers.items():
+        stands = standing(payer.account, now)
+        if stands is not None and not stands.pays_all(owed.exposure(wallet)):
+            ends = _ends(payer.entries, leases, now)
+            seen = outlook(stands, owed.pairs_of.get(wallet, ()), payer.entries, now, ends)
+            found.append(_judge(seen, leases, thresholds, now))
+    return Upkeep(
+        stop={name: why for each in found for name, why in each.stop.items()},
+        save={name: at for each in found for name, at in each.save.items()},
+        due=min((each.due for each in found if each.due is not None), default=None),
+        tight=bool(found),
+    )
+
+
+def unpaid(accounts: Mapping[str, ComputeAccount], owed: Obligations) -> dict[str, str]:
+    """By lease name, the namespace of each open attempt whose wallet no account there names any more.
+
+    Nobody watches that wallet then, so its money could leave unseen.
+    """
+    found: dict[str, str] = {}
+    for wallet, entries in owed.open_of.items():
+        spaces = {entry.attempt.terms.tenant for entry in entries} if wallet else set()
+        bare = {space for space in spaces if not ((known := accounts.get(space)) and _pays(known, wallet))}
+        found |= {e.attempt.lease_name: e.attempt.terms.tenant for e in entries if e.attempt.terms.tenant in bare}
+    return found
+
+
+def _pays(account: ComputeAccount, wallet: str) -> bool:
+    return checksummed(account.spec.wallet) == wallet
+
+
+def _ends(entries: Iterable[LeaseUsage], leases: Mapping[str, ComputeLease], now: datetime) -> dict[str, datetime]:
+    """When the leases are over that have ended or were told to stop, grace included."""
+    ends = {}
+    for entry in entries:
+        lease = leases.get(entry.attempt.lease_name)
+        if lease is None:
+            continue
+        if lease.status.ended:
+            ends[lease.metadata.name] = now
+        elif lease.spec.desired == "Stop" and lease.spec.stop_requested_at is not None:
+            ends[lease.metadata.name] = lease.spec.stop_requested_at + timedelta(seconds=lease.spec.grace_seconds)
+    return ends
+
+
+def _judge(seen: Outlook, leases: Mapping[str, ComputeLease], thresholds: Thresholds, now: datetime) -> Upkeep:
+    """What to do about the leases of one wallet that it cannot pay to their end."""
+    short = [leases[run.lease] for run in seen.running if run.lease not in seen.secured and run.lease in leases]
+    if seen.lasts is None or not short:
+        return Upkeep()
+    margin = REACTION + max(lease.spec.grace_seconds for lease in short)
+    at, end = stage_of(seen.lasts, thresholds, margin=margin), now + timedelta(seconds=seen.lasts)
+    if at is Stage.EXHAUSTED:
+        why = f"its account pays for it until {end:%Y-%m-%dT%H:%M:%SZ} only"
+        return Upkeep(stop={lease.metadata.name: why for lease in short})
+    ahead = seen.lasts - margin
+    if at is not Stage.CHECKPOINT:
+        return Upkeep(due=ahead - thresholds.checkpoint)
+    since = end - timedelta(seconds=2 * thresholds.checkpoint + margin)
+    return Upkeep(save={lease.metadata.name: end for lease in short if not _was_asked(lease, since)}, due=ahead)
+
+
+def _was_asked(lease: ComputeLease, since: datetime) -> bool:
+    """Whether this very shortage was announced to the workload; one that a deposit ended was another."""
+    asked = lease.spec.checkpoint_requested_at
+    return asked is not None and asked >= since
+
+
+LEASES = ResourceType.of(ComputeLease.info)
+ACCOUNTS = ResourceType.of(ComputeAccount.info)
+
+
+class MoneyWatch:
+    """Looks once per pass. It stops nothing itself: that is the attempts' keeper's."""
+
+    def __init__(self, kube: Kube, owed: ObligationBook, clock: Clock, thresholds: Callable[[], Thresholds]) -> None:
+        self._kube = kube
+        self._owed = owed
+        self._clock = clock
+        self._thresholds = thresholds
+        self._watched = Watched()
+        self._payers: dict[str, Payer] = {}
+        self._missing: dict[str, str] = {}
+        self._tight = False
+
+    async def look(self, state: HubState) -> Upkeep:
+        """The upkeep of all open attempts; empty where nothing is settled on chain."""
+        if state.wallets is None:
+            return Upkeep()
+        found = await self._upkeep(state, exact=self._tight)
+        if found.tight and not self._tight:
+            found = await self._upkeep(state, exact=True)
+        self._tight = found.tight
+        if not self._missing:
+            return found
+        return replace(found, stop={**found.stop, **await self._without_account(state, self._missing)})
+
+    async def _upkeep(self, state: HubState, *, exact: bool) -> Upkeep:
+        owed = await self._owed.look(exact=exact)
+        if self._watched.changed((owed, *state.accounts.values())):
+            self._payers, self._missing = payers_of(state.accounts, owed), unpaid(state.accounts, owed)
+        return upkeep(self._payers, state.leases, owed, self._thresholds(), self._clock.now())
+
+    async def ask(self, state: HubState, wanted: Mapping[str, datetime]) -> None:
+        """Ask these leases' workloads to save their work, each once, and tell their jobs; put what is written back."""
+        jobs = {job.metadata.uid: job for job in state.jobs} if wanted else {}
+        for name, end in wanted.items():
+            lease = state.leases[name]
+            with one_of_many(lease):
+                # First the word, which may be repeated: what is asked already is not told again.
+                job = jobs.get(lease.spec.job.uid)
+                if job is not None:
+                    await self._tell(job, end)
+                state.took(await self._request(lease))
+
+    async def _request(self, lease: ComputeLease) -> ComputeLease:
+        stamp = self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": {"checkpointRequestedAt": stamp}}
+        written = await self._kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, patch)
+        log.info("lease %s of %s is asked for a checkpoint", lease.metadata.name, lease.spec.job.name)
+        return ComputeLease.parse(written)
+
+    async def _tell(self, job: ComputeJob, end: datetime) -> None:
+        text = (
+            f"the account's money for what runs ends at {end:%Y-%m-%dT%H:%M:%SZ}: the workload was asked to save its "
+            "work and is stopped shortly before, unless the account is funded again"
+        )
+        await emit(self._kube, job, "Warning", "CheckpointRequested", text, now=self._clock.now())
+
+    async def _without_account(self, state: HubState, missing: Mapping[str, str]) -> dict[str, str]:
+        """Leases to stop because no account of their namespace names their wallet any more; why, by lease name."""
+        gone = {}
+        for namespace in sorted(set(missing.values())):
+            if namespace in state.accounts or await self._is_gone(namespace):
+                gone[namespace] = f"the account of namespace {namespace} that paid for it is gone"
+        return {lease: gone[namespace] for lease, namespace in missing.items() if namespace in gone}
+
+    async def _is_gone(self, namespace: str) -> bool:
+        """Asked by name: an account that merely could not be read must not look like one that is gone."""
+        try:
+            await self._kube.get(ACCOUNTS, "default", namespace)
+        except NotFoundError:
+            return True
+        return False

@@ -1,0 +1,179 @@
+"""Publishes an epoch of the ledger as a SettlementEpoch: what it is, and how far the finalized chain shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from fedgpu_operator.api.base import Finding, JSONObject, merge
+from fedgpu_operator.api.settlementepoch import (
+    EpochTransactions,
+    SettlementEpoch,
+    SettlementEpochSpec,
+    SettlementEpochStatus,
+)
+from fedgpu_operator.domain.books import ChainTx, Epoch, EpochStage
+from fedgpu_operator.domain.money import format_usd
+from fedgpu_operator.domain.settlement import ChainSnapshot, EpochPlan, EpochState
+from fedgpu_operator.errors import AlreadyExistsError, Refusal
+from fedgpu_operator.hub.services.writes import write_status
+from fedgpu_operator.ports import Kube, ResourceType
+
+EPOCHS: Final = ResourceType.of(SettlementEpoch.info)
+EpochWord = Literal["Pending", "Posted", "Finalized", "Paid", "Cancelled"]
+_STATES: Final[dict[EpochStage, EpochWord]] = {
+    EpochStage.PREPARED: "Pending",
+    EpochStage.POSTED: "Posted",
+    EpochStage.FINALIZED: "Finalized",
+    EpochStage.PAID: "Paid",
+    EpochStage.CANCELLED: "Cancelled",
+    EpochStage.ABANDONED: "Cancelled",
+    EpochStage.SUPERSEDED: "Cancelled",
+}
+
+
+_DEAD: Final = {
+    EpochStage.ABANDONED: "NotAccepted",
+    EpochStage.CANCELLED: "CancelledByGuardian",
+    EpochStage.SUPERSEDED: "SupersededByAnotherSettler",
+}
+"""Why an epoch pays nothing, as its conditions say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What stands against an epoch's next transaction: the nodes' own words with their class, or the contract's."""
+
+    refusal: Refusal | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFacts:
+    """All that a SettlementEpoch is made from; `state` is the contract's epoch at finalized, once it has a number.
+
+    `held` is why the transaction that it needs next is not on its way, None where nothing stands against it.
+    """
+
+    epoch: Epoch
+    plan: EpochPlan
+    chain: ChainSnapshot
+    state: EpochState | None
+    txs: tuple[ChainTx, ...]
+    held: Held | None = None
+
+
+async def publish(kube: Kube, now: datetime, facts: EpochFacts) -> None:
+    """Create the object where it is missing, and write its status where it changed."""
+    for name in names_of(facts.epoch):
+        known = await _found_or_made(kube, name, facts)
+        if known.spec.manifest_hash == facts.plan.manifest_hash:
+            break
+    await write_status(kube, known, known.status, epoch_status(known, facts, now))
+
+
+def names_of(epoch: Epoch) -> tuple[str, str]:
+    """What the object of an epoch may be called, the usual name first.
+
+    A ledger that began again numbers its epochs again; the older object then stays what it was.
+    """
+    return f"epoch-{epoch.number}", f"epoch-{epoch.number}-{epoch.draft.manifest_hash[2:10]}"
+
+
+async def _found_or_made(kube: Kube, name: str, facts: EpochFacts) -> SettlementEpoch:
+    try:
+        return SettlementEpoch.parse(await kube.create(EPOCHS, _object(name, facts)))
+    except AlreadyExistsError:
+        return SettlementEpoch.parse(await kube.get(EPOCHS, name))
+
+
+def _object(name: str, facts: EpochFacts) -> JSONObject:
+    plan, draft = facts.plan, facts.epoch.draft
+    spec = SettlementEpochSpec(
+        sequence=facts.epoch.number,
+        chain_id=plan.chain_id,
+        contract=plan.escrow,
+        prev_root=plan.prev_root,
+        root=plan.root,
+        manifest_hash=plan.manifest_hash,
+        period_end=draft.period_end,
+        total=format_usd(draft.total),
+        tenants=len(plan.debits),
+        providers=len({leaf.provider for leaf in plan.leaves}),
+        leases=len(draft.covers),
+    )
+    return {"apiVersion": EPOCHS.api_version, "kind": EPOCHS.kind, "metadata": {"name": name}, "spec": spec.to_wire()}
+
+
+def epoch_status(known: SettlementEpoch, facts: EpochFacts, now: datetime) -> SettlementEpochStatus:
+    """The status that follows from the facts; pure."""
+    by_kind = {tx.kind: tx.tx_hash for tx in facts.txs}
+    active_at = _active_at(facts)
+    before = _paid_before(facts)
+    books = facts.chain.books
+    paid = sum(min(books[pair].paid + books[pair].deducted, total) for pair, total in facts.plan.pairs.items())
+    generation = known.metadata.generation
+    return SettlementEpochStatus(
+        observed_generation=generation,
+        state=_STATES[facts.epoch.stage],
+        transactions=EpochTransactions(post=by_kind.get("post", ""), claim=by_kind.get("claim", "")),
+        active_at=active_at or known.status.active_at,
+        paid=format_usd(max(0, paid - before)),
+        conditions=merge(known.status.conditions, _findings(facts), generation=generation, now=now),
+    )
+
+
+def _active_at(facts: EpochFacts) -> datetime | None:
+    """When claims open by the chain's time: its settlement clock stood still while the contract was paused."""
+    if facts.state is None or not facts.state.active_at:
+        return None
+    return datetime.fromtimestamp(facts.state.active_at + facts.chain.timestamp - facts.chain.clock, UTC)
+
+
+def _paid_before(facts: EpochFacts) -> int:
+    """What the pairs had been paid under earlier roots: all that the new total exceeds the debits by."""
+    return sum(facts.plan.pairs.values()) - facts.plan.total
+
+
+def _findings(facts: EpochFacts) -> Iterator[Finding]:
+    stage = facts.epoch.stage
+    if stage in _DEAD:
+        why = _DEAD[stage]
+        text = "this epoch pays nothing (more); its usage is settled by a later one"
+        yield from (Finding(kind, "False", why, text) for kind in ("Posted", "Finalized", "Paid"))
+        return
+    posted = stage is not EpochStage.PREPARED
+    if not posted and facts.held is not None:
+        yield Finding("Posted", "False", *_held(facts.held))
+    else:
+        yield Finding("Posted", "True" if posted else "False", "Broadcast" if posted else "NotSent")
+    final = stage in (EpochStage.FINALIZED, EpochStage.PAID)
+    yield Finding(
+        "Finalized",
+        "True" if final else "False",
+        "Finalized" if final else "AwaitingFinality",
+        "the finalized chain shows this root" if final else "the root is not in a finalized block yet",
+    )
+    if stage is EpochStage.PAID:
+        if facts.state is not None and facts.state.total < facts.epoch.draft.total:
+            text = "some debits did not fit any more; what was taken is paid, the rest is settled by a later epoch"
+            yield Finding("Paid", "True", "PaidInPart", text)
+        else:
+            yield Finding("Paid", "True", "Paid", "every line is paid, read back at finalized")
+    elif final and facts.state is not None and facts.chain.clock < facts.state.active_at:
+        ends = _active_at(facts)
+        yield Finding("Paid", "False", "ChallengeWindow", f"claims open at {ends:%Y-%m-%dT%H:%M:%SZ} chain time")
+    elif final and facts.held is not None:
+        yield Finding("Paid", "False", *_held(facts.held))
+    else:
+        yield Finding("Paid", "False", "AwaitingClaim" if final else "AwaitingFinality")
+
+
+def _held(held: Held) -> tuple[str, str]:
+    """Reason and message: the class of the refusal, and the words of who refuses."""
+    if held.refusal is None:
+        return "Refused", f"the contract refuses the transaction: {held.why}"
+    reason = "NotTaken" if held.refusal is Refusal.OTHER else held.refusal.value
+    return reason, f"no node takes the transaction: {held.why}"

@@ -1,0 +1,181 @@
+"""What is known of one job and which phase that puts it in: pure, from the job, its attempts and its lease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, auto
+from itertools import takewhile
+from typing import Final
+
+from fedgpu_operator.api.base import find, parse_duration
+from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.domain.books import Attempt, Coverage, LeaseUsage
+from fedgpu_operator.domain.decision import Decision, Reason
+from fedgpu_operator.domain.faults import FAILED, SUCCEEDED, Ended, NextStep, credible, next_step
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.running import MoveReason
+from fedgpu_operator.errors import InvalidResourceError
+
+SUSPENDED: Final = "Suspended"
+DELETED: Final = "Deleted"
+DEADLINE: Final = "DeadlineExceeded"
+SUPERSEDED: Final = "Superseded"
+"""The job changed, or the process died, between the decision and the lease: nothing ran."""
+WRITE_REFUSED: Final = "WriteRefused"
+"""The API server refused the job's status or the lease: nothing ran."""
+UNSTARTED: Final = frozenset({SUPERSEDED, WRITE_REFUSED})
+"""Outcomes of attempts that never had a lease."""
+MOST_REFUSED: Final = 6
+"""Attempts in a row whose writes were refused, after which a job is given up."""
+LONGEST_PAUSE: Final = timedelta(minutes=15)
+"""Between two attempts of which the first never had a lease; it begins at nothing and doubles from two seconds on."""
+TOO_LARGE: Final = "TooLarge"
+UNFUNDED: Final = "Unfunded"
+"""The tenant's money for it ended; it is placed again as soon as its whole run is funded."""
+MOVED: Final = frozenset(reason.value for reason in MoveReason)
+"""It made room for work of higher priority, or went to a better place; counts against its budget of disruptions."""
+
+
+class Phase(Enum):
+    """Where a job stands; exactly one holds."""
+
+    DELETING = auto()
+    INVALID = auto()
+    ACTIVE = auto()
+    FINISHED = auto()
+    EXPIRED = auto()
+    SUSPENDED = auto()
+    DRY_RUN = auto()
+    PENDING = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """One job with all that its status is derived from.
+
+    `usage` holds every attempt with its newest billed usage, oldest first; `lease` is that of the newest attempt,
+    where it still exists; `coverage` tells how far each ended, billed attempt is settled, by lease name. `priority` is
+    that of a job that waits, where its class was asked for.
+    """
+
+    job: ComputeJob
+    usage: tuple[LeaseUsage, ...] = ()
+    lease: ComputeLease | None = None
+    decision: Decision | None = None
+    invalid: InvalidResourceError | None = None
+    coverage: tuple[Coverage, ...] = ()
+    priority: int | None = None
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Oldest first."""
+        return tuple(entry.attempt for entry in self.usage)
+
+    @property
+    def newest(self) -> Attempt | None:
+        """The newest attempt."""
+        return self.usage[-1].attempt if self.usage else None
+
+    @property
+    def next_step(self) -> NextStep | None:
+        """What comes after the newest attempt; None while it is open, and before the first."""
+        if self.newest is None or self.newest.is_open:
+            return None
+        spec = self.job.spec
+        interval = parse_duration(spec.checkpoint.interval) if spec.checkpoint is not None else None
+        ended = [
+            Ended(entry.attempt.outcome, -(-entry.gpu_seconds // entry.attempt.terms.gpus))
+            for entry in self.usage
+            if not entry.attempt.is_open
+        ]
+        return next_step(ended, spec.retries.to_domain(), interval)
+
+    @property
+    def gpu_seconds(self) -> int:
+        """Billed over all attempts."""
+        return sum(entry.gpu_seconds for entry in self.usage)
+
+    @property
+    def cost(self) -> MicroUSD:
+        """What all attempts cost, µUSD."""
+        return MicroUSD(sum(entry.cost for entry in self.usage))
+
+
+def phase(facts: JobFacts, now: datetime) -> Phase:
+    """The job's phase. An attempt that is open wins over everything: first it must stop."""
+    job, newest = facts.job, facts.newest
+    if job.metadata.deletion_timestamp is not None:
+        return Phase.DELETING
+    if newest is not None and newest.is_open:
+        return Phase.ACTIVE
+    step = facts.next_step
+    if step is not None and not (step.again and refused(facts) < MOST_REFUSED):
+        return Phase.FINISHED
+    if newest is not None and _has_ended(job, newest):
+        # As it was said once: another release's table does not bring it back.
+        return Phase.FINISHED
+    if facts.invalid is not None:
+        return Phase.INVALID
+    if job.spec.deadline is not None and job.spec.deadline <= now:
+        return Phase.EXPIRED
+    if job.spec.suspend:
+        return Phase.SUSPENDED
+    return Phase.DRY_RUN if job.spec.dry_run else Phase.PENDING
+
+
+def _has_ended(job: ComputeJob, newest: Attempt) -> bool:
+    """Whether the status says that the job ended with that attempt."""
+    placement, failed = job.status.placement, find(job.status.conditions, "Failed")
+    if placement is None or placement.lease != newest.lease_name or newest.is_open:
+        return False
+    return failed is not None and (failed.status, failed.reason) == ("True", newest.outcome)
+
+
+def refused(facts: JobFacts) -> int:
+    """How many of the attempts in a row that never had a lease ended because a write was refused."""
+    trailing = facts.attempts[len(facts.attempts) - unstarted(facts) :]
+    return sum(1 for attempt in trailing if attempt.outcome == WRITE_REFUSED)
+
+
+def unstarted(facts: JobFacts) -> int:
+    """How many attempts in a row, up to now, ended before they had a lease."""
+    return sum(1 for _ in takewhile(lambda attempt: attempt.outcome in UNSTARTED, reversed(facts.attempts)))
+
+
+def resumes_at(facts: JobFacts) -> datetime | None:
+    """The earliest instant of the next attempt of a job whose last ones never had a lease; None for any time."""
+    newest, failed = facts.newest, unstarted(facts)
+    if newest is None or newest.ended_at is None or failed < 2:
+        return None
+    return newest.ended_at + min(LONGEST_PAUSE, timedelta(seconds=2 ** min(failed - 1, 16)))
+
+
+def waits_for_money(facts: JobFacts) -> bool:
+    """Whether a job that waits was stopped for want of money, and has it not yet."""
+    newest, decision = facts.newest, facts.decision
+    if newest is None or newest.is_open or newest.outcome != UNFUNDED:
+        return False
+    return decision is None or (decision.chosen is None and decision.reason is Reason.UNFUNDED)
+
+
+def stop_reason(job: ComputeJob, now: datetime, *, funded: bool = True) -> str:
+    """Why an open attempt must stop now; empty where it may go on."""
+    if job.metadata.deletion_timestamp is not None:
+        return DELETED
+    if job.spec.deadline is not None and job.spec.deadline <= now:
+        return DEADLINE
+    if job.spec.suspend:
+        return SUSPENDED
+    return "" if funded else UNFUNDED
+
+
+def outcome_of(lease: ComputeLease) -> str:
+    """The outcome of an ended lease, as the ledger keeps it; a failure is what its member claims, within its words."""
+    if lease.status.state == "Succeeded":
+        return SUCCEEDED
+    if lease.status.state == "Stopped":
+        return lease.spec.stop_reason or "Stopped"
+    failed = find(lease.status.conditions, "Failed")
+    return credible(failed.reason) if failed is not None else FAILED
