@@ -2,7 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := src tests hack benchmarks
+SOURCES := src lab/src tests hack benchmarks
 
 # The first Python that is there, runs and is new enough: some on the PATH are only shims that end with an error.
 PYTHON ?= $(shell for each in python3.13 python3.12 python3.11 python3; do \
@@ -19,10 +19,10 @@ help: ## list the targets
 	|| sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1: \2/p' $(MAKEFILE_LIST)
 
 # Installed again only when what is to be installed has changed.
-$(VENV)/.installed: pyproject.toml hack/constraints.txt
+$(VENV)/.installed: pyproject.toml lab/pyproject.toml hack/constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; set PYTHON=/path/to/it" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "Making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c hack/constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c hack/constraints.txt -e '.[dev]' -e lab
 	@touch $@
 
 demo: $(VENV)/.installed ## from kubectl apply to paid, on this machine; needs about 4 GB of memory

@@ -19,9 +19,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fedgpu_operator.lab.npm import find_npm
-from fedgpu_operator.lab.progress import QuietProgress
-from fedgpu_operator.lab.toolchain import cache_root
+from fedgpu_lab.npm import find_npm
+from fedgpu_lab.progress import QuietProgress
+from fedgpu_lab.toolchain import cache_root
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = ROOT / "contracts"

@@ -23,7 +23,7 @@ from queue import SimpleQueue
 
 from hack.contracts_tools import CONTRACTS, Scratch, Tools, scratch
 
-from fedgpu_operator.lab.toolchain import cache_root
+from fedgpu_lab.toolchain import cache_root
 
 FOLDER = CONTRACTS / "mutants"
 REPORT = FOLDER / "RESULTS.md"

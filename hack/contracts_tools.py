@@ -14,9 +14,9 @@ from pathlib import Path
 
 from hack.build_contracts import forge
 
-from fedgpu_operator.lab.npm import find_npm
-from fedgpu_operator.lab.progress import Task, progress_for
-from fedgpu_operator.lab.toolchain import cache_root, digest, lock
+from fedgpu_lab.npm import find_npm
+from fedgpu_lab.progress import Task, progress_for
+from fedgpu_lab.toolchain import cache_root, digest, lock
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = ROOT / "contracts"

@@ -12,9 +12,9 @@ settings.register_profile("fedgpu", deadline=None, suppress_health_check=[Health
 settings.load_profile("fedgpu")
 
 pytest_plugins = [
-    "fedgpu_operator.lab.pytest_plugin",
-    "fedgpu_operator.lab.pytest_chart",
-    "fedgpu_operator.lab.pytest_postgres",
+    "fedgpu_lab.pytest_plugin",
+    "fedgpu_lab.pytest_chart",
+    "fedgpu_lab.pytest_postgres",
 ]
 
 CHAINS = tuple(os.environ.get("TEST_CHAINS", "anvil hardhat").split())
@@ -24,12 +24,12 @@ ANY_CHAIN = ("anvil", "hardhat", "geth")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "chains(*kinds): the chains of lab/chains.py on which a test makes sense")
+    config.addinivalue_line("markers", "chains(*kinds): the chains of fedgpu_lab/chains.py on which a test makes sense")
 
 
 @pytest.fixture(scope="session")
 def chain_kind(request: pytest.FixtureRequest) -> str:
-    """The chain that a test runs on, by its name in lab/chains.py."""
+    """The chain that a test runs on, by its name in fedgpu_lab/chains.py."""
     return str(request.param)
 
 

@@ -29,7 +29,7 @@ from benchmarks.e2e.report import Document
 from benchmarks.e2e.world import World, versions, world
 from benchmarks.machine import machine
 
-from fedgpu_operator.lab.process import end
+from fedgpu_lab.process import end
 
 SETTINGS = {"REJECT_AFTER_SECONDS": "86400"}
 """Nothing makes pods here: an agent that waited no longer than usual would take every workload back."""

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fedgpu_lab.cluster import START_TIMEOUT_S, Cluster
+from fedgpu_lab.gpus import GpuNodes
+from fedgpu_lab.process import Child, Rank, Watchdog, end, free_ports
+from fedgpu_lab.progress import QuietProgress
+from fedgpu_lab.toolchain import KUBERNETES
+from fedgpu_lab.world import HUB, ProcessMaker
 from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.errors import KubeError, LabError
-from fedgpu_operator.lab.cluster import START_TIMEOUT_S, Cluster
-from fedgpu_operator.lab.gpus import GpuNodes
-from fedgpu_operator.lab.process import Child, Rank, Watchdog, end, free_ports
-from fedgpu_operator.lab.progress import QuietProgress
-from fedgpu_operator.lab.toolchain import KUBERNETES
-from fedgpu_operator.lab.world import HUB, ProcessMaker
 
 NAMESPACE = "fedgpu-system"
 API = "/apis/fedgpu.dev/v1alpha1"

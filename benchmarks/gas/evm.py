@@ -14,9 +14,9 @@ from eth_abi.abi import encode
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.lab import toolchain
-from fedgpu_operator.lab.chain import Anvil, Chain
-from fedgpu_operator.lab.process import Watchdog, end, free_ports
+from fedgpu_lab import toolchain
+from fedgpu_lab.chain import Anvil, Chain
+from fedgpu_lab.process import Watchdog, end, free_ports
 from fedgpu_operator.settlement import MAX_TX_GAS
 
 Json = Mapping[str, object]

@@ -23,8 +23,8 @@ from typing import IO, Any, cast
 
 from benchmarks.machine import machine
 
+from fedgpu_lab.pki import new_server_identity
 from fedgpu_operator.domain.usage import PodUsage, UsageReading
-from fedgpu_operator.lab.pki import new_server_identity
 from fedgpu_operator.metering import worth_writing
 
 ROOT = Path(__file__).resolve().parents[2]

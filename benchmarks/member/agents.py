@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedgpu_lab.kubeconfig import render
 from fedgpu_operator import agent as package
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.agent import Agent, AgentSettings
 from fedgpu_operator.errors import NotFoundError
-from fedgpu_operator.lab.kubeconfig import render
 from fedgpu_operator.ports import Listed, ResourceType
 
 MIB = 2**20

@@ -38,8 +38,8 @@ from benchmarks.month.drive import Scene
 from benchmarks.month.history import Month, Size, make
 from benchmarks.month.load import load
 
+from fedgpu_lab.postgres import running
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR
-from fedgpu_operator.lab.postgres import running
 
 BEFORE: Final = "32e03ab"
 ROOT: Final = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 import pytest
 from tests.chaos.field import Range, open_range, prepare_hub
 
-from fedgpu_operator.lab.cluster import Cluster
-from fedgpu_operator.lab.world import Lab, MemberSpec
+from fedgpu_lab.cluster import Cluster
+from fedgpu_lab.world import Lab, MemberSpec
 
 
 @pytest.fixture(scope="session")

@@ -18,19 +18,19 @@ from tests.chaos.child import NAMESPACE, Site
 from tests.chaos.faults import Fault
 from tests.chaos.zygote import Zygote
 
+from fedgpu_lab.audit import Audit, audit
+from fedgpu_lab.chain import FINALITY, Account, Chain
+from fedgpu_lab.chains import make_chain
+from fedgpu_lab.cluster import Cluster
+from fedgpu_lab.faultychain import FrontDoor
+from fedgpu_lab.gateway import Gateway
+from fedgpu_lab.process import Watchdog, end
 from fedgpu_operator.adapters.chain import Periods, TenantWallet, deploy
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.domain.books import AttemptRequest, EpochStage
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, Pair
-from fedgpu_operator.lab.audit import Audit, audit
-from fedgpu_operator.lab.chain import FINALITY, Account, Chain
-from fedgpu_operator.lab.chains import make_chain
-from fedgpu_operator.lab.cluster import Cluster
-from fedgpu_operator.lab.faultychain import FrontDoor
-from fedgpu_operator.lab.gateway import Gateway
-from fedgpu_operator.lab.process import Watchdog, end
 
 CHALLENGE = 600
 PERIODS = Periods(challenge=CHALLENGE, ruling=CHALLENGE, exit_after=CHALLENGE, longest_epoch=CHALLENGE)

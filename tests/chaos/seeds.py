@@ -19,8 +19,8 @@ from benchmarks.machine import machine
 from tests.chaos.campaign import Campaign
 from tests.chaos.field import Bill, Range, behind_a_gateway, open_range, prepare_hub
 
-from fedgpu_operator.lab.audit import audit
-from fedgpu_operator.lab.world import Lab, MemberSpec
+from fedgpu_lab.audit import audit
+from fedgpu_lab.world import Lab, MemberSpec
 
 TENANTS = 4
 RESULTS = Path("benchmarks/results/chaos-settlement.json")

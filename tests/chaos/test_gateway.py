@@ -9,8 +9,8 @@ import pytest
 from tests.chaos.field import Range, behind_a_gateway, open_range
 from tests.chaos.seeds import TENANTS, fight
 
-from fedgpu_operator.lab.cluster import Cluster
-from fedgpu_operator.lab.gateway import Gateway
+from fedgpu_lab.cluster import Cluster
+from fedgpu_lab.gateway import Gateway
 
 pytestmark = pytest.mark.chains("hardhat")
 

@@ -14,9 +14,9 @@ from tests.chaos.child import FEE_CAP, Settler, settler
 from tests.chaos.faults import Trap
 from tests.chaos.field import Range, open_range
 
+from fedgpu_lab.cluster import Cluster
+from fedgpu_lab.faultychain import FaultyEndpoint
 from fedgpu_operator.domain.transactions import Fees
-from fedgpu_operator.lab.cluster import Cluster
-from fedgpu_operator.lab.faultychain import FaultyEndpoint
 
 pytestmark = pytest.mark.chains("anvil")
 

@@ -27,11 +27,11 @@ from tests.integration.operator.federation import (
     offer,
 )
 
+from fedgpu_lab import Lab
+from fedgpu_lab import chart as lab_chart
+from fedgpu_lab.process import free_ports
 from fedgpu_operator.adapters.chain import Periods, deploy
 from fedgpu_operator.errors import ConfigurationError, KubeError
-from fedgpu_operator.lab import Lab
-from fedgpu_operator.lab import chart as lab_chart
-from fedgpu_operator.lab.process import free_ports
 from fedgpu_operator.settings import Settings
 
 TENANTS: Final = 3

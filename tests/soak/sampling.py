@@ -13,8 +13,8 @@ from typing import Final
 import httpx
 from tests.soak.field import Soaking
 
+from fedgpu_lab.api import ClusterApi
 from fedgpu_operator.errors import KubeError
-from fedgpu_operator.lab.api import ClusterApi
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 TICKS: Final = os.sysconf("SC_CLK_TCK")

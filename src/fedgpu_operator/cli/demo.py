@@ -23,12 +23,12 @@ def command(
 ) -> None:
     """Start seven real API servers and a chain, run the examples, settle, pay and audit."""
     try:
-        from fedgpu_operator.lab.demo import run
+        from fedgpu_lab.demo import run
     except ModuleNotFoundError as error:
         from fedgpu_operator.errors import ConfigurationError
 
         raise ConfigurationError(
-            f"the demo needs {error.name}, which is not installed: pip install -e '.[lab]'"
+            f"the demo needs {error.name}, which is not installed: in a checkout of fedgpu, pip install -e lab"
         ) from error
 
     raise typer.Exit(run(keep=keep, as_json=output is DemoOutput.JSON))

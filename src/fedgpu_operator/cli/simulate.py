@@ -60,7 +60,7 @@ def command(
     fragmented as far as the mean task cannot use it (Weng et al., USENIX ATC 2023). No scheduler knows how long a task
     will run. Tasks that want no GPU, never started in the trace, or fit no node are left out and counted.
     """
-    from fedgpu_operator.lab.replay.report import simulate
+    from fedgpu_operator.replay.report import simulate
 
     result = simulate(
         trace=trace,

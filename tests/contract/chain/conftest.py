@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from fedgpu_lab.chain import Account, Chain
+from fedgpu_lab.chains import make_chain
+from fedgpu_lab.faultychain import FaultyEndpoint
+from fedgpu_lab.process import Watchdog, end
 from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, EpochPlan, Pair, TxReceipt
-from fedgpu_operator.lab.chain import Account, Chain
-from fedgpu_operator.lab.chains import make_chain
-from fedgpu_operator.lab.faultychain import FaultyEndpoint
-from fedgpu_operator.lab.process import Watchdog, end
 from fedgpu_operator.settlement import build_epoch
 
 CHALLENGE = 3600

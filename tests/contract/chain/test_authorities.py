@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from fedgpu_lab.pki import ServerIdentity, new_server_identity
 from fedgpu_operator.adapters.chain import RemoteSigner
 from fedgpu_operator.adapters.chain.endpoint import authorities
 from fedgpu_operator.adapters.chain.rpc import Endpoints, Rpc
@@ -19,7 +20,6 @@ from fedgpu_operator.bootstrap.settling import open_settling
 from fedgpu_operator.cli.options import TargetOptions
 from fedgpu_operator.cli.target import find_target
 from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError, ConfigurationError
-from fedgpu_operator.lab.pki import ServerIdentity, new_server_identity
 from fedgpu_operator.settings import Settings
 
 ACCOUNT = "0x" + "5e" * 20

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.contract.chain.test_sending import signed_post
 
+from fedgpu_lab.gateway import ETHER, NOT_NOW, PRUNED, RANGES, Gateway
 from fedgpu_operator.adapters.chain import EscrowClient
 from fedgpu_operator.domain.settlement import ZERO_HASH
 from fedgpu_operator.domain.transactions import Fees
@@ -17,7 +18,6 @@ from fedgpu_operator.errors import (
     RevertedError,
     StatePrunedError,
 )
-from fedgpu_operator.lab.gateway import ETHER, NOT_NOW, PRUNED, RANGES, Gateway
 
 GWEI = 10**9
 

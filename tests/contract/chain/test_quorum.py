@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fedgpu_lab.faultychain import FaultyEndpoint
 from fedgpu_operator.adapters.chain import EscrowClient, TenantWallet, calls
 from fedgpu_operator.domain.settlement import ZERO_HASH
 from fedgpu_operator.domain.transactions import FeeView
@@ -21,7 +22,6 @@ from fedgpu_operator.errors import (
     RevertedError,
     StatePrunedError,
 )
-from fedgpu_operator.lab.faultychain import FaultyEndpoint
 
 Fault = Callable[[FaultyEndpoint], None]
 STRANGER = "0x" + "5e" * 20

@@ -10,13 +10,13 @@ import pytest
 from aiohttp import web
 from tests.contract.chain.conftest import CHALLENGE, FINALITY, OTHER, World
 
+from fedgpu_lab.faultychain import FaultyEndpoint
 from fedgpu_operator.adapters.chain import calls
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.bootstrap import settling
 from fedgpu_operator.bootstrap.settling import open_settling
 from fedgpu_operator.domain.settlement import Deployment
 from fedgpu_operator.errors import ChainMismatchError
-from fedgpu_operator.lab.faultychain import FaultyEndpoint
 from fedgpu_operator.settings import ChainSettings, Settings
 from fedgpu_operator.settlement import first_fees, lag_of
 

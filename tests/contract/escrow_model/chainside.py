@@ -16,10 +16,10 @@ from eth_utils.crypto import keccak
 from tests.contract.escrow_model.model import CHALLENGE, EXIT_AFTER, LONGEST, NOBODY, NOTICE, RULING, Pair
 from web3 import HTTPProvider, Web3
 
+from fedgpu_lab.chain import Chain
 from fedgpu_operator import artifacts
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Line
-from fedgpu_operator.lab.chain import Chain
 from fedgpu_operator.settlement.epochs import leaf_hash, merkle_proof, merkle_root
 
 STAKE_DELAY = LONGEST + CHALLENGE + RULING + 2 * 86_400

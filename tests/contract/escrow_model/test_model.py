@@ -18,9 +18,9 @@ from tests.contract.escrow_model.disputing import EscrowMachine
 from tests.contract.escrow_model.model import CHALLENGE, NOTICE
 from tests.contract.escrow_model.staking import StakeMachine
 
-from fedgpu_operator.lab import toolchain
-from fedgpu_operator.lab.chain import Anvil
-from fedgpu_operator.lab.process import Watchdog, end, free_ports
+from fedgpu_lab import toolchain
+from fedgpu_lab.chain import Anvil
+from fedgpu_lab.process import Watchdog, end, free_ports
 
 THOROUGH = os.environ.get("FEDGPU_THOROUGH") == "1"
 ALL = {

@@ -8,8 +8,8 @@ import pytest
 from benchmarks.month.history import Month, Size, make
 from benchmarks.month.load import load
 
+from fedgpu_lab.postgres import Postgres
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.lab.postgres import Postgres
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ import psycopg
 import pytest
 from sqlalchemy import Connection
 
+from fedgpu_lab.postgres import Postgres, running
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.errors import ConfigurationError, LedgerError, LedgerUnreachableError
-from fedgpu_operator.lab.postgres import Postgres, running
 
 Ask = Callable[..., AttemptRequest]
 

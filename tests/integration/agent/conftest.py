@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.agent import Agent, AgentSettings, Signing
@@ -20,7 +21,6 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.hub.services.workloads import member_namespace, provider_namespace, render_workload
-from fedgpu_operator.lab.cluster import Cluster
 from fedgpu_operator.ports import PODS, ResourceType
 
 LEASES = ResourceType.of(ComputeLease.info)

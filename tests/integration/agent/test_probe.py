@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from fedgpu_lab.cluster import Cluster
+from fedgpu_lab.process import free_ports
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.adapters.kube.connect import connect
 from fedgpu_operator.agent import AgentSettings
@@ -22,8 +24,6 @@ from fedgpu_operator.cli import main
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.hub.loops.vantages import VantageLoop
-from fedgpu_operator.lab.cluster import Cluster
-from fedgpu_operator.lab.process import free_ports
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "latency" / "prober-on-hub.yaml"
 DELAY_S = 0.03

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedgpu_lab import Cluster
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.crd import all_crds
-from fedgpu_operator.lab import Cluster
 
 OBJECTS = Path(__file__).with_name("objects")
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from fedgpu_lab import Cluster
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.api.base import MOST_STORED, JSONObject, stored_bytes
@@ -14,7 +15,6 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.errors import TooLargeError
 from fedgpu_operator.hub.services.workloads import LEASES
 from fedgpu_operator.hub.services.writes import patch_to_fit, relieve
-from fedgpu_operator.lab import Cluster
 from fedgpu_operator.ports import NAMESPACES
 
 ENVELOPE = 512

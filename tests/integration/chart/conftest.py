@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from fedgpu_operator.lab.api import ClusterApi
-from fedgpu_operator.lab.chart import Helm
-from fedgpu_operator.lab.cluster import Cluster
+from fedgpu_lab.api import ClusterApi
+from fedgpu_lab.chart import Helm
+from fedgpu_lab.cluster import Cluster
 
 Manifest = dict[str, Any]
 Find = Callable[..., Manifest]

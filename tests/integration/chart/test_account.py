@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from fedgpu_lab.api import ClusterApi
+from fedgpu_lab.chart import NAMESPACE
+from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, AWAITS_ANNOTATION, GPUProvider
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import ForbiddenError, KubeError
 from fedgpu_operator.hub.services.workloads import provider_namespace
-from fedgpu_operator.lab.api import ClusterApi
-from fedgpu_operator.lab.chart import NAMESPACE
-from fedgpu_operator.lab.cluster import Cluster
 
 OBJECTS = Path(__file__).resolve().parents[1] / "api" / "objects" / "minimal"
 CONFINED = "writes only into the namespaces of providers"

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from fedgpu_lab.chart import Helm, chart_folder
+from fedgpu_lab.cluster import Cluster
+from fedgpu_lab.world import Lab
 from fedgpu_operator.api.crd import all_crds
-from fedgpu_operator.lab.chart import Helm, chart_folder
-from fedgpu_operator.lab.cluster import Cluster
-from fedgpu_operator.lab.world import Lab
 
 Json = dict[str, Any]
 NAMES = [str(crd["metadata"]["name"]) for crd in all_crds()]

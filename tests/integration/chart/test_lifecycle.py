@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from fedgpu_lab.chart import Helm, Values
+from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.api.base import GROUP
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import LabError, NotFoundError
-from fedgpu_operator.lab.chart import Helm, Values
-from fedgpu_operator.lab.cluster import Cluster
 
 CLAIM = "persistentvolumeclaim"
 

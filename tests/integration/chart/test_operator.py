@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
+from fedgpu_lab.chart import NAMESPACE
+from fedgpu_lab.cluster import Cluster
+from fedgpu_lab.process import free_ports
 from fedgpu_operator.errors import NotFoundError
-from fedgpu_operator.lab.chart import NAMESPACE
-from fedgpu_operator.lab.cluster import Cluster
-from fedgpu_operator.lab.process import free_ports
 
 Json = dict[str, Any]
 API = "/apis/fedgpu.dev/v1alpha1"

@@ -13,6 +13,9 @@ from uuid import uuid4
 import pytest
 import yaml
 
+from fedgpu_lab.api import ClusterApi
+from fedgpu_lab.chart import NAMESPACE, Helm
+from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.api.gpuprovider import (
     ACCEPT_ANNOTATION,
     AUDIT_ANNOTATION,
@@ -24,9 +27,6 @@ from fedgpu_operator.api.gpuprovider import (
 )
 from fedgpu_operator.errors import KubeError, NotFoundError
 from fedgpu_operator.hub.services.workloads import provider_namespace
-from fedgpu_operator.lab.api import ClusterApi
-from fedgpu_operator.lab.chart import NAMESPACE, Helm
-from fedgpu_operator.lab.cluster import Cluster
 
 Json = dict[str, Any]
 Act = Callable[["Person", str], object]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from fedgpu_lab.chart import Helm, chart_folder
 from fedgpu_operator.domain.running import Hysteresis
 from fedgpu_operator.errors import LabError
-from fedgpu_operator.lab.chart import Helm, chart_folder
 from fedgpu_operator.settings import Settings
 
 Manifest = dict[str, Any]

@@ -17,14 +17,14 @@ import httpx
 import pytest
 from aiohttp import web
 
+from fedgpu_lab import toolchain
+from fedgpu_lab.chain import Account, Anvil, Chain
+from fedgpu_lab.faultychain import FaultyEndpoint
+from fedgpu_lab.process import Watchdog, end, free_ports
 from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy, patience
 from fedgpu_operator.cli import main, wallets
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, EpochPlan
-from fedgpu_operator.lab import toolchain
-from fedgpu_operator.lab.chain import Account, Anvil, Chain
-from fedgpu_operator.lab.faultychain import FaultyEndpoint
-from fedgpu_operator.lab.process import Watchdog, end, free_ports
 from fedgpu_operator.settlement import build_epoch
 
 T = TypeVar("T")

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from eth_account import Account as Keys
 
+from fedgpu_lab.chain import Account
+from fedgpu_lab.chart import Helm
 from fedgpu_operator.adapters.chain import Deployer
 from fedgpu_operator.cli import wallets
-from fedgpu_operator.lab.chain import Account
-from fedgpu_operator.lab.chart import Helm
 
 if TYPE_CHECKING:
     from .conftest import Cli, LossyEndpoint

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fedgpu_lab.chain import Account
+from fedgpu_lab.chart import NAMESPACE
+from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.kube.connect import connect
 from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.settlement import EpochPlan
 from fedgpu_operator.hub.services import epochs as manifests
 from fedgpu_operator.hub.services.epochs import publish_manifest
 from fedgpu_operator.hub.views.escrow import Published, publish
-from fedgpu_operator.lab.chain import Account
-from fedgpu_operator.lab.chart import NAMESPACE
-from fedgpu_operator.lab.cluster import Cluster
 
 if TYPE_CHECKING:
     from pathlib import Path

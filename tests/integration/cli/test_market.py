@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from fedgpu_lab.chart import NAMESPACE
+from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.adapters.kube.connect import connect
 from fedgpu_operator.adapters.ledger import SqlLedger
@@ -27,8 +29,6 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.hub.loops.market import MarketLoop
 from fedgpu_operator.hub.views.market import QuotedOffer, publish_market, published_market
-from fedgpu_operator.lab.chart import NAMESPACE
-from fedgpu_operator.lab.cluster import Cluster
 
 L4 = "NVIDIA-L4-market-test"
 Json = dict[str, Any]

@@ -15,12 +15,12 @@ from eth_account import Account
 from eth_typing import ChecksumAddress, HexStr
 from eth_utils.address import to_checksum_address
 
+from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.cli import main
 from fedgpu_operator.hub.services.wallets import ProofBook
-from fedgpu_operator.lab.cluster import Cluster
 
 KEY = "0x" + "42" * 32
 WALLET = str(Account.from_key(KEY).address)

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from tests.integration.operator.federation import eventually
 
+from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.kube.connect import connect
 from fedgpu_operator.cli import main
 from fedgpu_operator.domain.geo import Location
@@ -24,7 +25,6 @@ from fedgpu_operator.domain.market import Premium
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.hub.views.market import MarketDocument, QuotedOffer, publish_market
-from fedgpu_operator.lab.cluster import Cluster
 
 L4 = "NVIDIA-L4-quote-test"
 COUNT = "count/computejobs.fedgpu.dev"

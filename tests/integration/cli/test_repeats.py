@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from eth_account import Account as Keys
 
+from fedgpu_lab.chain import Account
 from fedgpu_operator.adapters.chain.sender import Sender
 from fedgpu_operator.adapters.chain.wallet import offered
 from fedgpu_operator.cli import main, wallets
 from fedgpu_operator.cli.journal import Journal, Lock
 from fedgpu_operator.domain.settlement import SignedTx
-from fedgpu_operator.lab.chain import Account
 
 if TYPE_CHECKING:
     from .conftest import Cli, Done, LossyEndpoint

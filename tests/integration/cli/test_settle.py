@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from eth_account import Account as Keys
 
-from fedgpu_operator.lab.chain import Account
+from fedgpu_lab.chain import Account
 
 if TYPE_CHECKING:
     from .conftest import Cli

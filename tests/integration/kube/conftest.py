@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
-from fedgpu_operator.lab.cluster import Cluster
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.kube.client import KubeClient, Limits
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.errors import (
@@ -19,7 +20,6 @@ from fedgpu_operator.errors import (
     RejectedError,
     UnreachableError,
 )
-from fedgpu_operator.lab.cluster import Cluster
 from fedgpu_operator.ports import COORDINATION_LEASES, JOBS, NAMESPACES, SECRETS
 
 Object = dict[str, Any]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.holding import HoldingKube
 from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.api.rules import PlacementPolicy
-from fedgpu_operator.lab.cluster import Cluster
 from fedgpu_operator.ports import NAMESPACES, ResourceType
 
 POLICIES = ResourceType.of(PlacementPolicy.info)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from fedgpu_operator.lab import Cluster, GpuNodes, Lab, MemberSpec
+from fedgpu_lab import Cluster, GpuNodes, Lab, MemberSpec
 
 Answer = TypeVar("Answer")
 PREFIX = "lab.fedgpu.dev"

@@ -15,9 +15,9 @@ import httpx
 import pytest
 import yaml
 
+from fedgpu_lab import Chain, Cluster, GpuNodes, Lab, MemberSpec
+from fedgpu_lab.api import ClusterApi
 from fedgpu_operator.errors import ForbiddenError, LabError
-from fedgpu_operator.lab import Chain, Cluster, GpuNodes, Lab, MemberSpec
-from fedgpu_operator.lab.api import ClusterApi
 
 ONE_MEMBER = MemberSpec("solo", (GpuNodes.of("l4", count_per_node=1),))
 
@@ -151,7 +151,7 @@ def test_a_lab_leaves_nothing_behind() -> None:
 def test_children_end_even_when_the_lab_is_killed(tmp_path: Path) -> None:
     script = (
         "import json, sys, time\n"
-        "from fedgpu_operator.lab import Lab\n"
+        "from fedgpu_lab import Lab\n"
         "with Lab([], chain=True) as lab:\n"
         "    pids = [c.pid for x in lab.clusters for c in x.children] + [lab.chain.children[0].pid]\n"
         "    print(json.dumps([str(lab.directory), pids]), flush=True)\n"

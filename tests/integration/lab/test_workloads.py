@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from fedgpu_lab import Lab
 from fedgpu_operator.errors import ForbiddenError
-from fedgpu_operator.lab import Lab
 
 
 def test_a_run_lasts_what_was_asked_and_succeeds(jobs: Any) -> None:

@@ -23,11 +23,11 @@ from tests.integration.operator.federation import (
     offer,
 )
 
+from fedgpu_lab import Lab, toolchain
+from fedgpu_lab import chart as lab_chart
+from fedgpu_lab.process import free_ports
+from fedgpu_lab.progress import progress_for
 from fedgpu_operator.adapters.chain import Periods, deploy
-from fedgpu_operator.lab import Lab, toolchain
-from fedgpu_operator.lab import chart as lab_chart
-from fedgpu_operator.lab.process import free_ports
-from fedgpu_operator.lab.progress import progress_for
 
 
 @pytest.fixture(scope="session")

@@ -20,14 +20,14 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
 
+from fedgpu_lab import GpuNodes, Lab, MemberSpec
+from fedgpu_lab.chain import Chain
+from fedgpu_lab.chart import NAMESPACE
+from fedgpu_lab.cluster import Cluster
+from fedgpu_lab.process import free_ports
 from fedgpu_operator.adapters.chain import TenantWallet
 from fedgpu_operator.domain.settlement import Deployment
 from fedgpu_operator.errors import NotFoundError
-from fedgpu_operator.lab import GpuNodes, Lab, MemberSpec
-from fedgpu_operator.lab.chain import Chain
-from fedgpu_operator.lab.chart import NAMESPACE
-from fedgpu_operator.lab.cluster import Cluster
-from fedgpu_operator.lab.process import free_ports
 
 Json = dict[str, Any]
 T = TypeVar("T")

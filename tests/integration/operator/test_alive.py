@@ -11,12 +11,12 @@ import httpx
 import pytest
 from tests.integration.operator.federation import API, MEMBERS, Json, Operator, environment, eventually, manifest, offer
 
-from fedgpu_operator.lab import Lab, toolchain
-from fedgpu_operator.lab import chart as lab_chart
-from fedgpu_operator.lab.chart import NAMESPACE
-from fedgpu_operator.lab.postgres import Postgres, running
-from fedgpu_operator.lab.process import free_ports
-from fedgpu_operator.lab.progress import progress_for
+from fedgpu_lab import Lab, toolchain
+from fedgpu_lab import chart as lab_chart
+from fedgpu_lab.chart import NAMESPACE
+from fedgpu_lab.postgres import Postgres, running
+from fedgpu_lab.process import free_ports
+from fedgpu_lab.progress import progress_for
 
 HANGING = """
 import asyncio, os, sys

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from tests.integration.operator.federation import COUNTRIES, PRICES, Tenant, eventually
 
+from fedgpu_lab.chart import NAMESPACE
 from fedgpu_operator.cli import main
-from fedgpu_operator.lab.chart import NAMESPACE
 
 Json = dict[str, Any]
 

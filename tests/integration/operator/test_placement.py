@@ -17,7 +17,7 @@ from tests.integration.operator.federation import (
     micro,
 )
 
-from fedgpu_operator.lab.chart import NAMESPACE
+from fedgpu_lab.chart import NAMESPACE
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from tests.integration.operator.federation import (
     micro,
 )
 
+from fedgpu_lab.audit import audit
 from fedgpu_operator.adapters.chain import TenantWallet
-from fedgpu_operator.lab.audit import audit
 
 USD: Final = 200
 NOTICE: Final = 5 * 86_400

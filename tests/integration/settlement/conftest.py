@@ -11,12 +11,12 @@ import pytest
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
+from fedgpu_lab import toolchain
+from fedgpu_lab.chain import Account, Anvil, Chain
+from fedgpu_lab.process import Watchdog, end, free_ports
 from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, EpochPlan, Pair, TxReceipt
-from fedgpu_operator.lab import toolchain
-from fedgpu_operator.lab.chain import Account, Anvil, Chain
-from fedgpu_operator.lab.process import Watchdog, end, free_ports
 from fedgpu_operator.settlement import build_epoch
 
 CHALLENGE = 3600

@@ -12,6 +12,9 @@ from typing import cast
 import pytest
 from tests.unit.hub.fakes import FakeClock, FakeKube, FakeMetrics
 
+from fedgpu_lab.chain import Chain
+from fedgpu_lab.chains import make_chain
+from fedgpu_lab.process import Watchdog, end
 from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest, ChainTx, Epoch, EpochStage, TxState, UsageRecord
@@ -20,9 +23,6 @@ from fedgpu_operator.domain.settlement import Deployment
 from fedgpu_operator.domain.transactions import Fees
 from fedgpu_operator.errors import NotTakenError, Refusal
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
-from fedgpu_operator.lab.chain import Chain
-from fedgpu_operator.lab.chains import make_chain
-from fedgpu_operator.lab.process import Watchdog, end
 from fedgpu_operator.settlement import MAX_TX_GAS, Terms, claims, parse_manifest
 
 CHALLENGE = 3600

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from fedgpu_lab.audit import audit
 from fedgpu_operator.adapters.chain import EscrowClient, Periods, calls, deploy
 from fedgpu_operator.artifacts import load
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import ZERO_HASH, EpochPlan, Pair, SignedTx
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError, RevertedError
-from fedgpu_operator.lab.audit import audit
 from fedgpu_operator.settlement import advances, build_epoch, claims, fund, parse_manifest
 
 CHALLENGE = 3600

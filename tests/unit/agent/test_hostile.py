@@ -18,6 +18,8 @@ from typing import Any, Self
 import pytest
 from tests.unit.hub.fakes import FakeClock, FakeKube
 
+from fedgpu_lab.kubeconfig import render
+from fedgpu_lab.pki import new_server_identity
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.adapters.kube.client import Allowance, Budget, KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
@@ -26,8 +28,6 @@ from fedgpu_operator.api.base import Condition, find
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ProviderReport
 from fedgpu_operator.domain.text import is_clean
-from fedgpu_operator.lab.kubeconfig import render
-from fedgpu_operator.lab.pki import new_server_identity
 from fedgpu_operator.ports import COORDINATION_LEASES, ResourceType
 
 ROOT = Path(__file__).resolve().parents[3]

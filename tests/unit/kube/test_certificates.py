@@ -17,14 +17,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from fedgpu_lab.kubeconfig import render
+from fedgpu_lab.pki import new_server_identity
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.agent import KEPT
 from fedgpu_operator.agent.report import unreachable
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.errors import CertificateRefusedError, InvalidResourceError
-from fedgpu_operator.lab.kubeconfig import render
-from fedgpu_operator.lab.pki import new_server_identity
 
 
 @dataclass(frozen=True)

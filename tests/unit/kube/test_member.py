@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 
+from fedgpu_lab.pki import new_server_identity
 from fedgpu_operator.adapters.kube.client import MEMBER, Allowance, Budget, KubeClient
 from fedgpu_operator.adapters.kube.parsing import ENVELOPE_BYTES
 from fedgpu_operator.agent import KEPT
@@ -29,7 +30,6 @@ from fedgpu_operator.errors import (
     ListTooLargeError,
     UnreachableError,
 )
-from fedgpu_operator.lab.pki import new_server_identity
 from fedgpu_operator.ports import JOBS, NAMESPACES, NODES, PODS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

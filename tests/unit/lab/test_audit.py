@@ -13,9 +13,9 @@ import pytest
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.lab import audit as module
-from fedgpu_operator.lab import rawchain
-from fedgpu_operator.lab.audit import Audit, AuditError, audit
+from fedgpu_lab import audit as module
+from fedgpu_lab import rawchain
+from fedgpu_lab.audit import Audit, AuditError, audit
 
 TOKEN, ESCROW, RESERVE, NOBODY = ("0x" + digits * 20 for digits in ("aa", "bb", "cc", "00"))
 ALICE, BOB, OWNER, OTHER = ("0x" + f"{n:040x}" for n in (0xA11CE, 0xB0B, 0x0E4, 0x07E4))

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 
 import pytest
 
+from fedgpu_lab.audit import Account, Audit
+from fedgpu_lab.demo_judge import judge
+from fedgpu_lab.demo_report import Report
+from fedgpu_lab.demo_scenario import Scenario, duration_of, expectation, find_examples, load
+from fedgpu_lab.demo_watch import as_expected
 from fedgpu_operator.api.base import Condition
 from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus, PlacementStatus, SettlementStatus, UsageStatus
 from fedgpu_operator.domain.money import charge, format_usd, parse_usd
-from fedgpu_operator.lab.audit import Account, Audit
-from fedgpu_operator.lab.demo_judge import judge
-from fedgpu_operator.lab.demo_report import Report
-from fedgpu_operator.lab.demo_scenario import Scenario, duration_of, expectation, find_examples, load
-from fedgpu_operator.lab.demo_watch import as_expected
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PLACES = {

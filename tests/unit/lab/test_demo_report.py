@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.lab.audit import Account, Audit
-from fedgpu_operator.lab.demo_compare import Alternative
-from fedgpu_operator.lab.demo_report import (
+from fedgpu_lab.audit import Account, Audit
+from fedgpu_lab.demo_compare import Alternative
+from fedgpu_lab.demo_report import (
     Check,
     JobResult,
     ProviderResult,
@@ -22,6 +21,7 @@ from fedgpu_operator.lab.demo_report import (
     percent,
     show,
 )
+from fedgpu_operator.domain.money import MicroUSD
 
 TRANSACTION = "0x" + "12ab" * 16
 WALLET = "0x" + "c8" * 20

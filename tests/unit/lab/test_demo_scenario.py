@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from fedgpu_lab.demo_compare import alternatives, offers_of, unlawful
+from fedgpu_lab.demo_scenario import Scenario, duration_of, expectation, find_examples, load, nodes_of
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError, LabError
-from fedgpu_operator.lab.demo_compare import alternatives, offers_of, unlawful
-from fedgpu_operator.lab.demo_scenario import Scenario, duration_of, expectation, find_examples, load, nodes_of
 from fedgpu_operator.placement import Snapshot, decide, evaluate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from rich.console import Console
 
+from fedgpu_lab import GpuNodes, Lab, MemberSpec, kubeconfig, progress_for, watchdog
+from fedgpu_lab.cluster import STAGES
+from fedgpu_lab.gpus import CATALOGUE
+from fedgpu_lab.process import Child, Rank, Watchdog, end, free_ports
 from fedgpu_operator.errors import LabError
-from fedgpu_operator.lab import GpuNodes, Lab, MemberSpec, kubeconfig, progress_for, watchdog
-from fedgpu_operator.lab.cluster import STAGES
-from fedgpu_operator.lab.gpus import CATALOGUE
-from fedgpu_operator.lab.process import Child, Rank, Watchdog, end, free_ports
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_progress_for_a_pipe_is_plain_lines() -> None:
 def test_a_directory_that_exists_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     precious = tmp_path / "precious"
     precious.write_text("")
-    monkeypatch.setattr("fedgpu_operator.lab.toolchain.ensure", lambda names, progress=None: {})
+    monkeypatch.setattr("fedgpu_lab.toolchain.ensure", lambda names, progress=None: {})
     with pytest.raises(LabError, match="exists already"), Lab([MemberSpec("a")], directory=tmp_path):
         pytest.fail("the lab must not open")
     assert precious.exists()

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from fedgpu_operator.errors import ConfigurationError
-from fedgpu_operator.lab.replay.fleet import State, deal, enough_for
-from fedgpu_operator.lab.replay.measure import Shapes, figures, percentile
-from fedgpu_operator.lab.replay.run import replay
-from fedgpu_operator.lab.replay.schedulers import SCHEDULERS
-from fedgpu_operator.lab.replay.trace import Node, Task, read_nodes, read_prices, read_tasks
+from fedgpu_operator.replay.fleet import State, deal, enough_for
+from fedgpu_operator.replay.measure import Shapes, figures, percentile
+from fedgpu_operator.replay.run import replay
+from fedgpu_operator.replay.schedulers import SCHEDULERS
+from fedgpu_operator.replay.trace import Node, Task, read_nodes, read_prices, read_tasks
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "traces"
 HEAD = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,qos,pod_phase,creation_time,deletion_time,scheduled_time\n"

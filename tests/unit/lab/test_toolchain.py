@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fedgpu_lab import gobuild, npm, pypi, toolchain
+from fedgpu_lab.progress import QuietProgress
 from fedgpu_operator.errors import LabError
-from fedgpu_operator.lab import gobuild, npm, pypi, toolchain
-from fedgpu_operator.lab.progress import QuietProgress
 
 ROOT = Path(__file__).parents[3]
 
@@ -93,7 +93,7 @@ def test_an_unknown_program_is_refused() -> None:
 
 
 def test_outside_a_checkout_people_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(toolchain, "__file__", str(tmp_path / "site-packages/fedgpu_operator/lab/toolchain.py"))
+    monkeypatch.setattr(toolchain, "__file__", str(tmp_path / "site-packages/fedgpu_lab/toolchain.py"))
     with pytest.raises(LabError, match="checkout"):
         toolchain.ensure(["kubectl"])
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from fedgpu_lab.process import free_ports
 from fedgpu_operator import errors
 from fedgpu_operator.api.base import Meta, Resource
 from fedgpu_operator.api.computejob import ComputeJob
@@ -32,7 +33,6 @@ from fedgpu_operator.errors import (
     UnreachableError,
 )
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
-from fedgpu_operator.lab.process import free_ports
 from fedgpu_operator.operator import main
 from fedgpu_operator.ports import Kube
 from fedgpu_operator.settings import Settings

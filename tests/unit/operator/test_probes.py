@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from fedgpu_lab.process import free_ports
 from fedgpu_operator.errors import ConfigurationError
-from fedgpu_operator.lab.process import free_ports
 from fedgpu_operator.operator.probes import ProbeSite
 from fedgpu_operator.settings import Settings
 
