@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fedgpu_operator.adapters.chain import EscrowClient
-    from fedgpu_operator.adapters.chain.earnings import Standing
+    from fedgpu_operator.adapters.chain.history import Earnings
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.cli.target import Target
     from fedgpu_operator.domain.money import MicroUSD
@@ -47,7 +47,7 @@ class Payout:
     """
 
     name: str
-    standing: Standing
+    standing: Earnings
     chain: ChainSnapshot
     active: Lines | None
     newest: Lines | None
@@ -123,11 +123,11 @@ async def _lines(given: TargetOptions, place: str, number: int, root: str) -> Li
 async def _payout(
     escrow: EscrowClient, target: Target, name: str, who: str, active: Lines | None, newest: Lines | None
 ) -> Payout:
-    from fedgpu_operator.adapters.chain.earnings import standing_of, tenants_of
+    from fedgpu_operator.adapters.chain.history import earnings_of, tenants_of
     from fedgpu_operator.adapters.chain.rpc import Rpc
 
     async with Rpc(target.rpc, chain_id=target.chain_id) as rpc:
-        standing = await standing_of(rpc, target.escrow, who)
+        standing = await earnings_of(rpc, target.escrow, who)
         tenants = {*await tenants_of(rpc, target.escrow, who)}
     tenants |= {tenant for lines in (active, newest) for tenant, provider in lines or {} if provider == who}
     chain = await escrow.snapshot(sorted(tenants), [(tenant, who) for tenant in sorted(tenants)])

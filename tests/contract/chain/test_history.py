@@ -10,7 +10,7 @@ from eth_utils.crypto import keccak
 
 from fedgpu_operator.adapters.chain import EscrowClient, LocalSigner, ProviderWallet, calls, history
 from fedgpu_operator.adapters.chain.calls import NOBODY
-from fedgpu_operator.adapters.chain.earnings import tenants_of
+from fedgpu_operator.adapters.chain.history import tenants_of
 from fedgpu_operator.adapters.chain.rpc import Rpc
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt

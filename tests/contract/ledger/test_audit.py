@@ -12,7 +12,7 @@ from eth_utils.crypto import keccak
 from tests.contract.ledger.intruder import Intruder, Value
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, row_hash
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, genesis, row_hash
 from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochLine, EpochStage, LeaseCover, SignedUsage
 from fedgpu_operator.domain.ledger import ChainHead, LedgerAudit, LedgerHead, Position, PostingKind
 from fedgpu_operator.domain.money import MicroUSD

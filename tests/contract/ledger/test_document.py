@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.contract.ledger.intruder import Intruder
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS
 from fedgpu_operator.domain.books import AttemptRequest, SignedUsage
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "ledger.md"

@@ -13,7 +13,7 @@ from tests.contract.ledger.intruder import Intruder
 from tests.contract.ledger.test_epochs import draft
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.adapters.ledger.memo import TABLES, tables_read, tables_written
+from fedgpu_operator.adapters.ledger.database import TABLES, tables_read, tables_written
 from fedgpu_operator.domain.books import AttemptRequest, ChainTx, EpochStage
 from fedgpu_operator.domain.ledger import IntentState, Position, PostingKind
 from fedgpu_operator.domain.money import MicroUSD

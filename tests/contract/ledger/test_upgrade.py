@@ -18,9 +18,8 @@ from tests.contract.ledger.older import filled_from, ledger_of_schema, stuck_int
 
 from fedgpu_operator.adapters.kube import connect
 from fedgpu_operator.adapters.ledger import SCHEMA_VERSION, SqlLedger
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS
-from fedgpu_operator.adapters.ledger.migrate import STEPS
-from fedgpu_operator.adapters.ledger.schema import CHAINED, metadata
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS
+from fedgpu_operator.adapters.ledger.schema import CHAINED, STEPS, metadata
 from fedgpu_operator.cli import ledger_reconcile
 from fedgpu_operator.cli.options import TargetOptions
 from fedgpu_operator.domain.books import Coverage, EpochStage, UsageRecord

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from aiohttp import web
 
-from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy, patience
+from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy, endpoint
 from fedgpu_operator.cli import main, wallets
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, EpochPlan
@@ -172,8 +172,8 @@ def awake() -> threading.Event:
 def quick(monkeypatch: pytest.MonkeyPatch, awake: threading.Event, tmp_path: Path) -> Iterator[None]:
     """Blocks come, and they are asked for as often as they come; what was sent is kept in a folder of the test."""
     monkeypatch.setattr(wallets, "POLL_S", TICK_S)
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", TICK_S)
-    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", TICK_S)
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_S", TICK_S)
+    monkeypatch.setattr(endpoint, "LONGEST_PAUSE_S", TICK_S)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     awake.set()
     yield

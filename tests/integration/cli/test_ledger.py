@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.adapters.ledger import SqlLedger, archiving
+from fedgpu_operator.adapters.ledger import SqlLedger, archives
 from fedgpu_operator.cli import main
 from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochStage
 from fedgpu_operator.domain.ledger import ArchiveWish, Position, PostingKind
@@ -271,7 +271,7 @@ def test_the_manifest_of_an_archived_epoch_is_read_from_its_file(
     folder = tmp_path / "archive"
     folder.mkdir()
     now = NOW + timedelta(days=90)
-    archiving.archive(str(books), folder, ArchiveWish(whole=1), now)
+    archives.archive(str(books), folder, ArchiveWish(whole=1), now)
     at = ("ledger", "manifest", "1", "--ledger", str(books))
     capsysbinary.readouterr()
     assert main([*at]) == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgpu_operator.adapters.chain.answers import LONGEST_WORDS, AnswerError, fault_of, judge
+from fedgpu_operator.adapters.chain.errors import LONGEST_WORDS, AnswerError, fault_of, judge
 from fedgpu_operator.adapters.chain.rpc import NOT_TAKEN, Rpc
 from fedgpu_operator.adapters.chain.votes import Vote, agreed, fingerprint, refusal
 from fedgpu_operator.adapters.chain.wordings import ESTIMATE, LOGS, SEND, TABLE, Meaning, Row, table

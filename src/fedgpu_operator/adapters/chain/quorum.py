@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
 import ssl
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, cast
@@ -18,11 +20,8 @@ from eth_utils.crypto import keccak
 from web3.providers.async_base import AsyncJSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
-from fedgpu_operator.adapters.chain.answers import AnswerError, Fault
-from fedgpu_operator.adapters.chain.endpoint import Endpoint
-from fedgpu_operator.adapters.chain.inquiry import Inquiry
-from fedgpu_operator.adapters.chain.patience import Patience, PatientEndpoint
-from fedgpu_operator.adapters.chain.standing import Standing
+from fedgpu_operator.adapters.chain.endpoint import Endpoint, Patience, PatientEndpoint
+from fedgpu_operator.adapters.chain.errors import AnswerError, ErrorAnswer
 from fedgpu_operator.adapters.chain.votes import (
     Answer,
     Result,
@@ -39,6 +38,73 @@ from fedgpu_operator.adapters.chain.votes import (
 )
 from fedgpu_operator.adapters.chain.wordings import SEND
 from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError, ConfigurationError
+
+log = logging.getLogger(__name__)
+
+Judge = Callable[[Vote], None]
+
+
+class Inquiry:
+    """`votes` are those that came so far. A request on its way when the caller has enough goes on by itself.
+
+    It ends by its own time limit, and `conclude` says who looks at what it brings then.
+    """
+
+    def __init__(self, asked: Iterable[Coroutine[object, object, Vote]], running: set[asyncio.Task[Vote]]) -> None:
+        self.votes: list[Vote] = []
+        self._waiting = {asyncio.create_task(each) for each in asked}
+        running |= self._waiting
+        for task in self._waiting:
+            task.add_done_callback(running.discard)
+
+    async def more(self, within: float | None = None) -> bool:
+        """Wait for at least one more vote; False when all have voted or `within` seconds have passed."""
+        if not self._waiting:
+            return False
+        done, self._waiting = await asyncio.wait(self._waiting, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        self.votes += [task.result() for task in done]
+        return bool(done)
+
+    async def enough(self, count: int, grace: float) -> list[Vote]:
+        """`count` answers or all votes, and whoever else votes within `grace` seconds after that."""
+        while sum(vote.answer is not None for vote in self.votes) < count:
+            if not await self.more():
+                return self.votes
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace
+        while await self.more(max(0.0, until - loop.time())):
+            pass
+        return self.votes
+
+    def conclude(self, judge: Judge) -> None:
+        """Show `judge` each vote that came, and those to come when they do."""
+        for vote in self.votes:
+            judge(vote)
+        for task in self._waiting:
+            task.add_done_callback(lambda done: None if done.cancelled() else judge(done.result()))
+
+
+class EndpointLog:
+    """The faults of the endpoints of one connection, by host and method."""
+
+    def __init__(self) -> None:
+        self._faults: dict[tuple[str, str], str] = {}
+
+    def note(self, host: str, method: str, fault: str) -> None:
+        """`fault` is what the endpoint did this time, empty where it was in step with the others.
+
+        Numbers and what stands in parentheses are told and make no difference: they change from one time to the next.
+        """
+        kind = re.sub(r"\d+", "#", fault.partition(" (")[0])
+        if kind == self._faults.get((host, method), ""):
+            return
+        if fault:
+            self._faults[host, method] = kind
+            log.warning("the endpoint %s %s on %s; the others decide", host, fault, method)
+        else:
+            del self._faults[host, method]
+            log.info("the endpoint %s is back in step on %s", host, method)
+
 
 GRACE_S: Final = 0.3
 """How long further answers are waited for once enough have come: the more there are, the better the choice."""
@@ -90,7 +156,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
         ]
         self._patience = patience
         self._running: set[asyncio.Task[Vote]] = set()
-        self._standing = Standing()
+        self._endpoint_log = EndpointLog()
         self._late: set[str] = set()
         """Who did not answer within the grace when it was last given: nobody waits for them again."""
         self._finalized = 0
@@ -121,7 +187,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
             answer = await self._figure(method, given, choose)
         else:
             answer = await self._state(method, given)
-        if isinstance(answer, Fault):
+        if isinstance(answer, ErrorAnswer):
             raise AnswerError(method, answer)
         return cast("RPCResponse", {"jsonrpc": "2.0", "id": 1, "result": answer.value})
 
@@ -239,7 +305,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
         if place is None or len(params) <= place or params[place] not in TAGS:
             return await self._same(method, params)
         block = await self._newest(str(params[place]), [False])
-        if isinstance(block, Fault):
+        if isinstance(block, ErrorAnswer):
             return block
         found = block.value
         if not isinstance(found, Mapping):
@@ -276,7 +342,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
     def _note(self, method: str, vote: Vote, fault: str) -> None:
         """An endpoint that is alone is named by the error that its silence becomes."""
         if len(self._endpoints) > 1:
-            self._standing.note(vote.host, method, fault)
+            self._endpoint_log.note(vote.host, method, fault)
 
     def _undecided(self, votes: Sequence[Vote]) -> ChainUnreachableError | ChainMismatchError:
         strangers = [vote for vote in votes if vote.wrong_chain is not None]

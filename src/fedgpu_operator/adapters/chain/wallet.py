@@ -15,9 +15,8 @@ from hexbytes import HexBytes
 from web3.exceptions import TransactionNotFound
 
 from fedgpu_operator.adapters.chain import calls
-from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of
-from fedgpu_operator.adapters.chain.patience import Patience, pause_lengths
-from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc
+from fedgpu_operator.adapters.chain.endpoint import Patience, pause_lengths
+from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc, block_at, fees_asked, nonces_of
 from fedgpu_operator.adapters.chain.sender import Sender
 from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer
 from fedgpu_operator.artifacts import ContractName

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, update
 
-from fedgpu_operator.adapters.ledger import live, totals
-from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
+from fedgpu_operator.adapters.ledger.calls import Calls
+from fedgpu_operator.adapters.ledger.hashchain import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, lease_usage
+from fedgpu_operator.adapters.ledger.usage import PairChange, PairKey, add_to_totals, seal_live
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairLease, Stop, lease_name
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Pair
@@ -72,7 +74,7 @@ def _append(connection: Connection, request: AttemptRequest, number: int, at: da
         stamp(at),
     )
     append(connection, attempts, [row])
-    totals.add(connection, {pair_of(request): totals.Change(open_attempts=1)})
+    add_to_totals(connection, {pair_of(request): PairChange(open_attempts=1)})
     return Attempt(request, number, at)
 
 
@@ -97,8 +99,8 @@ def end_attempt(connection: Connection, lease: str, outcome: str, at: datetime) 
         raise LedgerError(f"attempt {lease} cannot end without an outcome")
     if found.ended_at is None:
         connection.execute(update(attempts).where(attempts.c.lease_name == lease).values(ended_at=at, outcome=outcome))
-        live.seal(connection, lease_usage.c.lease_name == lease)
-        totals.add(connection, {pair_of(found.terms): totals.Change(open_attempts=-1, ended_attempts=1)})
+        seal_live(connection, lease_usage.c.lease_name == lease)
+        add_to_totals(connection, {pair_of(found.terms): PairChange(open_attempts=-1, ended_attempts=1)})
         return attempt_of(connection, lease)
     if found.outcome != outcome:
         raise LedgerError(f"attempt {lease} ended as {found.outcome}, it cannot end as {outcome} too")
@@ -173,7 +175,7 @@ def seal_pair(connection: Connection, pair: Pair) -> tuple[PairLease, ...]:
     theirs = select(attempts.c.lease_name).where(
         attempts.c.tenant_wallet == pair[0], attempts.c.provider_wallet == pair[1]
     )
-    live.seal(connection, lease_usage.c.lease_name.in_(theirs))
+    seal_live(connection, lease_usage.c.lease_name.in_(theirs))
     return pair_leases(connection, pair)
 
 
@@ -186,7 +188,7 @@ def usage_query() -> Select[Any]:
     ).join(lease_usage, lease_usage.c.lease_name == attempts.c.lease_name, isouter=True)
 
 
-def pair_of(terms: AttemptRequest) -> totals.PairKey:
+def pair_of(terms: AttemptRequest) -> PairKey:
     """What the books are kept by."""
     return terms.tenant, terms.provider, terms.tenant_wallet, terms.provider_wallet
 
@@ -228,3 +230,43 @@ def first_work(connection: Connection) -> datetime | None:
         select(attempts.c.created_at).order_by(attempts.c.position).limit(1)
     ).scalar()
     return found
+
+
+JOBS_AT_ONCE = 500
+"""In one query; an engine takes only so many parameters."""
+
+
+class BatchCalls(Calls):
+    """The part of the ledger that takes many jobs at once."""
+
+    async def open_many(self, requests: Sequence[AttemptRequest], at: datetime) -> tuple[Attempt | LedgerError, ...]:
+        """`open_attempt` for each, in this order and in one transaction: many jobs wait for one commit."""
+        return await self._write(open_many, requests, at)
+
+    async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
+        """Every attempt of these jobs with its newest usage, oldest first; jobs without any are left out."""
+        return await self._look(histories, job_uids)
+
+
+def open_many(
+    connection: Connection, requests: Sequence[AttemptRequest], at: datetime
+) -> tuple[Attempt | LedgerError, ...]:
+    """What `open_attempt` says to each, in this order; the refusal of one writes nothing and takes nothing back."""
+    found: list[Attempt | LedgerError] = []
+    for request in requests:
+        try:
+            found.append(open_attempt(connection, request, at))
+        except LedgerError as error:
+            found.append(error)
+    return tuple(found)
+
+
+def histories(connection: Connection, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
+    """Every attempt of these jobs with its usage, oldest first."""
+    found: dict[str, list[LeaseUsage]] = {}
+    for begin in range(0, len(job_uids), JOBS_AT_ONCE):
+        part = job_uids[begin : begin + JOBS_AT_ONCE]
+        query = usage_query().where(attempts.c.job_uid.in_(part)).order_by(attempts.c.job_uid, attempts.c.attempt)
+        for row in connection.execute(query):
+            found.setdefault(row.job_uid, []).append(usage_of_row(row))
+    return {uid: tuple(entries) for uid, entries in found.items()}

@@ -1,4 +1,4 @@
-"""Settlement epochs and what they cover; functions of one connection."""
+"""Settlement epochs, what they cover, and the escrow whose books these are; functions of one connection."""
 
 from __future__ import annotations
 
@@ -15,17 +15,29 @@ from sqlalchemy import (
     Integer,
     Row,
     Select,
+    Table,
     bindparam,
     case,
+    exists,
     func,
     insert,
     select,
     update,
 )
 
-from fedgpu_operator.adapters.ledger import live, totals
-from fedgpu_operator.adapters.ledger.chaining import Field, append, head, stamp
-from fedgpu_operator.adapters.ledger.schema import attempts, epoch_leases, epoch_lines, epochs, lease_usage
+from fedgpu_operator.adapters.ledger.hashchain import Field, append, head, stamp
+from fedgpu_operator.adapters.ledger.schema import (
+    attempts,
+    bound_escrows,
+    chain_intents,
+    epoch_leases,
+    epoch_lines,
+    epochs,
+    lease_usage,
+    postings,
+    receipts,
+)
+from fedgpu_operator.adapters.ledger.usage import PAIR, chunks, seal_live, totals_of
 from fedgpu_operator.domain.books import (
     Coverage,
     Epoch,
@@ -37,7 +49,7 @@ from fedgpu_operator.domain.books import (
     SettlementSnapshot,
     UncoveredLease,
 )
-from fedgpu_operator.domain.ledger import SealedBooks
+from fedgpu_operator.domain.ledger import BoundEscrow, SealedBooks
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.settlement import protocol
@@ -52,7 +64,7 @@ def settlement_snapshot(connection: Connection) -> SettlementSnapshot:
     rows = connection.execute(
         select(
             attempts.c.lease_name,
-            *totals.PAIR,
+            *PAIR,
             attempts.c.price,
             lease_usage.c.gpu_seconds,
             lease_usage.c.covered_gpu_seconds,
@@ -74,20 +86,20 @@ def settlement_snapshot(connection: Connection) -> SettlementSnapshot:
         )
         for row in rows
     )
-    pairs = tuple(pair for pair in totals.totals_of(connection, None) if pair.numerator > 0)
+    pairs = tuple(pair for pair in totals_of(connection, None) if pair.numerator > 0)
     return SettlementSnapshot(pairs, uncovered)
 
 
 def seal(connection: Connection) -> SealedBooks:
     """Make a usage checkpoint of every newer live row; the books at those figures, and the heads that bind them."""
-    live.seal(connection)
+    seal_live(connection)
     return SealedBooks(settlement_snapshot(connection), head(connection))
 
 
 def coverages(connection: Connection, leases: Collection[str]) -> dict[str, Coverage]:
     """How far each of these leases is settled, in the given order; LedgerError for one the ledger never opened."""
     found: dict[str, Coverage] = {}
-    for part in live.chunks(leases):
+    for part in chunks(leases):
         rows = connection.execute(
             select(
                 attempts.c.lease_name,
@@ -293,7 +305,7 @@ def _parts(
     """By epoch: its lines by pair, and its covers by lease."""
     lines: dict[int, list[EpochLine]] = {number: [] for number in numbers}
     covers: dict[int, list[LeaseCover]] = {number: [] for number in numbers}
-    for part in live.chunks(numbers):
+    for part in chunks(numbers):
         for each in connection.execute(
             select(epoch_lines)
             .where(epoch_lines.c.epoch.in_(part))
@@ -348,3 +360,42 @@ def _stored(connection: Connection, number: int) -> Epoch:
     if found is None:
         raise LedgerError(f"there is no epoch {number} in the ledger")
     return found
+
+
+SETTLED: tuple[Table, ...] = (epochs, chain_intents, postings, receipts)
+"""Tables of which one row ties the ledger to its escrow; the guard of the database knows the same ones."""
+
+
+def bind(connection: Connection, wanted: BoundEscrow) -> BoundEscrow:
+    """The escrow that the ledger is bound to from now on: `wanted`, unless the books are those of another one.
+
+    Until anything was settled another escrow may take the place of the last one: its address may have been mistyped
+    while the chain did not answer. A ledger from before there were bindings is held to its newest epoch's manifest.
+    """
+    held = bound(connection)
+    if held == wanted:
+        return held
+    if held is None:
+        newest = connection.execute(select(epochs.c.manifest).order_by(epochs.c.number.desc()).limit(1)).scalar()
+        held = None if newest is None else named_in(newest)
+        if held not in (None, wanted):
+            return held
+    elif any(connection.execute(select(exists().select_from(table))).scalar_one() for table in SETTLED):
+        return held
+    connection.execute(insert(bound_escrows).values(chain_id=wanted.chain_id, escrow=wanted.escrow))
+    return wanted
+
+
+def bound(connection: Connection) -> BoundEscrow | None:
+    """The escrow that the ledger is bound to; None before it was first opened to settle."""
+    row = connection.execute(select(bound_escrows).order_by(bound_escrows.c.number.desc()).limit(1)).one_or_none()
+    return None if row is None else BoundEscrow(row.chain_id, row.escrow)
+
+
+def named_in(manifest: bytes) -> BoundEscrow | None:
+    """The escrow that an epoch's manifest names; None where it names none that can be read."""
+    try:
+        told = json.loads(manifest)
+        return BoundEscrow(int(told["chainId"]), str(told["escrow"]))
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, CompoundSelect, Connection, Row, Select, func, select, union_all
 
-from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
+from fedgpu_operator.adapters.ledger.hashchain import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import opening_balances, postings
 from fedgpu_operator.domain.ledger import Position, PositionKey, Posting, PostingKind, TrialBalance
 from fedgpu_operator.domain.money import MicroUSD

@@ -7,20 +7,17 @@ from datetime import datetime
 from pathlib import Path
 
 from fedgpu_operator.adapters.ledger import (
-    archiving,
+    archives,
     attempts,
     audit,
-    binding,
-    chaining,
     epochs,
-    intents,
+    hashchain,
     journal,
     receipts,
-    totals,
     transactions,
     usage,
 )
-from fedgpu_operator.adapters.ledger.batches import BatchCalls
+from fedgpu_operator.adapters.ledger.attempts import BatchCalls
 from fedgpu_operator.adapters.ledger.records import MarketCalls
 from fedgpu_operator.domain.books import (
     Attempt,
@@ -76,7 +73,7 @@ class SqlLedger(BatchCalls, MarketCalls):
         Raises ConfigurationError where the books are those of another escrow.
         """
         wanted = BoundEscrow(chain_id, escrow)
-        held = await self._write(binding.bind, wanted)
+        held = await self._write(epochs.bind, wanted)
         if held != wanted:
             raise ConfigurationError(
                 f"the ledger holds the books of {held}, but configured is {wanted}, which would be made to pay all "
@@ -86,7 +83,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def bound(self) -> BoundEscrow | None:
         """The escrow whose books these are; None before anything is settled."""
-        return await self._look(binding.bound)
+        return await self._look(epochs.bound)
 
     async def open_attempt(self, request: AttemptRequest, at: datetime) -> Attempt:
         """The attempt of this request: as stored when (job_uid, request_id) is known, else the job's next one.
@@ -208,7 +205,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def pair_totals(self, tenant: str | None = None) -> tuple[PairTotal, ...]:
         """Totals by (tenant, provider), sorted; of one tenant where it is named."""
-        return await self._read(totals.totals_of, tenant)
+        return await self._read(usage.totals_of, tenant)
 
     async def history(
         self, *, tenant: str | None = None, job_uid: str | None = None, limit: int = 100
@@ -323,29 +320,29 @@ class SqlLedger(BatchCalls, MarketCalls):
 
         Follow the terms that come back. Raises LedgerError while the sender has another open intent.
         """
-        return await self._write(intents.open_intent, Intent(0, key, kind, epoch, sender, nonce, to, data, at))
+        return await self._write(transactions.open_intent, Intent(0, key, kind, epoch, sender, nonce, to, data, at))
 
     async def amend_intent(self, intent: int, to: str, data: bytes, why: str, at: datetime) -> IntentCall:
         """Write down the call that takes the place of an open intent's newest one, before it is signed.
 
         The same as the newest changes nothing. Raises LedgerError for an intent that is closed.
         """
-        return await self._write(intents.amend_intent, intent, to, data, why, at)
+        return await self._write(transactions.amend_intent, intent, to, data, why, at)
 
     async def intent_calls(self, intent: int) -> tuple[IntentCall, ...]:
         """The calls of an intent: the one it was written with, then those that took its place."""
-        return await self._read(intents.calls_of, intent)
+        return await self._read(transactions.calls_of, intent)
 
     async def close_intent(self, intent: int, state: IntentState) -> Intent:
         """Close an intent: Done where a version of it is Finalized, Dead where none can be mined any more.
 
         Raises LedgerError where its versions say otherwise.
         """
-        return await self._write(intents.close_intent, intent, state)
+        return await self._write(transactions.close_intent, intent, state)
 
     async def intents(self, *, sender: str | None = None, open_only: bool = False) -> tuple[Intent, ...]:
         """Intents, oldest first."""
-        return await self._read(intents.intents, sender, open_only=open_only)
+        return await self._read(transactions.intents, sender, open_only=open_only)
 
     async def post(
         self, positions: Iterable[Position], at: datetime, *, block: int | None = None
@@ -371,7 +368,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def head(self) -> LedgerHead:
         """The ends of the hash chains now; kept with an epoch, they bind everything that came before it."""
-        return await self._read(chaining.head)
+        return await self._read(hashchain.head)
 
     async def verify(self, archive: Path | None = None) -> LedgerAudit:
         """Read everything, and name the first row of each chain that was altered, taken out, put in or moved.
@@ -382,8 +379,8 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def archived_until(self) -> int:
         """The number of the newest epoch that is archived; 0 for none."""
-        return await self._look(archiving.archived_until)
+        return await self._look(archives.archived_until)
 
     async def segments(self) -> tuple[Segment, ...]:
         """The segments of the chains that are archived, by run and chain."""
-        return await self._look(archiving.archived)
+        return await self._look(archives.archived)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from fedgpu_operator.adapters.ledger.attempts import attempt_of
-from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
+from fedgpu_operator.adapters.ledger.hashchain import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, receipts, usage_disputes
 from fedgpu_operator.domain.ledger import SignedReceipt, UsageDispute, UsageDisputeState
 from fedgpu_operator.domain.money import MicroUSD

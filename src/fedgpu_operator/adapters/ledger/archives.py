@@ -31,9 +31,9 @@ from sqlalchemy import (
 )
 
 from fedgpu_operator.adapters.ledger import segments
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS, canonical, genesis, raw
 from fedgpu_operator.adapters.ledger.database import Database
 from fedgpu_operator.adapters.ledger.epochs import DEAD_STAGES, parts_of
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, canonical, genesis, raw
 from fedgpu_operator.adapters.ledger.schema import (
     archived_segments,
     attempts,
