@@ -17,6 +17,7 @@ from eth_utils.crypto import keccak
 from tests.contract.ledger.intruder import Intruder
 from tests.contract.ledger.test_copies import same
 from tests.contract.ledger.test_document import program, run
+from tests.ledgers import open_attempt, postings_of
 
 from fedgpu_operator.adapters.ledger import SqlLedger, archives, copies, segments, usage
 from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, genesis, row_hash
@@ -75,7 +76,7 @@ async def settle(ledger: SqlLedger, number: int, now: datetime, stage: EpochStag
 async def month(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
     """Six paid epochs over two leases, one of which has ended; and a receipt that nothing superseded."""
     for job in ("a", "b"):
-        await held.open_attempt(ask(job_uid=job, tenant_wallet=T, provider_wallet=P), now)
+        await open_attempt(held, ask(job_uid=job, tenant_wallet=T, provider_wallet=P), now)
     await held.append_receipt(Receipt(T, Q, MicroUSD(1), 1, "0xroot"), b"\x05", b"\x06", now)
     for number in range(1, EPOCHS + 1):
         await settle(held, number, now)
@@ -98,7 +99,7 @@ async def asked(ledger: SqlLedger) -> object:
         await ledger.open_attempts(),
         [await ledger.last_usage(f"{job}-1") for job in ("a", "b")],
         await ledger.coverages(["a-1", "b-1"]),
-        await ledger.pair_leases((T, P)),
+        await ledger.seal_pair((T, P)),
         await ledger.receipts(),
         await ledger.balances(),
         await ledger.head(),
@@ -130,7 +131,7 @@ async def test_what_the_operator_reads_is_the_same_and_work_goes_on(
     assert audit.sound, audit.faults
     assert audit.unread == {}
     # Numbers and positions go on from what is archived.
-    newest = (await month.postings(limit=1))[0]
+    newest = (await postings_of(month))[0]
     assert newest.entry == 3 * (EPOCHS + 2)
     assert await month.post([], now, block=1) == ()
     with pytest.raises(LedgerError, match="fell"):
@@ -485,7 +486,7 @@ async def test_a_file_of_another_ledger_is_found(
     async with await SqlLedger.open(path) as other:
         later = now + timedelta(minutes=1)
         for job in ("a", "b"):
-            await other.open_attempt(ask(job_uid=job, tenant_wallet=T, provider_wallet=P), later)
+            await open_attempt(other, ask(job_uid=job, tenant_wallet=T, provider_wallet=P), later)
         await other.append_receipt(Receipt(T, Q, MicroUSD(1), 1, "0xroot"), b"\x05", b"\x06", later)
         for number in range(1, EPOCHS + 1):
             await settle(other, number, later)
@@ -635,7 +636,7 @@ async def test_an_operator_sees_a_run_that_archived_beside_it(
             await month.archived_until(),
             await month.epoch(1),
             await month.epoch_with_manifest("0x" + keccak(b"manifest 1").hex()),
-            await month.postings(),
+            await postings_of(month),
             await month.receipts(newest_only=False),
         )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from eth_utils.crypto import keccak
+from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger, archives
 from fedgpu_operator.cli import main
@@ -48,7 +49,7 @@ def books(tmp_path: Path) -> Path:
 
     async def fill() -> None:
         async with await SqlLedger.open(path) as ledger:
-            attempt = await ledger.open_attempt(request, NOW)
+            attempt = await open_attempt(ledger, request, NOW)
             for sequence in range(1, 6):
                 await ledger.record_usage(
                     attempt.lease_name, sequence, 60 * sequence, NOW + timedelta(minutes=sequence)

@@ -126,12 +126,6 @@ def _joined(first: Archived, then: Archived) -> Archived:
     )
 
 
-def archived_until(connection: Connection) -> int:
-    """The ledger's number of the newest epoch whose manifest is in a segment; 0 for none."""
-    newest = select(func.max(archived_segments.c.last_position)).where(archived_segments.c.chain == EPOCH_CHAIN)
-    return connection.execute(newest).scalar_one() or 0
-
-
 def archived(connection: Connection) -> tuple[Segment, ...]:
     """Every segment, by run and chain."""
     rows = connection.execute(select(archived_segments).order_by(archived_segments.c.number, archived_segments.c.chain))

@@ -11,10 +11,10 @@ import asyncio
 import itertools
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
@@ -197,7 +197,11 @@ _Pending = tuple[Callable[[Connection], Any], "Future[Any]"]
 
 
 class Calls:
-    """An open database with the threads that call it; ledger.py says what."""
+    """An open database with the threads that call it.
+
+    Its subclasses say what can be asked: functions of one connection, bound by `in_transaction`, `from_memory` and
+    `from_database`.
+    """
 
     def __init__(self, database: Database, limit: float | None = None) -> None:
         self._database = database
@@ -313,6 +317,42 @@ class Calls:
     def _close(self) -> None:
         self._threads.close()
         self._database.close()
+
+
+def in_transaction(
+    work: Callable[Concatenate[Connection, P], T],
+) -> Callable[Concatenate[Calls, P], Coroutine[Any, Any, T]]:
+    """A method of an open ledger that runs `work` in a transaction, as `Calls._write` does."""
+
+    @wraps(work)
+    async def method(self: Calls, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._write(work, *args, **kwargs)
+
+    return method
+
+
+def from_memory(
+    work: Callable[Concatenate[Connection, P], T],
+) -> Callable[Concatenate[Calls, P], Coroutine[Any, Any, T]]:
+    """A method of an open ledger that answers from memory if it can, as `Calls._read` does."""
+
+    @wraps(work)
+    async def method(self: Calls, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._read(work, *args, **kwargs)
+
+    return method
+
+
+def from_database(
+    work: Callable[Concatenate[Connection, P], T],
+) -> Callable[Concatenate[Calls, P], Coroutine[Any, Any, T]]:
+    """A method of an open ledger that reads the database each time, as `Calls._look` does."""
+
+    @wraps(work)
+    async def method(self: Calls, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._look(work, *args, **kwargs)
+
+    return method
 
 
 def _glance(connection: Connection) -> None:

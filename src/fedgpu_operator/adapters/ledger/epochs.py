@@ -25,8 +25,12 @@ from sqlalchemy import (
     update,
 )
 
+from fedgpu_operator.adapters.ledger.attempts import first_work
+from fedgpu_operator.adapters.ledger.calls import Calls, from_database, from_memory, in_transaction
 from fedgpu_operator.adapters.ledger.hashchain import Field, append, head, stamp
+from fedgpu_operator.adapters.ledger.journal import post
 from fedgpu_operator.adapters.ledger.schema import (
+    archived_segments,
     attempts,
     bound_escrows,
     chain_intents,
@@ -49,7 +53,7 @@ from fedgpu_operator.domain.books import (
     SettlementSnapshot,
     UncoveredLease,
 )
-from fedgpu_operator.domain.ledger import BoundEscrow, SealedBooks
+from fedgpu_operator.domain.ledger import EPOCH_CHAIN, BoundEscrow, SealedBooks
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.settlement import protocol
@@ -96,10 +100,10 @@ def seal(connection: Connection) -> SealedBooks:
     return SealedBooks(settlement_snapshot(connection), head(connection))
 
 
-def coverages(connection: Connection, leases: Collection[str]) -> dict[str, Coverage]:
+def coverages(connection: Connection, lease_names: Collection[str]) -> dict[str, Coverage]:
     """How far each of these leases is settled, in the given order; LedgerError for one the ledger never opened."""
     found: dict[str, Coverage] = {}
-    for part in chunks(leases):
+    for part in chunks(lease_names):
         rows = connection.execute(
             select(
                 attempts.c.lease_name,
@@ -114,10 +118,10 @@ def coverages(connection: Connection, leases: Collection[str]) -> dict[str, Cove
         )
         for lease, used, covered, number, stage in rows:
             found[lease] = Coverage(lease, used, covered, number, None if stage is None else EpochStage(stage))
-    for lease in leases:
+    for lease in lease_names:
         if lease not in found:
             raise LedgerError(f"no attempt was opened for lease {lease}")
-    return {lease: found[lease] for lease in leases}
+    return {lease: found[lease] for lease in lease_names}
 
 
 def store_epoch(connection: Connection, draft: EpochDraft, at: datetime) -> Epoch:
@@ -127,7 +131,9 @@ def store_epoch(connection: Connection, draft: EpochDraft, at: datetime) -> Epoc
     ).scalar_one_or_none()
     if again is not None:
         return _stored(connection, again)
-    waiting = open_epoch(connection)
+    waiting = connection.execute(
+        select(epochs.c.number, epochs.c.stage).where(epochs.c.stage.in_(OPEN_STAGES))
+    ).one_or_none()
     if waiting is not None:
         raise LedgerError(f"epoch {waiting.number} is still {waiting.stage}: one epoch at a time")
     # Not a sequence of the database: those skip a number for each transaction that was given up.
@@ -149,12 +155,6 @@ def store_epoch(connection: Connection, draft: EpochDraft, at: datetime) -> Epoc
     return _stored(connection, number)
 
 
-def open_epoch(connection: Connection) -> Epoch | None:
-    """The one epoch that is Prepared or Posted."""
-    number = connection.execute(select(epochs.c.number).where(epochs.c.stage.in_(OPEN_STAGES))).scalar_one_or_none()
-    return None if number is None else _stored(connection, number)
-
-
 def epoch(connection: Connection, number: int) -> Epoch | None:
     """One epoch with its lines and covers."""
     return next(iter(_read(connection, select(epochs).where(epochs.c.number == number))), None)
@@ -168,12 +168,12 @@ def epoch_with_manifest(connection: Connection, manifest_hash: str) -> Epoch | N
     return None if number is None else epoch(connection, number)
 
 
-def epochs_newest(connection: Connection, limit: int) -> tuple[Epoch, ...]:
+def epochs_newest(connection: Connection, limit: int = 100) -> tuple[Epoch, ...]:
     """The last epochs, newest first, in three queries."""
     return _read(connection, select(epochs).order_by(epochs.c.number.desc()).limit(limit))
 
 
-def headers_newest(connection: Connection, limit: int) -> tuple[EpochHeader, ...]:
+def headers_newest(connection: Connection, limit: int = 100) -> tuple[EpochHeader, ...]:
     """The last epochs without manifest, lines and covers, newest first."""
     columns = [column for column in epochs.c if column.name != "manifest"]
     return tuple(
@@ -211,9 +211,10 @@ def mark_epoch(
     connection: Connection,
     number: int,
     stage: EpochStage,
-    chain_epoch: int | None,
-    post_tx: str | None,
-    skipped: Collection[str],
+    *,
+    chain_epoch: int | None = None,
+    post_tx: str | None = None,
+    skipped: Collection[str] = (),
 ) -> Epoch:
     """Move an epoch along; its transaction and chain number are kept with it where given.
 
@@ -399,3 +400,27 @@ def named_in(manifest: bytes) -> BoundEscrow | None:
         return BoundEscrow(int(told["chainId"]), str(told["escrow"]))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def archived_until(connection: Connection) -> int:
+    """The ledger's number of the newest epoch whose manifest is in a segment; 0 for none."""
+    newest = select(func.max(archived_segments.c.last_position)).where(archived_segments.c.chain == EPOCH_CHAIN)
+    return connection.execute(newest).scalar_one() or 0
+
+
+class SqlEpochs(Calls):
+    """Epochs and double entries of an open ledger (ports.EpochBook)."""
+
+    first_work = from_memory(first_work)
+    settlement_snapshot = from_memory(settlement_snapshot)
+    head = from_memory(head)
+    seal = in_transaction(seal)
+    store_epoch = in_transaction(store_epoch)
+    mark_epoch = in_transaction(mark_epoch)
+    epoch = from_database(epoch)
+    epoch_with_manifest = from_database(epoch_with_manifest)
+    epochs = from_memory(epochs_newest)
+    epoch_headers = from_memory(headers_newest)
+    coverages = from_database(coverages)
+    archived_until = from_database(archived_until)
+    post = in_transaction(post)

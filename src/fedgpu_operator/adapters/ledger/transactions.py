@@ -8,33 +8,45 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from fedgpu_operator.adapters.ledger.calls import Calls, from_memory, in_transaction
 from fedgpu_operator.adapters.ledger.schema import chain_intents, chain_txs, intent_calls
 from fedgpu_operator.domain.books import ChainTx, TxState
 from fedgpu_operator.domain.ledger import FINAL_TX, Intent, IntentCall, IntentState
 from fedgpu_operator.errors import LedgerError
 
 
-def open_intent(connection: Connection, wanted: Intent) -> Intent:
-    """The sender's open intent of that key, else the wanted one, kept; its `id` is handed out here.
+def open_intent(
+    connection: Connection,
+    key: str,
+    kind: str,
+    epoch: int | None,
+    sender: str,
+    nonce: int,
+    to: str,
+    data: bytes,
+    at: datetime,
+) -> Intent:
+    """Write down what is to be done on chain before it is signed; or the sender's open intent of that key.
 
-    Raises LedgerError while the sender has another open intent: one key sends one thing at a time. What another
-    sender has open, such as an earlier key of the settler, is its own: only that key could sign for it.
+    Follow the terms that come back. Raises LedgerError while the sender has another open intent: one key sends one
+    thing at a time. What another sender has open, such as an earlier key of the settler, is its own: only that key
+    could sign for it.
     """
-    for intent in intents(connection, wanted.sender, open_only=True):
-        if intent.key == wanted.key:
+    for intent in intents(connection, sender=sender, open_only=True):
+        if intent.key == key:
             return intent
         raise LedgerError(f"intent {intent.key} of {intent.sender} is still open: one at a time")
     number = connection.execute(
         insert(chain_intents)
         .values(
-            key=wanted.key,
-            kind=wanted.kind,
-            epoch=wanted.epoch,
-            sender=wanted.sender,
-            nonce=wanted.nonce,
-            to=wanted.to,
-            data=wanted.data,
-            created_at=wanted.created_at,
+            key=key,
+            kind=kind,
+            epoch=epoch,
+            sender=sender,
+            nonce=nonce,
+            to=to,
+            data=data,
+            created_at=at,
             state=IntentState.OPEN.value,
         )
         .returning(chain_intents.c.id)
@@ -94,7 +106,7 @@ def close_intent(connection: Connection, number: int, state: IntentState) -> Int
     return intent_of(connection, number)
 
 
-def intents(connection: Connection, sender: str | None, *, open_only: bool) -> tuple[Intent, ...]:
+def intents(connection: Connection, *, sender: str | None = None, open_only: bool = False) -> tuple[Intent, ...]:
     """Intents, oldest first."""
     query = select(chain_intents).order_by(chain_intents.c.id)
     if sender is not None:
@@ -163,7 +175,11 @@ def store_tx(connection: Connection, tx: ChainTx, at: datetime) -> None:
 
 
 def mark_tx(
-    connection: Connection, tx_hash: str, state: TxState, block_number: int | None, at: datetime | None
+    connection: Connection,
+    tx_hash: str,
+    state: TxState,
+    block_number: int | None = None,
+    at: datetime | None = None,
 ) -> None:
     """Say where a transaction stands; a final state stays, and so does the first time at which a node took it."""
     row = connection.execute(select(chain_txs).where(chain_txs.c.tx_hash == tx_hash)).one_or_none()
@@ -180,7 +196,7 @@ def mark_tx(
 
 
 def transactions(
-    connection: Connection, epoch: int | None, intent: int | None, pending_only: bool
+    connection: Connection, *, epoch: int | None = None, intent: int | None = None, pending_only: bool = False
 ) -> tuple[ChainTx, ...]:
     """Transactions, oldest first."""
     query = select(chain_txs).order_by(chain_txs.c.id)
@@ -227,3 +243,16 @@ def _check_version(connection: Connection, tx: ChainTx, number: int) -> None:
         raise LedgerError(f"a version of intent {intent.key} carries call {tx.call}, which was not written down")
     if not tx.raw:
         raise LedgerError(f"a version of intent {intent.key} is kept with its signed bytes")
+
+
+class SqlTransactions(Calls):
+    """Intents and transactions of an open ledger (ports.TransactionBook)."""
+
+    open_intent = in_transaction(open_intent)
+    amend_intent = in_transaction(amend_intent)
+    close_intent = in_transaction(close_intent)
+    intents = from_memory(intents)
+    intent_calls = from_memory(calls_of)
+    store_tx = in_transaction(store_tx)
+    mark_tx = in_transaction(mark_tx)
+    transactions = from_memory(transactions)

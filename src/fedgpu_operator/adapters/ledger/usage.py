@@ -8,18 +8,26 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Row, bindparam, case, insert, select, update
 
+from fedgpu_operator.adapters.ledger.calls import Calls, from_database, from_memory, in_transaction
 from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, Field, append, genesis, raw, row_hash, stamp
-from fedgpu_operator.adapters.ledger.schema import attempts, instant, lease_usage, pair_totals, usage_records
+from fedgpu_operator.adapters.ledger.schema import (
+    attempts,
+    instant,
+    lease_usage,
+    pair_totals,
+    usage_disputes,
+    usage_records,
+)
 from fedgpu_operator.domain.books import PairTotal, SignedUsage, UsageRecord
-from fedgpu_operator.domain.ledger import BulkResult, RefusedUsage
+from fedgpu_operator.domain.ledger import BulkResult, RefusedUsage, UsageDispute, UsageDisputeState
 from fedgpu_operator.domain.money import MicroUSD, accrue
 from fedgpu_operator.errors import LedgerError
 
@@ -129,7 +137,7 @@ def add_to_totals(connection: Connection, changes: Mapping[PairKey, PairChange])
         connection.execute(update(pair_totals).where(*this).values(after_all), known)
 
 
-def totals_of(connection: Connection, tenant: str | None) -> tuple[PairTotal, ...]:
+def totals_of(connection: Connection, tenant: str | None = None) -> tuple[PairTotal, ...]:
     """Totals by tenant, provider and their wallets, sorted; of one tenant if it is named."""
     query = select(pair_totals).order_by(*TOTALS_KEY)
     if tenant is not None:
@@ -180,6 +188,8 @@ Epochs and receipts take their evidence themselves, so this only bounds what an 
 default epoch of an hour, three rows more per lease. At a reading every 15 seconds it keeps one row of 60.
 """
 _CHECKPOINT = CHECKPOINT // timedelta(microseconds=1)
+
+OPEN = UsageDisputeState.OPEN.value
 
 MAX_INT = 2**63 - 1
 """What a column holds."""
@@ -241,14 +251,26 @@ class _Lease:
             self.checkpoint = (self.newest.sequence, stamp(self.newest.observed_at))
 
 
-def record_usage(connection: Connection, record: UsageRecord) -> bool:
-    """Take one cumulative figure; False if it changes nothing, LedgerError if it contradicts.
+def record_usage(
+    connection: Connection,
+    lease_name: str,
+    sequence: int,
+    gpu_seconds: int,
+    observed_at: datetime,
+    *,
+    signed: SignedUsage | None = None,
+) -> bool:
+    """Keep cumulative billed usage as the lease's newest; False if it changes nothing.
 
-    It changes nothing if it is held, or older than what is billed: that one is judged by its neighbours and not kept.
+    It changes nothing if this very record is held, however it was signed, or if its sequence is below the newest: it
+    bills nothing then and is not kept. A usage checkpoint is made of it if one is due (CHECKPOINT) or the attempt has
+    ended; usage of an ended attempt is taken, since a member that was cut off reports late. Raises LedgerError if the
+    same sequence, as far as it is held, has other figures, or a later one has the smaller figure.
     """
-    lease = _leases(connection, {record.lease_name: [record]}).get(record.lease_name)
+    record = UsageRecord(lease_name, sequence, gpu_seconds, observed_at, signed)
+    lease = _leases(connection, {lease_name: [record]}).get(lease_name)
     if lease is None:
-        raise LedgerError(f"no attempt was opened for lease {record.lease_name}")
+        raise LedgerError(f"no attempt was opened for lease {lease_name}")
     why = lease.judge(_facts(record))
     if why:
         raise LedgerError(why)
@@ -259,7 +281,7 @@ def record_usage(connection: Connection, record: UsageRecord) -> bool:
     return True
 
 
-def record_many(connection: Connection, records: Iterable[UsageRecord]) -> BulkResult:
+def record_many(connection: Connection, records: Sequence[UsageRecord]) -> BulkResult:
     """Take records in any order, with any duplicates; what contradicts is left out and reported.
 
     The outcome does not depend on the order in which they come: they are taken by lease, sequence and figure, so of
@@ -288,22 +310,10 @@ def record_many(connection: Connection, records: Iterable[UsageRecord]) -> BulkR
     return BulkResult(appended, known, tuple(refused))
 
 
-def last_usage(connection: Connection, lease: str) -> UsageRecord | None:
+def last_usage(connection: Connection, lease_name: str) -> UsageRecord | None:
     """The newest usage of a lease."""
-    row = connection.execute(select(lease_usage).where(lease_usage.c.lease_name == lease)).one_or_none()
+    row = connection.execute(select(lease_usage).where(lease_usage.c.lease_name == lease_name)).one_or_none()
     return None if row is None else _record(row)
-
-
-def usage_of(connection: Connection, lease: str) -> tuple[UsageRecord, ...]:
-    """The usage checkpoints of a lease, by sequence, and its newest usage."""
-    rows = connection.execute(
-        select(usage_records).where(usage_records.c.lease_name == lease).order_by(usage_records.c.sequence)
-    )
-    held = {row.sequence: _record(row) for row in rows}
-    newest = last_usage(connection, lease)
-    if newest is not None:
-        held[newest.sequence] = newest
-    return tuple(held.values())
 
 
 def _keep(connection: Connection, leases: Sequence[_Lease]) -> None:
@@ -409,3 +419,108 @@ def _record(row: Row[Any]) -> UsageRecord:
             row.signed_sequence, row.signed_gpu_seconds, row.signed_at, row.usage_hash, row.signer, row.signature
         )
     return UsageRecord(row.lease_name, row.sequence, row.gpu_seconds, row.observed_at, signed)
+
+
+# ---------------------------------------------------------------- what of a reading is in dispute
+
+
+def dispute_usage(connection: Connection, dispute: UsageDispute) -> bool:
+    """Keep a dispute; False where it is held already, LedgerError where it is held with other figures or is an old one.
+
+    An open dispute of an earlier reading of the lease is superseded: usage is cumulative.
+    """
+    if (
+        dispute.lease_name
+        not in connection.execute(
+            select(attempts.c.lease_name).where(attempts.c.lease_name == dispute.lease_name)
+        ).scalars()
+    ):
+        raise LedgerError(f"no attempt was opened for lease {dispute.lease_name}")
+    held = {d.sequence: d for d in disputes_of(connection, lease_name=dispute.lease_name)}
+    same = held.get(dispute.sequence)
+    if same is not None:
+        if (same.claimed, same.payable, same.why) == (dispute.claimed, dispute.payable, dispute.why):
+            return False
+        raise LedgerError(f"reading {dispute.sequence} of {dispute.lease_name} is disputed with other figures")
+    if held and max(held) > dispute.sequence:
+        raise LedgerError(f"a later reading than {dispute.sequence} of {dispute.lease_name} is disputed already")
+    connection.execute(
+        update(usage_disputes)
+        .where(usage_disputes.c.lease_name == dispute.lease_name, usage_disputes.c.state == OPEN)
+        .values(state=UsageDisputeState.SUPERSEDED.value, ruled_at=dispute.at)
+    )
+    connection.execute(
+        insert(usage_disputes).values(
+            lease_name=dispute.lease_name,
+            sequence=dispute.sequence,
+            claimed=dispute.claimed,
+            payable=dispute.payable,
+            why=dispute.why,
+            evidence=dispute.evidence,
+            at=dispute.at,
+            state=OPEN,
+        )
+    )
+    return True
+
+
+def rule_usage_dispute(
+    connection: Connection, lease_name: str, sequence: int, state: UsageDisputeState, note: str, at: datetime
+) -> UsageDispute:
+    """Close an open dispute as Granted or Refused; the same ruling again changes nothing."""
+    found = [d for d in disputes_of(connection, lease_name=lease_name) if d.sequence == sequence]
+    if not found:
+        raise LedgerError(f"reading {sequence} of {lease_name} is not disputed")
+    dispute = found[0]
+    if dispute.state is state:
+        return dispute
+    if dispute.state is not UsageDisputeState.OPEN:
+        raise LedgerError(f"the dispute of reading {sequence} of {lease_name} is {dispute.state} for good")
+    if state not in (UsageDisputeState.GRANTED, UsageDisputeState.REFUSED):
+        raise LedgerError(f"a ruling grants or refuses; {state} is none")
+    connection.execute(
+        update(usage_disputes)
+        .where(usage_disputes.c.lease_name == lease_name, usage_disputes.c.sequence == sequence)
+        .values(state=state.value, note=note, ruled_at=at)
+    )
+    return replace(dispute, state=state, note=note, ruled_at=at)
+
+
+def disputes_of(
+    connection: Connection, *, lease_name: str | None = None, tenant: str | None = None, open_only: bool = False
+) -> tuple[UsageDispute, ...]:
+    """Disputes, oldest first; of one lease or one tenant's namespace where it is named."""
+    query = select(usage_disputes).order_by(usage_disputes.c.at, usage_disputes.c.lease_name, usage_disputes.c.sequence)
+    if lease_name is not None:
+        query = query.where(usage_disputes.c.lease_name == lease_name)
+    if tenant is not None:
+        theirs = select(attempts.c.lease_name).where(attempts.c.tenant == tenant)
+        query = query.where(usage_disputes.c.lease_name.in_(theirs))
+    if open_only:
+        query = query.where(usage_disputes.c.state == OPEN)
+    return tuple(
+        UsageDispute(
+            lease_name=row.lease_name,
+            sequence=row.sequence,
+            claimed=row.claimed,
+            payable=row.payable,
+            why=row.why,
+            evidence=row.evidence,
+            at=row.at,
+            state=UsageDisputeState(row.state),
+            note=row.note,
+            ruled_at=row.ruled_at,
+        )
+        for row in connection.execute(query)
+    )
+
+
+class SqlUsage(Calls):
+    """Billed usage of an open ledger, and disputes over it (ports.UsageBook)."""
+
+    record_usage = in_transaction(record_usage)
+    record_many = in_transaction(record_many)
+    last_usage = from_database(last_usage)
+    dispute_usage = in_transaction(dispute_usage)
+    rule_usage_dispute = in_transaction(rule_usage_dispute)
+    usage_disputes = from_memory(disputes_of)
