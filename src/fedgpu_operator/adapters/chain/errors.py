@@ -163,7 +163,9 @@ MOST_READ: Final = 4 * LONGEST_WORDS
 
 BUSY_CODES: Final = (-32005, -32016, -32603, 429)
 """Limit exceeded (EIP-1474), over rate limit (proxyd), internal error (JSON-RPC 2.0): not now, in whatever words."""
-BUSY_STATUSES: Final = frozenset({401, 402, 403, 404, 408, 425, 429})
+UNAUTHORIZED: Final = 401
+"""HTTP status of who does not know its caller."""
+BUSY_STATUSES: Final = frozenset({402, 403, 404, 408, 425, 429})
 """HTTP statuses of who did not pass the request on to a node; as are all from 500."""
 TOO_LONG: Final[Mapping[str, Meaning]] = {LOGS: Meaning.RANGE, ESTIMATE: Meaning.TOO_LARGE, SEND: Meaning.TOO_LARGE}
 """What HTTP 413 means, by method."""
@@ -196,8 +198,8 @@ class AnswerError(Exception):
 def judge(error: object, status: int, method: str) -> Meaning:
     """What a JSON-RPC error means as an answer to that method, under that HTTP status.
 
-    A revert is recognised by its code 3 or its data before any words are read. Without a row it is WAIT where code or
-    status say that no node looked at the request, else REFUSED.
+    A revert is recognised by its code 3 or its data before any words are read. Without a row it is DENIED under HTTP
+    401, WAIT if code or status say that no node looked at the request, else REFUSED.
     """
     detail = error if isinstance(error, Mapping) else {}
     code, words = detail.get("code"), _said(error)[:MOST_READ].lower()
@@ -209,6 +211,8 @@ def judge(error: object, status: int, method: str) -> Meaning:
             return row.meaning
     if status == 413 and method in TOO_LONG:
         return TOO_LONG[method]
+    if status == UNAUTHORIZED:
+        return Meaning.DENIED
     return Meaning.WAIT if code in BUSY_CODES or status in BUSY_STATUSES or status >= 500 else Meaning.REFUSED
 
 

@@ -20,6 +20,7 @@ from fedgpu_operator.adapters.chain.errors import AnswerError
 from fedgpu_operator.adapters.chain.reader import EscrowReader, events_of
 from fedgpu_operator.adapters.chain.rpc import ARCHIVE, Rpc, block_at, first_block_since
 from fedgpu_operator.adapters.chain.wordings import Meaning, blocks_suggested
+from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import DisputeState, ExitState, Pair
 from fedgpu_operator.domain.transactions import PostedEpoch
@@ -43,7 +44,8 @@ class LogReader:
     def __init__(self, rpc: Rpc, address: ChecksumAddress) -> None:
         self._rpc = rpc
         self._address = address
-        self._size = MOST_BLOCKS
+        self.size = MOST_BLOCKS
+        """Blocks that the next request asks for at most."""
         self._smooth = 0
         self._grow_after = GROW_AFTER
 
@@ -57,7 +59,7 @@ class LogReader:
         """
         first = start
         while first <= end:
-            last = min(end, first + self._size - 1)
+            last = min(end, first + self.size - 1)
             logs = await self._read(first, last, topics)
             if logs is not None:
                 yield last, logs
@@ -83,21 +85,21 @@ class LogReader:
                     return None
         except ChainUnreachableError:
             # A node that takes too long for so many blocks looks silent.
-            self._size = max(min(count, LEAST_AFTER_SILENCE), count // 2)
+            self.size = max(min(count, LEAST_AFTER_SILENCE), count // 2)
             self._smooth = 0
             raise
         self._succeeded()
         return logs
 
     def _shrink(self, suggested: int | None, count: int) -> None:
-        self._size = suggested if suggested is not None and suggested < count else count // 2
+        self.size = suggested if suggested is not None and suggested < count else count // 2
         self._smooth = 0
         self._grow_after = min(SLOWEST_GROWTH, 2 * self._grow_after)
 
     def _succeeded(self) -> None:
         self._smooth += 1
         if self._smooth >= self._grow_after:
-            self._size, self._smooth = min(MOST_BLOCKS, 2 * self._size), 0
+            self.size, self._smooth = min(MOST_BLOCKS, 2 * self.size), 0
 
 
 def _topic(topic: Topic) -> Any:
@@ -114,7 +116,7 @@ Blocks = tuple[int, int]
 """The first and the last block of a range."""
 
 AGAIN_S: Final = 1.0
-"""The pause before a part of the log in which something was missing twice is read again; twice as long each time."""
+"""The first pause before a part of the log in which something was missing twice is read again."""
 LONGEST_AGAIN_S: Final = 3600.0
 
 
@@ -140,7 +142,7 @@ class History:
         self._disputes: dict[Dispute, int] = {}
         """Those that may be open, with the last block of the piece in which they were found."""
         self._exits: dict[Pair, int] = {}
-        self._pause = 0.0
+        self._backoff = Backoff(AGAIN_S, LONGEST_AGAIN_S)
         self._again_at: float | None = None
         """When, by the loop's clock, what is missing is looked for again; None while nothing is."""
 
@@ -210,12 +212,12 @@ class History:
         now = asyncio.get_running_loop().time()
         if self._again_at is None:
             # They were read just now.
-            self._again_at, self._pause = now, 0.0
+            self._again_at = now
+            self._backoff.reset()
             return
         if now < self._again_at:
             return
-        self._pause = min(LONGEST_AGAIN_S, max(AGAIN_S, 2 * self._pause))
-        self._again_at = now + self._pause
+        self._again_at = now + self._backoff.failed()
         for first, last in self._gaps(start, final, posted):
             async for piece, logs in self._pieces(first, last):
                 self._keep(piece, logs)
@@ -290,12 +292,6 @@ async def _open(known: dict[K, int], read: Callable[..., Awaitable[V | None]], a
     return tuple(each for each in found.values() if each is not None)
 
 
-TRIES: Final = 5
-"""How often the log is asked for at one block when no answer comes."""
-PAUSE_S: Final = 1.0
-"""Between two of these: public endpoints count requests by the second."""
-
-
 @dataclass(frozen=True, slots=True)
 class Earnings:
     """Where a provider is paid to, whose signature its receipts need, and what waits to be collected by it."""
@@ -318,13 +314,11 @@ async def earnings_of(rpc: Rpc, escrow: str, provider: str) -> Earnings:
     return Earnings(who, str(payee), str(signer), MicroUSD(owed))
 
 
-async def tenants_of(
-    rpc: Rpc, escrow: str, provider: str, from_block: int | None = None, *, pause: float = PAUSE_S
-) -> tuple[str, ...]:
+async def tenants_of(rpc: Rpc, escrow: str, provider: str, from_block: int | None = None) -> tuple[str, ...]:
     """The tenants from whom the provider was ever paid through finalized blocks, by address.
 
-    `from_block` None begins where the escrow's first epoch was posted. Where no answer comes it goes on where it
-    stopped after `pause` seconds, up to TRIES times without a step.
+    `from_block` None begins where the escrow's first epoch was posted. A part of the log for which no answer comes is
+    asked for again in smaller pieces while there are any.
     """
     contract, who = calls.contract_at(rpc, to_checksum_address(escrow)), to_checksum_address(provider)
     final = (await block_at(rpc, "finalized")).number
@@ -332,18 +326,17 @@ async def tenants_of(
     found: set[str] = set()
     # In both events the provider is the second indexed value.
     topics: list[Any] = [[contract.events[name]().topic for name in ("LinePaid", "ExitFinished")], None, _word(who)]
-    reader, silent = LogReader(rpc, contract.address), 0
+    reader = LogReader(rpc, contract.address)
     while start <= final:
+        size = reader.size
         try:
             async for last, logs in reader.pieces(start, final, topics):
                 for name in ("LinePaid", "ExitFinished"):
                     found |= {str(values["tenant"]) for values in events_of(name, logs, contract)}
-                start, silent = last + 1, 0
+                start, size = last + 1, reader.size
         except ChainUnreachableError:
-            silent += 1
-            if silent == TRIES:
+            if reader.size >= size:
                 raise
-            await asyncio.sleep(pause)
     return tuple(sorted(found, key=str.lower))
 
 

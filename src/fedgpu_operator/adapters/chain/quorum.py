@@ -20,7 +20,7 @@ from eth_utils.crypto import keccak
 from web3.providers.async_base import AsyncJSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
-from fedgpu_operator.adapters.chain.endpoint import Endpoint, Patience, PatientEndpoint
+from fedgpu_operator.adapters.chain.endpoint import Endpoint, Patience
 from fedgpu_operator.adapters.chain.errors import AnswerError, ErrorAnswer
 from fedgpu_operator.adapters.chain.votes import (
     Answer,
@@ -37,7 +37,7 @@ from fedgpu_operator.adapters.chain.votes import (
     takes,
 )
 from fedgpu_operator.adapters.chain.wordings import SEND
-from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError, ConfigurationError
+from fedgpu_operator.errors import ChainError, ChainMismatchError, ChainUnreachableError, ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +122,15 @@ BLOCK: Final = "eth_getBlockByNumber"
 RECEIPT: Final = "eth_getTransactionReceipt"
 
 
+class _UndecidedError(Exception):
+    """The endpoints do not decide a request; `may_change` if enough of them answer, so that they may agree soon."""
+
+    def __init__(self, error: ChainError, *, may_change: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.may_change = may_change
+
+
 class QuorumProvider(AsyncJSONBaseProvider):
     """A web3 provider over several endpoints; ConfigurationError unless `quorum` is a majority of them.
 
@@ -148,12 +157,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
             raise ConfigurationError(
                 f"{self.quorum} of {len(urls)} endpoints is no quorum: it must be more than half of them, at most all"
             )
-        self._endpoints: list[Endpoint] = [
-            Endpoint(url, timeout, chain_id, trust)
-            if patience is None
-            else PatientEndpoint(url, timeout, chain_id, patience, trust)
-            for url in urls
-        ]
+        self._endpoints = [Endpoint(url, timeout, chain_id, trust, patience) for url in urls]
         self._patience = patience
         self._running: set[asyncio.Task[Vote]] = set()
         self._endpoint_log = EndpointLog()
@@ -172,11 +176,32 @@ class QuorumProvider(AsyncJSONBaseProvider):
         return hosts[0] if len(hosts) == 1 else f"{self.quorum} of {', '.join(hosts)}"
 
     async def make_request(self, method: RPCEndpoint, params: object) -> RPCResponse:
-        """One request to all endpoints, decided by what they agree on; repeated with patience alone."""
+        """One request to all endpoints, decided by what they agree on.
+
+        With patience it is repeated while enough endpoints answer and do not agree; each of them repeats by itself what
+        it does not answer.
+        """
         given: list[object] = json.loads(self.encode_rpc_request(method, params))["params"]
-        if self._patience is None or method == SEND:
+        try:
             return await self._decided(method, given)
-        return await self._patience.until_answered(partial(self._decided, method, given))
+        except _UndecidedError as undecided:
+            if self._patience is None or method == SEND or not undecided.may_change:
+                raise undecided.error from None
+            return await self._decided_with(self._patience, method, given, undecided)
+
+    async def _decided_with(
+        self, patience: Patience, method: str, given: list[object], undecided: _UndecidedError
+    ) -> RPCResponse:
+        loop, pauses = asyncio.get_running_loop(), patience.pauses()
+        until = loop.time() + patience.reading
+        patience.tell(f"{undecided.error}; trying again")
+        while True:
+            await asyncio.sleep(pauses.failed())
+            try:
+                return await self._decided(method, given)
+            except _UndecidedError as again:
+                if loop.time() > until or not again.may_change:
+                    raise again.error from None
 
     async def _decided(self, method: str, given: list[object]) -> RPCResponse:
         if method == SEND:
@@ -247,10 +272,11 @@ class QuorumProvider(AsyncJSONBaseProvider):
             return block
         held = await self._same(BLOCK, [hex(newest), *rest])
         if fingerprint(BLOCK, held) != mark:
-            raise ChainUnreachableError(
+            behind = (
                 f"{self.name} fell behind: block {newest} was finalized there, now {height} is, and {newest} is not "
                 "there, or another"
             )
+            raise _UndecidedError(ChainUnreachableError(behind), may_change=True)
         return held
 
     async def _block_at(self, height: int, votes: Sequence[Vote], rest: Sequence[object]) -> Answer | None:
@@ -309,7 +335,8 @@ class QuorumProvider(AsyncJSONBaseProvider):
             return block
         found = block.value
         if not isinstance(found, Mapping):
-            raise ChainUnreachableError(f"{self.name}: there is no {params[place]} block")
+            absent = ChainUnreachableError(f"{self.name}: there is no {params[place]} block")
+            raise _UndecidedError(absent, may_change=True)
         return await self._same(method, [*params[:place], found["number"], *params[place + 1 :]])
 
     # ---------------------------------------------------------------- asking and judging
@@ -344,12 +371,15 @@ class QuorumProvider(AsyncJSONBaseProvider):
         if len(self._endpoints) > 1:
             self._endpoint_log.note(vote.host, method, fault)
 
-    def _undecided(self, votes: Sequence[Vote]) -> ChainUnreachableError | ChainMismatchError:
+    def _undecided(self, votes: Sequence[Vote]) -> _UndecidedError:
         strangers = [vote for vote in votes if vote.wrong_chain is not None]
         if len(strangers) >= self.quorum:
-            return ChainMismatchError(f"the endpoint {strangers[0].host} {strangers[0].why}")
+            other = ChainMismatchError(f"the endpoint {strangers[0].host} {strangers[0].why}")
+            return _UndecidedError(other, may_change=False)
         said = ", ".join(f"{vote.host} {vote.why or _brief(vote)}" for vote in votes)
-        return ChainUnreachableError(said if len(self._endpoints) == 1 else f"{self.name} do not agree: {said}")
+        text = said if len(self._endpoints) == 1 else f"{self.name} do not agree: {said}"
+        answers = sum(vote.answer is not None for vote in votes)
+        return _UndecidedError(ChainUnreachableError(text), may_change=answers >= self.quorum)
 
 
 def _strange(vote: Vote, tx_hash: str) -> bool:

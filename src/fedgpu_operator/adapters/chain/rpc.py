@@ -147,7 +147,7 @@ def _translated(what: str, name: str, error: AnswerError) -> ChainError:
     """The error tree's own for an error that the endpoints answer alike."""
     fault, meaning = error.fault, error.fault.meaning
     said = f"{what}: {name} answers {fault.words}"
-    if meaning is Meaning.WAIT:
+    if meaning in {Meaning.WAIT, Meaning.DENIED}:
         return ChainUnreachableError(said)
     if meaning in NOT_TAKEN or error.method == SEND:
         text = f"{said} ({error.others})" if error.others else said

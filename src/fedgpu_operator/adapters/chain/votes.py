@@ -21,7 +21,7 @@ class Result:
 
 
 Answer = Result | ErrorAnswer
-"""What an endpoint answers; never a fault that means WAIT, which is no answer."""
+"""What an endpoint answers; never an error that means WAIT or DENIED, which is no answer."""
 
 BLOCK: Final = ("hash", "number", "parentHash", "timestamp", "baseFeePerGas", "gasLimit")
 RECEIPT: Final = (
