@@ -33,6 +33,7 @@ from fedgpu_operator.domain.books import (
 )
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import ZERO_HASH
+from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.settings import Settings
 
 PAIR: Final = (wallet("tenant", 0), wallet("provider", 0))
@@ -78,7 +79,9 @@ async def _opened(ledger: SqlLedger, index: int) -> str:
     uid = f"00000000-0000-4000-8000-{index:012x}"
     price = MicroUSD(2_400_000)
     terms = ("team-000", f"train-{index}", "gpu-0000", "NVIDIA-H100-80GB-HBM3", price, GPUS, 2_000_000)
-    attempt = await ledger.open_attempt(AttemptRequest(uid, "after-0", *terms, *PAIR), START)
+    (attempt,) = await ledger.open_many((AttemptRequest(uid, "after-0", *terms, *PAIR),), START)
+    if isinstance(attempt, LedgerError):
+        raise attempt
     return attempt.lease_name
 
 

@@ -28,10 +28,9 @@ from psycopg import sql
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
-from fedgpu_operator.adapters.ledger.chaining import Field, genesis, row_hash
 from fedgpu_operator.adapters.ledger.epochs import parts_hash
-from fedgpu_operator.adapters.ledger.migrate import STEPS
-from fedgpu_operator.adapters.ledger.schema import microseconds
+from fedgpu_operator.adapters.ledger.hashchain import Field, genesis, row_hash
+from fedgpu_operator.adapters.ledger.schema import STEPS, microseconds
 from fedgpu_operator.domain.books import EpochLine, LeaseCover
 from fedgpu_operator.domain.ledger import ChainHead, LedgerHead
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD

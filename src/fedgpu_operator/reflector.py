@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.errors import GoneError, KubeError, ListTooLargeError, UnreachableError
 from fedgpu_operator.ports import Kube, ResourceType
 from fedgpu_operator.pulse import Pulse
@@ -98,7 +99,7 @@ class Reflector(Generic[T]):
         self._changed = changed
         self._labels = labels
         self._first_pause = min(FIRST_PAUSE_SECONDS, longest_pause)
-        self._longest_pause = longest_pause
+        self._backoff = Backoff(self._first_pause, longest_pause)
         self._heard = self._listed = time.monotonic()
         self._proof = float("inf")
         self._objects: dict[str, dict[str, Held[T]]] = {}
@@ -114,30 +115,29 @@ class Reflector(Generic[T]):
 
         A list that succeeds does not end the back-off: it takes a watch that tells of something, or lives for a while.
         """
-        pause = self._first_pause
         while True:
             self.pulse.beat(BEAT_SECONDS)
             try:
                 await self.relist()
                 await self._stream()
             except KubeError as error:
-                pause = await self._recover(error, pause)
+                await self._recover(error)
 
-    async def _recover(self, error: KubeError, pause: float) -> float:
-        """Wait before the next list; returns how long to wait if that fails, too."""
+    async def _recover(self, error: KubeError) -> None:
+        """Wait before the next list."""
         proven, self._proof = self._follows(), float("inf")
         self._trouble = error
         if isinstance(error, ListTooLargeError):
             self._judged.set()
         log.log(logging.DEBUG if proven else logging.WARNING, "watch of %s: %s", self.kind.plural, error)
         if proven:
-            pause = self._first_pause
+            self._backoff.reset()
+        pause = self._backoff.failed()
         if proven and isinstance(error, GoneError):
             # Nothing is wrong with the server: at once, unless the last list was a moment ago.
             await asyncio.sleep(max(0.0, self._listed + pause - time.monotonic()))
         else:
             await asyncio.sleep(pause)
-        return min(2 * pause, self._longest_pause)
 
     async def relist(self) -> None:
         """Replace what is held by a consistent list, which is read page by page and never held as it was sent."""

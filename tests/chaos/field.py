@@ -17,6 +17,7 @@ from eth_utils.crypto import keccak
 from tests.chaos.child import NAMESPACE, Site
 from tests.chaos.faults import Fault
 from tests.chaos.zygote import Zygote
+from tests.ledgers import open_attempt
 
 from fedgpu_lab.audit import Audit, audit
 from fedgpu_lab.chain import FINALITY, Account, Chain
@@ -72,7 +73,7 @@ class Bill:
                 request = AttemptRequest(
                     f"job-{index}", "after-0", f"team-{tenant}", f"job-{index}", name, "H100", price, 1, 86_400, *pair
                 )
-                attempt = await ledger.open_attempt(request, EPOCH_OF_TIME)
+                attempt = await open_attempt(ledger, request, EPOCH_OF_TIME)
                 await ledger.record_usage(attempt.lease_name, 1, used, EPOCH_OF_TIME)
                 await ledger.end_attempt(attempt.lease_name, "Succeeded", EPOCH_OF_TIME)
                 self.numerators[pair] = self.numerators.get(pair, 0) + price * used

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from fedgpu_operator import pulse as module
-from fedgpu_operator.adapters.ledger.threads import Threads
+from fedgpu_operator.adapters.ledger.calls import Threads
 from fedgpu_operator.errors import LedgerError, PassExpiredError
 from fedgpu_operator.hub.services.writes import for_each
 from fedgpu_operator.pulse import MOST_EXPIRED, Pulse, limited

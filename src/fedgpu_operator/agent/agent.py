@@ -19,6 +19,7 @@ from fedgpu_operator.agent.watch import MemberWatch
 from fedgpu_operator.agent.workload import Identity, Workloads
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ReportedProduct
+from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.errors import (
     ConflictError,
     FedGPUError,
@@ -121,18 +122,18 @@ class Agent:
             await self._done.wait()
 
     async def _loop(self) -> None:
-        pause = SHORTEST_PAUSE
+        backoff = Backoff(SHORTEST_PAUSE, self._settings.backoff_most)
         while not self._closing.is_set():
             self._awake.clear()
             try:
                 due = await limited(self._pass(), PASS_SECONDS, self.pulse)
             except FedGPUError as error:
+                pause = backoff.failed()
                 log.warning("agent of %s: %s: %s; again in %.0f s", self.provider, error.reason, error, pause)
                 self.pulse.beat(pause + CANCEL_SECONDS)
                 await self._sleep(pause)
-                pause = min(2 * pause, self._settings.backoff_most)
                 continue
-            pause = SHORTEST_PAUSE
+            backoff.reset()
             self.pulse.beat(due + CANCEL_SECONDS)
             await self._rest(due)
 

@@ -10,9 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from fedgpu_operator.adapters.chain import EscrowClient
-from fedgpu_operator.adapters.chain.remotesigner import RemoteSigner
 from fedgpu_operator.adapters.chain.rpc import Endpoints
-from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer, load_key
+from fedgpu_operator.adapters.chain.signers import LocalSigner, RemoteSigner, Signer, load_key
 from fedgpu_operator.bootstrap.meter import load_meter
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import (

@@ -206,8 +206,7 @@ def _contracts(entries: Sequence[Entry]) -> str:
 
 async def _affordable(urls: Addresses, signer: Signer, chain_id: int, token: str | None) -> None:
     """Refuse, before anything is paid for, what a deployment would fail on: no coins, or no token."""
-    from fedgpu_operator.adapters.chain.chainview import fees_asked
-    from fedgpu_operator.adapters.chain.rpc import Rpc
+    from fedgpu_operator.adapters.chain.rpc import Rpc, fees_asked
 
     async with Rpc(urls, chain_id=chain_id, patience=patience()) as rpc:
         view = await fees_asked(rpc)

@@ -17,7 +17,7 @@ async def signer_from(keys: KeyOptions) -> Signer:
     """
     keys.check()
     if keys.signer_url:
-        from fedgpu_operator.adapters.chain.remotesigner import RemoteSigner
+        from fedgpu_operator.adapters.chain.signers import RemoteSigner
 
         remote = RemoteSigner(keys.signer_url, keys.signer_address)
         try:

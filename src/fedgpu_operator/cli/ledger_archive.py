@@ -47,12 +47,12 @@ def archive(
     output: Output,
 ) -> None:
     """Archive as far as wished and as the chain allows, and print what was done."""
-    from fedgpu_operator.adapters.ledger import archiving
+    from fedgpu_operator.adapters.ledger import archives
 
     now = datetime.now(UTC)
     wish = asyncio.run(_allowed(location, target, wish_of(before, older_than, now)))
     with progress(f"Archiving into {folder}") as note:
-        done = archiving.archive(location, folder, wish, now, note, dry_run=dry_run)
+        done = archives.archive(location, folder, wish, now, note, dry_run=dry_run)
     print_data(output, archived_of(done, dry_run=dry_run), lambda: archived_text(done, dry_run=dry_run))
 
 

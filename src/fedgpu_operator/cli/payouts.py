@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fedgpu_operator.adapters.chain import EscrowClient
-    from fedgpu_operator.adapters.chain.earnings import Standing
+    from fedgpu_operator.adapters.chain.history import Earnings
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.cli.target import Target
     from fedgpu_operator.domain.money import MicroUSD
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Lines = Mapping[Pair, MicroUSD]
 
 NAME: Final = "payouts"
+LOG_READING_S: Final = 20.0
+"""How long a part of the log is asked for before fewer blocks are: a node that takes too long looks silent."""
 FIGURES: Final = {
     "paid": "PAID",
     "payable": "PAYABLE NOW",
@@ -47,7 +49,7 @@ class Payout:
     """
 
     name: str
-    standing: Standing
+    standing: Earnings
     chain: ChainSnapshot
     active: Lines | None
     newest: Lines | None
@@ -123,11 +125,13 @@ async def _lines(given: TargetOptions, place: str, number: int, root: str) -> Li
 async def _payout(
     escrow: EscrowClient, target: Target, name: str, who: str, active: Lines | None, newest: Lines | None
 ) -> Payout:
-    from fedgpu_operator.adapters.chain.earnings import standing_of, tenants_of
+    from fedgpu_operator.adapters.chain import Patience
+    from fedgpu_operator.adapters.chain.history import earnings_of, tenants_of
     from fedgpu_operator.adapters.chain.rpc import Rpc
+    from fedgpu_operator.cli.wallets import say
 
-    async with Rpc(target.rpc, chain_id=target.chain_id) as rpc:
-        standing = await standing_of(rpc, target.escrow, who)
+    async with Rpc(target.rpc, chain_id=target.chain_id, patience=Patience(LOG_READING_S, tell=say)) as rpc:
+        standing = await earnings_of(rpc, target.escrow, who)
         tenants = {*await tenants_of(rpc, target.escrow, who)}
     tenants |= {tenant for lines in (active, newest) for tenant, provider in lines or {} if provider == who}
     chain = await escrow.snapshot(sorted(tenants), [(tenant, who) for tenant in sorted(tenants)])

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
 
 if TYPE_CHECKING:
-    from fedgpu_operator.adapters.chain.patience import Patience
+    from fedgpu_operator.adapters.chain.endpoint import Patience
     from fedgpu_operator.adapters.chain.rpc import Addresses, Endpoints
     from fedgpu_operator.cli.options import TargetOptions
 

@@ -26,7 +26,15 @@ from fedgpu_operator.ports.kube import (
     WatchEvent,
     read_back,
 )
-from fedgpu_operator.ports.ledger import Ledger
+from fedgpu_operator.ports.ledger import (
+    AttemptBook,
+    EpochBook,
+    Ledger,
+    PriceHistory,
+    ReceiptBook,
+    TransactionBook,
+    UsageBook,
+)
 from fedgpu_operator.ports.metrics import Metrics
 from fedgpu_operator.ports.roundtrips import RoundTrips
 from fedgpu_operator.ports.signer import TypedSigner
@@ -41,18 +49,24 @@ __all__ = [
     "NODES",
     "PODS",
     "SECRETS",
+    "AttemptBook",
     "Clock",
+    "EpochBook",
     "Escrow",
     "Holding",
     "Kube",
     "Ledger",
     "Listed",
     "Metrics",
+    "PriceHistory",
     "R",
     "Reading",
+    "ReceiptBook",
     "ResourceType",
     "RoundTrips",
+    "TransactionBook",
     "TypedSigner",
+    "UsageBook",
     "WatchEvent",
     "read_back",
 ]

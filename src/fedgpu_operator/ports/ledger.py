@@ -1,8 +1,13 @@
-"""The books: attempts, usage, receipts, epochs, transactions, postings and past prices."""
+"""The books, one Protocol per subject: attempts, usage, receipts, epochs, transactions and past prices.
+
+Code takes the narrowest one that it needs. Every method raises LedgerError if a call contradicts what the ledger holds
+or the database fails, and nothing else. Instants carry a time zone. Every write may be repeated: the same again changes
+nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -25,17 +30,14 @@ from fedgpu_operator.domain.books import (
 )
 from fedgpu_operator.domain.faults import Ending
 from fedgpu_operator.domain.ledger import (
-    BulkResult,
     Intent,
     IntentCall,
     IntentState,
-    LedgerAudit,
     LedgerHead,
     Position,
     Posting,
     SealedBooks,
     SignedReceipt,
-    TrialBalance,
     UsageDispute,
     UsageDisputeState,
 )
@@ -44,54 +46,56 @@ from fedgpu_operator.domain.settlement import Pair, Receipt
 from fedgpu_operator.errors import LedgerError
 
 
-class Ledger(Protocol):
-    """The books. Every method raises LedgerError on a contradiction and nothing else; all appends are idempotent."""
-
-    @property
-    def session(self) -> int:
-        """Rises whenever the connection that writes was made again: it may lead to an older copy then."""
-        ...
-
-    @property
-    def silent(self) -> bool:
-        """Whether the database does not answer: until it does, every call fails at once."""
-        ...
-
-    def compared(self, session: int) -> None:
-        """The ledger of that session is as new as the world, or its gaps are known: it may be written again."""
-        ...
-
-    async def open_attempt(self, request: AttemptRequest, at: datetime) -> Attempt:
-        """Hand out the next attempt, or the stored one for the same request; its terms are to be followed."""
-        ...
+class AttemptBook(Protocol):
+    """Attempts with what they used, how they ended, and what the pairs owe for them."""
 
     async def open_many(self, requests: Sequence[AttemptRequest], at: datetime) -> tuple[Attempt | LedgerError, ...]:
-        """`open_attempt` for each, in this order and in one transaction; an error where one alone would raise it."""
-        ...
+        """For each request the next attempt of its job, or the one that it got before; in order, in one transaction.
 
-    async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
-        """Every attempt of these jobs with its newest billed usage, oldest first; jobs without any are left out."""
-        ...
-
-    async def attempts(self, job_uid: str) -> tuple[Attempt, ...]:
-        """All attempts of the job, oldest first."""
-        ...
-
-    async def open_attempts(self, tenant: str | None = None) -> tuple[LeaseUsage, ...]:
-        """Every attempt that has not ended, with its newest billed usage, oldest first; of one tenant if named."""
+        Follow the terms that come back, and never dispatch an attempt that comes back ended. A request that is refused,
+        as while another attempt of its job is open, gets its LedgerError and takes nothing back from the others.
+        """
         ...
 
     async def reenter_attempt(self, request: AttemptRequest, number: int, at: datetime) -> Attempt:
-        """Put back an attempt that the ledger has forgotten, under its own number; the same again changes nothing."""
-        ...
-
-    async def end_attempt(self, lease_name: str, outcome: str, at: datetime) -> Attempt:
-        """Close the attempt for good."""
+        """Put back an attempt that the ledger has lost, under its own number."""
         ...
 
     async def stop_attempt(self, lease_name: str, reason: str, at: datetime) -> Attempt:
         """Keep the decision to stop; the first one stays, and an attempt that has ended is left as it is."""
         ...
+
+    async def end_attempt(self, lease_name: str, outcome: str, at: datetime) -> Attempt:
+        """End the attempt for good; LedgerError if it ended with another outcome."""
+        ...
+
+    async def open_attempts(self, tenant: str | None = None) -> tuple[LeaseUsage, ...]:
+        """Every attempt that has not ended, with its newest usage, oldest first; of one tenant if it is named."""
+        ...
+
+    async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
+        """Every attempt of these jobs with its newest usage, oldest first; jobs without any are left out."""
+        ...
+
+    async def lease_usage(self, lease_name: str) -> LeaseUsage | None:
+        """One attempt with its newest usage; None for a lease that the ledger never opened."""
+        ...
+
+    async def pair_totals(self, tenant: str | None = None) -> tuple[PairTotal, ...]:
+        """What each tenant owes each provider since the beginning; of one tenant if it is named."""
+        ...
+
+    async def provider_records(self, since: datetime | None = None) -> tuple[ProviderRecord, ...]:
+        """How attempts ended, by provider, product and outcome: all, or those that ended since then."""
+        ...
+
+    async def endings(self, since: datetime, outcomes: Collection[str]) -> tuple[Ending, ...]:
+        """Attempts that ended so since then, and by offer the newest start of what succeeded."""
+        ...
+
+
+class UsageBook(Protocol):
+    """Billed usage of leases, and what of a reading is in dispute."""
 
     async def record_usage(
         self,
@@ -105,18 +109,18 @@ class Ledger(Protocol):
         """Keep cumulative billed usage; False if it is held, or older than the newest sequence, which counts."""
         ...
 
-    async def record_many(self, records: Iterable[UsageRecord]) -> BulkResult:
-        """`record_usage` of many in any order, in one transaction; contradicting ones are reported, not lost."""
+    async def last_usage(self, lease_name: str) -> UsageRecord | None:
+        """The newest usage of the lease."""
         ...
 
     async def dispute_usage(self, dispute: UsageDispute) -> bool:
-        """Keep the disputed rest of a reading; False where it is held already."""
+        """Keep the disputed rest of a reading; False if it is held. An earlier open one is superseded."""
         ...
 
     async def rule_usage_dispute(
         self, lease_name: str, sequence: int, state: UsageDisputeState, note: str, at: datetime
     ) -> UsageDispute:
-        """Close an open dispute of a reading."""
+        """Close an open dispute of a reading as Granted or Refused, for good."""
         ...
 
     async def usage_disputes(
@@ -125,10 +129,18 @@ class Ledger(Protocol):
         """Oldest first; `tenant` is a namespace."""
         ...
 
+
+class ReceiptBook(Protocol):
+    """Receipts that provider and meter signed, and the figures they are made of."""
+
+    async def seal_pair(self, pair: Pair) -> tuple[PairLease, ...]:
+        """Every lease between these two wallets, by name, each figure of which the hash chain holds from now on."""
+        ...
+
     async def append_receipt(
         self, receipt: Receipt, provider_signature: bytes, meter_signature: bytes, at: datetime
     ) -> bool:
-        """Append a receipt; False where it is held already. Neither cumulative nor period end of a pair falls."""
+        """Append a receipt; False if it is held. Neither cumulative nor period end of a pair falls."""
         ...
 
     async def receipts(
@@ -137,66 +149,28 @@ class Ledger(Protocol):
         """Receipts by pair of wallets, the newest of each or all of them."""
         ...
 
-    async def lease_usage(self, lease_name: str) -> LeaseUsage | None:
-        """One attempt with its newest billed usage; None for a lease that the ledger never opened."""
-        ...
 
-    async def last_usage(self, lease_name: str) -> UsageRecord | None:
-        """The newest usage of the lease."""
-        ...
-
-    async def history(
-        self, *, tenant: str | None = None, job_uid: str | None = None, limit: int = 100
-    ) -> tuple[LeaseUsage, ...]:
-        """Attempts with their newest billed usage, newest first."""
-        ...
-
-    async def pair_totals(self, tenant: str | None = None) -> tuple[PairTotal, ...]:
-        """What each tenant owes each provider since the beginning."""
-        ...
-
-    async def pair_leases(self, pair: Pair) -> tuple[PairLease, ...]:
-        """Every lease between these two wallets, by name: what a receipt of the pair is made of."""
-        ...
-
-    async def seal_pair(self, pair: Pair) -> tuple[PairLease, ...]:
-        """`pair_leases`, each figure of which the hash chain holds from now on."""
-        ...
+class EpochBook(Protocol):
+    """Settlement epochs, what they are made of, and the double entries of what they moved."""
 
     async def first_work(self) -> datetime | None:
         """When the first attempt of all was opened."""
         ...
 
     async def settlement_snapshot(self) -> SettlementSnapshot:
-        """One consistent read of all pairs and of the leases no live epoch covers to the end."""
+        """One consistent read of all pairs and of the leases that no live epoch covers to the end."""
+        ...
+
+    async def head(self) -> LedgerHead:
+        """The ends of the hash chains now: kept with an epoch, they bind everything before it."""
         ...
 
     async def seal(self) -> SealedBooks:
         """`settlement_snapshot`, each figure of which the hash chain holds, and the heads that bind it."""
         ...
 
-    async def coverages(self, lease_names: Collection[str]) -> dict[str, Coverage]:
-        """How far each of these leases is settled; LedgerError if one of them was never opened."""
-        ...
-
     async def store_epoch(self, draft: EpochDraft, at: datetime) -> Epoch:
-        """Keep an epoch before it is posted."""
-        ...
-
-    async def epoch(self, number: int) -> Epoch | None:
-        """One epoch by the ledger's number."""
-        ...
-
-    async def archived_until(self) -> int:
-        """The number of the newest epoch that is archived; 0 for none."""
-        ...
-
-    async def epochs(self, limit: int = 100) -> tuple[Epoch, ...]:
-        """Newest first."""
-        ...
-
-    async def epoch_headers(self, limit: int = 100) -> tuple[EpochHeader, ...]:
-        """Newest first, without manifests, lines and covers."""
+        """Keep an epoch before it is posted; LedgerError while another one is Prepared or Posted."""
         ...
 
     async def mark_epoch(
@@ -211,21 +185,35 @@ class Ledger(Protocol):
         """Move an epoch along its stages; leases of `skipped` tenant wallets are no longer covered by it."""
         ...
 
-    async def store_tx(self, tx: ChainTx, at: datetime) -> None:
-        """Keep signed bytes before they are broadcast."""
+    async def epoch(self, number: int) -> Epoch | None:
+        """One epoch by the ledger's number."""
         ...
 
-    async def mark_tx(
-        self, tx_hash: str, state: TxState, block_number: int | None = None, at: datetime | None = None
-    ) -> None:
-        """Note where a transaction stands; `at` of the first Broadcast is kept as when a node took it."""
+    async def epochs(self, limit: int = 100) -> tuple[Epoch, ...]:
+        """Newest first."""
         ...
 
-    async def transactions(
-        self, *, epoch: int | None = None, intent: int | None = None, pending_only: bool = False
-    ) -> tuple[ChainTx, ...]:
-        """Oldest first."""
+    async def epoch_headers(self, limit: int = 100) -> tuple[EpochHeader, ...]:
+        """Newest first, without manifests, lines and covers."""
         ...
+
+    async def coverages(self, lease_names: Collection[str]) -> dict[str, Coverage]:
+        """How far each of these leases is settled; LedgerError if one of them was never opened."""
+        ...
+
+    async def archived_until(self) -> int:
+        """The number of the newest epoch that is archived; 0 without any."""
+        ...
+
+    async def post(
+        self, positions: Sequence[Position], at: datetime, *, block: int | None = None
+    ) -> tuple[Posting, ...]:
+        """Append what changed since the last positions as double entries; those of an older block change nothing."""
+        ...
+
+
+class TransactionBook(Protocol):
+    """What is to be done on chain, and the signed transactions that carry it."""
 
     async def open_intent(
         self,
@@ -245,37 +233,39 @@ class Ledger(Protocol):
         """Write down the call that takes the place of an open intent's newest one, at the same nonce."""
         ...
 
-    async def intent_calls(self, intent: int) -> tuple[IntentCall, ...]:
-        """The calls of an intent by number: the one it was written with is 0."""
-        ...
-
     async def close_intent(self, intent: int, state: IntentState) -> Intent:
-        """Done where a version is finalized; Dead only where every version is final and none is."""
+        """Done once a version is finalized; Dead only if every version is final and none is."""
         ...
 
     async def intents(self, *, sender: str | None = None, open_only: bool = False) -> tuple[Intent, ...]:
         """Oldest first."""
         ...
 
-    async def post(
-        self, positions: Iterable[Position], at: datetime, *, block: int | None = None
-    ) -> tuple[Posting, ...]:
-        """Append what changed since the last positions as double entries; those of an older block change nothing."""
+    async def intent_calls(self, intent: int) -> tuple[IntentCall, ...]:
+        """The calls of an intent by number: the one it was written with is 0."""
         ...
 
-    async def trial_balance(self) -> TrialBalance:
-        """Whether all that was ever posted sums to zero."""
+    async def store_tx(self, tx: ChainTx, at: datetime) -> None:
+        """Keep signed bytes before they are broadcast."""
         ...
 
-    async def balances(self) -> dict[str, int]:
-        """The balance of each account, in µUSD."""
+    async def mark_tx(
+        self, tx_hash: str, state: TxState, block_number: int | None = None, at: datetime | None = None
+    ) -> None:
+        """Note where a transaction stands; `at` of the first Broadcast is kept as when a node took it."""
         ...
 
-    async def postings(self, *, account: str | None = None, limit: int = 100) -> tuple[Posting, ...]:
-        """Newest first."""
+    async def transactions(
+        self, *, epoch: int | None = None, intent: int | None = None, pending_only: bool = False
+    ) -> tuple[ChainTx, ...]:
+        """Oldest first."""
         ...
 
-    async def record_prices(self, points: Iterable[PricePoint]) -> int:
+
+class PriceHistory(Protocol):
+    """Market prices of the past; no money of anybody's, so they are forgotten."""
+
+    async def record_prices(self, points: Sequence[PricePoint]) -> int:
         """Keep market prices, rolled up by minute, hour and day; how many there were."""
         ...
 
@@ -289,20 +279,22 @@ class Ledger(Protocol):
         """Prices by product, region and time, in buckets of 60, 3,600 or 86,400 seconds."""
         ...
 
-    async def provider_records(self, since: datetime | None = None) -> tuple[ProviderRecord, ...]:
-        """How attempts ended, by provider, product and outcome: all, or those that ended since then."""
+
+class Ledger(AttemptBook, UsageBook, ReceiptBook, EpochBook, TransactionBook, PriceHistory, Protocol):
+    """All the books in one database, and the connection that writes to it."""
+
+    @property
+    def session(self) -> int:
+        """Rises whenever the connection that writes was made again: it may lead to an older copy then."""
         ...
 
-    async def endings(self, since: datetime, outcomes: Collection[str]) -> tuple[Ending, ...]:
-        """Attempts that ended so since then, and by offer the newest start of what succeeded."""
+    @property
+    def silent(self) -> bool:
+        """Whether the database does not answer: until it does, every call fails immediately."""
         ...
 
-    async def head(self) -> LedgerHead:
-        """The ends of the hash chains now: kept with an epoch, they bind everything before it."""
-        ...
-
-    async def verify(self) -> LedgerAudit:
-        """Read everything and find any row that was altered, removed, put in or moved."""
+    def compared(self, session: int) -> None:
+        """The ledger of that session is as new as the world, or its gaps are known: it may be written again."""
         ...
 
     async def close(self) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.adapters.chain import EscrowClient, LocalSigner, ProviderWallet, calls, history
+from fedgpu_operator.adapters.chain import EscrowClient, LocalSigner, Patience, ProviderWallet, calls, endpoint, history
 from fedgpu_operator.adapters.chain.calls import NOBODY
-from fedgpu_operator.adapters.chain.earnings import tenants_of
+from fedgpu_operator.adapters.chain.history import tenants_of
 from fedgpu_operator.adapters.chain.rpc import Rpc
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
@@ -163,21 +163,21 @@ async def test_a_range_of_one_block_refused_is_said_in_the_providers_words(world
 
 
 async def test_a_log_that_was_read_in_part_is_read_on_from_there(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = (0.0, 0.0)
-    monkeypatch.setattr("fedgpu_operator.adapters.chain.endpoint.TURNED_AWAY_S", pauses)
+    monkeypatch.setattr(endpoint, "TURNED_AWAY_S", (0.0, 0.0))
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_S", 0.0)
     alice, p = await disputed_far_away(world)
-    (endpoint,) = await world.endpoints(1)
+    (gateways,) = await world.endpoints(1)
     asked: list[int] = []
 
     def gateway(params: list[Any]) -> dict[str, object] | None:
         asked.append(int(params[0]["fromBlock"], 16))
         limited = {"code": -32005, "message": "daily request count exceeded, request rate limited"}
         # As often in a row as one reading is repeated, and once more.
-        turn = len(asked) % (2 + len(pauses) + 1)
+        turn = len(asked) % (2 + endpoint.TURNED_AWAY + 1)
         return limited if turn >= 2 else too_many(10)(params)
 
-    endpoint.errors["eth_getLogs"] = gateway
-    client = await world.client(endpoint.url)
+    gateways.errors["eth_getLogs"] = gateway
+    client = await world.client(gateways.url)
     found, silences = None, 0
     while found is None:
         try:
@@ -188,8 +188,8 @@ async def test_a_log_that_was_read_in_part_is_read_on_from_there(world: Any, mon
     assert silences > 1
     assert asked == sorted(asked), "no block that was read is read again"
     asked.clear()
-    async with Rpc(endpoint.url) as rpc:
-        assert await tenants_of(rpc, world.escrow, p, pause=0) == (alice,)
+    async with Rpc(gateways.url, patience=Patience(10, 10)) as rpc:
+        assert await tenants_of(rpc, world.escrow, p) == (alice,)
     assert asked == sorted(asked)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.adapters.chain import Patience, ProviderWallet, TenantWallet, Transfer, Waiting, patience, wallet
+from fedgpu_operator.adapters.chain import Patience, ProviderWallet, TenantWallet, Transfer, Waiting, endpoint, wallet
 from fedgpu_operator.domain.settlement import SignedTx
 from fedgpu_operator.domain.transactions import Call, Nonces
 from fedgpu_operator.errors import ChainError, ChainMismatchError, PendingError, ReplacedError, RevertedError
@@ -166,9 +166,9 @@ async def patient(world: Any, endpoint: Any, said: list[str], outbox: Kept | Non
 
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr(patience, "QUIET_S", 0.0)
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(endpoint, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(endpoint, "QUIET_S", 0.0)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, insert, sql, update
 
-from fedgpu_operator.adapters.ledger.migrate import STEPS
+from fedgpu_operator.adapters.ledger.schema import STEPS
 
 INTENT = 'INSERT INTO chain_intents (id, "key", kind, epoch, sender, nonce, "to", data, created_at, state) VALUES '
 TX = (

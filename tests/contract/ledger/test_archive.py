@@ -17,9 +17,10 @@ from eth_utils.crypto import keccak
 from tests.contract.ledger.intruder import Intruder
 from tests.contract.ledger.test_copies import same
 from tests.contract.ledger.test_document import program, run
+from tests.ledgers import open_attempt, postings_of
 
-from fedgpu_operator.adapters.ledger import SqlLedger, archiving, copies, live, segments
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, row_hash
+from fedgpu_operator.adapters.ledger import SqlLedger, archives, copies, segments, usage
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, genesis, row_hash
 from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochLine, EpochStage, LeaseCover, SignedUsage
 from fedgpu_operator.domain.ledger import Archived, ArchiveWish, LedgerAudit, Position, PostingKind, UsageDispute
 from fedgpu_operator.domain.money import MicroUSD, accrue
@@ -75,7 +76,7 @@ async def settle(ledger: SqlLedger, number: int, now: datetime, stage: EpochStag
 async def month(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
     """Six paid epochs over two leases, one of which has ended; and a receipt that nothing superseded."""
     for job in ("a", "b"):
-        await held.open_attempt(ask(job_uid=job, tenant_wallet=T, provider_wallet=P), now)
+        await open_attempt(held, ask(job_uid=job, tenant_wallet=T, provider_wallet=P), now)
     await held.append_receipt(Receipt(T, Q, MicroUSD(1), 1, "0xroot"), b"\x05", b"\x06", now)
     for number in range(1, EPOCHS + 1):
         await settle(held, number, now)
@@ -86,7 +87,7 @@ async def month(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
 async def archive(
     location: str, folder: Path, now: datetime, wish: ArchiveWish = ALL, *, dry_run: bool = False
 ) -> Archived:
-    return await asyncio.to_thread(lambda: archiving.archive(location, folder, wish, now, dry_run=dry_run))
+    return await asyncio.to_thread(lambda: archives.archive(location, folder, wish, now, dry_run=dry_run))
 
 
 async def asked(ledger: SqlLedger) -> object:
@@ -98,7 +99,7 @@ async def asked(ledger: SqlLedger) -> object:
         await ledger.open_attempts(),
         [await ledger.last_usage(f"{job}-1") for job in ("a", "b")],
         await ledger.coverages(["a-1", "b-1"]),
-        await ledger.pair_leases((T, P)),
+        await ledger.seal_pair((T, P)),
         await ledger.receipts(),
         await ledger.balances(),
         await ledger.head(),
@@ -130,7 +131,7 @@ async def test_what_the_operator_reads_is_the_same_and_work_goes_on(
     assert audit.sound, audit.faults
     assert audit.unread == {}
     # Numbers and positions go on from what is archived.
-    newest = (await month.postings(limit=1))[0]
+    newest = (await postings_of(month))[0]
     assert newest.entry == 3 * (EPOCHS + 2)
     assert await month.post([], now, block=1) == ()
     with pytest.raises(LedgerError, match="fell"):
@@ -276,7 +277,7 @@ async def test_many_rows_go_in_several_runs_so_that_no_writer_waits_long(
 ) -> None:
     before = await asked(month)
     planned = await archive(location, folder, now, dry_run=True)
-    monkeypatch.setattr(archiving, "ROWS_TOGETHER", 15)
+    monkeypatch.setattr(archives, "ROWS_TOGETHER", 15)
     done = await archive(location, folder, now)
     assert (done.removed, done.kept, done.more) == (planned.removed, planned.kept, False)
     assert [each.number for each in await month.segments()] == sorted([*range(1, 4)] * 4)
@@ -310,7 +311,7 @@ async def test_a_death_between_files_and_rows_loses_nothing(
         raise DiedError
 
     with monkeypatch.context() as dying:
-        dying.setattr(archiving, "_remove", die)
+        dying.setattr(archives, "_remove", die)
         with pytest.raises(DiedError):
             await archive(location, folder, now)
     written = {name: (folder / name).read_bytes() for name in entries(folder)}
@@ -485,7 +486,7 @@ async def test_a_file_of_another_ledger_is_found(
     async with await SqlLedger.open(path) as other:
         later = now + timedelta(minutes=1)
         for job in ("a", "b"):
-            await other.open_attempt(ask(job_uid=job, tenant_wallet=T, provider_wallet=P), later)
+            await open_attempt(other, ask(job_uid=job, tenant_wallet=T, provider_wallet=P), later)
         await other.append_receipt(Receipt(T, Q, MicroUSD(1), 1, "0xroot"), b"\x05", b"\x06", later)
         for number in range(1, EPOCHS + 1):
             await settle(other, number, later)
@@ -549,9 +550,9 @@ async def test_only_the_files_show_what_was_written_anew_with_all_its_hashes(
 
 
 async def kept_hash(ledger: SqlLedger, chain: str) -> bytes:
-    segment = archiving.newest(await ledger.segments())[chain]
+    segment = archives.newest(await ledger.segments())[chain]
     read = ledger._database.snapshot
-    return await asyncio.to_thread(read, lambda connection: archiving.hash_of_kept(connection, segment))
+    return await asyncio.to_thread(read, lambda connection: archives.hash_of_kept(connection, segment))
 
 
 async def test_a_file_forged_with_its_record_is_found_by_the_epochs(
@@ -596,7 +597,7 @@ async def test_an_ended_lease_whose_evidence_is_archived_stays_bound(
     """Somebody who makes the live row, its hash, which has no key, and the totals of the pair fit each other."""
     await archive(location, folder, now)
     assert (await month.verify(folder)).sound
-    columns = ", ".join(live.READING)
+    columns = ", ".join(usage.READING)
     ((*reading, at),) = intruder.run(f"SELECT {columns}, checkpoint_at FROM lease_usage WHERE lease_name = 'a-1'")
     reading[1], reading[2] = int(str(reading[1])) + 1, int(str(reading[2])) + more
     intruder.run(
@@ -606,7 +607,7 @@ async def test_an_ended_lease_whose_evidence_is_archived_stays_bound(
         reading[1],
         reading[2],
         int(more > 0),
-        live.live_hash(reading, int(str(at))),
+        usage.live_hash(reading, int(str(at))),
         unguarded=True,
     )
     ((numerator, total),) = intruder.run("SELECT numerator, gpu_seconds FROM pair_totals")
@@ -635,7 +636,7 @@ async def test_an_operator_sees_a_run_that_archived_beside_it(
             await month.archived_until(),
             await month.epoch(1),
             await month.epoch_with_manifest("0x" + keccak(b"manifest 1").hex()),
-            await month.postings(),
+            await postings_of(month),
             await month.receipts(newest_only=False),
         )
 
@@ -690,7 +691,7 @@ async def test_the_program_in_the_document_verifies_a_segment_and_finds_an_alter
     for chain in CHAINS:
         path = file_of(folder, chain)
         argv = [sys.executable, "-c", program(1), str(path)]
-        segment = archiving.newest(await sealed.segments())[chain]
+        segment = archives.newest(await sealed.segments())[chain]
         assert (await run(argv)).stdout.split() == [chain, "1", str(segment.last), segment.after]
         alter(path, lambda rows: [*rows[:1], rows[1].replace(b'"1"', b'"2"', 1), *rows[2:]])
         assert (await run(argv)).stderr.strip().endswith("a row was altered")

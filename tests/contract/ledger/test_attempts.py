@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.ledgers import attempts_of, current_attempt, open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, Stop
@@ -20,42 +21,42 @@ Ask = Callable[..., AttemptRequest]
 async def test_the_same_request_gets_the_same_attempt_with_its_first_terms(
     ledger: SqlLedger, ask: Ask, now: datetime
 ) -> None:
-    first = await ledger.open_attempt(ask(), now)
+    first = await open_attempt(ledger, ask(), now)
     assert first == Attempt(ask(), 1, now)
     assert first.lease_name == "job-1"
-    again = await ledger.open_attempt(ask(provider="paris", price=MicroUSD(9)), now + timedelta(hours=1))
+    again = await open_attempt(ledger, ask(provider="paris", price=MicroUSD(9)), now + timedelta(hours=1))
     assert again == first
-    assert await ledger.current_attempt("job") == first
+    assert await current_attempt(ledger, "job") == first
 
 
 async def test_no_second_attempt_while_one_is_open(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
-    await ledger.open_attempt(ask(), now)
+    await open_attempt(ledger, ask(), now)
     with pytest.raises(LedgerError, match="job-1"):
-        await ledger.open_attempt(ask(request_id="placement-2"), now)
+        await open_attempt(ledger, ask(request_id="placement-2"), now)
     await ledger.end_attempt("job-1", "Fenced", now)
-    second = await ledger.open_attempt(ask(request_id="placement-2", provider="paris"), now)
+    second = await open_attempt(ledger, ask(request_id="placement-2", provider="paris"), now)
     assert (second.attempt, second.terms.provider) == (2, "paris")
-    assert [a.attempt for a in await ledger.attempts("job")] == [1, 2]
+    assert [a.attempt for a in await attempts_of(ledger, "job")] == [1, 2]
 
 
 async def test_an_old_request_after_the_end_comes_back_ended_and_opens_nothing(
     ledger: SqlLedger, ask: Ask, now: datetime
 ) -> None:
-    await ledger.open_attempt(ask(), now)
+    await open_attempt(ledger, ask(), now)
     ended = await ledger.end_attempt("job-1", "Succeeded", now)
-    assert await ledger.open_attempt(ask(), now) == ended
+    assert await open_attempt(ledger, ask(), now) == ended
     assert not ended.is_open
-    assert await ledger.current_attempt("job") is None
+    assert await current_attempt(ledger, "job") is None
 
 
 async def test_an_attempt_is_stopped_once_and_keeps_why_and_when(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
-    opened = await ledger.open_attempt(ask(), now)
+    opened = await open_attempt(ledger, ask(), now)
     assert opened.stop is None
     stopped = await ledger.stop_attempt("job-1", "Suspended", now)
     assert stopped.stop == Stop("Suspended", now)
     assert stopped.is_open, "it has not ended yet"
     assert await ledger.stop_attempt("job-1", "Deleted", now + timedelta(hours=1)) == stopped
-    assert await ledger.current_attempt("job") == stopped
+    assert await current_attempt(ledger, "job") == stopped
     ended = await ledger.end_attempt("job-1", "Suspended", now)
     assert ended.stop == Stop("Suspended", now)
     for name, reason in (("job-9", "Deleted"), ("job-1", "")):
@@ -64,13 +65,13 @@ async def test_an_attempt_is_stopped_once_and_keeps_why_and_when(ledger: SqlLedg
 
 
 async def test_an_attempt_that_has_ended_is_not_stopped_any_more(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
-    await ledger.open_attempt(ask(), now)
+    await open_attempt(ledger, ask(), now)
     ended = await ledger.end_attempt("job-1", "Succeeded", now)
     assert await ledger.stop_attempt("job-1", "Deleted", now) == ended
 
 
 async def test_an_attempt_ends_once(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
-    await ledger.open_attempt(ask(), now)
+    await open_attempt(ledger, ask(), now)
     ended = await ledger.end_attempt("job-1", "Succeeded", now)
     assert (ended.ended_at, ended.outcome) == (now, "Succeeded")
     assert await ledger.end_attempt("job-1", "Succeeded", now + timedelta(hours=1)) == ended
@@ -84,7 +85,7 @@ async def test_an_attempt_ends_once(ledger: SqlLedger, ask: Ask, now: datetime) 
 
 async def test_open_attempts_are_found_with_what_they_used(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
     for job, delay in (("late", 2), ("done", 1), ("early", 0)):
-        await ledger.open_attempt(ask(job_uid=job), now + timedelta(seconds=delay))
+        await open_attempt(ledger, ask(job_uid=job), now + timedelta(seconds=delay))
     await ledger.record_usage("late-1", 1, 40, now)
     await ledger.end_attempt("done-1", "Succeeded", now)
     found = await ledger.open_attempts()
@@ -94,26 +95,28 @@ async def test_open_attempts_are_found_with_what_they_used(ledger: SqlLedger, as
 async def test_nonsense_and_instants_without_a_zone_are_refused(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
     for request in (ask(gpus=0), ask(price=-1), ask(run_limit=0), ask(price=2**70)):
         with pytest.raises(LedgerError):
-            await ledger.open_attempt(request, now)
+            await open_attempt(ledger, request, now)
     with pytest.raises(LedgerError, match="time zone"):
-        await ledger.open_attempt(ask(), now.replace(tzinfo=None))
-    assert await ledger.attempts("job") == ()
+        await open_attempt(ledger, ask(), now.replace(tzinfo=None))
+    assert await attempts_of(ledger, "job") == ()
 
 
 async def test_two_operators_asking_at_once_never_open_two_attempts(path: Path, ask: Ask, now: datetime) -> None:
     async with await SqlLedger.open(path) as one, await SqlLedger.open(path) as two:
-        calls = [holder.open_attempt(ask(request_id=f"placement-{n}"), now) for n in range(10) for holder in (one, two)]
+        calls = [
+            open_attempt(holder, ask(request_id=f"placement-{n}"), now) for n in range(10) for holder in (one, two)
+        ]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         opened = {answer for answer in answers if isinstance(answer, Attempt)}
         assert len(opened) == 1
         assert all(isinstance(answer, Attempt | LedgerError) for answer in answers)
-        assert await one.attempts("job") == tuple(opened)
+        assert await attempts_of(one, "job") == tuple(opened)
 
 
 async def test_many_are_opened_in_one_transaction_and_a_refusal_of_one_is_its_own(
     ledger: SqlLedger, ask: Ask, now: datetime
 ) -> None:
-    first = await ledger.open_attempt(ask(), now)
+    first = await open_attempt(ledger, ask(), now)
     later = now + timedelta(hours=1)
     asked = [ask(job_uid="other"), ask(request_id="placement-2"), ask(), ask(job_uid="third")]
     opened, refused, again, third = await ledger.open_many(asked, later)
@@ -130,10 +133,10 @@ async def test_many_are_opened_in_one_transaction_and_a_refusal_of_one_is_its_ow
 
 async def test_histories_of_many_jobs_are_those_of_each(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
     for uid in ("a", "b"):
-        await ledger.open_attempt(ask(job_uid=uid), now)
+        await open_attempt(ledger, ask(job_uid=uid), now)
         await ledger.record_usage(f"{uid}-1", 1, 7, now)
     await ledger.end_attempt("a-1", "Suspended", now)
-    await ledger.open_attempt(ask(job_uid="a", request_id="after-1"), now + timedelta(hours=1))
+    await open_attempt(ledger, ask(job_uid="a", request_id="after-1"), now + timedelta(hours=1))
     found = await ledger.histories([*(f"none-{index}" for index in range(1200)), "a", "b"])
     assert {
         uid: [(e.attempt.attempt, e.gpu_seconds, e.sequence) for e in entries] for uid, entries in found.items()

@@ -10,9 +10,10 @@ from hashlib import sha256
 import pytest
 from eth_utils.crypto import keccak
 from tests.contract.ledger.intruder import Intruder, Value
+from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS, genesis, row_hash
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, genesis, row_hash
 from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochLine, EpochStage, LeaseCover, SignedUsage
 from fedgpu_operator.domain.ledger import ChainHead, LedgerAudit, LedgerHead, Position, PostingKind
 from fedgpu_operator.domain.money import MicroUSD
@@ -47,13 +48,13 @@ def an_epoch(now: datetime, name: str, head: LedgerHead, cover: LeaseCover) -> E
 async def filled(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
     """A ledger with rows in every chain, and two epochs, each stored over all that was there before it."""
     for job in ("a", "b", "c"):
-        await held.open_attempt(ask(job_uid=job, tenant_wallet=T, provider_wallet=P), now)
+        await open_attempt(held, ask(job_uid=job, tenant_wallet=T, provider_wallet=P), now)
         signed = SignedUsage(1, 50, 1_748_779_200, "0x" + "ab" * 32, "0xS", b"\x01\x02")
         await held.record_usage(f"{job}-1", 1, 40, now, signed=signed)
         await held.seal()
         await held.record_usage(f"{job}-1", 2, 90, now + timedelta(seconds=1), signed=signed)
         await held.seal()
-    await held.open_attempt(ask(job_uid="d", tenant_wallet=T, provider_wallet=P), now)
+    await open_attempt(held, ask(job_uid="d", tenant_wallet=T, provider_wallet=P), now)
     for number, name in enumerate(("one", "two"), start=1):
         await held.append_receipt(Receipt(T, P, MicroUSD(number), number, "0xroot"), b"\x03", b"\x04", now)
         charged = Position(PostingKind.CHARGED, T, P, MicroUSD(100 * number))
@@ -297,7 +298,7 @@ def test_heads_are_read_back_as_they_were_written() -> None:
 
 
 async def test_an_anchor_that_cannot_be_read_is_a_fault(held: SqlLedger, now: datetime, ask: Ask) -> None:
-    await held.open_attempt(ask(job_uid="a"), now)
+    await open_attempt(held, ask(job_uid="a"), now)
     await held.record_usage("a-1", 1, 40, now)
     broken_head = replace(an_epoch(now, "one", await held.head(), LeaseCover("a-1", 40)), ledger_head="nonsense")
     await held.store_epoch(broken_head, now)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.ledgers import open_attempt, readings_of
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest, UsageRecord
@@ -51,7 +52,7 @@ async def leases(ledger: SqlLedger, ask: Ask, now: datetime, count: int) -> None
             tenant_wallet=wallet(1 + index % 7),
             provider_wallet=wallet(100 + index % 5),
         )
-        await ledger.open_attempt(request, now)
+        await open_attempt(ledger, request, now)
 
 
 async def test_twenty_thousand_records_in_any_order_give_one_root(tmp_path: Path, ask: Ask, now: datetime) -> None:
@@ -91,12 +92,12 @@ async def both_ways(
     """One shuffled batch, and what the ledger holds of job-1 after it."""
     shuffled = list(records)
     order.shuffle(shuffled)
-    result = await ledger.record_many(iter(shuffled))
-    return result, [(record.sequence, record.gpu_seconds) for record in await ledger.usage("job-1")]
+    result = await ledger.record_many(shuffled)
+    return result, [(record.sequence, record.gpu_seconds) for record in await readings_of(ledger, "job-1")]
 
 
 async def test_what_contradicts_is_reported_and_the_rest_is_kept(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
-    await ledger.open_attempt(ask(), now)
+    await open_attempt(ledger, ask(), now)
     await ledger.record_usage("job-1", 5, 100, now)
     given = [
         UsageRecord("job-1", 5, 100, now),
@@ -135,7 +136,7 @@ async def test_an_order_decides_nothing_even_where_records_contradict(tmp_path: 
     outcomes = set()
     for seed in range(4):
         async with await SqlLedger.open(tmp_path / f"{seed}.db") as ledger:
-            await ledger.open_attempt(ask(), now)
+            await open_attempt(ledger, ask(), now)
             result, held = await both_ways(ledger, records, random.Random(seed))
             assert result.appended + result.known + len(result.refused) == len(records)
             assert held == sorted(held, key=lambda record: record[1])
@@ -144,10 +145,10 @@ async def test_an_order_decides_nothing_even_where_records_contradict(tmp_path: 
 
 
 async def test_a_bulk_append_is_all_or_nothing(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
-    await ledger.open_attempt(ask(), now)
+    await open_attempt(ledger, ask(), now)
     with pytest.raises(LedgerError, match="time zone"):
         await ledger.record_many(
             [UsageRecord("job-1", 1, 1, now), UsageRecord("job-1", 2, 2, now.replace(tzinfo=None))]
         )
-    assert await ledger.usage("job-1") == ()
+    assert await readings_of(ledger, "job-1") == ()
     assert await ledger.record_many([]) == BulkResult(0, 0)

@@ -15,6 +15,7 @@ from sqlalchemy import BigInteger, select, type_coerce
 from tests.contract.ledger.intruder import Intruder
 from tests.contract.ledger.older import ledger_of_schema, stuck_intent
 from tests.contract.ledger.test_prices import point
+from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger, copies
 from fedgpu_operator.adapters.ledger.database import Database
@@ -43,7 +44,7 @@ async def filled(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
     """Rows in every table, among them what a guard would refuse as a new row."""
     await held.bind(1, "0xE")
     for job in ("a", "b"):
-        await held.open_attempt(ask(job_uid=job, tenant_wallet=T, provider_wallet=P), now)
+        await open_attempt(held, ask(job_uid=job, tenant_wallet=T, provider_wallet=P), now)
         signed = SignedUsage(1, 50, 1_748_779_200, "0x" + "ab" * 32, "0xS", b"\x00\x01\x02")
         await held.record_usage(f"{job}-1", 1, 40, now, signed=signed)
         await held.record_usage(f"{job}-1", 2, 90, now + timedelta(seconds=1))
@@ -129,7 +130,7 @@ async def test_a_backup_comes_back_bit_for_bit_and_goes_on(
             Intruder(empty).run("DELETE FROM usage_records")
         assert (await ledger.open_intent("post:2", "post", 1, "0xS", 1, "0xE", b"", now)).id == 2
         await ledger.store_tx(ChainTx("0x2", "x", None, None, "0xS"), now)
-        await ledger.open_attempt(ask(job_uid="c"), now)
+        await open_attempt(ledger, ask(job_uid="c"), now)
         await ledger.record_usage("b-1", 3, 95, now)
         assert (await ledger.verify()).sound
 
@@ -144,7 +145,7 @@ async def test_a_backup_beside_a_writer_is_of_one_moment(
     def write(_what: str, _done: int, _of: int) -> None:
         nonlocal noted
         noted += 1
-        opened = filled.open_attempt(ask(job_uid=f"w{noted}"), now)
+        opened = open_attempt(filled, ask(job_uid=f"w{noted}"), now)
         asyncio.run_coroutine_threadsafe(opened, loop).result(10)
 
     file = tmp_path / "backup.db"
@@ -166,7 +167,7 @@ async def test_a_ledger_with_rows_is_never_restored_into(
     file = tmp_path / "backup.db"
     await asyncio.to_thread(copies.backup, location, file)
     async with await SqlLedger.open(empty) as other:
-        await other.open_attempt(ask(), now)
+        await open_attempt(other, ask(), now)
     was = contents(empty)
     with pytest.raises(ConfigurationError, match="not empty: attempts has rows"):
         await asyncio.to_thread(copies.restore, file, empty)

@@ -11,9 +11,10 @@ from datetime import datetime
 from pathlib import Path
 
 from tests.contract.ledger.intruder import Intruder
+from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS
 from fedgpu_operator.domain.books import AttemptRequest, SignedUsage
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "ledger.md"
@@ -28,7 +29,7 @@ async def test_the_program_in_the_document_finds_our_head_and_an_alteration(
     path: Path, ask: Callable[..., AttemptRequest], now: datetime
 ) -> None:
     async with await SqlLedger.open(path) as ledger:
-        await ledger.open_attempt(ask(job_uid='j"ö\\b'), now)
+        await open_attempt(ledger, ask(job_uid='j"ö\\b'), now)
         name = 'j"ö\\b-1'
         await ledger.record_usage(name, 1, 40, now, signed=SignedUsage(1, 41, 7, "0xab", "0xS", b"\x00\x1b"))
         await ledger.seal()

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import cast
 
 import pytest
+from tests.ledgers import coverage_of, open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import (
@@ -48,7 +49,7 @@ def draft(now: datetime, name: str, *covered: LeaseCover, **fields: object) -> E
 @pytest.fixture
 async def used(ledger: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
     """A ledger in which lease job-1 used 100 gpu-seconds."""
-    await ledger.open_attempt(ask(), now)
+    await open_attempt(ledger, ask(), now)
     await ledger.record_usage("job-1", 1, 100, now)
     return ledger
 
@@ -58,7 +59,7 @@ async def test_an_epoch_comes_back_as_it_was_given(used: SqlLedger, now: datetim
     stored = await used.store_epoch(given, now)
     assert (stored.number, stored.draft, stored.stage) == (1, given, PREPARED)
     assert await used.store_epoch(given, now) == stored
-    assert await used.open_epoch() == stored
+    assert await used.epochs() == (stored,)
     assert await used.epoch(1) == stored
     assert await used.epoch(2) is None
 
@@ -70,7 +71,6 @@ async def test_one_epoch_at_a_time(used: SqlLedger, now: datetime) -> None:
         with pytest.raises(LedgerError, match=stage):
             await used.store_epoch(draft(now, "b"), now)
     await used.mark_epoch(1, FINALIZED)
-    assert await used.open_epoch() is None
     assert (await used.store_epoch(draft(now, "b"), now)).number == 2
     assert [epoch.number for epoch in await used.epochs()] == [2, 1]
 
@@ -102,28 +102,28 @@ async def test_that_one_epoch_is_paid_says_nothing_of_the_one_before(used: SqlLe
 
 
 async def test_a_cover_is_lost_with_its_epoch_and_found_again_by_the_next(used: SqlLedger, now: datetime) -> None:
-    assert await used.coverage("job-1") == Coverage("job-1", 100, 0, None, None)
+    assert await coverage_of(used, "job-1") == Coverage("job-1", 100, 0, None, None)
     snapshot = await used.settlement_snapshot()
     pair = snapshot.pairs[0]
     found = covers(snapshot, {(pair.tenant_wallet, pair.provider_wallet): pair.cumulative})
     assert found == (LeaseCover("job-1", 100),)
     await used.store_epoch(draft(now, "a", *found), now)
     assert (await used.settlement_snapshot()).uncovered == ()
-    covered = await used.coverage("job-1")
+    covered = await coverage_of(used, "job-1")
     assert (covered.complete, covered.epoch, covered.stage) == (True, 1, PREPARED)
 
     await used.record_usage("job-1", 2, 130, now)
-    assert not (await used.coverage("job-1")).complete
+    assert not (await coverage_of(used, "job-1")).complete
     rest = (await used.settlement_snapshot()).uncovered
     assert [(lease.gpu_seconds, lease.covered_gpu_seconds) for lease in rest] == [(130, 100)]
 
     for stage in (POSTED, FINALIZED, EpochStage.CANCELLED):
         await used.mark_epoch(1, stage)
-    assert await used.coverage("job-1") == Coverage("job-1", 130, 0, None, None)
+    assert await coverage_of(used, "job-1") == Coverage("job-1", 130, 0, None, None)
     rest = (await used.settlement_snapshot()).uncovered
     assert [(lease.gpu_seconds, lease.covered_gpu_seconds) for lease in rest] == [(130, 0)]
     await used.store_epoch(draft(now, "b", LeaseCover("job-1", 130)), now)
-    assert (await used.coverage("job-1")).epoch == 2
+    assert (await coverage_of(used, "job-1")).epoch == 2
 
 
 async def test_an_epoch_that_covers_too_much_leaves_nothing_behind(used: SqlLedger, now: datetime) -> None:
@@ -135,7 +135,7 @@ async def test_an_epoch_that_covers_too_much_leaves_nothing_behind(used: SqlLedg
         await used.store_epoch(twice, now)
     assert await used.epochs() == ()
     with pytest.raises(LedgerError, match="job-9"):
-        await used.coverage("job-9")
+        await coverage_of(used, "job-9")
 
 
 async def test_the_heads_of_the_ledger_are_kept_with_an_epoch(used: SqlLedger, now: datetime) -> None:

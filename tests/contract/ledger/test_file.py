@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from tests.ledgers import attempts_of, current_attempt, open_attempt
 
 from fedgpu_operator.adapters.ledger import SCHEMA_VERSION, SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest
@@ -40,7 +41,7 @@ asyncio.run(main())
 
 async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(path: Path, ask: Ask, now: datetime) -> None:
     async with await SqlLedger.open(path) as ledger:
-        await ledger.open_attempt(ask(), now)
+        await open_attempt(ledger, ask(), now)
     for appends in (1, 7, 23):
         acknowledged = await asyncio.to_thread(append_until_killed, path, appends)
         async with await SqlLedger.open(path) as ledger:
@@ -70,9 +71,9 @@ async def test_the_event_loop_lives_while_a_write_waits_for_the_file(path: Path,
     async with await SqlLedger.open(path) as ledger:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            waiting = asyncio.create_task(ledger.open_attempt(ask(), now))
+            waiting = asyncio.create_task(open_attempt(ledger, ask(), now))
             for _ in range(3):
-                assert await ledger.attempts("job") == ()
+                assert await attempts_of(ledger, "job") == ()
             assert not waiting.done()
             other.execute("ROLLBACK")
         assert (await waiting).attempt == 1
@@ -80,9 +81,9 @@ async def test_the_event_loop_lives_while_a_write_waits_for_the_file(path: Path,
 
 async def test_a_url_and_a_path_name_the_same_file(path: Path, ask: Ask, now: datetime) -> None:
     async with await SqlLedger.open(f"sqlite:///{path}") as ledger:
-        await ledger.open_attempt(ask(), now)
+        await open_attempt(ledger, ask(), now)
     async with await SqlLedger.open(str(path)) as ledger:
-        assert await ledger.current_attempt("job") is not None
+        assert await current_attempt(ledger, "job") is not None
     with closing(sqlite3.connect(path)) as raw:
         assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -131,21 +132,21 @@ async def test_a_newer_a_foreign_and_a_broken_file_are_refused(tmp_path: Path) -
 
 async def test_a_reader_changes_nothing_and_holds_up_nobody(path: Path, ask: Ask, now: datetime) -> None:
     async with await SqlLedger.open(path) as ledger:
-        await ledger.open_attempt(ask(), now)
+        await open_attempt(ledger, ask(), now)
         async with await SqlLedger.open(path, read_only=True) as reader:
-            assert await reader.current_attempt("job") is not None
+            assert await current_attempt(reader, "job") is not None
             assert (await reader.verify()).sound
             with pytest.raises(LedgerError, match="read only"):
                 await reader.end_attempt("job-1", "Failed", now)
             await ledger.end_attempt("job-1", "Succeeded", now)
-            assert await reader.current_attempt("job") is None
+            assert await current_attempt(reader, "job") is None
 
 
 async def test_a_copy_on_a_medium_that_cannot_be_written_is_read(
     path: Path, ask: Ask, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with await SqlLedger.open(path) as ledger:
-        await ledger.open_attempt(ask(), now)
+        await open_attempt(ledger, ask(), now)
     monkeypatch.setattr("os.access", lambda *_: False)
     async with await SqlLedger.open(path, read_only=True) as reader:
         assert (await reader.verify()).rows["attempts"] == 1

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import pytest
 from tests.contract.ledger.intruder import Intruder
+from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest, ChainTx, EpochDraft, EpochLine, LeaseCover, TxState
@@ -37,7 +38,7 @@ GUARDED = {
 async def filled(held: SqlLedger, ask: Ask, now: datetime) -> SqlLedger:
     """At least one row in every table."""
     await held.bind(1, "0xE")
-    await held.open_attempt(ask(), now)
+    await open_attempt(held, ask(), now)
     await held.record_usage("job-1", 5, 100, now)
     await held.dispute_usage(UsageDispute("job-1", 5, 130, 100, "HubClock", "{}", now))
     line = EpochLine("team-a", "berlin", "0xT", "0xB", MicroUSD(1))

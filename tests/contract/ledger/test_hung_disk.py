@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
+from tests.ledgers import attempts_of
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.errors import LedgerUnreachableError
@@ -25,9 +26,9 @@ async def test_a_write_that_hangs_makes_the_ledger_silent_until_it_comes_back(tm
         with pytest.raises(LedgerUnreachableError, match="has not come back for"):
             await ledger.ping(5)
         with pytest.raises(LedgerUnreachableError, match="does not answer"):
-            await ledger.attempts("job")
+            await attempts_of(ledger, "job")
         disk.set()
         # The next write queues behind the one that hung, so it cannot pass before that has ended.
         ledger._threads._writer.submit(int).result(5)
         await ledger.ping(5)
-        assert await ledger.attempts("job") == ()
+        assert await attempts_of(ledger, "job") == ()

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 from tests.contract.ledger.intruder import Intruder
 from tests.contract.ledger.test_epochs import draft
+from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.usage import CHECKPOINT
@@ -27,7 +28,7 @@ def chained(intruder: Intruder) -> Sequence[tuple[object, ...]]:
 async def test_a_day_of_readings_leaves_a_row_of_evidence_each_quarter_of_an_hour(
     held: SqlLedger, ask: Ask, now: datetime, intruder: Intruder
 ) -> None:
-    await held.open_attempt(ask(run_limit=10**6), now)
+    await open_attempt(held, ask(run_limit=10**6), now)
     day = int(timedelta(days=1) / INTERVAL)
     signed = SignedUsage(1, 1, 1, "0x" + "ab" * 32, "0xS", b"\x01" * 65)
     records = [UsageRecord("job-1", n, 120 * n, now + n * INTERVAL, signed) for n in range(1, day + 1)]
@@ -48,7 +49,7 @@ async def test_the_end_an_epoch_and_a_receipt_take_their_evidence(
 ) -> None:
     wallets = {"tenant_wallet": "0xT", "provider_wallet": "0xP"}
     for job, mine in (("a", wallets), ("b", wallets), ("c", {})):
-        await held.open_attempt(ask(job_uid=job, **mine), now)
+        await open_attempt(held, ask(job_uid=job, **mine), now)
         for sequence in (1, 2):
             await held.record_usage(f"{job}-1", sequence, 40 * sequence, now + sequence * INTERVAL)
     assert chained(intruder) == []
@@ -73,7 +74,7 @@ async def test_totals_follow_every_write(ledger: SqlLedger, ask: Ask, now: datet
             for p in await ledger.pair_totals()
         ]
 
-    await ledger.open_attempt(ask(price=MicroUSD(3)), now)
+    await open_attempt(ledger, ask(price=MicroUSD(3)), now)
     assert await totals() == [("berlin", 0, 0, 1, 0)]
     assert (await ledger.settlement_snapshot()).pairs == ()
     await ledger.record_usage("job-1", 1, 5, now)
@@ -81,7 +82,7 @@ async def test_totals_follow_every_write(ledger: SqlLedger, ask: Ask, now: datet
     assert await totals() == [("berlin", 3 * (2**61 + 4), 2**61 + 4, 1, 0)]
     for _ in range(2):
         await ledger.end_attempt("job-1", "Succeeded", now)
-    await ledger.open_attempt(ask(request_id="2", price=MicroUSD(7)), now)
+    await open_attempt(ledger, ask(request_id="2", price=MicroUSD(7)), now)
     await ledger.record_usage("job-2", 1, 2**62, now)
     await ledger.record_usage("job-2", 2, 2**63 - 1, now)
     assert await totals() == [("berlin", 3 * (2**61 + 4) + 7 * (2**63 - 1), 2**61 + 2**63 + 3, 1, 1)]
@@ -92,7 +93,7 @@ async def test_totals_follow_every_write(ledger: SqlLedger, ask: Ask, now: datet
 
 async def test_a_cover_that_is_lost_falls_back_to_the_epoch_before(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
     for job, wallet in (("a", "0xT"), ("b", "0xU")):
-        await ledger.open_attempt(ask(job_uid=job, tenant_wallet=wallet), now)
+        await open_attempt(ledger, ask(job_uid=job, tenant_wallet=wallet), now)
         await ledger.record_usage(f"{job}-1", 1, 100, now)
     for name, figure in (("one", 60), ("two", 90)):
         covers = (LeaseCover("a-1", figure), LeaseCover("b-1", figure))
@@ -118,7 +119,7 @@ async def test_a_cover_that_is_lost_falls_back_to_the_epoch_before(ledger: SqlLe
 
 
 async def test_headers_are_the_epochs_without_their_contents(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
-    await ledger.open_attempt(ask(), now)
+    await open_attempt(ledger, ask(), now)
     await ledger.record_usage("job-1", 1, 100, now)
     for name in ("one", "two", "three"):
         number = (await ledger.store_epoch(draft(now, name), now)).number
@@ -137,12 +138,12 @@ async def test_headers_are_the_epochs_without_their_contents(ledger: SqlLedger, 
 async def test_writes_that_wait_together_fail_alone(held: SqlLedger, ask: Ask, now: datetime) -> None:
     """One commit for many, and one that contradicts, or one that a constraint refuses, spoils none of the others."""
     for index in range(30):
-        await held.open_attempt(ask(job_uid=f"j{index}"), now)
+        await open_attempt(held, ask(job_uid=f"j{index}"), now)
     await held.record_usage("j7-1", 5, 100, now)
     calls = [held.record_usage(f"j{index}-1", 6, 99 if index == 7 else 120, now) for index in range(30)]
     answers = await asyncio.gather(
         *calls,
-        held.open_attempt(ask(job_uid="odd", gpus=0), now),
+        open_attempt(held, ask(job_uid="odd", gpus=0), now),
         held.end_attempt("j3-1", "Failed", now),
         return_exceptions=True,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from tests.ledgers import open_attempt
+
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest, PairLease
 from fedgpu_operator.domain.money import MicroUSD
@@ -17,11 +19,11 @@ async def test_every_lease_of_the_pair_by_name_with_its_newest_record(
 ) -> None:
     later = now + timedelta(seconds=9)
     mine = {"tenant_wallet": TENANT, "provider_wallet": PROVIDER}
-    await held.open_attempt(ask(job_uid="b", tenant="team-b", provider="paris", price=MicroUSD(7), **mine), now)
-    await held.open_attempt(ask(job_uid="a", **mine), now)
-    await held.open_attempt(ask(job_uid="c", **mine), now)
-    await held.open_attempt(ask(job_uid="d", **(mine | {"tenant_wallet": OTHER})), now)
-    await held.open_attempt(ask(job_uid="e", **(mine | {"provider_wallet": OTHER})), now)
+    await open_attempt(held, ask(job_uid="b", tenant="team-b", provider="paris", price=MicroUSD(7), **mine), now)
+    await open_attempt(held, ask(job_uid="a", **mine), now)
+    await open_attempt(held, ask(job_uid="c", **mine), now)
+    await open_attempt(held, ask(job_uid="d", **(mine | {"tenant_wallet": OTHER})), now)
+    await open_attempt(held, ask(job_uid="e", **(mine | {"provider_wallet": OTHER})), now)
     for lease in ("a-1", "d-1", "e-1"):
         await held.record_usage(lease, 3, 30, later)
         await held.record_usage(lease, 1, 10, now)
@@ -29,9 +31,9 @@ async def test_every_lease_of_the_pair_by_name_with_its_newest_record(
     await held.end_attempt("c-1", "Succeeded", later)
 
     price = MicroUSD(1_250_000)
-    assert await held.pair_leases((TENANT, PROVIDER)) == (
+    assert await held.seal_pair((TENANT, PROVIDER)) == (
         PairLease("a-1", price, 30, later, open=True),
         PairLease("b-1", MicroUSD(7), 0, None, open=True),
         PairLease("c-1", price, 5, now, open=False),
     )
-    assert await held.pair_leases((PROVIDER, TENANT)) == ()
+    assert await held.seal_pair((PROVIDER, TENANT)) == ()

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import psycopg
 import pytest
 from sqlalchemy import Connection
+from tests.ledgers import attempts_of, current_attempt, open_attempt
 
 from fedgpu_lab.postgres import Postgres, running
 from fedgpu_operator.adapters.ledger import SqlLedger
@@ -50,7 +51,7 @@ def sessions(url: str, kind: str) -> list[int]:
 
 async def test_one_operator_has_the_ledger_and_readers_may_look(postgres_url: str, ask: Ask, now: datetime) -> None:
     async with await SqlLedger.open(postgres_url) as one:
-        await one.open_attempt(ask(), now)
+        await open_attempt(one, ask(), now)
         with pytest.raises(ConfigurationError, match="another operator has the ledger postgresql://127"):
             await SqlLedger.open(postgres_url, wait=0.1)
         async with await SqlLedger.open(postgres_url, read_only=True) as reader:
@@ -59,7 +60,7 @@ async def test_one_operator_has_the_ledger_and_readers_may_look(postgres_url: st
                 await reader.end_attempt("job-1", "Failed", now)
         assert len(sessions(postgres_url, "held")) == 1
     async with await SqlLedger.open(postgres_url, wait=5) as two:
-        assert await two.current_attempt("job") is not None
+        assert await current_attempt(two, "job") is not None
 
 
 async def test_the_next_operator_waits_for_the_one_before(postgres_url: str) -> None:
@@ -83,7 +84,7 @@ async def test_an_operator_whose_session_was_cut_goes_on_or_learns_that_it_lost_
 ) -> None:
     async with await SqlLedger.open(postgres_url, wait=0.2) as one:
         cut(postgres_url)
-        await one.open_attempt(ask(), now)
+        await open_attempt(one, ask(), now)
         cut(postgres_url)
         async with await SqlLedger.open(postgres_url, wait=5):
             with pytest.raises(LedgerError, match="another operator has the ledger"):
@@ -102,7 +103,7 @@ async def test_nothing_acknowledged_is_lost_when_the_operator_is_killed(
     postgres_url: str, ask: Ask, now: datetime
 ) -> None:
     async with await SqlLedger.open(postgres_url) as ledger:
-        await ledger.open_attempt(ask(), now)
+        await open_attempt(ledger, ask(), now)
     acknowledged = await asyncio.to_thread(append_until_killed, postgres_url, 20)
     async with await SqlLedger.open(postgres_url) as ledger:
         last = await ledger.last_usage("job-1")
@@ -135,13 +136,13 @@ def own() -> Iterator[Postgres]:
 
 async def test_a_server_that_dies_and_comes_back_holds_the_same_ledger(own: Postgres, ask: Ask, now: datetime) -> None:
     async with await SqlLedger.open(own.create()) as ledger:
-        await ledger.open_attempt(ask(), now)
+        await open_attempt(ledger, ask(), now)
         await asyncio.to_thread(own.kill)
-        for call in (ledger.end_attempt("job-1", "Failed", now), ledger.attempts("job")):
+        for call in (ledger.end_attempt("job-1", "Failed", now), attempts_of(ledger, "job")):
             with pytest.raises(LedgerError, match="refused"):
                 await call
         await asyncio.to_thread(own.start)
-        assert len(await ledger.attempts("job")) == 1
+        assert len(await attempts_of(ledger, "job")) == 1
         await ledger.end_attempt("job-1", "Succeeded", now)
         assert (await ledger.verify()).sound
 
@@ -150,11 +151,11 @@ async def test_a_server_that_hangs_holds_up_a_call_for_its_limit_and_nothing_els
     own: Postgres, ask: Ask, now: datetime
 ) -> None:
     async with await SqlLedger.open(own.create(), limit=2.0) as ledger:
-        await ledger.open_attempt(ask(), now)
+        await open_attempt(ledger, ask(), now)
         session = ledger.session
         await asyncio.to_thread(own.pause)
         try:
-            hung: list[Awaitable[object]] = [ledger.attempts("job") for _ in range(12)]
+            hung: list[Awaitable[object]] = [attempts_of(ledger, "job") for _ in range(12)]
             hung.append(ledger.record_usage("job-1", 1, 8, now))
             began = time.monotonic()
             answers = await asyncio.gather(*hung, return_exceptions=True)
@@ -167,7 +168,7 @@ async def test_a_server_that_hangs_holds_up_a_call_for_its_limit_and_nothing_els
                 await ledger.ping(0.2)
             began = time.monotonic()
             with pytest.raises(LedgerUnreachableError, match="does not answer"):
-                await ledger.attempts("job")
+                await attempts_of(ledger, "job")
             assert time.monotonic() - began < 0.5, "a database that hangs is not waited for by each call"
         finally:
             await asyncio.to_thread(own.resume)
@@ -204,7 +205,7 @@ async def test_an_operator_lets_go_of_a_server_that_hangs(own: Postgres, ask: As
     await asyncio.to_thread(own.pause)
     try:
         with pytest.raises(LedgerUnreachableError):
-            await ledger.open_attempt(ask(), now)
+            await open_attempt(ledger, ask(), now)
         async with asyncio.timeout(10):
             await ledger.close()
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
+from tests.ledgers import postings_of
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.ledger import Position, PostingKind, TrialBalance
@@ -72,6 +73,5 @@ async def test_what_was_charged_paid_or_refunded_never_falls(ledger: SqlLedger, 
             await ledger.post([aside(1000), less], now)
     with pytest.raises(LedgerError, match="given twice"):
         await ledger.post([charged(101), charged(102)], now)
-    assert len(await ledger.postings()) == 6
-    assert [posting.amount for posting in await ledger.postings(account=f"tenant/{T}")] == [-5, 100]
-    assert len(await ledger.postings(limit=1)) == 1
+    assert len(await postings_of(ledger)) == 6
+    assert [posting.amount for posting in await postings_of(ledger, account=f"tenant/{T}")] == [-5, 100]

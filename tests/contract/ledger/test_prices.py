@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from itertools import permutations
 
 import pytest
+from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest
@@ -114,9 +115,9 @@ async def test_endings_are_each_failure_and_the_newest_start_of_what_succeeded(
         ("f", "paris", 0, 6, "StartFailed"),
     ]
     for job, provider, began, ended, outcome in ends:
-        await ledger.open_attempt(ask(job_uid=job, provider=provider), now + began * minute)
+        await open_attempt(ledger, ask(job_uid=job, provider=provider), now + began * minute)
         await ledger.end_attempt(f"{job}-1", outcome, now + ended * minute)
-    await ledger.open_attempt(ask(job_uid="g"), now)
+    await open_attempt(ledger, ask(job_uid="g"), now)
     tenant = ask().tenant
     failed = [
         Ending(f"berlin/{H100}", tenant, "NodeRejected", now + 2 * minute, now + 3 * minute),
@@ -134,9 +135,9 @@ async def test_how_attempts_ended_is_counted_by_provider_product_and_outcome(
 ) -> None:
     ends = [("a", "berlin", 3600, "Succeeded"), ("b", "berlin", 1800, "Succeeded"), ("c", "berlin", 60, "LeaseFenced")]
     for job, provider, seconds, outcome in [*ends, ("d", "paris", 86400, "Succeeded")]:
-        await ledger.open_attempt(ask(job_uid=job, provider=provider), now)
+        await open_attempt(ledger, ask(job_uid=job, provider=provider), now)
         await ledger.end_attempt(f"{job}-1", outcome, now + timedelta(seconds=seconds))
-    await ledger.open_attempt(ask(job_uid="e"), now)
+    await open_attempt(ledger, ask(job_uid="e"), now)
     berlin = [
         ProviderRecord("berlin", H100, "LeaseFenced", attempts=1, gpus=8, seconds=60),
         ProviderRecord("berlin", H100, "Succeeded", attempts=2, gpus=16, seconds=5400),

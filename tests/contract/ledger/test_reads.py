@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import Engine, event
 from tests.contract.ledger.intruder import Intruder
 from tests.contract.ledger.test_epochs import draft
+from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.adapters.ledger.memo import TABLES, tables_read, tables_written
+from fedgpu_operator.adapters.ledger.database import TABLES, tables_read, tables_written
 from fedgpu_operator.domain.books import AttemptRequest, ChainTx, EpochStage
 from fedgpu_operator.domain.ledger import IntentState, Position, PostingKind
 from fedgpu_operator.domain.money import MicroUSD
@@ -66,7 +67,7 @@ async def asked(ledger: SqlLedger, statements: list[str]) -> set[str]:
 
 
 async def test_nothing_written_nothing_asked(held: SqlLedger, ask: Ask, now: datetime, statements: list[str]) -> None:
-    await held.open_attempt(ask(), now)
+    await open_attempt(held, ask(), now)
     assert await asked(held, statements) == set(reads(held))
     assert await asked(held, statements) == set()
     await held.record_usage("job-1", 1, 5, now)
@@ -91,7 +92,7 @@ async def test_an_answer_after_any_write_is_that_of_a_fresh_process(
         return None
 
     steps: list[Callable[[], Awaitable[object]]] = [
-        lambda: held.open_attempt(ask(tenant_wallet="0xT", provider_wallet="0xP"), now),
+        lambda: open_attempt(held, ask(tenant_wallet="0xT", provider_wallet="0xP"), now),
         lambda: held.record_usage("job-1", 1, 5, now),
         lambda: held.stop_attempt("job-1", "Suspended", now),
         lambda: held.store_epoch(draft(now, "a"), now),
@@ -116,14 +117,14 @@ async def test_what_another_process_wrote_is_seen(path: Path, ask: Ask, now: dat
         for index in range(5):
             writer, reader = (one, two) if index % 2 else (two, one)
             assert len(await reader.open_attempts()) == index
-            await writer.open_attempt(ask(job_uid=f"j{index}"), now)
+            await open_attempt(writer, ask(job_uid=f"j{index}"), now)
             assert len(await reader.open_attempts()) == index + 1
         Intruder(str(path)).run("UPDATE attempts SET ended_at = 1, outcome = 'x' WHERE job_uid = 'j0'")
         assert len(await one.open_attempts()) == 4
 
 
 async def test_a_write_under_way_never_brings_an_older_answer_back(held: SqlLedger, ask: Ask, now: datetime) -> None:
-    await held.open_attempt(ask(), now)
+    await open_attempt(held, ask(), now)
     for sequence in range(1, 40):
         write = asyncio.create_task(held.record_usage("job-1", sequence, sequence, now))
         early = [await held.pair_totals() for _ in range(3)]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest
@@ -62,7 +63,7 @@ def dispute(now: datetime, sequence: int = 3, claimed: int = 130, lease: str = "
 
 
 async def test_a_dispute_is_kept_until_it_is_ruled_on(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
-    await ledger.open_attempt(ask(), now)
+    await open_attempt(ledger, ask(), now)
     assert await ledger.dispute_usage(dispute(now))
     assert not await ledger.dispute_usage(dispute(now))
     assert await ledger.usage_disputes(open_only=True) == (dispute(now),)
@@ -79,7 +80,7 @@ async def test_a_dispute_is_kept_until_it_is_ruled_on(ledger: SqlLedger, ask: As
 
 async def test_a_later_reading_takes_over_the_dispute_of_its_lease(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
     for job in ("job", "other"):
-        await ledger.open_attempt(ask(job_uid=job, tenant=f"team-{job}"), now)
+        await open_attempt(ledger, ask(job_uid=job, tenant=f"team-{job}"), now)
         await ledger.dispute_usage(dispute(now, lease=f"{job}-1"))
     later = now + timedelta(minutes=1)
     await ledger.dispute_usage(replace(dispute(later, 4, 150)))
@@ -97,7 +98,7 @@ async def test_a_later_reading_takes_over_the_dispute_of_its_lease(ledger: SqlLe
 async def test_a_dispute_without_a_lease_or_a_difference_is_refused(ledger: SqlLedger, ask: Ask, now: datetime) -> None:
     with pytest.raises(LedgerError, match="job-1"):
         await ledger.dispute_usage(dispute(now))
-    await ledger.open_attempt(ask(), now)
+    await open_attempt(ledger, ask(), now)
     with pytest.raises(LedgerError):
         await ledger.dispute_usage(dispute(now, claimed=100))
     assert await ledger.usage_disputes() == ()

@@ -15,12 +15,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 from tests.contract.ledger.older import filled_from, ledger_of_schema, stuck_intent
+from tests.ledgers import coverage_of, readings_of, whole_history
 
 from fedgpu_operator.adapters.kube import connect
 from fedgpu_operator.adapters.ledger import SCHEMA_VERSION, SqlLedger
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS
-from fedgpu_operator.adapters.ledger.migrate import STEPS
-from fedgpu_operator.adapters.ledger.schema import CHAINED, metadata
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS
+from fedgpu_operator.adapters.ledger.schema import CHAINED, STEPS, metadata
 from fedgpu_operator.cli import ledger_reconcile
 from fedgpu_operator.cli.options import TargetOptions
 from fedgpu_operator.domain.books import Coverage, EpochStage, UsageRecord
@@ -42,7 +42,7 @@ def old(path: Path) -> Path:
 
 async def test_a_ledger_of_schema_1_keeps_everything_and_joins_the_chains(old: Path, now: datetime) -> None:
     async with await SqlLedger.open(old) as ledger:
-        assert [(u.attempt.lease_name, u.gpu_seconds) for u in reversed(await ledger.history())] == [
+        assert [(u.attempt.lease_name, u.gpu_seconds) for u in await whole_history(ledger)] == [
             ("job-1", 7200),
             ("job-2", 11),
             ("other-1", 0),
@@ -94,12 +94,12 @@ async def test_a_ledger_with_a_row_per_reading_comes_to_the_same_totals(
             "d-1": Coverage("d-1", 0, 0, None, None),
         }
         assert await ledger.last_usage("b-1") == UsageRecord("b-1", 9, 720, at + timedelta(seconds=150))
-        assert len(await ledger.usage("b-1")) == 7, "every reading that was kept stays in the chain"
+        assert len(await readings_of(ledger, "b-1")) == 7, "every reading that was kept stays in the chain"
         assert await ledger.record_usage("b-1", 10, 730, at + timedelta(minutes=4))
         with pytest.raises(LedgerError, match="contradicts"):
             await ledger.record_usage("b-1", 3, 361, at)
         await ledger.mark_epoch(3, EpochStage.ABANDONED)
-        assert (await ledger.coverage("c-1")).epoch is None, "the first epoch skipped the debit of its tenant"
+        assert (await coverage_of(ledger, "c-1")).epoch is None, "the first epoch skipped the debit of its tenant"
         assert (await ledger.verify()).sound
 
 

@@ -18,10 +18,18 @@ import pytest
 from aiohttp import web
 
 from fedgpu_lab import toolchain
-from fedgpu_lab.chain import Account, Anvil, Chain
+from fedgpu_lab.chain import Account
+from fedgpu_lab.chain import Anvil
+from fedgpu_lab.chain import Chain
 from fedgpu_lab.faultychain import FaultyEndpoint
-from fedgpu_lab.process import Watchdog, end, free_ports
-from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy, patience
+from fedgpu_lab.process import Watchdog
+from fedgpu_lab.process import end
+from fedgpu_lab.process import free_ports
+from fedgpu_operator.adapters.chain import EscrowClient
+from fedgpu_operator.adapters.chain import Periods
+from fedgpu_operator.adapters.chain import TenantWallet
+from fedgpu_operator.adapters.chain import deploy
+from fedgpu_operator.adapters.chain import endpoint
 from fedgpu_operator.cli import main, wallets
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, EpochPlan
@@ -172,8 +180,8 @@ def awake() -> threading.Event:
 def quick(monkeypatch: pytest.MonkeyPatch, awake: threading.Event, tmp_path: Path) -> Iterator[None]:
     """Blocks come, and they are asked for as often as they come; what was sent is kept in a folder of the test."""
     monkeypatch.setattr(wallets, "POLL_S", TICK_S)
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", TICK_S)
-    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", TICK_S)
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_S", TICK_S)
+    monkeypatch.setattr(endpoint, "LONGEST_PAUSE_S", TICK_S)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     awake.set()
     yield

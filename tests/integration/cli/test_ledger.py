@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from eth_utils.crypto import keccak
+from tests.ledgers import open_attempt
 
-from fedgpu_operator.adapters.ledger import SqlLedger, archiving
+from fedgpu_operator.adapters.ledger import SqlLedger, archives
 from fedgpu_operator.cli import main
 from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochStage
 from fedgpu_operator.domain.ledger import ArchiveWish, Position, PostingKind
@@ -48,7 +49,7 @@ def books(tmp_path: Path) -> Path:
 
     async def fill() -> None:
         async with await SqlLedger.open(path) as ledger:
-            attempt = await ledger.open_attempt(request, NOW)
+            attempt = await open_attempt(ledger, request, NOW)
             for sequence in range(1, 6):
                 await ledger.record_usage(
                     attempt.lease_name, sequence, 60 * sequence, NOW + timedelta(minutes=sequence)
@@ -271,7 +272,7 @@ def test_the_manifest_of_an_archived_epoch_is_read_from_its_file(
     folder = tmp_path / "archive"
     folder.mkdir()
     now = NOW + timedelta(days=90)
-    archiving.archive(str(books), folder, ArchiveWish(whole=1), now)
+    archives.archive(str(books), folder, ArchiveWish(whole=1), now)
     at = ("ledger", "manifest", "1", "--ledger", str(books))
     capsysbinary.readouterr()
     assert main([*at]) == 1

@@ -83,7 +83,7 @@ class Office:
         at = self.clock.now() - timedelta(hours=1)
         opened = await self.ledger.open_many([self._request(i, payee) for i, payee in enumerate(providers)], at)
         leases = [each.lease_name for each in opened if not isinstance(each, Exception)]
-        assert (await self.ledger.record_many(UsageRecord(name, 1, 3600, at) for name in leases)).appended == len(
+        assert (await self.ledger.record_many([UsageRecord(name, 1, 3600, at) for name in leases])).appended == len(
             leases
         )
 

@@ -15,7 +15,7 @@ from eth_account import Account
 from eth_utils.address import to_checksum_address
 
 from fedgpu_operator.adapters.chain import EscrowClient, LocalSigner
-from fedgpu_operator.adapters.chain.bundles import MULTICALL3
+from fedgpu_operator.adapters.chain.calls import MULTICALL3
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.base import Finding
 from fedgpu_operator.api.gpuprovider import GPUProvider

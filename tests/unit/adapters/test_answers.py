@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgpu_operator.adapters.chain.answers import LONGEST_WORDS, AnswerError, fault_of, judge
+from fedgpu_operator.adapters.chain.errors import LONGEST_WORDS, AnswerError, fault_of, judge
 from fedgpu_operator.adapters.chain.rpc import NOT_TAKEN, Rpc
 from fedgpu_operator.adapters.chain.votes import Vote, agreed, fingerprint, refusal
 from fedgpu_operator.adapters.chain.wordings import ESTIMATE, LOGS, SEND, TABLE, Meaning, Row, table
@@ -135,10 +135,15 @@ def test_what_clients_and_gateways_answer(method: str, error: object, meaning: M
     assert judge(error, 200, method) is meaning
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 408, 429, 500, 502, 503, 504, 522])
+@pytest.mark.parametrize("status", [402, 403, 408, 429, 500, 502, 503, 504, 522])
 def test_a_status_of_somebody_in_between_means_wait(status: int) -> None:
     assert judge({"code": -32000, "message": "what nobody has heard"}, status, "eth_call") is Meaning.WAIT
     assert judge({"code": 3, "message": "execution reverted", "data": "0x"}, status, "eth_call") is Meaning.REVERTED
+
+
+def test_a_status_that_nobody_may_pass_means_denied() -> None:
+    assert judge({"code": -32000, "message": "what nobody has heard"}, 401, "eth_call") is Meaning.DENIED
+    assert judge({"code": 429, "message": "rate limited"}, 401, "eth_call") is Meaning.WAIT, "words decide"
 
 
 def test_a_transaction_that_hardhat_mined_and_that_failed_was_taken() -> None:
@@ -192,6 +197,7 @@ def test_whatever_an_error_holds_it_means_something_in_words_that_can_be_shown(
 async def test_every_meaning_has_one_treatment() -> None:
     kinds: dict[Meaning, type[ChainError]] = {
         Meaning.WAIT: ChainUnreachableError,
+        Meaning.DENIED: ChainUnreachableError,
         Meaning.REVERTED: RevertedError,
         Meaning.PRUNED: StatePrunedError,
         **dict.fromkeys(NOT_TAKEN, NotTakenError),
@@ -201,7 +207,7 @@ async def test_every_meaning_has_one_treatment() -> None:
             for method in methods_of(row):
                 with pytest.raises(ChainError) as caught, rpc.speaking("asking"):
                     raise AnswerError(method, fault_of(of(row), 200, method))
-                if method != SEND or row.meaning is Meaning.WAIT:
+                if method != SEND or row.meaning in {Meaning.WAIT, Meaning.DENIED}:
                     assert type(caught.value) is kinds.get(row.meaning, ChainError), row
                 elif isinstance(caught.value, NotTakenError):
                     assert caught.value.why is NOT_TAKEN.get(row.meaning, Refusal.OTHER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgpu_operator.adapters.chain.bundles import MULTICALL3, bundle, bundled
+from fedgpu_operator.adapters.chain.calls import MULTICALL3, bundle, bundled
 from fedgpu_operator.domain.transactions import Call
 
 TO = "0x" + "1" * 40

@@ -10,11 +10,11 @@ import pytest
 from eth_abi.abi import encode
 
 from fedgpu_operator.adapters.chain import EscrowClient
-from fedgpu_operator.adapters.chain.answers import fault_of
-from fedgpu_operator.adapters.chain.bundles import MULTICALL3
-from fedgpu_operator.adapters.chain.chainview import FRESH_S
+from fedgpu_operator.adapters.chain.calls import MULTICALL3
 from fedgpu_operator.adapters.chain.endpoint import Endpoint
+from fedgpu_operator.adapters.chain.errors import fault_of
 from fedgpu_operator.adapters.chain.escrow import LOOKS
+from fedgpu_operator.adapters.chain.rpc import FRESH_S
 from fedgpu_operator.adapters.chain.votes import Answer, Result, Vote, fingerprint
 from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
+from tests.ledgers import attempts_of, open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.database import Database
@@ -84,9 +85,9 @@ async def test_an_attempt_that_was_answered_is_held_when_a_write_beside_it_fille
         gate = threading.Event()
         first = asyncio.create_task(ledger._write(lambda _: gate.wait(30)))
         writes = (
-            ledger.open_attempt(ask("a"), NOW),
+            open_attempt(ledger, ask("a"), NOW),
             ledger._write(fill),
-            ledger.open_attempt(ask("b"), NOW),
+            open_attempt(ledger, ask("b"), NOW),
         )
         tasks = [asyncio.create_task(write) for write in writes]
         await asyncio.sleep(0)  # each queues its write in its first step
@@ -97,7 +98,7 @@ async def test_an_attempt_that_was_answered_is_held_when_a_write_beside_it_fille
         assert isinstance(filled, LedgerError)
         for answer, job in ((opened, "a"), (also, "b")):
             assert isinstance(answer, Attempt)
-            assert await ledger.attempts(job) == (answer,)
+            assert await attempts_of(ledger, job) == (answer,)
         assert (await ledger.verify()).sound
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.adapters.ledger import SqlLedger, memo
-from fedgpu_operator.adapters.ledger.memo import Memo
+from fedgpu_operator.adapters.ledger import SqlLedger, calls
+from fedgpu_operator.adapters.ledger.calls import Memo
 from fedgpu_operator.domain.books import EpochDraft, EpochStage
 from fedgpu_operator.domain.money import MicroUSD
 
@@ -43,7 +43,7 @@ def test_an_answer_that_is_past_is_dropped_when_that_is_found() -> None:
 
 
 def test_answers_together_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memo, "MOST_ITEMS", 10)
+    monkeypatch.setattr(calls, "MOST_ITEMS", 10)
     held = Memo()
     for number in range(5):
         held.put(number, 1, {}, tuple(range(4)))

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from web3.types import RPCEndpoint, RPCResponse
 
-from fedgpu_operator.adapters.chain.answers import AnswerError, fault_of
-from fedgpu_operator.adapters.chain.logreader import LEAST_AFTER_SILENCE, MOST_BLOCKS, LogReader
+from fedgpu_operator.adapters.chain.errors import AnswerError, fault_of
+from fedgpu_operator.adapters.chain.history import LEAST_AFTER_SILENCE, MOST_BLOCKS, LogReader
 from fedgpu_operator.adapters.chain.quorum import QuorumProvider
 from fedgpu_operator.adapters.chain.rpc import Rpc
 from fedgpu_operator.adapters.chain.wordings import LOGS, blocks_suggested

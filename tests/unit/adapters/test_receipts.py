@@ -9,7 +9,7 @@ from eth_utils.address import to_checksum_address
 from hexbytes import HexBytes
 
 from fedgpu_operator.adapters.chain import calls
-from fedgpu_operator.adapters.chain.receipts import read_receipt
+from fedgpu_operator.adapters.chain.reader import read_receipt
 from fedgpu_operator.adapters.chain.rpc import Rpc
 
 ESCROW = to_checksum_address("0x" + "e5" * 20)

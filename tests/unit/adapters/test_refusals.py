@@ -10,9 +10,8 @@ import pytest
 from eth_account import Account
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.adapters.chain.answers import LONGEST_WORDS, fault_of
-from fedgpu_operator.adapters.chain.endpoint import LONGEST_EXCUSE, Endpoint, NotNowError, StatusError
-from fedgpu_operator.adapters.chain.patience import Patience
+from fedgpu_operator.adapters.chain.endpoint import LONGEST_EXCUSE, Endpoint, NotNowError, Patience, StatusError
+from fedgpu_operator.adapters.chain.errors import LONGEST_WORDS, fault_of
 from fedgpu_operator.adapters.chain.rpc import Rpc
 from fedgpu_operator.adapters.chain.votes import Result, Vote, fingerprint
 from fedgpu_operator.adapters.chain.wallet import Wallet

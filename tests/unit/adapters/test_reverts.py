@@ -8,7 +8,7 @@ from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgpu_operator.adapters.chain.reverts import LONGEST_REASON, PANICS, explain, revert_data
+from fedgpu_operator.adapters.chain.errors import LONGEST_REASON, PANICS, explain, revert_data
 
 
 def data_of(signature: str, *values: object) -> str:

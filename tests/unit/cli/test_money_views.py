@@ -12,7 +12,7 @@ import yaml
 from eth_utils.crypto import keccak
 
 from fedgpu_operator.adapters.chain import Periods
-from fedgpu_operator.adapters.chain.earnings import Standing
+from fedgpu_operator.adapters.chain.history import Earnings
 from fedgpu_operator.cli import ledger_anchor
 from fedgpu_operator.cli.chain_deploy import helm_values
 from fedgpu_operator.cli.chain_terms import PeriodOptions, RoleOptions, period, periods_of, roles_of
@@ -68,7 +68,7 @@ def payout(
     def money(lines: dict[tuple[str, str], int] | None) -> dict[tuple[str, str], MicroUSD] | None:
         return None if lines is None else {pair: MicroUSD(total) for pair, total in lines.items()}
 
-    standing = Standing(P, P, Q, MicroUSD(30_000))
+    standing = Earnings(P, P, Q, MicroUSD(30_000))
     row = row_of(Payout("owner", standing, CHAIN, money(active), money(newest)))
     return {name: row[name] for name in ("paid", "payable", "inWindow", "reserved", "deducted", "owed")}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from eth_utils.address import to_checksum_address
+from tests.ledgers import open_attempt
 from tests.unit.hub.chain import WINDOW, FakeEscrow
 from tests.unit.hub.world import TEAM, World
 
@@ -76,7 +77,7 @@ class Bank:
         """One ended attempt that is billed."""
         now = self.world.clock.now()
         request = AttemptRequest(job, "after-0", tenant, job, "berlin", "H100", MicroUSD(price), 1, 86_400, *wallets)
-        attempt = await self.ledger.open_attempt(request, now)
+        attempt = await open_attempt(self.ledger, request, now)
         await self.ledger.record_usage(attempt.lease_name, 1, gpu_seconds, now)
         await self.ledger.end_attempt(attempt.lease_name, "Succeeded", now)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.ledgers import attempts_of
 from tests.unit.hub.world import JOBS, PROVIDERS, World
 
 from fedgpu_operator.domain.money import MicroUSD
@@ -56,7 +57,7 @@ async def test_a_job_that_cannot_be_read_any_more_is_metered_to_its_end(world: W
     world.clock.forward(60)
     await world.ends(world.lease, gpu_seconds=60)
     await world.pass_once()
-    (attempt,) = await world.ledger.attempts(job.metadata.uid)
+    (attempt,) = await attempts_of(world.ledger, job.metadata.uid)
     assert attempt.outcome == "Succeeded"
     last = await world.ledger.last_usage(attempt.lease_name)
     assert last is not None

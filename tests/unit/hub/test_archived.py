@@ -9,7 +9,7 @@ import pytest
 from tests.unit.hub.bank import PAIR, TENANT, Bank
 from tests.unit.hub.chain import WINDOW
 
-from fedgpu_operator.adapters.ledger import archiving
+from fedgpu_operator.adapters.ledger import archives
 from fedgpu_operator.domain.ledger import Archived, ArchiveWish
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 async def archive(bank: Bank, folder: Path, tmp_path: Path, whole: int = 20) -> Archived:
     """What the command does, by a process of its own; the operator's ledger stays open."""
     wish, now = ArchiveWish(whole=whole), bank.world.clock.now()
-    return await asyncio.to_thread(archiving.archive, str(tmp_path / "ledger.db"), folder, wish, now)
+    return await asyncio.to_thread(archives.archive, str(tmp_path / "ledger.db"), folder, wish, now)
 
 
 async def test_epochs_are_paid_once_with_an_archive_between_any_two_passes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tests.ledgers import open_attempt
 from tests.unit.hub.fakes import FakeClock
 
 from fedgpu_operator.adapters.ledger import SqlLedger
@@ -94,7 +95,7 @@ async def test_a_silent_chain_leaves_the_last_figure_and_stops_nothing(ledger: S
 
 async def attempt(ledger: SqlLedger, uid: str, outcome: str, begun: datetime, hours: int) -> None:
     terms = AttemptRequest(uid, "r", "team-a", "train", "berlin", "H100", MicroUSD(1), 1, 10 * HOUR)
-    opened = await ledger.open_attempt(terms, begun)
+    opened = await open_attempt(ledger, terms, begun)
     await ledger.end_attempt(opened.lease_name, outcome, begun + timedelta(hours=hours))
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.ledgers import open_attempt
 from tests.unit.hub.world import H100, World, condition
 
 from fedgpu_operator.api.computelease import ComputeLease
@@ -253,7 +254,7 @@ async def test_the_book_of_faults_is_the_same_after_a_restart(world: World) -> N
         uid = str(number) * 36
         request = AttemptRequest(uid, "r", "team-a", "train", "berlin", H100, MicroUSD(1), 1, 9)
         then = world.clock.now() - timedelta(minutes=minutes)
-        attempt = await world.ledger.open_attempt(request, then - timedelta(minutes=1))
+        attempt = await open_attempt(world.ledger, request, then - timedelta(minutes=1))
         lived.note(await world.ledger.end_attempt(attempt.lease_name, outcome, then))
         restarted = FaultBook(world.ledger, world.clock, timedelta(minutes=5))
         await restarted.look()

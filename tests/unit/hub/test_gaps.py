@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.ledgers import attempts_of, open_attempt
 from tests.unit.hub.bank import OWNER, TENANT, Bank
 from tests.unit.hub.chain import WINDOW, FakeEscrow
 from tests.unit.hub.world import H100, LEASES, TEAM, World
@@ -113,8 +114,8 @@ async def test_a_ledger_of_yesterday_opens_nothing_and_leaves_alone_what_runs(
         assert check.behind
         assert {kind for _, kind, _ in world.kube.writes[writes:]} == {"computejobs"}, "no lease is touched"
         assert world.lease == before
-        assert await old.attempts(world.see("waits").metadata.uid) == ()
-        assert await old.attempts(world.see("runs").metadata.uid) == ()
+        assert await attempts_of(old, world.see("waits").metadata.uid) == ()
+        assert await attempts_of(old, world.see("runs").metadata.uid) == ()
         assert world.says("Placed", "waits") == ("False", "LedgerBehind")
         assert world.see("waits").status.reason == "LedgerBehind"
         assert world.says("Placed", "runs") == ("True", "Placed")
@@ -134,7 +135,7 @@ async def test_it_opens_again_once_the_gaps_are_closed_without_a_restart(world: 
         await world.runs(world.lease, 12)
         await world.pass_once()
         await world.job("waits")
-        attempt = (await world.ledger.attempts(world.see("runs").metadata.uid))[0]
+        attempt = (await attempts_of(world.ledger, world.see("runs").metadata.uid))[0]
         world.ledger = old
         check = check_of(world)
         await jobs_pass(world, check)
@@ -161,12 +162,12 @@ async def test_a_lease_that_was_made_again_gives_back_the_terms_that_were_agreed
     async with backup(world, tmp_path) as old:
         job = await world.job()
         terms = AttemptRequest(job.metadata.uid, "after-0", TEAM, "train", "berlin", H100, MicroUSD(1), 1, limit)
-        attempt = await world.ledger.open_attempt(terms, world.clock.now())
+        attempt = await open_attempt(world.ledger, terms, world.clock.now())
         again = remade_lease(attempt, None if gone else job, sequence_base=0)
         await world.kube.create(LEASES, again)
         world.ledger = old
         await repaired(world)
-        (back,) = await old.attempts(job.metadata.uid)
+        (back,) = await attempts_of(old, job.metadata.uid)
         assert (back.terms.run_limit, back.terms.gpus) == (limit, 1)
 
 
@@ -202,7 +203,7 @@ async def test_attempts_come_back_under_their_own_numbers_and_the_one_before_is_
             await world.pass_once()
             await world.pass_once()
         uid = world.see().metadata.uid
-        known = await world.ledger.attempts(uid)
+        known = await attempts_of(world.ledger, uid)
         assert [each.attempt for each in known] == [1, 2, 3]
         world.ledger = old
         with pytest.raises(LedgerError, match="has not ended"):
@@ -236,7 +237,7 @@ async def test_what_only_a_status_shows_needs_a_person_to_accept_it(world: World
         assert await repaired(world) == ()
         assert await gaps_of(world) == [f"attempt.{uid}-1"], "nothing proves it"
         await repaired(world, {f"attempt.{uid}-1"})
-        (attempt,) = await old.attempts(uid)
+        (attempt,) = await attempts_of(old, uid)
         assert (attempt.terms.request_id, attempt.outcome) == (f"{FROM_STATUS}-1", "Superseded")
         (left,) = await compare(world.kube, old, SPACE, None)
         assert left.id == f"usage.{uid}"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
+from tests.ledgers import attempts_of, open_attempt
 from tests.unit.hub.world import JOBS, World
 
 from fedgpu_operator.api.rules import PlacementPolicy
@@ -61,7 +62,7 @@ async def test_an_attempt_that_ended_unknown_to_the_pass_gets_no_lease(world: Wo
     uid = job.metadata.uid
     price, limit = MicroUSD(1_250_000), job.billable_limit
     terms = AttemptRequest(uid, "after-0", "team-a", "train", "berlin", "H100", price, job.gpus, limit)
-    ended = await world.ledger.open_attempt(terms, world.clock.now())
+    ended = await open_attempt(world.ledger, terms, world.clock.now())
     await world.ledger.end_attempt(ended.lease_name, SUPERSEDED, world.clock.now())
     await world.provider("berlin")
     world.clock.forward(3600)
@@ -80,7 +81,7 @@ async def test_a_second_pass_changes_nothing(world: World) -> None:
     await world.pass_once()
     assert world.kube.objects == before
     assert len(world.kube.writes) == writes
-    assert len(await world.ledger.attempts(world.see().metadata.uid)) == 1
+    assert len(await attempts_of(world.ledger, world.see().metadata.uid)) == 1
 
 
 async def test_a_job_that_vanished_during_the_pass_starts_nothing(world: World) -> None:
@@ -94,7 +95,7 @@ async def test_a_job_that_vanished_during_the_pass_starts_nothing(world: World) 
     world.kube.before = vanish
     await world.pass_once()
     assert world.leases == []
-    assert await world.ledger.attempts(job.metadata.uid) == ()
+    assert await attempts_of(world.ledger, job.metadata.uid) == ()
 
 
 async def test_a_job_made_anew_under_the_same_name_does_not_inherit_the_decision(world: World) -> None:
@@ -109,7 +110,7 @@ async def test_a_job_made_anew_under_the_same_name_does_not_inherit_the_decision
     world.kube.before = replace
     await world.pass_once()
     assert world.leases == []
-    assert await world.ledger.attempts(old.metadata.uid) == ()
+    assert await attempts_of(world.ledger, old.metadata.uid) == ()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ async def test_a_crash_between_two_writes_gives_one_single_lease(world: World, v
     # Prices move while the operator is away: what the job's status promised is kept all the same, nothing else is.
     await world.provider("cheaper", "0.10")
     await world.pass_once()
-    attempts = await world.ledger.attempts(job.metadata.uid)
+    attempts = await attempts_of(world.ledger, job.metadata.uid)
     assert [each.outcome for each in attempts] == ([""] if verb != "status" else ["Superseded", ""])
     assert world.lease.metadata.name == attempts[-1].lease_name
     assert world.lease.spec.provider == attempts[-1].terms.provider
@@ -146,7 +147,7 @@ async def test_a_lease_object_that_was_lost_is_made_again_and_not_a_new_attempt(
     assert again.metadata.name == lease.metadata.name
     changed = {"sequence_base": again.spec.sequence_base, "workload": None}
     assert again.spec == lease.spec.model_copy(update=changed), "it starts nothing: the workload may have run already"
-    assert len(await world.ledger.attempts(world.see().metadata.uid)) == 1
+    assert len(await attempts_of(world.ledger, world.see().metadata.uid)) == 1
 
 
 async def test_a_job_that_waits_counts_once_for_each_reason_it_waits_for(world: World) -> None:
@@ -186,7 +187,7 @@ async def test_dry_run_answers_and_reserves_nothing(world: World) -> None:
     assert "at most 1.260416 USD" in world.message("Placed")
     assert world.leases == []
     assert world.see().metadata.finalizers == []
-    assert await world.ledger.attempts(job.metadata.uid) == ()
+    assert await attempts_of(world.ledger, job.metadata.uid) == ()
     assert status.placement is None
 
 
@@ -276,7 +277,7 @@ async def test_a_template_that_cannot_be_rendered_is_refused_and_opens_no_attemp
     await world.pass_once()
     assert world.see().status.state == "Failed"
     assert world.says("Failed") == ("True", "TemplateRefused")
-    assert await world.ledger.attempts(job.metadata.uid) == (), "an open attempt would hold its money for ever"
+    assert await attempts_of(world.ledger, job.metadata.uid) == (), "an open attempt would hold its money for ever"
     await world.delete("train")
     await world.pass_once()
     assert not world.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.ledgers import attempts_of, open_attempt
 from tests.unit.hub.world import JOBS, LEASES, TEAM, World, condition
 
 from fedgpu_operator.domain.books import AttemptRequest
@@ -119,7 +120,7 @@ async def test_a_deleted_job_stops_is_billed_and_only_then_goes(world: World) ->
     assert not world.exists()
     await world.pass_once()
     assert world.leases == []
-    (attempt,) = await world.ledger.attempts(uid)
+    (attempt,) = await attempts_of(world.ledger, uid)
     assert attempt.outcome == "Deleted"
     last = await world.ledger.last_usage(attempt.lease_name)
     assert last is not None
@@ -257,7 +258,7 @@ async def test_an_attempt_whose_job_and_lease_are_gone_is_stopped_billed_and_clo
     assert again.spec.gpus == lease.spec.gpus
     await world.ends(again, "Stopped", gpu_seconds=4)
     await world.pass_once()
-    (attempt,) = await world.ledger.attempts(job.metadata.uid)
+    (attempt,) = await attempts_of(world.ledger, job.metadata.uid)
     assert attempt.outcome == "JobGone"
     usage = await world.ledger.lease_usage(attempt.lease_name)
     assert usage is not None
@@ -318,7 +319,7 @@ async def test_even_after_a_hundred_attempts_there_is_a_new_one(world: World) ->
     job = await world.job()
     for number in range(101):
         request = AttemptRequest(job.metadata.uid, f"after-{number}", "team-a", "train", "away", "x", MicroUSD(1), 1, 9)
-        attempt = await world.ledger.open_attempt(request, world.clock.now())
+        attempt = await open_attempt(world.ledger, request, world.clock.now())
         await world.ledger.record_usage(attempt.lease_name, 1, 3600, world.clock.now())
         await world.ledger.end_attempt(attempt.lease_name, "Suspended", world.clock.now())
         world.clock.forward(1)
@@ -373,7 +374,7 @@ async def test_what_was_said_to_have_failed_for_good_is_not_brought_back_by_anot
     for suspend in (True, False):
         await world.change("train", suspend=suspend)
         await world.pass_once()
-    assert len(await world.ledger.attempts(world.see().metadata.uid)) == 1
+    assert len(await attempts_of(world.ledger, world.see().metadata.uid)) == 1
     assert world.says("Failed") == ("True", "WorkloadEvicted")
 
 

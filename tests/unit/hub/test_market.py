@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from tests.ledgers import open_attempt
 from tests.unit.hub.world import H100, World
 
 from fedgpu_operator.domain.books import AttemptRequest
@@ -139,7 +140,7 @@ async def test_gpus_that_came_free_are_counted_by_offer(world: World) -> None:
     now = world.clock.now()
     for job, ago in (("a", 1), ("b", 23), ("c", 30)):
         terms = AttemptRequest(job, "r", "team", job, "berlin", H100, MicroUSD(1), 4, 3600)
-        await world.ledger.open_attempt(terms, now - timedelta(hours=ago + 1))
+        await open_attempt(world.ledger, terms, now - timedelta(hours=ago + 1))
         await world.ledger.end_attempt(f"{job}-1", "Succeeded", now - timedelta(hours=ago))
     await loop_of(world).pass_once()
     (offer,) = (await read(world)).offers or ()

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.ledgers import attempts_of
 from tests.unit.hub.world import LEASES, World
 
 from fedgpu_operator.adapters.kube.holding import HoldingKube
@@ -196,7 +197,7 @@ async def test_an_attempt_is_not_ended_by_a_job_that_was_read_too_early(follower
     await young.pass_once()
     await young.pass_once()
     assert follower.world.lease.metadata.uid == first.metadata.uid
-    (attempt,) = await follower.world.ledger.attempts(follower.world.see().metadata.uid)
+    (attempt,) = await attempts_of(follower.world.ledger, follower.world.see().metadata.uid)
     assert attempt.is_open
 
 
@@ -212,7 +213,7 @@ async def test_a_job_that_vanished_is_wound_up(follower: Follower) -> None:
     await follower.world.ends(follower.world.lease, "Stopped")
     await follower.see()
     await follower.pass_once()
-    (attempt,) = await follower.world.ledger.attempts(uid)
+    (attempt,) = await attempts_of(follower.world.ledger, uid)
     assert attempt.outcome == "JobGone"
 
 

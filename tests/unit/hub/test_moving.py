@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.ledgers import attempts_of
 from tests.unit.hub.world import H100, LEASES, PROVIDERS, World
 
 from fedgpu_operator.api.computelease import ComputeLease
@@ -73,7 +74,9 @@ async def test_lower_work_gets_notice_goes_and_comes_back(world: World) -> None:
     await world.ends(stopped, "Stopped", gpu_seconds=16)
     await world.pass_once()
     assert _lease(world, "urgent").spec.provider == "berlin"
-    assert [attempt.outcome for attempt in await world.ledger.attempts(world.see("work").metadata.uid)] == ["Preempted"]
+    assert [attempt.outcome for attempt in await attempts_of(world.ledger, world.see("work").metadata.uid)] == [
+        "Preempted"
+    ]
     assert world.see("work").status.state == "Pending"
     await world.ends(_lease(world, "urgent"), gpu_seconds=8)
     await world.pass_once()
@@ -260,7 +263,7 @@ async def test_a_process_that_dies_between_two_steps_repeats_nothing(world: Worl
     await world.pass_once()
     await world.pass_once()
     assert _lease(world, "urgent").spec.desired == "Run"
-    attempts = await world.ledger.attempts(world.see("work").metadata.uid)
+    attempts = await attempts_of(world.ledger, world.see("work").metadata.uid)
     assert [attempt.outcome for attempt in attempts] == ["Preempted"]
 
 

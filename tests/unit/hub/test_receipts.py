@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.ledgers import readings_of
 from tests.unit.hub.chain import stamp
 from tests.unit.hub.office import INTERVAL, NAMESPACE, Office, uses
 from tests.unit.hub.signing import METER, NEXT_SIGNER, PAYOUT, SIGNER, TENANT, funded
@@ -72,7 +73,7 @@ async def test_the_figures_of_a_receipt_are_evidence_from_its_draft_on(world: Wo
     await office.agent()
     await office.hub()
     (kept,) = await office.kept()
-    first, newest = await world.ledger.usage(lease.metadata.name)
+    first, newest = await readings_of(world.ledger, lease.metadata.name)
     assert (first.gpu_seconds, newest.gpu_seconds) == (100, 200)
     assert kept.receipt.usage_root == usage_root([(lease.metadata.name, first.gpu_seconds)])
     assert (await world.ledger.head()).chains["usage_records"].length == 1

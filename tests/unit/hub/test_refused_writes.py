@@ -7,6 +7,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
+from tests.ledgers import attempts_of
 from tests.unit.hub.world import JOBS, LEASES, TEAM, World
 
 from fedgpu_operator.api.base import HEADROOM, JOB_STATUS_BYTES, MOST_STORED, JSONObject, stored_bytes
@@ -40,7 +41,7 @@ async def test_a_job_is_placed_only_if_its_status_and_head_room_fit_beside_it(
     held["metadata"]["finalizers"] = ["fedgpu.dev/lease"]
     _fill(held, MOST_STORED - HEADROOM - JOB_STATUS_BYTES + left)
     await world.pass_once()
-    attempts = await world.ledger.attempts(job.metadata.uid)
+    attempts = await attempts_of(world.ledger, job.metadata.uid)
     assert (len(world.leases), len(attempts)) == ((1, 1) if fits else (0, 0))
     if not fits:
         assert world.says("Placed") == ("False", "TooLarge")
@@ -66,7 +67,7 @@ async def test_a_full_job_is_told_of_once_and_opens_no_attempt(world: World) -> 
     for _ in range(20):
         await loop.pass_once()
         world.clock.forward(31)
-    assert await world.ledger.attempts(job.metadata.uid) == ()
+    assert await attempts_of(world.ledger, job.metadata.uid) == ()
     assert tried.count("status") == 1, "the same status is not sent again to the same version"
     assert world.events() == [("Warning", "StatusRefused")]
 
@@ -92,7 +93,7 @@ async def test_refused_writes_end_in_a_bounded_number_of_attempts_and_a_conditio
     for _ in range(300):
         await world.pass_once()
         world.clock.forward(75)
-    attempts = await world.ledger.attempts(job.metadata.uid)
+    attempts = await attempts_of(world.ledger, job.metadata.uid)
     assert [each.outcome for each in attempts] == [WRITE_REFUSED] * MOST_REFUSED
     pauses = [b.created_at - (a.ended_at or a.created_at) for a, b in pairwise(attempts)]
     assert pauses == sorted(pauses), "ever more slowly"
@@ -190,7 +191,7 @@ async def test_the_stop_is_in_the_books_though_the_lease_cannot_be_written(world
     world.kube.before = refuse
     world.clock.forward(10)
     await world.pass_once()
-    (attempt,) = await world.ledger.attempts(job.metadata.uid)
+    (attempt,) = await attempts_of(world.ledger, job.metadata.uid)
     assert attempt.stop is not None
     assert (attempt.stop.reason, attempt.stop.at) == ("Suspended", world.clock.now())
     assert _desired(world) == "Run"

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from eth_utils.address import to_checksum_address
+from tests.ledgers import coverage_of, open_attempt, readings_of
 from tests.unit.hub.bank import OWNER, PAIR, TENANT, USED, Bank
 from tests.unit.hub.chain import WINDOW
 from tests.unit.hub.world import PROVIDERS, TEAM, Crash, World
@@ -48,7 +49,7 @@ async def test_one_step_a_pass_from_the_ledger_to_paid(bank: Bank) -> None:
     assert status.transactions.post.startswith("0x")
     assert status.transactions.claim.startswith("0x")
     assert bank.world.metrics.paid_total == 1_250_000
-    covered = await bank.ledger.coverage("job-1")
+    covered = await coverage_of(bank.ledger, "job-1")
     assert (covered.complete, covered.stage) == (True, EpochStage.PAID)
 
 
@@ -173,7 +174,7 @@ async def test_a_post_that_would_revert_is_never_sent(bank: Bank) -> None:
 async def test_what_an_epoch_pays_is_in_the_chain_that_its_manifest_names(bank: Bank) -> None:
     now = bank.world.clock.now()
     terms = AttemptRequest("long", "1", TEAM, "long", "berlin", "H100", MicroUSD(1_250_000), 1, 86_400, *PAIR)
-    running = (await bank.ledger.open_attempt(terms, now)).lease_name
+    running = (await open_attempt(bank.ledger, terms, now)).lease_name
     for sequence in range(1, 9):
         await bank.ledger.record_usage(running, sequence, 450 * sequence, now + timedelta(seconds=sequence))
     before = (await bank.ledger.head()).chains["usage_records"].length
@@ -190,7 +191,7 @@ async def test_what_an_epoch_pays_is_in_the_chain_that_its_manifest_names(bank: 
     named = LedgerHead.parse(epoch.draft.ledger_head).chains["usage_records"]
     assert named.length == before + 1
     assert json.loads(epoch.draft.manifest)["ledger"] == epoch.draft.ledger_head
-    assert (await bank.ledger.usage(running))[-1].gpu_seconds == 3600
+    assert (await readings_of(bank.ledger, running))[-1].gpu_seconds == 3600
     assert (await bank.ledger.verify()).sound
 
 
@@ -205,14 +206,14 @@ async def test_a_debit_that_no_longer_fits_holds_up_nobody_and_is_settled_later(
     assert bank.escrow.latest.paid == {(other, OWNER): 1_250_000, PAIR: 0}
     assert await bank.stages() == ["Paid"]
     assert bank.says("Paid") == ("True", "PaidInPart")
-    assert not (await bank.ledger.coverage("job-1")).complete, "what was not taken waits for the next epoch"
-    assert (await bank.ledger.coverage("theirs-1")).stage is EpochStage.PAID
+    assert not (await coverage_of(bank.ledger, "job-1")).complete, "what was not taken waits for the next epoch"
+    assert (await coverage_of(bank.ledger, "theirs-1")).stage is EpochStage.PAID
     bank.escrow.latest.accounts[TENANT] = held
     bank.escrow.finalize()
     bank.world.clock.forward(60)
     await bank.to_the_end()
     assert bank.paid == 1_250_000
-    assert (await bank.ledger.coverage("job-1")).stage is EpochStage.PAID
+    assert (await coverage_of(bank.ledger, "job-1")).stage is EpochStage.PAID
 
 
 async def test_a_cancelled_epoch_is_settled_anew_and_nothing_is_paid_twice(bank: Bank) -> None:
@@ -301,14 +302,14 @@ async def test_what_the_escrow_cannot_carry_is_paid_in_part_and_stays_owed(bank:
     await bank.used(3600 * 99, "long")
     await bank.to_the_end()
     assert bank.paid == 100_000_000
-    first, long = await bank.ledger.coverage("job-1"), await bank.ledger.coverage("long-1")
+    first, long = await coverage_of(bank.ledger, "job-1"), await coverage_of(bank.ledger, "long-1")
     assert first.complete
     assert not long.complete, "a lease that is paid in part is not settled"
     bank.escrow.fund(TENANT, 25)
     bank.world.clock.forward(120)
     await bank.to_the_end()
     assert bank.paid == 125_000_000
-    assert (await bank.ledger.coverage("long-1")).complete
+    assert (await coverage_of(bank.ledger, "long-1")).complete
 
 
 async def test_work_without_wallets_is_never_settled_whatever_is_named_later(world: World) -> None:

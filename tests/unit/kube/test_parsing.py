@@ -20,14 +20,14 @@ from fedgpu_operator.adapters.kube.parsing import (
     INLINE_BYTES,
     PIECE_BYTES,
     PageReader,
-    Reading,
+    ParseRules,
     off_the_loop,
     parse_object,
 )
 from fedgpu_operator.errors import AnswerTooLargeError
 
 MIB = 2**20
-READING = Reading(object_bytes=MIB, cleans=True)
+READING = ParseRules(object_bytes=MIB, cleans=True)
 NUMBERS = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False)
 CLEAN = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cf", "Zl", "Zp"]))
 VALUES = st.recursive(
@@ -44,7 +44,7 @@ class Page:
     metadata: dict[str, Any] | None
 
 
-def parse_page(body: bytes, reading: Reading, size: int = PIECE_BYTES) -> Page:
+def parse_page(body: bytes, reading: ParseRules, size: int = PIECE_BYTES) -> Page:
     """A page that arrives in pieces of that size, and an empty one at its end."""
     reader, items = PageReader(reading), []
     for begin in range(0, len(body), size):
@@ -105,7 +105,7 @@ def test_an_object_may_be_as_large_as_it_may_and_no_larger() -> None:
 def test_of_a_page_only_what_is_kept_takes_memory() -> None:
     """Two megabytes of brackets would be forty of lists; one object of them at a time is there, and its text."""
     body = page_of(*['{"name": "a", "junk": [1' + ",[]" * (MIB // 12) + "]}"] * 40)
-    reading = Reading(object_bytes=MIB, cleans=True, keep=lambda obj: {"name": obj["name"]})
+    reading = ParseRules(object_bytes=MIB, cleans=True, keep=lambda obj: {"name": obj["name"]})
     tracemalloc.start()
     try:
         page = parse_page(body, reading)
@@ -143,7 +143,7 @@ def test_what_a_member_says_is_clean_however_it_is_written(escape: str) -> None:
 
 def test_what_the_hub_says_is_as_it_stands_there() -> None:
     """A tenant's command may hold any character that JSON has."""
-    hub = Reading(object_bytes=MIB, cleans=False)
+    hub = ParseRules(object_bytes=MIB, cleans=False)
     assert parse_object(b'{"args": ["printf \\u001b[31m"]}', hub) == {"args": ["printf \x1b[31m"]}
 
 

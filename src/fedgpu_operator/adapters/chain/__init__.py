@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from fedgpu_operator.adapters.chain.authorization import Authorization, Transfer
 from fedgpu_operator.adapters.chain.deploy import Deployer, Periods, Roles, deploy
+from fedgpu_operator.adapters.chain.endpoint import Patience
 from fedgpu_operator.adapters.chain.escrow import EscrowClient
-from fedgpu_operator.adapters.chain.patience import Patience
-from fedgpu_operator.adapters.chain.provider import ProviderWallet
-from fedgpu_operator.adapters.chain.remotesigner import RemoteSigner
-from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer, load_key
-from fedgpu_operator.adapters.chain.tenant import TenantWallet
+from fedgpu_operator.adapters.chain.parties import Authorization, ProviderWallet, TenantWallet, Transfer
+from fedgpu_operator.adapters.chain.signers import LocalSigner, RemoteSigner, Signer, load_key
 from fedgpu_operator.adapters.chain.wallet import Waiting, Wallet
 
 DEEPEST = 1_000

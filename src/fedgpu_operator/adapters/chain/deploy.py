@@ -11,11 +11,9 @@ from eth_typing import ABI, ChecksumAddress
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.adapters.chain.bundles import MULTICALL3, is_batch
-from fedgpu_operator.adapters.chain.calls import NOBODY
-from fedgpu_operator.adapters.chain.chainview import block_at
-from fedgpu_operator.adapters.chain.patience import Patience
-from fedgpu_operator.adapters.chain.rpc import Addresses
+from fedgpu_operator.adapters.chain.calls import MULTICALL3, NOBODY, is_batch
+from fedgpu_operator.adapters.chain.endpoint import Patience
+from fedgpu_operator.adapters.chain.rpc import Addresses, block_at
 from fedgpu_operator.adapters.chain.signers import Signer
 from fedgpu_operator.adapters.chain.wallet import Outbox, Wallet
 from fedgpu_operator.artifacts import ContractName, load

@@ -1,4 +1,4 @@
-"""One JSON-RPC endpoint over HTTP: what it says, or that it says nothing; nothing is believed here."""
+"""One JSON-RPC endpoint over HTTP: its answer as a vote, and how often it is asked; nothing is believed here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import json
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -14,9 +15,10 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from fedgpu_operator.adapters.chain.answers import fault_of
+from fedgpu_operator.adapters.chain.errors import UNAUTHORIZED, fault_of
 from fedgpu_operator.adapters.chain.votes import Answer, Result, Vote, fingerprint, quantity
 from fedgpu_operator.adapters.chain.wordings import SEND, Meaning
+from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.domain.text import clean_line
 from fedgpu_operator.errors import ConfigurationError
 
@@ -29,11 +31,41 @@ LARGEST_ANSWER: Final = 64 * 2**20
 
 LONGEST_EXCUSE: Final = 200
 """Characters that are shown of an answer that is not JSON-RPC."""
+TURNED_AWAY: Final = 2
+"""How often a reading that was turned away is repeated without patience: gateways count requests by the second, and a
+pass that starts from its first reading after every one of them turned away would never end."""
 TURNED_AWAY_S: Final = (0.25, 1.0)
-"""Seconds to wait before a reading that was turned away is repeated: gateways count requests by the second, and a pass
-that starts from its first reading after every one of them turned away would end at none."""
+"""The first and the longest pause before these, in seconds."""
 SHORTEST_SECRET: Final = 8
 """Characters; no provider's key is shorter, and a word like `rpc` in a path is none."""
+
+
+READING_S: Final = 300.0
+"""How long one endpoint may be silent while something is read: public gateways lift a rate limit within minutes."""
+SENDING_S: Final = 1800.0
+"""How long signed bytes are sent again while nobody knows whether they arrived: as long as finality may take."""
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 15.0
+QUIET_S: Final = 2.0
+"""How long a silence may last before it is reported: of a busy gateway most are over at the next try."""
+REPEATED_S: Final = 30.0
+"""How often the same silence is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long silence is borne while reading and while sending, in seconds, and who is told of it.
+
+    For a person who waits; the hub has its passes instead. What is told names hosts, never the path of an address.
+    """
+
+    reading: float = READING_S
+    sending: float = SENDING_S
+    tell: Callable[[str], None] = lambda _: None
+
+    def pauses(self) -> Backoff:
+        """The pauses between repetitions."""
+        return Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
 
 
 class StatusError(OSError):
@@ -44,16 +76,31 @@ class NotNowError(StatusError):
     """A JSON-RPC error that means WAIT; its text is the provider's words."""
 
 
+class DeniedError(StatusError):
+    """The endpoint does not know its caller (HTTP 401, DENIED): until its owner acts, asking again is no use."""
+
+
 class Endpoint:
     """One address; messages name its host alone, because the path often carries an API key.
 
-    `chain_id` is the chain it must serve, None where that is not known yet; `trust` who may sign its certificate, by
-    default the usual authorities. web3's own HTTP provider guards its
-    sessions with thread locks, which a cancelled request can leave held for good (seen: every later request hangs),
-    and opens a new connection for each request.
+    `chain_id` is the chain it must serve, None while that is not known; `trust` who may sign its certificate, by
+    default the usual authorities. With `patience` every reading is repeated until it is answered or the patience ends;
+    each by itself, since a task of several would never end at an endpoint that loses every second reply. Without, it
+    is repeated TURNED_AWAY times if it was turned away. What is sent goes out once: a repetition may be answered
+    otherwise, and its sender judges that.
+
+    web3's own HTTP provider guards its sessions with thread locks, which a cancelled request can leave held for good
+    (seen: every later request hangs), and opens a new connection for each request.
     """
 
-    def __init__(self, url: str, timeout: float, chain_id: int | None, trust: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        chain_id: int | None,
+        trust: ssl.SSLContext | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self.host = urlsplit(url).netloc.rpartition("@")[2]
         self._url = url
         self._secrets = _secrets(url)
@@ -62,12 +109,15 @@ class Endpoint:
         self._right_chain = chain_id is None
         # No proxies and no netrc from the environment: the endpoint is the one that was configured.
         self._client = httpx.AsyncClient(timeout=timeout, trust_env=False, verify=trust or authorities())
+        self._patience = patience
+        self._silent_since: float | None = None
+        self._reported_at = 0.0
 
     def __repr__(self) -> str:
         return f"Endpoint({self.host})"
 
     async def vote(self, method: str, params: Sequence[object], height: int) -> Vote:
-        """Its answer to one request. A reading is repeated if it was turned away, what is sent goes out once.
+        """Its answer to one request; repeated as the class says.
 
         A `null` counts only from an endpoint that has got to block `height`: one that lags has not seen what it is
         asked for.
@@ -80,16 +130,18 @@ class Endpoint:
                 self._right_chain = serves is not None
             answer = await self._ask(method, params)
             if height and answer == Result(None):
-                head = quantity(_value(await self._ask("eth_blockNumber", [])))
-                if head is None or head < height:
-                    return Vote(self.host, None, f"has not got to block {height}")
+                if not await self._reaches(height):
+                    return Vote(self.host, None, _behind(height))
                 answer = await self._ask(method, params)
+        except DeniedError as error:
+            return Vote(self.host, None, f"denies access ({error})")
         except NotNowError as error:
             return Vote(self.host, None, f"gives no answer now ({error})")
         except SILENCE as error:
             # Who comes back may be somebody else.
             self._right_chain = self._chain_id is None
             return Vote(self.host, None, f"gives no answer ({why_silent(error)})")
+        self._silent_since = None
         return Vote(self.host, answer, mark=fingerprint(method, answer))
 
     async def aclose(self) -> None:
@@ -97,14 +149,48 @@ class Endpoint:
         await self._client.aclose()
 
     async def _ask(self, method: str, params: Sequence[object]) -> Answer:
-        """As `_once`, but a reading that was turned away is repeated after each of TURNED_AWAY_S."""
-        if method != SEND:
-            for pause in TURNED_AWAY_S:
-                try:
-                    return await self._once(method, params)
-                except StatusError:
-                    await asyncio.sleep(pause)
-        return await self._once(method, params)
+        """As `_once`, but a reading is repeated as the class says; the only place in which one is."""
+        pauses = Backoff(*TURNED_AWAY_S) if self._patience is None else self._patience.pauses()
+        tries = 0
+        while True:
+            try:
+                return await self._once(method, params)
+            except DeniedError:
+                raise
+            except SILENCE as error:
+                tries += 1
+                if method == SEND or not self._repeats(error, tries):
+                    raise
+            await asyncio.sleep(pauses.failed())
+
+    def _repeats(self, error: Exception, tries: int) -> bool:
+        """Whether a reading that got no answer for so many times is made again."""
+        if self._patience is None:
+            return isinstance(error, StatusError) and tries <= TURNED_AWAY
+        return self._bears(self._patience, f"gives no answer ({why_silent(error)})")
+
+    async def _reaches(self, height: int) -> bool:
+        """Whether it has got to that block, or gets there while the patience lasts."""
+        pauses = None if self._patience is None else self._patience.pauses()
+        while True:
+            head = quantity(_value(await self._ask("eth_blockNumber", [])))
+            if head is not None and head >= height:
+                return True
+            if self._patience is None or pauses is None or not self._bears(self._patience, _behind(height)):
+                return False
+            await asyncio.sleep(pauses.failed())
+
+    def _bears(self, patience: Patience, why: str) -> bool:
+        """Whether the patience with it lasts; reports now and then what is waited for."""
+        now = asyncio.get_running_loop().time()
+        if self._silent_since is None:
+            self._silent_since, self._reported_at = now, now + QUIET_S - REPEATED_S
+        elif now - self._silent_since > patience.reading:
+            return False
+        elif now - self._reported_at > REPEATED_S:
+            self._reported_at = now
+            patience.tell(f"{self.host} {why}, for {now - self._silent_since:.0f} s; trying again")
+        return True
 
     async def _once(self, method: str, params: Sequence[object]) -> Answer:
         """The answer that is in a response of any HTTP status; one of SILENCE where there is none."""
@@ -120,9 +206,12 @@ class Endpoint:
             fault = fault_of(error, status, method, self._without_secrets)
             if fault.meaning is Meaning.WAIT:
                 raise NotNowError(fault.words)
+            if fault.meaning is Meaning.DENIED:
+                raise DeniedError(fault.words)
             return Result(None) if fault.meaning is Meaning.ABSENT else fault
         if status != httpx.codes.OK:
-            raise StatusError(f"HTTP {status}{self._excuse(answer, body)}")
+            kind = DeniedError if status == UNAUTHORIZED else StatusError
+            raise kind(f"HTTP {status}{self._excuse(answer, body)}")
         if not isinstance(answer, Mapping) or "result" not in answer:
             raise ValueError("the answer is not a JSON-RPC object")
         return Result(answer["result"])
@@ -162,6 +251,10 @@ def _error_in(answer: object) -> object:
     if (error := answer.get("error")) is not None:
         return error
     return answer if "result" not in answer and {"code", "message"} <= answer.keys() else None
+
+
+def _behind(height: int) -> str:
+    return f"has not got to block {height}"
 
 
 def _value(answer: Answer) -> object:

@@ -12,14 +12,12 @@ from eth_utils.crypto import keccak
 from web3.exceptions import TransactionNotFound
 from web3.types import BlockIdentifier, TxParams
 
-from fedgpu_operator.adapters.chain import bundles, calls
-from fedgpu_operator.adapters.chain.answers import AnswerError
-from fedgpu_operator.adapters.chain.chainview import behind, block_at, fees_asked, nonces_of, state_kept
+from fedgpu_operator.adapters.chain import calls
+from fedgpu_operator.adapters.chain.endpoint import Patience
+from fedgpu_operator.adapters.chain.errors import AnswerError
 from fedgpu_operator.adapters.chain.history import History
-from fedgpu_operator.adapters.chain.patience import Patience
-from fedgpu_operator.adapters.chain.reader import EscrowReader
-from fedgpu_operator.adapters.chain.receipts import read_receipt
-from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc
+from fedgpu_operator.adapters.chain.reader import EscrowReader, read_receipt
+from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc, behind, block_at, fees_asked, nonces_of, state_kept
 from fedgpu_operator.adapters.chain.sender import Sender
 from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer
 from fedgpu_operator.adapters.chain.wordings import Meaning
@@ -254,8 +252,8 @@ class EscrowClient:
 
     async def batch(self) -> str | None:
         """The contract through which calls are bundled, as configured or the canonical Multicall3; None without one."""
-        for place in (self._named_batch, bundles.MULTICALL3):
-            if self._batch is None and place is not None and await bundles.is_batch(self._rpc, place):
+        for place in (self._named_batch, calls.MULTICALL3):
+            if self._batch is None and place is not None and await calls.is_batch(self._rpc, place):
                 self._batch = place
         return self._batch
 
@@ -306,11 +304,11 @@ class EscrowClient:
 
     def call_bundle(self, batch: str, bundled: Sequence[Call]) -> Call:
         """Calls that anybody may make as one through a batch contract, each of which may fail alone."""
-        return bundles.bundle(batch, bundled)
+        return calls.bundle(batch, bundled)
 
     def call_bundled(self, call: Call) -> tuple[Call, ...]:
         """The calls that `call_bundle` put into this one, in their order; none of any other call."""
-        return bundles.bundled(call)
+        return calls.bundled(call)
 
     # ---------------------------------------------------------------- writes
 

@@ -1,23 +1,112 @@
-"""What only the escrow's log tells: how an epoch was posted, and which disputes and exits there are; all finalized."""
+"""What only the escrow's log tells, by finalized blocks: how an epoch was posted, disputes, exits, paying tenants.
+
+The log is read in pieces as large as the endpoints allow.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from eth_typing import ChecksumAddress, HexStr
+from eth_utils.address import to_checksum_address
 from web3.contract.async_contract import AsyncContract
-from web3.types import LogReceipt
+from web3.types import FilterParams, LogReceipt
 
-from fedgpu_operator.adapters.chain.chainview import block_at, first_block_since
-from fedgpu_operator.adapters.chain.logreader import LogReader
-from fedgpu_operator.adapters.chain.reader import EscrowReader
-from fedgpu_operator.adapters.chain.receipts import events_of
-from fedgpu_operator.adapters.chain.rpc import ARCHIVE, Rpc
+from fedgpu_operator.adapters.chain import calls
+from fedgpu_operator.adapters.chain.errors import AnswerError
+from fedgpu_operator.adapters.chain.reader import EscrowReader, events_of
+from fedgpu_operator.adapters.chain.rpc import ARCHIVE, Rpc, block_at, first_block_since
+from fedgpu_operator.adapters.chain.wordings import Meaning, blocks_suggested
+from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import DisputeState, ExitState, Pair
 from fedgpu_operator.domain.transactions import PostedEpoch
-from fedgpu_operator.errors import StatePrunedError
+from fedgpu_operator.errors import ChainUnreachableError, StatePrunedError
+
+MOST_BLOCKS: Final = 2_000
+"""Blocks per request to begin with, and never more: most public endpoints take as many."""
+LEAST_AFTER_SILENCE: Final = 64
+"""Blocks per request below which silence makes no request smaller: it is then not the size that is at fault."""
+GROW_AFTER: Final = 4
+"""Pieces that must succeed before a larger one is tried; twice as many after each refusal, up to SLOWEST_GROWTH."""
+SLOWEST_GROWTH: Final = 256
+
+Topic = str | Sequence[str] | None
+"""A topic, any of several, or whichever."""
+
+
+class LogReader:
+    """The log of the contract at `address`. What it learned of the endpoints' limits holds for later calls."""
+
+    def __init__(self, rpc: Rpc, address: ChecksumAddress) -> None:
+        self._rpc = rpc
+        self._address = address
+        self.size = MOST_BLOCKS
+        """Blocks that the next request asks for at most."""
+        self._smooth = 0
+        self._grow_after = GROW_AFTER
+
+    async def pieces(
+        self, start: int, end: int, topics: Sequence[Topic]
+    ) -> AsyncIterator[tuple[int, Sequence[LogReceipt]]]:
+        """Each piece from block `start` to `end` as (its last block, its logs), in order.
+
+        An error leaves what came before it valid: who keeps the last block goes on behind it. Raises
+        ChainUnreachableError where no answer came, ChainError where not even the log of one block is given.
+        """
+        first = start
+        while first <= end:
+            last = min(end, first + self.size - 1)
+            logs = await self._read(first, last, topics)
+            if logs is not None:
+                yield last, logs
+                first = last + 1
+
+    async def _read(self, first: int, last: int, topics: Sequence[Topic]) -> Sequence[LogReceipt] | None:
+        """The logs of these blocks; None where they are too many, and fewer must be asked for."""
+        query: FilterParams = {
+            "address": self._address,
+            "topics": [_topic(topic) for topic in topics],
+            "fromBlock": first,
+            "toBlock": last,
+        }
+        count = last - first + 1
+        try:
+            with self._rpc.speaking("reading the contract's log"):
+                try:
+                    logs = await self._rpc.w3.eth.get_logs(query)
+                except AnswerError as error:
+                    if error.fault.meaning is not Meaning.RANGE or count == 1:
+                        raise
+                    self._shrink(blocks_suggested(error.fault.words, first), count)
+                    return None
+        except ChainUnreachableError:
+            # A node that takes too long for so many blocks looks silent.
+            self.size = max(min(count, LEAST_AFTER_SILENCE), count // 2)
+            self._smooth = 0
+            raise
+        self._succeeded()
+        return logs
+
+    def _shrink(self, suggested: int | None, count: int) -> None:
+        self.size = suggested if suggested is not None and suggested < count else count // 2
+        self._smooth = 0
+        self._grow_after = min(SLOWEST_GROWTH, 2 * self._grow_after)
+
+    def _succeeded(self) -> None:
+        self._smooth += 1
+        if self._smooth >= self._grow_after:
+            self.size, self._smooth = min(MOST_BLOCKS, 2 * self.size), 0
+
+
+def _topic(topic: Topic) -> Any:
+    if topic is None:
+        return None
+    return HexStr(topic) if isinstance(topic, str) else [HexStr(each) for each in topic]
+
 
 K = TypeVar("K", bound=tuple[Any, ...])
 V = TypeVar("V")
@@ -27,7 +116,7 @@ Blocks = tuple[int, int]
 """The first and the last block of a range."""
 
 AGAIN_S: Final = 1.0
-"""The pause before a part of the log in which something was missing twice is read again; twice as long each time."""
+"""The first pause before a part of the log in which something was missing twice is read again."""
 LONGEST_AGAIN_S: Final = 3600.0
 
 
@@ -53,7 +142,7 @@ class History:
         self._disputes: dict[Dispute, int] = {}
         """Those that may be open, with the last block of the piece in which they were found."""
         self._exits: dict[Pair, int] = {}
-        self._pause = 0.0
+        self._backoff = Backoff(AGAIN_S, LONGEST_AGAIN_S)
         self._again_at: float | None = None
         """When, by the loop's clock, what is missing is looked for again; None while nothing is."""
 
@@ -123,12 +212,12 @@ class History:
         now = asyncio.get_running_loop().time()
         if self._again_at is None:
             # They were read just now.
-            self._again_at, self._pause = now, 0.0
+            self._again_at = now
+            self._backoff.reset()
             return
         if now < self._again_at:
             return
-        self._pause = min(LONGEST_AGAIN_S, max(AGAIN_S, 2 * self._pause))
-        self._again_at = now + self._pause
+        self._again_at = now + self._backoff.failed()
         for first, last in self._gaps(start, final, posted):
             async for piece, logs in self._pieces(first, last):
                 self._keep(piece, logs)
@@ -201,3 +290,67 @@ async def _open(known: dict[K, int], read: Callable[..., Awaitable[V | None]], a
         if each is None:
             del known[key]
     return tuple(each for each in found.values() if each is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Earnings:
+    """Where a provider is paid to, whose signature its receipts need, and what waits to be collected by it."""
+
+    provider: str
+    payee: str
+    signer: str
+    owed: MicroUSD
+
+
+async def earnings_of(rpc: Rpc, escrow: str, provider: str) -> Earnings:
+    """Read at the newest block; both addresses are the provider's own where it never named others."""
+    contract, who = calls.contract_at(rpc, to_checksum_address(escrow)), to_checksum_address(provider)
+
+    async def read(name: str) -> Any:
+        with rpc.speaking(name):
+            return await contract.functions[name](who).call()
+
+    payee, signer, owed = await asyncio.gather(read("payeeOf"), read("signerOf"), read("owed"))
+    return Earnings(who, str(payee), str(signer), MicroUSD(owed))
+
+
+async def tenants_of(rpc: Rpc, escrow: str, provider: str, from_block: int | None = None) -> tuple[str, ...]:
+    """The tenants from whom the provider was ever paid through finalized blocks, by address.
+
+    `from_block` None begins where the escrow's first epoch was posted. A part of the log for which no answer comes is
+    asked for again in smaller pieces while there are any.
+    """
+    contract, who = calls.contract_at(rpc, to_checksum_address(escrow)), to_checksum_address(provider)
+    final = (await block_at(rpc, "finalized")).number
+    start = await _first(rpc, contract, final) if from_block is None else from_block
+    found: set[str] = set()
+    # In both events the provider is the second indexed value.
+    topics: list[Any] = [[contract.events[name]().topic for name in ("LinePaid", "ExitFinished")], None, _word(who)]
+    reader = LogReader(rpc, contract.address)
+    while start <= final:
+        size = reader.size
+        try:
+            async for last, logs in reader.pieces(start, final, topics):
+                for name in ("LinePaid", "ExitFinished"):
+                    found |= {str(values["tenant"]) for values in events_of(name, logs, contract)}
+                start, size = last + 1, reader.size
+        except ChainUnreachableError:
+            if reader.size >= size:
+                raise
+    return tuple(sorted(found, key=str.lower))
+
+
+async def _first(rpc: Rpc, contract: Any, final: int) -> int:
+    """The block of the first post, or one before it; past the end where nothing was posted."""
+    with rpc.speaking("reading the first epoch"):
+        epoch, challenge = await asyncio.gather(
+            contract.functions.epochOf(1).call(block_identifier=final), contract.functions.CHALLENGE().call()
+        )
+    if epoch.activeAt == 0:
+        return final + 1
+    # The settlement clock is never ahead of the real one.
+    return await first_block_since(rpc, epoch.activeAt - challenge, 0, final)
+
+
+def _word(address: ChecksumAddress) -> HexStr:
+    return HexStr("0x" + address[2:].lower().rjust(64, "0"))

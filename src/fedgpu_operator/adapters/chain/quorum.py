@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
 import ssl
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, cast
@@ -18,11 +20,8 @@ from eth_utils.crypto import keccak
 from web3.providers.async_base import AsyncJSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
-from fedgpu_operator.adapters.chain.answers import AnswerError, Fault
-from fedgpu_operator.adapters.chain.endpoint import Endpoint
-from fedgpu_operator.adapters.chain.inquiry import Inquiry
-from fedgpu_operator.adapters.chain.patience import Patience, PatientEndpoint
-from fedgpu_operator.adapters.chain.standing import Standing
+from fedgpu_operator.adapters.chain.endpoint import Endpoint, Patience
+from fedgpu_operator.adapters.chain.errors import AnswerError, ErrorAnswer
 from fedgpu_operator.adapters.chain.votes import (
     Answer,
     Result,
@@ -38,7 +37,74 @@ from fedgpu_operator.adapters.chain.votes import (
     takes,
 )
 from fedgpu_operator.adapters.chain.wordings import SEND
-from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError, ConfigurationError
+from fedgpu_operator.errors import ChainError, ChainMismatchError, ChainUnreachableError, ConfigurationError
+
+log = logging.getLogger(__name__)
+
+Judge = Callable[[Vote], None]
+
+
+class Inquiry:
+    """`votes` are those that came so far. A request on its way when the caller has enough goes on by itself.
+
+    It ends by its own time limit, and `conclude` says who looks at what it brings then.
+    """
+
+    def __init__(self, asked: Iterable[Coroutine[object, object, Vote]], running: set[asyncio.Task[Vote]]) -> None:
+        self.votes: list[Vote] = []
+        self._waiting = {asyncio.create_task(each) for each in asked}
+        running |= self._waiting
+        for task in self._waiting:
+            task.add_done_callback(running.discard)
+
+    async def more(self, within: float | None = None) -> bool:
+        """Wait for at least one more vote; False when all have voted or `within` seconds have passed."""
+        if not self._waiting:
+            return False
+        done, self._waiting = await asyncio.wait(self._waiting, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        self.votes += [task.result() for task in done]
+        return bool(done)
+
+    async def enough(self, count: int, grace: float) -> list[Vote]:
+        """`count` answers or all votes, and whoever else votes within `grace` seconds after that."""
+        while sum(vote.answer is not None for vote in self.votes) < count:
+            if not await self.more():
+                return self.votes
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace
+        while await self.more(max(0.0, until - loop.time())):
+            pass
+        return self.votes
+
+    def conclude(self, judge: Judge) -> None:
+        """Show `judge` each vote that came, and those to come when they do."""
+        for vote in self.votes:
+            judge(vote)
+        for task in self._waiting:
+            task.add_done_callback(lambda done: None if done.cancelled() else judge(done.result()))
+
+
+class EndpointLog:
+    """The faults of the endpoints of one connection, by host and method."""
+
+    def __init__(self) -> None:
+        self._faults: dict[tuple[str, str], str] = {}
+
+    def note(self, host: str, method: str, fault: str) -> None:
+        """`fault` is what the endpoint did this time, empty where it was in step with the others.
+
+        Numbers and what stands in parentheses are told and make no difference: they change from one time to the next.
+        """
+        kind = re.sub(r"\d+", "#", fault.partition(" (")[0])
+        if kind == self._faults.get((host, method), ""):
+            return
+        if fault:
+            self._faults[host, method] = kind
+            log.warning("the endpoint %s %s on %s; the others decide", host, fault, method)
+        else:
+            del self._faults[host, method]
+            log.info("the endpoint %s is back in step on %s", host, method)
+
 
 GRACE_S: Final = 0.3
 """How long further answers are waited for once enough have come: the more there are, the better the choice."""
@@ -54,6 +120,15 @@ STATE_AT: Final[Mapping[str, int]] = {
 """Where each of these methods takes its block."""
 BLOCK: Final = "eth_getBlockByNumber"
 RECEIPT: Final = "eth_getTransactionReceipt"
+
+
+class _UndecidedError(Exception):
+    """The endpoints do not decide a request; `may_change` if enough of them answer, so that they may agree soon."""
+
+    def __init__(self, error: ChainError, *, may_change: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.may_change = may_change
 
 
 class QuorumProvider(AsyncJSONBaseProvider):
@@ -82,15 +157,10 @@ class QuorumProvider(AsyncJSONBaseProvider):
             raise ConfigurationError(
                 f"{self.quorum} of {len(urls)} endpoints is no quorum: it must be more than half of them, at most all"
             )
-        self._endpoints: list[Endpoint] = [
-            Endpoint(url, timeout, chain_id, trust)
-            if patience is None
-            else PatientEndpoint(url, timeout, chain_id, patience, trust)
-            for url in urls
-        ]
+        self._endpoints = [Endpoint(url, timeout, chain_id, trust, patience) for url in urls]
         self._patience = patience
         self._running: set[asyncio.Task[Vote]] = set()
-        self._standing = Standing()
+        self._endpoint_log = EndpointLog()
         self._late: set[str] = set()
         """Who did not answer within the grace when it was last given: nobody waits for them again."""
         self._finalized = 0
@@ -106,11 +176,32 @@ class QuorumProvider(AsyncJSONBaseProvider):
         return hosts[0] if len(hosts) == 1 else f"{self.quorum} of {', '.join(hosts)}"
 
     async def make_request(self, method: RPCEndpoint, params: object) -> RPCResponse:
-        """One request to all endpoints, decided by what they agree on; repeated with patience alone."""
+        """One request to all endpoints, decided by what they agree on.
+
+        With patience it is repeated while enough endpoints answer and do not agree; each of them repeats by itself what
+        it does not answer.
+        """
         given: list[object] = json.loads(self.encode_rpc_request(method, params))["params"]
-        if self._patience is None or method == SEND:
+        try:
             return await self._decided(method, given)
-        return await self._patience.until_answered(partial(self._decided, method, given))
+        except _UndecidedError as undecided:
+            if self._patience is None or method == SEND or not undecided.may_change:
+                raise undecided.error from None
+            return await self._decided_with(self._patience, method, given, undecided)
+
+    async def _decided_with(
+        self, patience: Patience, method: str, given: list[object], undecided: _UndecidedError
+    ) -> RPCResponse:
+        loop, pauses = asyncio.get_running_loop(), patience.pauses()
+        until = loop.time() + patience.reading
+        patience.tell(f"{undecided.error}; trying again")
+        while True:
+            await asyncio.sleep(pauses.failed())
+            try:
+                return await self._decided(method, given)
+            except _UndecidedError as again:
+                if loop.time() > until or not again.may_change:
+                    raise again.error from None
 
     async def _decided(self, method: str, given: list[object]) -> RPCResponse:
         if method == SEND:
@@ -121,7 +212,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
             answer = await self._figure(method, given, choose)
         else:
             answer = await self._state(method, given)
-        if isinstance(answer, Fault):
+        if isinstance(answer, ErrorAnswer):
             raise AnswerError(method, answer)
         return cast("RPCResponse", {"jsonrpc": "2.0", "id": 1, "result": answer.value})
 
@@ -181,10 +272,11 @@ class QuorumProvider(AsyncJSONBaseProvider):
             return block
         held = await self._same(BLOCK, [hex(newest), *rest])
         if fingerprint(BLOCK, held) != mark:
-            raise ChainUnreachableError(
+            behind = (
                 f"{self.name} fell behind: block {newest} was finalized there, now {height} is, and {newest} is not "
                 "there, or another"
             )
+            raise _UndecidedError(ChainUnreachableError(behind), may_change=True)
         return held
 
     async def _block_at(self, height: int, votes: Sequence[Vote], rest: Sequence[object]) -> Answer | None:
@@ -239,11 +331,12 @@ class QuorumProvider(AsyncJSONBaseProvider):
         if place is None or len(params) <= place or params[place] not in TAGS:
             return await self._same(method, params)
         block = await self._newest(str(params[place]), [False])
-        if isinstance(block, Fault):
+        if isinstance(block, ErrorAnswer):
             return block
         found = block.value
         if not isinstance(found, Mapping):
-            raise ChainUnreachableError(f"{self.name}: there is no {params[place]} block")
+            absent = ChainUnreachableError(f"{self.name}: there is no {params[place]} block")
+            raise _UndecidedError(absent, may_change=True)
         return await self._same(method, [*params[:place], found["number"], *params[place + 1 :]])
 
     # ---------------------------------------------------------------- asking and judging
@@ -276,14 +369,17 @@ class QuorumProvider(AsyncJSONBaseProvider):
     def _note(self, method: str, vote: Vote, fault: str) -> None:
         """An endpoint that is alone is named by the error that its silence becomes."""
         if len(self._endpoints) > 1:
-            self._standing.note(vote.host, method, fault)
+            self._endpoint_log.note(vote.host, method, fault)
 
-    def _undecided(self, votes: Sequence[Vote]) -> ChainUnreachableError | ChainMismatchError:
+    def _undecided(self, votes: Sequence[Vote]) -> _UndecidedError:
         strangers = [vote for vote in votes if vote.wrong_chain is not None]
         if len(strangers) >= self.quorum:
-            return ChainMismatchError(f"the endpoint {strangers[0].host} {strangers[0].why}")
+            other = ChainMismatchError(f"the endpoint {strangers[0].host} {strangers[0].why}")
+            return _UndecidedError(other, may_change=False)
         said = ", ".join(f"{vote.host} {vote.why or _brief(vote)}" for vote in votes)
-        return ChainUnreachableError(said if len(self._endpoints) == 1 else f"{self.name} do not agree: {said}")
+        text = said if len(self._endpoints) == 1 else f"{self.name} do not agree: {said}"
+        answers = sum(vote.answer is not None for vote in votes)
+        return _UndecidedError(ChainUnreachableError(text), may_change=answers >= self.quorum)
 
 
 def _strange(vote: Vote, tx_hash: str) -> bool:

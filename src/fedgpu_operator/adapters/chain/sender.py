@@ -11,9 +11,8 @@ from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from web3.types import TxParams
 
-from fedgpu_operator.adapters.chain import bundles
-from fedgpu_operator.adapters.chain.chainview import fees_asked, next_nonce
-from fedgpu_operator.adapters.chain.rpc import Rpc
+from fedgpu_operator.adapters.chain import calls
+from fedgpu_operator.adapters.chain.rpc import Rpc, fees_asked, next_nonce
 from fedgpu_operator.adapters.chain.signers import Signer
 from fedgpu_operator.domain.settlement import SignedTx
 from fedgpu_operator.domain.transactions import Call, Fees
@@ -47,8 +46,8 @@ class Sender:
 
         A bundle is refused if every call in it would fail.
         """
-        if bundles.is_bundle(call):
-            return await bundles.simulate(self._rpc, self.address, call, self._estimated)
+        if calls.is_bundle(call):
+            return await calls.simulate_bundle(self._rpc, self.address, call, self._estimated)
         return await self._estimated(call)
 
     async def _estimated(self, call: Call) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Final
 
-from fedgpu_operator.adapters.chain.answers import Fault
+from fedgpu_operator.adapters.chain.errors import ErrorAnswer
 from fedgpu_operator.adapters.chain.wordings import ESTIMATE, LOGS, Meaning
 
 
@@ -20,8 +20,8 @@ class Result:
     value: object
 
 
-Answer = Result | Fault
-"""What an endpoint answers; never a fault that means WAIT, which is no answer."""
+Answer = Result | ErrorAnswer
+"""What an endpoint answers; never an error that means WAIT or DENIED, which is no answer."""
 
 BLOCK: Final = ("hash", "number", "parentHash", "timestamp", "baseFeePerGas", "gasLimit")
 RECEIPT: Final = (
@@ -64,9 +64,9 @@ class Vote:
     """The chain that it serves instead of the expected one; its answer does not count then."""
 
     @property
-    def fault(self) -> Fault | None:
+    def fault(self) -> ErrorAnswer | None:
         """The error that it answered; None for a result and for no answer."""
-        return self.answer if isinstance(self.answer, Fault) else None
+        return self.answer if isinstance(self.answer, ErrorAnswer) else None
 
     @property
     def result(self) -> object:
@@ -76,7 +76,7 @@ class Vote:
 
 def fingerprint(method: str, answer: Answer) -> Hashable:
     """Equal for two answers that mean the same: an error is known by its meaning and the bytes of its revert."""
-    if isinstance(answer, Fault):
+    if isinstance(answer, ErrorAnswer):
         return (answer.meaning, answer.revert)
     result = answer.value
     if isinstance(result, Mapping) and method in COMPARED:
@@ -111,7 +111,7 @@ def agreed(votes: Iterable[Vote], quorum: int) -> Answer | None:
     return None
 
 
-def shrinks(method: str, votes: Iterable[Vote]) -> Fault | None:
+def shrinks(method: str, votes: Iterable[Vote]) -> ErrorAnswer | None:
     """The refusal of one endpoint that another request avoids, where they do not agree: a range, or a fee method."""
     for fault in (vote.fault for vote in votes):
         if fault is None:
@@ -132,7 +132,7 @@ _WEIGHT: Final = (
 )
 
 
-def refusal(votes: Sequence[Vote], quorum: int) -> Fault | None:
+def refusal(votes: Sequence[Vote], quorum: int) -> ErrorAnswer | None:
     """What the endpoints' refusals of a transaction come to; None where it counts as taken, or nothing is known.
 
     With fewer refusals than a quorum they come to nothing. Otherwise the reason counts that most of them give; one
@@ -163,7 +163,7 @@ def refuses(vote: Vote) -> bool:
     return vote.fault is not None and not takes(vote)
 
 
-def _reason(fault: Fault) -> Meaning:
+def _reason(fault: ErrorAnswer) -> Meaning:
     return fault.meaning if fault.meaning in _WEIGHT else Meaning.REFUSED
 
 

@@ -15,9 +15,8 @@ from hexbytes import HexBytes
 from web3.exceptions import TransactionNotFound
 
 from fedgpu_operator.adapters.chain import calls
-from fedgpu_operator.adapters.chain.chainview import block_at, fees_asked, nonces_of
-from fedgpu_operator.adapters.chain.patience import Patience, pause_lengths
-from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc
+from fedgpu_operator.adapters.chain.endpoint import Patience
+from fedgpu_operator.adapters.chain.rpc import Addresses, Rpc, block_at, fees_asked, nonces_of
 from fedgpu_operator.adapters.chain.sender import Sender
 from fedgpu_operator.adapters.chain.signers import LocalSigner, Signer
 from fedgpu_operator.artifacts import ContractName
@@ -231,7 +230,7 @@ class Wallet:
         another transaction of that nonce is final; ChainUnreachableError where too few answered and this wallet has no
         patience; PendingError where it is not known when its patience ends.
         """
-        loop, pauses = asyncio.get_running_loop(), pause_lengths()
+        loop, pauses = asyncio.get_running_loop(), (self._patience or Patience()).pauses()
         began, refused_since, lost, doubtful = loop.time(), None, "", False
         patience = self._patience.sending if self._patience is not None else 0.0
         while True:
@@ -253,7 +252,7 @@ class Wallet:
                     raise _pending(signed, f"{lost}, and then: {fault}" if lost else str(fault)) if doubtful else fault
             if loop.time() - began > patience:
                 raise _pending(signed, str(fault) if fault is not None else lost)
-            await asyncio.sleep(next(pauses))
+            await asyncio.sleep(pauses.failed())
         if self._outbox is not None:
             self._outbox.taken(signed)
 

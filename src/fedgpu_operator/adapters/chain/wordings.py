@@ -19,6 +19,9 @@ class Meaning(StrEnum):
     WAIT = "wait"
     """No answer now. It counts as no vote; ChainUnreachableError with the provider's words; the request is sent again
     later. For a transaction: unknown whether it is on its way."""
+    DENIED = "denied"
+    """The endpoint does not know its caller, or lets it do nothing. As WAIT, and the request is not repeated before the
+    next pass or command: its owner must act."""
     KNOWN = "known"
     """The node has these very bytes already: the same as success."""
     ABSENT = "absent"
@@ -568,12 +571,18 @@ ELSEWHERE: Final = (
         "daily request count exceeded, request rate limited",
     ),
     Row(
+        _M.DENIED,
+        "Alchemy, Ankr, Infura, QuickNode, drpc, other gateways",
+        f"HTTP 401, 403; {DOCS}; its owner must act",
+        r"unauthorized|authenticat|api key|key is inactive|authorization required|project id",
+        "Must be authenticated!",
+    ),
+    Row(
         _M.WAIT,
         "Alchemy, Ankr, Infura, QuickNode, drpc, other gateways",
-        f"HTTP 401, 402, 403; {DOCS}; its owner must act",
-        r"unauthorized|authenticat|api key|key is inactive|authorization required|project id|monthly capacity|quota"
-        r"|current plan|free (plan|tier)|upgrade (your|to)|credits|billing|request blocked",
-        "Must be authenticated!",
+        f"HTTP 402, 403; {DOCS}; its owner must act, or a time must pass",
+        r"monthly capacity|quota|current plan|free (plan|tier)|upgrade (your|to)|credits|billing|request blocked",
+        "Monthly capacity limit exceeded. Visit the dashboard to upgrade your scaling policy.",
     ),
     Row(
         _M.WAIT,

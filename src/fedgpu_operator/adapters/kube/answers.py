@@ -12,7 +12,7 @@ from typing import Final, Literal, Protocol, cast
 import aiohttp
 from aiohttp.http import HttpProcessingError
 
-from fedgpu_operator.adapters.kube.parsing import Reading, off_the_loop, parse_event, parse_object
+from fedgpu_operator.adapters.kube.parsing import ParseRules, off_the_loop, parse_event, parse_object
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.domain.text import clean_line, is_name
 from fedgpu_operator.errors import (
@@ -141,13 +141,13 @@ async def read_error(method: str, path: str, response: aiohttp.ClientResponse, s
     """The failure that an answer of status 300 or more stands for."""
     try:
         body = await read_body(response, MAX_STATUS_BYTES, spend)
-        details = parse_object(body, Reading(object_bytes=MAX_STATUS_BYTES, cleans=True))
+        details = parse_object(body, ParseRules(object_bytes=MAX_STATUS_BYTES, cleans=True))
     except (AnswerTooLargeError, ValueError, RecursionError):
         details = {}
     return _error(method, path, response.status, details)
 
 
-async def read_events(response: aiohttp.ClientResponse, reading: Reading, spend: Spend) -> AsyncIterator[WatchEvent]:
+async def read_events(response: aiohttp.ClientResponse, reading: ParseRules, spend: Spend) -> AsyncIterator[WatchEvent]:
     """The events of a watch, until the server ends it; raises the KubeError tree."""
     where, begun = f"WATCH {response.url.path}", time.monotonic()
     async for line in _lines(response, reading.object_bytes, spend, where):

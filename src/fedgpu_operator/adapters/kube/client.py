@@ -28,7 +28,7 @@ from fedgpu_operator.adapters.kube.parsing import (
     PIECE_BYTES,
     Keep,
     PageReader,
-    Reading,
+    ParseRules,
     off_the_loop,
     parse_object,
 )
@@ -356,7 +356,7 @@ class KubeClient:
         self,
         method: str,
         path: str,
-        reading: Reading,
+        reading: ParseRules,
         *,
         body: JSONObject | None = None,
         query: Mapping[str, str] | None = None,
@@ -404,10 +404,10 @@ class KubeClient:
         self._spend(seconds=seconds)
         return parsed
 
-    def _reading(self, kind: ResourceType | None = None, *, most: int = 0) -> Reading:
+    def _reading(self, kind: ResourceType | None = None, *, most: int = 0) -> ParseRules:
         keep = self._keeps.get(kind) if kind is not None else None
         limits = self._limits
-        return Reading(most or limits.object_bytes, self._cleans, keep)
+        return ParseRules(most or limits.object_bytes, self._cleans, keep)
 
     def _spend(self, *, received: int = 0, seconds: float = 0.0) -> None:
         if self._budget is not None:

@@ -43,7 +43,7 @@ _gate_of: asyncio.AbstractEventLoop | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParseRules:
     """How one server's objects are read: their largest size, whether texts are cleaned, what is kept of them."""
 
     object_bytes: int
@@ -51,7 +51,7 @@ class Reading:
     keep: Keep | None = None
 
 
-def parse_object(body: bytes | bytearray, reading: Reading) -> JSONObject:
+def parse_object(body: bytes | bytearray, reading: ParseRules) -> JSONObject:
     """The one JSON object that the body is; raises ValueError (or RecursionError) for anything else."""
     text = body.decode()
     value = _DECODER.decode(text)
@@ -84,7 +84,7 @@ class PageReader:
     a piece. Text that did not become an object is tried again only when it has doubled, so a page costs at most twice.
     """
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: ParseRules) -> None:
         self.metadata: JSONObject | None = None
         self._reading = reading
         self._bytes = codecs.getincrementaldecoder("utf-8")()
@@ -180,7 +180,7 @@ _SIGNS: Final[Mapping[_At, Mapping[str, _At]]] = {
 """Of each place in a list where signs stand, what follows each of them; empty for whatever is no sign there."""
 
 
-def parse_event(line: bytes | bytearray, reading: Reading) -> tuple[str, JSONObject]:
+def parse_event(line: bytes | bytearray, reading: ParseRules) -> tuple[str, JSONObject]:
     """Type and object of an event of a watch; raises ValueError (or RecursionError) for anything else."""
     event = parse_object(line, replace(reading, keep=None))
     kind, obj = event.get("type"), event.get("object")
@@ -247,7 +247,7 @@ def _after_space(text: str, at: int) -> int:
     return found.end() if found is not None else at
 
 
-def _kept(obj: JSONObject, reading: Reading) -> JSONObject:
+def _kept(obj: JSONObject, reading: ParseRules) -> JSONObject:
     return obj if reading.keep is None else reading.keep(obj)
 
 

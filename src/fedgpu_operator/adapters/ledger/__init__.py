@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fedgpu_operator.adapters.ledger.calls import LIMIT_SECONDS
 from fedgpu_operator.adapters.ledger.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION
-from fedgpu_operator.adapters.ledger.threads import LIMIT_SECONDS
 
 __all__ = ["LIMIT_SECONDS", "SCHEMA_VERSION", "SqlLedger"]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import BigInteger, Connection, Row, Select, func, select, type_coerce, update
 
-from fedgpu_operator.adapters.ledger import live, totals
-from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
+from fedgpu_operator.adapters.ledger.calls import Calls, from_database, from_memory, in_transaction
+from fedgpu_operator.adapters.ledger.hashchain import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, lease_usage
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairLease, Stop, lease_name
+from fedgpu_operator.adapters.ledger.usage import PairChange, PairKey, add_to_totals, seal_live, totals_of
+from fedgpu_operator.domain import books
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairLease, Stop
+from fedgpu_operator.domain.faults import SUCCEEDED, Ending
+from fedgpu_operator.domain.market import ProviderRecord
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import LedgerError
-from fedgpu_operator.metering import receipt_cumulative
 
 
-def open_attempt(connection: Connection, request: AttemptRequest, at: datetime) -> Attempt:
-    """The attempt that this request got before, else the job's next one; LedgerError while another is open."""
+def _open_attempt(connection: Connection, request: AttemptRequest, at: datetime) -> Attempt:
     known = connection.execute(
         select(attempts).where(attempts.c.job_uid == request.job_uid, attempts.c.request_id == request.request_id)
     ).one_or_none()
@@ -45,9 +48,11 @@ def reenter_attempt(connection: Connection, request: AttemptRequest, number: int
 
 def _last(connection: Connection, request: AttemptRequest) -> int:
     """The number of the job's newest attempt, 0 if it has none; LedgerError while that is open."""
-    running = current_attempt(connection, request.job_uid)
+    running = connection.execute(
+        select(attempts.c.lease_name).where(attempts.c.job_uid == request.job_uid, attempts.c.ended_at.is_(None))
+    ).scalar_one_or_none()
     if running is not None:
-        raise LedgerError(f"attempt {running.lease_name} of job {request.job_name} has not ended")
+        raise LedgerError(f"attempt {running} of job {request.job_name} has not ended")
     last: int | None = connection.execute(
         select(func.max(attempts.c.attempt)).where(attempts.c.job_uid == request.job_uid)
     ).scalar_one()
@@ -56,7 +61,7 @@ def _last(connection: Connection, request: AttemptRequest) -> int:
 
 def _append(connection: Connection, request: AttemptRequest, number: int, at: datetime) -> Attempt:
     row: tuple[Field, ...] = (
-        lease_name(request.job_uid, number),
+        books.lease_name(request.job_uid, number),
         request.job_uid,
         number,
         request.request_id,
@@ -72,80 +77,52 @@ def _append(connection: Connection, request: AttemptRequest, number: int, at: da
         stamp(at),
     )
     append(connection, attempts, [row])
-    totals.add(connection, {pair_of(request): totals.Change(open_attempts=1)})
+    add_to_totals(connection, {pair_of(request): PairChange(open_attempts=1)})
     return Attempt(request, number, at)
 
 
-def current_attempt(connection: Connection, job_uid: str) -> Attempt | None:
-    """The job's open attempt, None where there is none."""
-    row = connection.execute(
-        select(attempts).where(attempts.c.job_uid == job_uid, attempts.c.ended_at.is_(None))
-    ).one_or_none()
-    return None if row is None else _attempt(row)
-
-
-def attempts_of(connection: Connection, job_uid: str) -> tuple[Attempt, ...]:
-    """All attempts of a job, oldest first."""
-    rows = connection.execute(select(attempts).where(attempts.c.job_uid == job_uid).order_by(attempts.c.attempt))
-    return tuple(_attempt(row) for row in rows)
-
-
-def end_attempt(connection: Connection, lease: str, outcome: str, at: datetime) -> Attempt:
+def end_attempt(connection: Connection, lease_name: str, outcome: str, at: datetime) -> Attempt:
     """End an attempt once; the same outcome again changes nothing, another one is a LedgerError."""
-    found = attempt_of(connection, lease)
+    found = attempt_of(connection, lease_name)
     if not outcome:
-        raise LedgerError(f"attempt {lease} cannot end without an outcome")
+        raise LedgerError(f"attempt {lease_name} cannot end without an outcome")
     if found.ended_at is None:
-        connection.execute(update(attempts).where(attempts.c.lease_name == lease).values(ended_at=at, outcome=outcome))
-        live.seal(connection, lease_usage.c.lease_name == lease)
-        totals.add(connection, {pair_of(found.terms): totals.Change(open_attempts=-1, ended_attempts=1)})
-        return attempt_of(connection, lease)
+        connection.execute(
+            update(attempts).where(attempts.c.lease_name == lease_name).values(ended_at=at, outcome=outcome)
+        )
+        seal_live(connection, lease_usage.c.lease_name == lease_name)
+        add_to_totals(connection, {pair_of(found.terms): PairChange(open_attempts=-1, ended_attempts=1)})
+        return attempt_of(connection, lease_name)
     if found.outcome != outcome:
-        raise LedgerError(f"attempt {lease} ended as {found.outcome}, it cannot end as {outcome} too")
+        raise LedgerError(f"attempt {lease_name} ended as {found.outcome}, it cannot end as {outcome} too")
     return found
 
 
-def stop_attempt(connection: Connection, lease: str, reason: str, at: datetime) -> Attempt:
+def stop_attempt(connection: Connection, lease_name: str, reason: str, at: datetime) -> Attempt:
     """Keep the decision to stop an open attempt; the first one stays, and one that has ended is left as it is."""
-    found = attempt_of(connection, lease)
+    found = attempt_of(connection, lease_name)
     if not reason:
-        raise LedgerError(f"attempt {lease} cannot be stopped without a reason")
+        raise LedgerError(f"attempt {lease_name} cannot be stopped without a reason")
     if found.ended_at is not None or found.stop is not None:
         return found
     values = {"stop_requested_at": at, "stop_reason": reason}
-    connection.execute(update(attempts).where(attempts.c.lease_name == lease).values(values))
-    return attempt_of(connection, lease)
+    connection.execute(update(attempts).where(attempts.c.lease_name == lease_name).values(values))
+    return attempt_of(connection, lease_name)
 
 
-def usage_of_lease(connection: Connection, lease: str) -> LeaseUsage | None:
+def usage_of_lease(connection: Connection, lease_name: str) -> LeaseUsage | None:
     """One attempt with its newest usage; None for a lease the ledger never opened."""
-    row = connection.execute(usage_query().where(attempts.c.lease_name == lease)).one_or_none()
+    row = connection.execute(usage_query().where(attempts.c.lease_name == lease_name)).one_or_none()
     return None if row is None else usage_of_row(row)
 
 
-def history(connection: Connection, tenant: str | None, job_uid: str | None, limit: int) -> tuple[LeaseUsage, ...]:
-    """Attempts with their usage, newest first."""
-    query = usage_query().order_by(attempts.c.created_at.desc(), attempts.c.lease_name.desc()).limit(limit)
-    if tenant is not None:
-        query = query.where(attempts.c.tenant == tenant)
-    if job_uid is not None:
-        query = query.where(attempts.c.job_uid == job_uid)
-    return tuple(usage_of_row(row) for row in connection.execute(query))
-
-
-def open_attempts(connection: Connection, tenant: str | None) -> tuple[LeaseUsage, ...]:
+def open_attempts(connection: Connection, tenant: str | None = None) -> tuple[LeaseUsage, ...]:
     """Every attempt that has not ended, with its usage, oldest first; of one tenant if it is named."""
     query = usage_query().where(attempts.c.ended_at.is_(None))
     if tenant is not None:
         query = query.where(attempts.c.tenant == tenant)
     rows = connection.execute(query.order_by(attempts.c.created_at, attempts.c.lease_name))
     return tuple(usage_of_row(row) for row in rows)
-
-
-def spent(connection: Connection, job_uid: str) -> MicroUSD:
-    """What all attempts of a job cost together, in µUSD, rounded down once."""
-    rows = connection.execute(usage_query().where(attempts.c.job_uid == job_uid))
-    return receipt_cumulative(usage_of_row(row).numerator for row in rows)
 
 
 def pair_leases(connection: Connection, pair: Pair) -> tuple[PairLease, ...]:
@@ -173,7 +150,7 @@ def seal_pair(connection: Connection, pair: Pair) -> tuple[PairLease, ...]:
     theirs = select(attempts.c.lease_name).where(
         attempts.c.tenant_wallet == pair[0], attempts.c.provider_wallet == pair[1]
     )
-    live.seal(connection, lease_usage.c.lease_name.in_(theirs))
+    seal_live(connection, lease_usage.c.lease_name.in_(theirs))
     return pair_leases(connection, pair)
 
 
@@ -186,16 +163,16 @@ def usage_query() -> Select[Any]:
     ).join(lease_usage, lease_usage.c.lease_name == attempts.c.lease_name, isouter=True)
 
 
-def pair_of(terms: AttemptRequest) -> totals.PairKey:
+def pair_of(terms: AttemptRequest) -> PairKey:
     """What the books are kept by."""
     return terms.tenant, terms.provider, terms.tenant_wallet, terms.provider_wallet
 
 
-def attempt_of(connection: Connection, lease: str) -> Attempt:
+def attempt_of(connection: Connection, lease_name: str) -> Attempt:
     """The attempt of a lease; LedgerError where none was opened."""
-    row = connection.execute(select(attempts).where(attempts.c.lease_name == lease)).one_or_none()
+    row = connection.execute(select(attempts).where(attempts.c.lease_name == lease_name)).one_or_none()
     if row is None:
-        raise LedgerError(f"no attempt was opened for lease {lease}")
+        raise LedgerError(f"no attempt was opened for lease {lease_name}")
     return _attempt(row)
 
 
@@ -228,3 +205,104 @@ def first_work(connection: Connection) -> datetime | None:
         select(attempts.c.created_at).order_by(attempts.c.position).limit(1)
     ).scalar()
     return found
+
+
+_SECOND = 10**6
+
+JOBS_AT_ONCE = 500
+"""In one query; an engine takes only so many parameters."""
+
+
+def open_many(
+    connection: Connection, requests: Sequence[AttemptRequest], at: datetime
+) -> tuple[Attempt | LedgerError, ...]:
+    """For each request the attempt that it got before, else the next one of its job; in this order.
+
+    Follow the stored terms, or end the attempt and ask with a new `request_id`; never dispatch one that comes back
+    ended. A request whose job has another open attempt gets a LedgerError, which takes nothing back from the others.
+    """
+    found: list[Attempt | LedgerError] = []
+    for request in requests:
+        try:
+            found.append(_open_attempt(connection, request, at))
+        except LedgerError as error:
+            found.append(error)
+    return tuple(found)
+
+
+def histories(connection: Connection, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
+    """Every attempt of these jobs with its usage, oldest first."""
+    found: dict[str, list[LeaseUsage]] = {}
+    for begin in range(0, len(job_uids), JOBS_AT_ONCE):
+        part = job_uids[begin : begin + JOBS_AT_ONCE]
+        query = usage_query().where(attempts.c.job_uid.in_(part)).order_by(attempts.c.job_uid, attempts.c.attempt)
+        for row in connection.execute(query):
+            found.setdefault(row.job_uid, []).append(usage_of_row(row))
+    return {uid: tuple(entries) for uid, entries in found.items()}
+
+
+def provider_records(connection: Connection, since: datetime | None = None) -> tuple[ProviderRecord, ...]:
+    """One grouped query over the attempts that have ended."""
+    group = (attempts.c.provider, attempts.c.product, attempts.c.outcome)
+    lasted = type_coerce(attempts.c.ended_at, BigInteger) - type_coerce(attempts.c.created_at, BigInteger)
+    query = select(
+        *group,
+        func.count().label("attempts"),
+        func.sum(attempts.c.gpus).label("gpus"),
+        func.sum(lasted).label("microseconds"),
+    ).where(attempts.c.ended_at.is_not(None))
+    if since is not None:
+        query = query.where(attempts.c.ended_at >= since)
+    rows = connection.execute(query.group_by(*group).order_by(*group))
+    return tuple(
+        ProviderRecord(
+            provider=row.provider,
+            product=row.product,
+            outcome=row.outcome,
+            attempts=row.attempts,
+            gpus=int(row.gpus),
+            # PostgreSQL answers a sum of 64-bit numbers as a decimal, which is exact.
+            seconds=max(0, int(row.microseconds)) // _SECOND,
+        )
+        for row in rows
+    )
+
+
+def endings(connection: Connection, since: datetime, outcomes: Collection[str]) -> tuple[Ending, ...]:
+    """Each failure, and the newest start of what succeeded, by offer."""
+    columns = attempts.c
+    failed = (
+        select(columns.provider, columns.product, columns.tenant, columns.outcome, columns.created_at, columns.ended_at)
+        .where(columns.ended_at >= since, columns.outcome.in_(sorted(outcomes)))
+        .order_by(columns.ended_at, columns.lease_name)
+    )
+    worked = (
+        select(columns.provider, columns.product, func.max(columns.created_at), func.max(columns.ended_at))
+        .where(columns.ended_at >= since, columns.outcome == SUCCEEDED)
+        .group_by(columns.provider, columns.product)
+        .order_by(columns.provider, columns.product)
+    )
+    faults = [
+        Ending(f"{provider}/{product}", tenant, outcome, began, ended)
+        for provider, product, tenant, outcome, began, ended in connection.execute(failed)
+    ]
+    successes = [
+        Ending(f"{provider}/{product}", "", SUCCEEDED, began, ended)
+        for provider, product, began, ended in connection.execute(worked)
+    ]
+    return (*faults, *successes)
+
+
+class SqlAttempts(Calls):
+    """Attempts of an open ledger (ports.AttemptBook)."""
+
+    open_many = in_transaction(open_many)
+    reenter_attempt = in_transaction(reenter_attempt)
+    stop_attempt = in_transaction(stop_attempt)
+    end_attempt = in_transaction(end_attempt)
+    open_attempts = from_memory(open_attempts)
+    histories = from_database(histories)
+    lease_usage = from_database(usage_of_lease)
+    pair_totals = from_memory(totals_of)
+    provider_records = from_database(provider_records)
+    endings = from_database(endings)

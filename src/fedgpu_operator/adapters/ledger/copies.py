@@ -16,9 +16,9 @@ from typing import cast
 
 from sqlalchemy import Connection, Integer, Table, delete, func, select, text
 
-from fedgpu_operator.adapters.ledger import audit, migrate
-from fedgpu_operator.adapters.ledger.chaining import Field, Insertion, head, raw
+from fedgpu_operator.adapters.ledger import audit, schema
 from fedgpu_operator.adapters.ledger.database import Database
+from fedgpu_operator.adapters.ledger.hashchain import Field, Insertion, head, raw
 from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION, chain_heads, metadata, schema_version
 from fedgpu_operator.adapters.ledger.segments import Note, silent, sync_folder
 from fedgpu_operator.domain.ledger import Copied, LedgerAudit
@@ -80,8 +80,8 @@ def restore(file: Path, location: str, note: Note = silent) -> Copied:
 
 
 def _put_back(copy: Connection, connection: Connection, name: str, note: Note) -> LedgerAudit:
-    migrate.check_empty(connection, name)
-    migrate.prepare(connection, name, upgrade=True)
+    schema.check_empty(connection, name)
+    schema.prepare(connection, name, upgrade=True)
     _copy_rows(copy, connection, note)
     audited = audit.verify(connection)
     if not audited.sound:
@@ -145,7 +145,7 @@ def _copy_into_file(source: Database, part: Path, note: Note) -> None:
 
         def copy(connection: Connection) -> None:
             def into(made: Connection) -> None:
-                migrate.prepare(made, target.name, upgrade=True)
+                schema.prepare(made, target.name, upgrade=True)
                 _copy_rows(connection, made, note)
 
             target.once(into)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
@@ -17,17 +18,23 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from fedgpu_operator.adapters.ledger import migrate, postgres, sqlite
-from fedgpu_operator.adapters.ledger.memo import tables_read
+from fedgpu_operator.adapters.ledger import postgres, schema, sqlite
+from fedgpu_operator.adapters.ledger.schema import metadata
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 T = TypeVar("T")
+
+_TARGET = re.compile(r'\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+"?(\w+)', re.IGNORECASE)
+_HARMLESS = re.compile(r"\s*(?:SELECT|SAVEPOINT|RELEASE|ROLLBACK|BEGIN|COMMIT|PRAGMA)\b", re.IGNORECASE)
+_WORD = re.compile(r"\w+")
+
+TABLES = frozenset(metadata.tables)
 
 HINT = "write a path, sqlite:///path/to/ledger.db or postgresql://user@host/database"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class WriteResult:
     """What one of several writes returned, or why it failed alone."""
 
     value: Any = None
@@ -78,7 +85,7 @@ class Database:
         upgrade = upgrade and not read_only
         database = cls._connected(location, read_only=read_only, wait=wait, bounded=bounded, must_exist=not upgrade)
         try:
-            database.prepare(partial(migrate.prepare, upgrade=upgrade))
+            database.prepare(partial(schema.prepare, upgrade=upgrade))
         except ConfigurationError:
             database.close()
             raise
@@ -94,7 +101,7 @@ class Database:
         """
         database = cls._connected(location, read_only=False, wait=wait, bounded=False)
         try:
-            database.prepare(migrate.check_empty)
+            database.prepare(schema.check_empty)
         except ConfigurationError:
             database.close()
             raise
@@ -108,7 +115,7 @@ class Database:
         """
         database = cls._connected(location, read_only=False, wait=wait, bounded=False, must_exist=True, archiving=True)
         try:
-            database.prepare(partial(migrate.prepare, upgrade=False))
+            database.prepare(partial(schema.prepare, upgrade=False))
         except ConfigurationError:
             database.close()
             raise
@@ -164,7 +171,7 @@ class Database:
         self,
         works: Sequence[Callable[[Connection], Any]],
         written: Callable[[Iterable[str]], None] | None = None,
-    ) -> list[Outcome]:
+    ) -> list[WriteResult]:
         """Run these in one transaction that no other writer comes between; when this returns it is kept for good.
 
         Of several, each fails alone, with its own error and without a trace. If a failure ends the whole transaction,
@@ -233,7 +240,7 @@ class Database:
         if self._writes is not None:
             self._writes.dispose()
 
-    def _together(self, writes: Engine, works: Sequence[Callable[[Connection], Any]]) -> list[Outcome]:
+    def _together(self, writes: Engine, works: Sequence[Callable[[Connection], Any]]) -> list[WriteResult]:
         """Run these in one transaction; raises _TransactionEndedError if one of several ended it."""
         with self._ledger_errors(), writes.begin() as connection:
             self._links.check()
@@ -248,9 +255,9 @@ class Database:
                 raise LedgerError("the database ended the transaction by itself: nothing of it is kept")
             return found
 
-    def _apart(self, writes: Engine, works: Sequence[Callable[[Connection], Any]]) -> list[Outcome]:
+    def _apart(self, writes: Engine, works: Sequence[Callable[[Connection], Any]]) -> list[WriteResult]:
         """Run each of these in a transaction of its own; if one cannot begin, that error is the answer of the rest."""
-        found: list[Outcome] = []
+        found: list[WriteResult] = []
         for work in works:
             began = False
 
@@ -262,21 +269,21 @@ class Database:
             try:
                 found += self._together(writes, [noted])
             except Exception as error:  # noqa: BLE001 - an outcome, whatever it is
-                found.append(Outcome(error=error))
+                found.append(WriteResult(error=error))
                 if not began:
                     break
         return found + found[-1:] * (len(works) - len(found))
 
-    def _run(self, connection: Connection, work: Callable[[Connection], Any], *, single: bool) -> Outcome:
+    def _run(self, connection: Connection, work: Callable[[Connection], Any], *, single: bool) -> WriteResult:
         if single:
-            return Outcome(work(connection))
+            return WriteResult(work(connection))
         try:
             with self._ledger_errors(), connection.begin_nested():
-                outcome = Outcome(work(connection))
+                outcome = WriteResult(work(connection))
         except Exception as error:
             if connection.invalidated:
                 raise
-            outcome = Outcome(error=error)
+            outcome = WriteResult(error=error)
         if not _in_transaction(connection):
             raise _TransactionEndedError
         return outcome
@@ -357,3 +364,18 @@ def _url(text: str) -> URL:
         # Else the rest of a password would be taken for the host, and written wherever the host is.
         raise ConfigurationError(f"the ledger's URL has a password with characters to be percent-encoded; {HINT}")
     return url
+
+
+@lru_cache(maxsize=1024)
+def tables_read(statement: str) -> frozenset[str]:
+    """The tables that a statement names, wherever it does."""
+    return TABLES.intersection(_WORD.findall(statement))
+
+
+@lru_cache(maxsize=1024)
+def tables_written(statement: str) -> frozenset[str]:
+    """The table that a statement writes; every table if that cannot be told."""
+    if _HARMLESS.match(statement):
+        return frozenset()
+    target = _TARGET.match(statement)
+    return TABLES if target is None else frozenset({target[1]})

@@ -1,4 +1,4 @@
-"""Settlement epochs and what they cover; functions of one connection."""
+"""Settlement epochs, what they cover, and the escrow whose books these are; functions of one connection."""
 
 from __future__ import annotations
 
@@ -15,17 +15,33 @@ from sqlalchemy import (
     Integer,
     Row,
     Select,
+    Table,
     bindparam,
     case,
+    exists,
     func,
     insert,
     select,
     update,
 )
 
-from fedgpu_operator.adapters.ledger import live, totals
-from fedgpu_operator.adapters.ledger.chaining import Field, append, head, stamp
-from fedgpu_operator.adapters.ledger.schema import attempts, epoch_leases, epoch_lines, epochs, lease_usage
+from fedgpu_operator.adapters.ledger.attempts import first_work
+from fedgpu_operator.adapters.ledger.calls import Calls, from_database, from_memory, in_transaction
+from fedgpu_operator.adapters.ledger.hashchain import Field, append, head, stamp
+from fedgpu_operator.adapters.ledger.journal import post
+from fedgpu_operator.adapters.ledger.schema import (
+    archived_segments,
+    attempts,
+    bound_escrows,
+    chain_intents,
+    epoch_leases,
+    epoch_lines,
+    epochs,
+    lease_usage,
+    postings,
+    receipts,
+)
+from fedgpu_operator.adapters.ledger.usage import PAIR, chunks, seal_live, totals_of
 from fedgpu_operator.domain.books import (
     Coverage,
     Epoch,
@@ -37,7 +53,7 @@ from fedgpu_operator.domain.books import (
     SettlementSnapshot,
     UncoveredLease,
 )
-from fedgpu_operator.domain.ledger import SealedBooks
+from fedgpu_operator.domain.ledger import EPOCH_CHAIN, BoundEscrow, SealedBooks
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.settlement import protocol
@@ -52,7 +68,7 @@ def settlement_snapshot(connection: Connection) -> SettlementSnapshot:
     rows = connection.execute(
         select(
             attempts.c.lease_name,
-            *totals.PAIR,
+            *PAIR,
             attempts.c.price,
             lease_usage.c.gpu_seconds,
             lease_usage.c.covered_gpu_seconds,
@@ -74,20 +90,20 @@ def settlement_snapshot(connection: Connection) -> SettlementSnapshot:
         )
         for row in rows
     )
-    pairs = tuple(pair for pair in totals.totals_of(connection, None) if pair.numerator > 0)
+    pairs = tuple(pair for pair in totals_of(connection, None) if pair.numerator > 0)
     return SettlementSnapshot(pairs, uncovered)
 
 
 def seal(connection: Connection) -> SealedBooks:
     """Make a usage checkpoint of every newer live row; the books at those figures, and the heads that bind them."""
-    live.seal(connection)
+    seal_live(connection)
     return SealedBooks(settlement_snapshot(connection), head(connection))
 
 
-def coverages(connection: Connection, leases: Collection[str]) -> dict[str, Coverage]:
+def coverages(connection: Connection, lease_names: Collection[str]) -> dict[str, Coverage]:
     """How far each of these leases is settled, in the given order; LedgerError for one the ledger never opened."""
     found: dict[str, Coverage] = {}
-    for part in live.chunks(leases):
+    for part in chunks(lease_names):
         rows = connection.execute(
             select(
                 attempts.c.lease_name,
@@ -102,10 +118,10 @@ def coverages(connection: Connection, leases: Collection[str]) -> dict[str, Cove
         )
         for lease, used, covered, number, stage in rows:
             found[lease] = Coverage(lease, used, covered, number, None if stage is None else EpochStage(stage))
-    for lease in leases:
+    for lease in lease_names:
         if lease not in found:
             raise LedgerError(f"no attempt was opened for lease {lease}")
-    return {lease: found[lease] for lease in leases}
+    return {lease: found[lease] for lease in lease_names}
 
 
 def store_epoch(connection: Connection, draft: EpochDraft, at: datetime) -> Epoch:
@@ -115,7 +131,9 @@ def store_epoch(connection: Connection, draft: EpochDraft, at: datetime) -> Epoc
     ).scalar_one_or_none()
     if again is not None:
         return _stored(connection, again)
-    waiting = open_epoch(connection)
+    waiting = connection.execute(
+        select(epochs.c.number, epochs.c.stage).where(epochs.c.stage.in_(OPEN_STAGES))
+    ).one_or_none()
     if waiting is not None:
         raise LedgerError(f"epoch {waiting.number} is still {waiting.stage}: one epoch at a time")
     # Not a sequence of the database: those skip a number for each transaction that was given up.
@@ -137,12 +155,6 @@ def store_epoch(connection: Connection, draft: EpochDraft, at: datetime) -> Epoc
     return _stored(connection, number)
 
 
-def open_epoch(connection: Connection) -> Epoch | None:
-    """The one epoch that is Prepared or Posted."""
-    number = connection.execute(select(epochs.c.number).where(epochs.c.stage.in_(OPEN_STAGES))).scalar_one_or_none()
-    return None if number is None else _stored(connection, number)
-
-
 def epoch(connection: Connection, number: int) -> Epoch | None:
     """One epoch with its lines and covers."""
     return next(iter(_read(connection, select(epochs).where(epochs.c.number == number))), None)
@@ -156,12 +168,12 @@ def epoch_with_manifest(connection: Connection, manifest_hash: str) -> Epoch | N
     return None if number is None else epoch(connection, number)
 
 
-def epochs_newest(connection: Connection, limit: int) -> tuple[Epoch, ...]:
+def epochs_newest(connection: Connection, limit: int = 100) -> tuple[Epoch, ...]:
     """The last epochs, newest first, in three queries."""
     return _read(connection, select(epochs).order_by(epochs.c.number.desc()).limit(limit))
 
 
-def headers_newest(connection: Connection, limit: int) -> tuple[EpochHeader, ...]:
+def headers_newest(connection: Connection, limit: int = 100) -> tuple[EpochHeader, ...]:
     """The last epochs without manifest, lines and covers, newest first."""
     columns = [column for column in epochs.c if column.name != "manifest"]
     return tuple(
@@ -199,9 +211,10 @@ def mark_epoch(
     connection: Connection,
     number: int,
     stage: EpochStage,
-    chain_epoch: int | None,
-    post_tx: str | None,
-    skipped: Collection[str],
+    *,
+    chain_epoch: int | None = None,
+    post_tx: str | None = None,
+    skipped: Collection[str] = (),
 ) -> Epoch:
     """Move an epoch along; its transaction and chain number are kept with it where given.
 
@@ -293,7 +306,7 @@ def _parts(
     """By epoch: its lines by pair, and its covers by lease."""
     lines: dict[int, list[EpochLine]] = {number: [] for number in numbers}
     covers: dict[int, list[LeaseCover]] = {number: [] for number in numbers}
-    for part in live.chunks(numbers):
+    for part in chunks(numbers):
         for each in connection.execute(
             select(epoch_lines)
             .where(epoch_lines.c.epoch.in_(part))
@@ -348,3 +361,66 @@ def _stored(connection: Connection, number: int) -> Epoch:
     if found is None:
         raise LedgerError(f"there is no epoch {number} in the ledger")
     return found
+
+
+SETTLED: tuple[Table, ...] = (epochs, chain_intents, postings, receipts)
+"""Tables of which one row ties the ledger to its escrow; the guard of the database knows the same ones."""
+
+
+def bind(connection: Connection, wanted: BoundEscrow) -> BoundEscrow:
+    """The escrow that the ledger is bound to from now on: `wanted`, unless the books are those of another one.
+
+    Until anything was settled another escrow may take the place of the last one: its address may have been mistyped
+    while the chain did not answer. A ledger from before there were bindings is held to its newest epoch's manifest.
+    """
+    held = bound(connection)
+    if held == wanted:
+        return held
+    if held is None:
+        newest = connection.execute(select(epochs.c.manifest).order_by(epochs.c.number.desc()).limit(1)).scalar()
+        held = None if newest is None else named_in(newest)
+        if held not in (None, wanted):
+            return held
+    elif any(connection.execute(select(exists().select_from(table))).scalar_one() for table in SETTLED):
+        return held
+    connection.execute(insert(bound_escrows).values(chain_id=wanted.chain_id, escrow=wanted.escrow))
+    return wanted
+
+
+def bound(connection: Connection) -> BoundEscrow | None:
+    """The escrow that the ledger is bound to; None before it was first opened to settle."""
+    row = connection.execute(select(bound_escrows).order_by(bound_escrows.c.number.desc()).limit(1)).one_or_none()
+    return None if row is None else BoundEscrow(row.chain_id, row.escrow)
+
+
+def named_in(manifest: bytes) -> BoundEscrow | None:
+    """The escrow that an epoch's manifest names; None where it names none that can be read."""
+    try:
+        told = json.loads(manifest)
+        return BoundEscrow(int(told["chainId"]), str(told["escrow"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def archived_until(connection: Connection) -> int:
+    """The ledger's number of the newest epoch whose manifest is in a segment; 0 for none."""
+    newest = select(func.max(archived_segments.c.last_position)).where(archived_segments.c.chain == EPOCH_CHAIN)
+    return connection.execute(newest).scalar_one() or 0
+
+
+class SqlEpochs(Calls):
+    """Epochs and double entries of an open ledger (ports.EpochBook)."""
+
+    first_work = from_memory(first_work)
+    settlement_snapshot = from_memory(settlement_snapshot)
+    head = from_memory(head)
+    seal = in_transaction(seal)
+    store_epoch = in_transaction(store_epoch)
+    mark_epoch = in_transaction(mark_epoch)
+    epoch = from_database(epoch)
+    epoch_with_manifest = from_database(epoch_with_manifest)
+    epochs = from_memory(epochs_newest)
+    epoch_headers = from_memory(headers_newest)
+    coverages = from_database(coverages)
+    archived_until = from_database(archived_until)
+    post = in_transaction(post)

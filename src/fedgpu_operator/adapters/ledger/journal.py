@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, CompoundSelect, Connection, Row, Select, func, select, union_all
+from sqlalchemy import ColumnElement, CompoundSelect, Connection, Select, func, select, union_all
 
-from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
+from fedgpu_operator.adapters.ledger.hashchain import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import opening_balances, postings
 from fedgpu_operator.domain.ledger import Position, PositionKey, Posting, PostingKind, TrialBalance
 from fedgpu_operator.domain.money import MicroUSD
@@ -19,7 +19,9 @@ BOOKS = (postings, opening_balances)
 """Where amounts stand: each posting, or what archived ones came to."""
 
 
-def post(connection: Connection, positions: Iterable[Position], at: datetime, block: int | None) -> tuple[Posting, ...]:
+def post(
+    connection: Connection, positions: Sequence[Position], at: datetime, *, block: int | None = None
+) -> tuple[Posting, ...]:
     """Append the entries that lead from the last positions to these; none where nothing changed.
 
     Positions of an older block than the newest posted say nothing new and change nothing. Raises LedgerError where
@@ -81,14 +83,6 @@ def balances(connection: Connection) -> dict[str, int]:
     return {row.account: int(row.balance) for row in sorted(rows, key=lambda row: str(row.account))}
 
 
-def postings_newest(connection: Connection, account: str | None, limit: int) -> tuple[Posting, ...]:
-    """The last postings that are not archived, newest first; of one account where it is named."""
-    query = select(postings).order_by(postings.c.entry.desc(), postings.c.leg.desc()).limit(limit)
-    if account is not None:
-        query = query.where(postings.c.account == account)
-    return tuple(_posting(row) for row in connection.execute(query))
-
-
 def _positions(connection: Connection) -> dict[PositionKey, MicroUSD]:
     """What was posted so far of each position: the sum over the leg that a rise adds to."""
     key = ("kind", "tenant_wallet", "provider_wallet")
@@ -109,15 +103,3 @@ def _greatest(*columns: ColumnElement[int]) -> Select[Any]:
     """The greatest value of columns of different tables; null if there is none."""
     values = union_all(*(select(func.max(column).label("value")) for column in columns)).subquery()
     return select(func.max(values.c.value))
-
-
-def _posting(row: Row[Any]) -> Posting:
-    return Posting(
-        entry=row.entry,
-        kind=PostingKind(row.kind),
-        tenant=row.tenant_wallet,
-        provider=row.provider_wallet,
-        account=row.account,
-        amount=row.amount,
-        at=row.at,
-    )

@@ -14,7 +14,6 @@ from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from fedgpu_operator.adapters.ledger.threads import READERS
 from fedgpu_operator.errors import ConfigurationError, LedgerUnreachableError
 
 LOCK = 0x66656467
@@ -26,8 +25,8 @@ ARCHIVE_LOCK = LOCK + 1
 BUSY_TIMEOUT_MS = 10_000
 """How long a statement waits for a lock of another session, such as a backup's."""
 
-CONNECTIONS = READERS + 1
-"""Of those that read: one for each thread, and one to ask whether the server answers."""
+CONNECTIONS = 5
+"""Of those that read: one for each of the four threads, and one to ask whether the server answers."""
 
 STATEMENT_TIMEOUT_MS = 30_000
 """What an operator lets one statement take; with 200,000 attempts the longest takes a few seconds."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, case, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from fedgpu_operator.adapters.ledger.calls import Calls, from_database, in_transaction
 from fedgpu_operator.adapters.ledger.schema import market_prices
 from fedgpu_operator.domain.market import PriceBucket, PricePoint
 from fedgpu_operator.domain.money import MicroUSD
@@ -25,7 +26,7 @@ LATEST: Final = ("at", "low", "high", "cheapest", "dearest", "free", "wanted", "
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def record_prices(connection: Connection, points: Iterable[PricePoint]) -> int:
+def record_prices(connection: Connection, points: Sequence[PricePoint]) -> int:
     """Enter the points into their buckets; how many there were. In any order and any number of times, all the same.
 
     A bucket keeps its latest point (of two of one instant the one that came last), and extremes: all three can be
@@ -47,7 +48,12 @@ def forget_prices(connection: Connection, now: datetime) -> int:
 
 
 def price_history(
-    connection: Connection, span: int, since: datetime, product: str | None, region: str | None
+    connection: Connection,
+    since: datetime,
+    *,
+    span: int = 3600,
+    product: str | None = None,
+    region: str | None = None,
 ) -> tuple[PriceBucket, ...]:
     """Buckets of `span` seconds whose time ends after `since`, by product, region and start."""
     if span not in KEPT:
@@ -111,3 +117,11 @@ def _bucket(row: Row[Any]) -> PriceBucket:
         unmet=row.unmet,
     )
     return PriceBucket(row.start, row.span, last, MicroUSD(row.least), MicroUSD(row.greatest))
+
+
+class SqlPrices(Calls):
+    """Price history of an open ledger (ports.PriceHistory)."""
+
+    record_prices = in_transaction(record_prices)
+    forget_prices = in_transaction(forget_prices)
+    price_history = from_database(price_history)

@@ -1,31 +1,30 @@
-"""Receipts that both sides signed, and disputes over readings that differ; functions of one connection."""
+"""Receipts that provider and meter signed; functions of one connection."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, select
 
-from fedgpu_operator.adapters.ledger.attempts import attempt_of
-from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
-from fedgpu_operator.adapters.ledger.schema import attempts, receipts, usage_disputes
-from fedgpu_operator.domain.ledger import SignedReceipt, UsageDispute, UsageDisputeState
+from fedgpu_operator.adapters.ledger.attempts import seal_pair
+from fedgpu_operator.adapters.ledger.calls import Calls, in_transaction
+from fedgpu_operator.adapters.ledger.hashchain import Field, append, stamp
+from fedgpu_operator.adapters.ledger.schema import receipts
+from fedgpu_operator.domain.ledger import SignedReceipt
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.errors import LedgerError
 
-OPEN = UsageDisputeState.OPEN.value
 
-
-def append_receipt(connection: Connection, signed: SignedReceipt) -> bool:
+def append_receipt(
+    connection: Connection, receipt: Receipt, provider_signature: bytes, meter_signature: bytes, at: datetime
+) -> bool:
     """Append a receipt; False where the same statement of the pair is held already, whatever its signatures.
 
     Raises LedgerError where its cumulative or its period end is below one that is held, or where the two are held with
     another usage root.
     """
-    receipt = signed.receipt
     theirs = select(receipts).where(
         receipts.c.tenant_wallet == receipt.tenant, receipts.c.provider_wallet == receipt.provider
     )
@@ -47,9 +46,9 @@ def append_receipt(connection: Connection, signed: SignedReceipt) -> bool:
         receipt.cumulative,
         receipt.period_end,
         receipt.usage_root,
-        signed.provider_signature,
-        signed.meter_signature,
-        stamp(signed.at),
+        provider_signature,
+        meter_signature,
+        stamp(at),
     )
     append(connection, receipts, [row])
     return True
@@ -75,91 +74,6 @@ def receipts_of(
     return tuple(_signed(row) for row in rows)
 
 
-def dispute_usage(connection: Connection, dispute: UsageDispute) -> bool:
-    """Keep a dispute; False where it is held already, LedgerError where it is held with other figures or is an old one.
-
-    An open dispute of an earlier reading of the lease is superseded: usage is cumulative.
-    """
-    attempt_of(connection, dispute.lease_name)
-    held = {d.sequence: d for d in disputes_of(connection, dispute.lease_name, None, open_only=False)}
-    same = held.get(dispute.sequence)
-    if same is not None:
-        if (same.claimed, same.payable, same.why) == (dispute.claimed, dispute.payable, dispute.why):
-            return False
-        raise LedgerError(f"reading {dispute.sequence} of {dispute.lease_name} is disputed with other figures")
-    if held and max(held) > dispute.sequence:
-        raise LedgerError(f"a later reading than {dispute.sequence} of {dispute.lease_name} is disputed already")
-    connection.execute(
-        update(usage_disputes)
-        .where(usage_disputes.c.lease_name == dispute.lease_name, usage_disputes.c.state == OPEN)
-        .values(state=UsageDisputeState.SUPERSEDED.value, ruled_at=dispute.at)
-    )
-    connection.execute(
-        insert(usage_disputes).values(
-            lease_name=dispute.lease_name,
-            sequence=dispute.sequence,
-            claimed=dispute.claimed,
-            payable=dispute.payable,
-            why=dispute.why,
-            evidence=dispute.evidence,
-            at=dispute.at,
-            state=OPEN,
-        )
-    )
-    return True
-
-
-def rule_usage_dispute(
-    connection: Connection, lease: str, sequence: int, state: UsageDisputeState, note: str, at: datetime
-) -> UsageDispute:
-    """Close an open dispute as Granted or Refused; the same ruling again changes nothing."""
-    found = [d for d in disputes_of(connection, lease, None, open_only=False) if d.sequence == sequence]
-    if not found:
-        raise LedgerError(f"reading {sequence} of {lease} is not disputed")
-    dispute = found[0]
-    if dispute.state is state:
-        return dispute
-    if dispute.state is not UsageDisputeState.OPEN:
-        raise LedgerError(f"the dispute of reading {sequence} of {lease} is {dispute.state} for good")
-    if state not in (UsageDisputeState.GRANTED, UsageDisputeState.REFUSED):
-        raise LedgerError(f"a ruling grants or refuses; {state} is none")
-    connection.execute(
-        update(usage_disputes)
-        .where(usage_disputes.c.lease_name == lease, usage_disputes.c.sequence == sequence)
-        .values(state=state.value, note=note, ruled_at=at)
-    )
-    return replace(dispute, state=state, note=note, ruled_at=at)
-
-
-def disputes_of(
-    connection: Connection, lease: str | None, tenant: str | None, *, open_only: bool
-) -> tuple[UsageDispute, ...]:
-    """Disputes, oldest first; of one lease or one tenant's namespace where it is named."""
-    query = select(usage_disputes).order_by(usage_disputes.c.at, usage_disputes.c.lease_name, usage_disputes.c.sequence)
-    if lease is not None:
-        query = query.where(usage_disputes.c.lease_name == lease)
-    if tenant is not None:
-        theirs = select(attempts.c.lease_name).where(attempts.c.tenant == tenant)
-        query = query.where(usage_disputes.c.lease_name.in_(theirs))
-    if open_only:
-        query = query.where(usage_disputes.c.state == OPEN)
-    return tuple(
-        UsageDispute(
-            lease_name=row.lease_name,
-            sequence=row.sequence,
-            claimed=row.claimed,
-            payable=row.payable,
-            why=row.why,
-            evidence=row.evidence,
-            at=row.at,
-            state=UsageDisputeState(row.state),
-            note=row.note,
-            ruled_at=row.ruled_at,
-        )
-        for row in connection.execute(query)
-    )
-
-
 def _signed(row: Row[Any]) -> SignedReceipt:
     receipt = Receipt(row.tenant_wallet, row.provider_wallet, MicroUSD(row.cumulative), row.period_end, row.usage_root)
     return SignedReceipt(receipt, row.provider_signature, row.meter_signature, row.at)
@@ -167,3 +81,18 @@ def _signed(row: Row[Any]) -> SignedReceipt:
 
 def _said(receipt: Receipt) -> str:
     return f"{receipt.cumulative} µUSD of {receipt.tenant} to {receipt.provider} up to {receipt.period_end}"
+
+
+class SqlReceipts(Calls):
+    """Receipts of an open ledger (ports.ReceiptBook)."""
+
+    seal_pair = in_transaction(seal_pair)
+    append_receipt = in_transaction(append_receipt)
+
+    async def receipts(
+        self, *, tenant: str | None = None, provider: str | None = None, newest_only: bool = True
+    ) -> tuple[SignedReceipt, ...]:
+        """Receipts by tenant wallet, provider wallet and time; the newest of each pair, or all of them."""
+        # An archive run removes older receipts, and leaves the newest of each pair as it is.
+        read = self._read if newest_only else self._look
+        return await read(receipts_of, tenant, provider, newest_only=newest_only)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from eth_utils.crypto import keccak
 
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS, Field, canonical
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, Field, canonical
 from fedgpu_operator.domain.ledger import EPOCH_CHAIN, Segment
 from fedgpu_operator.errors import LedgerError
 

@@ -16,7 +16,7 @@ from fedgpu_operator.hub.services.store import load_all
 from fedgpu_operator.hub.services.wallets import ProofBook, checksummed, cumulative_pairs, tenant_wallets
 from fedgpu_operator.hub.services.writes import emit, one_of_many, write_status
 from fedgpu_operator.hub.views.accounts import ALARMS, FUNDED, AccountFacts, account_status
-from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger
+from fedgpu_operator.ports import AttemptBook, Clock, Escrow, Kube
 from fedgpu_operator.settlement import Thresholds
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class AccountLoop:
     def __init__(
         self,
         kube: Kube,
-        ledger: Ledger,
+        ledger: AttemptBook,
         escrow: Escrow,
         clock: Clock,
         *,

@@ -12,6 +12,7 @@ import re
 import time
 from typing import Final
 
+from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.errors import ConflictError, FedGPUError
 from fedgpu_operator.hub.services.writes import counting_failures
 from fedgpu_operator.ports import Metrics
@@ -58,7 +59,9 @@ class Loop:
         self._pause = max(DEBOUNCE_SECONDS, least)
         self._metrics = metrics
         self._woken = asyncio.Event()
-        self._backoff = 0.0
+        self._backoff = Backoff(FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS)
+        self._setback = 0.0
+        """Seconds to wait after the last pass, if it failed."""
         self._complained = ""
         """The error of the last pass that no retry mends, its figures left out: it is logged once."""
 
@@ -71,19 +74,19 @@ class Loop:
         while True:
             self._woken.clear()
             delay = await self._guarded_pass()
-            self.pulse.beat(delay + max(self._pause, self._backoff) + SLACK_SECONDS)
+            self.pulse.beat(delay + max(self._pause, self._setback) + SLACK_SECONDS)
             try:
                 async with asyncio.timeout(delay):
                     await self._woken.wait()
             except TimeoutError:
                 continue
-            await asyncio.sleep(max(self._pause, self._backoff))
+            await asyncio.sleep(max(self._pause, self._setback))
 
     async def _guarded_pass(self) -> float:
         began = time.monotonic()
         with counting_failures() as failures:
             delay = await self._one_pass()
-        self._metrics.loop_passed(self.name, time.monotonic() - began, succeeded=not self._backoff)
+        self._metrics.loop_passed(self.name, time.monotonic() - began, succeeded=not self._setback)
         for reason, objects in failures.items():
             for _ in range(objects):
                 self._metrics.loop_failed(self.name, reason)
@@ -101,7 +104,8 @@ class Loop:
         except Exception:
             log.exception("%s: pass failed", self.name)
             return self._failed("InternalError")
-        self._backoff = 0.0
+        self._setback = 0.0
+        self._backoff.reset()
         self._complained = ""
         return self._resync if sooner is None else min(sooner, self._resync)
 
@@ -114,5 +118,5 @@ class Loop:
 
     def _failed(self, reason: str) -> float:
         self._metrics.loop_failed(self.name, reason)
-        self._backoff = min(LAST_BACKOFF_SECONDS, max(FIRST_BACKOFF_SECONDS, self._backoff * 2))
-        return self._backoff
+        self._setback = self._backoff.failed()
+        return self._setback

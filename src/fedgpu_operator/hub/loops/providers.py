@@ -32,7 +32,7 @@ from fedgpu_operator.hub.views.providers import (
     ProviderFacts,
     provider_status,
 )
-from fedgpu_operator.ports import NAMESPACES, Clock, Kube, Ledger, ResourceType
+from fedgpu_operator.ports import NAMESPACES, AttemptBook, Clock, Kube, ResourceType
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class ProviderLoop:
     def __init__(
         self,
         kube: Kube,
-        ledger: Ledger,
+        ledger: AttemptBook,
         clock: Clock,
         *,
         proofs: ProofBook | None,

@@ -24,7 +24,7 @@ from fedgpu_operator.hub.services.store import load_all
 from fedgpu_operator.hub.services.workloads import LEASES
 from fedgpu_operator.hub.services.writes import emit, for_each, one_of_many
 from fedgpu_operator.hub.views.epochs import EPOCHS
-from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger
+from fedgpu_operator.ports import Clock, EpochBook, Escrow, Kube, Ledger
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class EpochShelf:
     """
 
     def __init__(
-        self, kube: Kube, ledger: Ledger, escrow: Escrow, clock: Clock, *, namespace: str, keep: float
+        self, kube: Kube, ledger: EpochBook, escrow: Escrow, clock: Clock, *, namespace: str, keep: float
     ) -> None:
         self._kube = kube
         self._ledger = ledger

@@ -29,7 +29,7 @@ from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.workloads import LEASES, first_lease, provider_namespace, remade_lease
 from fedgpu_operator.hub.services.writes import foreign_bytes, patch_to_fit, relieve
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, TOO_LARGE, UNFUNDED, JobFacts, outcome_of, stop_reason
-from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, ResourceType, read_back
+from fedgpu_operator.ports import AttemptBook, Clock, Kube, Ledger, Metrics, ResourceType, read_back
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 class Opener:
     """While one transaction runs, the requests that come meanwhile gather for the next one."""
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, ledger: AttemptBook, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
         self._waiting: list[tuple[AttemptRequest, asyncio.Future[tuple[Attempt, datetime]]]] = []

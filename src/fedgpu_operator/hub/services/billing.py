@@ -16,7 +16,7 @@ from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.signatures import SignatureVerdict, UsageVerifier
 from fedgpu_operator.hub.services.writes import emit
 from fedgpu_operator.metering import HubObservation, bill, disputed, tolerance
-from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, ResourceType
+from fedgpu_operator.ports import Clock, Kube, Metrics, ResourceType, UsageBook
 from fedgpu_operator.settlement.epochs import canonical, instant, usage_detail
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ USAGE_DISPUTED: Final = "UsageDisputed"
 class UsageBiller:
     """The only one that writes usage into the ledger."""
 
-    def __init__(self, kube: Kube, ledger: Ledger, clock: Clock, metrics: Metrics, verifier: UsageVerifier) -> None:
+    def __init__(self, kube: Kube, ledger: UsageBook, clock: Clock, metrics: Metrics, verifier: UsageVerifier) -> None:
         self._kube = kube
         self._ledger = ledger
         self._clock = clock

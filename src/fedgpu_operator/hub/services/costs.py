@@ -17,7 +17,7 @@ from fedgpu_operator.domain.money import NOTHING, SECONDS_PER_HOUR, MicroUSD
 from fedgpu_operator.domain.transactions import FeeView
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.placement.plugins.rerun import HOURS_PER_MH, PRIOR_PER_MH
-from fedgpu_operator.ports import Clock, Ledger
+from fedgpu_operator.ports import AttemptBook, Clock, Ledger
 from fedgpu_operator.settlement.fees import Extent, share_of_run
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def ending_of(attempt: Attempt) -> Ending | None:
 class FaultBook:
     """Which offers cool down for whom; `base` is the first cool-down."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, base: timedelta) -> None:
+    def __init__(self, ledger: AttemptBook, clock: Clock, base: timedelta) -> None:
         self._ledger = ledger
         self._clock = clock
         self._base = base

@@ -14,7 +14,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount, Expiring
 from fedgpu_operator.domain.books import LeaseUsage, PairTotal
 from fedgpu_operator.domain.money import NOTHING, SECONDS_PER_HOUR, MicroUSD, accrue, parse_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot, Pair
-from fedgpu_operator.ports import Clock, Ledger
+from fedgpu_operator.ports import AttemptBook, Clock
 from fedgpu_operator.settlement import Burn, Cover, Plan, cover_of, plan
 
 
@@ -250,7 +250,7 @@ class ObligationBook:
     whoever needs the accrued part to the last reading says `exact`.
     """
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, ledger: AttemptBook, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
         self._pairs: dict[str, tuple[PairTotal, ...]] = {}

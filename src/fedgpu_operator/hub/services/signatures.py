@@ -19,7 +19,7 @@ from fedgpu_operator.domain.ledger import SignedReceipt
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import ChainError, InvalidResourceError
 from fedgpu_operator.hub.services.wallets import checksummed
-from fedgpu_operator.ports import Clock, Ledger
+from fedgpu_operator.ports import Clock, ReceiptBook
 from fedgpu_operator.settlement.epochs import usage_statement
 from fedgpu_operator.settlement.typeddata import SigningDomain, escrow_domain, receipt, recover
 
@@ -238,7 +238,7 @@ class SignerBook:
     provider's own risk, but one that it must know of.
     """
 
-    def __init__(self, rules: ReceiptRules, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, rules: ReceiptRules, ledger: ReceiptBook, clock: Clock) -> None:
         self._rules = rules
         self._ledger = ledger
         self._clock = clock

@@ -30,7 +30,7 @@ from fedgpu_operator.errors import (
     Refusal,
     RevertedError,
 )
-from fedgpu_operator.ports import Clock, Escrow, Ledger
+from fedgpu_operator.ports import Clock, Escrow, TransactionBook
 from fedgpu_operator.settlement import (
     GAS_MARGIN,
     MAX_TX_GAS,
@@ -95,7 +95,7 @@ class IntentSender:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: TransactionBook,
         escrow: Escrow,
         clock: Clock,
         *,

@@ -9,7 +9,7 @@ from json import dumps
 import sqlalchemy as sa
 from alembic import op
 
-from fedgpu_operator.adapters.ledger.chaining import genesis, row_hash
+from fedgpu_operator.adapters.ledger.hashchain import genesis, row_hash
 from fedgpu_operator.adapters.ledger.migrations import guards
 
 revision = "0002"

@@ -31,9 +31,9 @@ from sqlalchemy import (
 )
 
 from fedgpu_operator.adapters.ledger import segments
-from fedgpu_operator.adapters.ledger.chaining import COLUMNS, canonical, genesis, raw
 from fedgpu_operator.adapters.ledger.database import Database
 from fedgpu_operator.adapters.ledger.epochs import DEAD_STAGES, parts_of
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, canonical, genesis, raw
 from fedgpu_operator.adapters.ledger.schema import (
     archived_segments,
     attempts,
@@ -124,12 +124,6 @@ def _joined(first: Archived, then: Archived) -> Archived:
         bytes=first.bytes + then.bytes,
         missing=tuple(sorted({*first.missing, *then.missing})),
     )
-
-
-def archived_until(connection: Connection) -> int:
-    """The ledger's number of the newest epoch whose manifest is in a segment; 0 for none."""
-    newest = select(func.max(archived_segments.c.last_position)).where(archived_segments.c.chain == EPOCH_CHAIN)
-    return connection.execute(newest).scalar_one() or 0
 
 
 def archived(connection: Connection) -> tuple[Segment, ...]:
