@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -28,14 +28,8 @@ class Carry:
         self.table = table
         self._change = None if before is None else Change(before, table)
         self._prices: dict[int, list[IntVector]] = {}
-        self.moved: dict[int, tuple[IntVector, IntVector]] = {}
-        """By id of a total: that of the pass before it was copied from, and the offers at which it is another."""
         self._masks: dict[bytes, BoolVector] = {}
         self._all = np.packbits(np.ones(len(table), dtype=np.bool_))
-
-    def forget(self) -> None:
-        """Let go of what only tells this pass from the one before."""
-        self.moved = {}
 
     def computed(
         self, compute: Callable[[OfferTable], NDArray[V]], old: NDArray[V] | None, reads: Reads | None
@@ -71,10 +65,7 @@ class Carry:
         for part in parts:
             anew += part[rows]
         row[rows] = anew
-        total = self._same(row, hash((id(old), anew.tobytes())))
-        if total is row and change.aligned:
-            self.moved[id(row)] = old, rows[anew != old[rows]]
-        return total
+        return self._same(row, hash((id(old), anew.tobytes())))
 
     def _same(self, row: IntVector, content: int) -> IntVector:
         """The one array with this content: solvers sort each array once. What comes by another way may stay apart."""
@@ -124,8 +115,7 @@ class JudgedClass:
     `eligible` (bool) and `price` (int64, effective, µUSD per GPU-hour; it means nothing where not eligible) have shape
     (offers,), are read-only, and the same object where they are equal. `gates` are the filters that have something to
     say, in order; `parts` what is added to the price, by component. `payer` is the namespace whose funds bind the jobs
-    (None: unlimited), `key` is equal for the same group in another pass, `limit` the highest price in money that they
-    still pay for (µUSD per GPU-hour; None: any).
+    (None: unlimited).
     """
 
     ctx: Context
@@ -135,8 +125,6 @@ class JudgedClass:
     price: IntVector
     gates: tuple[Gate, ...]
     parts: tuple[tuple[str, IntVector], ...]
-    key: Hashable
-    limit: int | None = None
 
     @property
     def seconds(self) -> int:
@@ -197,15 +185,9 @@ class Judge:
         self._totals: dict[tuple[int, ...], IntVector] = {}
         self.kept: Kept = Kept()
 
-    @property
-    def moved(self) -> Mapping[int, tuple[IntVector, IntVector]]:
-        """By id of a price: that of the pass before which it is a copy of, and the offers at which it is another."""
-        return self._carry.moved
-
     def forget(self) -> None:
         """Let go of the pass before, once this one is done."""
         self._old = None
-        self._carry.forget()
 
     def judged(self, group: Group) -> JudgedClass:
         """What may serve these jobs, and at which effective price."""
@@ -216,9 +198,7 @@ class Judge:
         passed = self._passed.get(name)
         if passed is None:
             passed = self._passed[name] = self._pass(group, price.shut)
-        return JudgedClass(
-            group.ctx, group.members, group.payer, passed[0], price.price, passed[1], price.parts, group.key
-        )
+        return JudgedClass(group.ctx, group.members, group.payer, passed[0], price.price, passed[1], price.parts)
 
     def _pass(self, group: Group, shut: tuple[Gate, ...]) -> tuple[BoolVector, tuple[Gate, ...]]:
         """Where all filters let the group through, and the filters that have something to say."""
