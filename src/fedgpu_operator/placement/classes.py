@@ -14,7 +14,7 @@ from fedgpu_operator.placement.table import Uids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Group:
+class JobGroup:
     """Equal jobs, as far as any plugin, the funds and the solver can see.
 
     `ctx.job` is one of them. `members` are their uids, sorted. `filters` and `pricers` are the keys of the plugins
@@ -36,7 +36,7 @@ class Grouping:
         self._pricers = [guard.keyed(each) for each in guard.plugins.pricers]
         self._same: Mapping[Guards, Guards] = {}
 
-    def groups(self, snapshot: Snapshot) -> list[Group]:
+    def groups(self, snapshot: Snapshot) -> list[JobGroup]:
         """All jobs in groups by descending priority and then least uid; the order of the jobs changes nothing."""
         contexts = _Contexts(snapshot, self._same)
         self._same = contexts.same
@@ -47,7 +47,7 @@ class Grouping:
         groups = [kind.group(members) for kind, members in merged.values()]
         return sorted(groups, key=lambda each: (-each.ctx.job.priority, each.members.first))
 
-    def alone(self, job: Job, snapshot: Snapshot) -> Group:
+    def alone(self, job: Job, snapshot: Snapshot) -> JobGroup:
         """The group of this job only."""
         return self._kind(job, _Contexts(snapshot, self._same)).group([[job.uid]])
 
@@ -113,10 +113,10 @@ class _Kind:
     payer: str | None
     key: _Key
 
-    def group(self, members: Sequence[list[str]]) -> Group:
+    def group(self, members: Sequence[list[str]]) -> JobGroup:
         """The group of all these uids."""
         uids = members[0] if len(members) == 1 else list(chain.from_iterable(members))
-        return Group(self.ctx, Uids(uids), self.filters, self.pricers, self.payer)
+        return JobGroup(self.ctx, Uids(uids), self.filters, self.pricers, self.payer)
 
 
 def alike(jobs: Iterable[Job]) -> dict[Hashable, tuple[Job, list[str]]]:

@@ -11,7 +11,7 @@ from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.placement import explain, funds
-from fedgpu_operator.placement.classes import Group, Grouping
+from fedgpu_operator.placement.classes import Grouping, JobGroup
 from fedgpu_operator.placement.guard import Guard, PluginFailure
 from fedgpu_operator.placement.judge import Judge, JudgedClass
 from fedgpu_operator.placement.problem import JobClass, Problem, Solution
@@ -47,7 +47,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class PassResult:
     """One decision per job, by priority and then uid; how good they are together; and whose plugins failed."""
 
     decisions: tuple[Decision, ...]
@@ -69,10 +69,10 @@ class Engine:
         self._offers: tuple[Offer, ...] = ()
         self._aside: tuple[tuple[Offer, ...], Judge] | None = None
 
-    def decide(self, snapshot: Snapshot, *, clearing: bool = False) -> Outcome:
+    def decide(self, snapshot: Snapshot, *, clearing: bool = False) -> PassResult:
         """A decision with its words for every job."""
         placement = self.place(snapshot, clearing=clearing)
-        return Outcome(self._decisions(placement), placement.solution, placement.failures)
+        return PassResult(self._decisions(placement), placement.solution, placement.failures)
 
     def place(self, snapshot: Snapshot, *, clearing: bool = False, first_only: bool = False) -> Placement:
         """The same without words. `first_only` takes the first answer with a bound, `clearing` adds clearing prices."""
@@ -95,7 +95,7 @@ class Engine:
                     return True
         return False
 
-    def _solved(self, groups: Sequence[Group], snapshot: Snapshot, *, clearing: bool, first_only: bool) -> Placement:
+    def _solved(self, groups: Sequence[JobGroup], snapshot: Snapshot, *, clearing: bool, first_only: bool) -> Placement:
         judge = self._judge_of(snapshot.offers)
         classes, lefts = funds.reserve([judge.judged(each) for each in groups], judge.table, snapshot.funds)
         judge.forget()

@@ -67,7 +67,7 @@ Fact = Callable[[Offer], object]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kinds(Generic[T]):
+class FactColumn(Generic[T]):
     """One fact of every offer: its distinct `values`, and per offer the index of its value (int64, shape (offers,))."""
 
     values: tuple[T, ...]
@@ -93,7 +93,7 @@ class OfferTable:
         """`before` is the table of the pass before: what holds here too is taken over from it."""
         self._given = tuple(offers)
         self._numbers: dict[Fact, IntVector] = {}
-        self._kinds: dict[Fact, Kinds[Hashable]] = {}
+        self._kinds: dict[Fact, FactColumn[Hashable]] = {}
         self._room: dict[int, IntVector] = {}
         self._reads: set[Fact] = set()
         if before is None or not self._follow(before):
@@ -144,7 +144,7 @@ class OfferTable:
             column.flags.writeable = False
         return column
 
-    def kinds(self, of: Callable[[Offer], T]) -> Kinds[T]:
+    def kinds(self, of: Callable[[Offer], T]) -> FactColumn[T]:
         """A hashable fact of every offer, by its distinct values."""
         self._reads.add(of)
         known = self._kinds.get(of)
@@ -153,8 +153,8 @@ class OfferTable:
             codes = [index.setdefault(of(offer), len(index)) for offer in self._offers]
             column = np.array(codes, dtype=np.int64)
             column.flags.writeable = False
-            known = self._kinds[of] = cast(Kinds[Hashable], Kinds(tuple(index), column))
-        return cast(Kinds[T], known)
+            known = self._kinds[of] = cast(FactColumn[Hashable], FactColumn(tuple(index), column))
+        return cast(FactColumn[T], known)
 
     @property
     def price(self) -> IntVector:
@@ -234,7 +234,7 @@ class OfferTable:
         return columns[:, 0], columns[:, 1], columns[:, 2]
 
 
-class Change:
+class OfferChanges:
     """What differs between the offers of two passes, so that only that is judged again."""
 
     def __init__(self, old: OfferTable, new: OfferTable) -> None:

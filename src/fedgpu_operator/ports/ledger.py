@@ -9,13 +9,13 @@ from typing import Protocol
 from fedgpu_operator.domain.books import (
     Attempt,
     AttemptRequest,
+    AttemptUsage,
     ChainTx,
     Coverage,
     Epoch,
     EpochDraft,
     EpochHeader,
     EpochStage,
-    LeaseUsage,
     PairLease,
     PairTotal,
     SettlementSnapshot,
@@ -26,6 +26,7 @@ from fedgpu_operator.domain.books import (
 from fedgpu_operator.domain.faults import Ending
 from fedgpu_operator.domain.ledger import (
     BulkResult,
+    CountersignedReceipt,
     Intent,
     IntentCall,
     IntentState,
@@ -34,7 +35,6 @@ from fedgpu_operator.domain.ledger import (
     Position,
     Posting,
     SealedBooks,
-    SignedReceipt,
     TrialBalance,
     UsageDispute,
     UsageDisputeState,
@@ -69,7 +69,7 @@ class Ledger(Protocol):
         """`open_attempt` for each, in this order and in one transaction; an error where one alone would raise it."""
         ...
 
-    async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
+    async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[AttemptUsage, ...]]:
         """Every attempt of these jobs with its newest billed usage, oldest first; jobs without any are left out."""
         ...
 
@@ -77,7 +77,7 @@ class Ledger(Protocol):
         """All attempts of the job, oldest first."""
         ...
 
-    async def open_attempts(self, tenant: str | None = None) -> tuple[LeaseUsage, ...]:
+    async def open_attempts(self, tenant: str | None = None) -> tuple[AttemptUsage, ...]:
         """Every attempt that has not ended, with its newest billed usage, oldest first; of one tenant if named."""
         ...
 
@@ -133,11 +133,11 @@ class Ledger(Protocol):
 
     async def receipts(
         self, *, tenant: str | None = None, provider: str | None = None, newest_only: bool = True
-    ) -> tuple[SignedReceipt, ...]:
+    ) -> tuple[CountersignedReceipt, ...]:
         """Receipts by pair of wallets, the newest of each or all of them."""
         ...
 
-    async def lease_usage(self, lease_name: str) -> LeaseUsage | None:
+    async def lease_usage(self, lease_name: str) -> AttemptUsage | None:
         """One attempt with its newest billed usage; None for a lease that the ledger never opened."""
         ...
 
@@ -147,7 +147,7 @@ class Ledger(Protocol):
 
     async def history(
         self, *, tenant: str | None = None, job_uid: str | None = None, limit: int = 100
-    ) -> tuple[LeaseUsage, ...]:
+    ) -> tuple[AttemptUsage, ...]:
         """Attempts with their newest billed usage, newest first."""
         ...
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, func, select, update
 from fedgpu_operator.adapters.ledger import live, totals
 from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, lease_usage
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairLease, Stop, lease_name
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, PairLease, Stop, lease_name
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import LedgerError
@@ -117,13 +117,13 @@ def stop_attempt(connection: Connection, lease: str, reason: str, at: datetime) 
     return attempt_of(connection, lease)
 
 
-def usage_of_lease(connection: Connection, lease: str) -> LeaseUsage | None:
+def usage_of_lease(connection: Connection, lease: str) -> AttemptUsage | None:
     """One attempt with its newest usage; None for a lease the ledger never opened."""
     row = connection.execute(usage_query().where(attempts.c.lease_name == lease)).one_or_none()
     return None if row is None else usage_of_row(row)
 
 
-def history(connection: Connection, tenant: str | None, job_uid: str | None, limit: int) -> tuple[LeaseUsage, ...]:
+def history(connection: Connection, tenant: str | None, job_uid: str | None, limit: int) -> tuple[AttemptUsage, ...]:
     """Attempts with their usage, newest first."""
     query = usage_query().order_by(attempts.c.created_at.desc(), attempts.c.lease_name.desc()).limit(limit)
     if tenant is not None:
@@ -133,7 +133,7 @@ def history(connection: Connection, tenant: str | None, job_uid: str | None, lim
     return tuple(usage_of_row(row) for row in connection.execute(query))
 
 
-def open_attempts(connection: Connection, tenant: str | None) -> tuple[LeaseUsage, ...]:
+def open_attempts(connection: Connection, tenant: str | None) -> tuple[AttemptUsage, ...]:
     """Every attempt that has not ended, with its usage, oldest first; of one tenant if it is named."""
     query = usage_query().where(attempts.c.ended_at.is_(None))
     if tenant is not None:
@@ -199,9 +199,9 @@ def attempt_of(connection: Connection, lease: str) -> Attempt:
     return _attempt(row)
 
 
-def usage_of_row(row: Row[Any]) -> LeaseUsage:
+def usage_of_row(row: Row[Any]) -> AttemptUsage:
     """A row of `usage_query`."""
-    return LeaseUsage(_attempt(row), row.gpu_seconds, row.sequence)
+    return AttemptUsage(_attempt(row), row.gpu_seconds, row.sequence)
 
 
 def _attempt(row: Row[Any]) -> Attempt:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from fedgpu_operator.adapters.ledger.attempts import open_attempt, usage_of_row, usage_query
 from fedgpu_operator.adapters.ledger.calls import Calls
 from fedgpu_operator.adapters.ledger.schema import attempts
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage
 from fedgpu_operator.errors import LedgerError
 
 JOBS_AT_ONCE = 500
@@ -24,7 +24,7 @@ class BatchCalls(Calls):
         """`open_attempt` for each, in this order and in one transaction: many jobs wait for one commit."""
         return await self._write(open_many, requests, at)
 
-    async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
+    async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[AttemptUsage, ...]]:
         """Every attempt of these jobs with its newest usage, oldest first; jobs without any are left out."""
         return await self._look(histories, job_uids)
 
@@ -42,9 +42,9 @@ def open_many(
     return tuple(found)
 
 
-def histories(connection: Connection, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
+def histories(connection: Connection, job_uids: Sequence[str]) -> dict[str, tuple[AttemptUsage, ...]]:
     """Every attempt of these jobs with its usage, oldest first."""
-    found: dict[str, list[LeaseUsage]] = {}
+    found: dict[str, list[AttemptUsage]] = {}
     for begin in range(0, len(job_uids), JOBS_AT_ONCE):
         part = job_uids[begin : begin + JOBS_AT_ONCE]
         query = usage_query().where(attempts.c.job_uid.in_(part)).order_by(attempts.c.job_uid, attempts.c.attempt)

@@ -25,13 +25,13 @@ from fedgpu_operator.adapters.ledger.records import MarketCalls
 from fedgpu_operator.domain.books import (
     Attempt,
     AttemptRequest,
+    AttemptUsage,
     ChainTx,
     Coverage,
     Epoch,
     EpochDraft,
     EpochHeader,
     EpochStage,
-    LeaseUsage,
     PairLease,
     PairTotal,
     SettlementSnapshot,
@@ -42,6 +42,7 @@ from fedgpu_operator.domain.books import (
 from fedgpu_operator.domain.ledger import (
     BoundEscrow,
     BulkResult,
+    CountersignedReceipt,
     Intent,
     IntentCall,
     IntentState,
@@ -51,7 +52,6 @@ from fedgpu_operator.domain.ledger import (
     Posting,
     SealedBooks,
     Segment,
-    SignedReceipt,
     TrialBalance,
     UsageDispute,
     UsageDisputeState,
@@ -112,7 +112,7 @@ class SqlLedger(BatchCalls, MarketCalls):
         """All attempts of a job, oldest first."""
         return await self._look(attempts.attempts_of, job_uid)
 
-    async def open_attempts(self, tenant: str | None = None) -> tuple[LeaseUsage, ...]:
+    async def open_attempts(self, tenant: str | None = None) -> tuple[AttemptUsage, ...]:
         """Every attempt that has not ended, with its newest usage, oldest first; of one tenant if it is named."""
         return await self._read(attempts.open_attempts, tenant)
 
@@ -182,18 +182,18 @@ class SqlLedger(BatchCalls, MarketCalls):
 
         Raises LedgerError where cumulative or period end of the pair falls, or the same two name another usage root.
         """
-        signed = SignedReceipt(receipt, provider_signature, meter_signature, at)
+        signed = CountersignedReceipt(receipt, provider_signature, meter_signature, at)
         return await self._write(receipts.append_receipt, signed)
 
     async def receipts(
         self, *, tenant: str | None = None, provider: str | None = None, newest_only: bool = True
-    ) -> tuple[SignedReceipt, ...]:
+    ) -> tuple[CountersignedReceipt, ...]:
         """Receipts by tenant wallet, provider wallet and time; the newest of each pair, or all of them."""
         if not newest_only:
             return await self._look(receipts.receipts_of, tenant, provider, newest_only=False)
         return await self._read(receipts.receipts_of, tenant, provider, newest_only=True)
 
-    async def lease_usage(self, lease_name: str) -> LeaseUsage | None:
+    async def lease_usage(self, lease_name: str) -> AttemptUsage | None:
         """One attempt with its newest usage and cost; None for an unknown lease."""
         return await self._look(attempts.usage_of_lease, lease_name)
 
@@ -212,7 +212,7 @@ class SqlLedger(BatchCalls, MarketCalls):
 
     async def history(
         self, *, tenant: str | None = None, job_uid: str | None = None, limit: int = 100
-    ) -> tuple[LeaseUsage, ...]:
+    ) -> tuple[AttemptUsage, ...]:
         """Attempts with their usage, newest first."""
         return await self._look(attempts.history, tenant, job_uid, limit)
 

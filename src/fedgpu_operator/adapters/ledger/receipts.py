@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from fedgpu_operator.adapters.ledger.attempts import attempt_of
 from fedgpu_operator.adapters.ledger.chaining import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, receipts, usage_disputes
-from fedgpu_operator.domain.ledger import SignedReceipt, UsageDispute, UsageDisputeState
+from fedgpu_operator.domain.ledger import CountersignedReceipt, UsageDispute, UsageDisputeState
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.errors import LedgerError
@@ -19,7 +19,7 @@ from fedgpu_operator.errors import LedgerError
 OPEN = UsageDisputeState.OPEN.value
 
 
-def append_receipt(connection: Connection, signed: SignedReceipt) -> bool:
+def append_receipt(connection: Connection, signed: CountersignedReceipt) -> bool:
     """Append a receipt; False where the same statement of the pair is held already, whatever its signatures.
 
     Raises LedgerError where its cumulative or its period end is below one that is held, or where the two are held with
@@ -57,7 +57,7 @@ def append_receipt(connection: Connection, signed: SignedReceipt) -> bool:
 
 def receipts_of(
     connection: Connection, tenant: str | None, provider: str | None, *, newest_only: bool
-) -> tuple[SignedReceipt, ...]:
+) -> tuple[CountersignedReceipt, ...]:
     """Receipts by tenant wallet, provider wallet and time."""
     query = select(receipts)
     if newest_only:
@@ -160,9 +160,9 @@ def disputes_of(
     )
 
 
-def _signed(row: Row[Any]) -> SignedReceipt:
+def _signed(row: Row[Any]) -> CountersignedReceipt:
     receipt = Receipt(row.tenant_wallet, row.provider_wallet, MicroUSD(row.cumulative), row.period_end, row.usage_root)
-    return SignedReceipt(receipt, row.provider_signature, row.meter_signature, row.at)
+    return CountersignedReceipt(receipt, row.provider_signature, row.meter_signature, row.at)
 
 
 def _said(receipt: Receipt) -> str:
