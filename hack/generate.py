@@ -34,7 +34,7 @@ GENERATORS: Mapping[str, Generator] = {"crds": crds, "helm/fedgpu-operator/crds"
 """Folder below the repository's root -> what generates all of it; Helm packs no links, so the chart has copies."""
 
 FILES: Mapping[str, Callable[[], str]] = {
-    "src/fedgpu_operator/domain/geo_groups.py": lambda: law_tables.module(law_tables.load()),
+    "src/fedgpu_operator/domain/data/groups.json": lambda: law_tables.data(law_tables.load()),
 }
 """File below the root -> what generates all of it; its neighbours are written by hand."""
 

@@ -7,7 +7,8 @@ somebody looked whether it still holds), and `check`: what was held against what
 
 from __future__ import annotations
 
-import textwrap
+import json
+import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -56,35 +57,19 @@ def law_date(groups: list[Group]) -> date:
     return max(group.checked for group in groups)
 
 
-def module(groups: list[Group]) -> str:
-    """The text of domain/geo_groups.py."""
-    lines = [
-        '"""Legal groups of countries by name; data only, nothing computes here.',
-        "",
-        "Generated from hack/law by hack/generate.py; do not edit. Sources and notes stand in those files and in",
-        "docs/residency.md.",
-        '"""',
-        "",
-        "from __future__ import annotations",
-        "",
-        "from typing import Final",
-        "",
-        f'LAW_DATE: Final = "{law_date(groups)}"',
-        '"""The day on which the tables were last held against their sources: the name of this state of the law."""',
-        "",
-        "MEMBERS: Final[dict[str, str]] = {",
-    ]
-    for group in groups:
-        codes = textwrap.wrap(" ".join(sorted(group.members)), 96)
-        lines += [f"    # {group.title}, as of {group.as_of}", *_entry(group.name, codes)]
-    return "\n".join([*lines, "}", '"""Group -> ISO 3166-1 alpha-2 codes, with spaces between."""', ""])
-
-
-def _entry(name: str, codes: list[str]) -> list[str]:
-    if len(codes) == 1:
-        return [f'    "{name}": "{codes[0]}",']
-    rows = [f'        "{row} "' for row in codes[:-1]] + [f'        "{codes[-1]}"']
-    return [f'    "{name}": (', *rows, "    ),"]
+def data(groups: list[Group]) -> str:
+    """The text of domain/data/groups.json."""
+    document = {
+        "source": "generated from hack/law by hack/generate.py; do not edit; sources and notes: docs/residency.md",
+        "checked": str(law_date(groups)),
+        "groups": {
+            group.name: {"title": group.title, "asOf": str(group.as_of), "members": sorted(group.members)}
+            for group in groups
+        },
+    }
+    # One line of countries for each group, so that a change is read at a glance.
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return re.sub(r'\[\s+("[A-Z]{2}"[^\]]*?)\s+\]', lambda codes: f"[{' '.join(codes[1].split())}]", text) + "\n"
 
 
 def table(groups: list[Group]) -> str:

@@ -10,7 +10,7 @@ from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.attempts import usage_of_row, usage_query
 from fedgpu_operator.adapters.ledger.calls import from_database
 from fedgpu_operator.adapters.ledger.schema import attempts, lease_usage, postings, usage_records
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, Coverage, LeaseUsage, UsageRecord
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, Coverage, AttemptUsage, UsageRecord
 from fedgpu_operator.domain.ledger import Posting, PostingKind
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.ports import AttemptBook, EpochBook
@@ -39,7 +39,7 @@ async def coverage_of(ledger: EpochBook, lease_name: str) -> Coverage:
     return (await ledger.coverages((lease_name,)))[lease_name]
 
 
-async def whole_history(ledger: SqlLedger) -> tuple[LeaseUsage, ...]:
+async def whole_history(ledger: SqlLedger) -> tuple[AttemptUsage, ...]:
     """Every attempt with its newest usage, oldest first."""
     return await from_database(_whole_history)(ledger)
 
@@ -54,7 +54,7 @@ async def postings_of(ledger: SqlLedger, account: str | None = None) -> tuple[Po
     return await from_database(_postings_of)(ledger, account)
 
 
-def _whole_history(connection: Connection) -> tuple[LeaseUsage, ...]:
+def _whole_history(connection: Connection) -> tuple[AttemptUsage, ...]:
     rows = connection.execute(usage_query().order_by(attempts.c.created_at, attempts.c.lease_name))
     return tuple(usage_of_row(row) for row in rows)
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.placement                prints tables; writes benchmarks/results/placement.json and the chart
     python -m benchmarks.placement --quick        worlds of a hundredth, once each, nothing written
-    python -m benchmarks.placement --only Churn   only what begins so; with --merge into the last result, else unwritten
+    python -m benchmarks.placement --only Growth  only what begins so; with --merge into the last result, else unwritten
     python -m benchmarks.placement --profile FED-Mixed   where the time of one run goes
     python -m benchmarks.placement --render       the tables and the chart of docs/benchmarks.md from the result
 

@@ -19,9 +19,6 @@ SHOWN: Final = (
     "placed",
     "gap",
     "certified",
-    "faster",
-    "fasterCPU",
-    "excessCost",
     "slope",
     "slopeCPU",
 )
@@ -121,7 +118,7 @@ def _bound(key: str, bound: float) -> str:
 
 
 def _also(figures: Figures) -> str:
-    extra = [key for key in ("certified", "faster", "fasterCPU", "excessCost", "slope", "slopeCPU") if key in figures]
+    extra = [key for key in ("certified", "slope", "slopeCPU") if key in figures]
     texts = [f"{key} {figures[key]:,.4g}" for key in extra]
     if "firstSeconds" in figures:
         texts.append(f"first answer {figures['firstSeconds']:.2f} s with gap {figures['firstGap']:.2g}")

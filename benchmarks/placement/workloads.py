@@ -15,7 +15,7 @@ from benchmarks.placement.peers import Pairs
 from benchmarks.placement.worlds import Size
 
 from fedgpu_operator.domain.job import Job
-from fedgpu_operator.placement import Engine, Snapshot, place
+from fedgpu_operator.placement import Snapshot, place
 from fedgpu_operator.placement.engine import Placement
 
 Figures = dict[str, float]
@@ -61,41 +61,6 @@ def scale(size: Size) -> Figures:
     gc.collect()
     answer, taken = _timed(lambda: place(world))
     return taken | _quality(world, answer) | figures
-
-
-def churn(size: Size) -> Figures:
-    """An engine that has placed the world is told that one per cent changed; beside a cold solve of what that gives.
-
-    `byWorld`: the same where the engine is shown the whole new world, and finds by itself what changed.
-    """
-    world = _built(size)
-    engine = Engine()
-    engine.place(world)
-    after, gone, come = worlds.changed(world, 0.01, seed=7)
-    gc.collect()
-    warm, figures = _timed(lambda: engine.changed(gone, come, after.offers))
-    gc.collect()
-    cold, again = _timed(lambda: place(after))
-    kept, new = _quality(after, warm), _quality(after, cold)
-    del warm, cold
-    engine = Engine()
-    engine.place(world)
-    gc.collect()
-    shown = _timed(lambda: engine.place(after))[1]
-    return (
-        figures
-        | kept
-        | {
-            "byWorldSeconds": shown["seconds"],
-            "byWorldCPUSeconds": shown["cpuSeconds"],
-            "coldSeconds": again["seconds"],
-            "coldCPUSeconds": again["cpuSeconds"],
-            "faster": round(again["seconds"] / figures["seconds"], 1),
-            "fasterCPU": round(again["cpuSeconds"] / figures["cpuSeconds"], 1),
-            "fewerPlaced": new["placed"] - kept["placed"],
-            "excessCost": round(max(0.0, kept["usd"] / new["usd"] - 1), 6),
-        }
-    )
 
 
 def growth(size: Size) -> Figures:
@@ -171,7 +136,6 @@ WORKLOADS: Final = {
     "FED-Scale, scarce": Workload(replace(SCALE, load=1.25), scale, SCALE_TARGETS, repeats=1),
     "FED-Mixed": Workload(MIXED, full, {"seconds": 5.0, "gap": 0.03}),
     "FED-Mixed, scarce": Workload(replace(MIXED, load=1.25), full, {"seconds": 5.0, "gap": 0.03}, repeats=1),
-    "Churn": Workload(SCALE, churn, {"faster": -20, "excessCost": 0.001, "fewerPlaced": 0}),
     "Growth": Workload(MIXED, growth, {"slope": 1.05}),
     "Growth, single GPUs": Workload(SCALE, growth, {"slope": 1.05}, repeats=3),
 }

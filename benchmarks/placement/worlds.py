@@ -82,28 +82,6 @@ def make(size: Size) -> Snapshot:
     return Snapshot(NOW, jobs, offers, _policies(rng, names, zones, size), dict.fromkeys(names))
 
 
-def changed(world: Snapshot, share: float, seed: int) -> tuple[Snapshot, list[Job], list[Job]]:
-    """The world a moment later, and the jobs gone and come: that share of the jobs and of the offers is another.
-
-    The new jobs are of known classes. Of the offers changed, half have another price and half other free GPUs.
-    """
-    rng = Random(seed)
-    jobs, offers = list(world.jobs), list(world.offers)
-    replaced = rng.sample(range(len(jobs)), int(len(jobs) * share))
-    for i in replaced:
-        jobs[i] = replace(rng.choice(world.jobs), uid=_uid(rng), name=f"new-{i}")
-    for n, i in enumerate(rng.sample(range(len(offers)), int(len(offers) * share))):
-        offer = offers[i]
-        if n % 2:
-            offers[i] = replace(offer, price=MicroUSD(offer.price * rng.randint(90, 110) // 100))
-        else:
-            offers[i] = replace(
-                offer, free={each: max(1, nodes + rng.choice((-1, 1))) for each, nodes in offer.free.items()}
-            )
-    after = replace(world, jobs=tuple(jobs), offers=tuple(offers))
-    return after, [world.jobs[i] for i in replaced], [jobs[i] for i in replaced]
-
-
 def _jobs(rng: Random, templates: Sequence[Template], size: Size) -> tuple[Job, ...]:
     chosen = rng.choices(templates, [each.weight for each in templates], k=size.jobs)
     result = []

@@ -40,7 +40,7 @@ MAX_MESSAGE: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ConditionState:
     """What one condition should say."""
 
     status: Literal["True", "False", "Unknown"]
@@ -48,11 +48,13 @@ class Verdict:
     message: str = ""
 
 
-Verdicts = Mapping[str, Verdict]
+ConditionStates = Mapping[str, ConditionState]
 """By condition type; types that are not named stay as they are."""
 
 
-def update(conditions: Sequence[Condition], verdicts: Verdicts, *, now: datetime, generation: int) -> list[Condition]:
+def update(
+    conditions: Sequence[Condition], verdicts: ConditionStates, *, now: datetime, generation: int
+) -> list[Condition]:
     """The conditions with these verdicts, by type; the transition time moves only with the status."""
     findings = [Finding(kind, each.status, each.reason, each.message[:MAX_MESSAGE]) for kind, each in verdicts.items()]
     return sorted(merge(conditions, findings, generation=generation, now=now), key=lambda condition: condition.type)
@@ -107,17 +109,17 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class LeaseDecision:
     """What to write and then to do; `due` is in how many seconds to look again at the latest, None for whenever."""
 
     create: bool = False
     remove: bool = False
-    verdicts: Verdicts = field(default_factory=dict)
+    verdicts: ConditionStates = field(default_factory=dict)
     exit_message: str | None = None
     due: float | None = None
 
 
-def decide(view: View, settings: AgentSettings) -> Decision:
+def decide(view: View, settings: AgentSettings) -> LeaseDecision:
     """The next step of one lease."""
     lease = view.lease
     if lease.status.ended:
@@ -134,7 +136,7 @@ def decide(view: View, settings: AgentSettings) -> Decision:
     overdue = _overdue(view)
     if overdue >= 0:
         why = f"the run limit of {lease.spec.run_limit_seconds} s is over"
-        return _stop(view, Verdict("False", RUN_LIMIT_EXCEEDED, why))
+        return _stop(view, ConditionState("False", RUN_LIMIT_EXCEEDED, why))
     if podlib.suspended(view.job):
         return _suspended(view, overdue, settings)
     hindered = _hindered(view, settings)
@@ -156,91 +158,93 @@ def asks_about(view: View, settings: AgentSettings) -> JSONObject | None:
     return podlib.pull_without_cause(view.pods) if waited >= settings.image_after else None
 
 
-def refused(why: str, message: str) -> Decision:
+def refused(why: str, message: str) -> LeaseDecision:
     """The member, or the agent for its owner, does not take the lease at all."""
-    return Decision(
+    return LeaseDecision(
         verdicts={
-            "Accepted": Verdict("False", why, message),
-            "Running": Verdict("False", ENDED),
-            "Failed": Verdict("True", MEMBER_REJECTED, f"{why}: {message}"),
+            "Accepted": ConditionState("False", why, message),
+            "Running": ConditionState("False", ENDED),
+            "Failed": ConditionState("True", MEMBER_REJECTED, f"{why}: {message}"),
         },
         exit_message=message,
     )
 
 
-def _clean_up(view: View) -> Decision:
+def _clean_up(view: View) -> LeaseDecision:
     """An ended lease keeps its finished Job for the owner to look at until the hub says Stop; a live one never."""
     unwanted = view.job is not None and (view.lease.spec.desired == "Stop" or not podlib.finished(view.job))
-    return Decision(remove=unwanted or (view.job is None and bool(view.live_pods)))
+    return LeaseDecision(remove=unwanted or (view.job is None and bool(view.live_pods)))
 
 
-def _within_limit(view: View, ended: podlib.Outcome) -> podlib.Outcome:
+def _within_limit(view: View, ended: podlib.PodsEnd) -> podlib.PodsEnd:
     """The run limit ends a job for good: a member that says so long before has only taken the workload away."""
     if ended.reason != RUN_LIMIT_EXCEEDED or _overdue(view) >= 0:
         return ended
     why = f"the member ended the workload before its run limit of {view.lease.spec.run_limit_seconds} s"
-    return podlib.Outcome("Failed", WORKLOAD_EVICTED, why)
+    return podlib.PodsEnd("Failed", WORKLOAD_EVICTED, why)
 
 
-def _ended_by_itself(ended: podlib.Outcome) -> Decision:
+def _ended_by_itself(ended: podlib.PodsEnd) -> LeaseDecision:
     kind = "Complete" if ended.kind == "Succeeded" else "Failed"
-    return Decision(
+    return LeaseDecision(
         verdicts={
-            "Accepted": Verdict("True", ACCEPTED),
-            "Running": Verdict("False", ENDED),
-            kind: Verdict("True", ended.reason, ended.message),
+            "Accepted": ConditionState("True", ACCEPTED),
+            "Running": ConditionState("False", ENDED),
+            kind: ConditionState("True", ended.reason, ended.message),
         },
         exit_message=ended.message,
     )
 
 
-def _stop(view: View, failure: Verdict | None) -> Decision:
+def _stop(view: View, failure: ConditionState | None) -> LeaseDecision:
     """Take the workload away; the reason is written first, so that a new agent goes on with the same one."""
     if view.job is not None or view.live_pods:
         why = failure.message if failure else view.lease.spec.stop_reason
-        running: Verdicts = {"Running": Verdict(_running_status(view), STOPPING, why)}
-        return Decision(remove=True, verdicts=running if failure is None else {**running, "Failed": failure})
+        running: ConditionStates = {"Running": ConditionState(_running_status(view), STOPPING, why)}
+        return LeaseDecision(remove=True, verdicts=running if failure is None else {**running, "Failed": failure})
     if podlib.all_succeeded(view.all_pods, view.lease.spec.replicas):
-        return _ended_by_itself(podlib.Outcome("Succeeded", SUCCEEDED, "all replicas succeeded before the stop"))
+        return _ended_by_itself(podlib.PodsEnd("Succeeded", SUCCEEDED, "all replicas succeeded before the stop"))
     if failure is not None:
-        return Decision(
+        return LeaseDecision(
             verdicts={
-                "Running": Verdict("False", ENDED),
-                "Failed": Verdict("True", failure.reason, failure.message),
+                "Running": ConditionState("False", ENDED),
+                "Failed": ConditionState("True", failure.reason, failure.message),
             },
             exit_message=failure.message,
         )
     why = view.lease.spec.stop_reason or "the hub asked for it"
-    return Decision(verdicts={"Running": Verdict("False", STOPPED, why)}, exit_message=f"stopped: {why}")
+    return LeaseDecision(verdicts={"Running": ConditionState("False", STOPPED, why)}, exit_message=f"stopped: {why}")
 
 
-def _without_job(view: View) -> Decision:
+def _without_job(view: View) -> LeaseDecision:
     lease = view.lease
     if lease.status.workload_uid or view.all_pods or view.ever:
         # Seen once and gone: creating it again would be a second run of the same attempt.
-        return _stop(view, Verdict("False", WORKLOAD_VANISHED, "the workload was deleted on the member"))
+        return _stop(view, ConditionState("False", WORKLOAD_VANISHED, "the workload was deleted on the member"))
     if lease.spec.fencing_epoch < view.newest_epoch:
-        return Decision(
+        return LeaseDecision(
             verdicts={
-                "Accepted": Verdict("False", LEASE_FENCED),
-                "Running": Verdict("False", ENDED),
-                "Failed": Verdict("True", LEASE_FENCED, f"a lease with fencing epoch {view.newest_epoch} exists"),
+                "Accepted": ConditionState("False", LEASE_FENCED),
+                "Running": ConditionState("False", ENDED),
+                "Failed": ConditionState(
+                    "True", LEASE_FENCED, f"a lease with fencing epoch {view.newest_epoch} exists"
+                ),
             },
             exit_message="a newer lease of the job exists",
         )
-    return Decision(create=True) if lease.spec.workload else lost()
+    return LeaseDecision(create=True) if lease.spec.workload else lost()
 
 
-def lost() -> Decision:
+def lost() -> LeaseDecision:
     """The member has no workload of the lease, and it is not known whether one was started: it is not started now."""
     why = "the lease was made again, or its agent started anew, and the member has no workload of it"
-    return Decision(
-        verdicts={"Running": Verdict("False", ENDED), "Failed": Verdict("True", WORKLOAD_LOST, why)},
+    return LeaseDecision(
+        verdicts={"Running": ConditionState("False", ENDED), "Failed": ConditionState("True", WORKLOAD_LOST, why)},
         exit_message=why,
     )
 
 
-def _suspended(view: View, overdue: float, settings: AgentSettings) -> Decision:
+def _suspended(view: View, overdue: float, settings: AgentSettings) -> LeaseDecision:
     """The member keeps the workload from running: for a while it may, then the attempt ends, and its Job goes first.
 
     Once its pods are gone it does not run: that time is neither metered nor part of the run limit.
@@ -250,17 +254,17 @@ def _suspended(view: View, overdue: float, settings: AgentSettings) -> Decision:
     left = settings.suspended_after - (view.now - since).total_seconds()
     why = f"the member suspended the workload; its attempt ends after {settings.suspended_after:g} s of that"
     if left <= 0:
-        return _stop(view, Verdict("False", SUSPENDED_BY_MEMBER, why))
+        return _stop(view, ConditionState("False", SUSPENDED_BY_MEMBER, why))
     running: Literal["True", "False"] = "True" if view.live_pods and _running_status(view) == "True" else "False"
     verdicts = {
-        "Accepted": Verdict("True", ACCEPTED),
-        "Running": Verdict(running, SUSPENDED_BY_MEMBER, why),
-        "Suspended": Verdict("True", SUSPENDED_BY_MEMBER, why),
+        "Accepted": ConditionState("True", ACCEPTED),
+        "Running": ConditionState(running, SUSPENDED_BY_MEMBER, why),
+        "Suspended": ConditionState("True", SUSPENDED_BY_MEMBER, why),
     }
-    return Decision(verdicts=verdicts, due=min(left, -overdue) if running == "True" else left)
+    return LeaseDecision(verdicts=verdicts, due=min(left, -overdue) if running == "True" else left)
 
 
-def _hindered(view: View, settings: AgentSettings) -> Decision | None:
+def _hindered(view: View, settings: AgentSettings) -> LeaseDecision | None:
     waited = _waited(view)
     if waited < settings.reject_after:
         return None
@@ -272,11 +276,11 @@ def _hindered(view: View, settings: AgentSettings) -> Decision | None:
     why = found.message
     if found.outcome == START_TIMEOUT:
         why += f" within {settings.start_after:g} s: use a smaller image, or a registry nearer to the member"
-    step = _stop(view, Verdict("False", found.outcome, why))
+    step = _stop(view, ConditionState("False", found.outcome, why))
     if found.outcome != MEMBER_REJECTED:
         return step
-    accepted = Verdict("False", found.kind, found.message)
-    return Decision(remove=step.remove, verdicts={**step.verdicts, "Accepted": accepted}, due=step.due)
+    accepted = ConditionState("False", found.kind, found.message)
+    return LeaseDecision(remove=step.remove, verdicts={**step.verdicts, "Accepted": accepted}, due=step.due)
 
 
 def _patience(found: podlib.Hindrance, settings: AgentSettings) -> float:
@@ -288,19 +292,19 @@ def _patience(found: podlib.Hindrance, settings: AgentSettings) -> float:
     }.get(found.kind, settings.reject_after)
 
 
-def _go_on(view: View, *, due: float | None) -> Decision:
+def _go_on(view: View, *, due: float | None) -> LeaseDecision:
     known = view.lease.status.conditions
     resumed = find(known, "Suspended") is not None
     status = _running_status(view)
     if resumed and not is_true(known, "Running") and not any(map(podlib.ever_started, view.pods)):
         status = "False"
     verdicts = {
-        "Accepted": Verdict("True", ACCEPTED),
-        "Running": Verdict(status, RUNNING if status == "True" else WAITING),
+        "Accepted": ConditionState("True", ACCEPTED),
+        "Running": ConditionState(status, RUNNING if status == "True" else WAITING),
     }
     if resumed:
-        verdicts["Suspended"] = Verdict("False", RESUMED)
-    return Decision(verdicts=verdicts, due=due)
+        verdicts["Suspended"] = ConditionState("False", RESUMED)
+    return LeaseDecision(verdicts=verdicts, due=due)
 
 
 def _running_status(view: View) -> Literal["True", "False"]:
@@ -313,10 +317,10 @@ def _stopping(lease: ComputeLease) -> bool:
     return running is not None and running.reason == STOPPING
 
 
-def _recorded_failure(lease: ComputeLease) -> Verdict | None:
+def _recorded_failure(lease: ComputeLease) -> ConditionState | None:
     """Why a stop that the agent began by itself was begun."""
     failed = find(lease.status.conditions, "Failed")
-    return Verdict("False", failed.reason, failed.message) if failed is not None else None
+    return ConditionState("False", failed.reason, failed.message) if failed is not None else None
 
 
 def _waited(view: View) -> float:

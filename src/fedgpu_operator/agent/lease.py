@@ -14,8 +14,8 @@ from fedgpu_operator.agent.decide import (
     ACCEPTED,
     DISPATCHING,
     WAITING,
-    Decision,
-    Verdict,
+    ConditionState,
+    LeaseDecision,
     View,
     asks_about,
     decide,
@@ -136,7 +136,7 @@ class LeaseReconciler:
         decision = decide(view, self._settings)
         return await self._carry_out(lease, view, lost() if decision.create else decision)
 
-    async def _carry_out(self, lease: ComputeLease, view: View, decision: Decision) -> Step:
+    async def _carry_out(self, lease: ComputeLease, view: View, decision: LeaseDecision) -> Step:
         """Write what was decided, then do it."""
         if not lease.status.ended:
             uid = str(view.job["metadata"]["uid"]) if view.job is not None else ""
@@ -174,7 +174,7 @@ class LeaseReconciler:
             self._starting.add(uid)
         return first
 
-    def _ends(self, lease: ComputeLease, decision: Decision) -> bool:
+    def _ends(self, lease: ComputeLease, decision: LeaseDecision) -> bool:
         """Whether that decision is the end of a lease that has not ended."""
         if lease.status.ended or decision.create:
             return False
@@ -234,7 +234,7 @@ class LeaseReconciler:
         """Start the workload, after the hub was asked once more: nothing starts for a lease that is gone or changed."""
         lease = await self._confirmed(lease)
         if not isinstance(self._hub, Holding):
-            begun = Decision(verdicts={"Accepted": Verdict("Unknown", DISPATCHING)})
+            begun = LeaseDecision(verdicts={"Accepted": ConditionState("Unknown", DISPATCHING)})
             lease = await self._write(lease, begun, reading)
         try:
             job = await self._workloads.create(lease)
@@ -248,8 +248,8 @@ class LeaseReconciler:
             if error.status not in REFUSALS:
                 raise
             return Step(await self._write(lease, refused("CreateRefused", str(error)), reading))
-        accepted = Decision(
-            verdicts={"Accepted": Verdict("True", ACCEPTED), "Running": Verdict("False", WAITING)},
+        accepted = LeaseDecision(
+            verdicts={"Accepted": ConditionState("True", ACCEPTED), "Running": ConditionState("False", WAITING)},
         )
         lease = await self._write(lease, accepted, reading, workload_uid=str(job["metadata"]["uid"]))
         return Step(lease, self._settings.reject_after, created=job)
@@ -265,7 +265,7 @@ class LeaseReconciler:
         return now
 
     async def _write(
-        self, lease: ComputeLease, decision: Decision, reading: UsageReading, *, workload_uid: str = ""
+        self, lease: ComputeLease, decision: LeaseDecision, reading: UsageReading, *, workload_uid: str = ""
     ) -> ComputeLease:
         """The lease with its new status; written only if something is worth it, and only onto what was read.
 
@@ -301,7 +301,7 @@ class LeaseReconciler:
         return worth_writing(shown(before.usage), reading, age=reading.observed_at - since, shortest=shortest)
 
     def _status(
-        self, lease: ComputeLease, decision: Decision, reading: UsageReading, workload_uid: str
+        self, lease: ComputeLease, decision: LeaseDecision, reading: UsageReading, workload_uid: str
     ) -> ComputeLeaseStatus:
         before, generation = lease.status, lease.metadata.generation
         conditions = update(before.conditions, decision.verdicts, now=self._clock.now(), generation=generation)

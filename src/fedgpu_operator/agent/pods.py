@@ -35,7 +35,7 @@ MAX_MESSAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PodsEnd:
     """How a workload ended by itself; `reason` is that of the lease's Complete or Failed condition."""
 
     kind: Literal["Succeeded", "Failed"]
@@ -107,28 +107,28 @@ def suspended(job: JSONObject) -> bool:
     return wanted if isinstance(wanted, bool) else _condition(job, "Suspended") is not None
 
 
-def outcome(job: JSONObject, pods: Sequence[JSONObject]) -> Outcome | None:
+def outcome(job: JSONObject, pods: Sequence[JSONObject]) -> PodsEnd | None:
     """How the Job ended by itself; None while it goes on."""
     complete = _condition(job, "Complete")
     if complete is not None:
-        return Outcome("Succeeded", SUCCEEDED, "all replicas succeeded")
+        return PodsEnd("Succeeded", SUCCEEDED, "all replicas succeeded")
     failed = _condition(job, "Failed")
     if failed is None:
         return None
     if failed.get("reason") == "DeadlineExceeded":
-        return Outcome("Failed", RUN_LIMIT_EXCEEDED, "the member ended the workload after the run limit")
+        return PodsEnd("Failed", RUN_LIMIT_EXCEEDED, "the member ended the workload after the run limit")
     ends = [end for pod in pods for end in _ends(pod)]
     if ends:
         why = cause(word for word, _ in ends)
         first = [text for word, text in ends if word == why]
-        return Outcome("Failed", why, "; ".join(first + [t for w, t in ends if w != why])[:MAX_MESSAGE])
+        return PodsEnd("Failed", why, "; ".join(first + [t for w, t in ends if w != why])[:MAX_MESSAGE])
     # After the first failure the Job controller deletes the other pods: that is an eviction only if nothing failed.
     deleted = [_name(pod) for pod in pods if _mapping(pod, "metadata").get("deletionTimestamp")]
     if deleted:
         text = "; ".join(f"pod {name}: deleted on the member" for name in deleted)
-        return Outcome("Failed", WORKLOAD_EVICTED, text[:MAX_MESSAGE])
+        return PodsEnd("Failed", WORKLOAD_EVICTED, text[:MAX_MESSAGE])
     message = str(failed.get("message", "")) or "the workload failed"
-    return Outcome("Failed", WORKLOAD_FAILED, message[:MAX_MESSAGE])
+    return PodsEnd("Failed", WORKLOAD_FAILED, message[:MAX_MESSAGE])
 
 
 def hindrance(pods: Sequence[JSONObject], *, replicas: int, ever: int, events: str) -> Hindrance | None:

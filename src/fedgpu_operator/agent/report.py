@@ -10,7 +10,7 @@ from datetime import datetime
 from statistics import median, quantiles
 from typing import Final
 
-from fedgpu_operator.agent.decide import Verdict, update
+from fedgpu_operator.agent.decide import ConditionState, update
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.providerreport import (
@@ -38,21 +38,21 @@ REPORTS: Final = ResourceType.of(ProviderReport.info)
 ROUND_TRIPS: Final = 16
 MEMBER_TOO_LARGE: Final = "MemberTooLarge"
 """The member shows more than one member may make the hub go through or hold."""
-ANSWERING: Final = Verdict("True", "Answering")
+ANSWERING: Final = ConditionState("True", "Answering")
 
 
-def unreachable(error: KubeError) -> Verdict:
+def unreachable(error: KubeError) -> ConditionState:
     """Why the member cannot be read: no answer is Unknown, a refusal or too large a member is a fact."""
     if error.status == 401:
-        return Verdict("False", "Unauthorized", "the member refuses the credentials of the kubeconfig")
+        return ConditionState("False", "Unauthorized", "the member refuses the credentials of the kubeconfig")
     if error.status == 403:
-        return Verdict("False", "Forbidden", str(error))
+        return ConditionState("False", "Forbidden", str(error))
     if isinstance(error, ListTooLargeError):
         text = f"{error}: nothing new is placed here; the leases that it has are metered and stopped one by one"
-        return Verdict("False", MEMBER_TOO_LARGE, text)
+        return ConditionState("False", MEMBER_TOO_LARGE, text)
     if isinstance(error, CertificateRefusedError):
-        return Verdict("False", error.reason, str(error))
-    return Verdict("Unknown", error.reason if isinstance(error, UnreachableError) else "Unreachable", str(error))
+        return ConditionState("False", error.reason, str(error))
+    return ConditionState("Unknown", error.reason if isinstance(error, UnreachableError) else "Unreachable", str(error))
 
 
 class Reporter:
@@ -86,7 +86,7 @@ class Reporter:
         if not self._current(before, status, now):
             await self._write(status)
 
-    async def silent(self, why: Verdict) -> None:
+    async def silent(self, why: ConditionState) -> None:
         """Write that the member cannot be read; what was read before stays, with its age."""
         before = await self._before()
         reachable = find(before.conditions, "Reachable")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from fedgpu_operator.domain.geo_countries import COUNTRIES
+from fedgpu_operator.domain.geo import COUNTRIES
 from fedgpu_operator.errors import InvalidResourceError
 
 GROUP: Final = "fedgpu.dev"

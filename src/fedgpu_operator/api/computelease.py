@@ -128,7 +128,7 @@ class PodReading(Model):
     gpus: int = Field(ge=0, le=64, description="GPUs the pod holds.")
     started_at: Instant | None = Field(default=None, description="Start of the first container, member clock.")
     finished_at: Instant | None = Field(default=None, description="End of the last container, member clock.")
-    seconds: int = Field(default=0, ge=0, le=2**53, description="Allocated seconds so far.")
+    seconds: int = Field(default=0, ge=0, le=2**53 - 1, description="Allocated seconds so far.")
 
     def to_domain(self) -> PodUsage:
         """The same as a domain value; raises InvalidResourceError for an instant that no clock of a member shows."""
@@ -166,7 +166,7 @@ class LeaseUsage(Model):
     folded_gpu_seconds: int = Field(
         default=0,
         ge=0,
-        le=2**53,
+        le=2**53 - 1,
         description="Part of it from pods no longer listed.",
     )
     started_at: Instant | None = Field(default=None, description="When the first container started.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.adapters.ledger import SqlLedger
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.domain.ledger import LedgerAudit, TrialBalance
-    from fedgpu_operator.settlement.verify import Verdict
+    from fedgpu_operator.settlement.verify import EpochCheck
 
 NAME: Final = "ledger"
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def _verify(
     """Find any row that was altered, removed, put in or moved; with --rpc hold the books to what was posted too."""
     _check_folder(archive)
 
-    async def read(books: SqlLedger) -> tuple[LedgerAudit, Verdict | None]:
+    async def read(books: SqlLedger) -> tuple[LedgerAudit, EpochCheck | None]:
         from fedgpu_operator.cli.ledger_anchor import anchored
 
         return await books.verify(archive), await anchored(books, target) if target.rpc else None
@@ -165,7 +165,7 @@ async def _archived_manifest(books: SqlLedger, number: int, archive: Path | None
         raise LedgerError(f"the manifest of epoch {number} cannot be read: {error.why}") from error
 
 
-def audit_of(audit: LedgerAudit, anchor: Verdict | None) -> JSONObject:
+def audit_of(audit: LedgerAudit, anchor: EpochCheck | None) -> JSONObject:
     """The audit as data."""
     bound = audit.bound
     return {
@@ -181,7 +181,7 @@ def audit_of(audit: LedgerAudit, anchor: Verdict | None) -> JSONObject:
     }
 
 
-def audit_text(audit: LedgerAudit, anchor: Verdict | None) -> list[Table | str]:
+def audit_text(audit: LedgerAudit, anchor: EpochCheck | None) -> list[Table | str]:
     """The audit for people: what was read, then what is wrong with it."""
     table = plain_table("TABLE", "ROWS", "HASH CHAIN ENDS IN", right=("ROWS",))
     for name, rows in audit.rows.items():

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from fedgpu_operator.cli.options import TargetOptions
     from fedgpu_operator.domain.books import Epoch
     from fedgpu_operator.domain.transactions import PostedEpoch
-    from fedgpu_operator.settlement.verify import Verdict
+    from fedgpu_operator.settlement.verify import EpochCheck
 
 
-async def anchored(books: SqlLedger, given: TargetOptions) -> Verdict:
+async def anchored(books: SqlLedger, given: TargetOptions) -> EpochCheck:
     """Whether the newest epoch's manifest is the posted one and names the heads that the ledger keeps for it.
 
     The audit of the ledger itself shows that those heads are where its chains passed. Raises the ChainError tree.
@@ -21,12 +21,12 @@ async def anchored(books: SqlLedger, given: TargetOptions) -> Verdict:
     from fedgpu_operator.adapters.chain import EscrowClient
     from fedgpu_operator.cli.target import find_target
     from fedgpu_operator.domain.books import EpochStage
-    from fedgpu_operator.settlement.verify import Verdict
+    from fedgpu_operator.settlement.verify import EpochCheck
 
     stood = (EpochStage.FINALIZED, EpochStage.PAID)
     newest = next((each for each in await books.epochs() if each.chain_epoch and each.stage in stood), None)
     if newest is None or newest.chain_epoch is None:
-        return Verdict("anchor", None, "no epoch of this ledger is on the chain yet")
+        return EpochCheck("anchor", None, "no epoch of this ledger is on the chain yet")
     target = await find_target(given)
     async with EscrowClient(target.rpc, target.escrow, target.chain_id) as escrow:
         await escrow.verify()
@@ -34,18 +34,20 @@ async def anchored(books: SqlLedger, given: TargetOptions) -> Verdict:
     return judge(newest, posted)
 
 
-def judge(epoch: Epoch, posted: PostedEpoch | None) -> Verdict:
+def judge(epoch: Epoch, posted: PostedEpoch | None) -> EpochCheck:
     """Compare the ledger's row of an epoch with its post; pure."""
     from eth_utils.crypto import keccak
 
-    from fedgpu_operator.settlement.verify import Verdict
+    from fedgpu_operator.settlement.verify import EpochCheck
 
     number, manifest = epoch.chain_epoch, epoch.draft.manifest
     if posted is None:
-        return Verdict("anchor", False, f"the ledger says that epoch {number} was posted, the chain has no such epoch")
+        return EpochCheck(
+            "anchor", False, f"the ledger says that epoch {number} was posted, the chain has no such epoch"
+        )
     said = "0x" + keccak(manifest).hex()
     if said != posted.manifest_hash:
-        return Verdict(
+        return EpochCheck(
             "anchor",
             False,
             f"epoch {number}: the ledger's manifest has the hash {said}, posted was {posted.manifest_hash}",
@@ -53,12 +55,16 @@ def judge(epoch: Epoch, posted: PostedEpoch | None) -> Verdict:
     try:
         head = json.loads(manifest)["ledger"]
     except (ValueError, KeyError, TypeError):
-        return Verdict("anchor", False, f"epoch {number}: its manifest, though posted, cannot be read")
+        return EpochCheck("anchor", False, f"epoch {number}: its manifest, though posted, cannot be read")
     if head != epoch.draft.ledger_head:
-        return Verdict("anchor", False, f"epoch {number}: the ledger keeps other heads for it than its manifest names")
+        return EpochCheck(
+            "anchor", False, f"epoch {number}: the ledger keeps other heads for it than its manifest names"
+        )
     if not head:
-        return Verdict("anchor", None, f"epoch {number} names no heads: it is from before there were any")
-    return Verdict("anchor", True, f"epoch {number} pins all rows up to {_counted(head)}, posted by {posted.tx_hash}")
+        return EpochCheck("anchor", None, f"epoch {number} names no heads: it is from before there were any")
+    return EpochCheck(
+        "anchor", True, f"epoch {number} pins all rows up to {_counted(head)}, posted by {posted.tx_hash}"
+    )
 
 
 def _counted(head: str) -> str:

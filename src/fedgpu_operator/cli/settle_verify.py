@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.domain.settlement import ChainSnapshot
     from fedgpu_operator.domain.transactions import PostedEpoch
-    from fedgpu_operator.settlement.verify import Shown, Verdict
+    from fedgpu_operator.settlement.verify import EpochCheck, EpochOnChain
 
 MARKS = {True: "✓", False: "✗", None: "-"}
 WORDS = {True: "holds", False: "differs", None: "not compared"}
@@ -35,12 +35,12 @@ def verify(
         raise typer.Exit(1)
 
 
-async def _judged(epoch: int, given: TargetOptions, place: str) -> tuple[Shown, tuple[Verdict, ...]]:
+async def _judged(epoch: int, given: TargetOptions, place: str) -> tuple[EpochOnChain, tuple[EpochCheck, ...]]:
     from fedgpu_operator.adapters.chain import EscrowClient
     from fedgpu_operator.cli.manifests import manifest_of
     from fedgpu_operator.cli.target import find_target
     from fedgpu_operator.errors import ChainError
-    from fedgpu_operator.settlement.verify import Shown, judge
+    from fedgpu_operator.settlement.verify import EpochOnChain, judge
 
     target = await find_target(given)
     async with EscrowClient(target.rpc, target.escrow, target.chain_id) as escrow:
@@ -50,7 +50,7 @@ async def _judged(epoch: int, given: TargetOptions, place: str) -> tuple[Shown, 
             raise ChainError(f"{escrow.escrow} on chain {escrow.chain_id} has no epoch {epoch} that is final")
         raw = await manifest_of(given, place, epoch, posted.manifest_hash)
         state, books = await escrow.finalized_epoch(epoch), await _books(escrow, raw, posted)
-    shown = Shown(target.chain_id, target.escrow, posted, state, books)
+    shown = EpochOnChain(target.chain_id, target.escrow, posted, state, books)
     return shown, judge(raw, shown)
 
 
@@ -69,7 +69,7 @@ async def _books(escrow: EscrowClient, raw: bytes, posted: PostedEpoch) -> Chain
         return None
 
 
-def document_of(shown: Shown, verdicts: tuple[Verdict, ...]) -> JSONObject:
+def document_of(shown: EpochOnChain, verdicts: tuple[EpochCheck, ...]) -> JSONObject:
     """The verdicts as data; `result` is one of holds, differs and not compared."""
     from fedgpu_operator.settlement.verify import sound
 

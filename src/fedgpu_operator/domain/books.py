@@ -95,7 +95,7 @@ class UsageRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseUsage:
+class AttemptUsage:
     """An attempt with its newest billed usage; sequence 0 where nothing was recorded yet."""
 
     attempt: Attempt

@@ -72,7 +72,7 @@ class Cools(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OutcomeRule:
     """What follows when an attempt ends so.
 
     `retry` is the class whose budget another try uses, None for none: then the job is placed again however often it
@@ -88,56 +88,56 @@ class Outcome:
 
 _OWNER, _TENANT, _NOBODY = Fault.OWNER, Fault.TENANT, Fault.NOBODY
 
-OUTCOMES: Final[Mapping[str, Outcome]] = MappingProxyType(
+OUTCOMES: Final[Mapping[str, OutcomeRule]] = MappingProxyType(
     {
         # The end, and stops that the hub ordered.
-        SUCCEEDED: Outcome(_NOBODY, final=True, hub=True),
-        "Suspended": Outcome(_TENANT, hub=True),
-        "Unfunded": Outcome(_TENANT, hub=True),
-        "Preempted": Outcome(_NOBODY, hub=True),
-        "Rebalanced": Outcome(_NOBODY, hub=True),
+        SUCCEEDED: OutcomeRule(_NOBODY, final=True, hub=True),
+        "Suspended": OutcomeRule(_TENANT, hub=True),
+        "Unfunded": OutcomeRule(_TENANT, hub=True),
+        "Preempted": OutcomeRule(_NOBODY, hub=True),
+        "Rebalanced": OutcomeRule(_NOBODY, hub=True),
         # The job changed or the process died between the decision and the lease: nothing ran.
-        "Superseded": Outcome(_NOBODY, hub=True),
+        "Superseded": OutcomeRule(_NOBODY, hub=True),
         # The hub could not write; whoever gives up after how many of them bounds it.
-        "WriteRefused": Outcome(_NOBODY, cools=Cools.JOB, hub=True),
+        "WriteRefused": OutcomeRule(_NOBODY, cools=Cools.JOB, hub=True),
         # The lease was made again, and the member had no workload of it. Mostly none was ever started.
-        WORKLOAD_LOST: Outcome(_NOBODY, Retry.OWNER_FAULTS),
-        "Deleted": Outcome(_TENANT, final=True, hub=True),
-        "DeadlineExceeded": Outcome(_TENANT, final=True, hub=True),
-        "JobGone": Outcome(_TENANT, final=True, hub=True),
+        WORKLOAD_LOST: OutcomeRule(_NOBODY, Retry.OWNER_FAULTS),
+        "Deleted": OutcomeRule(_TENANT, final=True, hub=True),
+        "DeadlineExceeded": OutcomeRule(_TENANT, final=True, hub=True),
+        "JobGone": OutcomeRule(_TENANT, final=True, hub=True),
         # Nothing of the tenant's ever ran, and it is the owner's doing.
-        MEMBER_REJECTED: Outcome(_OWNER, Retry.OWNER_FAULTS, Cools.TENANT),
-        NODE_REJECTED: Outcome(_OWNER, Retry.OWNER_FAULTS, Cools.ALL),
+        MEMBER_REJECTED: OutcomeRule(_OWNER, Retry.OWNER_FAULTS, Cools.TENANT),
+        NODE_REJECTED: OutcomeRule(_OWNER, Retry.OWNER_FAULTS, Cools.ALL),
         # A tenant could bring it about by a mount or a variable that no runtime takes.
-        START_FAILED: Outcome(_OWNER, Retry.OWNER_FAULTS, Cools.TENANT),
+        START_FAILED: OutcomeRule(_OWNER, Retry.OWNER_FAULTS, Cools.TENANT),
         # The driver is older than the image asks for: an image can ask for anything.
-        REQUIREMENT_UNMET: Outcome(_OWNER, Retry.OWNER_FAULTS, Cools.JOB),
+        REQUIREMENT_UNMET: OutcomeRule(_OWNER, Retry.OWNER_FAULTS, Cools.JOB),
         # A stop that nobody ordered.
-        "Stopped": Outcome(_OWNER, Retry.OWNER_FAULTS, Cools.JOB),
+        "Stopped": OutcomeRule(_OWNER, Retry.OWNER_FAULTS, Cools.JOB),
         # It ran, and the member took it away.
-        WORKLOAD_EVICTED: Outcome(_OWNER, Retry.INFRASTRUCTURE, Cools.JOB),
-        WORKLOAD_VANISHED: Outcome(_OWNER, Retry.INFRASTRUCTURE, Cools.JOB),
-        SUSPENDED_BY_MEMBER: Outcome(_OWNER, Retry.INFRASTRUCTURE, Cools.JOB),
+        WORKLOAD_EVICTED: OutcomeRule(_OWNER, Retry.INFRASTRUCTURE, Cools.JOB),
+        WORKLOAD_VANISHED: OutcomeRule(_OWNER, Retry.INFRASTRUCTURE, Cools.JOB),
+        SUSPENDED_BY_MEMBER: OutcomeRule(_OWNER, Retry.INFRASTRUCTURE, Cools.JOB),
         # And this by using up memory or disk that it set itself no limit for.
-        NODE_PRESSURE: Outcome(_OWNER, Retry.INFRASTRUCTURE, Cools.TENANT),
-        NODE_LOST: Outcome(_OWNER, Retry.INFRASTRUCTURE, Cools.ALL),
+        NODE_PRESSURE: OutcomeRule(_OWNER, Retry.INFRASTRUCTURE, Cools.TENANT),
+        NODE_LOST: OutcomeRule(_OWNER, Retry.INFRASTRUCTURE, Cools.ALL),
         # A registry that is silent or counts pulls: a tenant names the registry, so nobody else keeps away.
-        IMAGE_UNAVAILABLE: Outcome(_NOBODY, Retry.INFRASTRUCTURE, Cools.JOB),
-        LEASE_FENCED: Outcome(_NOBODY, Retry.INFRASTRUCTURE),
+        IMAGE_UNAVAILABLE: OutcomeRule(_NOBODY, Retry.INFRASTRUCTURE, Cools.JOB),
+        LEASE_FENCED: OutcomeRule(_NOBODY, Retry.INFRASTRUCTURE),
         # The tenant's own.
-        IMAGE_PULL_FAILED: Outcome(_TENANT, Retry.ERRORS),
-        ENTRYPOINT_FAILED: Outcome(_TENANT, Retry.ERRORS),
-        START_TIMEOUT: Outcome(_TENANT, Retry.ERRORS),
-        WORKLOAD_FAILED: Outcome(_TENANT, Retry.ERRORS),
-        STORAGE_EXCEEDED: Outcome(_TENANT, Retry.ERRORS),
-        OUT_OF_MEMORY: Outcome(_TENANT, Retry.OUT_OF_MEMORY),
-        RUN_LIMIT_EXCEEDED: Outcome(_TENANT, final=True),
-        FAILED: Outcome(_TENANT, Retry.ERRORS),
+        IMAGE_PULL_FAILED: OutcomeRule(_TENANT, Retry.ERRORS),
+        ENTRYPOINT_FAILED: OutcomeRule(_TENANT, Retry.ERRORS),
+        START_TIMEOUT: OutcomeRule(_TENANT, Retry.ERRORS),
+        WORKLOAD_FAILED: OutcomeRule(_TENANT, Retry.ERRORS),
+        STORAGE_EXCEEDED: OutcomeRule(_TENANT, Retry.ERRORS),
+        OUT_OF_MEMORY: OutcomeRule(_TENANT, Retry.OUT_OF_MEMORY),
+        RUN_LIMIT_EXCEEDED: OutcomeRule(_TENANT, final=True),
+        FAILED: OutcomeRule(_TENANT, Retry.ERRORS),
     }
 )
 
 
-def outcome_row(outcome: str) -> Outcome:
+def outcome_row(outcome: str) -> OutcomeRule:
     """The row of that outcome; a word that is in no row is a failure that nobody can explain."""
     return OUTCOMES.get(outcome, OUTCOMES[FAILED])
 
@@ -443,7 +443,7 @@ def _until(faults: Sequence[Ending], tenant: str, base: timedelta) -> Iterable[t
             last = max(some, key=lambda fault: fault.ended)
             until = last.ended + cooldown(base, failures)
             times = f", {failures} failures in a row" if failures > 1 else ""
-            yield until, f"{last.outcome} there at {_stamp(last.ended)}{times}: not tried again before {_stamp(until)}"
+            yield until, f"{last.outcome} at {_stamp(last.ended)}{times}; cooling down until {_stamp(until)}"
 
 
 def avoided(endings: Iterable[Ending], now: datetime, base: timedelta) -> dict[str, str]:
@@ -462,8 +462,8 @@ def avoided(endings: Iterable[Ending], now: datetime, base: timedelta) -> dict[s
         last = max(seen, key=lambda ending: ending.ended)
         until = last.ended + cooldown(base, len(seen))
         if until > now:
-            times = f", {len(seen)} failures of this job there" if len(seen) > 1 else ""
-            found[offer] = f"{last.outcome} at {_stamp(last.ended)}{times}: not tried again before {_stamp(until)}"
+            times = f", {len(seen)} failures of this job" if len(seen) > 1 else ""
+            found[offer] = f"{last.outcome} at {_stamp(last.ended)}{times}; cooling down until {_stamp(until)}"
     return found
 
 

@@ -1,15 +1,20 @@
-"""Places: countries, legal groups, cloud regions, and the bound that light in fibre puts on a round trip."""
+"""Places: countries, legal groups, cloud regions, and the bound that light in fibre puts on a round trip.
+
+The tables are package data in domain/data, each with its source and its date, and are read once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from math import asin, cos, radians, sin, sqrt
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
-from fedgpu_operator.domain.geo_countries import COUNTRIES
-from fedgpu_operator.domain.geo_groups import LAW_DATE, MEMBERS
-from fedgpu_operator.domain.geo_regions import REGIONS
+_DATA: Final = files(__package__).joinpath("data")
 
 EARTH_RADIUS_KM = 6371.0088
 """Mean radius of the Earth, IUGG."""
@@ -42,12 +47,55 @@ def round_trip_floor_ms(distance_km: float) -> float:
     return 2 * distance_km / FIBRE_KM_PER_MS
 
 
-__all__ = ["GROUPS", "LAW_DATE", "is_country", "locate", "point_of", "resolve_countries"]
+class Country(NamedTuple):
+    """A country or territory of ISO 3166-1 and its rough centre, in degrees north and east."""
 
-GROUPS: Final[dict[str, frozenset[str]]] = {name: frozenset(codes.split()) for name, codes in MEMBERS.items()}
+    name: str
+    latitude: float
+    longitude: float
+
+
+class CloudRegion(NamedTuple):
+    """A region of a public cloud: its country (ISO 3166-1 alpha-2) and rough coordinates, in degrees north and east."""
+
+    country: str
+    latitude: float
+    longitude: float
+
+
+def _rows(file: str) -> list[dict[str, str]]:
+    """The rows of a table by the names of its columns; lines that begin with # give its source and date."""
+    lines = _DATA.joinpath(file).read_text(encoding="utf-8").splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+
+
+COUNTRIES: Final[Mapping[str, Country]] = MappingProxyType(
+    {
+        row["code"]: Country(row["name"], float(row["latitude"]), float(row["longitude"]))
+        for row in _rows("countries.csv")
+    }
+)
+"""By ISO 3166-1 alpha-2 code."""
+
+REGIONS: Final[Mapping[str, CloudRegion]] = MappingProxyType(
+    {
+        row["region"]: CloudRegion(row["country"], float(row["latitude"]), float(row["longitude"]))
+        for row in _rows("regions.csv")
+    }
+)
+"""By the cloud's own name; no two clouds share one."""
+
+_LAW: Final = json.loads(_DATA.joinpath("groups.json").read_text(encoding="utf-8"))
+
+LAW_DATE: Final[str] = _LAW["checked"]
+"""The day on which the tables were last checked against their sources: the name of this state of the law."""
+
+GROUPS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {name: frozenset(group["members"]) for name, group in _LAW["groups"].items()}
+)
 """Legal groups, strict by ISO code: overseas territories with a code of their own (RE, GF, AX) are not "EU".
 
-Sources, notes and days stand in hack/law, a file for each; `LAW_DATE` is the day of these tables.
+Sources, notes and days are in hack/law, a file for each; `LAW_DATE` is the day of these tables.
 """
 
 
@@ -64,11 +112,11 @@ def resolve_countries(countries: Iterable[str], groups: Iterable[str] = ()) -> f
     resolved: set[str] = set()
     for code in countries:
         if not is_country(code):
-            raise ValueError(f"{code!r} is no ISO 3166-1 alpha-2 country code such as 'DE'{_hint(code)}")
+            raise ValueError(f"unknown country {code!r}: use an ISO 3166-1 alpha-2 code such as 'DE'{_hint(code)}")
         resolved.add(code)
     for group in groups:
         if group not in GROUPS:
-            raise ValueError(f"{group!r} is no known country group; known groups: {', '.join(sorted(GROUPS))}")
+            raise ValueError(f"unknown country group {group!r}; known groups: {', '.join(sorted(GROUPS))}")
         resolved |= GROUPS[group]
     return frozenset(resolved)
 
@@ -78,23 +126,23 @@ def locate(*, country: str = "", region: str = "", coordinates: tuple[float, flo
 
     `coordinates` are (degrees north, degrees east). A known cloud region gives country and coordinates unless
     `country` says otherwise (owners may reuse a cloud's region name); a country gives its centre.
-    Raises ValueError on an unknown country, on coordinates off the globe, and when nothing can be located.
+    Raises ValueError on an unknown country, on coordinates out of range, and when nothing can be located.
     """
     if country and not is_country(country):
-        raise ValueError(f"{country!r} is no ISO 3166-1 alpha-2 country code such as 'DE'{_hint(country)}")
+        raise ValueError(f"unknown country {country!r}: use an ISO 3166-1 alpha-2 code such as 'DE'{_hint(country)}")
     known = REGIONS.get(region)
-    if known is not None and country in ("", known[0]):
-        country = known[0]
+    if known is not None and country in ("", known.country):
+        country = known.country
     else:
         known = None
-    point = _checked(coordinates) if coordinates else known[1:] if known else None
+    point = _checked(coordinates) if coordinates else (known.latitude, known.longitude) if known else None
     if point is None:
         if not country:
             raise ValueError(
-                f"region {region!r} is not known: give coordinates, a country, or a cloud region "
+                f"unknown region {region!r}: set coordinates, a country, or a cloud region "
                 "such as 'eu-central-1', 'europe-west3' or 'germanywestcentral'"
             )
-        point = COUNTRIES[country][1:]
+        point = COUNTRIES[country].latitude, COUNTRIES[country].longitude
     return Location(country=country, region=region, latitude=point[0], longitude=point[1])
 
 
@@ -106,13 +154,13 @@ def point_of(location: Location) -> tuple[float, float] | None:
     if location.latitude is not None and location.longitude is not None:
         return location.latitude, location.longitude
     known = REGIONS.get(location.region)
-    return known[1:] if known is not None and known[0] == location.country else None
+    return (known.latitude, known.longitude) if known is not None and known.country == location.country else None
 
 
 def _checked(point: tuple[float, float]) -> tuple[float, float]:
     north, east = point
     if not (-90 <= north <= 90 and -180 <= east <= 180):
-        raise ValueError(f"coordinates {north}, {east} are off the globe: latitude is -90 to 90, longitude -180 to 180")
+        raise ValueError(f"coordinates {north}, {east} are out of range: latitude is -90 to 90, longitude -180 to 180")
     return point
 
 

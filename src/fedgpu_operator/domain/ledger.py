@@ -61,7 +61,7 @@ class IntentCall:
 
 
 @dataclass(frozen=True, slots=True)
-class SignedReceipt:
+class CountersignedReceipt:
     """A receipt with both signatures, as the ledger keeps it; `at` is when the hub took it into its books."""
 
     receipt: Receipt
@@ -91,7 +91,7 @@ class UsageDisputeState(StrEnum):
 class UsageDispute:
     """A reading that claims more than the hub holds payable; both figures are cumulative GPU-seconds of the lease.
 
-    What is payable is paid; the rest waits here. `evidence` is canonical JSON of what both sides saw.
+    What is payable is paid; the rest waits here. `evidence` is JSON with what both sides saw.
     """
 
     lease_name: str

@@ -36,7 +36,7 @@ class Announced:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningJob:
     """One running job that its owner lets be moved.
 
     `job` is what placement would see if it waited now, what it has cost so far already taken from its budget. `price`

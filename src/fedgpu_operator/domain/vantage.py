@@ -42,7 +42,7 @@ def with_vantages(rule: LatencyRule, vantages: Iterable[Vantage]) -> LatencyRule
         missing = sorted(rule.vantages - set(known))
         if missing:
             names = ", ".join(sorted(known)) or "none"
-            raise ValueError(f"{missing[0]!r} is no vantage of this hub; there are: {names}")
+            raise ValueError(f"unknown vantage {missing[0]!r}; vantages of this hub: {names}")
         return replace(rule, origin=known[min(rule.vantages)].location)
     return replace(rule, vantages=frozenset(name for name, each in known.items() if _stands_for(each, rule.origin)))
 
@@ -67,7 +67,7 @@ def parse_vantages(text: str) -> tuple[Vantage, ...]:
         raise ValueError('must be a JSON list such as [{"name": …, "url": …, "region": …}]')
     vantages = tuple(_vantage(f"entry {i}", each) for i, each in enumerate(entries))
     if len({each.name for each in vantages}) < len(vantages):
-        raise ValueError("every entry needs a name of its own")
+        raise ValueError("names must be unique")
     if len(vantages) > MAX_VANTAGES:
         raise ValueError(f"at most {MAX_VANTAGES} entries, not {len(vantages)}")
     return vantages
@@ -82,7 +82,7 @@ def _vantage(where: str, entry: Mapping[str, object]) -> Vantage:
     _refuse_url(where, url)
     point = _point(where, entry.get("latitude"), entry.get("longitude"))
     if region == country == "" and point is None:
-        raise ValueError(f"{where}: say where it stands: region, country, or latitude and longitude")
+        raise ValueError(f"{where}: location missing: set region, country, or latitude and longitude")
     try:
         return Vantage(name, url, locate(country=country, region=region, coordinates=point))
     except ValueError as error:
@@ -96,11 +96,13 @@ def _refuse_url(where: str, url: str) -> None:
         fit = parts.scheme in {"http", "https"} and bool(parts.hostname) and len(url) <= MAX_URL
         secret = parts.username is not None or parts.password is not None or "?" in url or "#" in url
     except ValueError as error:
-        raise ValueError(f"{where}: url is no URL") from error
+        raise ValueError(f"{where}: invalid url") from error
     if not fit:
         raise ValueError(f"{where}: url must be an http or https URL of at most {MAX_URL} characters")
     if secret:
-        raise ValueError(f"{where}: url must hold no user, password, query or fragment: every owner's prober reads it")
+        raise ValueError(
+            f"{where}: url must not contain a user, password, query or fragment, since every owner's prober reads it"
+        )
 
 
 def _point(where: str, north: object, east: object) -> tuple[float, float] | None:
@@ -108,4 +110,4 @@ def _point(where: str, north: object, east: object) -> tuple[float, float] | Non
         return float(north), float(east)
     if north is None and east is None:
         return None
-    raise ValueError(f"{where}: latitude and longitude are two numbers, in degrees")
+    raise ValueError(f"{where}: latitude and longitude must be two numbers, in degrees")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedgpu_operator.placement.context import Context, Refusal
-from fedgpu_operator.placement.engine import Engine, Outcome, Placement, decide, evaluate, place
+from fedgpu_operator.placement.context import Context, OfferRefusal
+from fedgpu_operator.placement.engine import Engine, PassResult, Placement, decide, evaluate, place
 from fedgpu_operator.placement.registry import BUILT_IN, Filter, Plugins, Pricer
 from fedgpu_operator.placement.snapshot import Snapshot
 from fedgpu_operator.placement.table import OfferTable
@@ -13,12 +13,12 @@ __all__ = [
     "Context",
     "Engine",
     "Filter",
+    "OfferRefusal",
     "OfferTable",
-    "Outcome",
+    "PassResult",
     "Placement",
     "Plugins",
     "Pricer",
-    "Refusal",
     "Snapshot",
     "decide",
     "evaluate",

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import chain
 
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.placement.context import Context, Guards
 from fedgpu_operator.placement.guard import Guard
 from fedgpu_operator.placement.snapshot import Snapshot
-from fedgpu_operator.placement.table import Uids, moved
+from fedgpu_operator.placement.table import Uids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Group:
+class JobGroup:
     """Equal jobs, as far as any plugin, the funds and the solver can see.
 
     `ctx.job` is one of them. `members` are their uids, sorted. `filters` and `pricers` are the keys of the plugins
-    in their order. `payer` is the namespace whose funds bind them; None where funds are unlimited. `key` is equal for
-    the same group in another pass.
+    in their order. `payer` is the namespace whose funds bind them; None if funds are unlimited.
     """
 
     ctx: Context
@@ -28,59 +26,30 @@ class Group:
     filters: tuple[Hashable, ...]
     pricers: tuple[Hashable, ...]
     payer: str | None
-    key: Hashable
 
 
 class Grouping:
-    """Finds the groups of a pass. Only jobs that are other objects than in the pass before are looked at again."""
+    """Finds the groups of each pass; policies that stayed equal are the same objects from pass to pass."""
 
-    def __init__(self, guard: Guard, *, follows: bool = True) -> None:
-        """`follows`: whether another pass will; then uids are prepared for it at once, as all are looked at anyway."""
-        self._follows = follows
+    def __init__(self, guard: Guard) -> None:
         self._filters = [guard.keyed(each) for each in guard.plugins.filters]
         self._pricers = [guard.keyed(each) for each in guard.plugins.pricers]
-        self._guard = guard
-        self._contexts = _Contexts(Snapshot(datetime.min.replace(tzinfo=UTC), (), ()), {})
-        self._doubtful = False
-        self._jobs: tuple[Job, ...] = ()
-        self._buckets: dict[Hashable, _Bucket] = {}
+        self._same: Mapping[Guards, Guards] = {}
 
-    def groups(self, snapshot: Snapshot) -> list[Group]:
+    def groups(self, snapshot: Snapshot) -> list[JobGroup]:
         """All jobs in groups by descending priority and then least uid; the order of the jobs changes nothing."""
-        self._buckets = _followed(self._buckets, self._jobs, snapshot.jobs)
-        self._jobs = snapshot.jobs
-        if self._follows:
-            for bucket in self._buckets.values():
-                bucket.uids.prepare()
-        return self._grouped(snapshot)
-
-    def changed(self, gone: Sequence[Job], come: Sequence[Job], rest: Snapshot | None = None) -> list[Group]:
-        """The groups of the last pass without the jobs `gone`, with those `come`; `rest` is all but the jobs.
-
-        Without `rest` all that stayed as it was, so that only jobs unlike any in the last pass are asked about. Raises
-        ValueError where a job that is gone was not among them, as it is handed in here; then nothing changed.
-        """
-        self._buckets = _replaced(self._buckets, gone, come)
-        self._jobs = ()
-        return self._grouped(rest)
-
-    def _grouped(self, snapshot: Snapshot | None) -> list[Group]:
-        if snapshot is not None:
-            self._contexts = _Contexts(snapshot, self._contexts.same)
-        failed = self._guard.failed
-        merged: dict[_Key, tuple[_Kind, list[Uids]]] = {}
-        for bucket in self._buckets.values():
-            if bucket.kind is None or snapshot is not None or self._doubtful:
-                bucket.kind = self._kind(bucket.job, self._contexts)
-            merged.setdefault(bucket.kind.key, (bucket.kind, []))[1].append(bucket.uids)
-        # A third party's plugin that failed is asked again in the next pass.
-        self._doubtful = self._guard.failed != failed
+        contexts = _Contexts(snapshot, self._same)
+        self._same = contexts.same
+        merged: dict[_Key, tuple[_Kind, list[list[str]]]] = {}
+        for job, uids in alike(snapshot.jobs).values():
+            kind = self._kind(job, contexts)
+            merged.setdefault(kind.key, (kind, []))[1].append(uids)
         groups = [kind.group(members) for kind, members in merged.values()]
         return sorted(groups, key=lambda each: (-each.ctx.job.priority, each.members.first))
 
-    def alone(self, job: Job, snapshot: Snapshot) -> Group:
+    def alone(self, job: Job, snapshot: Snapshot) -> JobGroup:
         """The group of this job only."""
-        return self._kind(job, _Contexts(snapshot, self._contexts.same)).group([Uids([job.uid], ordered=True)])
+        return self._kind(job, _Contexts(snapshot, self._same)).group([[job.uid]])
 
     def _kind(self, job: Job, contexts: _Contexts) -> _Kind:
         ctx = contexts.of(job)
@@ -120,7 +89,7 @@ class _Contexts:
 
 
 class _Key:
-    """Names a group; hashed once, for it is looked up in every pass, and takes long to hash."""
+    """Names a group; hashed once, since its parts are slow to hash."""
 
     __slots__ = ("_hash", "_parts")
 
@@ -144,52 +113,10 @@ class _Kind:
     payer: str | None
     key: _Key
 
-    def group(self, members: Sequence[Uids]) -> Group:
-        """The group of these."""
-        uids = members[0] if len(members) == 1 else Uids(list(chain.from_iterable(members)))
-        return Group(self.ctx, uids, self.filters, self.pricers, self.payer, self.key)
-
-
-@dataclass(slots=True, eq=False)
-class _Bucket:
-    """Jobs that are equal at first sight: one of them, the uids of all, and what they were found to be, if asked."""
-
-    job: Job
-    uids: Uids
-    kind: _Kind | None = None
-
-
-def _followed(known: dict[Hashable, _Bucket], before: tuple[Job, ...], now: tuple[Job, ...]) -> dict[Hashable, _Bucket]:
-    """The buckets of the jobs `now`, given those of the jobs `before`."""
-    gone, come = _difference(before, now) if before else ([], list(now))
-    if not before or 4 * (len(gone) + len(come)) > len(now):
-        return {key: _Bucket(job, Uids(uids)) for key, (job, uids) in alike(now).items()}
-    return _replaced(known, gone, come)
-
-
-def _replaced(known: dict[Hashable, _Bucket], gone: Sequence[Job], come: Sequence[Job]) -> dict[Hashable, _Bucket]:
-    """The buckets without some jobs and with others."""
-    lost, found = alike(gone), alike(come)
-    buckets = dict(known)
-    for key in lost.keys() | found.keys():
-        less, more = lost.get(key), found.get(key)
-        stood = known.get(key) or _Bucket((more or lost[key])[0], Uids([], ordered=True))
-        uids = stood.uids.changed(less[1] if less else (), more[1] if more else ())
-        if len(uids):
-            buckets[key] = _Bucket(stood.job, uids, stood.kind)
-        else:
-            del buckets[key]
-    return buckets
-
-
-def _difference(before: tuple[Job, ...], now: tuple[Job, ...]) -> tuple[list[Job], list[Job]]:
-    """The jobs, as objects, that are only in one of both; fast where most stand where they stood."""
-    others = moved(before, now)
-    least = min(len(before), len(now))
-    old = [before[i] for i in others] + list(before[least:])
-    new = [now[i] for i in others] + list(now[least:])
-    was, are = set(map(id, old)), set(map(id, new))
-    return [job for job in old if id(job) not in are], [job for job in new if id(job) not in was]
+    def group(self, members: Sequence[list[str]]) -> JobGroup:
+        """The group of all these uids."""
+        uids = members[0] if len(members) == 1 else list(chain.from_iterable(members))
+        return JobGroup(self.ctx, Uids(uids), self.filters, self.pricers, self.payer)
 
 
 def alike(jobs: Iterable[Job]) -> dict[Hashable, tuple[Job, list[str]]]:

@@ -41,7 +41,7 @@ class Context:
     now: datetime
 
 
-class Refusal(NamedTuple):
+class OfferRefusal(NamedTuple):
     """Why an offer does not serve the job: the CamelCase word, and a sentence that names the facts on both sides."""
 
     reason: str

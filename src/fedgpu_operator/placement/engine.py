@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 import numpy as np
 
@@ -12,13 +11,13 @@ from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.placement import explain, funds
-from fedgpu_operator.placement.again import Names, Solver
-from fedgpu_operator.placement.classes import Group, Grouping
+from fedgpu_operator.placement.classes import Grouping, JobGroup
 from fedgpu_operator.placement.guard import Guard, PluginFailure
 from fedgpu_operator.placement.judge import Judge, JudgedClass
 from fedgpu_operator.placement.problem import JobClass, Problem, Solution
 from fedgpu_operator.placement.registry import BUILT_IN, Filter, Plugins
 from fedgpu_operator.placement.snapshot import Snapshot
+from fedgpu_operator.placement.solve import Solver
 from fedgpu_operator.placement.table import OfferTable
 
 
@@ -48,7 +47,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class PassResult:
     """One decision per job, by priority and then uid; how good they are together; and whose plugins failed."""
 
     decisions: tuple[Decision, ...]
@@ -59,55 +58,31 @@ class Outcome:
 class Engine:
     """Decides pass after pass. What a pass computed of offers and rules that did not change serves the next one.
 
-    The answers are those of a fresh engine, but where `solver` goes on from its last solution: those are within 0.1 %
-    of the optimum, and say so. Raises FedGPUError when the flow solver fails.
+    The answers are those of a fresh engine. Raises FedGPUError when a solver fails.
     """
 
-    def __init__(self, plugins: Plugins = BUILT_IN, *, solver: Solver | None = None) -> None:
+    def __init__(self, plugins: Plugins = BUILT_IN) -> None:
         self._guard = Guard(plugins)
-        self._solver = solver or Solver()
-        self._grouping = Grouping(self._guard, follows=self._solver.remembers)
+        self._solver = Solver()
+        self._grouping = Grouping(self._guard)
         self._judge: Judge | None = None
         self._offers: tuple[Offer, ...] = ()
-        self._rest: Snapshot | None = None
         self._aside: tuple[tuple[Offer, ...], Judge] | None = None
 
-    def decide(self, snapshot: Snapshot, *, clearing: bool = False) -> Outcome:
+    def decide(self, snapshot: Snapshot, *, clearing: bool = False) -> PassResult:
         """A decision with its words for every job."""
         placement = self.place(snapshot, clearing=clearing)
-        return Outcome(self._decisions(placement), placement.solution, placement.failures)
+        return PassResult(self._decisions(placement), placement.solution, placement.failures)
 
     def place(self, snapshot: Snapshot, *, clearing: bool = False, first_only: bool = False) -> Placement:
         """The same without words. `first_only` takes the first answer with a bound, `clearing` adds clearing prices."""
         groups = self._grouping.groups(snapshot)
-        self._rest = replace(snapshot, jobs=(), offers=())
-        return self._placed(groups, snapshot, snapshot.offers, clearing=clearing, first_only=first_only)
-
-    def changed(
-        self, gone: Sequence[Job], come: Sequence[Job], offers: tuple[Offer, ...], now: datetime | None = None
-    ) -> Placement:
-        """What `place` says of the last pass's world with these jobs gone and come, without looking at the others.
-
-        `gone` are jobs as they were handed in, `come` have uids that are not in use; `offers` are all of them, the same
-        objects where nothing changed. All else stays as it was, `now` too unless given. A `place` after it groups all
-        jobs again. Raises ValueError before the first pass and where a job that is gone was not in the last one.
-        """
-        if self._rest is None:
-            raise ValueError("nothing can have changed before the first pass")
-        rest = self._rest if now is None else replace(self._rest, now=now)
-        groups = self._grouping.changed(gone, come, None if rest is self._rest else rest)
-        self._rest = rest
-        return self._placed(groups, rest, offers, clearing=False, first_only=False)
-
-    def _placed(
-        self, groups: Sequence[Group], rest: Snapshot, offers: tuple[Offer, ...], *, clearing: bool, first_only: bool
-    ) -> Placement:
-        placement = self._solved(groups, rest, offers, clearing=clearing, first_only=first_only)
+        placement = self._solved(groups, snapshot, clearing=clearing, first_only=first_only)
         while any(
             self._contradicted(judged, placement.table, (offer for offer, _ in flows))
             for judged, flows in zip(placement.classes, placement.solution.flows, strict=True)
         ):
-            placement = self._solved(groups, rest, offers, clearing=clearing, first_only=first_only)
+            placement = self._solved(groups, snapshot, clearing=clearing, first_only=first_only)
         return replace(placement, failures=self._guard.drain())
 
     def _contradicted(self, judged: JudgedClass, table: OfferTable, chosen: Iterable[int]) -> bool:
@@ -120,16 +95,13 @@ class Engine:
                     return True
         return False
 
-    def _solved(
-        self, groups: Sequence[Group], rest: Snapshot, offers: tuple[Offer, ...], *, clearing: bool, first_only: bool
-    ) -> Placement:
-        judge = self._judge_of(offers)
-        classes, lefts = funds.reserve([judge.judged(each) for each in groups], judge.table, rest.funds)
-        problem = _problem(classes, judge.table)
-        names = Names([(each.key, each.limit) for each in classes], judge.table.names, judge.moved)
+    def _solved(self, groups: Sequence[JobGroup], snapshot: Snapshot, *, clearing: bool, first_only: bool) -> Placement:
+        judge = self._judge_of(snapshot.offers)
+        classes, lefts = funds.reserve([judge.judged(each) for each in groups], judge.table, snapshot.funds)
         judge.forget()
-        self._judge, self._offers = judge, offers
-        solution = self._solver.solve(problem, names, clearing=clearing, first_only=first_only)
+        self._judge, self._offers = judge, snapshot.offers
+        problem = _problem(classes, judge.table)
+        solution = self._solver.solve(problem, clearing=clearing, first_only=first_only)
         return Placement(tuple(classes), judge.table, problem, solution, lefts)
 
     def evaluate(self, job: Job, snapshot: Snapshot) -> Decision:
@@ -202,7 +174,7 @@ def place(
     snapshot: Snapshot, *, plugins: Plugins = BUILT_IN, clearing: bool = False, first_only: bool = False
 ) -> Placement:
     """One pass from nothing, without words."""
-    return Engine(plugins, solver=Solver(remember=False)).place(snapshot, clearing=clearing, first_only=first_only)
+    return Engine(plugins).place(snapshot, clearing=clearing, first_only=first_only)
 
 
 def demand(snapshot: Snapshot, plugins: Plugins = BUILT_IN) -> tuple[JobClass, ...]:
@@ -248,7 +220,7 @@ def decide(snapshot: Snapshot, plugins: Plugins = BUILT_IN) -> tuple[Decision, .
 
     Raises FedGPUError when the flow solver fails.
     """
-    return Engine(plugins, solver=Solver(remember=False)).decide(snapshot).decisions
+    return Engine(plugins).decide(snapshot).decisions
 
 
 def evaluate(job: Job, snapshot: Snapshot, plugins: Plugins = BUILT_IN) -> Decision:

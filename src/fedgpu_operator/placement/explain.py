@@ -10,7 +10,7 @@ import numpy as np
 
 from fedgpu_operator.domain.decision import Decision, Reason, Verdict
 from fedgpu_operator.domain.money import MicroUSD, format_usd
-from fedgpu_operator.placement.context import IntVector, Refusal
+from fedgpu_operator.placement.context import IntVector, OfferRefusal
 from fedgpu_operator.placement.guard import Guard
 from fedgpu_operator.placement.judge import Gate, JudgedClass
 from fedgpu_operator.placement.plugins import latency
@@ -164,7 +164,7 @@ class Verdicts(Sequence[Verdict]):
             score=score,
         )
 
-    def _refusal(self, i: int) -> Refusal | None:
+    def _refusal(self, i: int) -> OfferRefusal | None:
         judged = self.judged
         if judged.eligible[i]:
             return None
@@ -172,15 +172,15 @@ class Verdicts(Sequence[Verdict]):
         if gate is not None:
             return self._said(gate, i)
         cost = run_cost(judged.ctx.job, self._table.offers[i])
-        return Refusal(
+        return OfferRefusal(
             Reason.UNFUNDED,
-            f"the run limit would cost {format_usd(cost)} USD, "
-            f"{format_usd(self._left or 0)} USD of the account's funds is left",
+            f"insufficient funds: a full run costs up to {format_usd(cost)} USD, "
+            f"the account has {format_usd(self._left or 0)} USD left",
         )
 
-    def _said(self, gate: Gate, i: int) -> Refusal:
+    def _said(self, gate: Gate, i: int) -> OfferRefusal:
         if gate.broken or not isinstance(gate.plugin, Filter):
-            return Refusal(Reason.PLUGIN_FAILED, gate.broken)
+            return OfferRefusal(Reason.PLUGIN_FAILED, gate.broken)
         return self._guard.words(gate.plugin, self.judged.ctx, self._table.offers[i])
 
     def _depths(self) -> IntVector:
@@ -229,7 +229,7 @@ def waiting(uid: str, verdicts: Verdicts) -> Decision:
     nearest = verdicts.nearest_misses
     fits, total = verdicts.fits, verdicts.total
     reason: str = Reason.NO_ELIGIBLE_PROVIDER
-    message = "0/0 providers fit: no provider offers any GPU yet"
+    message = "0/0 providers fit: no provider offers GPUs"
     if nearest:
         reason = verdicts.furthest
         but = ", but their capacity went to other jobs in this pass" if fits else ""

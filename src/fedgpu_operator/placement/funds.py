@@ -98,7 +98,7 @@ def _one_by_one(purses: Sequence[_Purse], table: OfferTable, left: int, lefts: L
 
 
 def _part(purse: _Purse, table: OfferTable, cost: int | None, members: list[str]) -> JudgedClass:
-    part = replace(purse.judged, members=Uids(members, ordered=True))
+    part = replace(purse.judged, members=Uids(members))
     if cost == purse.worst:
         return part
     return _limited(part, table, -1 if cost is None else dearest(cost, part.seconds))
@@ -109,4 +109,4 @@ def _limited(judged: JudgedClass, table: OfferTable, limit: int | None) -> Judge
         return judged
     eligible = judged.eligible & table.within(limit)
     eligible.flags.writeable = False
-    return replace(judged, eligible=eligible, limit=limit)
+    return replace(judged, eligible=eligible)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import MAX_COMPONENT, BoolVector, Context, IntVector, Refusal
+from fedgpu_operator.placement.context import MAX_COMPONENT, BoolVector, Context, IntVector, OfferRefusal
 from fedgpu_operator.placement.registry import Filter, Plugins, Pricer
 from fedgpu_operator.placement.table import OfferTable
 
@@ -74,7 +74,7 @@ class Guard:
                 self._failed(each.name, error)
         return np.array([self.refusal(each, ctx, offer) is None for offer in table.offers], dtype=np.bool_)
 
-    def refusal(self, each: Filter, ctx: Context, offer: Offer) -> Refusal | None:
+    def refusal(self, each: Filter, ctx: Context, offer: Offer) -> OfferRefusal | None:
         """What the filter says of one offer; a failure refuses, and is reported."""
         said = self._asked(each, ctx, offer)
         return self._failed(each.name, said) if isinstance(said, Exception) else said
@@ -89,21 +89,21 @@ class Guard:
         said = self._asked(each, ctx, offer)
         if said is None:
             return False
-        lie = ValueError(f"its `allowed` lets {offer.name} through, its `refusal` does not")
+        lie = ValueError(f"`allowed` accepts {offer.name}, `refusal` does not")
         self._failed(each.name, said if isinstance(said, Exception) else lie)
         self._distrusted.add(each.name)
         return True
 
-    def words(self, each: Filter, ctx: Context, offer: Offer) -> Refusal:
+    def words(self, each: Filter, ctx: Context, offer: Offer) -> OfferRefusal:
         """Why the filter refused an offer, asked again after the pass: nothing is reported."""
         said = self._asked(each, ctx, offer)
         if isinstance(said, Exception):
             return _failure(each.name, said)
         if said is None:
-            return Refusal(Reason.PLUGIN_FAILED, f"plugin {each.name} refuses it and does not say why")
+            return OfferRefusal(Reason.PLUGIN_FAILED, f"plugin {each.name} refused the offer without a reason")
         return said
 
-    def _asked(self, each: Filter, ctx: Context, offer: Offer) -> Refusal | Exception | None:
+    def _asked(self, each: Filter, ctx: Context, offer: Offer) -> OfferRefusal | Exception | None:
         if each.name not in self.plugins.foreign:
             return each.refusal(ctx, offer)
         try:
@@ -122,7 +122,7 @@ class Guard:
             return np.zeros(len(table), dtype=np.int64)
         return row
 
-    def _failed(self, name: str, error: Exception) -> Refusal:
+    def _failed(self, name: str, error: Exception) -> OfferRefusal:
         refused = _failure(name, error)
         self._failures[PluginFailure(name, refused.message)] = None
         self.failed += 1
@@ -130,8 +130,8 @@ class Guard:
         return refused
 
 
-def _failure(name: str, error: Exception) -> Refusal:
-    return Refusal(Reason.PLUGIN_FAILED, f"plugin {name} failed: {type(error).__name__}: {str(error)[:200]}")
+def _failure(name: str, error: Exception) -> OfferRefusal:
+    return OfferRefusal(Reason.PLUGIN_FAILED, f"plugin {name} failed: {type(error).__name__}: {str(error)[:200]}")
 
 
 def _mask(each: Filter, ctx: Context, table: OfferTable) -> BoolVector:
@@ -142,17 +142,17 @@ def _mask(each: Filter, ctx: Context, table: OfferTable) -> BoolVector:
 
 def _checked(row: NDArray[V], dtype: type[V], length: int) -> NDArray[V]:
     if not isinstance(row, np.ndarray) or row.dtype != dtype or row.shape != (length,):
-        raise TypeError(f"it answered {type(row).__name__}, not {dtype.__name__} of shape ({length},)")
+        raise TypeError(f"returned {type(row).__name__}, expected {dtype.__name__} of shape ({length},)")
     return row
 
 
 def _bounded(row: IntVector) -> IntVector:
     if len(row) and not 0 <= row.min() <= row.max() <= MAX_COMPONENT:
-        raise ValueError(f"it priced outside 0 to {MAX_COMPONENT}")
+        raise ValueError(f"price outside 0 to {MAX_COMPONENT}")
     return row
 
 
-def _declared(each: Filter, said: Refusal | None) -> Refusal | None:
+def _declared(each: Filter, said: OfferRefusal | None) -> OfferRefusal | None:
     if said is not None and said.reason not in each.reasons:
-        raise ValueError(f"it gave the reason {said.reason!r}, which it does not declare")
+        raise ValueError(f"undeclared reason {said.reason!r}")
     return said

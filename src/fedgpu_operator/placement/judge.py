@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgpu_operator.placement.classes import Group
+from fedgpu_operator.placement.classes import JobGroup
 from fedgpu_operator.placement.context import BoolVector, Context, IntVector
 from fedgpu_operator.placement.guard import Broken, Guard
 from fedgpu_operator.placement.registry import Filter, Pricer
-from fedgpu_operator.placement.table import Change, Fact, OfferTable, Uids, others, price_of
+from fedgpu_operator.placement.table import Fact, OfferChanges, OfferTable, Uids, others, price_of
 
 V = TypeVar("V", np.bool_, np.int64)
 
@@ -26,16 +26,10 @@ class Carry:
 
     def __init__(self, table: OfferTable, before: OfferTable | None) -> None:
         self.table = table
-        self._change = None if before is None else Change(before, table)
+        self._change = None if before is None else OfferChanges(before, table)
         self._prices: dict[int, list[IntVector]] = {}
-        self.moved: dict[int, tuple[IntVector, IntVector]] = {}
-        """By id of a total: that of the pass before it was copied from, and the offers at which it is another."""
         self._masks: dict[bytes, BoolVector] = {}
         self._all = np.packbits(np.ones(len(table), dtype=np.bool_))
-
-    def forget(self) -> None:
-        """Let go of what only tells this pass from the one before."""
-        self.moved = {}
 
     def computed(
         self, compute: Callable[[OfferTable], NDArray[V]], old: NDArray[V] | None, reads: Reads | None
@@ -71,10 +65,7 @@ class Carry:
         for part in parts:
             anew += part[rows]
         row[rows] = anew
-        total = self._same(row, hash((id(old), anew.tobytes())))
-        if total is row and change.aligned:
-            self.moved[id(row)] = old, rows[anew != old[rows]]
-        return total
+        return self._same(row, hash((id(old), anew.tobytes())))
 
     def _same(self, row: IntVector, content: int) -> IntVector:
         """The one array with this content: solvers sort each array once. What comes by another way may stay apart."""
@@ -124,8 +115,7 @@ class JudgedClass:
     `eligible` (bool) and `price` (int64, effective, µUSD per GPU-hour; it means nothing where not eligible) have shape
     (offers,), are read-only, and the same object where they are equal. `gates` are the filters that have something to
     say, in order; `parts` what is added to the price, by component. `payer` is the namespace whose funds bind the jobs
-    (None: unlimited), `key` is equal for the same group in another pass, `limit` the highest price in money that they
-    still pay for (µUSD per GPU-hour; None: any).
+    (None: unlimited).
     """
 
     ctx: Context
@@ -135,8 +125,6 @@ class JudgedClass:
     price: IntVector
     gates: tuple[Gate, ...]
     parts: tuple[tuple[str, IntVector], ...]
-    key: Hashable
-    limit: int | None = None
 
     @property
     def seconds(self) -> int:
@@ -173,7 +161,7 @@ class _Price(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class JudgedRows:
     """What a judge computed, by number of the plugin and key, and by the keys of all pricers."""
 
     masks: dict[tuple[int, Hashable], _Mask] = field(default_factory=dict)
@@ -190,24 +178,18 @@ class Judge:
     def __init__(self, table: OfferTable, guard: Guard, before: Judge | None = None) -> None:
         self.table = table
         self._guard = guard
-        self._old: Kept | None = None if before is None else before.kept
+        self._old: JudgedRows | None = None if before is None else before.kept
         self._carry = Carry(table, None if before is None else before.table)
         self._nothing = fixed(np.zeros(len(table), dtype=np.bool_))
         self._passed: dict[Hashable, tuple[BoolVector, tuple[Gate, ...]]] = {}
         self._totals: dict[tuple[int, ...], IntVector] = {}
-        self.kept: Kept = Kept()
-
-    @property
-    def moved(self) -> Mapping[int, tuple[IntVector, IntVector]]:
-        """By id of a price: that of the pass before which it is a copy of, and the offers at which it is another."""
-        return self._carry.moved
+        self.kept: JudgedRows = JudgedRows()
 
     def forget(self) -> None:
         """Let go of the pass before, once this one is done."""
         self._old = None
-        self._carry.forget()
 
-    def judged(self, group: Group) -> JudgedClass:
+    def judged(self, group: JobGroup) -> JudgedClass:
         """What may serve these jobs, and at which effective price."""
         price = self.kept.prices.get(group.pricers)
         if price is None:
@@ -216,11 +198,9 @@ class Judge:
         passed = self._passed.get(name)
         if passed is None:
             passed = self._passed[name] = self._pass(group, price.shut)
-        return JudgedClass(
-            group.ctx, group.members, group.payer, passed[0], price.price, passed[1], price.parts, group.key
-        )
+        return JudgedClass(group.ctx, group.members, group.payer, passed[0], price.price, passed[1], price.parts)
 
-    def _pass(self, group: Group, shut: tuple[Gate, ...]) -> tuple[BoolVector, tuple[Gate, ...]]:
+    def _pass(self, group: JobGroup, shut: tuple[Gate, ...]) -> tuple[BoolVector, tuple[Gate, ...]]:
         """Where all filters let the group through, and the filters that have something to say."""
         filters = self._guard.plugins.filters
         gates = [
@@ -232,14 +212,14 @@ class Judge:
             gates[len(gates) - states : len(gates) - states] = shut
         return self._carry.every([gate.packed for gate in gates]), tuple(gates)
 
-    def _gate(self, number: int, each: Filter, group: Group) -> Gate:
+    def _gate(self, number: int, each: Filter, group: JobGroup) -> Gate:
         key = group.filters[number]
         known = self.kept.masks.get((number, key))
         if known is None:
             known = self.kept.masks[number, key] = self._mask(number, each, group)
         return known.gate
 
-    def _mask(self, number: int, each: Filter, group: Group) -> _Mask:
+    def _mask(self, number: int, each: Filter, group: JobGroup) -> _Mask:
         key = group.filters[number]
         if isinstance(key, Broken):
             return _Mask(_gate(each, self._nothing, key.message), None)
@@ -253,7 +233,7 @@ class Judge:
         # A third party's plugin that failed is asked again in the next pass.
         return _Mask(_gate(each, mask), reads if self._guard.failed == failed else None)
 
-    def _price(self, group: Group) -> _Price:
+    def _price(self, group: JobGroup) -> _Price:
         """The effective price, its parts, and a shut gate for each part that a third party failed to price."""
         parts: list[tuple[str, IntVector]] = []
         shut: list[Gate] = []
@@ -272,7 +252,7 @@ class Judge:
         return _Price(self._total(parts, facts, group, shut), tuple(parts), facts, tuple(shut))
 
     def _total(
-        self, parts: Sequence[tuple[str, IntVector]], facts: Reads, group: Group, shut: Sequence[Gate]
+        self, parts: Sequence[tuple[str, IntVector]], facts: Reads, group: JobGroup, shut: Sequence[Gate]
     ) -> IntVector:
         """The price in money and all parts; groups whose parts are the same rows share it."""
         name = tuple(id(row) for _, row in parts)
@@ -285,7 +265,7 @@ class Judge:
             )
         return known
 
-    def _row(self, number: int, each: Pricer, group: Group) -> _Row:
+    def _row(self, number: int, each: Pricer, group: JobGroup) -> _Row:
         key = group.pricers[number]
         if isinstance(key, Broken):
             return _Row(self.table.price, False, None, key.message)

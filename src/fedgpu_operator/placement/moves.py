@@ -11,7 +11,7 @@ from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.domain.running import RESTART_SECONDS, Running
+from fedgpu_operator.domain.running import RESTART_SECONDS, RunningJob
 from fedgpu_operator.placement.book import Histogram, Load, pack, room
 from fedgpu_operator.placement.engine import evaluate
 from fedgpu_operator.placement.registry import BUILT_IN, Plugins
@@ -35,7 +35,7 @@ class _State:
     funds: Mapping[str, MicroUSD | None]
 
 
-class Board:
+class Reservations:
     """The offers while moves are thought out: nothing is promised twice, neither now nor after what goes has gone.
 
     `snapshot` is as this pass's placements left it: offers and funds. `leaving` names, by offer, the leases that were
@@ -155,14 +155,14 @@ class Board:
             funds = {**self._state.funds, namespace: MicroUSD(max(0, left - amount))}
             self._state = replace(self._state, funds=funds)
 
-    def here(self, running: Running) -> Verdict | None:
+    def here(self, running: RunningJob) -> Verdict | None:
         """Its own offer as it is today, had it room; None where it is no longer offered."""
         key = (self._key(running.job), running.offer)
         if key not in self._here:
             self.prime((running,))
         return self._here[key]
 
-    def prime(self, running: Iterable[Running]) -> None:
+    def prime(self, running: Iterable[RunningJob]) -> None:
         """Judge the offers that these run at, each kind of job once for all its offers."""
         groups: dict[Hashable, tuple[Job, set[str]]] = {}
         for each in running:
@@ -201,7 +201,7 @@ def load_of(job: Job) -> Load:
     return Load(job.uid, job.gpu.count, job.replicas)
 
 
-def mover(running: Running) -> Job:
+def mover(running: RunningJob) -> Job:
     """The job as it will wait once it has stopped: what it costs until then is gone from its budget."""
     job = running.job
     if job.budget_left is None:
@@ -210,7 +210,7 @@ def mover(running: Running) -> Job:
     return replace(job, budget_left=MicroUSD(max(0, job.budget_left - more)))
 
 
-def saving(running: Running, here: Verdict | None, there: Verdict | None) -> int:
+def saving(running: RunningJob, here: Verdict | None, there: Verdict | None) -> int:
     """What moving saves over the rest of the run (µUSD, rounded down), everything that moving costs paid.
 
     Staying costs the frozen price, with latency, carbon and expected re-runs as they are today, for all the time left.

@@ -11,8 +11,8 @@ from typing import Final
 
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.job import Job
-from fedgpu_operator.domain.running import Move, MoveReason, Running
-from fedgpu_operator.placement.moves import Board, likeness, load_of, mover, name_of, run_cost, saving
+from fedgpu_operator.domain.running import Move, MoveReason, RunningJob
+from fedgpu_operator.placement.moves import Reservations, likeness, load_of, mover, name_of, run_cost, saving
 
 MAX_HOPELESS: Final = 64
 """Kinds of waiting jobs without any way, after which a pass looks at no further ones."""
@@ -39,11 +39,11 @@ class _Way:
     worth: Worth
     offer: str
     cost: int
-    victims: tuple[tuple[Running, Verdict | None, int], ...]
+    victims: tuple[tuple[RunningJob, Verdict | None, int], ...]
 
 
 def preempt(
-    board: Board, waiting: Iterable[Job], running: Sequence[Running], nominated: frozenset[str] = frozenset()
+    board: Reservations, waiting: Iterable[Job], running: Sequence[RunningJob], nominated: frozenset[str] = frozenset()
 ) -> tuple[Move, ...]:
     """The jobs to stop so that `waiting` ones, which no free capacity serves, get a place; the board takes it all.
 
@@ -85,7 +85,7 @@ def preempt(
     return tuple(moves)
 
 
-def _fits_now(board: Board, job: Job) -> bool:
+def _fits_now(board: Reservations, job: Job) -> bool:
     """Whether the job has a place without anybody's leaving; that place is then kept for it."""
     load = load_of(job)
     for verdict in board.options(job):
@@ -96,7 +96,7 @@ def _fits_now(board: Board, job: Job) -> bool:
     return False
 
 
-def _may_go(each: Running, job: Job, served: Mapping[str, int]) -> bool:
+def _may_go(each: RunningJob, job: Job, served: Mapping[str, int]) -> bool:
     """Whether this one may be stopped for the job: never for its equal, never twice announced to equals."""
     serves = each.announced.serves if each.announced is not None else ""
     if serves != job.uid and served.get(serves, job.priority - 1) >= job.priority:
@@ -104,7 +104,7 @@ def _may_go(each: Running, job: Job, served: Mapping[str, int]) -> bool:
     return each.job.priority < job.priority and each.moves_left > 0
 
 
-def _accept(board: Board, job: Job, way: _Way) -> None:
+def _accept(board: Reservations, job: Job, way: _Way) -> None:
     board.clear(way.offer, frozenset(victim.lease for victim, _, _ in way.victims))
     board.take_after(way.offer, load_of(job))
     board.pay(job.namespace, way.cost)
@@ -117,18 +117,18 @@ def _accept(board: Board, job: Job, way: _Way) -> None:
 def _moves(job: Job, way: _Way) -> Iterator[Move]:
     for victim, there, saved in way.victims:
         to = name_of(there) if there is not None else ""
-        text = f"its place at {way.offer} goes to work of priority {job.priority}, its own is {victim.job.priority}"
-        text += f"; {to} is held for it" if to else "; it waits for another place"
+        text = f"preempted at {way.offer} by a job of priority {job.priority}, own priority {victim.job.priority}"
+        text += f"; {to} is reserved for it" if to else "; queued for another offer"
         yield Move(victim.uid, victim.lease, MoveReason.PREEMPTED, to, job.uid, saved, text)
 
 
 class _Search:
     """The ways for one job."""
 
-    def __init__(self, board: Board, job: Job, running: Sequence[Running], sites: frozenset[str]) -> None:
+    def __init__(self, board: Reservations, job: Job, running: Sequence[RunningJob], sites: frozenset[str]) -> None:
         self._board, self._job, self._load = board, job, load_of(job)
         self._verdicts = {name_of(verdict): verdict for verdict in board.options(job, at=sites)}
-        self._sites: dict[str, list[Running]] = defaultdict(list)
+        self._sites: dict[str, list[RunningJob]] = defaultdict(list)
         for each in running:
             if each.offer in self._verdicts:
                 self._sites[each.offer].append(each)
@@ -165,7 +165,7 @@ class _Search:
                 return self._way(name, self._needed(name, sorted(told, key=_least_loss)))
         return None
 
-    def _candidates(self) -> Iterator[tuple[str, tuple[Running, ...]]]:
+    def _candidates(self) -> Iterator[tuple[str, tuple[RunningJob, ...]]]:
         ranked = sorted(
             self._sites,
             key=lambda name: (
@@ -178,7 +178,7 @@ class _Search:
             for victims in self._sets(name):
                 yield name, victims
 
-    def _sets(self, name: str) -> Iterator[tuple[Running, ...]]:
+    def _sets(self, name: str) -> Iterator[tuple[RunningJob, ...]]:
         """Sets of jobs at the offer after which the job fits and of which nobody can be left out."""
         candidates = sorted(self._sites[name], key=_least_loss)
         few = candidates[:EXACT_CANDIDATES]
@@ -198,7 +198,7 @@ class _Search:
                 return
             size *= 2
 
-    def _needed(self, name: str, victims: Sequence[Running]) -> tuple[Running, ...]:
+    def _needed(self, name: str, victims: Sequence[RunningJob]) -> tuple[RunningJob, ...]:
         """The victims without those that may stay after all, asked in the order of who would lose most."""
         kept = list(victims)
         for each in reversed(victims):
@@ -207,10 +207,10 @@ class _Search:
                 kept = fewer
         return tuple(kept)
 
-    def _fits(self, name: str, victims: Sequence[Running]) -> bool:
+    def _fits(self, name: str, victims: Sequence[RunningJob]) -> bool:
         return self._board.room_after(name, self._load, frozenset(each.lease for each in victims))
 
-    def _way(self, name: str, victims: Sequence[Running]) -> _Way:
+    def _way(self, name: str, victims: Sequence[RunningJob]) -> _Way:
         verdict = self._verdicts[name]
         mark = self._board.mark()
         self._board.clear(name, frozenset(each.lease for each in victims))
@@ -227,21 +227,21 @@ class _Search:
         return _Way((highest, waits, len(victims), money, gone, name, uids), name, verdict.cost, placed)
 
 
-Placed = tuple[tuple[Running, Verdict | None, int], ...]
+Placed = tuple[tuple[RunningJob, Verdict | None, int], ...]
 
 
 class _Places:
     """New places for jobs that must leave an offer, none of them there."""
 
-    def __init__(self, board: Board, left: str) -> None:
+    def __init__(self, board: Reservations, left: str) -> None:
         self._board, self._left = board, left
 
-    def best(self, victims: Sequence[Running]) -> Placed:
+    def best(self, victims: Sequence[RunningJob]) -> Placed:
         """First as few as possible that wait, then the greatest saving, then the order of offers."""
         exact = prod(len(self._open(each)) + 1 for each in victims) <= EXACT_WAYS
         return max(self._all(victims, exact=exact), key=_served)
 
-    def _all(self, victims: Sequence[Running], *, exact: bool) -> Iterator[Placed]:
+    def _all(self, victims: Sequence[RunningJob], *, exact: bool) -> Iterator[Placed]:
         if not victims:
             yield ()
             return
@@ -261,7 +261,7 @@ class _Places:
                 yield ((first, there, saved), *others)
             self._board.reset(mark)
 
-    def _open(self, victim: Running) -> list[Verdict]:
+    def _open(self, victim: RunningJob) -> list[Verdict]:
         load = load_of(victim.job)
         lawful = self._board.options(mover(victim), credit=victim.released)
         return list(
@@ -276,11 +276,11 @@ def _served(placed: Placed) -> tuple[int, int]:
     return sum(1 for _, there, _ in placed if there is not None), sum(saved for _, _, saved in placed)
 
 
-def _seconds_to_go(each: Running) -> int:
+def _seconds_to_go(each: RunningJob) -> int:
     """From the announcement until its room is free: its notice, and the grace of its pods."""
     return each.warning + each.grace
 
 
-def _least_loss(each: Running) -> tuple[int, int, int, str]:
+def _least_loss(each: RunningJob) -> tuple[int, int, int, str]:
     """Who is stopped first: the least priority, then the least work lost, then who is gone soonest, then by uid."""
     return each.job.priority, each.price * each.job.gpus * each.lost, _seconds_to_go(each), each.uid

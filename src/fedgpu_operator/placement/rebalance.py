@@ -9,8 +9,8 @@ from typing import Final
 
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, format_usd
-from fedgpu_operator.domain.running import Hysteresis, Move, MoveReason, Running
-from fedgpu_operator.placement.moves import Board, hourly, load_of, mover, name_of, saving
+from fedgpu_operator.domain.running import Hysteresis, Move, MoveReason, RunningJob
+from fedgpu_operator.placement.moves import Reservations, hourly, load_of, mover, name_of, saving
 
 MAX_TARGETS: Final = 16
 """Offers that are weighed for one job, the least effective price first; those had room when the pass began."""
@@ -20,12 +20,14 @@ MAX_TARGETS: Final = 16
 class _Chance:
     """A job that may go, and its lawful places with what each saves, best first."""
 
-    running: Running
+    running: RunningJob
     urgent: bool
     targets: tuple[tuple[int, Verdict], ...]
 
 
-def carry_on(board: Board, running: Iterable[Running], draining: frozenset[str] = frozenset()) -> tuple[Move, ...]:
+def carry_on(
+    board: Reservations, running: Iterable[RunningJob], draining: frozenset[str] = frozenset()
+) -> tuple[Move, ...]:
     """The announced moves that go on: their held place is lawful, has room, and still saves anything.
 
     Work that leaves a draining provider need not save.
@@ -49,8 +51,8 @@ def carry_on(board: Board, running: Iterable[Running], draining: frozenset[str] 
 
 
 def rebalance(
-    board: Board,
-    running: Iterable[Running],
+    board: Reservations,
+    running: Iterable[RunningJob],
     draining: frozenset[str] = frozenset(),
     rules: Hysteresis | None = None,
 ) -> tuple[Move, ...]:
@@ -77,11 +79,11 @@ def rebalance(
     return tuple(moves)
 
 
-def _is_asked(each: Running, rules: Hysteresis, draining: frozenset[str]) -> bool:
+def _is_asked(each: RunningJob, rules: Hysteresis, draining: frozenset[str]) -> bool:
     return each.provider in draining or (each.seconds > 0 and each.resident >= rules.residence)
 
 
-def _chance(board: Board, each: Running, rules: Hysteresis, *, urgent: bool) -> _Chance | None:
+def _chance(board: Reservations, each: RunningJob, rules: Hysteresis, *, urgent: bool) -> _Chance | None:
     here, least = board.here(each), _least(each, rules)
     now = each.price + hourly(here)
     targets: list[tuple[int, Verdict]] = []
@@ -98,7 +100,7 @@ def _chance(board: Board, each: Running, rules: Hysteresis, *, urgent: bool) -> 
     return _Chance(each, urgent, tuple(targets)) if targets else None
 
 
-def _least(each: Running, rules: Hysteresis) -> int:
+def _least(each: RunningJob, rules: Hysteresis) -> int:
     """The saving from which on it moves (µUSD); never nothing."""
     stay = each.price * each.job.gpus * each.left // SECONDS_PER_HOUR
     return max(1, rules.absolute, stay * rules.relative // 100)
@@ -110,7 +112,7 @@ def _first(chance: _Chance) -> tuple[bool, int, int, str]:
     return not chance.urgent, priority, -chance.targets[0][0], chance.running.uid
 
 
-def _go(board: Board, chance: _Chance) -> Move | None:
+def _go(board: Reservations, chance: _Chance) -> Move | None:
     each, load = chance.running, load_of(chance.running.job)
     for saved, verdict in chance.targets:
         name = name_of(verdict)
@@ -122,13 +124,13 @@ def _go(board: Board, chance: _Chance) -> Move | None:
         else:
             board.take_now(name, load)
         board.pay(each.job.namespace, max(0, verdict.cost - each.released))
-        why = f"{each.provider} is being drained" if chance.urgent else f"it saves {format_usd(saved)} USD"
+        why = f"provider {each.provider} is draining" if chance.urgent else f"saves {format_usd(saved)} USD"
         text = f"{why}: from {each.offer} at {format_usd(each.price)} to {name} at {format_usd(verdict.price)} USD"
         return Move(each.uid, each.lease, MoveReason.REBALANCED, name, "", saved, text)
     return None
 
 
-def _options(board: Board, each: Running, here: Verdict | None) -> Iterator[Verdict]:
+def _options(board: Reservations, each: RunningJob, here: Verdict | None) -> Iterator[Verdict]:
     """Lawful offers by effective price, its own at today's price among them: what it leaves there it can have again."""
     wanted, credit = mover(each), each.released
     can_stay = here is not None and here.eligible and board.affords(wanted, here, credit=credit)
@@ -137,7 +139,7 @@ def _options(board: Board, each: Running, here: Verdict | None) -> Iterator[Verd
     return merge(own, others, key=lambda verdict: (verdict.effective_price, name_of(verdict)))
 
 
-def _has_room(board: Board, each: Running, name: str) -> bool:
+def _has_room(board: Reservations, each: RunningJob, name: str) -> bool:
     load = load_of(each.job)
     if name == each.offer:
         return board.room_after(name, load, frozenset({each.lease}))

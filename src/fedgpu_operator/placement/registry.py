@@ -11,7 +11,7 @@ from typing import Final
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.errors import ConfigurationError
-from fedgpu_operator.placement.context import BoolVector, Context, IntVector, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, IntVector, OfferRefusal
 from fedgpu_operator.placement.plugins import (
     budget,
     capacity,
@@ -48,7 +48,7 @@ class Filter:
     """
 
     name: str
-    refusal: Callable[[Context, Offer], Refusal | None]
+    refusal: Callable[[Context, Offer], OfferRefusal | None]
     reasons: tuple[str, ...]
     key: Callable[[Context], Hashable]
     allowed: Callable[[Context, OfferTable], BoolVector] | None = None

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fedgpu_operator.domain.job import Job
-from fedgpu_operator.domain.running import Hysteresis, Move, Running
-from fedgpu_operator.placement.moves import Board
+from fedgpu_operator.domain.running import Hysteresis, Move, RunningJob
+from fedgpu_operator.placement.moves import Reservations
 from fedgpu_operator.placement.preempt import preempt
 from fedgpu_operator.placement.rebalance import carry_on, rebalance
 
 
 def replan(
-    board: Board,
+    board: Reservations,
     waiting: Iterable[Job],
-    running: Sequence[Running],
+    running: Sequence[RunningJob],
     *,
     draining: frozenset[str] = frozenset(),
     nominated: frozenset[str] = frozenset(),
@@ -33,6 +33,6 @@ def replan(
     return (*going, *forced, *rebalance(board, _without(rest, forced), draining, rules))
 
 
-def _without(running: Sequence[Running], moves: Sequence[Move]) -> tuple[Running, ...]:
+def _without(running: Sequence[RunningJob], moves: Sequence[Move]) -> tuple[RunningJob, ...]:
     going = {move.uid for move in moves}
     return tuple(each for each in running if each.uid not in going)

@@ -10,11 +10,48 @@ from fedgpu_operator.placement.book import gpus_of
 from fedgpu_operator.placement.flow import Transport, transport
 from fedgpu_operator.placement.gangs.exact import MAX_JOBS, MAX_PAIRS, Exact, Flows, optimum, value_of
 from fedgpu_operator.placement.gangs.large import COARSE, FINE, Large
-from fedgpu_operator.placement.gangs.plan import Plan, Shelf, groups_of
-from fedgpu_operator.placement.problem import Clearing, Problem, Solution
+from fedgpu_operator.placement.gangs.plan import FreeNodes, GangPlan, gang_classes_of
+from fedgpu_operator.placement.problem import Clearing, JobClass, Problem, Solution
 
 SHARES: Final = (1.0, 0.2, 0.0)
 """By how much of the relaxation's prices the moves to cheaper places are led, in turn."""
+
+
+class Solver:
+    """Solves problem after problem; one that equals the last is not solved again."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Problem, bool, bool, Solution] | None = None
+
+    def solve(self, problem: Problem, *, clearing: bool, first_only: bool) -> Solution:
+        """As the function `solve`, with the last answer where that is known to be the same."""
+        if self._last is not None:
+            known, cleared, first, solution = self._last
+            if (cleared or not clearing) and first == first_only and _equal(known, problem):
+                return solution
+        found = solve(problem, clearing=clearing, first_only=first_only)
+        self._last = problem, clearing, first_only, found
+        return found
+
+
+def _equal(one: Problem, two: Problem) -> bool:
+    """Whether a solver would see no difference; it never looks at the names of the jobs in a class."""
+    return (
+        len(one.classes) == len(two.classes)
+        and one.slots == two.slots
+        and one.free == two.free
+        and np.array_equal(one.provider, two.provider)
+        and all(_alike(a, b) for a, b in zip(one.classes, two.classes, strict=True))
+    )
+
+
+def _alike(one: JobClass, two: JobClass) -> bool:
+    return (
+        (one.size, one.priority, one.gpus, one.replicas, one.seconds)
+        == (two.size, two.priority, two.gpus, two.replicas, two.seconds)
+        and (one.eligible is two.eligible or np.array_equal(one.eligible, two.eligible))
+        and (one.price is two.price or np.array_equal(one.price, two.price))
+    )
 
 
 def solve(problem: Problem, *, clearing: bool = False, first_only: bool = False) -> Solution:
@@ -24,6 +61,9 @@ def solve(problem: Problem, *, clearing: bool = False, first_only: bool = False)
     (`first_only`: a quick answer before the proof). With gangs it is exact where the problem is small, else bounded by
     the relaxation; `clearing` is then that of GPUs as if they could be split. Raises FedGPUError when a solver fails.
     """
+    if not problem.free:
+        nothing = np.zeros(0, dtype=np.int64)
+        return _solution(problem, [{} for _ in problem.classes], 0, 0, Clearing(nothing, nothing))
     if all(each.is_single for each in problem.classes):
         flow = transport(units(problem), clearing=clearing, first_only=first_only)
         flows: Flows = [{} for _ in problem.classes]
@@ -37,15 +77,15 @@ def solve(problem: Problem, *, clearing: bool = False, first_only: bool = False)
 
 
 def _mixed(problem: Problem, clearing: Clearing | None, *, first_only: bool) -> Solution:
-    shelf = Shelf.of(problem.free, {(each.gpus, each.replicas) for each in problem.classes})
+    nodes = FreeNodes.of(problem.free, {(each.gpus, each.replicas) for each in problem.classes})
     has_slot = np.array([each is None or each > 0 for each in problem.slots], dtype=bool)[problem.provider]
-    groups = groups_of(problem.classes, shelf, has_slot)
+    groups = gang_classes_of(problem.classes, nodes, has_slot)
     if not groups:
         return _solution(problem, [{} for _ in problem.classes], 0, 0, clearing)
-    small = _small(problem, Plan(problem, groups, shelf))
+    small = _small(problem, GangPlan(problem, groups, nodes))
     if small is not None and small.proven:
         return _solution(problem, small.flows, None, None, clearing)
-    plan = Plan(problem, groups, shelf)
+    plan = GangPlan(problem, groups, nodes)
     large = Large(problem, plan)
     large.arrange()
     if not first_only:
@@ -57,7 +97,7 @@ def _mixed(problem: Problem, clearing: Clearing | None, *, first_only: bool) -> 
     return _solution(problem, flows, large.most(counts), large.floor(counts, COARSE if first_only else FINE), clearing)
 
 
-def _small(problem: Problem, plan: Plan) -> Exact | None:
+def _small(problem: Problem, plan: GangPlan) -> Exact | None:
     """The optimum of a small problem, or what is best after bounded search; None where it is not small.
 
     Everybody at the cheapest offer is proven by that; else constraint programming goes on from the greedy fill.
@@ -65,7 +105,7 @@ def _small(problem: Problem, plan: Plan) -> Exact | None:
     groups = plan.groups
     if sum(len(each.offers) for each in groups) > MAX_PAIRS or sum(each.jobs for each in groups) > MAX_JOBS:
         return None
-    free = np.zeros((len(plan.shelf.kinds), len(problem.free)))
+    free = np.zeros((len(plan.nodes.kinds), len(problem.free)))
     for i in sorted(range(len(groups)), key=lambda i: (-groups[i].level, -groups[i].shape, -groups[i].gpus, i)):
         plan.fill(i, free)
     flows = _by_class(problem, plan)
@@ -75,7 +115,7 @@ def _small(problem: Problem, plan: Plan) -> Exact | None:
     )
     if not any(plan.left) and value_of(problem, flows)[-1] == best:
         return Exact(flows, proven=True)
-    fresh = Plan(problem, groups, plan.shelf)
+    fresh = GangPlan(problem, groups, plan.nodes)
     fits: Flows = [{} for _ in problem.classes]
     for i, each in enumerate(groups):
         fits[each.index] = {offer: fresh.fits(i, offer, each.jobs) for offer in each.offers.tolist()}
@@ -98,7 +138,7 @@ def units(problem: Problem) -> Transport:
     )
 
 
-def _by_class(problem: Problem, plan: Plan) -> Flows:
+def _by_class(problem: Problem, plan: GangPlan) -> Flows:
     flows: Flows = [{} for _ in problem.classes]
     for group, each in zip(plan.groups, plan.flows, strict=True):
         flows[group.index] = each

@@ -21,108 +21,39 @@ def moved(before: Sequence[object], now: Sequence[object]) -> list[int]:
     return np.flatnonzero(~np.frombuffer(bytes(map(is_, before, now)), dtype=np.bool_)).tolist()
 
 
-SHARE: Final = 4
-"""Where more than one in so many has gone or come, a list of its own is cheaper than the difference."""
-
-NONE: Final[frozenset[str]] = frozenset()
-
-
-class _Base:
-    """Distinct uids that many `Uids` share: in order, or as a set, once one of them needs it so."""
-
-    def __init__(self, uids: list[str], *, ordered: bool) -> None:
-        self.uids = uids
-        self.is_ordered = ordered
-        self._known: frozenset[str] | None = None
-
-    def ordered(self) -> list[str]:
-        """In order; not to be changed."""
-        if not self.is_ordered:
-            self.uids = sorted(self.uids)
-            self.is_ordered = True
-        return self.uids
-
-    @property
-    def known(self) -> frozenset[str]:
-        """As a set: takes more memory than looking each up in order, but a fifth of the time."""
-        if self._known is None:
-            self._known = frozenset(self.uids)
-        return self._known
-
-
 class Uids(Sequence[str]):
-    """Distinct uids, ascending. Never changes; what it knows of itself it keeps."""
+    """Distinct uids, ascending; sorted when somebody reads them, since most passes only ask for the first and how many.
 
-    def __init__(
-        self,
-        uids: list[str] | _Base,
-        *,
-        ordered: bool = False,
-        gone: frozenset[str] = NONE,
-        come: frozenset[str] = NONE,
-        least: str | None = None,
-    ) -> None:
-        """`uids` is taken over, not copied: nobody else may hold on to it. `least` is the first of all, if known."""
-        self._base = uids if isinstance(uids, _Base) else _Base(uids, ordered=ordered)
-        self._gone, self._come = gone, come
-        self._least = least
-        self._settled: list[str] | None = None
+    `uids` is taken over, not copied: nobody else may hold on to it.
+    """
+
+    def __init__(self, uids: list[str]) -> None:
+        self._uids = uids
+        self._is_sorted = False
 
     def __len__(self) -> int:
-        return len(self._base.uids) - len(self._gone) + len(self._come)
+        return len(self._uids)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.settled())
+        return iter(self._sorted())
 
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        return self.settled()[index]
+        return self._sorted()[index]
 
-    @property
+    @cached_property
     def first(self) -> str:
-        """The least of them. Raises ValueError where there is none."""
-        if self._least is None:
-            base = self._base
-            kept = (uid for uid in base.uids if uid not in self._gone) if self._gone else iter(base.uids)
-            least = next(kept, None) if base.is_ordered else min(kept, default=None)
-            self._least = min(self._come if least is None else (least, *self._come))
-        return self._least
+        """The least of them. Raises ValueError if there is none."""
+        return self._uids[0] if self._is_sorted else min(self._uids)
 
-    def prepare(self) -> None:
-        """Do now what the first `changed` would have to do once for all later ones."""
-        _ = self._base.known
-
-    def settled(self) -> list[str]:
-        """All of them in one list, in order; not to be changed."""
-        if self._settled is None:
-            base = self._base.ordered()
-            if self._gone or self._come:
-                base = sorted([uid for uid in base if uid not in self._gone] + sorted(self._come))
-            self._settled = base
-        return self._settled
-
-    def changed(self, gone: Sequence[str], come: Iterable[str]) -> Uids:
-        """These without some and with others. Raises ValueError for one that has gone and was not there."""
-        less, more = frozenset(gone), frozenset(come)
-        old = less - self._come
-        if len(less) != len(gone) or not old <= self._base.known or not old.isdisjoint(self._gone):
-            raise ValueError(f"job {self._strange(gone)!r} is not among those of the last pass, so it cannot have gone")
-        out, new = self._gone | old, (self._come - less) | more
-        back = out & more
-        kept = self._least if self._least not in less else None
-        least = min((kept, *more)) if kept is not None else None
-        after = Uids(self._base, gone=out - back, come=new - back, least=least)
-        if SHARE * (len(out) + len(new)) > len(self._base.uids):
-            return Uids(after.settled(), ordered=True)
-        return after
-
-    def _strange(self, gone: Sequence[str]) -> str:
-        """The first of those gone that is not there any more, or never was."""
-        left = self._come | (self._base.known - self._gone)
-        return next(uid for at, uid in enumerate(gone) if uid not in left or uid in gone[:at])
+    def _sorted(self) -> list[str]:
+        if not self._is_sorted:
+            self._uids.sort()
+            self._is_sorted = True
+        return self._uids
 
 
 T = TypeVar("T", bound=Hashable)
@@ -136,7 +67,7 @@ Fact = Callable[[Offer], object]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kinds(Generic[T]):
+class FactColumn(Generic[T]):
     """One fact of every offer: its distinct `values`, and per offer the index of its value (int64, shape (offers,))."""
 
     values: tuple[T, ...]
@@ -162,7 +93,7 @@ class OfferTable:
         """`before` is the table of the pass before: what holds here too is taken over from it."""
         self._given = tuple(offers)
         self._numbers: dict[Fact, IntVector] = {}
-        self._kinds: dict[Fact, Kinds[Hashable]] = {}
+        self._kinds: dict[Fact, FactColumn[Hashable]] = {}
         self._room: dict[int, IntVector] = {}
         self._reads: set[Fact] = set()
         if before is None or not self._follow(before):
@@ -213,7 +144,7 @@ class OfferTable:
             column.flags.writeable = False
         return column
 
-    def kinds(self, of: Callable[[Offer], T]) -> Kinds[T]:
+    def kinds(self, of: Callable[[Offer], T]) -> FactColumn[T]:
         """A hashable fact of every offer, by its distinct values."""
         self._reads.add(of)
         known = self._kinds.get(of)
@@ -222,8 +153,8 @@ class OfferTable:
             codes = [index.setdefault(of(offer), len(index)) for offer in self._offers]
             column = np.array(codes, dtype=np.int64)
             column.flags.writeable = False
-            known = self._kinds[of] = cast(Kinds[Hashable], Kinds(tuple(index), column))
-        return cast(Kinds[T], known)
+            known = self._kinds[of] = cast(FactColumn[Hashable], FactColumn(tuple(index), column))
+        return cast(FactColumn[T], known)
 
     @property
     def price(self) -> IntVector:
@@ -303,7 +234,7 @@ class OfferTable:
         return columns[:, 0], columns[:, 1], columns[:, 2]
 
 
-class Change:
+class OfferChanges:
     """What differs between the offers of two passes, so that only that is judged again."""
 
     def __init__(self, old: OfferTable, new: OfferTable) -> None:

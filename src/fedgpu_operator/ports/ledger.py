@@ -14,13 +14,13 @@ from typing import Protocol
 from fedgpu_operator.domain.books import (
     Attempt,
     AttemptRequest,
+    AttemptUsage,
     ChainTx,
     Coverage,
     Epoch,
     EpochDraft,
     EpochHeader,
     EpochStage,
-    LeaseUsage,
     PairLease,
     PairTotal,
     SettlementSnapshot,
@@ -30,6 +30,7 @@ from fedgpu_operator.domain.books import (
 )
 from fedgpu_operator.domain.faults import Ending
 from fedgpu_operator.domain.ledger import (
+    CountersignedReceipt,
     Intent,
     IntentCall,
     IntentState,
@@ -37,7 +38,6 @@ from fedgpu_operator.domain.ledger import (
     Position,
     Posting,
     SealedBooks,
-    SignedReceipt,
     UsageDispute,
     UsageDisputeState,
 )
@@ -69,15 +69,15 @@ class AttemptBook(Protocol):
         """End the attempt for good; LedgerError if it ended with another outcome."""
         ...
 
-    async def open_attempts(self, tenant: str | None = None) -> tuple[LeaseUsage, ...]:
+    async def open_attempts(self, tenant: str | None = None) -> tuple[AttemptUsage, ...]:
         """Every attempt that has not ended, with its newest usage, oldest first; of one tenant if it is named."""
         ...
 
-    async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
+    async def histories(self, job_uids: Sequence[str]) -> dict[str, tuple[AttemptUsage, ...]]:
         """Every attempt of these jobs with its newest usage, oldest first; jobs without any are left out."""
         ...
 
-    async def lease_usage(self, lease_name: str) -> LeaseUsage | None:
+    async def lease_usage(self, lease_name: str) -> AttemptUsage | None:
         """One attempt with its newest usage; None for a lease that the ledger never opened."""
         ...
 
@@ -145,7 +145,7 @@ class ReceiptBook(Protocol):
 
     async def receipts(
         self, *, tenant: str | None = None, provider: str | None = None, newest_only: bool = True
-    ) -> tuple[SignedReceipt, ...]:
+    ) -> tuple[CountersignedReceipt, ...]:
         """Receipts by pair of wallets, the newest of each or all of them."""
         ...
 

@@ -15,7 +15,7 @@ from fedgpu_operator.settlement.epochs import (
 from fedgpu_operator.settlement.fees import (
     GAS_MARGIN,
     MAX_TX_GAS,
-    Move,
+    NonceAction,
     NonceState,
     Room,
     Terms,
@@ -30,7 +30,7 @@ from fedgpu_operator.settlement.fees import (
     gas_of,
     highest,
     newly_paid,
-    next_move,
+    next_action,
     replacing,
     share_that_fits,
     underpriced,
@@ -38,12 +38,12 @@ from fedgpu_operator.settlement.fees import (
 )
 from fedgpu_operator.settlement.funding import MAX_DEBITS, advances, fund
 from fedgpu_operator.settlement.journal import positions
-from fedgpu_operator.settlement.protocol import Act, Sight
+from fedgpu_operator.settlement.protocol import Act, EpochSight
 from fedgpu_operator.settlement.solvency import (
     Burn,
     Cover,
-    Plan,
-    Stage,
+    CoveragePlan,
+    FundingStage,
     Thresholds,
     cover_of,
     horizon,
@@ -61,12 +61,12 @@ __all__ = [
     "Act",
     "Burn",
     "Cover",
-    "Move",
+    "CoveragePlan",
+    "EpochSight",
+    "FundingStage",
+    "NonceAction",
     "NonceState",
-    "Plan",
     "Room",
-    "Sight",
-    "Stage",
     "Terms",
     "Thresholds",
     "advances",
@@ -90,7 +90,7 @@ __all__ = [
     "merkle_proof",
     "merkle_root",
     "newly_paid",
-    "next_move",
+    "next_action",
     "parse_manifest",
     "plan",
     "positions",

@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final, cast
+from typing import Any, Final, cast
 
+import rfc8785
 from eth_utils.address import is_address, is_checksum_address, to_checksum_address
 from eth_utils.crypto import keccak
 
@@ -137,11 +138,8 @@ def usage_root(leases: Iterable[tuple[str, int]]) -> str:
 
 
 def canonical(document: object) -> str:
-    """Canonical JSON text (RFC 8785) of ASCII strings, whole numbers below 2^53, lists and objects.
-
-    For these the RFC sorts keys by UTF-16 units and writes values just as the standard library does.
-    """
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """Canonical JSON text (RFC 8785). Raises ValueError for what it cannot hold, such as whole numbers from 2^53 on."""
+    return rfc8785.dumps(cast("Any", document)).decode("utf-8")
 
 
 def instant(at: datetime | None) -> str:
@@ -239,7 +237,7 @@ def _manifest(
                 for leaf in leaves
             ],
         }
-    ).encode("ascii")
+    ).encode("utf-8")
 
 
 def claims(plan: EpochPlan, provider: str | None = None) -> tuple[Claim, ...]:

@@ -209,7 +209,7 @@ SAVES = 32
 """A lower offer saves at least this part of the base fee, so that a base fee that creeps down makes few versions."""
 
 
-class Move(Enum):
+class NonceAction(Enum):
     """What to do about a nonce whose transaction is in no block."""
 
     KEEP = auto()
@@ -239,32 +239,35 @@ class NonceState:
     capped: int | None = None
 
 
-def next_move(now: NonceState, view: FeeView, cap: int) -> tuple[Move, Fees]:
+def next_action(now: NonceState, view: FeeView, cap: int) -> tuple[NonceAction, Fees]:
     """What to do next, and at which fees; fees rise only where nothing but inclusion is missing.
 
     That is where a node wants more for this nonce, or has the transaction while blocks go by without it. A node that
     refuses for the sender's balance, for its own limit on the cost, for the size, or in words that nobody knows, gets
     nothing dearer.
     """
-    keep = Move.KEEP, now.fees
+    keep = NonceAction.KEEP, now.fees
     if now.refusal is None:
         raises = now.waited or underpriced(now.fees, view)
         higher = bumped(_highest_of(now), view, cap) if raises else None
-        return keep if higher is None else (Move.REPRICE, higher)
+        return keep if higher is None else (NonceAction.REPRICE, higher)
     if now.refusal is Refusal.UNDERPRICED:
         higher = _wanted_more(now, view, cap)
-        return keep if higher is None else (Move.REPRICE, higher)
+        return keep if higher is None else (NonceAction.REPRICE, higher)
     if now.refusal is Refusal.GAS_TOO_LOW:
         if now.taken is None or _replaces(now.fees, now.taken):
-            return Move.RESIZE, now.fees
+            return NonceAction.RESIZE, now.fees
         higher = bumped(_highest_of(now), view, cap)
-        return keep if higher is None else (Move.RESIZE, higher)
+        return keep if higher is None else (NonceAction.RESIZE, higher)
     if now.refusal is Refusal.FEE_CAPPED and (lower := lowered(now.fees, now.taken, view)) is not None:
-        return Move.REPRICE, lower
+        return NonceAction.REPRICE, lower
     if now.refusal in (Refusal.FEE_CAPPED, Refusal.TOO_LARGE):
         wanted = replacing(now.taken, view, cap)
         least = _least(now.fees, now.taken, view, _raised(view.base_fee))
-        return Move.SHRINK, least if now.refusal is Refusal.FEE_CAPPED and least.max_fee < wanted.max_fee else wanted
+        return (
+            NonceAction.SHRINK,
+            least if now.refusal is Refusal.FEE_CAPPED and least.max_fee < wanted.max_fee else wanted,
+        )
     return keep
 
 

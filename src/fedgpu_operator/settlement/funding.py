@@ -129,7 +129,7 @@ FEW_EPOCHS: Final = 10
 """So few that a rise of fees, or a day on which nobody looks, ends them."""
 
 
-class Standing(IntEnum):
+class PurseLevel(IntEnum):
     """How urgent it is."""
 
     FUNDED = 0
@@ -162,11 +162,11 @@ class Purse:
         """Seconds until it is empty at the present burn; infinite if nothing was spent."""
         return self.balance * DAY.total_seconds() / self.burn if self.burn else float("inf")
 
-    def standing(self, warn: float) -> Standing:
+    def standing(self, warn: float) -> PurseLevel:
         """Empty if the next transaction is not paid for, low if it lasts less than `warn` seconds or FEW_EPOCHS."""
         if self.balance < self.next:
-            return Standing.EMPTY
-        return Standing.LOW if self.lasts < warn or self.epochs < FEW_EPOCHS else Standing.FUNDED
+            return PurseLevel.EMPTY
+        return PurseLevel.LOW if self.lasts < warn or self.epochs < FEW_EPOCHS else PurseLevel.FUNDED
 
 
 def purse_of(

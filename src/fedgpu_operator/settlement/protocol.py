@@ -14,7 +14,7 @@ from enum import StrEnum
 from fedgpu_operator.domain.books import EpochStage
 
 
-class Sight(StrEnum):
+class EpochSight(StrEnum):
     """What is seen of an epoch; in each stage the first that holds, in this order."""
 
     STANDS = "its root stands in the finalized chain"
@@ -43,41 +43,41 @@ class Act(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class EpochStep:
     """The stage that is written down next, and what is done then."""
 
     stage: EpochStage
     act: Act = Act.WAIT
 
 
-TABLE: Mapping[tuple[EpochStage, Sight], Step] = {
+TABLE: Mapping[tuple[EpochStage, EpochSight], EpochStep] = {
     # Another transaction may carry the same root: a twin of this process, or an earlier life of it.
-    (EpochStage.PREPARED, Sight.STANDS): Step(EpochStage.FINALIZED),
-    (EpochStage.PREPARED, Sight.REFUSED): Step(EpochStage.ABANDONED),
-    (EpochStage.PREPARED, Sight.UNSENT): Step(EpochStage.PREPARED, Act.SEND),
-    (EpochStage.PREPARED, Sight.LOST): Step(EpochStage.PREPARED, Act.SEND),
-    (EpochStage.PREPARED, Sight.FAILED): Step(EpochStage.ABANDONED),
-    (EpochStage.PREPARED, Sight.FREED): Step(EpochStage.ABANDONED),
+    (EpochStage.PREPARED, EpochSight.STANDS): EpochStep(EpochStage.FINALIZED),
+    (EpochStage.PREPARED, EpochSight.REFUSED): EpochStep(EpochStage.ABANDONED),
+    (EpochStage.PREPARED, EpochSight.UNSENT): EpochStep(EpochStage.PREPARED, Act.SEND),
+    (EpochStage.PREPARED, EpochSight.LOST): EpochStep(EpochStage.PREPARED, Act.SEND),
+    (EpochStage.PREPARED, EpochSight.FAILED): EpochStep(EpochStage.ABANDONED),
+    (EpochStage.PREPARED, EpochSight.FREED): EpochStep(EpochStage.ABANDONED),
     # Kept bytes may be taken later, so nothing is given up; but nobody is told that they are on their way.
-    (EpochStage.PREPARED, Sight.NOT_TAKEN): Step(EpochStage.PREPARED, Act.RESEND),
-    (EpochStage.PREPARED, Sight.IN_FLIGHT): Step(EpochStage.POSTED, Act.RESEND),
-    (EpochStage.PREPARED, Sight.MINED): Step(EpochStage.POSTED),
-    (EpochStage.POSTED, Sight.STANDS): Step(EpochStage.FINALIZED),
-    (EpochStage.POSTED, Sight.UNSENT): Step(EpochStage.PREPARED, Act.SEND),
-    (EpochStage.POSTED, Sight.LOST): Step(EpochStage.PREPARED, Act.SEND),
-    (EpochStage.POSTED, Sight.FAILED): Step(EpochStage.ABANDONED),
-    (EpochStage.POSTED, Sight.FREED): Step(EpochStage.ABANDONED),
+    (EpochStage.PREPARED, EpochSight.NOT_TAKEN): EpochStep(EpochStage.PREPARED, Act.RESEND),
+    (EpochStage.PREPARED, EpochSight.IN_FLIGHT): EpochStep(EpochStage.POSTED, Act.RESEND),
+    (EpochStage.PREPARED, EpochSight.MINED): EpochStep(EpochStage.POSTED),
+    (EpochStage.POSTED, EpochSight.STANDS): EpochStep(EpochStage.FINALIZED),
+    (EpochStage.POSTED, EpochSight.UNSENT): EpochStep(EpochStage.PREPARED, Act.SEND),
+    (EpochStage.POSTED, EpochSight.LOST): EpochStep(EpochStage.PREPARED, Act.SEND),
+    (EpochStage.POSTED, EpochSight.FAILED): EpochStep(EpochStage.ABANDONED),
+    (EpochStage.POSTED, EpochSight.FREED): EpochStep(EpochStage.ABANDONED),
     # Called posted by a release that did not look whether any node had taken it.
-    (EpochStage.POSTED, Sight.NOT_TAKEN): Step(EpochStage.PREPARED, Act.RESEND),
+    (EpochStage.POSTED, EpochSight.NOT_TAKEN): EpochStep(EpochStage.PREPARED, Act.RESEND),
     # Never mined, dropped, or taken out again by a reorg: the same bytes can happen only once.
-    (EpochStage.POSTED, Sight.IN_FLIGHT): Step(EpochStage.POSTED, Act.RESEND),
-    (EpochStage.POSTED, Sight.MINED): Step(EpochStage.POSTED),
-    (EpochStage.FINALIZED, Sight.CANCELLED): Step(EpochStage.CANCELLED),
-    (EpochStage.FINALIZED, Sight.IN_WINDOW): Step(EpochStage.FINALIZED),
+    (EpochStage.POSTED, EpochSight.IN_FLIGHT): EpochStep(EpochStage.POSTED, Act.RESEND),
+    (EpochStage.POSTED, EpochSight.MINED): EpochStep(EpochStage.POSTED),
+    (EpochStage.FINALIZED, EpochSight.CANCELLED): EpochStep(EpochStage.CANCELLED),
+    (EpochStage.FINALIZED, EpochSight.IN_WINDOW): EpochStep(EpochStage.FINALIZED),
     # Claims go against the active root only; who made that one may know nothing of our pairs.
-    (EpochStage.FINALIZED, Sight.SUPERSEDED): Step(EpochStage.SUPERSEDED),
-    (EpochStage.FINALIZED, Sight.PAYABLE): Step(EpochStage.FINALIZED, Act.CLAIM),
-    (EpochStage.FINALIZED, Sight.PAID_UP): Step(EpochStage.PAID),
+    (EpochStage.FINALIZED, EpochSight.SUPERSEDED): EpochStep(EpochStage.SUPERSEDED),
+    (EpochStage.FINALIZED, EpochSight.PAYABLE): EpochStep(EpochStage.FINALIZED, Act.CLAIM),
+    (EpochStage.FINALIZED, EpochSight.PAID_UP): EpochStep(EpochStage.PAID),
 }
 """(stage, sight) → step; a pair that is not here cannot be."""
 
@@ -89,7 +89,7 @@ DEAD = frozenset({EpochStage.CANCELLED, EpochStage.ABANDONED, EpochStage.SUPERSE
 """Stages that pay nothing: what they covered is settled by a later epoch."""
 
 
-def step(stage: EpochStage, sight: Sight) -> Step:
+def step(stage: EpochStage, sight: EpochSight) -> EpochStep:
     """The row of the table; ValueError for a sight that the stage cannot have."""
     found = TABLE.get((stage, sight))
     if found is None:

@@ -124,7 +124,7 @@ def shortfall(undebited: int, burns: Sequence[Burn], cover: Cover) -> tuple[Micr
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CoveragePlan:
     """Who may run to its end: `secured` are positions among the burns; the others may go on for `lasts` seconds.
 
     `lasts` is None where there are no others.
@@ -134,7 +134,7 @@ class Plan:
     lasts: int | None
 
 
-def plan(undebited: int, ending: Sequence[Burn], burns: Sequence[Burn], cover: Cover) -> Plan:
+def plan(undebited: int, ending: Sequence[Burn], burns: Sequence[Burn], cover: Cover) -> CoveragePlan:
     """Share what there is among running work, whose order is its right of way: the oldest first.
 
     From the first to the last, each is secured that is covered to its end beside those secured before it. The others
@@ -161,13 +161,13 @@ def plan(undebited: int, ending: Sequence[Burn], burns: Sequence[Burn], cover: C
     kept = frozenset(secured)
     others = [position for position in range(len(burns)) if position not in kept]
     if not others:
-        return Plan(kept, None)
+        return CoveragePlan(kept, None)
     longest = range(1 + max(burns[position].seconds for position in others))
     refused = bisect_left(longest, True, key=lambda seconds: not fits(secured, others, seconds))
-    return Plan(kept, max(0, refused - 1))
+    return CoveragePlan(kept, max(0, refused - 1))
 
 
-class Stage(IntEnum):
+class FundingStage(IntEnum):
     """How urgent it is; a higher one includes what the lower ones ask for."""
 
     FUNDED = 0
@@ -176,17 +176,17 @@ class Stage(IntEnum):
     EXHAUSTED = 3
 
 
-def stage_of(lasts: int | None, thresholds: Thresholds, *, margin: float, was_low: bool = False) -> Stage:
+def stage_of(lasts: int | None, thresholds: Thresholds, *, margin: float, was_low: bool = False) -> FundingStage:
     """Where work stands that is covered for `lasts` seconds; it must be told to stop `margin` seconds before."""
     if lasts is None:
-        return Stage.FUNDED
+        return FundingStage.FUNDED
     if lasts <= margin:
-        return Stage.EXHAUSTED
+        return FundingStage.EXHAUSTED
     if lasts <= thresholds.checkpoint + margin:
-        return Stage.CHECKPOINT
+        return FundingStage.CHECKPOINT
     more, of = RELIEF
     low = thresholds.warn * more / of if was_low else thresholds.warn
-    return Stage.LOW if lasts <= low else Stage.FUNDED
+    return FundingStage.LOW if lasts <= low else FundingStage.FUNDED
 
 
 def _left(at: int, now: int, lag: float) -> int:

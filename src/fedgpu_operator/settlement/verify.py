@@ -22,7 +22,7 @@ NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class EpochCheck:
     """One comparison: `what` was compared, and both sides in words; `holds` is None where it could not be made."""
 
     what: str
@@ -31,7 +31,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class EpochOnChain:
     """What the chain shows of an epoch: the post, the contract's own record, and the books right after the post.
 
     `books` holds the accounts and pairs of the manifest at the block of the post; None where the endpoint does not
@@ -45,12 +45,12 @@ class Shown:
     books: ChainSnapshot | None = None
 
 
-def judge(manifest: bytes, shown: Shown) -> tuple[Verdict, ...]:
+def judge(manifest: bytes, shown: EpochOnChain) -> tuple[EpochCheck, ...]:
     """Compare a manifest with the chain; where the manifest cannot be read, only it and its hash are judged."""
     try:
         plan = _read(manifest)
     except ValueError as error:
-        return Verdict("manifest", False, str(error)), _hash(manifest, shown.posted)
+        return EpochCheck("manifest", False, str(error)), _hash(manifest, shown.posted)
     return (
         _own_words(plan),
         _hash(manifest, shown.posted),
@@ -65,7 +65,7 @@ def judge(manifest: bytes, shown: Shown) -> tuple[Verdict, ...]:
     )
 
 
-def sound(verdicts: tuple[Verdict, ...]) -> bool:
+def sound(verdicts: tuple[EpochCheck, ...]) -> bool:
     """Whether nothing was found to differ."""
     return all(verdict.holds is not False for verdict in verdicts)
 
@@ -82,62 +82,64 @@ def _read(manifest: bytes) -> EpochPlan:
     return plan
 
 
-def _own_words(plan: EpochPlan) -> Verdict:
+def _own_words(plan: EpochPlan) -> EpochCheck:
     lines = sum(len(leaf.lines) for leaf in plan.leaves)
     counted = f"{len(plan.leaves)} leaves, {lines} lines, {len(plan.debits)} debits"
-    return Verdict("manifest", True, f"canonical, and follows from its own lines: {counted}")
+    return EpochCheck("manifest", True, f"canonical, and follows from its own lines: {counted}")
 
 
-def _hash(manifest: bytes, posted: PostedEpoch) -> Verdict:
+def _hash(manifest: bytes, posted: PostedEpoch) -> EpochCheck:
     return _same("manifest hash", "0x" + keccak(manifest).hex(), posted.manifest_hash)
 
 
-def _place(plan: EpochPlan, shown: Shown) -> Verdict:
+def _place(plan: EpochPlan, shown: EpochOnChain) -> EpochCheck:
     said, found = (f"escrow {escrow} on chain {chain}" for escrow, chain in _places(plan, shown))
     return _same("place", said, found)
 
 
-def _places(plan: EpochPlan, shown: Shown) -> tuple[tuple[str, int], tuple[str, int]]:
+def _places(plan: EpochPlan, shown: EpochOnChain) -> tuple[tuple[str, int], tuple[str, int]]:
     return (plan.escrow, plan.chain_id), (shown.escrow, shown.chain_id)
 
 
-def _root(plan: EpochPlan, shown: Shown) -> Verdict:
+def _root(plan: EpochPlan, shown: EpochOnChain) -> EpochCheck:
     kept, posted = shown.state.root, shown.posted.root
     if kept != posted:
-        return Verdict("root", False, f"the contract keeps {kept}, the event of the post says {posted}")
+        return EpochCheck("root", False, f"the contract keeps {kept}, the event of the post says {posted}")
     return _same("root", plan.root, kept, "rebuilt from the lines")
 
 
-def _period(plan: EpochPlan, shown: Shown) -> Verdict:
+def _period(plan: EpochPlan, shown: EpochOnChain) -> EpochCheck:
     if shown.state.period_end != shown.posted.period_end:
         both = f"{_instant(shown.state.period_end)}, the event of the post says {_instant(shown.posted.period_end)}"
-        return Verdict("period end", False, f"the contract keeps {both}")
+        return EpochCheck("period end", False, f"the contract keeps {both}")
     return _same("period end", _instant(plan.period_end), _instant(shown.state.period_end))
 
 
-def _debits(plan: EpochPlan, posted: PostedEpoch) -> Verdict:
+def _debits(plan: EpochPlan, posted: PostedEpoch) -> EpochCheck:
     if posted.debits is None:
-        return Verdict("debits", None, f"{posted.tx_hash} went through another contract: its input does not show them")
+        return EpochCheck(
+            "debits", None, f"{posted.tx_hash} went through another contract: its input does not show them"
+        )
     said, found = _lower(plan.debits), _lower(posted.debits)
     wrong = sorted(tenant for tenant in said.keys() | found.keys() if said.get(tenant) != found.get(tenant))
     if wrong:
-        return Verdict("debits", False, _listed(f"{tenant}: {_differ(said, found, tenant)}" for tenant in wrong))
+        return EpochCheck("debits", False, _listed(f"{tenant}: {_differ(said, found, tenant)}" for tenant in wrong))
     total = format_usd(sum(said.values()))
-    return Verdict("debits", True, f"{len(said)}, {total} USD together, as asked for by {posted.tx_hash}")
+    return EpochCheck("debits", True, f"{len(said)}, {total} USD together, as asked for by {posted.tx_hash}")
 
 
-def _total(plan: EpochPlan, shown: Shown) -> Verdict:
+def _total(plan: EpochPlan, shown: EpochOnChain) -> EpochCheck:
     """What the contract took is the sum of the debits without those that it skipped."""
     skipped = {tenant.lower() for tenant in shown.posted.skipped}
     expected = sum(amount for tenant, amount in plan.debits.items() if tenant.lower() not in skipped)
     taken = shown.state.total
     if not expected == taken == shown.posted.total:
-        return Verdict("taken", False, f"{format_usd(taken)} USD, the manifest gives {format_usd(expected)} USD")
+        return EpochCheck("taken", False, f"{format_usd(taken)} USD, the manifest gives {format_usd(expected)} USD")
     passed_over = f"; {len(skipped)} debits did not fit any more and were skipped" if skipped else ""
-    return Verdict("taken", True, f"{format_usd(taken)} USD{passed_over}")
+    return EpochCheck("taken", True, f"{format_usd(taken)} USD{passed_over}")
 
 
-def _backing(plan: EpochPlan, shown: Shown) -> Verdict:
+def _backing(plan: EpochPlan, shown: EpochOnChain) -> EpochCheck:
     """An honest root promises no more of a tenant's money than is set aside for it, counted right after the post.
 
     Where a debit was skipped, the root promises more than was taken: nobody is paid from other money, and the next
@@ -145,7 +147,7 @@ def _backing(plan: EpochPlan, shown: Shown) -> Verdict:
     """
     books, skipped = shown.books, {tenant.lower() for tenant in shown.posted.skipped}
     if books is None:
-        return Verdict("backing", None, f"the endpoint does not keep the state of block {shown.posted.block_number}")
+        return EpochCheck("backing", None, f"the endpoint does not keep the state of block {shown.posted.block_number}")
     promised: dict[str, int] = defaultdict(int)
     for (tenant, provider), total in plan.pairs.items():
         promised[tenant] += max(0, total - books.books[tenant, provider].base)
@@ -156,15 +158,15 @@ def _backing(plan: EpochPlan, shown: Shown) -> Verdict:
         if amount > aside and tenant.lower() not in skipped:
             short.append(f"{tenant}: {format_usd(amount)} USD promised, {format_usd(aside)} USD set aside")
     if short:
-        return Verdict("backing", False, _listed(sorted(short)))
+        return EpochCheck("backing", False, _listed(sorted(short)))
     sum_of_all = format_usd(sum(promised.values()))
-    return Verdict("backing", True, f"{sum_of_all} USD promised, no tenant's part above what is set aside for it")
+    return EpochCheck("backing", True, f"{sum_of_all} USD promised, no tenant's part above what is set aside for it")
 
 
-def _same(what: str, said: object, found: object, beside: str = "") -> Verdict:
+def _same(what: str, said: object, found: object, beside: str = "") -> EpochCheck:
     if said == found:
-        return Verdict(what, True, f"{said}, {beside}" if beside else str(said))
-    return Verdict(what, False, f"the manifest gives {said}, the chain shows {found}")
+        return EpochCheck(what, True, f"{said}, {beside}" if beside else str(said))
+    return EpochCheck(what, False, f"the manifest gives {said}, the chain shows {found}")
 
 
 def _differ(said: Mapping[str, MicroUSD], found: Mapping[str, MicroUSD], tenant: str) -> str:

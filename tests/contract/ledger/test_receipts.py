@@ -11,7 +11,7 @@ from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import AttemptRequest
-from fedgpu_operator.domain.ledger import SignedReceipt, UsageDispute, UsageDisputeState
+from fedgpu_operator.domain.ledger import CountersignedReceipt, UsageDispute, UsageDisputeState
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.errors import LedgerError
@@ -29,7 +29,7 @@ async def test_a_receipt_is_kept_once_with_both_signatures(ledger: SqlLedger, no
     assert await ledger.append_receipt(receipt(5, 10), b"\x01\xff", b"\x02", now)
     assert not await ledger.append_receipt(receipt(5, 10), b"\x01\xff", b"\x02", now + timedelta(hours=1))
     assert not await ledger.append_receipt(receipt(5, 10), b"another nonce", b"\x02", now)
-    assert await ledger.receipts() == (SignedReceipt(receipt(5, 10), b"\x01\xff", b"\x02", now),)
+    assert await ledger.receipts() == (CountersignedReceipt(receipt(5, 10), b"\x01\xff", b"\x02", now),)
 
 
 async def test_neither_cumulative_nor_period_end_falls(ledger: SqlLedger, now: datetime) -> None:

@@ -18,18 +18,10 @@ import pytest
 from aiohttp import web
 
 from fedgpu_lab import toolchain
-from fedgpu_lab.chain import Account
-from fedgpu_lab.chain import Anvil
-from fedgpu_lab.chain import Chain
+from fedgpu_lab.chain import Account, Anvil, Chain
 from fedgpu_lab.faultychain import FaultyEndpoint
-from fedgpu_lab.process import Watchdog
-from fedgpu_lab.process import end
-from fedgpu_lab.process import free_ports
-from fedgpu_operator.adapters.chain import EscrowClient
-from fedgpu_operator.adapters.chain import Periods
-from fedgpu_operator.adapters.chain import TenantWallet
-from fedgpu_operator.adapters.chain import deploy
-from fedgpu_operator.adapters.chain import endpoint
+from fedgpu_lab.process import Watchdog, end, free_ports
+from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy, endpoint
 from fedgpu_operator.cli import main, wallets
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Deployment, EpochPlan

@@ -23,7 +23,7 @@ from tests.integration.operator.federation import (
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.domain.books import SignedUsage
-from fedgpu_operator.domain.ledger import SignedReceipt
+from fedgpu_operator.domain.ledger import CountersignedReceipt
 from fedgpu_operator.settlement.epochs import usage_root
 
 SIGNER = str(Account.from_key(SIGNER_KEYS["alpha"]).address)
@@ -56,7 +56,7 @@ def test_a_run_becomes_a_receipt_that_the_contract_would_take(running: Federatio
     assert _usage_signer(running, name, record.signed) == SIGNER
 
 
-def _receipt(running: Federation, tenant: Tenant, owed: int) -> SignedReceipt | None:
+def _receipt(running: Federation, tenant: Tenant, owed: int) -> CountersignedReceipt | None:
     found = asyncio.run(_read(running, "receipts", tenant=tenant.wallet))
     return next((each for each in found if each.receipt.cumulative == owed), None)
 
@@ -66,7 +66,7 @@ async def _read(running: Federation, method: str, *args: Any, **kwargs: Any) -> 
         return await getattr(ledger, method)(*args, **kwargs)
 
 
-def _digest(running: Federation, kept: SignedReceipt) -> bytes:
+def _digest(running: Federation, kept: CountersignedReceipt) -> bytes:
     """What the contract itself says was signed."""
     said = kept.receipt
     values = (said.tenant, said.provider, said.cumulative, said.period_end, bytes.fromhex(said.usage_root[2:]))

@@ -71,7 +71,7 @@ def test_data_of_the_eea_stays_there_also_on_its_second_attempt(
     clinic.patch("scan", suspend=False)
     placed = clinic.until("scan", "Placed", "False", "PolicyDenied")
     assert placed["message"] == "0/2 providers fit: 1 ResidencyDenied, 1 PolicyDenied"
-    assert "policy clinic@2: that it stands in DE is the owner's word alone" in refusals(clinic, "scan")["alpha"]
+    assert "policy clinic@2: location DE is self-declared" in refusals(clinic, "scan")["alpha"]
     assert len(clinic.leases("scan")) == 1, "law comes before capacity: nowhere rather than outside"
 
     assert "self-declared: nobody has confirmed it" in audit(running, tmp_path)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from fedgpu_operator.agent.decide import Verdict, state_of, update
+from fedgpu_operator.agent.decide import ConditionState, state_of, update
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, LeaseUsage
 from fedgpu_operator.domain.usage import UsageReading
@@ -56,7 +56,7 @@ class Make:
         desired: str = "Run",
         epoch: int = 1,
         workload_uid: str = "",
-        verdicts: dict[str, Verdict] | None = None,
+        verdicts: dict[str, ConditionState] | None = None,
         since: float = 0.0,
         usage: UsageReading | None = None,
     ) -> ComputeLease:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.agent.decide import Decision, Verdict, View, decide, state_of, update
+from fedgpu_operator.agent.decide import ConditionState, LeaseDecision, View, decide, state_of, update
 from fedgpu_operator.agent.pods import pod_facts
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.api.computelease import ComputeLease
@@ -15,10 +15,10 @@ from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.metering import measure
 
 SETTINGS = AgentSettings("ns", "hub", reject_after=30, image_after=120)
-ACCEPTED = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("False", "Waiting")}
-RUNNING = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("True", "Running")}
-STOPPING = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("True", "Stopping")}
-LIMIT = {**STOPPING, "Failed": Verdict("False", "RunLimitExceeded", "over")}
+ACCEPTED = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("False", "Waiting")}
+RUNNING = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("True", "Running")}
+STOPPING = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("True", "Stopping")}
+LIMIT = {**STOPPING, "Failed": ConditionState("False", "RunLimitExceeded", "over")}
 
 
 class Case:
@@ -29,7 +29,7 @@ class Case:
         reading: UsageReading = parts.pop("reading", None) or measure(map(pod_facts, pods + gone), make.now, None)
         job = parts.pop("job", None)
         self.view = View(lease=lease, job=job, pods=pods, gone=gone, reading=reading, now=make.now, **parts)
-        self.decision: Decision = decide(self.view, SETTINGS)
+        self.decision: LeaseDecision = decide(self.view, SETTINGS)
 
     @property
     def conditions(self) -> list[Any]:
@@ -216,7 +216,7 @@ def test_a_pod_that_never_starts_does_not_hold_its_gpus_for_ever(make: Any) -> N
 
 def test_one_idle_pod_of_a_gang_is_enough_and_a_running_one_is_left(make: Any) -> None:
     idle = make.pod(uid="b", index=1, phase="Pending", waiting={"reason": "ContainerCreating"})
-    verdicts = {"Accepted": ACCEPTED["Accepted"], "Running": Verdict("False", "Waiting")}
+    verdicts = {"Accepted": ACCEPTED["Accepted"], "Running": ConditionState("False", "Waiting")}
     runs = make.pod(uid="a", ago=30)
     lease = make.lease(replicas=2, verdicts=verdicts, since=1800)
     gang = Case(make, lease, job=make.member_job(), pods=(runs, idle))
@@ -226,7 +226,7 @@ def test_one_idle_pod_of_a_gang_is_enough_and_a_running_one_is_left(make: Any) -
 
 
 def test_an_ended_lease_keeps_its_finished_job_until_stop_and_never_a_live_one(make: Any) -> None:
-    ended = {"Complete": Verdict("True", "Succeeded")}
+    ended = {"Complete": ConditionState("True", "Succeeded")}
     finished = make.member_job(("Complete", ""))
     assert not Case(make, make.lease(verdicts=ended), job=finished).decision.remove
     assert Case(make, make.lease(verdicts=ended, desired="Stop"), job=finished).decision.remove
@@ -236,8 +236,8 @@ def test_an_ended_lease_keeps_its_finished_job_until_stop_and_never_a_live_one(m
 
 def test_transition_times_move_only_with_the_status(make: Any) -> None:
     before = update([], RUNNING, now=make.now - timedelta(seconds=9), generation=1)
-    after = update(before, {"Running": Verdict("True", "Stopping")}, now=make.now, generation=2)
+    after = update(before, {"Running": ConditionState("True", "Stopping")}, now=make.now, generation=2)
     (running,) = [c for c in after if c.type == "Running"]
     assert (running.last_transition_time, running.observed_generation) == (make.now - timedelta(seconds=9), 2)
-    ended = update(after, {"Running": Verdict("False", "Ended")}, now=make.now, generation=2)
+    ended = update(after, {"Running": ConditionState("False", "Ended")}, now=make.now, generation=2)
     assert next(c for c in ended if c.type == "Running").last_transition_time == make.now

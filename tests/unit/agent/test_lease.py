@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.agent.decide import Verdict
+from fedgpu_operator.agent.decide import ConditionState
 from fedgpu_operator.agent.lease import LeaseReconciler, Sight
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.workload import Identity, Workloads
@@ -17,7 +17,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.errors import ConflictError, ForbiddenError, NotFoundError, RejectedError, UnreachableError
 from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
 
-RUNNING = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("True", "Running")}
+RUNNING = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("True", "Running")}
 
 
 def merged(old: JSONObject, patch: JSONObject) -> JSONObject:
@@ -279,7 +279,7 @@ async def test_only_the_members_own_refusal_is_a_rejection(make: Any) -> None:
 
 async def test_an_older_kubelet_is_asked_why_the_image_does_not_come(make: Any) -> None:
     """Between two tries its status says only that it waits; the newest Event that gives a cause does."""
-    accepted = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("False", "Waiting")}
+    accepted = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("False", "Waiting")}
     waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "work:1"'}
     pods = (make.pod(phase="Pending", waiting=waiting),)
     early = Bench(make, make.lease(verdicts=accepted, since=119, workload_uid="job-uid"))
@@ -301,7 +301,7 @@ async def test_an_older_kubelet_is_asked_why_the_image_does_not_come(make: Any) 
 
 
 async def test_a_member_that_makes_no_pods_is_asked_why(make: Any) -> None:
-    accepted = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("False", "Waiting")}
+    accepted = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("False", "Waiting")}
     bench = Bench(make, make.lease(verdicts=accepted, since=30, workload_uid="job-uid"))
     bench.kube.events = [{"message": "exceeded quota: gpus", "lastTimestamp": "2026-01-01T11:59:00Z"}]
     assert "list Event" in await bench.step(job=make.member_job())
@@ -392,13 +392,13 @@ async def test_usage_that_was_not_written_is_not_lost(make: Any) -> None:
 
 
 async def test_an_ended_lease_is_never_written_again(make: Any) -> None:
-    bench = Bench(make, make.lease(desired="Stop", verdicts={"Complete": Verdict("True", "Succeeded")}))
+    bench = Bench(make, make.lease(desired="Stop", verdicts={"Complete": ConditionState("True", "Succeeded")}))
     job = make.member_job(("Complete", ""))
     assert await bench.step(job=job, pods=(make.pod(phase="Succeeded", exit_code=0),)) == ["delete Job job-uid"]
 
 
 async def test_an_ended_lease_is_cleared_after_its_retention_and_the_hub_hears_of_it_last(make: Any) -> None:
-    bench = Bench(make, make.lease(desired="Stop", verdicts={"Complete": Verdict("True", "Succeeded")}))
+    bench = Bench(make, make.lease(desired="Stop", verdicts={"Complete": ConditionState("True", "Succeeded")}))
     pods = (make.pod(phase="Succeeded", exit_code=0),)
     assert await bench.step(job=make.member_job(("Complete", "")), pods=pods) == ["delete Job job-uid"]
     assert await bench.step(pods=pods) == [], "its pods are still there"
@@ -425,7 +425,7 @@ async def test_a_job_that_took_the_name_later_is_not_ours(make: Any) -> None:
 
 
 async def test_an_adopted_job_is_recorded(make: Any) -> None:
-    bench = Bench(make, make.lease(verdicts={"Accepted": Verdict("Unknown", "Dispatching")}))
+    bench = Bench(make, make.lease(verdicts={"Accepted": ConditionState("Unknown", "Dispatching")}))
     assert await bench.step(job=make.member_job(), pods=(make.pod(),)) == ["status"]
     assert bench.lease.status.workload_uid == "job-uid"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fedgpu_operator.agent.decide import Decision, Verdict, View, decide
+from fedgpu_operator.agent.decide import ConditionState, LeaseDecision, View, decide
 from fedgpu_operator.agent.pods import pod_facts
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.watch import KEPT
@@ -17,11 +17,11 @@ from fedgpu_operator.metering import measure
 from fedgpu_operator.ports import JOBS, PODS
 
 SETTINGS = AgentSettings("ns", "hub")
-ACCEPTED = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("False", "Waiting")}
+ACCEPTED = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("False", "Waiting")}
 CASES: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("podstatuses.yaml").read_text())
 
 
-def step(make: Any, case: dict[str, Any], *, waited: float = 3600.0, others: tuple[Any, ...] = ()) -> Decision:
+def step(make: Any, case: dict[str, Any], *, waited: float = 3600.0, others: tuple[Any, ...] = ()) -> LeaseDecision:
     """What the agent decides so many seconds after the member took the workload."""
     pod = make.pod()
     pod["status"] = case["status"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.agent.decide import Verdict
+from fedgpu_operator.agent.decide import ConditionState
 from fedgpu_operator.agent.signing import AHEAD_SECONDS, objection
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.providerreport import ProposedReceipt
@@ -19,7 +19,7 @@ TENANT, PAYOUT = "0x" + "Aa" * 20, "0x" + "bB" * 20
 def ended(make: Any, gpu_seconds: int, *, ago: float = 0, final: bool = True, **wallets: str) -> ComputeLease:
     """A lease at 3.60 USD per GPU-hour that ended `ago` seconds before NOW."""
     at = make.now - timedelta(seconds=ago)
-    lease = make.lease(verdicts={"Complete": Verdict("True", "Succeeded")})
+    lease = make.lease(verdicts={"Complete": ConditionState("True", "Succeeded")})
     usage = lease.status.usage.from_domain(UsageReading(1, gpu_seconds, at, at, at), final=final)
     charged = {"tenant_wallet": TENANT, "provider_wallet": PAYOUT} | wallets
     spec = lease.spec.model_copy(update={"price_per_gpu_hour": "3.60", **charged})

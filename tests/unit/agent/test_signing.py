@@ -9,7 +9,7 @@ import pytest
 from tests.unit.agent.test_lease import RUNNING, Bench
 
 from fedgpu_operator.adapters.chain.signers import LocalSigner
-from fedgpu_operator.agent.decide import Verdict
+from fedgpu_operator.agent.decide import ConditionState
 from fedgpu_operator.agent.lease import LeaseReconciler
 from fedgpu_operator.agent.signing import Signing, UsageSigner
 from fedgpu_operator.api.computelease import ComputeLease
@@ -121,7 +121,7 @@ async def test_a_lease_made_again_signs_on_from_the_ledgers_sequence(make: Any) 
 
 async def test_what_is_forgotten_is_looked_at_again(make: Any) -> None:
     """An end is checked once per version of its object, and a bounded memory holds only leases that exist."""
-    made = bench(make, make.lease(verdicts={"Complete": Verdict("True", "Succeeded")}))
+    made = bench(make, make.lease(verdicts={"Complete": ConditionState("True", "Succeeded")}))
     signer = made.reconciler._signer
     assert signer is not None
     await made.step()

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from tests.unit.agent.test_lease import Bench
 
-from fedgpu_operator.agent.decide import Verdict
+from fedgpu_operator.agent.decide import ConditionState
 from fedgpu_operator.agent.pods import suspended
 from fedgpu_operator.agent.watch import KEPT
 from fedgpu_operator.api.base import JSONObject, find
 from fedgpu_operator.ports import JOBS
 
-RUNNING = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("True", "Running")}
-ACCEPTED = {"Accepted": Verdict("True", "Accepted"), "Running": Verdict("False", "Waiting")}
+RUNNING = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("True", "Running")}
+ACCEPTED = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("False", "Waiting")}
 GRACE = 120
 
 
@@ -104,7 +104,7 @@ async def test_after_the_grace_it_ends_only_when_nothing_is_left(make: Any) -> N
 
 
 async def test_a_new_agent_goes_on_with_the_wait_of_the_last_one(make: Any) -> None:
-    since = {**RUNNING, "Suspended": Verdict("True", "SuspendedByMember")}
+    since = {**RUNNING, "Suspended": ConditionState("True", "SuspendedByMember")}
     lease = Bench(make, make.lease(verdicts=since, since=GRACE, workload_uid="job-uid"))
     assert "delete Job job-uid" in await lease.step(job=job(make), pods=())
 

@@ -224,15 +224,15 @@ def test_check_names_what_differs_and_write_repairs_it(
     )
     (tmp_path / "crds" / "computejobs.yaml").write_text("changed by hand")
     (tmp_path / "crds" / "gpuproviders.yaml").unlink()
-    groups = tmp_path / "src" / "fedgpu_operator" / "domain" / "geo_groups.py"
-    groups.write_text(groups.read_text().replace("AT BE", "AT BE US"))
+    groups = tmp_path / "src" / "fedgpu_operator" / "domain" / "data" / "groups.json"
+    groups.write_text(groups.read_text().replace('"BE"', '"BE", "US"'))
     page.write_text(page.read_text().replace("Prepared", "Guessed"))
     (tmp_path / "crds" / "retired.yaml").write_text("nobody generates this any more")
     assert generate.main(["--check"], root=tmp_path) == 1
     told = capsys.readouterr().err
     for name in ("computejobs.yaml", "gpuproviders.yaml", "retired.yaml"):
         assert f"crds/{name} differs" in told
-    assert "domain/geo_groups.py differs" in told, "nobody slips a country into a group"
+    assert "domain/data/groups.json differs" in told, "nobody slips a country into a group"
     assert "docs/settlement.md differs" in told
     assert generate.main([], root=tmp_path) == 0
     assert generate.drift(tmp_path) == []

@@ -19,7 +19,7 @@ from fedgpu_operator.api.base import (
     wire_name,
 )
 from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.domain.geo_countries import COUNTRIES
+from fedgpu_operator.domain.geo import COUNTRIES
 from fedgpu_operator.errors import InvalidResourceError
 
 TAKEN: list[tuple[Any, list[str]]] = [

@@ -193,7 +193,7 @@ def test_policies_and_funds_are_those_of_the_namespace(hub: FakeHub, run: Run, p
     )
     broke, poor = json.loads(run("quote", "-f", path, "-o", "json")[1])["quotes"]
     assert {each["reason"] for each in broke["offers"]} == {"Unfunded"}
-    assert "3.99 USD of the account's funds is left" in next(
+    assert "the account has 3.99 USD left" in next(
         each["message"] for each in poor["offers"] if each["provider"] == "berlin"
     )
 

@@ -350,7 +350,7 @@ def test_the_first_fault_of_a_broken_node_cools_the_offer_down_for_everybody() -
     assert set(cooling(seen, "a", NOW, BASE)) == set(cooling(seen, "b", NOW, BASE)) == {"x/H100"}
     assert until(seen, "a") == until(seen, "b") == 5
     assert cooling(seen, "b", NOW, BASE)["x/H100"] == (
-        "NodeRejected there at 2026-01-01T12:00:00Z: not tried again before 2026-01-01T12:05:00Z"
+        "NodeRejected at 2026-01-01T12:00:00Z; cooling down until 2026-01-01T12:05:00Z"
     )
 
 
@@ -405,7 +405,7 @@ def test_a_success_that_began_later_is_a_new_start() -> None:
 def test_a_job_keeps_away_from_where_its_own_attempts_failed() -> None:
     own = [ending("WorkloadEvicted", 8), ending("WorkloadEvicted", 1), ending("WorkloadFailed", 0, offer="y/H100")]
     assert avoided(own, NOW, BASE) == {
-        "x/H100": "WorkloadEvicted at 2026-01-01T11:59:00Z, 2 failures of this job there: "
-        "not tried again before 2026-01-01T12:09:00Z"
+        "x/H100": "WorkloadEvicted at 2026-01-01T11:59:00Z, 2 failures of this job; "
+        "cooling down until 2026-01-01T12:09:00Z"
     }
     assert avoided(own, NOW + timedelta(minutes=9), BASE) == {}

@@ -10,7 +10,7 @@ from fedgpu_operator.agent.report import Reporter
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import ReceiptDesk, Signing
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.domain.ledger import SignedReceipt
+from fedgpu_operator.domain.ledger import CountersignedReceipt
 from fedgpu_operator.hub.loops.receipts import REPORTS, ReceiptLoop
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.settlement.typeddata import escrow_domain
@@ -52,7 +52,7 @@ class Office:
     def report(self) -> ProviderReport:
         return ProviderReport.parse(self.world.kube.objects[REPORTS.plural, NAMESPACE, "berlin"])
 
-    async def kept(self) -> tuple[SignedReceipt, ...]:
+    async def kept(self) -> tuple[CountersignedReceipt, ...]:
         return await self.world.ledger.receipts(newest_only=False)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairTotal
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, PairTotal
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import AccountState, ChainSnapshot, PairState
 from fedgpu_operator.hub.services.funds import Exposure, Standing, chain_standing, exposure, outlook, run_of, standing
@@ -20,12 +20,12 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PROVIDERS = ("alpha", "beta", "gamma")
 
 
-def run(provider: str, price: int, gpus: int, limit: int, used: int = 0) -> LeaseUsage:
+def run(provider: str, price: int, gpus: int, limit: int, used: int = 0) -> AttemptUsage:
     terms = AttemptRequest("job", "after-0", "team", "job", provider, "H100", MicroUSD(price), gpus, limit)
-    return LeaseUsage(Attempt(terms, 1, NOW), used, 1)
+    return AttemptUsage(Attempt(terms, 1, NOW), used, 1)
 
 
-def totals(runs: list[LeaseUsage]) -> list[PairTotal]:
+def totals(runs: list[AttemptUsage]) -> list[PairTotal]:
     """What the ledger would sum up over these runs."""
     pairs = []
     for provider in PROVIDERS:
@@ -36,14 +36,14 @@ def totals(runs: list[LeaseUsage]) -> list[PairTotal]:
     return pairs
 
 
-def finished(entry: LeaseUsage) -> LeaseUsage:
+def finished(entry: AttemptUsage) -> AttemptUsage:
     """The same run, used to its very limit."""
     terms = entry.attempt.terms
-    return LeaseUsage(entry.attempt, terms.gpus * terms.run_limit, 2)
+    return AttemptUsage(entry.attempt, terms.gpus * terms.run_limit, 2)
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> LeaseUsage:
+def runs(draw: st.DrawFn) -> AttemptUsage:
     gpus, limit = draw(st.integers(1, 16)), draw(st.integers(1, 100_000))
     used = draw(st.integers(0, gpus * limit))
     return run(draw(st.sampled_from(PROVIDERS)), draw(st.integers(0, 10_000_000)), gpus, limit, used)
@@ -54,7 +54,7 @@ STANDINGS = st.builds(Standing, st.builds(Cover, MONEY, MONEY), MONEY)
 
 
 @given(STANDINGS, st.lists(runs(), max_size=6))
-def test_never_negative_and_nothing_without_a_limit(stands: Standing, work: list[LeaseUsage]) -> None:
+def test_never_negative_and_nothing_without_a_limit(stands: Standing, work: list[AttemptUsage]) -> None:
     owed = exposure(totals(work), work)
     assert 0 <= stands.available(owed) <= stands.cover.balance
     assert owed.worst >= owed.accrued >= 0
@@ -63,20 +63,20 @@ def test_never_negative_and_nothing_without_a_limit(stands: Standing, work: list
 
 
 @given(STANDINGS, st.lists(runs(), max_size=6), runs())
-def test_more_work_never_leaves_more(stands: Standing, work: list[LeaseUsage], more: LeaseUsage) -> None:
+def test_more_work_never_leaves_more(stands: Standing, work: list[AttemptUsage], more: AttemptUsage) -> None:
     before = stands.available(exposure(totals(work), work))
     assert stands.available(exposure(totals([*work, more]), [*work, more])) <= before
 
 
 @given(st.integers(0, 10**9), st.lists(runs(), max_size=5), st.lists(runs(), min_size=1, max_size=5))
 def test_reserving_what_is_available_never_outspends_the_escrow(
-    deposit: int, work: list[LeaseUsage], wanted: list[LeaseUsage]
+    deposit: int, work: list[AttemptUsage], wanted: list[AttemptUsage]
 ) -> None:
     """Runs begin only while their worst case fits; then all of them run to their limits."""
     stands = Standing(Cover(MicroUSD(deposit), MicroUSD(deposit)), MicroUSD(0))
-    running: list[LeaseUsage] = []
+    running: list[AttemptUsage] = []
     for each in wanted:
-        new = LeaseUsage(each.attempt, 0, 0)
+        new = AttemptUsage(each.attempt, 0, 0)
         terms = new.attempt.terms
         worst = terms.price * terms.gpus * terms.run_limit // 3600
         if worst <= stands.available(exposure(totals(running), running)):
@@ -149,12 +149,12 @@ def test_the_finalized_block_is_behind_and_the_later_clock_counts(ahead: int, le
 
 @given(st.integers(0, 10**9), st.lists(runs(), min_size=1, max_size=5), st.integers(0, 100_000))
 def test_what_was_let_start_on_its_worst_case_is_covered_to_its_end(
-    deposit: int, wanted: list[LeaseUsage], seconds: int
+    deposit: int, wanted: list[AttemptUsage], seconds: int
 ) -> None:
     stands = Standing(Cover(MicroUSD(deposit), MicroUSD(deposit)), MicroUSD(0))
-    running: list[LeaseUsage] = []
+    running: list[AttemptUsage] = []
     for each in wanted:
-        worst = exposure([], [LeaseUsage(each.attempt, 0, 0)]).worst
+        worst = exposure([], [AttemptUsage(each.attempt, 0, 0)]).worst
         if worst <= stands.available(exposure(totals(running), running)):
             running.append(each)
     seen = outlook(stands, totals(running), running, NOW + timedelta(seconds=seconds))

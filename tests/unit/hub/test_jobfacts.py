@@ -12,7 +12,7 @@ from tests.unit.hub.world import condition
 
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.views.jobfacts import MOST_REFUSED, JobFacts, Phase, outcome_of, phase, resumes_at, stop_reason
@@ -28,11 +28,13 @@ def job(deleted: bool = False, **spec: Any) -> ComputeJob:
     return ComputeJob.parse({"metadata": meta, "spec": body})
 
 
-def attempts(*outcomes: str) -> tuple[LeaseUsage, ...]:
+def attempts(*outcomes: str) -> tuple[AttemptUsage, ...]:
     """Attempts that ended so, or are open."""
     terms = AttemptRequest("0" * 36, "r", "team-a", "train", "berlin", "H100", MicroUSD(1), 1, 3600)
     return tuple(
-        LeaseUsage(Attempt(terms, i, NOW) if o == OPEN else Attempt(terms, i, NOW, NOW + timedelta(seconds=1), o), 0, 0)
+        AttemptUsage(
+            Attempt(terms, i, NOW) if o == OPEN else Attempt(terms, i, NOW, NOW + timedelta(seconds=1), o), 0, 0
+        )
         for i, o in enumerate(outcomes, start=1)
     )
 

@@ -13,7 +13,7 @@ from tests.unit.hub.world import condition
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, Coverage, EpochStage, LeaseUsage
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, Coverage, EpochStage
 from fedgpu_operator.domain.decision import Decision, Reason, Verdict
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError
@@ -34,9 +34,9 @@ def job(status: ComputeJobStatus | None = None, *, deleted: bool = False, **spec
     return parsed if status is None else parsed.model_copy(update={"status": status})
 
 
-def usage(outcome: str = "", gpu_seconds: int = 0, attempt: int = 1) -> LeaseUsage:
+def usage(outcome: str = "", gpu_seconds: int = 0, attempt: int = 1) -> AttemptUsage:
     terms = AttemptRequest(UID, "r", "team-a", "train", "berlin", "H100", MicroUSD(1_250_000), 1, 3600)
-    return LeaseUsage(Attempt(terms, attempt, NOW, NOW if outcome else None, outcome), gpu_seconds, 1)
+    return AttemptUsage(Attempt(terms, attempt, NOW, NOW if outcome else None, outcome), gpu_seconds, 1)
 
 
 def lease(state: str, running: str = "", why: str = "Running") -> ComputeLease:

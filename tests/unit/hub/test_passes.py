@@ -24,7 +24,7 @@ from fedgpu_operator.api.gpuprovider import DRAIN_ANNOTATION, GPUProvider
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.api.rules import PlacementPolicy
-from fedgpu_operator.domain.books import LeaseUsage
+from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.hub.loops.jobs import JobLoop
 from fedgpu_operator.hub.services.funds import ObligationBook
 from fedgpu_operator.hub.services.signatures import UsageVerifier
@@ -437,7 +437,7 @@ async def test_an_end_reads_the_money_of_its_namespace_only(full: Hub, monkeypat
     asked: list[str | None] = []
     read = full.ledger.open_attempts
 
-    async def open_attempts(tenant: str | None = None) -> tuple[LeaseUsage, ...]:
+    async def open_attempts(tenant: str | None = None) -> tuple[AttemptUsage, ...]:
         asked.append(tenant)
         return await read(tenant)
 

@@ -11,7 +11,7 @@ from tests.unit.hub.world import World
 
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.hub.services.costs import RunCosts
 from fedgpu_operator.hub.services.snapshot import all_offers, domain_job, hosts_of
@@ -46,10 +46,10 @@ async def test_budget_and_cap_are_less_what_was_spent(
     assert domain_job(facts, account(cap), world.clock.now(), COOLDOWN, hosts={}).budget_left == left
 
 
-def attempt(world: World, provider: str, outcome: str, used: int = 0, ago: float = 0) -> LeaseUsage:
+def attempt(world: World, provider: str, outcome: str, used: int = 0, ago: float = 0) -> AttemptUsage:
     terms = AttemptRequest("0" * 36, "r", "team-a", "train", provider, "H100", MicroUSD(1_250_000), 1, 3600)
     ended = world.clock.now() - timedelta(seconds=ago)
-    return LeaseUsage(Attempt(terms, 1, ended, ended, outcome), used, 1)
+    return AttemptUsage(Attempt(terms, 1, ended, ended, outcome), used, 1)
 
 
 async def test_only_fresh_rejections_are_avoided(world: World) -> None:
@@ -61,14 +61,14 @@ async def test_only_fresh_rejections_are_avoided(world: World) -> None:
     )
     asked = domain_job(JobFacts(await world.job(), usage), None, world.clock.now(), COOLDOWN, hosts={})
     assert asked.avoid == {
-        "fresh/H100": "MemberRejected at 2026-01-01T11:55:01Z: not tried again before 2026-01-01T12:00:01Z"
+        "fresh/H100": "MemberRejected at 2026-01-01T11:55:01Z; cooling down until 2026-01-01T12:00:01Z"
     }
 
 
 async def test_a_job_that_runs_does_not_keep_away_from_where_it_runs(world: World) -> None:
     """Or a fault of another job there would make every move of this one look like a rescue."""
     terms = attempt(world, "berlin", "Suspended").attempt.terms
-    runs = LeaseUsage(Attempt(terms, 2, world.clock.now()), 0, 0)
+    runs = AttemptUsage(Attempt(terms, 2, world.clock.now()), 0, 0)
     facts = JobFacts(await world.job(), (attempt(world, "berlin", "NodeRejected", ago=1), runs))
     cooling = {"berlin/H100": "why", "oslo/H100": "why"}
     asked = domain_job(facts, None, world.clock.now(), COOLDOWN, hosts={}, cooling=cooling)
@@ -137,7 +137,7 @@ SCANS = {"name": "scans", "residency": {"groups": ["EEA"]}}
 @pytest.mark.parametrize(
     ("spec", "reason", "said"),
     [
-        ({"latency": {"from": {"vantage": "mars"}, "maxMs": 5}}, "UnknownPlace", "'mars' is no vantage of this hub"),
+        ({"latency": {"from": {"vantage": "mars"}, "maxMs": 5}}, "UnknownPlace", "unknown vantage 'mars'"),
         ({"data": {"sets": [{"name": "x", "provider": "ghost"}]}}, "UnknownProvider", "no GPUProvider ghost"),
         (
             {"data": {"sets": [SCANS]}, "checkpoint": {"interval": "10m", "country": "CH"}},

@@ -14,10 +14,10 @@ from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job, PlacementRules
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.domain.running import Announced, Move, Running
+from fedgpu_operator.domain.running import Announced, Move, RunningJob
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.book import take
-from fedgpu_operator.placement.moves import Board
+from fedgpu_operator.placement.moves import Reservations
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 H100 = "H100"
@@ -41,10 +41,10 @@ def runs(
     notice: int = 60,
     resident: int = -1,
     grace: int = 0,
-) -> Running:
+) -> RunningJob:
     """The job where it runs; its lease is named after it."""
     since = seconds if resident < 0 else resident
-    return Running(job, f"{job.uid}-1", provider, H100, MicroUSD(price), seconds, since, moves, notice, grace)
+    return RunningJob(job, f"{job.uid}-1", provider, H100, MicroUSD(price), seconds, since, moves, notice, grace)
 
 
 @dataclass
@@ -53,7 +53,7 @@ class MoveWorld:
 
     nodes: dict[str, dict[int, int]]
     prices: dict[str, int]
-    running: list[Running]
+    running: list[RunningJob]
     countries: dict[str, str]
     slots: dict[str, int]
 
@@ -82,10 +82,10 @@ class MoveWorld:
         )
         return Snapshot(NOW, (), offers, {}, {"lab": None if funds is None else MicroUSD(funds)})
 
-    def board(self, funds: int | None = None, leaving: dict[str, frozenset[str]] | None = None) -> Board:
-        return Board(self.snapshot(funds), self.freed, leaving)
+    def board(self, funds: int | None = None, leaving: dict[str, frozenset[str]] | None = None) -> Reservations:
+        return Reservations(self.snapshot(funds), self.freed, leaving)
 
-    def told(self, moves: Sequence[Move]) -> list[Running]:
+    def told(self, moves: Sequence[Move]) -> list[RunningJob]:
         """What runs, each with what it was told of."""
         by_uid = {move.uid: move for move in moves}
         return [
@@ -98,7 +98,7 @@ class MoveWorld:
 
 def world(
     nodes: dict[str, dict[int, int]],
-    running: Sequence[Running] = (),
+    running: Sequence[RunningJob] = (),
     prices: dict[str, int] | None = None,
     countries: dict[str, str] | None = None,
     slots: dict[str, int] | None = None,
@@ -181,7 +181,7 @@ class Judge:
                     if self._holds(name, frozenset(each.lease for each in gone), [self._wanted], self._wanted):
                         yield from self._places(name, gone)
 
-    def worth(self, name: str, gone: Sequence[Running], targets: Sequence[str]) -> Way | None:
+    def worth(self, name: str, gone: Sequence[RunningJob], targets: Sequence[str]) -> Way | None:
         """What stopping these and sending them there is worth; None where it cannot be."""
         leases = frozenset(each.lease for each in gone)
         if not self._holds(name, leases, [self._wanted], self._wanted):
@@ -197,7 +197,7 @@ class Judge:
         seconds = max((each.notice if each.seconds else 0) + each.grace for each in gone)
         return highest, list(targets).count(""), len(gone), money, seconds, f"{name}/{H100}", uids
 
-    def saved(self, each: Running, to: str) -> int:
+    def saved(self, each: RunningJob, to: str) -> int:
         """µUSD that going there saves; notice and grace are paid, and work since the last checkpoint is done again."""
         notice = each.notice if each.seconds else 0
         lost = each.seconds + notice
@@ -212,10 +212,10 @@ class Judge:
         go = each.price * (until + each.grace) + self._world.prices[to] * (left - until + again)
         return (stay - go) * each.job.gpus // 3600
 
-    def _may_stop(self, each: Running) -> bool:
+    def _may_stop(self, each: RunningJob) -> bool:
         return each.job.priority < self._wanted.priority and each.moves_left > 0
 
-    def _places(self, name: str, gone: Sequence[Running]) -> Iterator[Way]:
+    def _places(self, name: str, gone: Sequence[RunningJob]) -> Iterator[Way]:
         others = ["", *(other for other in self._world.prices if other != name)]
         for targets in product(others, repeat=len(gone)):
             found = self.worth(name, gone, targets)

@@ -70,15 +70,6 @@ def test_no_rival_is_unlawful_and_none_is_better() -> None:
         assert 0 < rules.judged(jobs, offers, policies, placed).jobs <= ours.jobs
 
 
-def test_one_percent_changed_is_one_percent(world: Snapshot) -> None:
-    after, gone, come = worlds.changed(world, 0.1, seed=3)
-    assert len(after.jobs) == len(world.jobs)
-    assert len({job.uid for job in after.jobs} - {job.uid for job in world.jobs}) == len(world.jobs) // 10
-    assert {job.uid for job in gone} == {job.uid for job in world.jobs} - {job.uid for job in after.jobs}
-    assert {job.uid for job in come} == {job.uid for job in after.jobs} - {job.uid for job in world.jobs}
-    assert sum(a != b for a, b in zip(after.offers, world.offers, strict=True)) <= len(world.offers) // 10
-
-
 def test_the_page_shows_the_figures_that_are_committed() -> None:
     text = page.PAGE.read_text()
     drawn = page.rendered(text, "placement", report.table(report.read()))

@@ -123,7 +123,7 @@ class TestFunds:
         pass_ = replace(snapshot([job("a")], [offer("de", 2, {8: 1})]), funds={})
         (decision,) = decide(pass_)
         assert decision.reason is Reason.UNFUNDED
-        assert "0.00 USD of the account's funds is left" in decision.verdicts[0].message
+        assert "the account has 0.00 USD left" in decision.verdicts[0].message
         assert evaluate(job("a"), pass_).reason is Reason.UNFUNDED
 
     def test_a_job_with_no_offer_reserves_nothing(self) -> None:

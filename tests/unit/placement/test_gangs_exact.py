@@ -10,7 +10,7 @@ from ortools.sat.python import cp_model
 
 from fedgpu_operator.placement.gangs import exact
 from fedgpu_operator.placement.gangs.exact import MAX_PATTERNS, MAX_WORK, how_many, patterns
-from fedgpu_operator.placement.gangs.plan import Shelf
+from fedgpu_operator.placement.gangs.plan import FreeNodes
 from fedgpu_operator.placement.problem import JobClass, Problem
 from fedgpu_operator.placement.solve import solve
 
@@ -66,7 +66,7 @@ def test_all_levels_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_nodes_are_worth_needs_no_more_than_the_largest_shape_reaches() -> None:
-    shelf = Shelf.of(({1000: 1, 7: 2},), {(3, 1), (5, 1)})
+    nodes = FreeNodes.of(({1000: 1, 7: 2},), {(3, 1), (5, 1)})
     prices = np.array([[3.0], [6.0]])
     # 1000 = 200 × 5; 7 = 5 and two left over, or 3 + 3.
-    assert shelf.worth(prices).tolist() == [200 * 6.0 + 2 * 6.0]
+    assert nodes.worth(prices).tolist() == [200 * 6.0 + 2 * 6.0]

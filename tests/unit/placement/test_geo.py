@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from importlib.resources import files
 from pathlib import Path
 from typing import get_args
 
@@ -12,8 +13,10 @@ from hack import law_tables
 
 from fedgpu_operator.api.rules import CountryGroup
 from fedgpu_operator.domain.geo import (
+    COUNTRIES,
     GROUPS,
     LAW_DATE,
+    REGIONS,
     Location,
     great_circle_km,
     locate,
@@ -21,8 +24,6 @@ from fedgpu_operator.domain.geo import (
     resolve_countries,
     round_trip_floor_ms,
 )
-from fedgpu_operator.domain.geo_countries import COUNTRIES
-from fedgpu_operator.domain.geo_regions import REGIONS
 
 
 def test_the_tables_are_whole() -> None:
@@ -107,9 +108,9 @@ def test_countries_and_groups_resolve_to_their_union() -> None:
     [
         (["de"], [], "did you mean 'DE'"),
         (["EU"], [], "'EU' is a group"),
-        (["XX"], [], "'XX' is no ISO 3166-1"),
+        (["XX"], [], "unknown country 'XX': use an ISO 3166-1"),
         (["DE"], ["Europe"], "known groups: EEA, EFTA, EU, G7"),
-        (["DE"], ["eu"], "'eu' is no known country group"),
+        (["DE"], ["eu"], "unknown country group 'eu'"),
     ],
 )
 def test_an_unknown_name_is_named(countries: list[str], groups: list[str], said: str) -> None:
@@ -132,10 +133,10 @@ def test_the_most_exact_fact_locates() -> None:
     ("country", "region", "coordinates", "said"),
     [
         ("de", "", None, "did you mean 'DE'"),
-        ("", "atlantis-1", None, "region 'atlantis-1' is not known"),
+        ("", "atlantis-1", None, "unknown region 'atlantis-1': set coordinates"),
         ("", "", None, "give coordinates"),
-        ("", "", (91.0, 0.0), "off the globe"),
-        ("", "", (float("nan"), 0.0), "off the globe"),
+        ("", "", (91.0, 0.0), "out of range"),
+        ("", "", (float("nan"), 0.0), "out of range"),
     ],
 )
 def test_what_cannot_be_located_is_said(
@@ -156,3 +157,12 @@ def test_the_floor_of_a_round_trip() -> None:
     assert great_circle_km(0, 0, 0, 180) == pytest.approx(20_015.1, abs=0.1)
     assert great_circle_km(52.52, 13.405, 48.857, 2.352) == pytest.approx(877.5, abs=2)  # Berlin to Paris
     assert round_trip_floor_ms(100) == 1.0
+
+
+@pytest.mark.parametrize("name", ["countries.csv", "regions.csv"])
+def test_each_table_names_its_source_and_its_date(name: str) -> None:
+    text = files("fedgpu_operator.domain").joinpath("data", name).read_text(encoding="utf-8")
+    preamble = [line for line in text.splitlines() if line.startswith("#")]
+    assert any("Source" in line for line in preamble)
+    (dated,) = [line.removeprefix("# As of: ") for line in preamble if line.startswith("# As of: ")]
+    assert date.fromisoformat(dated) <= date.fromisoformat(LAW_DATE)

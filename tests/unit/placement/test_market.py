@@ -17,7 +17,8 @@ from fedgpu_operator.domain.job import Job, PlacementRules
 from fedgpu_operator.domain.market import Market
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement import Snapshot, again
+from fedgpu_operator.placement import Snapshot
+from fedgpu_operator.placement import solve as solver
 from fedgpu_operator.placement.market import MarketView, emptied, regions_of, survey, survey_snapshot
 from fedgpu_operator.placement.problem import JobClass
 
@@ -188,7 +189,7 @@ def test_a_snapshot_is_surveyed_by_law_alone_and_without_a_placement(monkeypatch
     def never(*_: object, **__: object) -> None:
         raise AssertionError("nobody is placed to know a price")
 
-    monkeypatch.setattr(again, "solve", never)
+    monkeypatch.setattr(solver, "solve", never)
     gang = Job("g", "lab", "g", GpuNeed(2), 3, 3600, rules=PlacementRules(countries=frozenset({"DE"})))
     jobs = (gang, *(Job(f"s{i}", "lab", "s", GpuNeed(), 1, 3600) for i in range(3)))
     view = survey_snapshot(Snapshot(NOW, jobs, WORLD, funds={"lab": None}))

@@ -9,8 +9,8 @@ import pytest
 from tests.unit.placement.moveworlds import H100, USD, Judge, Way, job, random_world, runs, world
 
 from fedgpu_operator.domain.job import Job
-from fedgpu_operator.domain.running import Move, MoveReason, Running
-from fedgpu_operator.placement.moves import Board, load_of
+from fedgpu_operator.domain.running import Move, MoveReason, RunningJob
+from fedgpu_operator.placement.moves import Reservations, load_of
 from fedgpu_operator.placement.preempt import preempt
 from fedgpu_operator.placement.replan import replan
 
@@ -190,7 +190,7 @@ def test_a_slot_that_comes_free_at_one_offer_is_waited_for_at_its_provider() -> 
     p, q = snapshot.offers
     full = replace(p, lease_slots=0)
     other = replace(full, gpu=replace(p.gpu, product="A100"), free={})
-    board = Board(
+    board = Reservations(
         replace(snapshot, offers=(full, other, q)),
         lambda name, gone: {} if name == other.name else made.freed(name, gone),
         leaving={other.name: frozenset({"ends-1"})},
@@ -202,7 +202,7 @@ def test_a_slot_is_promised_once_at_all_offers_of_a_provider() -> None:
     made = world({"p": {4: 1}})
     a = replace(made.snapshot().offers[0], lease_slots=1)
     b = replace(a, gpu=replace(a.gpu, product="A100"))
-    board = Board(
+    board = Reservations(
         replace(made.snapshot(), offers=(a, b)), lambda name, gone: {4: 1}, leaving={a.name: frozenset({"ends-1"})}
     )
     for uid in ("one", "two"):
@@ -271,7 +271,7 @@ def test_the_way_is_the_least_of_all_by_plain_search() -> None:
     assert sooner > 10, "worlds in which the wait decides, and not a name"
 
 
-def _worth(judge: Judge, running: list[Running], moves: tuple[Move, ...]) -> Way | None:
+def _worth(judge: Judge, running: list[RunningJob], moves: tuple[Move, ...]) -> Way | None:
     gone = {move.uid: move for move in moves}
     stopped = [each for each in running if each.uid in gone]
     targets = [gone[each.uid].to.split("/")[0] for each in stopped]

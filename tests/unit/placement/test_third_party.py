@@ -28,10 +28,10 @@ from fedgpu_operator.placement import (
     Context,
     Engine,
     Filter,
+    OfferRefusal,
     OfferTable,
     Plugins,
     Pricer,
-    Refusal,
     Snapshot,
     decide,
 )
@@ -87,7 +87,7 @@ def test_nothing_is_imported_that_is_not_named(install: Install) -> None:
     assert load_plugins([]) is BUILT_IN
 
 
-RULE = "from fedgpu_operator.placement import Filter, Pricer, Refusal\n"
+RULE = "from fedgpu_operator.placement import Filter, Pricer, OfferRefusal\n"
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ RULE = "from fedgpu_operator.placement import Filter, Pricer, Refusal\n"
             "plain job, plugin mine failed: TypeError",
         ),
         (RULE + "rule = Filter('mine', lambda c, o: 1 / 0, (), lambda c: 1)", "mine failed: ZeroDivisionError"),
-        (RULE + "rule = Filter('mine', lambda c, o: Refusal('No', 'no'), (), lambda c: 1)", "does not declare"),
-        (RULE + "rule = Pricer('mine', lambda c, t: [1, 2], lambda c: 1)", "mine failed: TypeError: it answered list"),
+        (RULE + "rule = Filter('mine', lambda c, o: OfferRefusal('No', 'no'), (), lambda c: 1)", "does not declare"),
+        (RULE + "rule = Pricer('mine', lambda c, t: [1, 2], lambda c: 1)", "mine failed: TypeError: returned list"),
         (
             RULE + "import numpy as np\n"
             "rule = Filter('mine', lambda c, o: None, (), lambda c: 1, lambda c, t: np.zeros(len(t), bool))",
@@ -140,7 +140,7 @@ def nothing(*_: Any) -> None:
 BROKEN_FILTERS = [
     Filter("mine", raises, ("No",), lambda ctx: 1),
     Filter("mine", nothing, ("No",), raises),
-    Filter("mine", lambda ctx, offer: Refusal("Else", "no"), ("No",), lambda ctx: 1),
+    Filter("mine", lambda ctx, offer: OfferRefusal("Else", "no"), ("No",), lambda ctx: 1),
     Filter("mine", raises, ("No",), lambda ctx: 1, floats),
     Filter("mine", raises, ("No",), lambda ctx: 1, raises),
 ]
@@ -189,15 +189,15 @@ def test_one_offer_on_which_a_rule_breaks_leaves_the_others_and_it_is_asked_agai
 
 
 def test_a_third_partys_reason_counts_like_ours_and_lies_without_words_are_named() -> None:
-    def refusal(_ctx: object, offer: Offer) -> Refusal | None:
-        return Refusal("No", "no") if offer.provider == "b" else None
+    def refusal(_ctx: object, offer: Offer) -> OfferRefusal | None:
+        return OfferRefusal("No", "no") if offer.provider == "b" else None
 
     no = Filter("mine", refusal, ("No",), lambda ctx: 1)
     (decision,) = decide(replace(SNAPSHOT, offers=OFFERS[1:]), Plugins(extra_filters=(no,)))
     assert (decision.reason, decision.message) == ("No", "0/1 providers fit: 1 No")
     silent = replace(no, refusal=nothing, allowed=lambda ctx, table: np.zeros(len(table), dtype=np.bool_))
     (decision,) = decide(SNAPSHOT, Plugins(extra_filters=(silent,)))
-    assert "does not say why" in decision.verdicts[0].message
+    assert "refused the offer without a reason" in decision.verdicts[0].message
 
 
 def all_through(_ctx: object, table: OfferTable) -> Any:
@@ -207,7 +207,7 @@ def all_through(_ctx: object, table: OfferTable) -> Any:
 @pytest.mark.parametrize(
     ("refusal", "reason"),
     [
-        (lambda ctx, offer: Refusal("No", "no") if offer.provider == "b" else None, "No"),
+        (lambda ctx, offer: OfferRefusal("No", "no") if offer.provider == "b" else None, "No"),
         (lambda ctx, offer: raises() if offer.provider == "b" else None, Reason.PLUGIN_FAILED),
     ],
 )
@@ -250,7 +250,7 @@ def has_free(_ctx: object, table: OfferTable) -> Any:
 
 @pytest.mark.parametrize("allowed", [has_even_place, has_named_neighbour, has_slots, has_free])
 def test_whatever_a_mask_reads_of_the_table_it_is_asked_again_when_that_changes(allowed: Any) -> None:
-    def only(ctx: Context, offer: Offer) -> Refusal | None:
+    def only(ctx: Context, offer: Offer) -> OfferRefusal | None:
         return None
 
     plugins = Plugins(extra_filters=(Filter("mine", only, ("No",), lambda ctx: 1, allowed),))

@@ -50,7 +50,11 @@ def denied(job: Job, offer: Offer) -> str:
     [
         ((CLINIC,), "NO", ""),
         ((CLINIC,), "CH", "data set scans may not be processed there: country CH is not among"),
-        ((CLINIC,), "", "data set scans may not be processed there: its country '' is not known"),
+        (
+            (CLINIC,),
+            "",
+            "data set scans may not be processed there: country '' is unknown",
+        ),
         ((replace(CLINIC, excluded_countries=frozenset({"HU"})),), "HU", "data set scans"),
         ((replace(CLINIC, countries=None, excluded_countries=frozenset({"US"})),), "CH", ""),
         ((replace(CLINIC, countries=None, excluded_countries=frozenset({"US"})),), "US", "country US is excluded"),
@@ -87,7 +91,7 @@ def test_an_audit_is_asked_for_by_a_job_or_by_a_policy(country: str, audited: bo
     if refused is not None and not audited:
         assert refused == (
             Reason.POLICY_DENIED,
-            "policy law@3: that it stands in DE is the owner's word alone, the rules need an audit",
+            "policy law@3: location DE is self-declared, but the rules require an audited one",
         )
 
 
@@ -227,7 +231,7 @@ def test_a_late_arrival_is_told_in_figures() -> None:
     refused = deadline.refusal(ctx(job), OFFER)
     assert refused is not None
     assert refused.message == (
-        "102400 MiB of data at 100 Mbit/s (assumed) take 8590 s, and 600 s are left before the deadline"
+        "transferring 102400 MiB of data at 100 Mbit/s (assumed) takes 8590 s, but the deadline is in 600 s"
     )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fedgpu_operator.placement.flow import Flow, Transport, exact, transport
-from fedgpu_operator.placement.flow.market import product as scalar
-from fedgpu_operator.placement.flow.session import solved
+from fedgpu_operator.placement.flow.network import product as scalar
+from fedgpu_operator.placement.flow.transport import solved
 from fedgpu_operator.placement.problem import UNBOUNDED, IntVector
 
 TINY = 320

@@ -18,13 +18,13 @@ from fedgpu_operator.settlement import (
     MAX_LINES,
     build_epoch,
     claims,
-    epoch,
+    epochs,
     leaf_hash,
-    merkle,
     merkle_proof,
     parse_manifest,
     verify_proof,
 )
+from fedgpu_operator.settlement.epochs import merkle_proofs
 
 Address = Callable[[int], str]
 Books = dict[tuple[int, int], int]
@@ -80,21 +80,21 @@ def test_every_claim_verifies_and_an_altered_one_does_not(books: Books, plan_of:
 
 @given(hashes=st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=70))
 def test_all_proofs_together_are_each_leafs_own(hashes: list[bytes]) -> None:
-    assert merkle.merkle_proofs(hashes) == tuple(merkle_proof(hashes, index) for index in range(len(hashes)))
+    assert merkle_proofs(hashes) == tuple(merkle_proof(hashes, index) for index in range(len(hashes)))
 
 
 def test_claims_and_a_known_manifest_cost_what_its_size_does(plan_of: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are done in the event loop, for each live epoch: a tree per leaf took seconds, each line its checksum."""
     plan = plan_of({(0, 200 + p): 1 for p in range(300)})
     work: list[str] = []
-    for module, name in ((merkle, "_node"), (epoch, "to_checksum_address"), (epoch, "is_checksum_address")):
-        true = getattr(module, name)
+    for name in ("_node", "to_checksum_address", "is_checksum_address"):
+        true = getattr(epochs, name)
 
         def counted(*given: object, name: str = name, true: Callable[..., object] = true) -> object:
             work.append(name)
             return true(*given)
 
-        monkeypatch.setattr(module, name, counted)
+        monkeypatch.setattr(epochs, name, counted)
     assert len(claims(plan)) == 300
     assert work.count("_node") == 299
     assert parse_manifest(plan.manifest) == plan
@@ -121,6 +121,12 @@ def test_a_provider_with_many_tenants_has_several_leaves(plan_of: Plan, address:
     assert [len(leaf.lines) for leaf in plan.leaves] == [64, 64, 2, 1]
     assert len(claims(plan, address(200).lower())) == 3
     assert claims(plan, address(5)) == ()
+
+
+@given(books=BOOKS, debits=st.dictionaries(st.integers(0, 150), st.integers(1, 2**48 - 1)))
+def test_a_manifest_has_the_same_bytes_as_ever(books: Books, debits: dict[int, int], plan_of: Plan) -> None:
+    text = plan_of(books, debits).manifest.decode("ascii")
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def test_the_manifest_is_canonical_and_holds_no_fraction(plan_of: Plan) -> None:

@@ -7,13 +7,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from random import Random
 
+import pytest
 from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgpu_operator.api.computelease import LeaseUsage
 from fedgpu_operator.domain.usage import PodUsage, UsageReading
-from fedgpu_operator.settlement.epochs import usage_detail, usage_hash, usage_root, usage_statement
+from fedgpu_operator.settlement.epochs import canonical, usage_detail, usage_hash, usage_root, usage_statement
 from fedgpu_operator.settlement.typeddata import hub_domain
 
 T0 = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -37,12 +38,12 @@ PODS = st.builds(
 READINGS = st.builds(
     UsageReading,
     sequence=st.integers(1, 10**9),
-    gpu_seconds=st.integers(0, 2**53),
+    gpu_seconds=st.integers(0, 2**53 - 1),
     started_at=st.none() | INSTANTS,
     finished_at=st.none() | INSTANTS,
     observed_at=INSTANTS,
     pods=st.lists(PODS, max_size=4).map(tuple),
-    folded_gpu_seconds=st.integers(0, 2**53),
+    folded_gpu_seconds=st.integers(0, 2**53 - 1),
 )
 
 
@@ -99,7 +100,7 @@ def test_every_figure_is_in_the_digest() -> None:
     assert len(digests) == len(changed) + 5
 
 
-@given(st.dictionaries(st.text(max_size=8), st.integers(1, 2**53), max_size=5), st.randoms())
+@given(st.dictionaries(st.text(max_size=8), st.integers(1, 2**53 - 2), max_size=5), st.randoms())
 def test_the_root_does_not_know_the_order_but_every_lease(leases: dict[str, int], random: Random) -> None:
     shuffled = list(leases.items())
     random.shuffle(shuffled)
@@ -107,3 +108,34 @@ def test_the_root_does_not_know_the_order_but_every_lease(leases: dict[str, int]
     assert usage_root([*shuffled, ("unused", 0)]) == usage_root(shuffled)
     for name in leases:
         assert usage_root((leases | {name: leases[name] + 1}).items()) != usage_root(leases.items())
+
+
+def as_written_before(document: object) -> str:
+    """How earlier releases, without a library for RFC 8785, wrote every manifest and receipt that is stored."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=20)
+"""What addresses, hashes, amounts, heads of the ledger, and names of leases and pods are made of."""
+DOCUMENTS = st.recursive(
+    PRINTABLE | st.integers(-(2**53) + 1, 2**53 - 1),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(PRINTABLE, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(DOCUMENTS)
+def test_what_is_stored_has_the_same_bytes_as_ever(document: object) -> None:
+    assert canonical(document) == as_written_before(document)
+
+
+@given(st.dictionaries(PRINTABLE, st.integers(1, 2**53 - 1), max_size=8))
+def test_the_root_of_a_receipt_is_the_same_as_ever(leases: dict[str, int]) -> None:
+    text = as_written_before([[name, seconds] for name, seconds in sorted(leases.items())])
+    assert usage_root(leases.items()) == "0x" + keccak(text=text).hex()
+
+
+@pytest.mark.parametrize("document", [2**53, -(2**53), float("nan"), "\ud800"])
+def test_what_no_reader_of_json_reads_alike_is_refused(document: object) -> None:
+    with pytest.raises(ValueError, match=r"(?s)."):
+        canonical(document)

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from fedgpu_operator.domain.transactions import Fees, FeeView
 from fedgpu_operator.errors import Refusal
 from fedgpu_operator.settlement.fees import (
-    Move,
+    NonceAction,
     NonceState,
     bumped,
     cost_bound,
     first_fees,
     lowered,
-    next_move,
+    next_action,
     underpriced,
 )
 
@@ -120,17 +120,17 @@ def test_a_nodes_limit_is_gone_under_wherever_an_offer_below_it_would_be_mined(
     fees: Fees, taken: Fees | None, view: FeeView, cap: int, limit: int
 ) -> None:
     """Offers above `limit` are refused for it; a replacement and the present block's due bound it from below."""
-    move = Move.REPRICE
+    move = NonceAction.REPRICE
     for _ in range(4):
         if fees.max_fee <= limit:
             return
-        move, offer = next_move(NonceState(fees, Refusal.FEE_CAPPED, taken), view, cap)
-        if move is not Move.REPRICE:
+        move, offer = next_action(NonceState(fees, Refusal.FEE_CAPPED, taken), view, cap)
+        if move is not NonceAction.REPRICE:
             break
         assert taken is None or replaces(offer, taken)
         assert not underpriced(offer, view)
         fees = offer
-    assert move is Move.SHRINK, "at most three offers"
+    assert move is NonceAction.SHRINK, "at most three offers"
     tip = fees.tip if taken is None else max(fees.tip, -(-taken.tip * 9 // 8), taken.tip + 1)
     least = view.base_fee + min(tip, view.tip)
     if taken is not None:
@@ -141,13 +141,13 @@ def test_a_nodes_limit_is_gone_under_wherever_an_offer_below_it_would_be_mined(
 def test_a_raise_above_a_nodes_limit_comes_down_to_what_replaces_and_is_mined() -> None:
     """In a pool at 55, base fee 60, and the node takes at most 1 ether for 8 M gas: 125 a gas; then for 9 M: 111."""
     view, taken = FeeView(60 * GWEI, GWEI), Fees(55 * GWEI, GWEI)
-    move, raised = next_move(NonceState(taken, taken=taken), view, 500 * GWEI)
-    assert (move, raised.max_fee) == (Move.REPRICE, 121 * GWEI)
-    move, lower = next_move(NonceState(raised, Refusal.FEE_CAPPED, taken), view, 500 * GWEI)
-    assert (move, lower) == (Move.REPRICE, Fees(68_500_000_000, 1_125_000_000))
-    move, least = next_move(NonceState(lower, Refusal.FEE_CAPPED, taken), view, 500 * GWEI)
-    assert (move, least) == (Move.REPRICE, Fees(61_875_000_000, 1_125_000_000)), "9/8 of what the node has"
-    assert next_move(NonceState(least, Refusal.FEE_CAPPED, taken), view, 500 * GWEI)[0] is Move.SHRINK
+    move, raised = next_action(NonceState(taken, taken=taken), view, 500 * GWEI)
+    assert (move, raised.max_fee) == (NonceAction.REPRICE, 121 * GWEI)
+    move, lower = next_action(NonceState(raised, Refusal.FEE_CAPPED, taken), view, 500 * GWEI)
+    assert (move, lower) == (NonceAction.REPRICE, Fees(68_500_000_000, 1_125_000_000))
+    move, least = next_action(NonceState(lower, Refusal.FEE_CAPPED, taken), view, 500 * GWEI)
+    assert (move, least) == (NonceAction.REPRICE, Fees(61_875_000_000, 1_125_000_000)), "9/8 of what the node has"
+    assert next_action(NonceState(least, Refusal.FEE_CAPPED, taken), view, 500 * GWEI)[0] is NonceAction.SHRINK
 
 
 @given(OFFERS, VIEWS, CAPS, st.none() | st.integers(1, 10**15))
@@ -158,23 +158,23 @@ def test_an_offer_that_nodes_call_too_low_rises_to_the_cap_and_stops(
     if capped is not None and fees.max_fee >= capped:
         return
     for _ in range(600):
-        move, offer = next_move(NonceState(fees, Refusal.UNDERPRICED, capped=capped), view, cap)
-        if move is Move.KEEP:
+        move, offer = next_action(NonceState(fees, Refusal.UNDERPRICED, capped=capped), view, cap)
+        if move is NonceAction.KEEP:
             break
         assert fees.max_fee <= offer.max_fee <= cap
         assert (offer.max_fee, offer.tip) > (fees.max_fee, fees.tip)
         assert offer.tip <= offer.max_fee
         assert capped is None or offer.max_fee < capped
         fees = offer
-    assert move is Move.KEEP
+    assert move is NonceAction.KEEP
     assert capped is not None or fees == Fees(cap, cap)
 
 
 def test_a_node_that_wants_a_tip_and_suggests_none_gets_one_and_the_maximum_stays() -> None:
     fees, view, wanted = Fees(20 * GWEI, 0), FeeView(10 * GWEI, 0), 2 * GWEI
     for _ in range(10):
-        move, fees = next_move(NonceState(fees, Refusal.UNDERPRICED), view, 500 * GWEI)
-        assert move is Move.REPRICE
+        move, fees = next_action(NonceState(fees, Refusal.UNDERPRICED), view, 500 * GWEI)
+        assert move is NonceAction.REPRICE
         if fees.tip >= wanted:
             break
     assert (fees.max_fee, wanted <= fees.tip < 2 * wanted) == (20 * GWEI, True)
@@ -183,8 +183,8 @@ def test_a_node_that_wants_a_tip_and_suggests_none_gets_one_and_the_maximum_stay
 @pytest.mark.parametrize("taken", [None, Fees(20 * GWEI, GWEI)])
 def test_more_gas_is_offered_as_much_as_before_unless_a_node_has_a_version(taken: Fees | None) -> None:
     fees, view = Fees(21 * GWEI, GWEI), FeeView(10 * GWEI, GWEI)
-    move, offer = next_move(NonceState(fees, Refusal.GAS_TOO_LOW, taken), view, 500 * GWEI)
-    assert move is Move.RESIZE
+    move, offer = next_action(NonceState(fees, Refusal.GAS_TOO_LOW, taken), view, 500 * GWEI)
+    assert move is NonceAction.RESIZE
     assert offer == fees if taken is None else replaces(offer, taken)
 
 
@@ -195,36 +195,39 @@ DEAF = [why for why in Refusal if why is not Refusal.UNDERPRICED]
 def test_no_call_pays_more_for_a_refusal_that_a_higher_fee_cannot_end(
     fees: Fees, taken: Fees | None, view: FeeView, cap: int, why: Refusal, waited: bool
 ) -> None:
-    move, offer = next_move(NonceState(fees, why, taken, waited), view, cap)
-    assert move is not Move.REPRICE or offer.max_fee < fees.max_fee
-    assert move is not Move.RESIZE or taken is not None or offer == fees
-    assert (move is Move.SHRINK) <= (why in (Refusal.FEE_CAPPED, Refusal.TOO_LARGE))
+    move, offer = next_action(NonceState(fees, why, taken, waited), view, cap)
+    assert move is not NonceAction.REPRICE or offer.max_fee < fees.max_fee
+    assert move is not NonceAction.RESIZE or taken is not None or offer == fees
+    assert (move is NonceAction.SHRINK) <= (why in (Refusal.FEE_CAPPED, Refusal.TOO_LARGE))
 
 
 @given(OFFERS, st.none() | OFFERS, VIEWS, CAPS, st.none() | st.sampled_from(list(Refusal)), st.booleans())
 def test_no_next_offer_passes_the_cap(
     fees: Fees, taken: Fees | None, view: FeeView, cap: int, why: Refusal | None, waited: bool
 ) -> None:
-    move, offer = next_move(NonceState(fees, why, taken, waited), view, cap)
-    assert move is Move.KEEP or offer.max_fee <= max(cap, fees.max_fee)
-    assert move is Move.KEEP or offer.tip <= offer.max_fee
+    move, offer = next_action(NonceState(fees, why, taken, waited), view, cap)
+    assert move is NonceAction.KEEP or offer.max_fee <= max(cap, fees.max_fee)
+    assert move is NonceAction.KEEP or offer.tip <= offer.max_fee
 
 
 def test_a_fee_rises_where_nothing_but_inclusion_is_missing() -> None:
     fees, view = Fees(22 * GWEI, GWEI), FeeView(10 * GWEI, GWEI)
-    raised = (Move.REPRICE, Fees(24_750_000_000, 1_125_000_000))
-    assert next_move(NonceState(fees, taken=fees), view, 100 * GWEI) == (Move.KEEP, fees)
-    assert next_move(NonceState(fees, taken=fees, waited=True), view, 100 * GWEI) == raised
-    tipped = (Move.REPRICE, Fees(22 * GWEI, 2 * GWEI))
-    assert next_move(NonceState(fees, Refusal.UNDERPRICED), view, 100 * GWEI) == tipped, "the base fee is covered twice"
+    raised = (NonceAction.REPRICE, Fees(24_750_000_000, 1_125_000_000))
+    assert next_action(NonceState(fees, taken=fees), view, 100 * GWEI) == (NonceAction.KEEP, fees)
+    assert next_action(NonceState(fees, taken=fees, waited=True), view, 100 * GWEI) == raised
+    tipped = (NonceAction.REPRICE, Fees(22 * GWEI, 2 * GWEI))
+    assert next_action(NonceState(fees, Refusal.UNDERPRICED), view, 100 * GWEI) == tipped, "covers twice the base fee"
     risen = FeeView(30 * GWEI, GWEI)
-    assert next_move(NonceState(fees, taken=fees), risen, 100 * GWEI) == (Move.REPRICE, Fees(61 * GWEI, 1_125_000_000))
-    assert next_move(NonceState(fees, Refusal.POOR), risen, 100 * GWEI) == (Move.KEEP, fees)
+    assert next_action(NonceState(fees, taken=fees), risen, 100 * GWEI) == (
+        NonceAction.REPRICE,
+        Fees(61 * GWEI, 1_125_000_000),
+    )
+    assert next_action(NonceState(fees, Refusal.POOR), risen, 100 * GWEI) == (NonceAction.KEEP, fees)
 
 
 def test_a_smaller_call_offers_more_only_than_what_a_node_has() -> None:
     view = FeeView(10 * GWEI, GWEI)
     stuck = NonceState(Fees(500 * GWEI, GWEI), Refusal.TOO_LARGE)
-    assert next_move(stuck, view, 500 * GWEI) == (Move.SHRINK, Fees(21 * GWEI, GWEI))
+    assert next_action(stuck, view, 500 * GWEI) == (NonceAction.SHRINK, Fees(21 * GWEI, GWEI))
     held = NonceState(Fees(40 * GWEI, GWEI), Refusal.TOO_LARGE, taken=Fees(40 * GWEI, GWEI))
-    assert next_move(held, view, 500 * GWEI) == (Move.SHRINK, Fees(45 * GWEI, 1_125_000_000))
+    assert next_action(held, view, 500 * GWEI) == (NonceAction.SHRINK, Fees(45 * GWEI, 1_125_000_000))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedgpu_operator.domain.books import EpochStage
-from fedgpu_operator.settlement import Act, Sight, protocol
+from fedgpu_operator.settlement import Act, EpochSight, protocol
 
 ENDED = {EpochStage.PAID} | protocol.DEAD
 
@@ -24,7 +24,7 @@ def test_an_ended_epoch_has_no_row_and_every_other_stage_has_a_way_to_an_end() -
 
 def test_a_root_that_the_finalized_chain_shows_is_never_given_up_or_sent_again() -> None:
     for (stage, sight), step in protocol.TABLE.items():
-        if sight is Sight.STANDS:
+        if sight is EpochSight.STANDS:
             assert step.stage is EpochStage.FINALIZED, stage
         if stage is EpochStage.FINALIZED:
             assert step.act is not Act.SEND
@@ -33,21 +33,21 @@ def test_a_root_that_the_finalized_chain_shows_is_never_given_up_or_sent_again()
 
 def test_nothing_is_given_up_while_a_transaction_of_it_may_still_be_mined() -> None:
     for (stage, sight), step in protocol.TABLE.items():
-        if sight in {Sight.IN_FLIGHT, Sight.MINED}:
+        if sight in {EpochSight.IN_FLIGHT, EpochSight.MINED}:
             assert step.stage is EpochStage.POSTED, (stage, sight)
-        if sight is Sight.NOT_TAKEN:
+        if sight is EpochSight.NOT_TAKEN:
             assert step.stage is EpochStage.PREPARED, (stage, sight)
 
 
 def test_nothing_is_posted_that_no_node_has_taken() -> None:
     for (stage, sight), step in protocol.TABLE.items():
         if step.stage is EpochStage.POSTED:
-            assert sight in {Sight.IN_FLIGHT, Sight.MINED}, (stage, sight)
+            assert sight in {EpochSight.IN_FLIGHT, EpochSight.MINED}, (stage, sight)
 
 
 def test_a_sight_that_cannot_be_is_an_error_and_not_a_guess() -> None:
     with pytest.raises(ValueError, match="Paid cannot be seen as: pairs are unpaid"):
-        protocol.step(EpochStage.PAID, Sight.PAYABLE)
+        protocol.step(EpochStage.PAID, EpochSight.PAYABLE)
 
 
 def test_the_diagram_has_an_arrow_for_every_row() -> None:

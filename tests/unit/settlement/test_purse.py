@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedgpu_operator.domain.transactions import Fees, FeeView
 from fedgpu_operator.settlement.fees import LONELY, Extent
-from fedgpu_operator.settlement.funding import FEW_EPOCHS, Ebb, Purse, Standing, burn_of, purse_of
+from fedgpu_operator.settlement.funding import FEW_EPOCHS, Ebb, Purse, PurseLevel, burn_of, purse_of
 
 GWEI = 10**9
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -27,16 +27,16 @@ def purse(balance: int, **changed: int) -> Purse:
 @pytest.mark.parametrize(
     ("held", "standing"),
     [
-        (purse(149), Standing.EMPTY),
-        (purse(150), Standing.LOW),
-        (purse(FEW_EPOCHS * 100 - 1), Standing.LOW),
-        (purse(FEW_EPOCHS * 100), Standing.FUNDED),
-        (purse(3_000, burn=1_001), Standing.LOW),
-        (purse(3_000, burn=1_000), Standing.FUNDED),
-        (purse(0, epoch=0, next=0), Standing.FUNDED),
+        (purse(149), PurseLevel.EMPTY),
+        (purse(150), PurseLevel.LOW),
+        (purse(FEW_EPOCHS * 100 - 1), PurseLevel.LOW),
+        (purse(FEW_EPOCHS * 100), PurseLevel.FUNDED),
+        (purse(3_000, burn=1_001), PurseLevel.LOW),
+        (purse(3_000, burn=1_000), PurseLevel.FUNDED),
+        (purse(0, epoch=0, next=0), PurseLevel.FUNDED),
     ],
 )
-def test_it_warns_by_what_is_spent_and_by_what_epochs_cost(held: Purse, standing: Standing) -> None:
+def test_it_warns_by_what_is_spent_and_by_what_epochs_cost(held: Purse, standing: PurseLevel) -> None:
     assert held.standing(WARN) is standing
 
 
@@ -68,7 +68,7 @@ def test_what_is_on_its_way_needs_what_it_was_signed_with() -> None:
     needed = 800_000 * 90 * GWEI
     for balance, empty in ((needed - 1, True), (needed, False)):
         held = purse_of(balance, view, 500 * GWEI, NOBODY, 0, 0, signed)
-        assert (held.next, held.standing(WARN) is Standing.EMPTY) == (needed, empty)
+        assert (held.next, held.standing(WARN) is PurseLevel.EMPTY) == (needed, empty)
     small = purse_of(10**18, view, 500 * GWEI, NOBODY, 0, 0, [(21_000, Fees(5 * GWEI, GWEI))])
     assert small.next == 21_000 * 5 * GWEI, "not what another one would need"
 

@@ -14,8 +14,8 @@ from fedgpu_operator.domain.usage import LONGEST_UNWRITTEN_SECONDS
 from fedgpu_operator.settlement import (
     Burn,
     Cover,
-    Plan,
-    Stage,
+    CoveragePlan,
+    FundingStage,
     Thresholds,
     cover_of,
     horizon,
@@ -142,14 +142,14 @@ def test_the_young_stop_in_time_for_the_old_to_finish() -> None:
     old, young = burn(1, 100), burn(9, 100)
     assert plan(0, [], [old, young], cover(1000)).lasts is None
     made = plan(0, [], [old, young], cover(640))
-    assert made == Plan(frozenset({0}), 60)
+    assert made == CoveragePlan(frozenset({0}), 60)
     assert plan(0, [old], [young], cover(640)).lasts == 60, "what is stopping is paid first"
     made = plan(0, [], [old, young], cover(90))
-    assert made == Plan(frozenset(), 9), "nobody can finish: together to the end"
+    assert made == CoveragePlan(frozenset(), 9), "nobody can finish: together to the end"
     made = plan(0, [], [young, old], cover(200))
-    assert made == Plan(frozenset({1}), 11), "a younger one that can finish is not held up by an older"
+    assert made == CoveragePlan(frozenset({1}), 11), "a younger one that can finish is not held up by an older"
     made = plan(0, [], [burn(1, 100), burn(1, 20)], cover(30, leaving=40, leaving_in=25))
-    assert made == Plan(frozenset({1}), 25), "what ends before the money leaves is covered"
+    assert made == CoveragePlan(frozenset({1}), 25), "what ends before the money leaves is covered"
 
 
 @pytest.mark.parametrize("count", [2000])
@@ -164,11 +164,11 @@ def test_many_leases_are_planned_at_once(count: int) -> None:
 def test_stages_come_in_order_and_a_warning_is_not_taken_back_at_once() -> None:
     told = Thresholds(warn=1000, checkpoint=100)
     seen = [stage_of(lasts, told, margin=10) for lasts in (None, 1001, 1000, 111, 110, 11, 10, 0)]
-    low, save, out = Stage.LOW, Stage.CHECKPOINT, Stage.EXHAUSTED
-    assert seen == [Stage.FUNDED, Stage.FUNDED, low, low, save, save, out, out]
+    low, save, out = FundingStage.LOW, FundingStage.CHECKPOINT, FundingStage.EXHAUSTED
+    assert seen == [FundingStage.FUNDED, FundingStage.FUNDED, low, low, save, save, out, out]
     assert stage_of(1250, told, margin=10, was_low=True) is low
-    assert stage_of(1251, told, margin=10, was_low=True) is Stage.FUNDED
-    assert stage_of(None, told, margin=10, was_low=True) is Stage.FUNDED
+    assert stage_of(1251, told, margin=10, was_low=True) is FundingStage.FUNDED
+    assert stage_of(None, told, margin=10, was_low=True) is FundingStage.FUNDED
 
 
 def state(balance: int, limit: int, **later: int) -> AccountState:
@@ -307,7 +307,7 @@ class Sim:
         behind = cover_of(account, self.now, LAG)
         burns = [burn(rate, left) for rate, left in self.runs]
         made = plan((self.debt - debited) * HOUR, [], burns, behind)
-        if stage_of(made.lasts, Thresholds(), margin=TICK) is Stage.EXHAUSTED:
+        if stage_of(made.lasts, Thresholds(), margin=TICK) is FundingStage.EXHAUSTED:
             self.stopped += len(self.runs) - len(made.secured)
             self.runs = [self.runs[position] for position in sorted(made.secured)]
 

@@ -14,7 +14,7 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import AccountState, ChainSnapshot, EpochPlan, EpochState, PairState
 from fedgpu_operator.domain.transactions import PostedEpoch
 from fedgpu_operator.settlement import build_epoch
-from fedgpu_operator.settlement.verify import Shown, Verdict, judge, sound
+from fedgpu_operator.settlement.verify import EpochCheck, EpochOnChain, judge, sound
 
 Address = Callable[[int], str]
 Changes = dict[str, Any]
@@ -67,7 +67,7 @@ def books(plan: EpochPlan, address: Address) -> ChainSnapshot:
 
 
 @pytest.fixture
-def shown(plan: EpochPlan, books: ChainSnapshot) -> Shown:
+def shown(plan: EpochPlan, books: ChainSnapshot) -> EpochOnChain:
     """The chain as it looks after an honest post of the plan."""
     state = EpochState(3, plan.root, 1_700_003_700, plan.period_end, plan.total, 2, False)
     posted = PostedEpoch(
@@ -84,22 +84,22 @@ def shown(plan: EpochPlan, books: ChainSnapshot) -> Shown:
         tx_hash=TX,
         block_number=7,
     )
-    return Shown(31337, ESCROW, posted, state, books)
+    return EpochOnChain(31337, ESCROW, posted, state, books)
 
 
-def failed(verdicts: tuple[Verdict, ...]) -> list[str]:
+def failed(verdicts: tuple[EpochCheck, ...]) -> list[str]:
     return [verdict.what for verdict in verdicts if verdict.holds is False]
 
 
-def text(verdicts: tuple[Verdict, ...], what: str) -> str:
+def text(verdicts: tuple[EpochCheck, ...], what: str) -> str:
     return next(verdict.text for verdict in verdicts if verdict.what == what)
 
 
-def posted(shown: Shown, **changes: Any) -> Shown:
+def posted(shown: EpochOnChain, **changes: Any) -> EpochOnChain:
     return dataclasses.replace(shown, posted=dataclasses.replace(shown.posted, **changes))
 
 
-def test_an_honest_epoch_holds_in_everything(plan: EpochPlan, shown: Shown) -> None:
+def test_an_honest_epoch_holds_in_everything(plan: EpochPlan, shown: EpochOnChain) -> None:
     verdicts = judge(plan.manifest, shown)
     assert sound(verdicts)
     assert all(verdict.holds for verdict in verdicts)
@@ -118,7 +118,7 @@ def test_an_honest_epoch_holds_in_everything(plan: EpochPlan, shown: Shown) -> N
     ],
 )
 def test_each_thing_that_the_post_says_otherwise_is_found(
-    plan: EpochPlan, shown: Shown, changes: Changes, found: str
+    plan: EpochPlan, shown: EpochOnChain, changes: Changes, found: str
 ) -> None:
     verdicts = judge(plan.manifest, posted(shown, **changes))
     assert failed(verdicts) == [found]
@@ -134,18 +134,18 @@ def test_each_thing_that_the_post_says_otherwise_is_found(
     ],
 )
 def test_each_thing_that_the_contract_keeps_otherwise_is_found(
-    plan: EpochPlan, shown: Shown, changes: Changes, found: str
+    plan: EpochPlan, shown: EpochOnChain, changes: Changes, found: str
 ) -> None:
     state = dataclasses.replace(shown.state, **changes)
     assert failed(judge(plan.manifest, dataclasses.replace(shown, state=state))) == [found]
 
 
 @pytest.mark.parametrize("change", [{"chain_id": 1}, {"escrow": "0x" + "Ee" * 20}])
-def test_a_manifest_of_another_place_is_found(plan: EpochPlan, shown: Shown, change: Changes) -> None:
+def test_a_manifest_of_another_place_is_found(plan: EpochPlan, shown: EpochOnChain, change: Changes) -> None:
     assert failed(judge(plan.manifest, dataclasses.replace(shown, **change))) == ["place"]
 
 
-def test_every_difference_in_the_debits_is_named(plan: EpochPlan, shown: Shown, address: Address) -> None:
+def test_every_difference_in_the_debits_is_named(plan: EpochPlan, shown: EpochOnChain, address: Address) -> None:
     asked = {address(1): MicroUSD(6_000_000), address(3): MicroUSD(1)}
     verdicts = judge(plan.manifest, posted(shown, debits=asked))
     assert failed(verdicts) == ["debits"]
@@ -155,14 +155,14 @@ def test_every_difference_in_the_debits_is_named(plan: EpochPlan, shown: Shown, 
     assert f"{address(3)}: the manifest gives none, the post asked for 0.000001 USD".lower() in said.lower()
 
 
-def test_debits_that_cannot_be_seen_are_not_judged(plan: EpochPlan, shown: Shown) -> None:
+def test_debits_that_cannot_be_seen_are_not_judged(plan: EpochPlan, shown: EpochOnChain) -> None:
     verdicts = judge(plan.manifest, posted(shown, debits=None))
     assert sound(verdicts)
     assert [verdict.what for verdict in verdicts if verdict.holds is None] == ["debits"]
 
 
 def test_a_skipped_debit_is_not_taken_and_not_held_against_the_root(
-    plan: EpochPlan, shown: Shown, address: Address
+    plan: EpochPlan, shown: EpochOnChain, address: Address
 ) -> None:
     assert shown.books is not None
     accounts = dict(shown.books.accounts) | {address(2): AccountState(NOTHING, NOTHING, NOTHING, NOTHING)}
@@ -175,7 +175,9 @@ def test_a_skipped_debit_is_not_taken_and_not_held_against_the_root(
     assert failed(judge(plan.manifest, posted(told, skipped=()))) == ["taken", "backing"]
 
 
-def test_a_root_that_promises_more_than_is_set_aside_is_found(plan: EpochPlan, shown: Shown, address: Address) -> None:
+def test_a_root_that_promises_more_than_is_set_aside_is_found(
+    plan: EpochPlan, shown: EpochOnChain, address: Address
+) -> None:
     assert shown.books is not None
     light = dataclasses.replace(shown.books.accounts[address(1)], pending=MicroUSD(4_999_999))
     accounts = dict(shown.books.accounts) | {address(1): light}
@@ -191,7 +193,7 @@ def test_a_root_that_promises_more_than_is_set_aside_is_found(plan: EpochPlan, s
 
 
 def test_a_line_that_is_paid_beyond_itself_lends_nothing_to_another(
-    plan: EpochPlan, shown: Shown, address: Address
+    plan: EpochPlan, shown: EpochOnChain, address: Address
 ) -> None:
     assert shown.books is not None
     a, q = address(1), address(12)
@@ -206,7 +208,7 @@ def test_a_line_that_is_paid_beyond_itself_lends_nothing_to_another(
     assert "3.00 USD promised, 2.999999 USD set aside" in text(verdicts, "backing")
 
 
-def test_without_the_state_of_that_block_the_backing_is_not_judged(plan: EpochPlan, shown: Shown) -> None:
+def test_without_the_state_of_that_block_the_backing_is_not_judged(plan: EpochPlan, shown: EpochOnChain) -> None:
     verdicts = judge(plan.manifest, dataclasses.replace(shown, books=None))
     assert sound(verdicts)
     assert [verdict.what for verdict in verdicts if verdict.holds is None] == ["backing"]
@@ -224,14 +226,16 @@ def test_without_the_state_of_that_block_the_backing_is_not_judged(plan: EpochPl
         (b'"seq":4', b'"seq":true'),
     ],
 )
-def test_a_manifest_changed_in_any_place_is_found(plan: EpochPlan, shown: Shown, change: tuple[bytes, bytes]) -> None:
+def test_a_manifest_changed_in_any_place_is_found(
+    plan: EpochPlan, shown: EpochOnChain, change: tuple[bytes, bytes]
+) -> None:
     changed = plan.manifest.replace(*change, 1)
     assert changed != plan.manifest
     assert "manifest hash" in failed(judge(changed, shown))
 
 
 @pytest.mark.parametrize("noise", [b"", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"chainId":1}', b"1" * 10_000])
-def test_what_is_no_manifest_is_refused_in_words(plan: EpochPlan, shown: Shown, noise: bytes) -> None:
+def test_what_is_no_manifest_is_refused_in_words(plan: EpochPlan, shown: EpochOnChain, noise: bytes) -> None:
     """Even where its hash is the posted one: then the settler published something that pays nobody provably."""
     told = posted(shown, manifest_hash="0x" + keccak(noise).hex())
     verdicts = judge(noise, told)

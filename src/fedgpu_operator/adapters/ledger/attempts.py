@@ -13,7 +13,7 @@ from fedgpu_operator.adapters.ledger.hashchain import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, lease_usage
 from fedgpu_operator.adapters.ledger.usage import PairChange, PairKey, add_to_totals, seal_live, totals_of
 from fedgpu_operator.domain import books
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, PairLease, Stop
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, PairLease, Stop
 from fedgpu_operator.domain.faults import SUCCEEDED, Ending
 from fedgpu_operator.domain.market import ProviderRecord
 from fedgpu_operator.domain.money import MicroUSD
@@ -110,13 +110,13 @@ def stop_attempt(connection: Connection, lease_name: str, reason: str, at: datet
     return attempt_of(connection, lease_name)
 
 
-def usage_of_lease(connection: Connection, lease_name: str) -> LeaseUsage | None:
+def usage_of_lease(connection: Connection, lease_name: str) -> AttemptUsage | None:
     """One attempt with its newest usage; None for a lease the ledger never opened."""
     row = connection.execute(usage_query().where(attempts.c.lease_name == lease_name)).one_or_none()
     return None if row is None else usage_of_row(row)
 
 
-def open_attempts(connection: Connection, tenant: str | None = None) -> tuple[LeaseUsage, ...]:
+def open_attempts(connection: Connection, tenant: str | None = None) -> tuple[AttemptUsage, ...]:
     """Every attempt that has not ended, with its usage, oldest first; of one tenant if it is named."""
     query = usage_query().where(attempts.c.ended_at.is_(None))
     if tenant is not None:
@@ -176,9 +176,9 @@ def attempt_of(connection: Connection, lease_name: str) -> Attempt:
     return _attempt(row)
 
 
-def usage_of_row(row: Row[Any]) -> LeaseUsage:
+def usage_of_row(row: Row[Any]) -> AttemptUsage:
     """A row of `usage_query`."""
-    return LeaseUsage(_attempt(row), row.gpu_seconds, row.sequence)
+    return AttemptUsage(_attempt(row), row.gpu_seconds, row.sequence)
 
 
 def _attempt(row: Row[Any]) -> Attempt:
@@ -230,9 +230,9 @@ def open_many(
     return tuple(found)
 
 
-def histories(connection: Connection, job_uids: Sequence[str]) -> dict[str, tuple[LeaseUsage, ...]]:
+def histories(connection: Connection, job_uids: Sequence[str]) -> dict[str, tuple[AttemptUsage, ...]]:
     """Every attempt of these jobs with its usage, oldest first."""
-    found: dict[str, list[LeaseUsage]] = {}
+    found: dict[str, list[AttemptUsage]] = {}
     for begin in range(0, len(job_uids), JOBS_AT_ONCE):
         part = job_uids[begin : begin + JOBS_AT_ONCE]
         query = usage_query().where(attempts.c.job_uid.in_(part)).order_by(attempts.c.job_uid, attempts.c.attempt)

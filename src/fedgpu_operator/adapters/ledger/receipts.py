@@ -11,7 +11,7 @@ from fedgpu_operator.adapters.ledger.attempts import seal_pair
 from fedgpu_operator.adapters.ledger.calls import Calls, in_transaction
 from fedgpu_operator.adapters.ledger.hashchain import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import receipts
-from fedgpu_operator.domain.ledger import SignedReceipt
+from fedgpu_operator.domain.ledger import CountersignedReceipt
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.errors import LedgerError
@@ -56,7 +56,7 @@ def append_receipt(
 
 def receipts_of(
     connection: Connection, tenant: str | None, provider: str | None, *, newest_only: bool
-) -> tuple[SignedReceipt, ...]:
+) -> tuple[CountersignedReceipt, ...]:
     """Receipts by tenant wallet, provider wallet and time."""
     query = select(receipts)
     if newest_only:
@@ -74,9 +74,9 @@ def receipts_of(
     return tuple(_signed(row) for row in rows)
 
 
-def _signed(row: Row[Any]) -> SignedReceipt:
+def _signed(row: Row[Any]) -> CountersignedReceipt:
     receipt = Receipt(row.tenant_wallet, row.provider_wallet, MicroUSD(row.cumulative), row.period_end, row.usage_root)
-    return SignedReceipt(receipt, row.provider_signature, row.meter_signature, row.at)
+    return CountersignedReceipt(receipt, row.provider_signature, row.meter_signature, row.at)
 
 
 def _said(receipt: Receipt) -> str:
@@ -91,7 +91,7 @@ class SqlReceipts(Calls):
 
     async def receipts(
         self, *, tenant: str | None = None, provider: str | None = None, newest_only: bool = True
-    ) -> tuple[SignedReceipt, ...]:
+    ) -> tuple[CountersignedReceipt, ...]:
         """Receipts by tenant wallet, provider wallet and time; the newest of each pair, or all of them."""
         # An archive run removes older receipts, and leaves the newest of each pair as it is.
         read = self._read if newest_only else self._look

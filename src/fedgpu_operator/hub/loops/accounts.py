@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.domain.books import LeaseUsage, PairTotal
+from fedgpu_operator.domain.books import AttemptUsage, PairTotal
 from fedgpu_operator.domain.settlement import ChainSnapshot
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.services.store import load_all
@@ -64,7 +64,7 @@ class AccountLoop:
         proofs = await self._proofs.accounts(accounts, refresh=True)
         owners = tenant_wallets(each for each in accounts if proofs[each.metadata.namespace].proven)
         pairs: dict[str, list[PairTotal]] = defaultdict(list)
-        running: dict[str, list[LeaseUsage]] = defaultdict(list)
+        running: dict[str, list[AttemptUsage]] = defaultdict(list)
         for pair in await self._ledger.pair_totals():
             pairs[pair.tenant_wallet].append(pair)
         for entry in await self._ledger.open_attempts():

@@ -13,7 +13,7 @@ from zlib import crc32
 from fedgpu_operator.api.base import JSONObject, is_false
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import LeaseUsage, Stop
+from fedgpu_operator.domain.books import AttemptUsage, Stop
 from fedgpu_operator.domain.running import Hysteresis
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
@@ -73,7 +73,7 @@ class JobMemory:
 
     def __init__(self) -> None:
         self._rests: dict[str, Rest] = {}
-        self._usage: dict[str, tuple[LeaseUsage, ...]] = {}
+        self._usage: dict[str, tuple[AttemptUsage, ...]] = {}
         self._same: dict[str, object] = {}
         self.known: frozenset[str] = frozenset()
         """The jobs of the last pass."""
@@ -118,11 +118,11 @@ class JobMemory:
                 found.append(job)
         return Look(found, waiting)
 
-    def usage(self, uid: str) -> tuple[LeaseUsage, ...] | None:
+    def usage(self, uid: str) -> tuple[AttemptUsage, ...] | None:
         """What the ledger holds of a job, None where that is to be asked."""
         return self._usage.get(uid)
 
-    def learn(self, histories: dict[str, tuple[LeaseUsage, ...]], asked: Iterable[str]) -> None:
+    def learn(self, histories: dict[str, tuple[AttemptUsage, ...]], asked: Iterable[str]) -> None:
         """What the ledger answered about these jobs."""
         for uid in asked:
             self._usage[uid] = histories.get(uid, ())
@@ -183,7 +183,7 @@ def _until(uid: str, now: datetime, deadline: datetime | None) -> datetime:
     return due if deadline is None or deadline <= now else min(due, deadline)
 
 
-def _drop(entries: dict[str, Rest] | dict[str, tuple[LeaseUsage, ...]], gone: Collection[str]) -> None:
+def _drop(entries: dict[str, Rest] | dict[str, tuple[AttemptUsage, ...]], gone: Collection[str]) -> None:
     for uid in gone:
         entries.pop(uid, None)
 

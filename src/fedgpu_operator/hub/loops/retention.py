@@ -13,7 +13,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
-from fedgpu_operator.domain.books import Coverage, Epoch, EpochStage, LeaseUsage, Stop
+from fedgpu_operator.domain.books import AttemptUsage, Coverage, Epoch, EpochStage, Stop
 from fedgpu_operator.domain.settlement import ChainSnapshot, EpochState
 from fedgpu_operator.domain.terms import EscrowPeriods
 from fedgpu_operator.errors import ChainError, ConflictError, ForbiddenError
@@ -196,7 +196,7 @@ class RetentionLoop:
         self._settlement = settlement
         self._keep = timedelta(seconds=keep)
         self._shelf = shelf
-        self._ended: dict[str, LeaseUsage] = {}
+        self._ended: dict[str, AttemptUsage] = {}
         """By lease name, attempts that have ended; usage that came late is looked for before a lease is released."""
         self._uncovered: dict[str, datetime] = {}
         """By lease name, when to look again for an epoch that covers it."""
@@ -281,7 +281,7 @@ class RetentionLoop:
             ahead.append(SOON_SECONDS)
         return ahead
 
-    async def _entries(self, ended: Iterable[ComputeLease]) -> Mapping[str, LeaseUsage]:
+    async def _entries(self, ended: Iterable[ComputeLease]) -> Mapping[str, AttemptUsage]:
         """What the ledger holds of these leases, as far as their attempts have ended; one query for all that is new."""
         present = {lease.metadata.name: lease.spec.job.uid for lease in ended}
         self._ended = {name: entry for name, entry in self._ended.items() if name in present}
@@ -369,7 +369,7 @@ def finished_at(job: ComputeJob) -> datetime | None:
     return max(end.last_transition_time, settled.last_transition_time)
 
 
-def owes(entry: LeaseUsage) -> bool:
+def owes(entry: AttemptUsage) -> bool:
     """Whether somebody is to be paid for that attempt."""
     return bool(entry.cost and entry.attempt.terms.tenant_wallet and entry.attempt.terms.provider_wallet)
 

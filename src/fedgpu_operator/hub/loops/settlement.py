@@ -30,7 +30,7 @@ from fedgpu_operator.hub.views.epochs import EpochFacts, Held, publish
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.settlement import (
     Act,
-    Sight,
+    EpochSight,
     Terms,
     claim_limit,
     claims,
@@ -49,15 +49,15 @@ CLAIM: Final = "claim"
 LOOKED_AT: Final = 20
 """Epochs, newest first, that a pass looks at: all that can still change, and a few more."""
 _SEEN: Final = {
-    Fate.NOT_TAKEN: Sight.NOT_TAKEN,
-    Fate.IN_FLIGHT: Sight.IN_FLIGHT,
-    Fate.MINED: Sight.MINED,
+    Fate.NOT_TAKEN: EpochSight.NOT_TAKEN,
+    Fate.IN_FLIGHT: EpochSight.IN_FLIGHT,
+    Fate.MINED: EpochSight.MINED,
     # Final and successful, but the root is not there: nothing of ours was posted by it.
-    Fate.DONE: Sight.FAILED,
-    Fate.FAILED: Sight.FAILED,
-    Fate.LOST: Sight.LOST,
-    Fate.REFUSED: Sight.REFUSED,
-    Fate.FREED: Sight.FREED,
+    Fate.DONE: EpochSight.FAILED,
+    Fate.FAILED: EpochSight.FAILED,
+    Fate.LOST: EpochSight.LOST,
+    Fate.REFUSED: EpochSight.REFUSED,
+    Fate.FREED: EpochSight.FREED,
 }
 
 
@@ -273,17 +273,17 @@ class SettlementLoop:
             step = protocol.step(epoch.stage, sight)
         return await self._write(epoch, step.stage, progress, stands)
 
-    async def _look(self, epoch: Epoch, plan: EpochPlan) -> tuple[Sight, Progress | None, EpochState | None]:
+    async def _look(self, epoch: Epoch, plan: EpochPlan) -> tuple[EpochSight, Progress | None, EpochState | None]:
         """What is seen of an epoch that is not final; looking at a transaction in no block sends it again."""
         progress = await self._post_progress(epoch)
         self._note(epoch, progress)
         stands = await self._stands(plan, progress)
         if stands is not None and stands.active_at:
-            return Sight.STANDS, progress, stands
+            return EpochSight.STANDS, progress, stands
         if stands is not None:
             # Its receipt is final, and this node's finalized state does not have the epoch yet: nothing is known.
-            return Sight.MINED, progress, None
-        return (_SEEN[progress.fate] if progress is not None else Sight.UNSENT), progress, None
+            return EpochSight.MINED, progress, None
+        return (_SEEN[progress.fate] if progress is not None else EpochSight.UNSENT), progress, None
 
     async def _post_progress(self, epoch: Epoch) -> Progress | None:
         """How far the epoch's transaction got; None where none was begun, or all that was came to nothing."""

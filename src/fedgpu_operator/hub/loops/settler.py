@@ -20,17 +20,17 @@ from fedgpu_operator.hub.services.writes import emit, write_status
 from fedgpu_operator.hub.views.epochs import EPOCHS, names_of
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.settlement.fees import WEI
-from fedgpu_operator.settlement.funding import DAY, WINDOW, Ebb, Purse, Standing, burn_of, dearest, purse_of
+from fedgpu_operator.settlement.funding import DAY, WINDOW, Ebb, Purse, PurseLevel, burn_of, dearest, purse_of
 
 log = logging.getLogger(__name__)
 
 
 SETTLER_FUNDED: Final = "SettlerFunded"
 """On the newest SettlementEpoch: whether the settler can go on paying for gas."""
-REASONS: Final[dict[Standing, tuple[Status, str]]] = {
-    Standing.FUNDED: ("True", "Funded"),
-    Standing.LOW: ("False", "SettlerLow"),
-    Standing.EMPTY: ("False", "SettlerEmpty"),
+REASONS: Final[dict[PurseLevel, tuple[Status, str]]] = {
+    PurseLevel.FUNDED: ("True", "Funded"),
+    PurseLevel.LOW: ("False", "SettlerLow"),
+    PurseLevel.EMPTY: ("False", "SettlerEmpty"),
 }
 REFRESH: Final = timedelta(minutes=1)
 RETOLD: Final = timedelta(hours=1)
@@ -72,7 +72,7 @@ class SettlerWatch:
         self._fees: dict[str, tuple[int, int]] = {}
         """By the hash of a final transaction: what it cost, and the part of that which is not gas."""
         self._looked: datetime | None = None
-        self._standing: Standing | None = None
+        self._standing: PurseLevel | None = None
         self._shown: tuple[str, str, datetime] | None = None
         """Which epoch was last marked (by manifest hash), with which reason, and when."""
         self._trouble = ""
@@ -90,7 +90,7 @@ class SettlerWatch:
             text = message_of(purse, account, self._escrow.chain_id)
             standing = purse.standing(self._warn)
             if standing is not self._standing:
-                level = logging.INFO if standing is Standing.FUNDED else logging.WARNING
+                level = logging.INFO if standing is PurseLevel.FUNDED else logging.WARNING
                 log.log(level, "settler: %s: %s", REASONS[standing][1], text)
             self._standing = standing
             if epochs:
@@ -152,7 +152,7 @@ class SettlerWatch:
 
     # ---------------------------------------------------------------- showing
 
-    async def _show(self, epoch: Epoch, standing: Standing, text: str, now: datetime) -> None:
+    async def _show(self, epoch: Epoch, standing: PurseLevel, text: str, now: datetime) -> None:
         """Mark the newest epoch, and no other; an Event when the reason changes to one that asks for something."""
         (status, reason), hash_ = REASONS[standing], epoch.draft.manifest_hash
         if self._shown is not None and self._shown[:2] == (hash_, reason) and now - self._shown[2] < RETOLD:
@@ -170,7 +170,7 @@ class SettlerWatch:
         said = next((mark.reason for mark in marks if mark is not None), "")
         finding, generation = Finding(SETTLER_FUNDED, status, reason, text), known.metadata.generation
         await self._keep(known, merge(known.status.conditions, [finding], generation=generation, now=now))
-        if standing is not Standing.FUNDED and said != reason:
+        if standing is not PurseLevel.FUNDED and said != reason:
             await emit(self._kube, known, "Warning", reason, text, now=now)
         for each in former:
             await self._keep(each, [mark for mark in each.status.conditions if mark.type != SETTLER_FUNDED])

@@ -12,7 +12,7 @@ from fedgpu_operator.api.base import HEADROOM, JSONObject, excess_of_lease
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, Stop
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, Stop
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.faults import SUCCEEDED
 from fedgpu_operator.domain.settlement import Pair
@@ -103,7 +103,7 @@ class AttemptKeeper:
         self._biller = UsageBiller(kube, ledger, clock, metrics, verifier)
         self._opener = Opener(ledger, clock)
 
-    async def usage(self, job_uid: str) -> tuple[LeaseUsage, ...]:
+    async def usage(self, job_uid: str) -> tuple[AttemptUsage, ...]:
         """Every attempt of a job with its newest billed usage, oldest first."""
         return (await self._ledger.histories([job_uid])).get(job_uid, ())
 
@@ -140,7 +140,7 @@ class AttemptKeeper:
         if not fresh:
             raise ConflictError(f"attempt {attempt.attempt} of job {job.key} was opened before: facts are out of date")
         # That of the attempt before is not its lease: its end must not be shown as that of this one.
-        return replace(facts, lease=None, usage=(*facts.usage, LeaseUsage(attempt, 0, 0))), attempt
+        return replace(facts, lease=None, usage=(*facts.usage, AttemptUsage(attempt, 0, 0))), attempt
 
     async def follow(
         self, facts: JobFacts, attempt: Attempt, provider: GPUProvider | None, *, funded: bool = True
@@ -165,7 +165,7 @@ class AttemptKeeper:
         if entry.sequence < lease.spec.sequence_base + usage.sequence and (usage.gpu_seconds or usage.final):
             newest = await self._ledger.last_usage(lease.metadata.name)
             if newest is not None:
-                entry = LeaseUsage(attempt, newest.gpu_seconds, newest.sequence)
+                entry = AttemptUsage(attempt, newest.gpu_seconds, newest.sequence)
         return replace(facts, lease=lease, usage=(*facts.usage[:-1], replace(entry, attempt=attempt)))
 
     async def _without_lease(self, facts: JobFacts, attempt: Attempt, *, funded: bool) -> JobFacts:
@@ -200,7 +200,7 @@ class AttemptKeeper:
         return replace(facts, lease=read_back(self._kube, ComputeLease, found), usage=usage)
 
     async def wind_up(
-        self, entry: LeaseUsage, lease: ComputeLease | None, provider: GPUProvider | None, *, funded: bool = True
+        self, entry: AttemptUsage, lease: ComputeLease | None, provider: GPUProvider | None, *, funded: bool = True
     ) -> Attempt:
         """Stop, bill and close an open attempt whose job object is gone, or only bill one that cannot be read.
 
@@ -306,7 +306,7 @@ class AttemptKeeper:
         """As `set_tombstone`."""
         return await set_tombstone(self._kube, lease, stop)
 
-    async def bury(self, entry: LeaseUsage, stop: Stop) -> ComputeLease:
+    async def bury(self, entry: AttemptUsage, stop: Stop) -> ComputeLease:
         """The lease of an attempt that has ended, made again to have its member cleared of what is left of it."""
         attempt = replace(entry.attempt, stop=entry.attempt.stop or stop)
         return await self._create(remade_lease(attempt, None, sequence_base=entry.sequence))
@@ -334,7 +334,7 @@ class AttemptKeeper:
         """
         return await self._create(first_lease(job, attempt))
 
-    async def _remake(self, entry: LeaseUsage, job: ComputeJob | None) -> ComputeLease:
+    async def _remake(self, entry: AttemptUsage, job: ComputeJob | None) -> ComputeLease:
         """The lease object made again; whatever happened to the one before, it starts nothing."""
         lease = await self._create(remade_lease(entry.attempt, job, sequence_base=entry.sequence))
         log.warning("lease %s of %s was missing: made again", lease.metadata.name, lease.spec.job.name)

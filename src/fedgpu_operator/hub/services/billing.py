@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,7 +18,7 @@ from fedgpu_operator.hub.services.signatures import SignatureVerdict, UsageVerif
 from fedgpu_operator.hub.services.writes import emit
 from fedgpu_operator.metering import HubObservation, bill, disputed, tolerance
 from fedgpu_operator.ports import Clock, Kube, Metrics, ResourceType, UsageBook
-from fedgpu_operator.settlement.epochs import canonical, instant, usage_detail
+from fedgpu_operator.settlement.epochs import instant, usage_detail
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ def _instant(text: str) -> datetime | None:
 
 
 def _evidence(lease: ComputeLease, reading: UsageReading, hub: HubObservation) -> str:
-    """Both readings as canonical JSON: the member's with its signature, the hub's with every bound that it applied."""
+    """Both readings as JSON: the member's with its signature, the hub's with every bound that it applied."""
     member = {
         "sequence": lease.spec.sequence_base + reading.sequence,
         "gpuSeconds": reading.gpu_seconds,
@@ -197,4 +198,4 @@ def _evidence(lease: ComputeLease, reading: UsageReading, hub: HubObservation) -
         "gpus": hub.gpus,
         "billedBefore": hub.billed,
     }
-    return canonical({"member": member, "hub": own})
+    return json.dumps({"member": member, "hub": own}, sort_keys=True, separators=(",", ":"))

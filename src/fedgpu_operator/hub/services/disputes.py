@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final, Literal, TypeVar, cast
 
-from fedgpu_operator.domain.ledger import SignedReceipt
+from fedgpu_operator.domain.ledger import CountersignedReceipt
 from fedgpu_operator.domain.settlement import (
     NO_BOOKS,
     Answer,
@@ -44,12 +44,12 @@ log = logging.getLogger(__name__)
 class Shown:
     """One receipt as the ledger keeps it, and as it is shown to the contract."""
 
-    kept: SignedReceipt
+    kept: CountersignedReceipt
     answer: Answer
 
 
 def answers_to(
-    domain: SigningDomain, plan: EpochPlan | None, dispute: DisputeState, receipts: Mapping[Pair, SignedReceipt]
+    domain: SigningDomain, plan: EpochPlan | None, dispute: DisputeState, receipts: Mapping[Pair, CountersignedReceipt]
 ) -> Iterator[Shown]:
     """What backs the dispute: the pair's receipt, or every line of the tenant in order if no provider is named."""
     if dispute.provider != NO_ADDRESS:
@@ -97,7 +97,7 @@ def _unpaid(dispute: DisputeState, shown: Shown, chain: ChainSnapshot) -> int:
     return max(0, min(answer.lines[answer.index].cumulative, answer.receipt.cumulative) - books.base)
 
 
-def _answer(domain: SigningDomain, kept: SignedReceipt) -> Answer:
+def _answer(domain: SigningDomain, kept: CountersignedReceipt) -> Answer:
     return Answer(
         provider=kept.receipt.provider,
         lines=(),
@@ -552,7 +552,7 @@ class _Look:
         escrow: Escrow,
         ledger: Ledger,
         disputes: Sequence[DisputeState],
-        receipts: Sequence[SignedReceipt],
+        receipts: Sequence[CountersignedReceipt],
         now: datetime,
         room: Room,
     ) -> None:
@@ -565,12 +565,12 @@ class _Look:
         """Whether no more closings are looked for that can wait."""
         self._escrow = escrow
         self._ledger = ledger
-        self._receipts: dict[str, dict[Pair, SignedReceipt]] = {}
+        self._receipts: dict[str, dict[Pair, CountersignedReceipt]] = {}
         for kept in receipts:
             self._receipts.setdefault(kept.receipt.tenant, {})[kept.pair] = kept
         self._reads: dict[tuple[object, ...], asyncio.Task[Any]] = {}
 
-    def receipts_of(self, tenant: str) -> Mapping[Pair, SignedReceipt]:
+    def receipts_of(self, tenant: str) -> Mapping[Pair, CountersignedReceipt]:
         """The newest receipt of each of the tenant's pairs."""
         return self._receipts.get(tenant, {})
 

@@ -22,8 +22,8 @@ from fedgpu_operator.metering import covers
 from fedgpu_operator.ports import CONFIG_MAPS, Clock, Escrow, Kube, Ledger
 from fedgpu_operator.settlement import (
     MAX_DEBITS,
+    EpochSight,
     Room,
-    Sight,
     Terms,
     advances,
     build_epoch,
@@ -230,25 +230,25 @@ def _draft(plan: EpochPlan, reading: Reading, now: datetime) -> EpochDraft:
 
 def look_at_root(
     epoch: Epoch, plan: EpochPlan, chain: ChainSnapshot, state: EpochState, *, ours: bool
-) -> tuple[Sight, set[Pair]]:
+) -> tuple[EpochSight, set[Pair]]:
     """What is seen of a finalized root, and the pairs that a claim would pay; `ours`: the active root is."""
     if state.cancelled:
-        return Sight.CANCELLED, set()
+        return EpochSight.CANCELLED, set()
     active = chain.active_epoch == epoch.chain_epoch
     if not active and chain.clock < state.active_at:
-        return Sight.IN_WINDOW, set()
+        return EpochSight.IN_WINDOW, set()
     number = epoch.chain_epoch or 0
     # A line that a closed dispute made void in this root is brought again by the next one.
     books = {pair: chain.books[pair] for pair in plan.pairs if chain.books[pair].dead < number}
     unpaid = {pair for pair, book in books.items() if book.base < plan.pairs[pair]}
     if not active:
         if unpaid and not ours:
-            return Sight.SUPERSEDED, set()
+            return EpochSight.SUPERSEDED, set()
         # A later root carries what this one leaves; claims go against that one.
-        return (Sight.PAYABLE if unpaid else Sight.PAID_UP), set()
+        return (EpochSight.PAYABLE if unpaid else EpochSight.PAID_UP), set()
     # A line is paid up to what was taken of its tenant: where nothing is left, a later epoch has to bring it.
     claimable = {pair for pair in unpaid if chain.accounts[pair[0]].allocated}
-    return (Sight.PAYABLE if claimable else Sight.PAID_UP), claimable
+    return (EpochSight.PAYABLE if claimable else EpochSight.PAID_UP), claimable
 
 
 EPOCH_LABEL: Final = f"{GROUP}/epoch"

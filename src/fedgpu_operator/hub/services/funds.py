@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from fedgpu_operator.api.computeaccount import ComputeAccount, Expiring
-from fedgpu_operator.domain.books import LeaseUsage, PairTotal
+from fedgpu_operator.domain.books import AttemptUsage, PairTotal
 from fedgpu_operator.domain.money import NOTHING, SECONDS_PER_HOUR, MicroUSD, accrue, parse_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot, Pair
 from fedgpu_operator.ports import AttemptBook, Clock
-from fedgpu_operator.settlement import Burn, Cover, Plan, cover_of, plan
+from fedgpu_operator.settlement import Burn, Cover, CoveragePlan, cover_of, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Exposure:
         return MicroUSD(self.worst - self.accrued)
 
 
-def exposure(pairs: Iterable[PairTotal], open_attempts: Iterable[LeaseUsage]) -> Exposure:
+def exposure(pairs: Iterable[PairTotal], open_attempts: Iterable[AttemptUsage]) -> Exposure:
     """Exposure of one wallet from its pairs and open attempts; a pair is rounded down once, as its receipt is."""
     numerators: dict[str, int] = defaultdict(int)
     for pair in pairs:
@@ -120,7 +120,7 @@ class Run:
     unbilled: int
 
 
-def run_of(entry: LeaseUsage, now: datetime, ends: datetime | None = None) -> Run:
+def run_of(entry: AttemptUsage, now: datetime, ends: datetime | None = None) -> Run:
     """What an open attempt may cost from now on; `ends` is when a stop takes hold, its grace included.
 
     It counts as running since it was opened, whatever its member says: a silent one may bill all of that later.
@@ -171,7 +171,7 @@ class Outlook:
 def outlook(
     stands: Standing,
     pairs: Iterable[PairTotal],
-    open_attempts: Iterable[LeaseUsage],
+    open_attempts: Iterable[AttemptUsage],
     now: datetime,
     ends: Mapping[str, datetime] | None = None,
 ) -> Outlook:
@@ -188,7 +188,7 @@ def outlook(
     undebited = billed + sum(run.unbilled for run in runs) - SECONDS_PER_HOUR * stands.secured
     if stands.pays_all(exposure(totals, entries)):
         # What was let start by the rounding of receipts must not be stopped for a fraction of a unit.
-        found = Plan(frozenset(range(len(running))), None)
+        found = CoveragePlan(frozenset(range(len(running))), None)
     else:
         found = plan(undebited, [run.burn for run in ending], [run.burn for run in running], stands.cover)
     secured = frozenset(running[position].lease for position in found.secured)
@@ -213,7 +213,7 @@ class Obligations:
     def __init__(
         self,
         pairs: Iterable[PairTotal] = (),
-        open_attempts: Iterable[LeaseUsage] = (),
+        open_attempts: Iterable[AttemptUsage] = (),
         before: Obligations | None = None,
     ) -> None:
         self.pairs_of = _by(pairs, lambda pair: pair.tenant_wallet)
@@ -254,7 +254,7 @@ class ObligationBook:
         self._ledger = ledger
         self._clock = clock
         self._pairs: dict[str, tuple[PairTotal, ...]] = {}
-        self._open: dict[str, tuple[LeaseUsage, ...]] = {}
+        self._open: dict[str, tuple[AttemptUsage, ...]] = {}
         self._answers: tuple[object, object] | None = None
         """The ledger's last answers about all namespaces, as long as no namespace was read apart since."""
         self._known = Obligations()

@@ -13,10 +13,10 @@ from fedgpu_operator.api.base import JSONObject, parse_duration
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, plausible
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.domain.books import LeaseUsage
+from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import parse_usd
-from fedgpu_operator.domain.running import MAX_NOTICE, Announced, Hysteresis, Move, Running
+from fedgpu_operator.domain.running import MAX_NOTICE, Announced, Hysteresis, Move, RunningJob
 from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
 from fedgpu_operator.hub.services.identity import Watched
@@ -29,14 +29,14 @@ from fedgpu_operator.hub.views.jobfacts import MOVED, JobFacts, Phase, phase
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.book import Histogram
-from fedgpu_operator.placement.moves import Board
+from fedgpu_operator.placement.moves import Reservations
 from fedgpu_operator.placement.registry import BUILT_IN, Plugins
 from fedgpu_operator.placement.replan import replan
 from fedgpu_operator.ports import Clock, Kube, Metrics, read_back
 
 log = logging.getLogger(__name__)
 
-Usage = Mapping[str, tuple[LeaseUsage, ...]]
+Usage = Mapping[str, tuple[AttemptUsage, ...]]
 """What the ledger holds of jobs by uid, oldest first."""
 
 
@@ -121,7 +121,7 @@ def _readable(lease: ComputeLease) -> bool:
     return True
 
 
-def running_of(subjects: Iterable[Subject], view: Snapshot) -> dict[str, Running]:
+def running_of(subjects: Iterable[Subject], view: Snapshot) -> dict[str, RunningJob]:
     """By lease name; those whose job the snapshot lacks cannot be judged and are left out."""
     jobs = {job.uid: job for job in view.jobs}
     return {
@@ -131,10 +131,10 @@ def running_of(subjects: Iterable[Subject], view: Snapshot) -> dict[str, Running
     }
 
 
-def _running(each: Subject, job: Job, now: datetime) -> Running:
+def _running(each: Subject, job: Job, now: datetime) -> RunningJob:
     lease, newest = each.lease, each.facts.newest
     began = lease.status.usage.started_at
-    return Running(
+    return RunningJob(
         job=job,
         lease=lease.metadata.name,
         provider=lease.spec.provider,
@@ -280,9 +280,9 @@ class Mover:
             if self._left.pop(facts.job.metadata.uid, None) is not None and _was_left(facts):
                 self._left[facts.job.metadata.uid] = facts
 
-    def _plan(self, view: Snapshot, state: HubState, running: Sequence[Running], *, anew: bool) -> dict[str, Move]:
+    def _plan(self, view: Snapshot, state: HubState, running: Sequence[RunningJob], *, anew: bool) -> dict[str, Move]:
         now, jobs = view.now, {job.uid: job for job in view.jobs}
-        board = Board(view, freed_of(state), leaving(state, now), self._plugins)
+        board = Reservations(view, freed_of(state), leaving(state, now), self._plugins)
         nominated = frozenset(
             notice.move.serves
             for lease in state.leases.values()
@@ -315,7 +315,9 @@ class Mover:
 
     # ---- one move
 
-    async def _step(self, each: Subject, running: Running | None, move: Move | None, state: HubState) -> float | None:
+    async def _step(
+        self, each: Subject, running: RunningJob | None, move: Move | None, state: HubState
+    ) -> float | None:
         """Announce, wait, stop or call off; seconds until the stop where it is still ahead."""
         now, lease = self._clock.now(), each.lease
         if running is None or move is None:
@@ -397,7 +399,7 @@ def _waiting(left: Mapping[str, JobFacts], state: HubState, now: datetime) -> li
     return sorted(found, key=lambda facts: (-(facts.priority or 0), facts.job.metadata.uid))[:MAX_WAITING]
 
 
-def _notice(each: Subject, running: Running, move: Move, now: datetime) -> Notice:
+def _notice(each: Subject, running: RunningJob, move: Move, now: datetime) -> Notice:
     """What is announced: the first announcement sets the instant of the stop, whatever the reason becomes."""
     stop_at = each.notice.stop_at if each.notice is not None else now + timedelta(seconds=running.warning)
     held_until = max(stop_at, now) + timedelta(seconds=running.grace) + HOLD

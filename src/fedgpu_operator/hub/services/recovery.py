@@ -17,7 +17,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, lease_name
+from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, lease_name
 from fedgpu_operator.domain.money import MicroUSD, format_usd, parse_usd
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import ChainError, LedgerUnreachableError, NotFoundError
@@ -97,7 +97,7 @@ class Books:
     `place` is where this hub settles; None where nothing is settled. `roots` are those of all its epochs.
     """
 
-    attempts: Mapping[str, tuple[LeaseUsage, ...]]
+    attempts: Mapping[str, tuple[AttemptUsage, ...]]
     newest_epoch: int = 0
     owed: Mapping[Pair, MicroUSD] | None = None
     place: Place | None = None
@@ -176,7 +176,7 @@ def _head(shown: Shown, books: Books) -> Iterator[Gap]:
         yield Gap(GapKind.EPOCH, f"root-{root}", f"root {root} is the newest on chain, and in no epoch of the ledger")
 
 
-def _newest(entries: Iterable[LeaseUsage]) -> str:
+def _newest(entries: Iterable[AttemptUsage]) -> str:
     newest = max((each.attempt.attempt for each in entries), default=0)
     return f"the ledger's newest is {newest}" if newest else "the ledger has none"
 

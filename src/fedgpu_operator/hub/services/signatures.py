@@ -15,7 +15,7 @@ from fedgpu_operator.api.base import Finding
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.books import SignedUsage
-from fedgpu_operator.domain.ledger import SignedReceipt
+from fedgpu_operator.domain.ledger import CountersignedReceipt
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import ChainError, InvalidResourceError
 from fedgpu_operator.hub.services.wallets import checksummed
@@ -65,7 +65,7 @@ class ReceiptVerdict:
         return self.word == "Accepted"
 
 
-async def judge_receipt(rules: ReceiptRules, kept: SignedReceipt) -> ReceiptVerdict:
+async def judge_receipt(rules: ReceiptRules, kept: CountersignedReceipt) -> ReceiptVerdict:
     """Apply the escrow's rule to both signatures; raises the ChainError tree where the chain does not answer.
 
     A key whose account delegated its code by EIP-7702 is refused on chain although it recovers from its signature.
@@ -271,7 +271,9 @@ class SignerBook:
         except TimeoutError:
             log.warning("the escrow does not say in time which keys sign receipts; asking again in a minute")
 
-    async def _ask(self, wallet: str, newest: SignedReceipt | None, now: datetime, turns: asyncio.Semaphore) -> None:
+    async def _ask(
+        self, wallet: str, newest: CountersignedReceipt | None, now: datetime, turns: asyncio.Semaphore
+    ) -> None:
         async with turns:
             try:
                 signer = checksummed(await self._rules.signer_of(wallet))
@@ -306,9 +308,9 @@ class SignerBook:
         return Finding(RECEIPTS_VALID, "True", "SignerOnChain", f"the escrow takes receipts of {wallet} by {signer}")
 
 
-def _newest(receipts: Iterable[SignedReceipt]) -> dict[str, SignedReceipt]:
+def _newest(receipts: Iterable[CountersignedReceipt]) -> dict[str, CountersignedReceipt]:
     """By payout wallet, the receipt that the hub took last."""
-    found: dict[str, SignedReceipt] = {}
+    found: dict[str, CountersignedReceipt] = {}
     for kept in receipts:
         wallet = checksummed(kept.receipt.provider)
         if wallet not in found or kept.at >= found[wallet].at:

@@ -12,7 +12,7 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import LeaseUsage
+from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.errors import NotFoundError
 from fedgpu_operator.hub.services.funds import ObligationBook, Obligations, Outlook, outlook, standing
 from fedgpu_operator.hub.services.identity import Watched
@@ -20,7 +20,7 @@ from fedgpu_operator.hub.services.store import HubState
 from fedgpu_operator.hub.services.wallets import checksummed
 from fedgpu_operator.hub.services.writes import emit, one_of_many
 from fedgpu_operator.ports import Clock, Kube, ResourceType
-from fedgpu_operator.settlement import Stage, Thresholds, stage_of
+from fedgpu_operator.settlement import FundingStage, Thresholds, stage_of
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Payer:
     """A wallet with the account that answers for it, and the open attempts that it pays for."""
 
     account: ComputeAccount
-    entries: tuple[LeaseUsage, ...]
+    entries: tuple[AttemptUsage, ...]
 
 
 def payers_of(accounts: Mapping[str, ComputeAccount], owed: Obligations) -> dict[str, Payer]:
@@ -110,7 +110,7 @@ def _pays(account: ComputeAccount, wallet: str) -> bool:
     return checksummed(account.spec.wallet) == wallet
 
 
-def _ends(entries: Iterable[LeaseUsage], leases: Mapping[str, ComputeLease], now: datetime) -> dict[str, datetime]:
+def _ends(entries: Iterable[AttemptUsage], leases: Mapping[str, ComputeLease], now: datetime) -> dict[str, datetime]:
     """When the leases are over that have ended or were told to stop, grace included."""
     ends = {}
     for entry in entries:
@@ -131,11 +131,11 @@ def _judge(seen: Outlook, leases: Mapping[str, ComputeLease], thresholds: Thresh
         return Upkeep()
     margin = REACTION + max(lease.spec.grace_seconds for lease in short)
     at, end = stage_of(seen.lasts, thresholds, margin=margin), now + timedelta(seconds=seen.lasts)
-    if at is Stage.EXHAUSTED:
+    if at is FundingStage.EXHAUSTED:
         why = f"its account pays for it until {end:%Y-%m-%dT%H:%M:%SZ} only"
         return Upkeep(stop={lease.metadata.name: why for lease in short})
     ahead = seen.lasts - margin
-    if at is not Stage.CHECKPOINT:
+    if at is not FundingStage.CHECKPOINT:
         return Upkeep(due=ahead - thresholds.checkpoint)
     since = end - timedelta(seconds=2 * thresholds.checkpoint + margin)
     return Upkeep(save={lease.metadata.name: end for lease in short if not _was_asked(lease, since)}, due=ahead)

@@ -34,13 +34,13 @@ from fedgpu_operator.ports import Clock, Escrow, TransactionBook
 from fedgpu_operator.settlement import (
     GAS_MARGIN,
     MAX_TX_GAS,
-    Move,
+    NonceAction,
     NonceState,
     Room,
     data_size,
     first_fees,
     highest,
-    next_move,
+    next_action,
     replacing,
     share_that_fits,
 )
@@ -218,7 +218,7 @@ class IntentSender:
         return await self._sign_and_send(intent, kept, call, fees, taken=False)
 
     async def _send_again(self, intent: Intent, versions: Sequence[ChainTx]) -> Progress:
-        """The same bytes, or another version where that is what helps (settlement.fees.next_move)."""
+        """The same bytes, or another version where that is what helps (settlement.fees.next_action)."""
         newest, calls = versions[-1], await self._ledger.intent_calls(intent.id)
         had = [tx for tx in versions if _was_taken(tx)]
         refused = await self._broadcast(newest)
@@ -233,22 +233,22 @@ class IntentSender:
             capped=_capped(versions),
         )
         view = await self._escrow.suggest_fees()
-        move, fees = next_move(standing, view, self._fee_cap)
+        move, fees = next_action(standing, view, self._fee_cap)
         working = (refused is None and newest.kind != FREE) or any(tx.kind != FREE for tx in had)
         if refused is not None and not had and calls[-1].number > newest.call and _may_go(refused.why):
-            move, fees = Move.SHRINK, replacing(None, view, self._fee_cap)
-        if move is Move.SHRINK and not await self._shrink(intent, newest, refused):
-            move = Move.KEEP
-        if move is Move.KEEP:
+            move, fees = NonceAction.SHRINK, replacing(None, view, self._fee_cap)
+        if move is NonceAction.SHRINK and not await self._shrink(intent, newest, refused):
+            move = NonceAction.KEEP
+        if move is NonceAction.KEEP:
             return await self._kept(intent, refused, working=working)
         try:
             # What nodes may have is not replaced by a call that was written down when none of them took it.
-            kept, call = await self._fitted(intent, None if move is Move.SHRINK else newest.call)
+            kept, call = await self._fitted(intent, None if move is NonceAction.SHRINK else newest.call)
             if kept.number == newest.call:
                 call = await self._with_gas(move, call, newest, refused)
         except (RevertedError, NotTakenError) as error:
             passing = isinstance(error, NotTakenError) and error.why is not Refusal.TOO_LARGE
-            if passing or move is not Move.SHRINK:
+            if passing or move is not NonceAction.SHRINK:
                 log.info("%s would fail now (%s): nothing more is signed for it", intent.key, error)
                 return await self._kept(intent, refused, working=working)
             await self._freed(intent, str(error))
@@ -298,15 +298,15 @@ class IntentSender:
         make = self._smaller.get(intent.kind) if call.what != FREE else None
         return make(call, share) if make is not None else None
 
-    async def _with_gas(self, move: Move, call: Call, newest: ChainTx, refused: NotTakenError | None) -> Call:
+    async def _with_gas(self, move: NonceAction, call: Call, newest: ChainTx, refused: NotTakenError | None) -> Call:
         """The call with a limit that nodes did not call too low; NotTakenError where there is no higher one."""
         room, had = await self.room(), newest.gas or call.gas
-        if move is Move.RESIZE:
+        if move is NonceAction.RESIZE:
             gas = call.gas if call.gas > had else min(int(had * MORE_GAS), room.gas)
             if gas <= had:
                 raise NotTakenError(f"a gas limit of {had} is called too low, and none may be higher", Refusal.OTHER)
             return replace(call, gas=gas)
-        if move is Move.REPRICE and (refused is None or refused.why is Refusal.UNDERPRICED) and had <= room.gas:
+        if move is NonceAction.REPRICE and (refused is None or refused.why is Refusal.UNDERPRICED) and had <= room.gas:
             return replace(call, gas=max(call.gas, had))
         return call
 

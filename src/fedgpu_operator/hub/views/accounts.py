@@ -9,12 +9,12 @@ from typing import Final, Literal
 
 from fedgpu_operator.api.base import Finding, find, merge
 from fedgpu_operator.api.computeaccount import ComputeAccount, ComputeAccountStatus, Expiring
-from fedgpu_operator.domain.books import LeaseUsage, PairTotal
+from fedgpu_operator.domain.books import AttemptUsage, PairTotal
 from fedgpu_operator.domain.money import MicroUSD, format_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot, Pair
 from fedgpu_operator.hub.services.funds import Exposure, Outlook, Standing, chain_standing, exposure, outlook
 from fedgpu_operator.hub.services.wallets import ProofVerdict, checksummed, cumulative_pairs
-from fedgpu_operator.settlement import Stage, Thresholds, shortfall, stage_of
+from fedgpu_operator.settlement import FundingStage, Thresholds, shortfall, stage_of
 
 FUNDED: Final = "Funded"
 FUNDING_LOW: Final = "FundingLow"
@@ -40,7 +40,7 @@ class AccountFacts:
     proof: ProofVerdict
     owner: bool
     pairs: tuple[PairTotal, ...] = ()
-    running: tuple[LeaseUsage, ...] = ()
+    running: tuple[AttemptUsage, ...] = ()
     chain: ChainSnapshot | None = None
     error: str = ""
 
@@ -166,10 +166,10 @@ def _running_out(
     at = stage_of(reading.seen.lasts, thresholds, margin=0, was_low=was_low)
     paid = f"what runs is paid for until {until:%Y-%m-%dT%H:%M:%SZ}"
     remedy = _remedy(reading)
-    if at is Stage.EXHAUSTED:
+    if at is FundingStage.EXHAUSTED:
         text = f"{paid} and is stopped; to have it run again: {remedy}"
         return Finding(FUNDED, "False", EXHAUSTED, text), "Unfunded"
-    if at is Stage.FUNDED:
+    if at is FundingStage.FUNDED:
         return Finding(FUNDED, "True", "Funded", f"{paid}, not to its end; no new work is taken; {remedy}"), "Funded"
     return Finding(FUNDED, "True", FUNDING_LOW, f"{paid} and stopped then, unless you {remedy}"), "Funded"
 

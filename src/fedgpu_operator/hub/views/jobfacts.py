@@ -11,7 +11,7 @@ from typing import Final
 from fedgpu_operator.api.base import find, parse_duration
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import Attempt, Coverage, LeaseUsage
+from fedgpu_operator.domain.books import Attempt, AttemptUsage, Coverage
 from fedgpu_operator.domain.decision import Decision, Reason
 from fedgpu_operator.domain.faults import FAILED, SUCCEEDED, Ended, NextStep, credible, next_step
 from fedgpu_operator.domain.money import MicroUSD
@@ -61,7 +61,7 @@ class JobFacts:
     """
 
     job: ComputeJob
-    usage: tuple[LeaseUsage, ...] = ()
+    usage: tuple[AttemptUsage, ...] = ()
     lease: ComputeLease | None = None
     decision: Decision | None = None
     invalid: InvalidResourceError | None = None

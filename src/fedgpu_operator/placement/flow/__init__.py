@@ -1,8 +1,8 @@
-"""Splittable units to offers by minimum-cost flow: exact and proven, or a step on from the last solution."""
+"""Splittable units to offers by minimum-cost flow, exact and proven."""
 
 from __future__ import annotations
 
 from fedgpu_operator.placement.flow.exact import Flow, Transport
-from fedgpu_operator.placement.flow.session import Change, Session, transport
+from fedgpu_operator.placement.flow.transport import transport
 
-__all__ = ["Change", "Flow", "Session", "Transport", "transport"]
+__all__ = ["Flow", "Transport", "transport"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 from typing import Final, TypeVar
@@ -104,22 +104,8 @@ def scaled(
     return replace(whole, price_unit=prices, ceiling=None if dearest // prices <= ceiling else ceiling)
 
 
-def fits(costs: Costs, nodes: int, high: int) -> bool:
-    """Whether the unit costs of all pairs, as they are, leave room for sums along paths of so many nodes.
-
-    No price is above `high`; it need not be the `highest`.
-    """
-    ceiling = COST_RANGE // (nodes + 4)
-    return high * max(costs.seconds, default=0) < ceiling or _dearest(costs) < ceiling
-
-
-def highest(prices: Iterable[IntVector]) -> int:
-    """The greatest price of all, eligible or not."""
-    return max((int(each.max(initial=0)) for each in {id(each): each for each in prices}.values()), default=0)
-
-
 def in_money(costs: IntVector, unit: int) -> IntVector:
-    """Solver units, at least 0, as µUSD · s per hour: what 64 bits cannot hold becomes the most that they can."""
+    """FlowSolver units, at least 0, as µUSD · s per hour: what 64 bits cannot hold becomes the most that they can."""
     if unit > MOST:
         return np.where(costs > 0, MOST, 0)
     return np.minimum(costs, MOST // unit) * unit

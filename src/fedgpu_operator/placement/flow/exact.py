@@ -1,28 +1,28 @@
-"""The exact solve of one market: pairs are priced in until the optimum is proven, and what a unit more is worth."""
+"""The exact solve of one problem: pairs are priced in until the optimum is proven, and what a unit more is worth."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from fedgpu_operator.errors import FedGPUError
 from fedgpu_operator.placement.flow.costs import COST_RANGE, MOST, NEVER, in_money, scaled
-from fedgpu_operator.placement.flow.market import (
+from fedgpu_operator.placement.flow.network import (
     REACHED,
     UNCAPPED,
     Arcs,
+    FlowNetwork,
+    FlowProblem,
+    FlowState,
     Idle,
     Labels,
-    Market,
-    Network,
     Pairs,
     Pricing,
     Residual,
-    State,
     arcs_of,
     bound,
     costs_of,
@@ -79,75 +79,10 @@ class Flow:
     clearing: Clearing | None = None
 
 
-class Shard(NamedTuple):
-    """Indices of classes and offers, ascending."""
-
-    rows: IntVector
-    offers: IntVector
-
-
-def split(eligible: Sequence[BoolVector], tied: IntVector, least: int) -> list[Shard]:
-    """Connected components of classes and offers, small ones together until a shard has `least` pairs.
-
-    `tied` (O,) names what offers share besides classes: those of one provider whose slots bind have equal numbers.
-    Offers that no class may use are in no shard, classes without an offer neither.
-    """
-    label, of_row = _labels(eligible, tied), parts(eligible, tied)
-    counts = {key: int(np.count_nonzero(each)) for key, each in _distinct(eligible).items()}
-    pairs: dict[int, int] = {}
-    for part, each in zip(of_row.tolist(), eligible, strict=True):
-        if part >= 0:
-            pairs[part] = pairs.get(part, 0) + counts[id(each)]
-    return [
-        Shard(np.flatnonzero(np.isin(of_row, inside)), np.flatnonzero(np.isin(label, inside)))
-        for inside in _bundles(pairs, least)
-    ]
-
-
-def parts(eligible: Sequence[BoolVector], tied: IntVector) -> IntVector:
-    """The component of each class, (C,), -1 for one without an offer."""
-    label = _labels(eligible, tied)
-    home = {key: int(label[each.argmax()]) if each.any() else -1 for key, each in _distinct(eligible).items()}
-    return np.array([home[id(each)] for each in eligible], dtype=np.int64)
-
-
-def _labels(eligible: Sequence[BoolVector], tied: IntVector) -> IntVector:
-    """The component of each offer, (O,), named by its least number."""
-    label = tied.copy()
-    merged = np.arange(int(tied.max(initial=0)) + 1)
-    for mask in _distinct(eligible).values():
-        inside = label[mask]
-        if len(inside) and inside.min() != inside.max():
-            merged[:] = np.arange(len(merged))
-            merged[inside] = inside.min()
-            label = merged[label]
-    return label
-
-
-def _bundles(pairs: dict[int, int], least: int) -> list[list[int]]:
-    bundles: list[list[int]] = [[]]
-    held = 0
-    for part, count in sorted(pairs.items()):
-        if held >= least:
-            bundles.append([])
-            held = 0
-        bundles[-1].append(part)
-        held += count
-    return bundles
-
-
-def _distinct(eligible: Sequence[BoolVector]) -> dict[int, BoolVector]:
-    return {id(each): each for each in eligible}
-
-
-CHAINS: Final = 200
-"""Chains after which a full solve is the quicker way."""
-
-
-class Aside:
+class Rearrangement:
     """A flow on the pairs `rows`, `offers` with `units`, and how to let more in. `net` has offers for columns."""
 
-    def __init__(self, t: Transport, net: Network, rows: IntVector, offers: IntVector, units: IntVector) -> None:
+    def __init__(self, t: Transport, net: FlowNetwork, rows: IntVector, offers: IntVector, units: IntVector) -> None:
         self._t, self._net = t, net
         self.rows, self.offers, self.units = rows, offers, units.copy()
         self._waits = t.demand - summed(rows, units, len(t.demand))
@@ -162,7 +97,7 @@ class Aside:
         self._via = np.zeros(len(t.demand), dtype=np.int64)
         self.full: BoolVector = np.zeros(len(t.supply), dtype=np.bool_)
 
-    def let_in(self, chains: int = CHAINS) -> bool:
+    def let_in(self, chains: int) -> bool:
         """Place all that can be placed, the highest priority first; False where that takes more chains than these.
 
         After it `full` (O,) are the offers of the cut behind which units wait.
@@ -264,23 +199,23 @@ class Aside:
             self._caps_left[self._net.group[offer]] += units
 
 
-def plain_prices(market: Market, pricing: Pricing, state: State, idle: Idle) -> IntVector:
+def plain_prices(problem: FlowProblem, pricing: Pricing, state: FlowState, idle: Idle) -> IntVector:
     """Optimal prices in plain costs, (O,), for a flow found with the last digit."""
-    labels = _over_all_pairs(market, pricing, state, idle, Residual.from_all, _forward)
-    return labels.prices(market.network(idle.room))[: len(market.supply)]
+    labels = _over_all_pairs(problem, pricing, state, idle, Residual.from_all, _forward)
+    return labels.prices(problem.network(idle.room))[: len(problem.supply)]
 
 
-def clearing(market: Market, pricing: Pricing, state: State, idle: Idle) -> Clearing:
+def clearing(problem: FlowProblem, pricing: Pricing, state: FlowState, idle: Idle) -> Clearing:
     """The least and the greatest price of each offer over all optimal prices, in µUSD · s per hour.
 
     Least: what one more unit of the offer, with a lease slot of its own, would save. Greatest: what taking one away
     for somebody else costs the rest; UNBOUNDED where then fewer units of some level would find a place. At offers with
     nothing to sell both are the least. (Shortest paths from and to the sink: R. K. Ahuja, T. L. Magnanti, J. B. Orlin,
-    Network Flows, 1993, chapter 9.)
+    FlowNetwork Flows, 1993, chapter 9.)
     """
-    offers = len(market.supply)
-    below = _over_all_pairs(market, pricing, state, idle, Residual.from_sink, _forward)
-    above = _over_all_pairs(market, pricing, state, idle, Residual.to_sink, _backward)
+    offers = len(problem.supply)
+    below = _over_all_pairs(problem, pricing, state, idle, Residual.from_sink, _forward)
+    above = _over_all_pairs(problem, pricing, state, idle, Residual.to_sink, _backward)
     reached = np.where(below.rows < REACHED, -below.rows, NEVER)
     columns, ends = below.columns[:offers], above.columns[:offers]
     low = np.where(pricing.open, np.maximum(0, -columns), pricing.bids(reached))
@@ -301,20 +236,20 @@ def _backward(labels: Labels, offers: int) -> tuple[IntVector, IntVector]:
 
 
 def _over_all_pairs(
-    market: Market,
+    problem: FlowProblem,
     pricing: Pricing,
-    state: State,
+    state: FlowState,
     idle: Idle,
     distances: Callable[[Residual], Labels],
     asked: Callable[[Labels, int], tuple[IntVector, IntVector]],
 ) -> Labels:
     """Distances in the residual graph of all pairs: those that would shorten one are added until there is none."""
-    net = market.network(idle.room)
-    size = sizes(market)
-    arcs, units = arcs_of(market, pricing.costs, state.pairs, idle), state.units
+    net = problem.network(idle.room)
+    size = sizes(problem)
+    arcs, units = arcs_of(problem, pricing.costs, state.pairs, idle), state.units
     while True:
         labels = distances(Residual(net, arcs, units))
-        prices, limit = asked(labels, len(market.supply))
+        prices, limit = asked(labels, len(problem.supply))
         new = pricing.below(prices, limit, size)
         if not len(new):
             return labels
@@ -330,7 +265,7 @@ FEW: Final = 16
 """Chains of moves after which a flow without costs is the quicker way to the greatest count."""
 
 
-class Solver:
+class FlowSolver:
     """One solve of one shard."""
 
     def __init__(self, t: Transport) -> None:
@@ -340,12 +275,12 @@ class Solver:
         group, caps = groups_of(t)
         part = parts(t.eligible, tied(t, group))
         here, place = np.unique(part * (len(ranks) + 1) + rank, return_inverse=True)
-        self.market = Market(t.demand, rank, place, len(here), t.supply, group, caps)
+        self.problem = FlowProblem(t.demand, rank, place, len(here), t.supply, group, caps)
         capped = group != UNCAPPED
         is_open = t.supply > 0
         is_open[capped] &= caps[group[capped]] > 0
         total = int(t.demand.sum())
-        self._costs = scaled(t.seconds.tolist(), t.price, t.eligible, nodes=self.market.nodes, units=total)
+        self._costs = scaled(t.seconds.tolist(), t.price, t.eligible, nodes=self.problem.nodes, units=total)
         self._pricing = Pricing(self._costs, np.flatnonzero(t.demand), is_open)
         self.plain = replace(self._pricing, costs=self._costs.plain())
         self._rounds = 0
@@ -364,60 +299,60 @@ class Solver:
             free = replace(self._pricing, costs=self._costs.free())
             full, counted = self._proven(free, pairs or self._pricing.pairs(), self._by_count())
             pairs = full.pairs
-        idle = Idle(full.idle, np.zeros_like(self.market.demand))
+        idle = Idle(full.idle, np.zeros_like(self.problem.demand))
         if first_only:
-            return self._first(flow_on(self.market, self.plain.costs, pairs, idle), ())
+            return self._first(flow_on(self.problem, self.plain.costs, pairs, idle), ())
         best, proven = self._proven(self._pricing, pairs, idle)
-        prices = best.prices if self._costs.base == 1 else plain_prices(self.market, self.plain, best, idle)
+        prices = best.prices if self._costs.base == 1 else plain_prices(self.problem, self.plain, best, idle)
         flow = self._flow(best, prices)
         # Every last digit together is below the base, and what is above the ceiling only costs more.
         floor = best.value // self._costs.base * self._costs.unit if proven else 0
-        found = clearing(self.market, self.plain, best, idle) if intervals else None
+        found = clearing(self.problem, self.plain, best, idle) if intervals else None
         return replace(flow, floor=floor, certified=counted and floor == flow.cost, clearing=found)
 
     def _by_count(self) -> Idle:
         """Idle places so that what counts is how many wait, the more the higher their priority."""
-        return Idle(self.market.waiting, self.market.rank)
+        return Idle(self.problem.waiting, self.problem.rank)
 
-    def _guessed(self) -> tuple[State, IntVector]:
+    def _guessed(self) -> tuple[FlowState, IntVector]:
         """A flow that is nearly the cheapest, and the prices that led to it."""
-        market, pricing = self.market, self.plain
-        idle_cost, coarse = idle_costs(pricing.costs, market)
+        problem, pricing = self.problem, self.plain
+        idle_cost, coarse = idle_costs(pricing.costs, problem)
         if self._t.hint is None:
-            best = guess(pricing, market, idle_cost, coarse)
+            best = guess(pricing, problem, idle_cost, coarse)
         else:
             hint = np.clip(self._t.hint // min(pricing.costs.unit, MOST), 0, COST_RANGE)
             best = np.minimum(pricing.best(hint), idle_cost)
         prices = pricing.bids(best)
-        pairs = nearby(pricing, prices, best, sizes(market))
+        pairs = nearby(pricing, prices, best, sizes(problem))
         self._rounds += 1
-        return flow_on(market, pricing.costs, pairs, Idle(market.waiting, idle_cost), coarse), prices
+        return flow_on(problem, pricing.costs, pairs, Idle(problem.waiting, idle_cost), coarse), prices
 
-    def _let_in(self, state: State) -> State | None:
+    def _let_in(self, state: FlowState) -> FlowState | None:
         """The flow with all units let in that can be placed; None where it takes many moves to prove that."""
         if not state.idle.any():
             return state
-        market, sold = self.market, state.sold
+        problem, sold = self.problem, state.sold
         units = state.units[: len(state.pairs)]
-        aside = Aside(self._t, market.offers, sold.rows, sold.offers, units[units > 0])
+        aside = Rearrangement(self._t, problem.offers, sold.rows, sold.offers, units[units > 0])
         if not aside.let_in(FEW):
             return None
         pairs = state.pairs.with_(Pairs(aside.rows, aside.offers))
         units = pairs.summed(aside.rows, aside.offers, aside.units)
-        waits = market.demand - summed(pairs.rows, units, len(market.demand))
-        idle = summed(market.place, waits, market.places)
+        waits = problem.demand - summed(pairs.rows, units, len(problem.demand))
+        idle = summed(problem.place, waits, problem.places)
         return replace(state, pairs=pairs, units=np.append(units, waits), idle=idle)
 
-    def _proven(self, pricing: Pricing, pairs: Pairs, idle: Idle) -> tuple[State, bool]:
+    def _proven(self, pricing: Pricing, pairs: Pairs, idle: Idle) -> tuple[FlowState, bool]:
         """The cheapest flow over all pairs, with the proof: pairs below its prices are added until there is none."""
-        market = self.market
-        net = market.network(idle.room)
+        problem = self.problem
+        net = problem.network(idle.room)
         before: int | None = None
         while True:
             self._rounds += 1
-            state = flow_on(market, pricing.costs, pairs, idle)
+            state = flow_on(problem, pricing.costs, pairs, idle)
             best = np.minimum(pricing.best(state.prices), state.known)
-            if not (best < state.known)[market.demand > 0].any():
+            if not (best < state.known)[problem.demand > 0].any():
                 return state, bound(net, best, np.append(state.prices, state.idle_prices)) == state.value
             # While the cost falls, pairs far too dear may go; once it stands still all are kept, so that this ends.
             falls = before is None or state.value < before
@@ -426,15 +361,15 @@ class Solver:
                 raise FedGPUError(f"the prices of {len(pairs)} pairs are contradicted, and no pair is left to add")
             before = state.value
 
-    def _with_cheaper(self, pricing: Pricing, state: State, best: IntVector, kept: Pairs) -> Pairs:
+    def _with_cheaper(self, pricing: Pricing, state: FlowState, best: IntVector, kept: Pairs) -> Pairs:
         """The pairs `kept`, those that the prices of this flow contradict, and those that come near."""
-        size = sizes(self.market)
-        over = int((state.known - best).max(where=self.market.demand > 0, initial=0))
+        size = sizes(self.problem)
+        over = int((state.known - best).max(where=self.problem.demand > 0, initial=0))
         limit = np.minimum(state.known + 2 * over, NEVER)
         near = pricing.below(pricing.bids(state.known), limit, size)
         return kept.with_(near.with_(pricing.below(state.prices, state.known, size)))
 
-    def _first(self, state: State, more: tuple[IntVector, ...]) -> Flow:
+    def _first(self, state: FlowState, more: tuple[IntVector, ...]) -> Flow:
         """A flow that places all that can be placed, with the best bound that its prices and some `more` give."""
         pricing = self.plain
         asked = pricing.bids(state.known)
@@ -443,15 +378,15 @@ class Solver:
         flow = self._flow(state, state.prices)
         return replace(flow, floor=floor, certified=floor == flow.cost)
 
-    def _floor(self, pricing: Pricing, state: State, prices: IntVector) -> int:
+    def _floor(self, pricing: Pricing, state: FlowState, prices: IntVector) -> int:
         """What these prices prove that placing as many units of each level costs at least, in solver units."""
-        market, best = self.market, pricing.best(prices)
-        placed = market.waiting - state.idle
+        problem, best = self.problem, pricing.best(prices)
+        placed = problem.waiting - state.idle
         nobody = np.zeros_like(placed)
-        capacity = worth(market.network(nobody), np.append(prices, nobody))
-        return filled(market.demand, best, market.place, placed) - capacity
+        capacity = worth(problem.network(nobody), np.append(prices, nobody))
+        return filled(problem.demand, best, problem.place, placed) - capacity
 
-    def _flow(self, state: State, prices: IntVector) -> Flow:
+    def _flow(self, state: FlowState, prices: IntVector) -> Flow:
         sold = state.sold
         units = state.units[: len(state.pairs)]
         units = units[units > 0]
@@ -476,3 +411,27 @@ def groups_of(t: Transport) -> tuple[IntVector, IntVector]:
     index = np.full(len(t.slots) + 1, UNCAPPED, dtype=np.int64)
     index[binding] = np.arange(len(binding))
     return index[t.provider], np.array([max(0, t.slots[p] or 0) for p in binding], dtype=np.int64)
+
+
+def parts(eligible: Sequence[BoolVector], tied: IntVector) -> IntVector:
+    """The component of each class, (C,), -1 for one without an offer."""
+    label = labels(eligible, tied)
+    home = {key: int(label[each.argmax()]) if each.any() else -1 for key, each in distinct(eligible).items()}
+    return np.array([home[id(each)] for each in eligible], dtype=np.int64)
+
+
+def labels(eligible: Sequence[BoolVector], tied: IntVector) -> IntVector:
+    """The component of each offer, (O,), named by its least number."""
+    label = tied.copy()
+    merged = np.arange(int(tied.max(initial=0)) + 1)
+    for mask in distinct(eligible).values():
+        inside = label[mask]
+        if len(inside) and inside.min() != inside.max():
+            merged[:] = np.arange(len(merged))
+            merged[inside] = inside.min()
+            label = merged[label]
+    return label
+
+
+def distinct(eligible: Sequence[BoolVector]) -> dict[int, BoolVector]:
+    return {id(each): each for each in eligible}

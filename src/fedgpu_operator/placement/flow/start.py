@@ -1,4 +1,4 @@
-"""A first guess of what a unit is worth to each class: the market in miniature, then less small; nothing exact."""
+"""A first guess of what a unit is worth to each class: the problem in miniature, then less small; nothing exact."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgpu_operator.placement.flow.costs import NEVER, Costs
-from fedgpu_operator.placement.flow.market import UNCAPPED, Idle, Market, Pairs, Pricing, flow_on, summed
+from fedgpu_operator.placement.flow.network import UNCAPPED, FlowProblem, Idle, Pairs, Pricing, flow_on, summed
 from fedgpu_operator.placement.problem import IntVector
 
 CLASSES: Final = 1_000
@@ -44,11 +44,11 @@ class Bunches(NamedTuple):
     units: IntVector
 
 
-def idle_costs(costs: Costs, market: Market) -> tuple[IntVector, int]:
+def idle_costs(costs: Costs, problem: FlowProblem) -> tuple[IntVector, int]:
     """What waiting costs a unit of each class while counts are not yet known, (C,), and the step of rounded costs."""
-    look = np.arange(0, len(market.supply), max(1, len(market.supply) // 64))
+    look = np.arange(0, len(problem.supply), max(1, len(problem.supply) // 64))
     longest: dict[tuple[int, int], int] = {}
-    for row in np.flatnonzero(market.demand).tolist():
+    for row in np.flatnonzero(problem.demand).tolist():
         key = id(costs.price[row]), id(costs.eligible[row])
         if key not in longest or costs.seconds[row] > costs.seconds[longest[key]]:
             longest[key] = row
@@ -57,15 +57,15 @@ def idle_costs(costs: Costs, market: Market) -> tuple[IntVector, int]:
         sample = np.sort(costs.at(row, look)[costs.eligible[row][look]])
         if len(sample):
             typical = max(typical, int(sample[len(sample) // 2]))
-    return DETOUR * typical * market.rank, max(1, typical // FINE)
+    return DETOUR * typical * problem.rank, max(1, typical // FINE)
 
 
-def sizes(market: Market) -> IntVector:
+def sizes(problem: FlowProblem) -> IntVector:
     """How many offers a class should know, (C,): several times what its demand fills, and some for choice."""
-    asking, offers = int(np.count_nonzero(market.demand)), len(market.supply)
-    mean = max(1.0, float(market.supply.sum()) / max(1, offers))
+    asking, offers = int(np.count_nonzero(problem.demand)), len(problem.supply)
+    mean = max(1.0, float(problem.supply.sum()) / max(1, offers))
     some = min(40, max(8, 400_000 // max(1, asking)))
-    return np.minimum(some + (4 * market.demand / mean).astype(np.int64), offers)
+    return np.minimum(some + (4 * problem.demand / mean).astype(np.int64), offers)
 
 
 def nearby(pricing: Pricing, prices: IntVector, best: IntVector, size: IntVector) -> Pairs:
@@ -74,20 +74,20 @@ def nearby(pricing: Pricing, prices: IntVector, best: IntVector, size: IntVector
     return pricing.below(prices, anything, size).with_(pricing.rivals(prices, best))
 
 
-def guess(pricing: Pricing, market: Market, idle_cost: IntVector, coarse: int) -> IntVector:
+def guess(pricing: Pricing, problem: FlowProblem, idle_cost: IntVector, coarse: int) -> IntVector:
     """The cost plus price at which each class buys, (C,), about; NEVER where nothing is known."""
     costs, asking, offers = pricing.costs, pricing.asking, np.flatnonzero(pricing.open)
-    classes = _classes(costs, market, asking)
+    classes = _classes(costs, problem, asking)
     looks = _looks(costs, classes, offers)
     lawful = pricing.count() / max(1, len(asking) * len(offers))
     size = max(BUNCHES, int(PAIRS / max(1.0, len(classes.middle) * lawful)))
-    supply = _within_caps(market)[offers]
-    mini = _Miniature(costs, market, classes, _offers(looks, offers, supply, size))
+    supply = _within_caps(problem)[offers]
+    mini = _Miniature(costs, problem, classes, _offers(looks, offers, supply, size))
     best, prices = mini.solve(None, idle_cost, coarse)
     if size * 2 * STEP < len(offers):
-        mini = _Miniature(costs, market, classes, _offers(looks, offers, supply, size * STEP))
+        mini = _Miniature(costs, problem, classes, _offers(looks, offers, supply, size * STEP))
         best, prices = mini.solve(best, idle_cost, coarse)
-    whole = np.full(len(market.demand), NEVER, dtype=np.int64)
+    whole = np.full(len(problem.demand), NEVER, dtype=np.int64)
     whole[asking] = mini.known_to(asking, costs, best, prices)
     return whole
 
@@ -95,27 +95,27 @@ def guess(pricing: Pricing, market: Market, idle_cost: IntVector, coarse: int) -
 class _Miniature:
     """Bunches of classes and of offers, each with its units; nobody's lease slots bind."""
 
-    def __init__(self, costs: Costs, market: Market, classes: Bunches, offers: Bunches) -> None:
+    def __init__(self, costs: Costs, problem: FlowProblem, classes: Bunches, offers: Bunches) -> None:
         self._rows, self._offers = classes.middle, offers.middle
         self._costs = costs.among(classes.middle, offers.middle)
         everything = np.ones(len(offers.middle), dtype=np.bool_)
         self._pricing = Pricing(self._costs, np.arange(len(classes.middle)), everything)
-        rank, place = market.rank[classes.middle], market.place[classes.middle]
+        rank, place = problem.rank[classes.middle], problem.place[classes.middle]
         nobody = np.full(len(offers.middle), UNCAPPED, dtype=np.int64)
         none = np.zeros(0, dtype=np.int64)
-        self._market = Market(classes.units, rank, place, market.places, offers.units, nobody, none)
+        self._problem = FlowProblem(classes.units, rank, place, problem.places, offers.units, nobody, none)
         self._lost = np.array([not each.any() for each in self._costs.eligible], dtype=np.bool_)
 
     def solve(self, best: IntVector | None, idle_cost: IntVector, coarse: int) -> tuple[IntVector, IntVector]:
         """What each bunch pays (NEVER if nothing is here for it) and the prices, given what they paid before."""
-        pricing, market = self._pricing, self._market
+        pricing, problem = self._pricing, self._problem
         if best is None:
             pairs = pricing.pairs()
         else:
             # Twice as many as elsewhere: a bunch that finds no room pays the price of waiting, which tells nothing.
-            size = np.minimum(2 * sizes(market), len(self._offers))
+            size = np.minimum(2 * sizes(problem), len(self._offers))
             pairs = nearby(pricing, pricing.bids(best), best, size)
-        state = flow_on(market, self._costs, pairs, Idle(market.waiting, idle_cost[self._rows]), coarse)
+        state = flow_on(problem, self._costs, pairs, Idle(problem.waiting, idle_cost[self._rows]), coarse)
         return np.where(self._lost, NEVER, state.known), state.prices
 
     def known_to(self, asking: IntVector, costs: Costs, best: IntVector, prices: IntVector) -> IntVector:
@@ -126,12 +126,12 @@ class _Miniature:
         return Pricing(costs.among(asking, self._offers), np.arange(len(asking)), everything).best(prices)
 
 
-def _classes(costs: Costs, market: Market, asking: IntVector) -> Bunches:
+def _classes(costs: Costs, problem: FlowProblem, asking: IntVector) -> Bunches:
     """The classes that ask; where there are many, those of the same prices, law and priority by their run limits."""
     if len(asking) <= CLASSES:
-        return Bunches(asking, market.demand[asking])
+        return Bunches(asking, problem.demand[asking])
     numbers: dict[tuple[int, int, int], int] = {}
-    keys = zip(market.rank.tolist(), map(id, costs.price), map(id, costs.eligible), strict=True)
+    keys = zip(problem.rank.tolist(), map(id, costs.price), map(id, costs.eligible), strict=True)
     kind = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)[asking]
     order = np.lexsort((np.array(costs.seconds, dtype=np.int64)[asking], kind))
     kind = kind[order]
@@ -141,7 +141,7 @@ def _classes(costs: Costs, market: Market, asking: IntVector) -> Bunches:
     else:
         part = np.arange(len(kind)) // each
     starts = np.flatnonzero(np.diff(part, prepend=-1))
-    return _bunches(asking[order], market.demand[asking[order]], starts)
+    return _bunches(asking[order], problem.demand[asking[order]], starts)
 
 
 def _looks(costs: Costs, classes: Bunches, offers: IntVector) -> FloatMatrix:
@@ -176,10 +176,10 @@ def _bunches(members: IntVector, units: NDArray[np.float64] | IntVector, starts:
     return Bunches(members[middle], np.rint(np.add.reduceat(units, starts)).astype(np.int64))
 
 
-def _within_caps(market: Market) -> FloatVector:
+def _within_caps(problem: FlowProblem) -> FloatVector:
     """Supply, where a provider's slots bind in proportion less of each offer."""
-    capped = market.group != UNCAPPED
-    held = summed(market.group[capped], market.supply[capped], len(market.caps))
-    share = np.append(market.caps / np.maximum(1, held), 1.0)
-    within: FloatVector = market.supply * np.minimum(1.0, share[market.group])
+    capped = problem.group != UNCAPPED
+    held = summed(problem.group[capped], problem.supply[capped], len(problem.caps))
+    share = np.append(problem.caps / np.maximum(1, held), 1.0)
+    within: FloatVector = problem.supply * np.minimum(1.0, share[problem.group])
     return within

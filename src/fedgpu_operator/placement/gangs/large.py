@@ -12,14 +12,22 @@ from numpy.typing import NDArray
 
 from fedgpu_operator.placement.flow import Transport, transport
 from fedgpu_operator.placement.flow.costs import COST_RANGE
-from fedgpu_operator.placement.gangs.plan import FloatVector, Group, Plan, Prices, Shelf, cost_floor, count_ceiling
+from fedgpu_operator.placement.gangs.plan import (
+    FloatVector,
+    FreeNodes,
+    GangClass,
+    GangPlan,
+    GangPrices,
+    cost_floor,
+    count_ceiling,
+)
 from fedgpu_operator.placement.problem import BoolVector, IntVector, Problem
 
 COST_STEPS: Final = 2**30
 """Resolution of priced costs in the flow."""
 
 
-def place_kind(plan: Plan, members: Sequence[int], most: Sequence[int], table: FloatVector) -> None:
+def place_kind(plan: GangPlan, members: Sequence[int], most: Sequence[int], table: FloatVector) -> None:
     """Places up to `most` jobs of each of the groups `members`, all of one shape and number of replicas.
 
     About as many as can be at about the least priced cost: the flow's first answer, as no price here is exact.
@@ -65,7 +73,7 @@ def place_kind(plan: Plan, members: Sequence[int], most: Sequence[int], table: F
         plan.add(members[row], int(columns[column]), jobs)
 
 
-def place_singles(problem: Problem, plan: Plan, table: FloatVector) -> None:
+def place_singles(problem: Problem, plan: GangPlan, table: FloatVector) -> None:
     """Places all jobs of one GPU anew in what the others leave, by the first answer of one flow.
 
     It begins at the prices of `table` (µUSD · s per hour and replica, shape (kinds, offers)).
@@ -100,7 +108,7 @@ MANY: Final = 16
 """Jobs that one must let in to leave. For fewer a gang that is well placed would be given up for dear places."""
 
 
-def make_way(plan: Plan, members: Sequence[int], table: FloatVector) -> None:
+def make_way(plan: GangPlan, members: Sequence[int], table: FloatVector) -> None:
     """Places jobs of the groups `members`, all of one level, that wait; each job that leaves lets many in."""
     waiting = sorted((i for i in members if plan.left[i] >= MANY), key=lambda i: (plan.groups[i].gpus, i))
     if waiting:
@@ -116,7 +124,7 @@ def make_way(plan: Plan, members: Sequence[int], table: FloatVector) -> None:
 class _Guests:
     """The gangs at each offer; `_largest` (int64, shape (offers,)) is the GPUs of the largest of them, 0 for none."""
 
-    def __init__(self, plan: Plan, members: Sequence[int]) -> None:
+    def __init__(self, plan: GangPlan, members: Sequence[int]) -> None:
         self._plan = plan
         self._at: dict[int, list[int]] = {}
         for i in sorted(members, key=lambda i: (plan.groups[i].gpus, i)):
@@ -173,7 +181,7 @@ LEAST: Final = np.float32(1e-9)
 """What counts as nothing wanted or nothing there, in GPUs."""
 
 
-class Pairs:
+class GangPairs:
     """All pairs (group, offer) in single precision; every solve of the relaxation looks at the same ones.
 
     `unit` is what costs and prices are measured in: the mean cost of a GPU unless given. `costs[i]` (float32, shape of
@@ -181,17 +189,17 @@ class Pairs:
     `mean[i]` how many that are at its mean offer.
     """
 
-    def __init__(self, groups: Sequence[Group], shelf: Shelf, unit: float | None = None) -> None:
+    def __init__(self, groups: Sequence[GangClass], nodes: FreeNodes, unit: float | None = None) -> None:
         self.groups = groups
-        self.shelf = shelf
-        self.whole: Singles = shelf.whole().astype(np.float32)
-        self.chain: Singles = shelf.chain().astype(np.float32)
+        self.nodes = nodes
+        self.whole: Singles = nodes.whole().astype(np.float32)
+        self.chain: Singles = nodes.chain().astype(np.float32)
         self.unit = _mean_cost(groups) if unit is None else unit
         self.costs: list[Singles] = [(each.costs * (1 / (each.gpus * self.unit))).astype(np.float32) for each in groups]
         usable = [self.whole[each.kind][each.offers] for each in groups]
         self.held: list[Singles] = [np.log(np.maximum(each, np.float32(1e-3))) for each in usable]
         self.mean = np.array([float(each.mean()) for each in usable])
-        self.noise: Singles = np.random.default_rng(0).gumbel(size=2 * shelf.nodes.shape[1]).astype(np.float32)
+        self.noise: Singles = np.random.default_rng(0).gumbel(size=2 * nodes.counts.shape[1]).astype(np.float32)
 
 
 class Balance:
@@ -203,7 +211,7 @@ class Balance:
     """
 
     def __init__(
-        self, pairs: Pairs, demand: Sequence[float], prices: Prices, outside: FloatVector | None = None
+        self, pairs: GangPairs, demand: Sequence[float], prices: GangPrices, outside: FloatVector | None = None
     ) -> None:
         self._pairs = pairs
         self._prices = prices
@@ -215,7 +223,7 @@ class Balance:
         self._most: Singles = np.log(np.maximum(wanted, 1e-3)).astype(np.float32)
         self._near = (NEAR + ROOMY * wanted / np.clip(pairs.mean, 1.0, np.maximum(wanted, 1.0))).astype(np.int64)
         self._outside: Singles | None = None if outside is None else np.minimum(outside / gpus, 1e30).astype(np.float32)
-        self._market = _Market(pairs, prices)
+        self._capacities = _Capacities(pairs, prices)
         self._chosen: list[BoolVector | None] = [None] * len(pairs.groups)
         self.inside = np.array(demand, dtype=np.float64)
 
@@ -227,16 +235,16 @@ class Balance:
             self._look(temperatures[0])
             for temperature in temperatures:
                 self._sweep(temperature, sweeps)
-        self._market.write(self._prices, self._pairs.unit)
+        self._capacities.write(self._prices, self._pairs.unit)
 
     def _look(self, temperature: float) -> None:
         """Adds the pairs that the smoothed flow would use, drawn by their share in it (Gumbel's trick)."""
-        table = self._market.per_gpu(temperature)
-        nowhere = np.array([self._market.size], dtype=np.int64)
+        table = self._capacities.per_gpu(temperature)
+        nowhere = np.array([self._capacities.size], dtype=np.int64)
         keys, costs, held, sizes = [], [], [], []
         for i in self._asked:
             group = self._pairs.groups[i]
-            first = group.kind * self._market.offers
+            first = group.kind * self._capacities.offers
             pick = self._near_ones(i, group, table[first:], temperature)
             keys.append(group.offers[pick] + first)
             costs.append(self._pairs.costs[i][pick])
@@ -250,7 +258,7 @@ class Balance:
         self._starts = np.append(0, np.cumsum(self._sizes)[:-1])
         self._keys, self._cost, self._held = np.concatenate(keys), np.concatenate(costs), np.concatenate(held)
 
-    def _near_ones(self, i: int, group: Group, table: Singles, temperature: float) -> IntVector:
+    def _near_ones(self, i: int, group: GangClass, table: Singles, temperature: float) -> IntVector:
         """Which of the group's offers are looked at: those drawn now and before."""
         near, count = int(self._near[i]), len(group.offers)
         if count <= near:
@@ -259,7 +267,7 @@ class Balance:
         score += np.minimum(self._pairs.held[i], self._most[i])
         score -= table[group.offers]
         # One draw for all, shifted by class: what matters is that classes do not all look at the same offers.
-        shift = 97 * i % self._market.offers
+        shift = 97 * i % self._capacities.offers
         score += self._pairs.noise[shift : shift + count]
         some = score[::SAMPLE] if count >= SAMPLED else score
         rank = len(some) - max(near * len(some) // count, 1)
@@ -270,26 +278,26 @@ class Balance:
 
     def _sweep(self, temperature: float, sweeps: int) -> None:
         """Turns of spreading the demand by price and of moving the prices to where it fits."""
-        starts, sizes, keys, market = self._starts, self._sizes, self._keys, self._market
+        starts, sizes, keys, capacities = self._starts, self._sizes, self._keys, self._capacities
         score = self._held - self._cost * np.float32(1 / temperature)
         units = np.zeros(len(keys), dtype=np.float32)
-        market.halt()
+        capacities.halt()
         for _ in range(sweeps):
-            units = score - market.per_gpu(temperature)[keys]
+            units = score - capacities.per_gpu(temperature)[keys]
             units -= np.repeat(np.maximum.reduceat(units, starts), sizes)
             np.exp(units, out=units)
             units *= np.repeat(self._demand / np.add.reduceat(units, starts), sizes)
-            wanted = np.bincount(keys, weights=units, minlength=market.size + 1).astype(np.float32)
-            market.project(wanted, temperature)
-        inside = np.add.reduceat(np.where(keys < market.size, units, np.float32(0.0)), starts)
+            wanted = np.bincount(keys, weights=units, minlength=capacities.size + 1).astype(np.float32)
+            capacities.project(wanted, temperature)
+        inside = np.add.reduceat(np.where(keys < capacities.size, units, np.float32(0.0)), starts)
         self.inside[self._asked] = inside / self._gpus
 
 
-class _Market:
+class _Capacities:
     """Capacities and prices of the offers, `size` pairs (kind, offer) of them; prices in the unit of the pairs."""
 
-    def __init__(self, pairs: Pairs, prices: Prices) -> None:
-        self.offers = pairs.shelf.nodes.shape[1]
+    def __init__(self, pairs: GangPairs, prices: GangPrices) -> None:
+        self.offers = pairs.nodes.counts.shape[1]
         self.size = pairs.whole.size
         self._capacity = pairs.whole, pairs.chain
         self._price: tuple[Singles, Singles] = (
@@ -297,11 +305,11 @@ class _Market:
             (prices.chain / pairs.unit).astype(np.float32),
         )
         self._moved = np.zeros_like(pairs.whole), np.zeros_like(pairs.chain)
-        sizes = [kind.gpus for kind in pairs.shelf.kinds]
-        self._kinds = [[k for k, gpus in enumerate(sizes) if gpus == shape] for shape in pairs.shelf.shapes]
+        sizes = [kind.gpus for kind in pairs.nodes.kinds]
+        self._kinds = [[k for k, gpus in enumerate(sizes) if gpus == shape] for shape in pairs.nodes.shapes]
         self._table: Singles = np.zeros(self.size + 1, dtype=np.float32)
 
-    def write(self, prices: Prices, unit: float) -> None:
+    def write(self, prices: GangPrices, unit: float) -> None:
         """Hands out the prices in the unit of the costs."""
         prices.whole[:], prices.chain[:] = (each * np.float64(unit) for each in self._price)
 
@@ -361,7 +369,7 @@ def _fitted(price: Singles, capacity: Singles, asked: Singles, temperature: floa
     return change
 
 
-def _mean_cost(groups: Sequence[Group]) -> float:
+def _mean_cost(groups: Sequence[GangClass]) -> float:
     """What a GPU costs a job at its mean offer, over all jobs."""
     spent = sum(each.jobs * float(each.costs.mean()) for each in groups)
     return max(spent / max(sum(each.jobs * each.gpus for each in groups), 1), 1e-9)
@@ -388,14 +396,14 @@ HEAVIEST: Final = 8
 class Large:
     """The search over one problem: `arrange` places, `polish` makes it cheaper, `most` and `floor` bound it."""
 
-    def __init__(self, problem: Problem, plan: Plan) -> None:
+    def __init__(self, problem: Problem, plan: GangPlan) -> None:
         self._problem = problem
         self._plan = plan
         self._groups = plan.groups
-        self._shelf = plan.shelf
-        self._pairs = Pairs(plan.groups, plan.shelf)
-        self._prices = Prices(plan.shelf)
-        self._counts = Prices(plan.shelf)
+        self._nodes = plan.nodes
+        self._pairs = GangPairs(plan.groups, plan.nodes)
+        self._prices = GangPrices(plan.nodes)
+        self._counts = GangPrices(plan.nodes)
         self._levels = sorted({each.level for each in plan.groups})
         largest = max(each.gpus for each in plan.groups)
         # A job of a higher level outweighs all that it could displace below it, as far as doubles tell levels apart.
@@ -412,7 +420,7 @@ class Large:
             for jobs, each in zip(self._inside(), groups, strict=True)
         ]
         Balance(self._pairs, admitted, self._prices).anneal(COARSE)
-        table = self._prices.per_replica(self._shelf)
+        table = self._prices.per_replica(self._nodes)
         order = sorted(range(len(groups)), key=lambda i: (-groups[i].level, *self._turn(groups[i]), i))
         for level, each in groupby(order, key=lambda i: groups[i].level):
             members = list(each)
@@ -433,7 +441,7 @@ class Large:
         """Moves jobs to cheaper places that are free, the longest runs first; prices count only by these shares."""
         longest = sorted(range(len(self._groups)), key=lambda i: (-self._groups[i].seconds, i))
         for share in shares:
-            table = self._prices.per_replica(self._shelf) * share
+            table = self._prices.per_replica(self._nodes) * share
             for i in longest:
                 self._plan.cheaper(i, table)
 
@@ -446,19 +454,19 @@ class Large:
         for level in reversed(self._levels):
             placed = sum(n for n, group in zip(counts, self._groups, strict=True) if group.level == level)
             prices = self._counts.scaled(1 / self._weights[level])
-            total += max(placed, count_ceiling(self._groups, level, above, prices, self._shelf))
+            total += max(placed, count_ceiling(self._groups, level, above, prices, self._nodes))
             above += placed
         return total
 
     def floor(self, counts: Sequence[int], steps: Steps) -> int:
         """At most what placing as many jobs of each class must cost."""
-        prices = Prices(self._shelf)
+        prices = GangPrices(self._nodes)
         Balance(self._pairs, counts, prices).anneal(steps)
-        return cost_floor(self._groups, counts, prices, self._shelf)
+        return cost_floor(self._groups, counts, prices, self._nodes)
 
-    def _turn(self, group: Group) -> tuple[bool, int, int]:
+    def _turn(self, group: GangClass) -> tuple[bool, int, int]:
         """Who comes before others: the largest shape, as it needs nodes that are whole; then by GPUs in all."""
-        return group.shape < len(self._shelf.shapes) - 1, -group.gpus, -group.shape
+        return group.shape < len(self._nodes.shapes) - 1, -group.gpus, -group.shape
 
     def _inside(self) -> list[float]:
         """How many jobs of each group are placed by the relaxation that places the most, by level.
@@ -470,7 +478,7 @@ class Large:
             alike.setdefault((each.level, id(each.offers), each.kind, each.replicas), []).append(i)
         free = [_free([self._groups[i] for i in members]) for members in alike.values()]
         outside = np.array([self._weights[each.level] for each in free])
-        balance = Balance(Pairs(free, self._shelf, unit=1.0), [each.jobs for each in free], self._counts, outside)
+        balance = Balance(GangPairs(free, self._nodes, unit=1.0), [each.jobs for each in free], self._counts, outside)
         balance.anneal(ADMIT)
         inside = [0.0] * len(self._groups)
         for members, jobs, each in zip(alike.values(), balance.inside.tolist(), free, strict=True):
@@ -499,10 +507,10 @@ class Large:
         return sum(asked[i] for i in members) / max(sum(asked), 1)
 
 
-def _size(group: Group) -> tuple[int, int]:
+def _size(group: GangClass) -> tuple[int, int]:
     return group.shape, group.replicas
 
 
-def _free(alike: Sequence[Group]) -> Group:
+def _free(alike: Sequence[GangClass]) -> GangClass:
     """All jobs of these groups as one that pays nothing."""
     return replace(alike[0], jobs=sum(each.jobs for each in alike), costs=np.zeros(len(alike[0].offers)))

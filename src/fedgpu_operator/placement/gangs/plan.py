@@ -20,7 +20,7 @@ LARGEST_ROOM: Final = 2_048
 """Replicas at one offer above which every number of them counts as reachable."""
 
 
-class Kind(NamedTuple):
+class GangKind(NamedTuple):
     """Gangs alike to an offer: GPUs per replica, and at least so many replicas (less than the next kind's)."""
 
     gpus: int
@@ -28,32 +28,32 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shelf:
+class FreeNodes:
     """The free nodes of all offers by how many GPUs are free on them, and who asks for what size.
 
-    `sizes` (ascending) are the numbers of free GPUs that occur, `nodes` (int64, shape (sizes, offers)) how many nodes
+    `sizes` (ascending) are the numbers of free GPUs that occur, `counts` (int64, shape (sizes, offers)) how many nodes
     have them, `shapes` (ascending) the GPUs per replica that somebody asks for, `kinds` (ascending) the gang sizes.
     """
 
     sizes: tuple[int, ...]
-    nodes: IntVector
+    counts: IntVector
     shapes: tuple[int, ...]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[GangKind, ...]
     gangs: frozenset[tuple[int, int]]
 
     @classmethod
-    def of(cls, free: Sequence[Histogram], gangs: Iterable[tuple[int, int]]) -> Shelf:
+    def of(cls, free: Sequence[Histogram], gangs: Iterable[tuple[int, int]]) -> FreeNodes:
         """Columns from histograms, for gangs of (GPUs per replica, replicas)."""
         sizes = sorted({gpus for each in free for gpus, nodes in each.items() if gpus > 0 and nodes > 0})
         row = {gpus: i for i, gpus in enumerate(sizes)}
-        nodes = np.zeros((len(sizes), len(free)), dtype=np.int64)
+        counts = np.zeros((len(sizes), len(free)), dtype=np.int64)
         for offer, each in enumerate(free):
             for gpus, count in each.items():
                 if gpus > 0 and count > 0:
-                    nodes[row[gpus], offer] = count
+                    counts[row[gpus], offer] = count
         asked = frozenset(gangs)
         shapes = tuple(sorted({gpus for gpus, _ in asked}))
-        return cls(tuple(sizes), nodes, shapes, _kinds(asked), asked)
+        return cls(tuple(sizes), counts, shapes, _kinds(asked), asked)
 
     def kind_of(self, gpus: int, replicas: int) -> int:
         """Index of the kind that such a gang belongs to."""
@@ -79,7 +79,7 @@ class Shelf:
             table = _reachable(parts, min(int(room[kind.gpus].max(initial=0)), LARGEST_ROOM))
             here = room[kind.gpus]
             rows.append(np.where(here < len(table), table[np.minimum(here, len(table) - 1)], here) * kind.gpus)
-        return np.array(rows, dtype=np.int64).reshape(len(self.kinds), self.nodes.shape[1])
+        return np.array(rows, dtype=np.int64).reshape(len(self.kinds), self.counts.shape[1])
 
     def worth(self, prices: NDArray[np.float64]) -> NDArray[np.float64]:
         """The most that each offer's free nodes can be worth: shape (offers,).
@@ -87,7 +87,7 @@ class Shelf:
         `prices` (shape (shapes, offers), >= 0) are per replica. Each node is filled by the best multiset of shapes
         that fits (an unbounded knapsack), which bounds whatever is really put there.
         """
-        total = np.zeros(self.nodes.shape[1])
+        total = np.zeros(self.counts.shape[1])
         # Only as many sizes back as the largest shape reaches: nodes may have thousands of GPUs.
         best = deque([total], maxlen=max(self.shapes, default=1))
         where = {gpus: i for i, gpus in enumerate(self.sizes)}
@@ -99,7 +99,7 @@ class Shelf:
                 value = np.maximum(value, best[-shape] + prices[i])
             best.append(value)
             if gpus in where:
-                total = total + self.nodes[where[gpus]] * value
+                total = total + self.counts[where[gpus]] * value
         return total
 
     @property
@@ -113,16 +113,16 @@ class Shelf:
 
     def _weighed(self, weights: Sequence[Sequence[int]]) -> IntVector:
         table = np.array(weights, dtype=np.int64).reshape(len(self.shapes), len(self.sizes))
-        return table @ self.nodes
+        return table @ self.counts
 
 
-def _kinds(gangs: frozenset[tuple[int, int]]) -> tuple[Kind, ...]:
+def _kinds(gangs: frozenset[tuple[int, int]]) -> tuple[GangKind, ...]:
     kinds = []
     for gpus in sorted({gpus for gpus, _ in gangs}):
         sizes = sorted({replicas for each, replicas in gangs if each == gpus})
         if len(sizes) > EXACT_SIZES:
             sizes = sorted({1 << (replicas.bit_length() - 1) for replicas in sizes})
-        kinds += [Kind(gpus, replicas) for replicas in sizes]
+        kinds += [GangKind(gpus, replicas) for replicas in sizes]
     return tuple(kinds)
 
 
@@ -164,22 +164,22 @@ def packed(free: Histogram, loads: Iterable[tuple[int, int]]) -> dict[int, int] 
     return left
 
 
-class Stock:
+class NodeStock:
     """Free GPUs per offer and lease slots per provider; what was sold may be given back.
 
     `room` (int64, shape (shapes, offers)) is how many replicas of each shape still fit, `open` (bool, shape
     (offers,)) whether the provider has a lease slot left.
     """
 
-    def __init__(self, problem: Problem, shelf: Shelf) -> None:
+    def __init__(self, problem: Problem, nodes: FreeNodes) -> None:
         self._base = [{gpus: n for gpus, n in each.items() if gpus > 0 and n > 0} for each in problem.free]
         self.free: list[dict[int, int]] = [dict(each) for each in self._base]
         self._loads: list[dict[int, int]] = [{} for _ in self._base]
-        self._shapes = shelf.shapes
+        self._shapes = nodes.shapes
         self.provider = problem.provider
         self._home = problem.provider.tolist()
         self.slots = [None if each is None else max(0, each) for each in problem.slots]
-        self.room: IntVector = shelf.room()
+        self.room: IntVector = nodes.room()
         self.open: BoolVector = np.array([each != 0 for each in self.slots], dtype=bool)[problem.provider]
 
     def fits(self, offer: int, gpus: int, replicas: int, most: int) -> int:
@@ -241,11 +241,11 @@ ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Group:
+class GangClass:
     """One class of jobs as the relaxation sees it.
 
     `offers` (int64) are those that are eligible and hold all replicas at once, `costs` (float64, same shape) what one
-    job costs there (µUSD · s per hour). `kind` indexes the shelf's kinds, `shape` its shapes.
+    job costs there (µUSD · s per hour). `kind` indexes the kinds of the free nodes, `shape` its shapes.
     """
 
     index: int
@@ -265,10 +265,10 @@ class Group:
         return paid
 
 
-def groups_of(classes: Sequence[JobClass], shelf: Shelf, open_slots: BoolVector) -> list[Group]:
+def gang_classes_of(classes: Sequence[JobClass], nodes: FreeNodes, open_slots: BoolVector) -> list[GangClass]:
     """The classes that fit at some offer; those that fit nowhere are left out."""
-    room = dict(zip(shelf.shapes, shelf.room(), strict=True))
-    shape_of = {gpus: i for i, gpus in enumerate(shelf.shapes)}
+    room = dict(zip(nodes.shapes, nodes.room(), strict=True))
+    shape_of = {gpus: i for i, gpus in enumerate(nodes.shapes)}
     known: dict[tuple[int, int, int], IntVector] = {}
     found = []
     for index, each in enumerate(classes):
@@ -277,75 +277,77 @@ def groups_of(classes: Sequence[JobClass], shelf: Shelf, open_slots: BoolVector)
             known[key] = np.flatnonzero(each.eligible & (room[each.gpus] >= each.replicas) & open_slots)
         offers = known[key]
         if each.size and len(offers):
-            kind = shelf.kind_of(each.gpus, each.replicas)
+            kind = nodes.kind_of(each.gpus, each.replicas)
             costs: FloatVector = each.price[offers].astype(np.float64) * each.seconds
             gpus = each.gpus * each.replicas
             shape = shape_of[each.gpus]
             found.append(
-                Group(index, each.priority, each.size, shape, kind, each.replicas, gpus, each.seconds, offers, costs)
+                GangClass(
+                    index, each.priority, each.size, shape, kind, each.replicas, gpus, each.seconds, offers, costs
+                )
             )
     return found
 
 
-class Prices:
+class GangPrices:
     """Dual prices per GPU (>= 0) of each offer's two nested families of capacities.
 
     `chain` (shape (shapes, offers)): what a GPU costs every replica of this shape and larger ones. `whole` (shape
     (kinds, offers)): what it costs every gang of this kind and larger ones of its shape.
     """
 
-    def __init__(self, shelf: Shelf) -> None:
-        offers = shelf.nodes.shape[1]
-        self.chain = np.zeros((len(shelf.shapes), offers))
-        self.whole = np.zeros((len(shelf.kinds), offers))
+    def __init__(self, nodes: FreeNodes) -> None:
+        offers = nodes.counts.shape[1]
+        self.chain = np.zeros((len(nodes.shapes), offers))
+        self.whole = np.zeros((len(nodes.kinds), offers))
 
-    def scaled(self, factor: float) -> Prices:
+    def scaled(self, factor: float) -> GangPrices:
         """Prices of their own, times `factor`."""
-        twin = object.__new__(Prices)
+        twin = object.__new__(GangPrices)
         twin.chain, twin.whole = self.chain * factor, self.whole * factor
         return twin
 
-    def per_gpu(self, shelf: Shelf) -> FloatVector:
+    def per_gpu(self, nodes: FreeNodes) -> FloatVector:
         """What one GPU costs a gang of each kind: shape (kinds, offers)."""
         chain = np.cumsum(self.chain, axis=0)
         rows: list[FloatVector] = []
-        for i, kind in enumerate(shelf.kinds):
-            before = shelf.kinds[i - 1].gpus == kind.gpus if i else False
-            gangs = self.whole[i] + (rows[-1] - chain[shelf.shapes.index(kind.gpus)] if before else 0.0)
-            rows.append(chain[shelf.shapes.index(kind.gpus)] + gangs)
+        for i, kind in enumerate(nodes.kinds):
+            before = nodes.kinds[i - 1].gpus == kind.gpus if i else False
+            gangs = self.whole[i] + (rows[-1] - chain[nodes.shapes.index(kind.gpus)] if before else 0.0)
+            rows.append(chain[nodes.shapes.index(kind.gpus)] + gangs)
         return np.array(rows)
 
-    def per_replica(self, shelf: Shelf) -> FloatVector:
+    def per_replica(self, nodes: FreeNodes) -> FloatVector:
         """What one replica of a gang of each kind costs: shape (kinds, offers)."""
-        return self.per_gpu(shelf) * np.array([kind.gpus for kind in shelf.kinds], dtype=np.float64)[:, None]
+        return self.per_gpu(nodes) * np.array([kind.gpus for kind in nodes.kinds], dtype=np.float64)[:, None]
 
-    def worth(self, shelf: Shelf) -> FloatVector:
+    def worth(self, nodes: FreeNodes) -> FloatVector:
         """The most that what each offer holds can cost in all: shape (offers,)."""
-        per_replica = np.cumsum(self.chain, axis=0) * np.array(shelf.shapes, dtype=np.float64)[:, None]
-        total: FloatVector = shelf.worth(per_replica) + (self.whole * shelf.whole()).sum(axis=0)
+        per_replica = np.cumsum(self.chain, axis=0) * np.array(nodes.shapes, dtype=np.float64)[:, None]
+        total: FloatVector = nodes.worth(per_replica) + (self.whole * nodes.whole()).sum(axis=0)
         return total
 
 
-def cost_floor(groups: Sequence[Group], counts: Sequence[int], prices: Prices, shelf: Shelf) -> int:
+def cost_floor(groups: Sequence[GangClass], counts: Sequence[int], prices: GangPrices, nodes: FreeNodes) -> int:
     """No assignment that places `counts` jobs of the groups costs less (µUSD · s per hour), whatever the prices.
 
     Lagrange: each job pays at least its cheapest priced cost, and what is paid for capacity is at most its worth.
     """
-    table = prices.per_replica(shelf)
+    table = prices.per_replica(nodes)
     paid = sum(count * float(group.priced(table).min()) for group, count in zip(groups, counts, strict=True) if count)
-    worth = float(prices.worth(shelf).sum())
+    worth = float(prices.worth(nodes).sum())
     free = sum(count * float(group.costs.min()) for group, count in zip(groups, counts, strict=True) if count)
     floors = [paid - worth - ROUNDING * (paid + worth), free * (1 - ROUNDING), 0.0]
     return int(max(floors))
 
 
-def count_ceiling(groups: Sequence[Group], level: int, above: int, prices: Prices, shelf: Shelf) -> int:
+def count_ceiling(groups: Sequence[GangClass], level: int, above: int, prices: GangPrices, nodes: FreeNodes) -> int:
     """No assignment that places `above` jobs of higher levels or more places more than this many of `level`.
 
     `prices` are in jobs per GPU, >= 0, else anything. Lagrange: jobs above take at least what the `above` cheapest of
     them need, a job of the level is left out or pays its cheapest place; what is paid is at most the capacity's worth.
     """
-    table = prices.per_replica(shelf)
+    table = prices.per_replica(nodes)
     least = [float(table[each.kind][each.offers].min()) * each.replicas for each in groups]
     paid, left = 0.0, above
     for need, jobs in sorted((need, each.jobs) for need, each in zip(least, groups, strict=True) if each.level > level):
@@ -353,7 +355,7 @@ def count_ceiling(groups: Sequence[Group], level: int, above: int, prices: Price
         left -= min(jobs, left)
     here = [(need, each.jobs) for need, each in zip(least, groups, strict=True) if each.level == level]
     paid += sum(min(1.0, need) * jobs for need, jobs in here)
-    worth = float(prices.worth(shelf).sum())
+    worth = float(prices.worth(nodes).sum())
     missing = paid - worth - ROUNDING * (paid + worth) - 1e-6
     return sum(jobs for _, jobs in here) - max(0, ceil(missing))
 
@@ -362,13 +364,13 @@ NEAREST: Final = 32
 """Offers sorted at a time when a class is placed; four times as many each time they do not suffice."""
 
 
-class Plan:
+class GangPlan:
     """Who is where: `flows[i]` is {offer: jobs} of group i, `left[i]` how many of its jobs are not placed."""
 
-    def __init__(self, problem: Problem, groups: Sequence[Group], shelf: Shelf) -> None:
+    def __init__(self, problem: Problem, groups: Sequence[GangClass], nodes: FreeNodes) -> None:
         self.groups = groups
-        self.shelf = shelf
-        self.stock = Stock(problem, shelf)
+        self.nodes = nodes
+        self.stock = NodeStock(problem, nodes)
         self.flows: list[dict[int, int]] = [{} for _ in groups]
         self.left = [each.jobs for each in groups]
 
@@ -380,7 +382,7 @@ class Plan:
     def add(self, i: int, offer: int, jobs: int) -> None:
         """Places jobs that fit."""
         group = self.groups[i]
-        if not self.stock.sell(offer, self.shelf.shapes[group.shape], group.replicas, jobs):
+        if not self.stock.sell(offer, self.nodes.shapes[group.shape], group.replicas, jobs):
             raise ValueError(f"{jobs} jobs do not fit at offer {offer}")
         self.flows[i][offer] = self.flows[i].get(offer, 0) + jobs
         self.left[i] -= jobs
@@ -388,7 +390,7 @@ class Plan:
     def drop(self, i: int, offer: int, jobs: int) -> bool:
         """Takes jobs out again; False and nothing changed where the rest cannot be laid anew."""
         group = self.groups[i]
-        if not self.stock.give(offer, self.shelf.shapes[group.shape], group.replicas, jobs):
+        if not self.stock.give(offer, self.nodes.shapes[group.shape], group.replicas, jobs):
             return False
         self.flows[i][offer] -= jobs
         if not self.flows[i][offer]:
@@ -405,7 +407,7 @@ class Plan:
     def fits(self, i: int, offer: int, most: int) -> int:
         """How many jobs of group i fit at the offer, up to `most`."""
         group = self.groups[i]
-        return self.stock.fits(offer, self.shelf.shapes[group.shape], group.replicas, most)
+        return self.stock.fits(offer, self.nodes.shapes[group.shape], group.replicas, most)
 
     def priced(self, i: int, table: FloatVector) -> FloatVector:
         """Priced cost at each offer of the group where one more job fits; infinite elsewhere."""
@@ -461,7 +463,7 @@ class Plan:
                 moved += jobs
         return moved
 
-    def _has_room(self, group: Group, offers: IntVector) -> BoolVector:
+    def _has_room(self, group: GangClass, offers: IntVector) -> BoolVector:
         """At which of these offers one more job of the group fits."""
         fits: BoolVector = (self.stock.room[group.shape][offers] >= group.replicas) & self.stock.open[offers]
         return fits

@@ -10,7 +10,7 @@ from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD, charge, format_usd
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 
@@ -25,7 +25,7 @@ def dearest(left: int, seconds: int) -> int | None:
     return ((left + 1) * SECONDS_PER_HOUR - 1) // seconds if seconds else None
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses an offer whose whole run limit is beyond the budget; a cost equal to it fits."""
     left = ctx.job.budget_left
     if left is None:
@@ -33,10 +33,10 @@ def refusal(ctx: Context, offer: Offer) -> Refusal | None:
     cost = run_cost(ctx.job, offer)
     if cost <= left:
         return None
-    return Refusal(
+    return OfferRefusal(
         Reason.OVER_BUDGET,
-        f"the run limit of {ctx.job.run_limit} s would cost {format_usd(cost)} USD, "
-        f"{format_usd(left)} USD of the budget is left",
+        f"insufficient budget: a full run of {ctx.job.run_limit} s costs up to {format_usd(cost)} USD, "
+        f"{format_usd(left)} USD is left",
     )
 
 

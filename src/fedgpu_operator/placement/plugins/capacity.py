@@ -8,24 +8,25 @@ import numpy as np
 
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import BoolVector, Context, IntVector, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, IntVector, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses a provider that takes no more leases, and free GPUs that do not hold all replicas.
 
     The GPUs of one replica lie on one node; all replicas lie at one offer.
     """
     if offer.lease_slots is not None and offer.lease_slots < 1:
-        return Refusal(Reason.PROVIDER_FULL, "the provider takes no more leases now")
+        return OfferRefusal(Reason.PROVIDER_FULL, "no lease slots left at the provider")
     need = ctx.job.gpu.count
     room = sum((free // need) * nodes for free, nodes in offer.free.items())
     if room >= ctx.job.replicas:
         return None
-    return Refusal(
+    return OfferRefusal(
         Reason.INSUFFICIENT_GPUS,
-        f"room for {room} of {ctx.job.replicas} replicas with {need} GPUs on one node ({offer.free_gpus} GPUs free)",
+        f"insufficient GPUs: {ctx.job.replicas} replicas with {need} GPUs on one node requested, "
+        f"{room} fit ({offer.free_gpus} GPUs free)",
     )
 
 

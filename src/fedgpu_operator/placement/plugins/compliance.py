@@ -7,14 +7,14 @@ from collections.abc import Hashable
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.job import PlacementRules
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses an offer that lacks a claim."""
     why = breach(ctx.job.rules, offer)
-    return Refusal(Reason.COMPLIANCE_MISSING, why) if why else None
+    return OfferRefusal(Reason.COMPLIANCE_MISSING, why) if why else None
 
 
 def key(ctx: Context) -> Hashable:
@@ -39,4 +39,4 @@ def _claims(offer: Offer) -> frozenset[str]:
 def breach(rules: PlacementRules, offer: Offer) -> str:
     """Which claims are missing, as a sentence; empty where none is. Case is exact."""
     missing = rules.compliance - offer.compliance
-    return f"no accepted claim of {', '.join(sorted(missing))}" if missing else ""
+    return f"missing accepted compliance claims: {', '.join(sorted(missing))}" if missing else ""

@@ -6,14 +6,14 @@ from collections.abc import Hashable
 
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses an offer that the job avoids for now, with the reason given there."""
     why = ctx.job.avoid.get(offer.name)
-    return None if why is None else Refusal(Reason.COOLING_DOWN, why or "tried too recently")
+    return None if why is None else OfferRefusal(Reason.COOLING_DOWN, why or "cooling down after a failed attempt")
 
 
 def key(ctx: Context) -> Hashable:

@@ -11,7 +11,7 @@ import numpy as np
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 ASSUMED_MBPS: Final = 100
@@ -33,20 +33,20 @@ def key(ctx: Context) -> Hashable:
     return deadline, ctx.now, tuple((each.provider, each.mib) for each in ctx.job.data)
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses an offer where the data arrives at the deadline or later; from then on, every offer."""
     deadline = ctx.job.deadline
     if deadline is None or not _too_late(ctx, deadline, offer.provider, offer.ingress_mbps):
         return None
     if deadline <= ctx.now:
-        return Refusal(Reason.DEADLINE_TOO_NEAR, f"the deadline {deadline.isoformat()} has come")
+        return OfferRefusal(Reason.DEADLINE_TOO_NEAR, f"deadline {deadline.isoformat()} has passed")
     mbps = f"{ASSUMED_MBPS} Mbit/s (assumed)" if offer.ingress_mbps is None else f"{offer.ingress_mbps} Mbit/s"
     mib = _to_move(ctx.job, offer.provider)
     seconds = _seconds(mib, offer.ingress_mbps or ASSUMED_MBPS)
     left = int((deadline - ctx.now).total_seconds())
-    return Refusal(
+    return OfferRefusal(
         Reason.DEADLINE_TOO_NEAR,
-        f"{mib} MiB of data at {mbps} take {seconds} s, and {left} s are left before the deadline",
+        f"transferring {mib} MiB of data at {mbps} takes {seconds} s, but the deadline is in {left} s",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 
@@ -18,10 +18,10 @@ def key(ctx: Context) -> Hashable:
     return None if asked == (frozenset(), frozenset(), 0) else asked
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses a card of another product or architecture, or with too little memory; unknown is too little."""
     why = _breach(ctx.job.gpu, offer.gpu)
-    return Refusal(Reason.HARDWARE_MISMATCH, why) if why else None
+    return OfferRefusal(Reason.HARDWARE_MISMATCH, why) if why else None
 
 
 def allowed(ctx: Context, table: OfferTable) -> BoolVector:
@@ -41,5 +41,5 @@ def _breach(need: GpuNeed, card: GpuModel) -> str:
         wanted = ", ".join(sorted(need.architectures))
         return f"architecture {card.architecture or 'unknown'} is not among {wanted}"
     if card.memory_mib < need.min_memory_mib:
-        return f"{card.memory_mib} MiB per card are less than {need.min_memory_mib} MiB"
+        return f"insufficient GPU memory: {need.min_memory_mib} MiB per card requested, {card.memory_mib} MiB installed"
     return ""

@@ -14,7 +14,7 @@ from fedgpu_operator.domain.geo import EARTH_RADIUS_KM, Location, great_circle_k
 from fedgpu_operator.domain.job import LatencyRule
 from fedgpu_operator.domain.offer import Offer, Probe
 from fedgpu_operator.domain.vantage import NEAR_KM
-from fedgpu_operator.placement.context import MAX_COMPONENT, BoolVector, Context, IntVector, Refusal
+from fedgpu_operator.placement.context import MAX_COMPONENT, BoolVector, Context, IntVector, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 FARTHEST_MS: Final = round_trip_floor_ms(EARTH_RADIUS_KM * np.pi)
@@ -32,7 +32,7 @@ LEAST_SAMPLES: Final = 5
 REASONS: Final = (Reason.LATENCY_UNMEASURED, Reason.LATENCY_TOO_HIGH)
 
 
-class Seen(NamedTuple):
+class RoundTrip(NamedTuple):
     """The round trip that counts for one job at one offer: ms, `measured` or `estimate`, and when it was measured."""
 
     ms: float
@@ -52,7 +52,7 @@ def reach(offer: Offer) -> Reach:
     return Reach(offer.location, tuple(sorted(offer.probes.items())))
 
 
-def seen(ctx: Context, offer: Offer) -> Seen | None:
+def seen(ctx: Context, offer: Offer) -> RoundTrip | None:
     """The median of the measurement that counts, else the estimate; None where there is neither."""
     return _seen(ctx, reach(offer))
 
@@ -65,7 +65,7 @@ def key(ctx: Context) -> Hashable:
     return rule, ctx.now if rule.vantages else None
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses an offer beyond the bound, and one that only an estimate says is within it unless that is allowed."""
     return _refusal(ctx, reach(offer))
 
@@ -109,12 +109,12 @@ def assumed_price(ctx: Context, table: OfferTable) -> IntVector:
     return table.kinds(reach).map(lambda each: worst if _seen(ctx, each) is None else 0)
 
 
-def _seen(ctx: Context, there: Reach) -> Seen | None:
+def _seen(ctx: Context, there: Reach) -> RoundTrip | None:
     probe = _measured(ctx, there)
     if probe is not None:
-        return Seen(probe.p50_us / 1000, "measured", probe.measured_at)
+        return RoundTrip(probe.p50_us / 1000, "measured", probe.measured_at)
     floor = _estimate_ms(ctx, there)
-    return None if floor is None else Seen(floor, "estimate")
+    return None if floor is None else RoundTrip(floor, "estimate")
 
 
 def _measured(ctx: Context, there: Reach) -> Probe | None:
@@ -142,17 +142,17 @@ def _fault(ctx: Context, rule: LatencyRule, there: Reach, probe: Probe | None) -
     if probe is None:
         return "not measured"
     if floor is None:
-        return "a measurement counts only where both coordinates are known: state coordinates"
+        return "measurements count only if both coordinates are known: set coordinates"
     at = f"measured at {probe.measured_at:%Y-%m-%dT%H:%M:%SZ}"
     if ctx.now - probe.measured_at > timedelta(seconds=rule.max_age):
-        return f"{at}, which is older than {rule.max_age} s"
+        return f"{at}, older than {rule.max_age} s"
     if probe.measured_at - ctx.now > SKEW:
-        return f"{at}, which is in the future"
+        return f"{at}, in the future"
     if probe.samples < LEAST_SAMPLES:
-        return f"measured {probe.samples} times, and at least {LEAST_SAMPLES} are wanted"
+        return f"{probe.samples} samples, at least {LEAST_SAMPLES} required"
     # The vantage may stand nearer to the offer than the origin for which it stands.
     if probe.p50_us <= 0 or probe.p50_us < 1000 * (floor - round_trip_floor_ms(NEAR_KM)):
-        return f"measured at {probe.p50_us / 1000:.1f} ms, which is faster than light"
+        return f"measured {probe.p50_us / 1000:.1f} ms, faster than light in fibre"
     return ""
 
 
@@ -176,40 +176,42 @@ def _floor_ms(origin: Location, place: Location) -> float | None:
     return int(round_trip_floor_ms(great_circle_km(*here, *there)) * 1000) / 1000
 
 
-def _refusal(ctx: Context, there: Reach) -> Refusal | None:
+def _refusal(ctx: Context, there: Reach) -> OfferRefusal | None:
     rule = ctx.job.latency
     if rule is None or rule.max_ms is None:
         return None
     probe = _measured(ctx, there)
     if probe is not None:
-        return _too_slow(probe.p95_us / 1000, rule.max_ms, "measured at the 95th percentile")
+        return _too_slow(probe.p95_us / 1000, rule.max_ms, "measured, 95th percentile")
     floor = _estimate_ms(ctx, there)
     if floor is None:
-        return Refusal(
+        return OfferRefusal(
             Reason.LATENCY_UNMEASURED,
-            "no coordinates to judge a measurement by or to estimate from: state coordinates, or a known cloud region",
+            "latency cannot be measured or estimated without coordinates: set coordinates or a known cloud region",
         )
     if floor > rule.max_ms:
-        return _too_slow(floor, rule.max_ms, "at the speed of light in fibre, there and back")
+        return _too_slow(floor, rule.max_ms, "lower bound at the speed of light in fibre")
     if not rule.allow_estimate:
         why = _why_unmeasured(ctx, there)
-        return Refusal(
+        return OfferRefusal(
             Reason.LATENCY_UNMEASURED,
-            f"{why}; {floor:.1f} ms is only an estimate, and the job does not allow estimates",
+            f"{why}; estimated {floor:.1f} ms, but the job does not allow estimates",
         )
     return None
 
 
-def _too_slow(milliseconds: float, bound: int, how: str) -> Refusal | None:
+def _too_slow(milliseconds: float, bound: int, how: str) -> OfferRefusal | None:
     if milliseconds <= bound:
         return None
-    return Refusal(Reason.LATENCY_TOO_HIGH, f"{milliseconds:.1f} ms {how}, the bound is {bound} ms")
+    return OfferRefusal(
+        Reason.LATENCY_TOO_HIGH, f"round trip of {milliseconds:.1f} ms ({how}) exceeds the limit of {bound} ms"
+    )
 
 
 def _why_unmeasured(ctx: Context, there: Reach) -> str:
     rule = ctx.job.latency
     if rule is None or not rule.vantages:
-        return "not measured: no vantage of this hub stands for the origin"
+        return "not measured: no vantage of this hub is near the origin"
     faults = ((name, _fault(ctx, rule, there, _probe(there, name))) for name in sorted(rule.vantages))
     return "; ".join(f"{name}: {fault}" for name, fault in faults if fault)[:MOST_WORDS]
 

@@ -10,18 +10,20 @@ from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.job import Policy
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, OfferRefusal
 from fedgpu_operator.placement.plugins import compliance, residency, selector
 from fedgpu_operator.placement.table import OfferTable
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses an offer that breaks any policy, or every offer where a policy is required and none matches."""
     if not ctx.policies and ctx.default_deny:
-        return Refusal(Reason.POLICY_DENIED, "no PlacementPolicy matches the namespace, and the hub denies by default")
+        return OfferRefusal(
+            Reason.POLICY_DENIED, "no PlacementPolicy matches the namespace, and the hub denies by default"
+        )
     for policy in ctx.policies:
         if why := _breach(policy, offer):
-            return Refusal(Reason.POLICY_DENIED, f"policy {policy.name}@{policy.generation}: {why}")
+            return OfferRefusal(Reason.POLICY_DENIED, f"policy {policy.name}@{policy.generation}: {why}")
     return None
 
 

@@ -9,16 +9,16 @@ import numpy as np
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses an offer above the cap; a price equal to the cap fits."""
     cap = ctx.job.max_price
     if cap is None or offer.price <= cap:
         return None
-    return Refusal(
+    return OfferRefusal(
         Reason.PRICE_ABOVE_LIMIT,
         f"{format_usd(offer.price)} USD per GPU-hour is above the limit of {format_usd(cap)} USD",
     )

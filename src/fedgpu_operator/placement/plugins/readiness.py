@@ -6,13 +6,13 @@ from collections.abc import Hashable
 
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 
-def refusal(_ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(_ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses an offer of a provider that is not Ready."""
-    return None if offer.ready else Refusal(Reason.PROVIDER_NOT_READY, "the provider is not Ready")
+    return None if offer.ready else OfferRefusal(Reason.PROVIDER_NOT_READY, "the provider is not Ready")
 
 
 def key(_ctx: Context) -> Hashable:

@@ -9,11 +9,11 @@ from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.geo import is_country
 from fedgpu_operator.domain.job import DataSet, Job, PlacementRules
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 
-class Place(NamedTuple):
+class DeclaredLocation(NamedTuple):
     """All that residency looks at of an offer."""
 
     country: str
@@ -21,9 +21,9 @@ class Place(NamedTuple):
     audited: bool
 
 
-def place(offer: Offer) -> Place:
+def place(offer: Offer) -> DeclaredLocation:
     """Where the owner says that the machines stand, and whether a platform admin has confirmed it."""
-    return Place(offer.location.country, offer.location.region, offer.location_audited)
+    return DeclaredLocation(offer.location.country, offer.location.region, offer.location_audited)
 
 
 def key(ctx: Context) -> Hashable:
@@ -43,10 +43,10 @@ def _bound(data: Iterable[DataSet]) -> tuple[Hashable, ...]:
     )
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses an offer outside the job's countries and regions, or where one of its data sets may not be processed."""
     why = _breach_of_job(ctx.job, place(offer))
-    return Refusal(Reason.RESIDENCY_DENIED, why) if why else None
+    return OfferRefusal(Reason.RESIDENCY_DENIED, why) if why else None
 
 
 def allowed(ctx: Context, table: OfferTable) -> BoolVector:
@@ -54,7 +54,7 @@ def allowed(ctx: Context, table: OfferTable) -> BoolVector:
     return table.kinds(place).where(lambda each: not _breach_of_job(ctx.job, each))
 
 
-def breach(rules: PlacementRules, where: Place) -> str:
+def breach(rules: PlacementRules, where: DeclaredLocation) -> str:
     """What of `rules` a place breaks, as a sentence; empty where it breaks nothing. Case is exact."""
     return (
         _country_breach(rules.countries, rules.excluded_countries, where.country)
@@ -63,7 +63,7 @@ def breach(rules: PlacementRules, where: Place) -> str:
     )
 
 
-def _breach_of_job(job: Job, where: Place) -> str:
+def _breach_of_job(job: Job, where: DeclaredLocation) -> str:
     return breach(job.rules, where) or _data_breach(job, where.country)
 
 
@@ -78,7 +78,7 @@ def _country_breach(allowed_in: frozenset[str] | None, excluded: frozenset[str],
     if allowed_in is None and not excluded:
         return ""
     if not is_country(country):
-        return f"its country {country!r} is not known, and the rules need one"
+        return f"country {country!r} is unknown, but the rules restrict countries"
     if country in excluded:
         return f"country {country} is excluded"
     if allowed_in is not None and country not in allowed_in:
@@ -90,21 +90,21 @@ def _region_breach(rules: PlacementRules, region: str) -> str:
     if rules.regions is None:
         return ""
     if not region:
-        return "its region is not known, and the rules need one"
+        return "region is unknown, but the rules restrict regions"
     if region not in rules.regions:
         return f"region {region} is not among {_listed(rules.regions)}"
     return ""
 
 
-def _audit_breach(rules: PlacementRules, where: Place) -> str:
+def _audit_breach(rules: PlacementRules, where: DeclaredLocation) -> str:
     if where.audited or not rules.audited_location:
         return ""
-    return f"that it stands in {where.country or 'no known place'} is the owner's word alone, the rules need an audit"
+    return f"location {where.country or 'unknown'} is self-declared, but the rules require an audited one"
 
 
 def _listed(names: Iterable[str], most: int = 8) -> str:
     ordered = sorted(names)
     if not ordered:
-        return "the none allowed"
+        return "(none allowed)"
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
     return ", ".join(ordered[:most]) + more

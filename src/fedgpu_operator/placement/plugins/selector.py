@@ -7,14 +7,14 @@ from collections.abc import Hashable
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.job import PlacementRules, Requirement
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.placement.context import BoolVector, Context, Refusal
+from fedgpu_operator.placement.context import BoolVector, Context, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 
-def refusal(ctx: Context, offer: Offer) -> Refusal | None:
+def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     """Refuses an offer whose provider's labels do not match."""
     why = breach(ctx.job.rules, offer)
-    return Refusal(Reason.SELECTOR_MISMATCH, why) if why else None
+    return OfferRefusal(Reason.SELECTOR_MISMATCH, why) if why else None
 
 
 def key(ctx: Context) -> Hashable:
@@ -43,7 +43,7 @@ def breach(rules: PlacementRules, offer: Offer) -> str:
     for requirement in rules.selector:
         if not requirement.matches(offer.labels):
             has = offer.labels.get(requirement.key)
-            return f"needs {_written(requirement)}, has {'no such label' if has is None else has}"
+            return f"{_written(requirement)} is required, but the label is {'not set' if has is None else repr(has)}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The market that flows run through: unit costs, prices, the network, and the bound that any prices prove."""
+"""The problem that flows run through: unit costs, prices, the network, and the bound that any prices prove."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNCAPPED: Final = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Network:
+class FlowNetwork:
     """Who asks, what there is, and how it hangs together.
 
     `demand` (C,) in units; `supply` (K,) per column: first the offers, then the idle places; `group` (K,) is the index
@@ -55,7 +55,7 @@ def summed(index: IntVector, units: IntVector, length: int) -> IntVector:
     return total
 
 
-def units_on(net: Network, arcs: Arcs) -> IntVector:
+def units_on(net: FlowNetwork, arcs: Arcs) -> IntVector:
     """Units per arc at the least cost, all demand served: the idle places must have room for the rest."""
     first = len(net.demand)
     sink = net.nodes - 1
@@ -218,7 +218,7 @@ class Labels(NamedTuple):
     groups: IntVector
     sink: IntVector
 
-    def prices(self, net: Network) -> IntVector:
+    def prices(self, net: FlowNetwork) -> IntVector:
         """What one unit of each column is worth, (K,), at least 0: complementary to the flow the labels come from."""
         groups = np.minimum(self.groups, self.sink)
         owner = np.append(groups, self.sink)[net.group]
@@ -229,7 +229,7 @@ class Labels(NamedTuple):
 class Residual:
     """Where one unit more can go or come back from, and at which cost: tails, heads and lengths of its arcs."""
 
-    def __init__(self, net: Network, arcs: Arcs, units: IntVector) -> None:
+    def __init__(self, net: FlowNetwork, arcs: Arcs, units: IntVector) -> None:
         first, last = len(net.demand), net.nodes - 1
         self._cuts = [first, first + len(net.supply), last]
         self._nodes = net.nodes
@@ -252,22 +252,22 @@ class Residual:
 
     def from_all(self) -> Labels:
         """Distances from anywhere, at most 0: prices for every node."""
-        return self._settled(np.zeros(self._nodes, dtype=np.int64), self._tails, self._heads)
+        return self._relaxed(np.zeros(self._nodes, dtype=np.int64), self._tails, self._heads)
 
     def from_sink(self) -> Labels:
         """Distances from the sink; not below REACHED where there is no way."""
-        return self._settled(self._at_sink(), self._tails, self._heads)
+        return self._relaxed(self._at_sink(), self._tails, self._heads)
 
     def to_sink(self) -> Labels:
         """Distances to the sink; not below REACHED where there is no way."""
-        return self._settled(self._at_sink(), self._heads, self._tails)
+        return self._relaxed(self._at_sink(), self._heads, self._tails)
 
     def _at_sink(self) -> IntVector:
         labels = np.full(self._nodes, FAR, dtype=np.int64)
         labels[-1] = 0
         return labels
 
-    def _settled(self, labels: IntVector, tails: IntVector, heads: IntVector) -> Labels:
+    def _relaxed(self, labels: IntVector, tails: IntVector, heads: IntVector) -> Labels:
         """Bellman and Ford, all arcs at once: as many rounds as the longest of the shortest paths has arcs."""
         for _ in range(self._nodes + 1):
             before = labels.copy()
@@ -277,7 +277,7 @@ class Residual:
         raise ValueError("the flow is not the cheapest on its arcs: its residual graph has a cycle of negative cost")
 
 
-def worth(net: Network, prices: IntVector) -> int:
+def worth(net: FlowNetwork, prices: IntVector) -> int:
     """What all capacity is worth at these prices: of a capped provider, its dearest units up to the cap."""
     paid = np.flatnonzero(prices > 0)
     straight = paid[net.group[paid] == UNCAPPED]
@@ -293,7 +293,7 @@ def worth(net: Network, prices: IntVector) -> int:
     return total
 
 
-def bound(net: Network, best: IntVector, prices: IntVector) -> int:
+def bound(net: FlowNetwork, best: IntVector, prices: IntVector) -> int:
     """What any flow of `net` costs at least, where `best` (C,) is each class's least cost plus price over all pairs."""
     return product(net.demand, best) - worth(net, prices)
 
@@ -324,11 +324,11 @@ def _joined(*parts: IntVector) -> IntVector:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Market:
-    """Who asks and what there is. `group` as in Network.
+class FlowProblem:
+    """Who asks and what there is. `group` as in FlowNetwork.
 
     `rank` (C,) is the greater the higher the priority, from 1. `place` (C,) is where a class's units wait: there is one
-    of the `places` for each priority in each part of the market that shares nothing with the rest.
+    of the `places` for each priority in each part of the problem that shares nothing with the rest.
     """
 
     demand: IntVector
@@ -350,14 +350,14 @@ class Market:
         return summed(self.place, self.demand, self.places)
 
     @property
-    def offers(self) -> Network:
+    def offers(self) -> FlowNetwork:
         """Its network without the idle places."""
-        return Network(self.demand, self.supply, self.group, self.caps)
+        return FlowNetwork(self.demand, self.supply, self.group, self.caps)
 
-    def network(self, room: IntVector) -> Network:
+    def network(self, room: IntVector) -> FlowNetwork:
         """Its network, with `room` (L,) for units that wait."""
         group = np.append(self.group, np.full(self.places, UNCAPPED))
-        return Network(self.demand, np.append(self.supply, room), group, self.caps)
+        return FlowNetwork(self.demand, np.append(self.supply, room), group, self.caps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -369,7 +369,7 @@ class Idle:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class State:
+class FlowState:
     """A cheapest flow on some pairs and prices complementary to it.
 
     `units` per pair, then per class waiting; `idle` (L,) waiting; `prices` (O,) and `idle_prices` (L,); `known` (C,):
@@ -391,26 +391,26 @@ class State:
         return Pairs(self.pairs.rows[taken], self.pairs.offers[taken])
 
 
-def flow_on(market: Market, costs: Costs, pairs: Pairs, idle: Idle, coarse: int = 1) -> State:
+def flow_on(problem: FlowProblem, costs: Costs, pairs: Pairs, idle: Idle, coarse: int = 1) -> FlowState:
     """The cheapest flow on `pairs` (sorted by row); all costs in steps of `coarse`, rounded down."""
-    net = market.network(idle.room)
-    exact = arcs_of(market, costs, pairs, idle)
+    net = problem.network(idle.room)
+    exact = arcs_of(problem, costs, pairs, idle)
     arcs = exact if coarse == 1 else replace(exact, costs=exact.costs // coarse)
     units = units_on(net, arcs)
     prices = Residual(net, arcs, units).from_all().prices(net) * coarse
-    known = np.full(len(market.demand), NEVER, dtype=np.int64)
+    known = np.full(len(problem.demand), NEVER, dtype=np.int64)
     np.minimum.at(known, exact.rows, exact.costs + prices[exact.columns])
-    split, offers = len(pairs), len(market.supply)
-    waiting = summed(market.place, units[split:], market.places)
+    split, offers = len(pairs), len(problem.supply)
+    waiting = summed(problem.place, units[split:], problem.places)
     value = product(units[units > 0], exact.costs[units > 0])
-    return State(pairs, units, waiting, prices[:offers], prices[offers:], known, value)
+    return FlowState(pairs, units, waiting, prices[:offers], prices[offers:], known, value)
 
 
-def arcs_of(market: Market, costs: Costs, pairs: Pairs, idle: Idle) -> Arcs:
+def arcs_of(problem: FlowProblem, costs: Costs, pairs: Pairs, idle: Idle) -> Arcs:
     """The pairs as arcs, and after them each class's way to its idle place."""
     return Arcs(
-        np.append(pairs.rows, np.arange(len(market.demand))),
-        np.append(pairs.offers, market.place + len(market.supply)),
+        np.append(pairs.rows, np.arange(len(problem.demand))),
+        np.append(pairs.offers, problem.place + len(problem.supply)),
         np.append(costs_of(costs, pairs), idle.cost),
     )
 
