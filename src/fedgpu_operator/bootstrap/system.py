@@ -125,7 +125,7 @@ async def _publish(kube: Kube, namespace: str, known: Published) -> None:
     try:
         await publish(kube, namespace, known)
     except (ForbiddenError, NotFoundError) as error:
-        raise ConfigurationError(f"the operator cannot say in its namespace where it settles: {error}") from error
+        raise ConfigurationError(f"cannot publish the escrow in the operator's namespace: {error}") from error
 
 
 async def _check_hub(kube: Kube) -> str:

@@ -34,7 +34,7 @@ class ObjectChange(Generic[R]):
 
     @property
     def replaced(self) -> bool:
-        """Whether there was none, is none any more, or is another one of the same name."""
+        """Whether it was created, deleted, or replaced by another object of the same name."""
         return self.before is None or self.after is None or self.before.metadata.uid != self.after.metadata.uid
 
     @property

@@ -81,7 +81,7 @@ def run(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -
         lab.hub.api.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", secret)
         made.operator.start()
         try:
-            made.until("Kopf's endpoint", lambda: made.probe()[0] == 200)
+            made.until("Kopf's endpoint", lambda: made.probe()[0] == 200, 180)
             yield made
         finally:
             if made.operator.alive():
@@ -123,7 +123,7 @@ def test_it_ends_when_it_is_asked_to(run: KopfRun) -> None:
     assert "agent of provider alpha ended" in log
     assert "Traceback" not in log
     run.operator.start()
-    run.until("Kopf's endpoint", lambda: run.probe()[0] == 200)
+    run.until("Kopf's endpoint", lambda: run.probe()[0] == 200, 180)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_it_ends_when_it_is_asked_to(run: KopfRun) -> None:
 def test_an_option_that_it_cannot_honour_ends_it_with_the_reason(run: KopfRun, options: list[str], words: str) -> None:
     argv = [each for each in KOPF if each != "--standalone"]
     ended = subprocess.run(
-        [*argv, *options], env=run.environment, capture_output=True, text=True, timeout=60, check=False
+        [*argv, *options], env=run.environment, capture_output=True, text=True, timeout=180, check=False
     )
     assert ended.returncode not in (0, -signal.SIGKILL)
     assert words in ended.stderr
