@@ -6,6 +6,7 @@ What differs between builds is here and nowhere else: which one is imported is d
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +18,6 @@ from benchmarks.month.hub import MemoryHub
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION
-from fedgpu_operator.bootstrap import settling as settling_module
 from fedgpu_operator.bootstrap import system as system_module
 from fedgpu_operator.settings import Settings
 
@@ -62,11 +62,7 @@ async def assemble(location: str, hub: MemoryHub, clock: StepClock, chain: Still
     if chain is not None:
         (newest,) = await ledger.epochs(1)
         chain.head = newest.draft.root
-    # The composition root makes its own clock; ours is in its place before it does.
-    module: Any = system_module
-    module.SystemClock = lambda: clock
-    settling = None if chain is None else await _settling(settings, chain, clock)
-    system = module._assemble(settings, hub, HUB_UID, ledger, settling)  # noqa: SLF001  # what `build` does after it dialled
+    system = await (_before if IS_BEFORE else _now)(settings, hub, clock, ledger, chain)
     watching = asyncio.create_task(system.kube.run())
     passes = {name: loop._pass_once for name, loop in system.loops.items()}  # noqa: SLF001  # one pass, when we say so
     return Assembled(system, ledger, passes, watching)
@@ -84,13 +80,30 @@ def _environment(location: str, *, settles: bool) -> dict[str, str]:
     return {f"FEDGPU_{name}": value for name, value in {"LEDGER": location, **(chain if settles else {})}.items()}
 
 
-async def _settling(settings: Settings, chain: StillChain, clock: StepClock) -> Any:
-    made: Any = settling_module.Settling
-    if IS_BEFORE:
-        return made(settings.chain, chain, None, 7 * 86_400.0, 7 * 86_400.0 + 600.0)
+async def _now(settings: Settings, hub: Any, clock: StepClock, ledger: SqlLedger, chain: StillChain | None) -> Any:
+    from fedgpu_operator.adapters.kube.holding import HoldingKube
+    from fedgpu_operator.api.registry import KINDS
+    from fedgpu_operator.bootstrap.factory import Factory
+    from fedgpu_operator.bootstrap.settlement import EscrowAccess
     from fedgpu_operator.hub.services.terms import TermsSource
 
-    escrow: Any = chain
-    terms = TermsSource(escrow, clock, every=3600.0, at_most=7 * 86_400.0, holders={"SETTLER": SETTLER})
-    await terms.read()
-    return made(settings.chain, chain, None, terms)
+    kube: Any = HoldingKube(hub, KINDS, lambda *_: None)
+    access = None
+    if chain is not None and settings.chain is not None:
+        escrow: Any = chain
+        terms = TermsSource(escrow, clock, every=3600.0, at_most=7 * 86_400.0, holders={"SETTLER": SETTLER})
+        await terms.read()
+        access = EscrowAccess(settings.chain, escrow, None, terms)
+    factory = Factory(settings, kube, ledger, hub_uid=HUB_UID, access=access, clock=clock)
+    return system_module.System.of(factory, kube, ledger)
+
+
+async def _before(
+    settings: Settings, hub: MemoryHub, clock: StepClock, ledger: SqlLedger, chain: StillChain | None
+) -> Any:
+    """What `build` of that commit does after it dialled; it makes its own clock: ours is in its place before that."""
+    module: Any = system_module
+    module.SystemClock = lambda: clock
+    made: Any = importlib.import_module("fedgpu_operator.bootstrap.settling")
+    settling = None if chain is None else made.Settling(settings.chain, chain, None, 7 * 86_400.0, 7 * 86_400.0 + 600.0)
+    return module._assemble(settings, hub, HUB_UID, ledger, settling)  # noqa: SLF001  # it has no public way in

@@ -105,6 +105,8 @@ class Reflector(Generic[T]):
         self._objects: dict[str, dict[str, Held[T]]] = {}
         self._seen = 0
         self._ahead: set[Key] = set()
+        self._gone: dict[Key, int] = {}
+        """Versions at which objects were deleted since the last list, if events do not come in the server's order."""
         self._synced = asyncio.Event()
         self._judged = asyncio.Event()
         """There was a first list, or one that is known to be too large: waiting longer would not help."""
@@ -158,7 +160,9 @@ class Reflector(Generic[T]):
                 self._drop(key)
         for key, each in listed.items():
             known = self._held(key)
-            if known is None or key not in self._ahead or known.version < each.version:
+            if not self._is_gone(key, each.version) and (
+                known is None or key not in self._ahead or known.version < each.version
+            ):
                 self._hold(key, each)
         self._seen = _number(version)
         self._heard = begun
@@ -176,6 +180,10 @@ class Reflector(Generic[T]):
         """
         if self._trouble is not None and not self._follows() and self.silence() > patience:
             raise self._trouble
+
+    def _is_gone(self, key: Key, version: int) -> bool:
+        """Whether that version of an object is known to be deleted since the last list."""
+        return version <= self._gone.get(key, 0)
 
     def _follows(self) -> bool:
         """Whether there is a watch that has proved itself."""
@@ -205,7 +213,7 @@ class Reflector(Generic[T]):
 
     def put(self, obj: JSONObject) -> T | None:
         """Take an answer to a write of our own; what is held of that very version, None where it was overtaken."""
-        if _version(obj) > self._seen and self._synced.is_set():
+        if _version(obj) > self._seen and self._synced.is_set() and not self._is_gone(_key(obj), _version(obj)):
             known = self._held(_key(obj))
             if known is None or known.version < _version(obj):
                 self._ahead.add(_key(obj))
@@ -303,6 +311,58 @@ class Reflector(Generic[T]):
         if not space:
             del self._objects[key[0]]
         self._changed(key, gone.value, None)
+
+
+class PolledReflector(Reflector[T]):
+    """A Reflector that lists again and again; between two lists, `deliver` takes the events of another watch.
+
+    Events of different objects come in any order, and there may be none for what vanished while nobody watched. So
+    only a list, every `every` seconds, shows how far everything is known, and an event counts if it is newer than the
+    last one. What was delivered as deleted since then does not come back with an older answer, event or list. What is
+    held is as old as the last list that succeeded, whatever is delivered.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        kind: ResourceType,
+        read: Callable[[JSONObject], T],
+        changed: Callable[[Key, T | None, T | None], None],
+        *,
+        every: float,
+        longest_pause: float = LONGEST_PAUSE_SECONDS,
+    ) -> None:
+        super().__init__(kube, kind, read, changed, longest_pause=min(every, longest_pause))
+        self._every = every
+
+    async def relist(self) -> None:
+        """As `Reflector.relist`; what was deleted before that list is forgotten."""
+        await super().relist()
+        self._gone = {key: version for key, version in self._gone.items() if version > self._seen}
+
+    def check(self, patience: float) -> None:
+        """Raises the KubeError for which there was no list within the last `patience` seconds."""
+        if self.silence() > patience:
+            raise self._trouble or UnreachableError(f"no list of {self.kind.plural} for {self.silence():.0f} s")
+
+    def deliver(self, obj: JSONObject, *, deleted: bool) -> None:
+        """Take an event: the object as it is, or as it was at last."""
+        key, version = _key(obj), _version(obj)
+        if version <= self._seen or self._is_gone(key, version):
+            return
+        if deleted:
+            self._gone[key] = version
+            self._ahead.discard(key)
+            self._deleted(obj)
+        elif (known := self._held(key)) is None or known.version < version:
+            self._ahead.add(key)
+            self._take(obj)
+
+    async def _stream(self) -> None:
+        """Wait for the next list."""
+        self._trouble = None
+        self._proof = float("-inf")
+        await asyncio.sleep(self._every)
 
 
 def _key(obj: JSONObject) -> Key:

@@ -1,59 +1,33 @@
-"""Builds the running system from its settings, checks that it can work at all, and runs its loops."""
+"""The operator as one thing: built from its settings, checked, started, probed and closed."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import logging
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Final
 
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.adapters.kube.connect import connect
-from fedgpu_operator.adapters.kube.holding import HoldingKube
+from fedgpu_operator.adapters.kube.holding import Changed, HoldingKube
 from fedgpu_operator.adapters.ledger import LIMIT_SECONDS, SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.api.base import Resource
-from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
-from fedgpu_operator.bootstrap.health import PING_SECONDS, HealthCheck
-from fedgpu_operator.bootstrap.plugins import load_plugins
-from fedgpu_operator.bootstrap.settling import Settling, epoch_shelf, open_settling, settling_passes, thresholds
-from fedgpu_operator.bootstrap.waking import wakes_agent, woken
-from fedgpu_operator.errors import (
-    ConfigurationError,
-    ForbiddenError,
-    NotFoundError,
-    UnreachableError,
-)
-from fedgpu_operator.hub.loops.jobs import JobLoop
+from fedgpu_operator.bootstrap.factory import Factory
+from fedgpu_operator.bootstrap.health import HealthCheck
+from fedgpu_operator.bootstrap.settlement import EscrowAccess, open_escrow
+from fedgpu_operator.errors import ConfigurationError, ForbiddenError, NotFoundError, UnreachableError
 from fedgpu_operator.hub.loops.loop import Loop
-from fedgpu_operator.hub.loops.market import MarketLoop
-from fedgpu_operator.hub.loops.providers import ProviderLoop
-from fedgpu_operator.hub.loops.retention import RetentionLoop
-from fedgpu_operator.hub.loops.vantages import VantageLoop
-from fedgpu_operator.hub.services.attempts import wants_agent
-from fedgpu_operator.hub.services.costs import CostBook
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
 from fedgpu_operator.hub.services.recovery import LedgerCheck
-from fedgpu_operator.hub.services.signatures import SignerBook, UsageVerifier
-from fedgpu_operator.hub.services.snapshot import SETTLE
-from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.views.escrow import Published, publish
 from fedgpu_operator.ports import NAMESPACES, Kube, ResourceType
-from fedgpu_operator.pulse import Pass
 from fedgpu_operator.settings import Settings
-from fedgpu_operator.settlement.typeddata import hub_domain
 
-log = logging.getLogger(__name__)
-
-HUB_PATIENCE_SECONDS = 15.0
-LEAST_SECONDS = {"providers": 1.0, "market": 1.0, "retention": 1.0, "receipts": 1.0}
-"""Between two passes of a loop that shows things to people, tidies up or looks at all pairs, however much happens."""
-
-PASS_SECONDS = dict.fromkeys(("accounts", "settlement", "receipts"), 900.0)
-"""Time limit of a pass that asks a chain: a first look at a long log is many requests."""
+HUB_PATIENCE_SECONDS: Final = 15.0
 
 
 @dataclass(slots=True)
@@ -62,7 +36,7 @@ class System:
 
     kube: HoldingKube
     ledger: SqlLedger
-    settling: Settling | None
+    access: EscrowAccess | None
     supervisor: AgentSupervisor
     metrics: PrometheusMetrics
     loops: dict[str, Loop]
@@ -70,20 +44,30 @@ class System:
     check: LedgerCheck
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, factory: Factory, kube: HoldingKube, ledger: SqlLedger) -> System:
+        """What the factory makes over these, not started."""
+        return cls(
+            kube,
+            ledger,
+            factory.access,
+            factory.supervisor,
+            factory.metrics,
+            factory.loops(),
+            factory.health,
+            factory.check,
+        )
+
     def start(self) -> None:
         """Follow the hub, and start every loop."""
         self.tasks = [asyncio.create_task(self.kube.run(), name="watches")]
         self.tasks += [asyncio.create_task(loop.run(), name=name) for name, loop in self.loops.items()]
 
-    def changed(self, plural: str, namespace: str, before: Resource | None, after: Resource | None) -> None:
-        """An object of that kind changed in that namespace."""
-        for name in woken(plural, before, after):
+    def wake(self, *names: str) -> None:
+        """Ask these loops for a pass; one that this operator does not run is left out."""
+        for name in names:
             if name in self.loops:
                 self.loops[name].wake()
-        if plural in ("computeleases", "providerreports") and wakes_agent(before, after):
-            self.supervisor.wake(namespace)
-        if _lets_agent_go(before, after) and self.supervisor.winds_down(namespace):
-            self.loops["agents"].wake()
 
     def hung(self) -> dict[str, str]:
         """By name, the loops, watches and agents that have ended or hang, with why; cancelling does not help."""
@@ -104,171 +88,44 @@ class System:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.supervisor.aclose()
-        if self.settling is not None:
-            await self.settling.aclose()
+        if self.access is not None:
+            await self.access.aclose()
         await self.ledger.close()
         await self.kube.close()
 
 
-def _lets_agent_go(before: Resource | None, after: Resource | None) -> bool:
-    """Whether a lease was the agent's business until now."""
-    still = isinstance(after, ComputeLease) and wants_agent(after)
-    return isinstance(before, ComputeLease) and wants_agent(before) and not still
+async def build(settings: Settings, changed: Changed, *, polled: Collection[type[Resource]] = ()) -> System:
+    """Connect and check everything; raises ConfigurationError or ChainMismatchError if it can never work.
 
-
-async def build(settings: Settings) -> System:
-    """Connect and check everything; raises ConfigurationError or ChainMismatchError where it can never work."""
+    `changed` is called for each change of what is held of the hub; `polled` are the kinds whose events
+    are delivered to `HoldingKube.deliver`.
+    """
     async with AsyncExitStack() as opened:
         kube = await connect()
         opened.push_async_callback(kube.close)
         hub_uid = await _check_hub(kube)
-        settling = None
+        access = None
         if settings.chain is not None:
-            settling = await open_settling(settings.chain, SystemClock())
-            opened.push_async_callback(settling.aclose)
+            access = await open_escrow(settings.chain, SystemClock())
+            opened.push_async_callback(access.aclose)
         ledger = await SqlLedger.open(settings.ledger, limit=LIMIT_SECONDS)
         opened.push_async_callback(ledger.close)
-        if settling is not None:
-            escrow = settling.escrow
+        if access is not None:
+            escrow = access.escrow
             await ledger.bind(escrow.chain_id, escrow.escrow)
             await _publish(kube, settings.namespace, Published(hub_uid, escrow.chain_id, escrow.escrow))
-        system = _assemble(settings, kube, hub_uid, ledger, settling)
+        held = HoldingKube(kube, KINDS, changed, polled=polled, every=settings.resync_seconds)
+        system = System.of(Factory(settings, held, ledger, hub_uid=hub_uid, access=access), held, ledger)
+        system.metrics.follow(held.silences())
         opened.pop_all()
     return system
-
-
-def _assemble(settings: Settings, kube: Kube, hub_uid: str, ledger: SqlLedger, settling: Settling | None) -> System:
-    clock, metrics = SystemClock(), PrometheusMetrics()
-    plugins = load_plugins(settings.plugins)
-    changes = Changes()
-    kube = HoldingKube(kube, KINDS, changes.told)
-    metrics.follow(kube.silences())
-    escrow = settling.escrow if settling is not None else None
-    proofs = ProofBook(escrow, clock, hub=hub_uid) if escrow is not None else None
-    verifier = UsageVerifier(hub_domain(escrow.chain_id, escrow.escrow) if escrow is not None else None)
-    reserved = settling.own_addresses if settling is not None else []
-    supervisor = AgentSupervisor(kube, clock, settings, hub_uid, reserved=reserved)
-    providers = ProviderLoop(
-        kube,
-        ledger,
-        clock,
-        proofs=proofs,
-        acceptance=settings.acceptance,
-        enforced=settings.acceptance_enforced,
-        audits=settings.location_audit,
-        heartbeat_timeout=settings.heartbeat_timeout_seconds,
-        refusals=supervisor.refusals,
-        verifier=verifier,
-        signers=SignerBook(escrow, ledger, clock) if escrow is not None else None,
-    )
-    costs = CostBook(ledger, clock, escrow, settings.chain.native_usd if settings.chain is not None else None)
-    jobs = JobLoop(
-        kube,
-        ledger,
-        clock,
-        metrics,
-        proofs=proofs,
-        default_deny=settings.default_deny,
-        cooldown=settings.cooldown_seconds,
-        plugins=plugins,
-        vantages=settings.vantages,
-        verifier=verifier,
-        thresholds=thresholds(settings, settling),
-        rebalance=settings.rebalance,
-        costs=costs,
-        keep=settings.workload_retention_seconds,
-    )
-    check = LedgerCheck(kube, ledger, clock, metrics, namespace=settings.namespace, escrow=escrow)
-    passes: dict[str, Pass] = {
-        "agents": supervisor.pass_once,
-        "providers": providers.pass_once,
-        "jobs": check.jobs_held_back(_then_frozen(jobs.pass_once)),
-        "vantages": VantageLoop(kube, settings.vantages).pass_once,
-        "market": MarketLoop(
-            kube,
-            ledger,
-            clock,
-            metrics,
-            namespace=settings.namespace,
-            proofs=proofs,
-            default_deny=settings.default_deny,
-            vantages=settings.vantages,
-            plugins=plugins,
-            costs=costs,
-            settle=SETTLE,
-        ).pass_once,
-        # What it would delete is what a ledger that is behind is reconciled from.
-        "retention": check.held_back(
-            RetentionLoop(
-                kube,
-                ledger,
-                clock,
-                settlement=settling is not None,
-                keep=settings.workload_retention_seconds,
-                shelf=epoch_shelf(settings, settling, kube, ledger, clock) if settling is not None else None,
-            ).pass_once
-        ),
-    }
-    if settling is not None and proofs is not None:
-        passes |= settling_passes(settings, settling, kube, ledger, clock, metrics, proofs=proofs, check=check)
-    health = HealthCheck(kube, ledger)
-    passes["health"] = health.pass_once
-    system = System(kube, ledger, settling, supervisor, metrics, _loops(passes, settings, metrics), health, check)
-    changes.system = system
-    return system
-
-
-def _then_frozen(pass_once: Pass) -> Pass:
-    """That pass; once the first one is done, all that is held then is left out of the collector's rounds.
-
-    It is every object of the hub, which stays or is freed by its count of references; a round over those of 2,000
-    running and 2,000 waiting jobs takes 0.5 s, during which nothing else runs.
-    """
-    frozen = False
-
-    async def passed() -> float | None:
-        nonlocal frozen
-        delay = await pass_once()
-        if not frozen:
-            frozen = True
-            gc.collect()
-            gc.freeze()
-        return delay
-
-    return passed
-
-
-def _loops(passes: dict[str, Pass], settings: Settings, metrics: PrometheusMetrics) -> dict[str, Loop]:
-    resync = {"market": settings.market_seconds, "health": PING_SECONDS}
-    return {
-        name: Loop(
-            name,
-            pass_once,
-            resync=resync.get(name, settings.resync_seconds),
-            metrics=metrics,
-            least=LEAST_SECONDS.get(name, 0.0),
-            limit=PASS_SECONDS.get(name),
-        )
-        for name, pass_once in passes.items()
-    }
-
-
-@dataclass(slots=True)
-class Changes:
-    """Carries what the watches saw to a system that is made after them."""
-
-    system: System | None = None
-
-    def told(self, plural: str, namespace: str, before: Resource | None, after: Resource | None) -> None:
-        if self.system is not None:
-            self.system.changed(plural, namespace, before, after)
 
 
 async def _publish(kube: Kube, namespace: str, known: Published) -> None:
     try:
         await publish(kube, namespace, known)
     except (ForbiddenError, NotFoundError) as error:
-        raise ConfigurationError(f"the operator cannot say in its namespace where it settles: {error}") from error
+        raise ConfigurationError(f"cannot publish the escrow in the operator's namespace: {error}") from error
 
 
 async def _check_hub(kube: Kube) -> str:

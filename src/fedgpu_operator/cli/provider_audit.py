@@ -39,7 +39,7 @@ def described(provider: GPUProvider) -> str:
     """What the hub holds of the location, for people."""
     from fedgpu_operator.api.base import find
     from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION
-    from fedgpu_operator.hub.services.acceptance import LOCATION_AUDITED, AUDIT_NOT_ENFORCED
+    from fedgpu_operator.hub.services.acceptance import AUDIT_NOT_ENFORCED, LOCATION_AUDITED
 
     location, said = provider.spec.location, find(provider.status.conditions, LOCATION_AUDITED)
     lines = [f"provider    {provider.metadata.name}", f"country     {location.country}"]

@@ -1,4 +1,4 @@
-"""Runs the operator: Kopf holds its life, from start to probes to the end; the system's loops do the work."""
+"""``fedgpu operator``: runs the Kopf operator of this package in this process, with its log and its probes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any, Final
 
 import kopf
 
-from fedgpu_operator.adapters.kube.connect import own_configuration
-from fedgpu_operator.bootstrap import System, build
 from fedgpu_operator.domain.text import clean
-from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
+from fedgpu_operator.errors import ChainMismatchError, ConfigurationError, FedGPUError
+from fedgpu_operator.operator.lifecycle import Process, quiet_libraries
+from fedgpu_operator.operator.outcomes import outcome
 from fedgpu_operator.operator.probes import ProbeSite
 from fedgpu_operator.settings import Settings
 
 log = logging.getLogger(__name__)
-
-QUIET_LOGGERS: Final = ("httpx", "aiohttp", "web3", "kopf", "urllib3")
-"""Libraries whose INFO lines would repeat every request, some of them with the address of a private endpoint."""
 
 
 def run(settings: Settings) -> int:
@@ -36,64 +32,30 @@ def run(settings: Settings) -> int:
 
 
 async def _main(settings: Settings) -> None:
-    site = ProbeSite()
+    process = Process(settings)
+    site = ProbeSite(process)
     # Before the rest: an upgrade of a large ledger may take longer than a kubelet waits for a first answer.
-    await site.serve(settings)
+    await site.serve()
     try:
-        await _work(settings, site)
+        await _start(process)
+        await kopf.operator(clusterwide=True, standalone=True, memo=kopf.Memo(process=process))
     finally:
+        # Kopf's clean-up has done it, unless Kopf was cancelled or failed.
+        await process.close()
         await site.close()
 
 
-async def _work(settings: Settings, site: ProbeSite) -> None:
-    system = await build(settings)
-    try:
-        if settings.metrics_port:
-            _serve_metrics(system, settings)
-        site.system = system
-        await kopf.operator(registry=_registry(system), settings=_kopf_settings(), clusterwide=True, standalone=True)
-    finally:
-        await system.close()
-
-
-def _serve_metrics(system: System, settings: Settings) -> None:
-    try:
-        system.metrics.serve(settings.metrics_port, settings.bind_address)
-    except OSError as error:
-        raise ConfigurationError(f"FEDGPU_METRICS_PORT: cannot listen on {settings.metrics_port}: {error}") from error
-
-
-def _kopf_settings() -> kopf.OperatorSettings:
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False  # the loops write their own Events
-    settings.scanning.disabled = True  # our kinds are checked at start; nothing else is looked for
-    settings.networking.request_timeout = 30
-    return settings
-
-
-def _registry(system: System) -> kopf.OperatorRegistry:
-    registry = kopf.OperatorRegistry()
-
-    @kopf.on.login(registry=registry)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        configuration = await own_configuration()
-        token = configuration.api_key.get("BearerToken") or configuration.api_key.get("authorization") or ""
-        return kopf.ConnectionInfo(
-            server=configuration.host,
-            ca_path=configuration.ssl_ca_cert,
-            ca_data=configuration.ca_cert_data,
-            scheme="Bearer" if token else None,
-            token=token.removeprefix("Bearer ").removeprefix("bearer ") or None,
-            certificate_path=configuration.cert_file,
-            private_key_path=configuration.key_file,
-        )
-
-    @kopf.on.startup(registry=registry)
-    async def start(**_: Any) -> None:
-        system.start()
-        log.info("started; loops: %s", ", ".join(system.loops))
-
-    return registry
+async def _start(process: Process) -> None:
+    """Start before Kopf does, whose tracebacks would hide the one line that a wrong configuration is worth."""
+    while True:
+        try:
+            return await process.start()
+        except FedGPUError as error:
+            verdict = outcome(error)
+            if isinstance(verdict, kopf.PermanentError):
+                raise
+            log.warning("cannot start, retrying in %g s: %s", verdict.delay, verdict)
+            await asyncio.sleep(verdict.delay or 0.0)
 
 
 class _JSONFormatter(logging.Formatter):
@@ -123,5 +85,4 @@ def _configure_logging(settings: Settings) -> None:
     text = _TextFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     handler.setFormatter(_JSONFormatter() if settings.log_format == "json" else text)
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_libraries()

@@ -15,8 +15,8 @@ from fedgpu_operator.adapters.chain import RemoteSigner
 from fedgpu_operator.adapters.chain.endpoint import authorities
 from fedgpu_operator.adapters.chain.rpc import Endpoints, Rpc
 from fedgpu_operator.adapters.clock import SystemClock
-from fedgpu_operator.bootstrap import settling
-from fedgpu_operator.bootstrap.settling import open_settling
+from fedgpu_operator.bootstrap import settlement
+from fedgpu_operator.bootstrap.settlement import open_escrow
 from fedgpu_operator.cli.options import TargetOptions
 from fedgpu_operator.cli.target import find_target
 from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError, ConfigurationError
@@ -114,7 +114,7 @@ async def test_a_file_without_a_certificate_stops_the_start_by_its_name(tmp_path
         await opened("https://127.0.0.1:1/", tmp_path, file)
 
 
-async def opened(url: str, tmp_path: Path, ca_file: Path) -> settling.Settling:
+async def opened(url: str, tmp_path: Path, ca_file: Path) -> settlement.EscrowAccess:
     given = {
         "FEDGPU_CHAIN_RPC_URL": url,
         "FEDGPU_CHAIN_ID": "31337",
@@ -125,13 +125,13 @@ async def opened(url: str, tmp_path: Path, ca_file: Path) -> settling.Settling:
     }
     chain = Settings.from_env(given).chain
     assert chain is not None
-    return await open_settling(chain, SystemClock())
+    return await open_escrow(chain, SystemClock())
 
 
 async def test_the_operator_reaches_its_endpoint_by_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(settlement, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setitem(ANSWERS, "eth_chainId", "0x5")
     identity, ca_file = private(tmp_path / "a")
     async with node(identity) as url:

@@ -13,8 +13,8 @@ from tests.contract.chain.conftest import CHALLENGE, FINALITY, OTHER, World
 from fedgpu_lab.faultychain import FaultyEndpoint
 from fedgpu_operator.adapters.chain import calls
 from fedgpu_operator.adapters.clock import SystemClock
-from fedgpu_operator.bootstrap import settling
-from fedgpu_operator.bootstrap.settling import open_settling
+from fedgpu_operator.bootstrap import settlement
+from fedgpu_operator.bootstrap.settlement import open_escrow
 from fedgpu_operator.domain.settlement import Deployment
 from fedgpu_operator.errors import ChainMismatchError
 from fedgpu_operator.settings import ChainSettings, Settings
@@ -57,18 +57,18 @@ def chain_settings(url: str, world: World, deployment: Deployment, tmp_path: Pat
 async def test_the_nth_request_of_the_start_may_be_lost_whichever_it_is(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(settlement, "PAUSE_SECONDS", 0.0)
     world.finalize()
     async with LossyEndpoint(world.chain.rpc_url) as endpoint:
         chain = chain_settings(endpoint.url, world, world.deployment, tmp_path)
-        first = await open_settling(chain, SystemClock())
+        first = await open_escrow(chain, SystemClock())
         await first.aclose()
         requests = endpoint.count
         longest = (await (await world.client()).periods()).longest_epoch
         assert requests > 15, "verification, periods, a snapshot and two roles"
         for nth in range(1, requests + 1):
             endpoint.count, endpoint.lost = 0, {nth}
-            opened = await open_settling(chain, SystemClock())
+            opened = await open_escrow(chain, SystemClock())
             await opened.aclose()
             terms = opened.terms
             assert (terms.known, terms.longest, terms.lag) == (True, longest, lag_of(longest, CHALLENGE)), nth
@@ -78,12 +78,12 @@ async def test_the_nth_request_of_the_start_may_be_lost_whichever_it_is(
 async def test_a_chain_that_is_silent_through_the_start_is_read_when_it_is_back(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(settlement, "PATIENCE_SECONDS", 0.0)
     world.finalize()
     async with LossyEndpoint(world.chain.rpc_url) as endpoint:
         chain = chain_settings(endpoint.url, world, world.deployment, tmp_path)
         endpoint.lost = set(range(1, 1000))
-        opened = await open_settling(chain, SystemClock())
+        opened = await open_escrow(chain, SystemClock())
         try:
             assert not opened.terms.known
             endpoint.lost = set()
@@ -113,4 +113,4 @@ async def test_a_batch_contract_that_is_named_and_not_there_stops_the_start(worl
     chain = chain_settings(world.chain.rpc_url, world, world.deployment, tmp_path)
     nobody = world.address(OTHER)
     with pytest.raises(ChainMismatchError, match=f"{nobody} on chain {world.deployment.chain_id} holds no batch"):
-        await open_settling(replace(chain, batch=nobody), SystemClock())
+        await open_escrow(replace(chain, batch=nobody), SystemClock())

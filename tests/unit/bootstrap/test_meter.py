@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedgpu_operator.adapters.chain.signers import LocalSigner
-from fedgpu_operator.bootstrap.meter import load_meter
+from fedgpu_operator.bootstrap.settlement import load_meter
 from fedgpu_operator.errors import ConfigurationError
 from fedgpu_operator.settings import ChainSettings, Settings
 

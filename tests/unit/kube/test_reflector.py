@@ -14,7 +14,7 @@ import pytest
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.errors import ForbiddenError, GoneError, KubeError, UnreachableError
 from fedgpu_operator.ports import JOBS, Listed, ResourceType, WatchEvent
-from fedgpu_operator.reflector import Reflector
+from fedgpu_operator.reflector import PolledReflector, Reflector
 
 
 def obj(name: str, version: int, *, uid: str = "", value: int = 0) -> JSONObject:
@@ -375,3 +375,94 @@ async def test_a_list_is_read_page_by_page_and_shown_as_a_whole() -> None:
     await held.relist()
     assert read[3:] == [12], "what is held in that very version is not read again"
     assert shown == ["c", "b"]
+
+
+class Polled(Follower):
+    """One whose events a test delivers, and whose lists come as fast as a test answers them."""
+
+    held: PolledReflector[int]
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self.held = PolledReflector(
+            server,  # type: ignore[arg-type]  # as above
+            JOBS,
+            lambda found: int(found["value"]),
+            self._changed,
+            every=0.01,
+        )
+
+    def deliver(self, found: JSONObject, *, deleted: bool = False) -> None:
+        self.held.deliver(found, deleted=deleted)
+
+
+@asynccontextmanager
+async def polled(server: Server, *first: JSONObject, version: int = 10) -> AsyncIterator[Polled]:
+    """Its first list is there, and the next one is under way until the test answers it."""
+    follower = Polled(server)
+    server.lists.put_nowait((list(first), str(version)))
+    task = asyncio.create_task(follower.held.run())
+    try:
+        await follower.held.synced()
+        server.listing.clear()
+        await server.listing.wait()
+        yield follower
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_delivered_events_count_if_they_are_newer_than_the_list_in_whatever_order_they_come() -> None:
+    async with polled(Server(), obj("a", 3), obj("b", 4)) as follower:
+        follower.deliver(obj("b", 15))
+        follower.deliver(obj("a", 12))
+        follower.deliver(obj("a", 11))
+        follower.deliver(obj("gone", 9))
+        assert follower.values == [12, 15]
+    assert follower.told == [("a", None, 3), ("b", None, 4), ("b", 4, 15), ("a", 3, 12)]
+
+
+async def test_a_delivered_deletion_is_not_undone_by_an_older_answer_event_or_list() -> None:
+    server = Server()
+    async with polled(server, obj("a", 3), obj("b", 4)) as follower:
+        follower.deliver(obj("a", 20, uid="a"), deleted=True)
+        assert follower.held.put(obj("a", 18)) is None
+        follower.deliver(obj("a", 19))
+        assert follower.values == [4]
+        server.lists.put_nowait(([obj("a", 3), obj("b", 14)], "15"))
+        await follower.until(lambda: follower.values == [14])
+        server.listing.clear()
+        follower.deliver(obj("a", 25, uid="second"))
+        assert follower.values == [14, 25], "another one of the same name"
+        follower.deliver(obj("a", 24, uid="a"), deleted=True)
+        assert follower.values == [14, 25], "the end of the first, told late"
+
+
+async def test_an_event_that_was_lost_costs_no_more_than_the_time_to_the_next_list() -> None:
+    server = Server()
+    async with polled(server, obj("a", 3), obj("b", 4)) as follower:
+        follower.deliver(obj("c", 31))
+        server.lists.put_nowait(([obj("a", 22), obj("d", 23)], "30"))
+        await follower.until(lambda: follower.values == [22, 23, 31])
+        server.lists.put_nowait(([obj("a", 22), obj("c", 31)], "40"))
+        await follower.until(lambda: follower.values == [22, 31])
+        assert ("b", 4, None) in follower.told
+
+
+async def test_what_is_delivered_does_not_make_an_old_list_young(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = 0.0
+    monkeypatch.setattr("fedgpu_operator.reflector.time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead))
+    server = Server()
+    async with polled(server, obj("a", 3)) as follower:
+        follower.held.check(20.0)
+        ahead = 25.0
+        follower.deliver(obj("a", 11))
+        with pytest.raises(UnreachableError, match="no list of jobs for 25 s"):
+            follower.held.check(20.0)
+        server.lists.put_nowait(ForbiddenError("forbidden"))
+        await follower.until(lambda: follower.held._trouble is not None)
+        with pytest.raises(ForbiddenError):
+            follower.held.check(20.0)
+        server.lists.put_nowait(([obj("a", 11)], "12"))
+        await follower.until(lambda: follower.held.silence() < 20)
+        follower.held.check(20.0)

@@ -1,4 +1,4 @@
-"""The operator's entry: what can never work is one line and exit code 2; a change wakes whom it concerns."""
+"""The operator's life: what can never work is one line and exit code 2; what may pass is tried again."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import kopf
 import pytest
 
 from fedgpu_lab.process import free_ports
 from fedgpu_operator import errors
-from fedgpu_operator.api.base import Meta, Resource
-from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.registry import KINDS
+from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.bootstrap import system
 from fedgpu_operator.bootstrap.system import System
-from fedgpu_operator.bootstrap.waking import WAKES
 from fedgpu_operator.domain.text import is_clean
 from fedgpu_operator.errors import (
     ChainMismatchError,
@@ -27,17 +24,20 @@ from fedgpu_operator.errors import (
     FedGPUError,
     ForbiddenError,
     InvalidResourceError,
+    LedgerUnreachableError,
     NotFoundError,
     NotTakenError,
     Refusal,
     UnreachableError,
 )
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
-from fedgpu_operator.operator import main
+from fedgpu_operator.operator import lifecycle, main, outcomes
 from fedgpu_operator.ports import Kube
 from fedgpu_operator.settings import Settings
 
 FATAL = (ConfigurationError, ChainMismatchError)
+ACTIVITIES: Any = lifecycle
+"""Called with what they use; Kopf gives them more."""
 
 
 @pytest.fixture(autouse=True)
@@ -84,17 +84,44 @@ def test_the_tree_is_drawn_as_it_is() -> None:
 def test_only_what_can_never_work_is_one_line_and_code_2(
     kind: type[FedGPUError], settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def build(_: Settings) -> System:
-        raise make(kind)
+    """What may pass is tried again; any other error ends the process as it is."""
+    errors = [make(kind), ConfigurationError("the second try")]
 
-    monkeypatch.setattr(main, "build", build)
-    if not issubclass(kind, FATAL):
+    async def build(*_: object, **__: object) -> System:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(lifecycle, "build", build)
+    monkeypatch.setattr(outcomes, "RETRY_SECONDS", 0.0)
+    if kind.permanent and not issubclass(kind, FATAL):
         with pytest.raises(kind):
             main.run(settings)
         return
     assert main.run(settings) == 2
-    written = capsys.readouterr().err
-    assert written == "error: no such thing\n"
+    written = capsys.readouterr().err.splitlines()[-1]
+    assert written == ("error: no such thing" if issubclass(kind, FATAL) else "error: the second try")
+    assert len(errors) == (1 if issubclass(kind, FATAL) else 0)
+
+
+@pytest.mark.parametrize("kind", every(FedGPUError), ids=lambda kind: kind.__name__)
+async def test_every_error_has_an_outcome_that_kopf_knows(kind: type[FedGPUError]) -> None:
+    @outcomes.mapped
+    async def handler() -> None:
+        raise make(kind)
+
+    with pytest.raises((kopf.PermanentError, kopf.TemporaryError)) as raised:
+        await handler()
+    assert isinstance(raised.value, kopf.PermanentError) is kind.permanent
+    assert str(raised.value).startswith(f"{kind.reason}: no")
+    assert isinstance(raised.value.__cause__, kind)
+
+
+async def test_a_bug_is_no_outcome() -> None:
+    @outcomes.mapped
+    async def handler() -> None:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        await handler()
 
 
 def test_a_port_that_is_taken_is_a_wrong_configuration(settings: Settings) -> None:
@@ -103,7 +130,7 @@ def test_a_port_that_is_taken_is_a_wrong_configuration(settings: Settings) -> No
 
     taken = cast("System", SimpleNamespace(metrics=SimpleNamespace(serve=serve)))
     with pytest.raises(ConfigurationError, match=r"FEDGPU_METRICS_PORT: cannot listen on 0: Address already in use"):
-        main._serve_metrics(taken, settings)
+        lifecycle._serve_metrics(taken, settings)
 
 
 class Hub:
@@ -155,80 +182,106 @@ async def test_a_hub_that_is_starting_is_waited_for_and_one_that_never_answers_i
         await system._check_hub(cast("Kube", Hub(UnreachableError("refused"))))
 
 
-def test_every_kind_wakes_a_loop_or_is_written_by_nobody_else() -> None:
-    silent = {kind.info.plural for kind in KINDS} - set(WAKES)
-    assert silent == set()
-    assert {name for names in WAKES.values() for name in names} == {
-        "jobs",
-        "providers",
-        "agents",
-        "accounts",
-        "receipts",
-        "vantages",
-    }
+class Built:
+    """A system that is up as soon as it is built."""
+
+    def __init__(self) -> None:
+        self.loops = ["jobs"]
+        self.calls: list[str] = []
+        self.hanging: dict[str, str] = {}
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    async def close(self) -> None:
+        self.calls.append("close")
+
+    def hung(self) -> dict[str, str]:
+        return self.hanging
+
+    def unready(self) -> dict[str, str]:
+        return {"ledger": "no answer\x1b[2J"}
 
 
-class Counting:
-    """A loop or a supervisor that notes who was woken."""
-
-    def __init__(self, name: str, woken: list[str]) -> None:
-        self.name, self.woken = name, woken
-
-    def wake(self, *rest: str) -> None:
-        self.woken.append(" ".join((self.name, *rest)))
-
-    def winds_down(self, namespace: str) -> bool:
-        return False
+def configured(**peering: Any) -> kopf.OperatorSettings:
+    """Kopf's settings as they are when the start-up handlers run."""
+    made = kopf.OperatorSettings()
+    made.peering.clusterwide = True
+    for name, value in peering.items():
+        setattr(made.peering, name, value)
+    return made
 
 
-def changes(plural: str, namespace: str, before: Resource | None = None, after: Resource | None = None) -> list[str]:
-    """Who is woken by a change, where there is no chain."""
-    woken: list[str] = []
-    loops = {name: Counting(name, woken) for name in ("jobs", "providers", "agents")}
-    made = SimpleNamespace(loops=loops, supervisor=Counting("supervisor", woken))
-    System.changed(cast("System", made), plural, namespace, before, after)
-    return woken
+async def test_a_start_that_fails_is_tried_again_and_readiness_has_the_reason(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, errors = Built(), [LedgerUnreachableError("no answer")]
+
+    async def build(*_: object, **__: object) -> Built:
+        if errors:
+            raise errors.pop()
+        return built
+
+    monkeypatch.setattr(lifecycle, "build", build)
+    memo = kopf.Memo(process=lifecycle.Process(settings))
+    assert memo.process.unready() == {"start": "the operator is starting"}
+    with pytest.raises(kopf.TemporaryError, match="LedgerUnreachable: no answer"):
+        await ACTIVITIES.start(settings=configured(), memo=memo)
+    assert memo.process.unready() == {"start": "the operator cannot start: LedgerUnreachable: no answer"}
+    assert await ACTIVITIES.alive(memo=memo) == {}, "a restart would not help"
+    await ACTIVITIES.start(settings=configured(), memo=memo)
+    await ACTIVITIES.end(memo=memo)
+    assert built.calls == ["start", "close"]
 
 
-def lease(generation: int, version: str) -> ComputeLease:
-    meta = Meta(name="a", uid="u", generation=generation, resource_version=version)
-    fields: dict[str, Any] = {"metadata": meta}
-    return ComputeLease.model_construct(**fields)
+async def test_kopf_run_takes_its_settings_from_the_environment_and_its_probes_show_the_same_facts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = Built()
+
+    async def build(found: Settings, *_: object, **__: object) -> Built:
+        assert found.namespace == "elsewhere"
+        return built
+
+    monkeypatch.setattr(lifecycle, "build", build)
+    monkeypatch.setenv("FEDGPU_NAMESPACE", "elsewhere")
+    monkeypatch.setenv("FEDGPU_METRICS_PORT", "0")
+    memo = kopf.Memo()
+    await ACTIVITIES.start(settings=configured(), memo=memo)
+    assert await ACTIVITIES.alive(memo=memo) == {}
+    parts = await ACTIVITIES.ready(memo=memo)
+    assert parts["ledger"].startswith("no answer")
+    assert is_clean(parts["ledger"])
+    built.hanging["jobs"] = "no sign of life, late by 3 s"
+    with pytest.raises(kopf.PermanentError, match="jobs: no sign of life, late by 3 s"):
+        await ACTIVITIES.alive(memo=memo)
 
 
-def job(generation: int, version: str, uid: str = "u") -> ComputeJob:
-    meta = Meta(name="a", uid=uid, generation=generation, resource_version=version)
-    fields: dict[str, Any] = {"metadata": meta}
-    return ComputeJob.model_construct(**fields)
+async def test_an_option_of_kopf_run_that_cannot_be_honoured_is_refused(settings: Settings) -> None:
+    memo = kopf.Memo(process=lifecycle.Process(settings))
+    with pytest.raises(kopf.PermanentError, match=r"--namespace: .* use --all-namespaces"):
+        await ACTIVITIES.start(settings=configured(clusterwide=False), memo=memo)
+    with pytest.raises(kopf.PermanentError, match=r"--peering: .* use --standalone"):
+        await ACTIVITIES.start(settings=configured(mandatory=True), memo=memo)
 
 
-def test_a_change_wakes_the_loops_of_its_kind() -> None:
-    assert changes("computeaccounts", "team-a") == ["jobs"], "there is no account loop without a chain"
-    assert changes("placementpolicies", "") == ["jobs"]
-    assert changes("pods", "team-a") == []
+async def test_an_event_of_kopf_is_held_before_its_handler_wakes_anybody(settings: Settings) -> None:
+    """What Kopf delivers goes into what is held; that calls the handler, so no pass reads what is older."""
+    heard: list[tuple[object, ...]] = []
+    kube = SimpleNamespace(deliver=lambda kind, obj, *, deleted: heard.append((kind, obj["metadata"]["name"], deleted)))
+    process = lifecycle.Process(settings)
+    memo = kopf.Memo(process=process)
+    event: Any = {"type": "DELETED", "object": {"metadata": {"name": "berlin"}}}
+    takes = {str(each.id): each.fn for each in kopf.get_default_registry()._watching.get_all_handlers()}
+    take: Any = takes["fedgpu_operator.operator.handlers.gpuprovider"]
+    await take(event=event, memo=memo)
+    process.system = cast("System", SimpleNamespace(kube=kube))
+    await take(event=event, memo=memo)
+    assert heard == [(GPUProvider, "berlin", True)], "and before there is a system, its first list shows it"
 
 
-def test_a_lease_wakes_its_agent_but_for_what_the_agent_wrote_itself() -> None:
-    space = "fedgpu-provider-berlin"
-    new = lease(1, "1")
-    told = lease(1, "2")
-    stopped = lease(2, "3")
-    agent = f"supervisor {space}"
-    assert changes("computeleases", space, None, new) == ["providers", agent], "the job loop made it"
-    assert changes("computeleases", space, new, told) == ["jobs", "providers"]
-    assert changes("computeleases", space, told, stopped) == ["jobs", "providers", agent]
-    assert changes("computeleases", space, stopped, None) == ["jobs", "providers", agent]
-
-
-def test_the_status_of_a_job_wakes_nobody_and_its_spec_does() -> None:
-    new = job(1, "1")
-    shown = job(1, "2")
-    suspended = job(2, "3")
-    another = job(1, "4", uid="v")
-    assert changes("computejobs", "team", None, new) == ["jobs"]
-    assert changes("computejobs", "team", new, shown) == []
-    assert changes("computejobs", "team", shown, suspended) == ["jobs"]
-    assert changes("computejobs", "team", shown, another) == ["jobs"]
+async def test_what_is_held_changes_before_there_is_a_system_without_harm(settings: Settings) -> None:
+    lifecycle.Process(settings)._changed("computejobs", "team", None, None)
 
 
 def test_the_log_is_one_json_object_a_line_with_its_exception() -> None:

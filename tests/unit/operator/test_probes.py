@@ -12,6 +12,7 @@ import pytest
 
 from fedgpu_lab.process import free_ports
 from fedgpu_operator.errors import ConfigurationError
+from fedgpu_operator.operator.lifecycle import Process
 from fedgpu_operator.operator.probes import ProbeSite
 from fedgpu_operator.settings import Settings
 
@@ -23,9 +24,14 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def site(settings: Settings) -> AsyncIterator[ProbeSite]:
-    made = ProbeSite()
-    await made.serve(settings)
+def process(settings: Settings) -> Process:
+    return Process(settings)
+
+
+@pytest.fixture
+async def site(process: Process) -> AsyncIterator[ProbeSite]:
+    made = ProbeSite(process)
+    await made.serve()
     yield made
     await made.close()
 
@@ -36,16 +42,18 @@ async def ask(settings: Settings, path: str) -> tuple[int, Any]:
     return answer.status_code, answer.json()
 
 
-async def test_an_operator_that_starts_is_alive_and_not_ready(site: ProbeSite, settings: Settings) -> None:
+@pytest.mark.usefixtures("site")
+async def test_an_operator_that_starts_is_alive_and_not_ready(settings: Settings) -> None:
     assert await ask(settings, "/healthz") == (200, {"alive": True, "loops": {}})
     assert await ask(settings, "/readyz") == (503, {"ready": False, "parts": {"start": "the operator is starting"}})
 
 
-async def test_each_path_says_what_is_wrong_and_only_of_its_own_matters(site: ProbeSite, settings: Settings) -> None:
+@pytest.mark.usefixtures("site")
+async def test_each_path_says_what_is_wrong_and_only_of_its_own_matters(process: Process, settings: Settings) -> None:
     hung: dict[str, str] = {}
     unready = {"ledger": "no answer\x1b[2J"}
     system: Any = SimpleNamespace(hung=lambda: hung, unready=lambda: unready)
-    site.system = system
+    process.system = system
     assert (await ask(settings, "/healthz"))[0] == 200, "what is outside is no reason to restart"
     code, said = await ask(settings, "/readyz")
     assert (code, said["ready"]) == (503, False)
@@ -57,6 +65,7 @@ async def test_each_path_says_what_is_wrong_and_only_of_its_own_matters(site: Pr
     assert await ask(settings, "/healthz") == (500, {"alive": False, "loops": hung})
 
 
-async def test_a_port_that_is_taken_is_a_wrong_configuration(site: ProbeSite, settings: Settings) -> None:
+@pytest.mark.usefixtures("site")
+async def test_a_port_that_is_taken_is_a_wrong_configuration(process: Process, settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match=f"FEDGPU_HEALTH_PORT: cannot listen on {settings.health_port}"):
-        await ProbeSite().serve(settings)
+        await ProbeSite(process).serve()

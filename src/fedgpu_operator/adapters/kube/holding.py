@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar, cast
 
@@ -18,7 +18,7 @@ from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.errors import ConflictError, InvalidResourceError
 from fedgpu_operator.ports import NAMESPACES, Kube, Listed, R, Reading, ResourceType, WatchEvent
 from fedgpu_operator.pulse import Pulse
-from fedgpu_operator.reflector import LONGEST_PAUSE_SECONDS, Key, Reflector
+from fedgpu_operator.reflector import LONGEST_PAUSE_SECONDS, Key, PolledReflector, Reflector
 
 log = logging.getLogger(__name__)
 
@@ -124,20 +124,44 @@ Changed: TypeAlias = Callable[[str, str, Resource | None, Resource | None], None
 
 
 class HoldingKube:
-    """Implements `ports.Kube` and `ports.Holding` over another client; `run` follows the server."""
+    """Implements `ports.Kube` and `ports.Holding` over another client; `run` follows the server.
 
-    def __init__(self, kube: Kube, kinds: Sequence[type[Resource]], changed: Changed) -> None:
+    Kinds in `polled` are not watched: they are listed every `every` seconds, the law more often, and `deliver` takes
+    their events from another watch.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        kinds: Sequence[type[Resource]],
+        changed: Changed,
+        *,
+        polled: Collection[type[Resource]] = (),
+        every: float = LONGEST_PAUSE_SECONDS,
+    ) -> None:
         self._kube = kube
         self._changed = changed
         self._made: set[str] = set()
         self._making: set[Key] = set()
-        self._kinds: dict[str, Reflector[Parsed]] = {
-            kind.info.plural: Reflector(
+        self._polled: dict[str, PolledReflector[Parsed]] = {
+            kind.info.plural: PolledReflector(
                 kube,
                 ResourceType.of(kind.info),
                 _parser(kind),
                 self._notice(kind.info.plural),
-                longest_pause=LAW_PAUSE_SECONDS if kind is PlacementPolicy else LONGEST_PAUSE_SECONDS,
+                every=min(every, _longest_pause(kind)),
+                longest_pause=_longest_pause(kind),
+            )
+            for kind in polled
+        }
+        self._kinds: dict[str, Reflector[Parsed]] = {
+            kind.info.plural: self._polled.get(kind.info.plural)
+            or Reflector(
+                kube,
+                ResourceType.of(kind.info),
+                _parser(kind),
+                self._notice(kind.info.plural),
+                longest_pause=_longest_pause(kind),
             )
             for kind in kinds
         }
@@ -151,6 +175,10 @@ class HoldingKube:
             group.create_task(self._namespaces.run(), name="watch-namespaces")
             for plural, each in self._kinds.items():
                 group.create_task(each.run(), name=f"watch-{plural}")
+
+    def deliver(self, kind: type[Resource], obj: JSONObject, *, deleted: bool) -> None:
+        """Take an event of a kind that is not watched here: the object as it is, or as it was at last."""
+        self._polled[kind.info.plural].deliver(obj, deleted=deleted)
 
     def silences(self) -> dict[str, Callable[[], float]]:
         """By plural, what tells how many seconds ago the server last told us anything of that kind."""
@@ -275,6 +303,10 @@ class HoldingKube:
 
 def _patience(plural: str) -> float:
     return LAW_PATIENCE_SECONDS if plural == PlacementPolicy.info.plural else PATIENCE_SECONDS
+
+
+def _longest_pause(kind: type[Resource]) -> float:
+    return LAW_PAUSE_SECONDS if kind is PlacementPolicy else LONGEST_PAUSE_SECONDS
 
 
 def _parser(kind: type[Resource]) -> Callable[[JSONObject], Parsed]:

@@ -12,8 +12,9 @@ import pytest
 from tests.unit.hub.chain import WINDOW, FakeEscrow
 from tests.unit.hub.fakes import FakeClock, FakeMetrics
 
-from fedgpu_operator.bootstrap import settling
-from fedgpu_operator.bootstrap.settling import SettlementPass, Settling, await_terms, thresholds
+from fedgpu_operator.bootstrap import settlement
+from fedgpu_operator.bootstrap.factory import Factory
+from fedgpu_operator.bootstrap.settlement import EscrowAccess, SettlementPass, await_terms
 from fedgpu_operator.domain.terms import EscrowPeriods, Role
 from fedgpu_operator.errors import (
     ChainError,
@@ -79,12 +80,12 @@ def source(line: Line, clock: FakeClock | None = None, every: float = 60) -> Ter
 
 @pytest.fixture(autouse=True)
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(settlement, "PAUSE_SECONDS", 0.0)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(settlement, "PATIENCE_SECONDS", -1.0)
 
 
 ERRORS = [ChainUnreachableError("no answer"), ChainError("answers rate limited"), StatePrunedError("missing trie node")]
@@ -118,7 +119,8 @@ async def test_a_chain_that_comes_back_after_the_start_is_read_then(lost: range)
 
     coins = cast("SettlerWatch", Coins())
     settles = SettlementPass(terms, coins, metrics, lambda: cast("SettlementLoop", Loop()))
-    limits = thresholds(Settings.from_env({}), cast("Settling", settled(terms)))
+    nothing: Any = None
+    limits = Factory(Settings.from_env({}), nothing, nothing, access=cast("EscrowAccess", settled(terms))).thresholds
     for _ in range(6):
         known = terms.known
         try:
@@ -140,7 +142,7 @@ class Coins:
 
 
 def settled(terms: TermsSource) -> object:
-    return type("Opened", (), {"terms": terms})()
+    return type("Opened", (), {"terms": terms, "escrow": FakeEscrow()})()
 
 
 @pytest.mark.usefixtures("impatient")
@@ -152,7 +154,7 @@ async def test_until_the_periods_are_known_announced_money_counts_as_gone() -> N
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_chain_that_answers_slowly_does_not_hold_up_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling, "LONGEST_READ_SECONDS", 0.01)
+    monkeypatch.setattr(settlement, "LONGEST_READ_SECONDS", 0.01)
     line = Line()
     answered = asyncio.Event()
 
@@ -181,7 +183,7 @@ async def test_a_longer_epoch_than_the_contracts_stops_the_start_and_is_cut_when
         ConfigurationError, match="FEDGPU_EPOCH_SECONDS: the escrow is made for epochs of at most 600 s"
     ):
         await await_terms(source(Line(), every=WINDOW + 1))
-    monkeypatch.setattr(settling, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(settlement, "PATIENCE_SECONDS", -1.0)
     terms = source(Line((1,)), every=WINDOW + 1)
     await await_terms(terms)
     caplog.clear()
@@ -198,7 +200,7 @@ async def test_a_signer_without_the_account_stops_the_start_and_is_an_obstacle_w
     line.signer_holds = False
     with pytest.raises(ConfigurationError, match="does not hold it"):
         await await_terms(source(line))
-    monkeypatch.setattr(settling, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(settlement, "PATIENCE_SECONDS", -1.0)
     line.lost = (line.count + READS,)
     terms = source(line)
     await await_terms(terms)

@@ -1,4 +1,4 @@
-"""Opens what settlement needs (signers, endpoints, the escrow's fixed terms) and builds the loops that settle."""
+"""Opens what settlement needs: signers, endpoints and the escrow's terms; nothing is settled before these are known."""
 
 from __future__ import annotations
 
@@ -12,32 +12,16 @@ from pathlib import Path
 from fedgpu_operator.adapters.chain import EscrowClient
 from fedgpu_operator.adapters.chain.rpc import Endpoints
 from fedgpu_operator.adapters.chain.signers import LocalSigner, RemoteSigner, Signer, load_key
-from fedgpu_operator.bootstrap.meter import load_meter
 from fedgpu_operator.domain.terms import Role
-from fedgpu_operator.errors import (
-    ChainError,
-    ChainMismatchError,
-    ConfigurationError,
-    StatePrunedError,
-)
-from fedgpu_operator.hub.loops.accounts import AccountLoop
-from fedgpu_operator.hub.loops.receipts import ReceiptLoop
-from fedgpu_operator.hub.loops.retention import EpochShelf
+from fedgpu_operator.errors import ChainError, ChainMismatchError, ConfigurationError, StatePrunedError
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
 from fedgpu_operator.hub.loops.settler import SettlerWatch
-from fedgpu_operator.hub.services.recovery import LedgerCheck
 from fedgpu_operator.hub.services.terms import FATAL, Obstacle, TermsSource
-from fedgpu_operator.hub.services.wallets import ProofBook
-from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
-from fedgpu_operator.pulse import Pass
-from fedgpu_operator.settings import ChainSettings, Settings, SignerSettings
-from fedgpu_operator.settlement import Terms, Thresholds
-from fedgpu_operator.settlement.typeddata import escrow_domain
+from fedgpu_operator.ports import Clock, Metrics
+from fedgpu_operator.settings import ChainSettings, SignerSettings
+from fedgpu_operator.settlement import Terms
 
 log = logging.getLogger(__name__)
-
-POLL_SECONDS = 10.0
-
 
 PATIENCE_SECONDS = 15.0
 """How long the start waits for a chain or a signer that does not answer; after that the operator starts without."""
@@ -46,7 +30,7 @@ PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Settling:
+class EscrowAccess:
     """The escrow with who signs for it, and what is known of its terms."""
 
     chain: ChainSettings
@@ -60,12 +44,22 @@ class Settling:
         found = (self.escrow.address, self.meter.address if self.meter is not None else None)
         return [address for address in found if address]
 
+    def settlement_terms(self) -> Terms:
+        """How often and how much is settled, as configured and as far as the contract lets."""
+        return Terms(
+            every=timedelta(seconds=self.terms.every),
+            at_most=timedelta(seconds=self.terms.longest),
+            min_payout=self.chain.min_payout,
+            native_usd=self.chain.native_usd,
+            max_cost_share=self.chain.max_cost_share,
+        )
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self.escrow.aclose()
 
 
-async def open_settling(chain: ChainSettings, clock: Clock) -> Settling:
+async def open_escrow(chain: ChainSettings, clock: Clock) -> EscrowAccess:
     """Load the keys, open the escrow and check it; raises ConfigurationError or ChainMismatchError.
 
     A chain or a signer that does not answer within PATIENCE_SECONDS stops nothing: computing goes on, and what is not
@@ -98,7 +92,7 @@ async def open_settling(chain: ChainSettings, clock: Clock) -> Settling:
     except BaseException:
         await escrow.aclose()
         raise
-    return Settling(chain, escrow, meter, terms)
+    return EscrowAccess(chain, escrow, meter, terms)
 
 
 async def await_terms(terms: TermsSource) -> None:
@@ -151,14 +145,20 @@ async def _signer(settings: SignerSettings, ca_file: Path | None) -> Signer:
     return RemoteSigner(settings.url, settings.address, ca_file=ca_file)
 
 
-def thresholds(settings: Settings, settling: Settling | None) -> Callable[[], Thresholds]:
-    """When an account counts as running dry, as far as the escrow's terms are known at each call."""
+async def load_meter(chain: ChainSettings, settler: str) -> LocalSigner | None:
+    """The signer with the METER role; None if no key file is set, and then no receipt is made.
 
-    def now() -> Thresholds:
-        lag = settling.terms.lag if settling is not None else float("inf")
-        return Thresholds(warn=settings.funding_warn_seconds, checkpoint=settings.funding_checkpoint_seconds, lag=lag)
-
-    return now
+    Raises ConfigurationError if the key is that of `settler`: one key that both meters and settles could show a
+    receipt for whatever it posted.
+    """
+    if chain.meter_key_file is None:
+        return None
+    meter = await load_key(chain.meter_key_file)
+    if meter.address.lower() == settler.lower():
+        raise ConfigurationError(
+            f"FEDGPU_METER_KEY_FILE: holds the settler's key ({meter.address}); receipts need a key of their own"
+        )
+    return meter
 
 
 class SettlementPass:
@@ -190,82 +190,3 @@ class SettlementPass:
             pruned = pruned or bool(self._loop is not None and self._loop.pruned)
             now = {*self._terms.obstacles, *([Obstacle.STATE_PRUNED] if pruned else [])}
             self._metrics.obstacles({each.value: each in now for each in Obstacle})
-
-
-def settling_passes(
-    settings: Settings,
-    settling: Settling,
-    kube: Kube,
-    ledger: Ledger,
-    clock: Clock,
-    metrics: Metrics,
-    *,
-    proofs: ProofBook,
-    check: LedgerCheck,
-) -> dict[str, Pass]:
-    """One pass of each loop that settles, by its name."""
-    chain, escrow = settling.chain, settling.escrow
-    poll = min(POLL_SECONDS, chain.epoch_seconds)
-    accounts = AccountLoop(
-        kube, ledger, escrow, clock, proofs=proofs, poll=poll, thresholds=thresholds(settings, settling)
-    )
-
-    def settlement() -> SettlementLoop:
-        return SettlementLoop(
-            kube,
-            ledger,
-            escrow,
-            clock,
-            metrics,
-            namespace=settings.namespace,
-            terms=_terms(settling),
-            fee_cap=chain.fee_cap_wei,
-            poll=poll,
-            auto_claim=chain.auto_claim,
-            opens=lambda: check.settles,
-        )
-
-    coins = SettlerWatch(
-        kube, ledger, escrow, clock, metrics, fee_cap=chain.fee_cap_wei, warn=chain.settler_warn_seconds
-    )
-    passes: dict[str, Pass] = {
-        "accounts": accounts.pass_once,
-        "settlement": check.looked_at(SettlementPass(settling.terms, coins, metrics, settlement).pass_once),
-    }
-    if settling.meter is not None:
-        domain = escrow_domain(escrow.chain_id, escrow.escrow)
-        receipts = ReceiptLoop(
-            kube,
-            ledger,
-            clock,
-            proofs=proofs,
-            meter=settling.meter,
-            rules=escrow,
-            domain=domain,
-            interval=chain.epoch_seconds,
-        )
-        passes["receipts"] = check.held_back(receipts.pass_once)
-    return passes
-
-
-def epoch_shelf(settings: Settings, settling: Settling, kube: Kube, ledger: Ledger, clock: Clock) -> EpochShelf:
-    """What deletes the objects of old epochs."""
-    return EpochShelf(
-        kube,
-        ledger,
-        settling.escrow,
-        clock,
-        namespace=settings.namespace,
-        keep=settling.chain.epoch_retention_seconds,
-    )
-
-
-def _terms(settling: Settling) -> Terms:
-    chain = settling.chain
-    return Terms(
-        every=timedelta(seconds=settling.terms.every),
-        at_most=timedelta(seconds=settling.terms.longest),
-        min_payout=chain.min_payout,
-        native_usd=chain.native_usd,
-        max_cost_share=chain.max_cost_share,
-    )
