@@ -12,6 +12,7 @@ from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.api.base import Condition, Finding, JSONObject, find, is_true, merge
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.faults import (
     LEASE_FENCED,
     MEMBER_REJECTED,
@@ -27,14 +28,6 @@ from fedgpu_operator.domain.usage import UsageReading
 
 LeaseState = Literal["Pending", "Running", "Suspended", "Stopping", "Succeeded", "Failed", "Stopped"]
 
-DISPATCHING: Final = "Dispatching"
-ACCEPTED: Final = "Accepted"
-WAITING: Final = "Waiting"
-RUNNING: Final = "Running"
-STOPPING: Final = "Stopping"
-STOPPED: Final = "Stopped"
-ENDED: Final = "Ended"
-RESUMED: Final = "Resumed"
 
 MAX_MESSAGE: Final = 1024
 
@@ -66,9 +59,9 @@ def state_of(conditions: Sequence[Condition]) -> LeaseState:
         return "Succeeded"
     if status.get("Failed") == "True":
         return "Failed"
-    if reason.get("Running") == STOPPED:
+    if reason.get("Running") == ConditionReason.STOPPED:
         return "Stopped"
-    if reason.get("Running") == STOPPING:
+    if reason.get("Running") == ConditionReason.STOPPING:
         return "Stopping"
     if status.get("Suspended") == "True":
         return "Suspended"
@@ -161,7 +154,7 @@ def refused(why: str, message: str) -> Decision:
     return Decision(
         verdicts={
             "Accepted": Verdict("False", why, message),
-            "Running": Verdict("False", ENDED),
+            "Running": Verdict("False", ConditionReason.ENDED),
             "Failed": Verdict("True", MEMBER_REJECTED, f"{why}: {message}"),
         },
         exit_message=message,
@@ -186,8 +179,8 @@ def _ended_by_itself(ended: podlib.Outcome) -> Decision:
     kind = "Complete" if ended.kind == "Succeeded" else "Failed"
     return Decision(
         verdicts={
-            "Accepted": Verdict("True", ACCEPTED),
-            "Running": Verdict("False", ENDED),
+            "Accepted": Verdict("True", ConditionReason.ACCEPTED),
+            "Running": Verdict("False", ConditionReason.ENDED),
             kind: Verdict("True", ended.reason, ended.message),
         },
         exit_message=ended.message,
@@ -198,20 +191,22 @@ def _stop(view: View, failure: Verdict | None) -> Decision:
     """Take the workload away; the reason is written first, so that a new agent goes on with the same one."""
     if view.job is not None or view.live_pods:
         why = failure.message if failure else view.lease.spec.stop_reason
-        running: Verdicts = {"Running": Verdict(_running_status(view), STOPPING, why)}
+        running: Verdicts = {"Running": Verdict(_running_status(view), ConditionReason.STOPPING, why)}
         return Decision(remove=True, verdicts=running if failure is None else {**running, "Failed": failure})
     if podlib.all_succeeded(view.all_pods, view.lease.spec.replicas):
         return _ended_by_itself(podlib.Outcome("Succeeded", SUCCEEDED, "all replicas succeeded before the stop"))
     if failure is not None:
         return Decision(
             verdicts={
-                "Running": Verdict("False", ENDED),
+                "Running": Verdict("False", ConditionReason.ENDED),
                 "Failed": Verdict("True", failure.reason, failure.message),
             },
             exit_message=failure.message,
         )
     why = view.lease.spec.stop_reason or "the hub asked for it"
-    return Decision(verdicts={"Running": Verdict("False", STOPPED, why)}, exit_message=f"stopped: {why}")
+    return Decision(
+        verdicts={"Running": Verdict("False", ConditionReason.STOPPED, why)}, exit_message=f"stopped: {why}"
+    )
 
 
 def _without_job(view: View) -> Decision:
@@ -223,7 +218,7 @@ def _without_job(view: View) -> Decision:
         return Decision(
             verdicts={
                 "Accepted": Verdict("False", LEASE_FENCED),
-                "Running": Verdict("False", ENDED),
+                "Running": Verdict("False", ConditionReason.ENDED),
                 "Failed": Verdict("True", LEASE_FENCED, f"a lease with fencing epoch {view.newest_epoch} exists"),
             },
             exit_message="a newer lease of the job exists",
@@ -235,7 +230,7 @@ def lost() -> Decision:
     """The member has no workload of the lease, and it is not known whether one was started: it is not started now."""
     why = "the lease was made again, or its agent started anew, and the member has no workload of it"
     return Decision(
-        verdicts={"Running": Verdict("False", ENDED), "Failed": Verdict("True", WORKLOAD_LOST, why)},
+        verdicts={"Running": Verdict("False", ConditionReason.ENDED), "Failed": Verdict("True", WORKLOAD_LOST, why)},
         exit_message=why,
     )
 
@@ -253,7 +248,7 @@ def _suspended(view: View, overdue: float, settings: AgentSettings) -> Decision:
         return _stop(view, Verdict("False", SUSPENDED_BY_MEMBER, why))
     running: Literal["True", "False"] = "True" if view.live_pods and _running_status(view) == "True" else "False"
     verdicts = {
-        "Accepted": Verdict("True", ACCEPTED),
+        "Accepted": Verdict("True", ConditionReason.ACCEPTED),
         "Running": Verdict(running, SUSPENDED_BY_MEMBER, why),
         "Suspended": Verdict("True", SUSPENDED_BY_MEMBER, why),
     }
@@ -282,9 +277,9 @@ def _hindered(view: View, settings: AgentSettings) -> Decision | None:
 def _patience(found: podlib.Hindrance, settings: AgentSettings) -> float:
     """Seconds of waiting for which that hindrance may still pass by itself."""
     return {
-        "ImagePull": settings.image_after,
-        "StartFailed": settings.image_after,
-        "NotStarted": settings.start_after,
+        ConditionReason.IMAGE_PULL: settings.image_after,
+        ConditionReason.START_FAILED: settings.image_after,
+        ConditionReason.NOT_STARTED: settings.start_after,
     }.get(found.kind, settings.reject_after)
 
 
@@ -295,11 +290,11 @@ def _go_on(view: View, *, due: float | None) -> Decision:
     if resumed and not is_true(known, "Running") and not any(map(podlib.ever_started, view.pods)):
         status = "False"
     verdicts = {
-        "Accepted": Verdict("True", ACCEPTED),
-        "Running": Verdict(status, RUNNING if status == "True" else WAITING),
+        "Accepted": Verdict("True", ConditionReason.ACCEPTED),
+        "Running": Verdict(status, ConditionReason.RUNNING if status == "True" else ConditionReason.WAITING),
     }
     if resumed:
-        verdicts["Suspended"] = Verdict("False", RESUMED)
+        verdicts["Suspended"] = Verdict("False", ConditionReason.RESUMED)
     return Decision(verdicts=verdicts, due=due)
 
 
@@ -310,7 +305,7 @@ def _running_status(view: View) -> Literal["True", "False"]:
 
 def _stopping(lease: ComputeLease) -> bool:
     running = find(lease.status.conditions, "Running")
-    return running is not None and running.reason == STOPPING
+    return running is not None and running.reason == ConditionReason.STOPPING
 
 
 def _recorded_failure(lease: ComputeLease) -> Verdict | None:

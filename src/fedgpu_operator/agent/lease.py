@@ -10,25 +10,13 @@ from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 from fedgpu_operator.agent import pods as podlib
-from fedgpu_operator.agent.decide import (
-    ACCEPTED,
-    DISPATCHING,
-    WAITING,
-    Decision,
-    Verdict,
-    View,
-    asks_about,
-    decide,
-    lost,
-    refused,
-    state_of,
-    update,
-)
+from fedgpu_operator.agent.decide import Decision, Verdict, View, asks_about, decide, lost, refused, state_of, update
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import UsageSigner, shown
 from fedgpu_operator.agent.workload import Workloads
 from fedgpu_operator.api.base import JSONObject, find
 from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseStatus, LeaseUsage
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.errors import ConflictError, InvalidResourceError, KubeError
 from fedgpu_operator.metering import measure, worth_writing
@@ -234,7 +222,7 @@ class LeaseReconciler:
         """Start the workload, after the hub was asked once more: nothing starts for a lease that is gone or changed."""
         lease = await self._confirmed(lease)
         if not isinstance(self._hub, Holding):
-            begun = Decision(verdicts={"Accepted": Verdict("Unknown", DISPATCHING)})
+            begun = Decision(verdicts={"Accepted": Verdict("Unknown", ConditionReason.DISPATCHING)})
             lease = await self._write(lease, begun, reading)
         try:
             job = await self._workloads.create(lease)
@@ -247,9 +235,12 @@ class LeaseReconciler:
                 self._lost_answers[lease.metadata.uid] = self._clock.now()
             if error.status not in REFUSALS:
                 raise
-            return Step(await self._write(lease, refused("CreateRefused", str(error)), reading))
+            return Step(await self._write(lease, refused(ConditionReason.CREATE_REFUSED, str(error)), reading))
         accepted = Decision(
-            verdicts={"Accepted": Verdict("True", ACCEPTED), "Running": Verdict("False", WAITING)},
+            verdicts={
+                "Accepted": Verdict("True", ConditionReason.ACCEPTED),
+                "Running": Verdict("False", ConditionReason.WAITING),
+            },
         )
         lease = await self._write(lease, accepted, reading, workload_uid=str(job["metadata"]["uid"]))
         return Step(lease, self._settings.reject_after, created=job)

@@ -10,6 +10,7 @@ import pytest
 from tests.unit.hub.world import H100, World
 
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
@@ -31,7 +32,6 @@ from fedgpu_operator.hub.services.notices import (
 )
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
 from fedgpu_operator.hub.services.store import load
-from fedgpu_operator.hub.views.providers import AWAITING_REPORT
 from fedgpu_operator.placement import Engine, Snapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -169,7 +169,7 @@ async def test_a_due_stop_does_not_wait_for_a_new_providers_report(world: World)
     world.clock.forward(30)
     await world.pass_once()
     await world.provider("paris", country="FR")
-    await world.ready("paris", "Unknown", AWAITING_REPORT, state="Pending")
+    await world.ready("paris", "Unknown", ConditionReason.AWAITING_REPORT, state="Pending")
     world.clock.forward(21)
     meta = world.kube.objects["gpuproviders", "", "paris"]["metadata"]
     meta["creationTimestamp"] = (world.clock.now() + timedelta(seconds=5)).strftime("%Y-%m-%dT%H:%M:%SZ")

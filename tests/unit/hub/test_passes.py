@@ -345,7 +345,7 @@ class Work:
             self.solves += 1
             return decide(*args, **kwargs)
 
-        monkeypatch.setattr("fedgpu_operator.hub.services.jobwriter.job_status", look)
+        monkeypatch.setattr("fedgpu_operator.hub.services.writes.job_status", look)
         monkeypatch.setattr(Engine, "decide", solve)
 
 

@@ -98,6 +98,10 @@ def test_silence_is_unknown_and_refusal_is_false(facts: ProviderFacts, after: in
     assert status.free_gpus == (5 if connected.startswith("True") and facts.stock else 0), "nothing unheard of is free"
 
 
+def test_a_member_without_the_offered_gpus_is_not_ready() -> None:
+    assert says(judge(replace(WELL, stock=[])), "Ready") == "False NoGPUs"
+
+
 PAID = {"address": "0x" + "66" * 20}
 
 

@@ -10,24 +10,23 @@ from datetime import datetime, timedelta
 from typing import Final
 from zlib import crc32
 
-from fedgpu_operator.api.base import JSONObject, is_false
+from fedgpu_operator.api.base import is_false
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.books import LeaseUsage, Stop
 from fedgpu_operator.domain.running import Hysteresis
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
-from fedgpu_operator.hub.services.attempts import JOBS, AttemptKeeper, is_cleared
+from fedgpu_operator.hub.services.attempts import AttemptKeeper, is_cleared
 from fedgpu_operator.hub.services.costs import CostBook, FaultBook
 from fedgpu_operator.hub.services.funds import ObligationBook
-from fedgpu_operator.hub.services.jobwriter import JobWriter
 from fedgpu_operator.hub.services.moves import Mover, Usage
-from fedgpu_operator.hub.services.scheduler import FINALIZER, JobPlacer
+from fedgpu_operator.hub.services.scheduler import JobPlacer
 from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.solvency import MoneyWatch, Upkeep
 from fedgpu_operator.hub.services.store import HubState, load
 from fedgpu_operator.hub.services.wallets import ProofBook
-from fedgpu_operator.hub.services.writes import for_each, one_of_many, patch_to_fit
+from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import DELETED, UNSTARTED, JobFacts, Phase, phase
 from fedgpu_operator.hub.views.jobs import failed_attempt, is_settled
 from fedgpu_operator.placement import BUILT_IN, Plugins
@@ -210,6 +209,7 @@ class JobLoop:
         keep: float = 3600.0,
     ) -> None:
         self._kube = kube
+        self._leases = LeaseWriter(kube, clock)
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
@@ -272,7 +272,7 @@ class JobLoop:
         if placed.anew:
             for facts in placed.waiting:
                 self._memory.answer(facts)
-        await self._writer.tell()
+        await self._writer.send_events()
         self._metrics.jobs(dict(Counter(job.status.state for job in state.jobs)))
         if placed.later or self._placer.must_wait(state, self._clock.now()):
             step = await self._mover.carry_on(state, self._entries)
@@ -436,7 +436,6 @@ class JobLoop:
         """
         if facts.newest is not None and facts.newest.is_open:
             return False
-        job = facts.job
         waiting = False
         for lease in await self._tombstones(facts, state):
             state.took(lease)
@@ -444,10 +443,7 @@ class JobLoop:
         if waiting:
             return False
         self._orphaned = True
-        if FINALIZER in job.metadata.finalizers:
-            kept = [name for name in job.metadata.finalizers if name != FINALIZER]
-            patch: JSONObject = {"metadata": {**job.metadata.guard(), "finalizers": kept}}
-            await patch_to_fit(self._kube, JOBS, job.metadata, patch)
+        await self._writer.remove_finalizer(facts.job)
         return True
 
     async def _tombstones(self, facts: JobFacts, state: HubState) -> list[ComputeLease]:
@@ -459,8 +455,7 @@ class JobLoop:
         stop = Stop(DELETED, self._clock.now())
         found = {lease.metadata.name: lease for lease in state.leases_for(facts.job.metadata.uid)}
         stopped = [
-            lease if lease.spec.desired == "Stop" else await self._keeper.tombstone(lease, stop)
-            for lease in found.values()
+            lease if lease.spec.desired == "Stop" else await self._leases.stop(lease, stop) for lease in found.values()
         ]
         for entry in facts.usage:
             attempt = entry.attempt

@@ -26,7 +26,8 @@ from fedgpu_operator.errors import (
 from fedgpu_operator.hub.services.disputes import ANSWER, CLOSE, DisputeKeeper, Errand
 from fedgpu_operator.hub.services.epochs import Planner, look_at_root, publish_manifest
 from fedgpu_operator.hub.services.transactions import FREE, Fate, IntentSender, Progress, Smaller
-from fedgpu_operator.hub.views.epochs import EpochFacts, Held, publish
+from fedgpu_operator.hub.services.writes import EpochWriter
+from fedgpu_operator.hub.views.epochs import EpochFacts, Held
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.settlement import (
     Act,
@@ -80,6 +81,7 @@ class SettlementLoop:
         opens: Callable[[], bool] = lambda: True,
     ) -> None:
         self._kube = kube
+        self._writer = EpochWriter(kube, clock)
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock
@@ -441,7 +443,7 @@ class SettlementLoop:
         held = Held(refused.refusal, refused.why) if refused is not None else None
         facts = EpochFacts(epoch, plan, await self._chain(plan), state, txs, held)
         try:
-            await publish(self._kube, self._clock.now(), facts)
+            await self._writer.publish(facts)
         except (KubeError, InvalidResourceError) as error:
             log.warning("epoch %d cannot be shown on the hub: %s", epoch.number, error)
             return False

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from fedgpu_operator.api.base import JSONObject, parse_duration
+from fedgpu_operator.api.base import parse_duration
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, plausible
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import LeaseUsage
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import parse_usd
@@ -21,10 +22,9 @@ from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
 from fedgpu_operator.hub.services.identity import Watched
 from fedgpu_operator.hub.services.inventory import UNKNOWN_PRODUCT, free_histogram
-from fedgpu_operator.hub.services.notices import HOLD, MOVE_ANNOTATION, Freed, Notice, notice_of, waiting_jobs
+from fedgpu_operator.hub.services.notices import HOLD, Freed, Notice, notice_of, waiting_jobs
 from fedgpu_operator.hub.services.store import HubState
-from fedgpu_operator.hub.services.workloads import LEASES
-from fedgpu_operator.hub.services.writes import emit, one_of_many
+from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, ProviderWriter, one_of_many
 from fedgpu_operator.hub.views.jobfacts import MOVED, JobFacts, Phase, phase
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.placement import Snapshot
@@ -32,7 +32,7 @@ from fedgpu_operator.placement.book import Histogram
 from fedgpu_operator.placement.moves import Board
 from fedgpu_operator.placement.registry import BUILT_IN, Plugins
 from fedgpu_operator.placement.replan import replan
-from fedgpu_operator.ports import Clock, Kube, Metrics, read_back
+from fedgpu_operator.ports import Clock, Kube, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,8 @@ class Mover:
         plugins: Plugins = BUILT_IN,
     ) -> None:
         self._plugins = plugins
-        self._kube = kube
+        self._jobs, self._leases = JobWriter(kube, clock), LeaseWriter(kube, clock)
+        self._provider_writer = ProviderWriter(kube, clock)
         self._clock = clock
         self._metrics = metrics
         self._keeper = keeper
@@ -220,7 +221,7 @@ class Mover:
         """
         now = self._clock.now()
         self._remember(decided, anew=anew)
-        await self._tell_drained(state, now)
+        await self._tell_drained(state)
         subjects = subjects_of(state, await usage([job.metadata.uid for job in candidates(state)]))
         if subjects is None:
             return 1.0
@@ -324,8 +325,10 @@ class Mover:
             return None
         notice = _notice(each, running, move, now)
         if each.notice is None or each.notice.move != notice.move:
-            await self._tell(each, notice, now)
-            lease = await self._announce(each, notice, now)
+            await self._tell(each, notice)
+            # The workload is asked once to save its work.
+            first = each.notice is None and now < notice.stop_at
+            lease = await self._leases.announce_move(each.lease, notice, checkpoint=first)
             state.took(lease)
         if now < notice.stop_at:
             return (notice.stop_at - now).total_seconds()
@@ -344,33 +347,19 @@ class Mover:
         state.took(lease)
         self._metrics.moved(reason)
         text = f"the attempt at {lease.spec.provider} is stopped: {notice.why}"
-        await emit(self._kube, each.facts.job, "Warning", reason, text, now=self._clock.now())
-
-    async def _announce(self, each: Subject, notice: Notice, now: datetime) -> ComputeLease:
-        """Say it on the lease; the workload is asked once to save its work, by the way that money shortages take."""
-        meta: JSONObject = {**each.lease.metadata.guard(), "annotations": {MOVE_ANNOTATION: notice.to_text()}}
-        patch: JSONObject = {"metadata": meta}
-        if each.notice is None and now < notice.stop_at:
-            patch["spec"] = {"checkpointRequestedAt": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
-        log.info("lease %s: %s is announced for %s", each.lease.metadata.name, notice.move.reason, notice.stop_at)
-        return await self._patched(each.lease, patch)
+        await self._jobs.event(each.facts.job, "Warning", reason, text)
 
     async def _call_off(self, each: Subject) -> ComputeLease:
         text = "the announced move is called off: it is not needed any more, or not possible"
-        await emit(self._kube, each.facts.job, "Normal", "MoveCalledOff", text, now=self._clock.now())
-        meta: JSONObject = {**each.lease.metadata.guard(), "annotations": {MOVE_ANNOTATION: None}}
-        return await self._patched(each.lease, {"metadata": meta})
+        await self._jobs.event(each.facts.job, "Normal", ConditionReason.MOVE_CALLED_OFF, text)
+        return await self._leases.cancel_move(each.lease)
 
-    async def _patched(self, lease: ComputeLease, patch: JSONObject) -> ComputeLease:
-        written = await self._kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, patch)
-        return read_back(self._kube, ComputeLease, written)
-
-    async def _tell(self, each: Subject, notice: Notice, now: datetime) -> None:
+    async def _tell(self, each: Subject, notice: Notice) -> None:
         when = f"{notice.stop_at:%Y-%m-%dT%H:%M:%SZ}"
         text = f"the attempt at {each.lease.spec.provider} is stopped at {when} and the job placed again: {notice.why}"
-        await emit(self._kube, each.facts.job, "Warning", "MoveAnnounced", text, now=now)
+        await self._jobs.event(each.facts.job, "Warning", ConditionReason.MOVE_ANNOUNCED, text)
 
-    async def _tell_drained(self, state: HubState, now: datetime) -> None:
+    async def _tell_drained(self, state: HubState) -> None:
         """Say beside each draining provider what stays there because nobody may move it."""
         if self._watched.changed(state.providers.values()):
             self._draining = {name: provider for name, provider in state.providers.items() if provider.draining}
@@ -381,7 +370,7 @@ class Mover:
             text = f"draining: {len(here)} leases are here, {stays} of them stay to their end: they are not reclaimable"
             if self._told.get(name) != text:
                 with one_of_many(provider):
-                    await emit(self._kube, provider, "Normal", "Draining", text, now=now)
+                    await self._provider_writer.event(provider, "Normal", ConditionReason.DRAINING, text)
                     self._told[name] = text
 
 

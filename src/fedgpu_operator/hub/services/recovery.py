@@ -16,6 +16,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, LeaseUsage, lease_name
 from fedgpu_operator.domain.money import MicroUSD, format_usd, parse_usd
@@ -25,7 +26,7 @@ from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.store import load_all
 from fedgpu_operator.hub.services.wallets import cumulative_pairs
 from fedgpu_operator.hub.services.workloads import provider_namespace
-from fedgpu_operator.hub.services.writes import for_each, one_of_many, write_status
+from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, outcome_of
 from fedgpu_operator.ports import CONFIG_MAPS, Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.pulse import Pass
@@ -250,7 +251,6 @@ async def accept(kube: Kube, namespace: str, gaps: Iterable[Gap]) -> None:
     await kube.apply(CONFIG_MAPS, {"metadata": meta, "data": data})
 
 
-LEDGER_BEHIND: Final = "LedgerBehind"
 AGAIN: Final = timedelta(seconds=10)
 """Between two comparisons while there are gaps, or while the chain does not answer."""
 FIX: Final = "an older backup? `fedgpu ledger check` lists what it lacks, docs/ledger.md says what to do"
@@ -264,6 +264,7 @@ class LedgerCheck:
     ) -> None:
         self._kube, self._ledger, self._clock, self._metrics = kube, ledger, clock, metrics
         self._namespace, self._escrow = namespace, escrow
+        self._jobs = JobWriter(kube, clock)
         self._lock = asyncio.Lock()
         self._compared: int | None = None
         """The ledger's session that was compared with the hub."""
@@ -327,7 +328,11 @@ class LedgerCheck:
         """What readiness reports; empty if the ledger is as new as the world."""
         if self._compared is None:
             return "the ledger was not compared with the hub yet"
-        return f"{LEDGER_BEHIND}: {len(self.gaps)} gaps, the first: {self.gaps[0].text}" if self.gaps else ""
+        return (
+            f"{ConditionReason.LEDGER_BEHIND}: {len(self.gaps)} gaps, the first: {self.gaps[0].text}"
+            if self.gaps
+            else ""
+        )
 
     def _is_due(self) -> bool:
         session = self._ledger.session
@@ -372,14 +377,14 @@ class LedgerCheck:
     async def _tell_jobs(self) -> None:
         """Every job that waits for a place says that it waits for the ledger."""
         text = f"the ledger is older than this hub: nothing is placed before it is reconciled; {FIX}"
-        finding = Finding("Placed", "False", LEDGER_BEHIND, text)
+        finding = Finding("Placed", "False", ConditionReason.LEDGER_BEHIND, text)
 
         async def tell(job: ComputeJob) -> None:
             generation = job.metadata.generation
             conditions = merge(job.status.conditions, [finding], generation=generation, now=self._clock.now())
-            update = {"conditions": conditions, "reason": LEDGER_BEHIND, "state": "Pending"}
+            update = {"conditions": conditions, "reason": ConditionReason.LEDGER_BEHIND, "state": "Pending"}
             with one_of_many(job):
-                await write_status(self._kube, job, job.status, job.status.model_copy(update=update))
+                await self._jobs.write_status(job, job.status.model_copy(update=update))
 
         jobs = await load_all(self._kube, ComputeJob)
         await for_each(

@@ -15,6 +15,7 @@ from fedgpu_operator.api.base import MOST_STORED, JSONObject, excess_of_job
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt
 from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.job import Job, Policy
@@ -23,11 +24,10 @@ from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, KubeError, TooLargeError
-from fedgpu_operator.hub.services.attempts import JOBS, AttemptKeeper
+from fedgpu_operator.hub.services.attempts import AttemptKeeper
 from fedgpu_operator.hub.services.costs import FaultBook
 from fedgpu_operator.hub.services.funds import ObligationBook, Obligations
 from fedgpu_operator.hub.services.identity import Watched, same_objects
-from fedgpu_operator.hub.services.jobwriter import JobWriter
 from fedgpu_operator.hub.services.moves import freed_of
 from fedgpu_operator.hub.services.notices import MOVE_ANNOTATION, Hold, decide_held, holds, waiting_jobs
 from fedgpu_operator.hub.services.snapshot import (
@@ -42,8 +42,8 @@ from fedgpu_operator.hub.services.snapshot import (
     imagined,
 )
 from fedgpu_operator.hub.services.store import HubState
-from fedgpu_operator.hub.services.writes import emit, for_each, one_of_many
-from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, TOO_LARGE, WRITE_REFUSED, JobFacts, Phase, phase, resumes_at
+from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
+from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, WRITE_REFUSED, JobFacts, Phase, phase, resumes_at
 from fedgpu_operator.hub.views.jobs import MAX_CANDIDATES
 from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
 from fedgpu_operator.placement.book import Histogram
@@ -53,7 +53,6 @@ from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, read_back
 log = logging.getLogger(__name__)
 
 
-FINALIZER = "fedgpu.dev/lease"
 MOST_AT_ONCE = 128
 """Jobs that one pass dispatches; at 60 jobs a second that is two seconds."""
 REFUSALS: Final = frozenset({400, 403, 413, 422})
@@ -457,19 +456,19 @@ class JobPlacer:
             if not refused:
                 return
             text = f"attempt {attempt.attempt} at {attempt.terms.provider} was not started: {error}"
-            await emit(self._kube, job, "Warning", WRITE_REFUSED, text, now=self._clock.now())
+            await self._writer.event(job, "Warning", WRITE_REFUSED, text)
 
     async def _hold(self, job: ComputeJob) -> JSONObject:
         """The guarded write on the job itself that every chain of writes begins with: our finalizer.
 
         The answer is the whole object as it is stored. Raises InvalidResourceError (`TooLarge`) where it has no room.
         """
-        finalizers = sorted({*job.metadata.finalizers, FINALIZER})
-        patch: JSONObject = {"metadata": {**job.metadata.guard(), "finalizers": finalizers}}
         try:
-            return await self._kube.patch(JOBS, job.metadata.name, job.metadata.namespace, patch)
+            return await self._writer.add_finalizer(job)
         except TooLargeError as error:
-            raise InvalidResourceError(TOO_LARGE, _too_large("no finalizer can be added to the job")) from error
+            raise InvalidResourceError(
+                ConditionReason.TOO_LARGE, _too_large("no finalizer can be added to the job")
+            ) from error
 
     def _wallets(self, job: ComputeJob, chosen: Verdict, state: HubState) -> Pair:
         """(tenant wallet, provider wallet) that this attempt is settled between; empty without settlement."""
@@ -495,7 +494,7 @@ def _is_due(facts: JobFacts, now: datetime) -> bool:
 def _must_fit(job: JSONObject) -> None:
     """Raises InvalidResourceError (`TooLarge`) for a job that would have no room for its later status."""
     if excess := excess_of_job(job):
-        raise InvalidResourceError(TOO_LARGE, _too_large(f"the job is {excess} bytes too large"))
+        raise InvalidResourceError(ConditionReason.TOO_LARGE, _too_large(f"the job is {excess} bytes too large"))
 
 
 def _too_large(what: str) -> str:

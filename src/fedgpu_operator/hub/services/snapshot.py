@@ -11,6 +11,7 @@ from typing import Any, Final
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computelease import MAX_GPUS_PER_REPLICA
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.faults import avoided
 from fedgpu_operator.domain.gpu import GpuModel
@@ -59,7 +60,7 @@ def domain_job(
         try:
             job = replace(job, latency=with_vantages(job.latency, vantages))
         except ValueError as error:
-            raise InvalidResourceError("UnknownPlace", f"spec.latency.from.vantage: {error}") from error
+            raise InvalidResourceError(ConditionReason.UNKNOWN_PLACE, f"spec.latency.from.vantage: {error}") from error
     cap = account.spec.max_per_job if account is not None else None
     if cap is None:
         return job
@@ -81,7 +82,7 @@ def _hosted(data: DataSet, hosts: Mapping[str, MicroUSD | None]) -> DataSet:
         return data
     if data.provider not in hosts:
         raise InvalidResourceError(
-            "UnknownProvider",
+            ConditionReason.UNKNOWN_PROVIDER,
             f"spec.data.sets[{data.name}].provider: this hub has no GPUProvider {data.provider}; name one that "
             "`kubectl get gpup` lists, or the country in which the data lies",
         )
@@ -123,7 +124,7 @@ def policies_by_namespace(
     for namespace in set(namespaces):
         for name in state.unreadable_policies:
             text = f"PlacementPolicy {name} cannot be read by this version, so it is not known what it forbids"
-            broken[namespace] = InvalidResourceError("InvalidPolicy", text)
+            broken[namespace] = InvalidResourceError(ConditionReason.INVALID_POLICY, text)
         labels = dict(state.namespaces.get(namespace, {}))
         policies = []
         for policy in state.policies:
@@ -134,7 +135,7 @@ def policies_by_namespace(
                     text = (
                         f"PlacementPolicy {policy.metadata.name} binds this namespace and cannot be honoured: {error}"
                     )
-                    broken[namespace] = InvalidResourceError("InvalidPolicy", text)
+                    broken[namespace] = InvalidResourceError(ConditionReason.INVALID_POLICY, text)
         bound[namespace] = tuple(policies)
     return bound, broken
 

@@ -24,9 +24,9 @@ from fedgpu_operator.ports import COORDINATION_LEASES, NAMESPACES, Holding, Kube
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class HubState:
-    """One reading of the hub."""
+    """One reading of the hub, with the leases that this process has written since (`took`); all else stays as read."""
 
     jobs: tuple[ComputeJob, ...]
     leases: dict[str, ComputeLease]
