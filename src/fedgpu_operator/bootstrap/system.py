@@ -35,12 +35,12 @@ from fedgpu_operator.hub.loops.retention import RetentionLoop
 from fedgpu_operator.hub.loops.vantages import VantageLoop
 from fedgpu_operator.hub.services.attempts import wants_agent
 from fedgpu_operator.hub.services.costs import CostBook
+from fedgpu_operator.hub.services.escrow import Published, publish
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
 from fedgpu_operator.hub.services.recovery import LedgerCheck
 from fedgpu_operator.hub.services.signatures import SignerBook, UsageVerifier
 from fedgpu_operator.hub.services.snapshot import SETTLE
 from fedgpu_operator.hub.services.wallets import ProofBook
-from fedgpu_operator.hub.views.escrow import Published, publish
 from fedgpu_operator.ports import NAMESPACES, Kube, ResourceType
 from fedgpu_operator.pulse import Pass
 from fedgpu_operator.settings import Settings

@@ -40,7 +40,7 @@ def described(provider: GPUProvider) -> str:
     from fedgpu_operator.api.base import find
     from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION
     from fedgpu_operator.api.reasons import ConditionReason
-    from fedgpu_operator.hub.services.acceptance import LOCATION_AUDITED
+    from fedgpu_operator.hub.views.acceptance import LOCATION_AUDITED
 
     location, said = provider.spec.location, find(provider.status.conditions, LOCATION_AUDITED)
     lines = [f"provider    {provider.metadata.name}", f"country     {location.country}"]

@@ -14,7 +14,7 @@ from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.settlement import EpochPlan
 from fedgpu_operator.hub.services import epochs as manifests
 from fedgpu_operator.hub.services.epochs import publish_manifest
-from fedgpu_operator.hub.views.escrow import Published, publish
+from fedgpu_operator.hub.services.escrow import Published, publish
 from fedgpu_operator.lab.chain import Account
 from fedgpu_operator.lab.chart import NAMESPACE
 from fedgpu_operator.lab.cluster import Cluster

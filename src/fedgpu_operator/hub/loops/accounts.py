@@ -13,9 +13,10 @@ from fedgpu_operator.domain.books import LeaseUsage, PairTotal
 from fedgpu_operator.domain.settlement import ChainSnapshot
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.services.store import load_all
-from fedgpu_operator.hub.services.wallets import ProofBook, checksummed, cumulative_pairs, tenant_wallets
+from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.writes import AccountWriter, one_of_many
 from fedgpu_operator.hub.views.accounts import ALARMS, FUNDED, AccountFacts, account_status
+from fedgpu_operator.hub.views.wallets import checksummed, cumulative_pairs, tenant_wallets
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger
 from fedgpu_operator.settlement import Thresholds
 

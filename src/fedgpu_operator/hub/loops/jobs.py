@@ -19,8 +19,8 @@ from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper, is_cleared
 from fedgpu_operator.hub.services.costs import CostBook, FaultBook
-from fedgpu_operator.hub.services.funds import ObligationBook
 from fedgpu_operator.hub.services.moves import Mover, Usage
+from fedgpu_operator.hub.services.obligations import ObligationBook
 from fedgpu_operator.hub.services.scheduler import JobPlacer
 from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.solvency import MoneyWatch, Upkeep
@@ -41,7 +41,7 @@ WAITING: Final = frozenset({Phase.PENDING, Phase.DRY_RUN, Phase.INVALID})
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class QuietJob:
     """A job as it was when nothing was left to do.
 
     `settled` is what else a job depends on that waits for money; `waiting` are the facts of one that waits for a place.
@@ -56,7 +56,7 @@ class Rest:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PassScope:
     """The jobs that a pass has to look at, and the facts of all others that wait for a place."""
 
     restless: list[ComputeJob]
@@ -71,7 +71,7 @@ class JobMemory:
     """
 
     def __init__(self) -> None:
-        self._rests: dict[str, Rest] = {}
+        self._rests: dict[str, QuietJob] = {}
         self._usage: dict[str, tuple[LeaseUsage, ...]] = {}
         self._same: dict[str, object] = {}
         self.known: frozenset[str] = frozenset()
@@ -92,7 +92,7 @@ class JobMemory:
         settled: object,
         stop: Collection[str] = (),
         done: Callable[[ComputeJob], bool] = lambda _: False,
-    ) -> Look:
+    ) -> PassScope:
         """What there is to look at.
 
         `settled`, from `same`, is the very object of the last pass as long as nothing moved for jobs that wait for
@@ -115,7 +115,7 @@ class JobMemory:
                     waiting.append(rest.waiting)
             elif not done(job):
                 found.append(job)
-        return Look(found, waiting)
+        return PassScope(found, waiting)
 
     def usage(self, uid: str) -> tuple[LeaseUsage, ...] | None:
         """What the ledger holds of a job, None where that is to be asked."""
@@ -136,7 +136,7 @@ class JobMemory:
         name = newest.lease_name if newest is not None else ""
         until = _until(uid, now, facts.job.spec.deadline)
         waiting = _slim(facts) if where in WAITING else None
-        self._rests[uid] = Rest(facts.job, facts.lease, name, until, settled, waiting)
+        self._rests[uid] = QuietJob(facts.job, facts.lease, name, until, settled, waiting)
 
     def answer(self, facts: JobFacts) -> None:
         """What was decided on a job that waits on, of which nothing had to be written."""
@@ -182,7 +182,7 @@ def _until(uid: str, now: datetime, deadline: datetime | None) -> datetime:
     return due if deadline is None or deadline <= now else min(due, deadline)
 
 
-def _drop(entries: dict[str, Rest] | dict[str, tuple[LeaseUsage, ...]], gone: Collection[str]) -> None:
+def _drop(entries: dict[str, QuietJob] | dict[str, tuple[LeaseUsage, ...]], gone: Collection[str]) -> None:
     for uid in gone:
         entries.pop(uid, None)
 

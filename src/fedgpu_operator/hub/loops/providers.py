@@ -12,7 +12,6 @@ from fedgpu_operator.api.computelease import PROVIDER_LABEL
 from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError, LedgerUnreachableError
-from fedgpu_operator.hub.services.acceptance import Mode, SecretKey, audit_lost, secret_owners, secret_taken
 from fedgpu_operator.hub.services.attempts import wants_agent
 from fedgpu_operator.hub.services.inventory import inventory
 from fedgpu_operator.hub.services.signatures import RECEIPTS_VALID, WARNED, SignerBook, UsageVerifier, usage_signed
@@ -20,6 +19,7 @@ from fedgpu_operator.hub.services.store import HubState, load, load_heartbeats
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.hub.services.writes import PROVIDER_FINALIZER, ProviderWriter, one_of_many
+from fedgpu_operator.hub.views.acceptance import Mode, SecretKey, audit_lost, secret_owners, secret_taken
 from fedgpu_operator.hub.views.providers import ProviderFacts, provider_status
 from fedgpu_operator.ports import Clock, Kube, Ledger
 

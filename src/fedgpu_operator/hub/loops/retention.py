@@ -163,7 +163,7 @@ FORBIDDEN_AGAIN: Final = timedelta(minutes=30)
 SETTLED_STAGES: Final = frozenset({EpochStage.FINALIZED, EpochStage.PAID})
 
 
-class Shelf(Protocol):
+class Housekeeping(Protocol):
     """What else is tidied up by this loop, after jobs and leases."""
 
     async def tidy(self) -> float:
@@ -185,7 +185,7 @@ class RetentionLoop:
         *,
         settlement: bool,
         keep: float,
-        shelf: Shelf | None = None,
+        shelf: Housekeeping | None = None,
     ) -> None:
         self._kube = kube
         self._jobs, self._leases = JobWriter(kube, clock), LeaseWriter(kube, clock)

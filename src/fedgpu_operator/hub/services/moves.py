@@ -20,12 +20,13 @@ from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.running import MAX_NOTICE, Announced, Hysteresis, Move, Running
 from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
-from fedgpu_operator.hub.services.identity import Watched
+from fedgpu_operator.hub.services.changes import ChangeDetector
+from fedgpu_operator.hub.services.holds import HOLD, Freed, waiting_jobs
 from fedgpu_operator.hub.services.inventory import UNKNOWN_PRODUCT, free_histogram
-from fedgpu_operator.hub.services.notices import HOLD, Freed, Notice, notice_of, waiting_jobs
 from fedgpu_operator.hub.services.store import HubState
 from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, ProviderWriter, one_of_many
 from fedgpu_operator.hub.views.jobfacts import MOVED, JobFacts, Phase, phase
+from fedgpu_operator.hub.views.notices import Notice, notice_of
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.book import Histogram
@@ -61,7 +62,7 @@ def freed_of(state: HubState) -> Freed:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class MovableJob:
     """A running job that may be moved, with the objects that say so."""
 
     facts: JobFacts
@@ -85,7 +86,7 @@ def candidates(state: HubState) -> list[ComputeJob]:
     ]
 
 
-def subjects_of(state: HubState, usage: Usage) -> list[Subject] | None:
+def subjects_of(state: HubState, usage: Usage) -> list[MovableJob] | None:
     """The running jobs that may be moved: their owner lets it, moves are left, and their member answers.
 
     A job whose entries in the ledger are not known is left out: it is neither moved nor is its notice called off. None
@@ -108,7 +109,7 @@ def subjects_of(state: HubState, usage: Usage) -> list[Subject] | None:
         if notice is not None and provider.status.observed_generation != provider.metadata.generation:
             return None
         if is_ready(provider) and _readable(lease):
-            found.append(Subject(replace(facts, lease=lease), lease, notice))
+            found.append(MovableJob(replace(facts, lease=lease), lease, notice))
     return found
 
 
@@ -121,7 +122,7 @@ def _readable(lease: ComputeLease) -> bool:
     return True
 
 
-def running_of(subjects: Iterable[Subject], view: Snapshot) -> dict[str, Running]:
+def running_of(subjects: Iterable[MovableJob], view: Snapshot) -> dict[str, Running]:
     """By lease name; those whose job the snapshot lacks cannot be judged and are left out."""
     jobs = {job.uid: job for job in view.jobs}
     return {
@@ -131,7 +132,7 @@ def running_of(subjects: Iterable[Subject], view: Snapshot) -> dict[str, Running
     }
 
 
-def _running(each: Subject, job: Job, now: datetime) -> Running:
+def _running(each: MovableJob, job: Job, now: datetime) -> Running:
     lease, newest = each.lease, each.facts.newest
     began = lease.status.usage.started_at
     return Running(
@@ -208,8 +209,8 @@ class Mover:
         self._waiting: list[JobFacts] = []
         self._told: dict[str, str] = {}
         self._prices: object = None
-        self._providers = Watched()
-        self._watched = Watched()
+        self._providers = ChangeDetector()
+        self._watched = ChangeDetector()
         self._draining: dict[str, GPUProvider] = {}
         self._looked: datetime | None = None
 
@@ -316,7 +317,9 @@ class Mover:
 
     # ---- one move
 
-    async def _step(self, each: Subject, running: Running | None, move: Move | None, state: HubState) -> float | None:
+    async def _step(
+        self, each: MovableJob, running: Running | None, move: Move | None, state: HubState
+    ) -> float | None:
         """Announce, wait, stop or call off; seconds until the stop where it is still ahead."""
         now, lease = self._clock.now(), each.lease
         if running is None or move is None:
@@ -335,7 +338,7 @@ class Mover:
         await self._stop(each, lease, notice, state)
         return None
 
-    async def _stop(self, each: Subject, lease: ComputeLease, notice: Notice, state: HubState) -> None:
+    async def _stop(self, each: MovableJob, lease: ComputeLease, notice: Notice, state: HubState) -> None:
         reason = notice.move.reason.value
         attempt = each.facts.usage[-1].attempt
         try:
@@ -349,12 +352,12 @@ class Mover:
         text = f"the attempt at {lease.spec.provider} is stopped: {notice.why}"
         await self._jobs.event(each.facts.job, "Warning", reason, text)
 
-    async def _call_off(self, each: Subject) -> ComputeLease:
+    async def _call_off(self, each: MovableJob) -> ComputeLease:
         text = "the announced move is called off: it is not needed any more, or not possible"
         await self._jobs.event(each.facts.job, "Normal", ConditionReason.MOVE_CALLED_OFF, text)
         return await self._leases.cancel_move(each.lease)
 
-    async def _tell(self, each: Subject, notice: Notice) -> None:
+    async def _tell(self, each: MovableJob, notice: Notice) -> None:
         when = f"{notice.stop_at:%Y-%m-%dT%H:%M:%SZ}"
         text = f"the attempt at {each.lease.spec.provider} is stopped at {when} and the job placed again: {notice.why}"
         await self._jobs.event(each.facts.job, "Warning", ConditionReason.MOVE_ANNOUNCED, text)
@@ -386,7 +389,7 @@ def _waiting(left: Mapping[str, JobFacts], state: HubState, now: datetime) -> li
     return sorted(found, key=lambda facts: (-(facts.priority or 0), facts.job.metadata.uid))[:MAX_WAITING]
 
 
-def _notice(each: Subject, running: Running, move: Move, now: datetime) -> Notice:
+def _notice(each: MovableJob, running: Running, move: Move, now: datetime) -> Notice:
     """What is announced: the first announcement sets the instant of the stop, whatever the reason becomes."""
     stop_at = each.notice.stop_at if each.notice is not None else now + timedelta(seconds=running.warning)
     held_until = max(stop_at, now) + timedelta(seconds=running.grace) + HOLD

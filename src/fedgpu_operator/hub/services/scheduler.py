@@ -25,18 +25,18 @@ from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, KubeError, TooLargeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
+from fedgpu_operator.hub.services.changes import ChangeDetector, same_objects
 from fedgpu_operator.hub.services.costs import FaultBook
-from fedgpu_operator.hub.services.funds import ObligationBook, Obligations
-from fedgpu_operator.hub.services.identity import Watched, same_objects
+from fedgpu_operator.hub.services.holds import Hold, decide_held, holds, waiting_jobs
 from fedgpu_operator.hub.services.moves import freed_of
-from fedgpu_operator.hub.services.notices import MOVE_ANNOTATION, Hold, decide_held, holds, waiting_jobs
+from fedgpu_operator.hub.services.obligations import ObligationBook, Obligations
 from fedgpu_operator.hub.services.snapshot import (
-    Asked,
     Awaiting,
     Frame,
     JobReader,
     Newcomers,
     OfferBook,
+    PendingJob,
     charged,
     funds_by_namespace,
     imagined,
@@ -45,6 +45,7 @@ from fedgpu_operator.hub.services.store import HubState
 from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, WRITE_REFUSED, JobFacts, Phase, phase, resumes_at
 from fedgpu_operator.hub.views.jobs import MAX_CANDIDATES
+from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION
 from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
 from fedgpu_operator.placement.book import Histogram
 from fedgpu_operator.placement.problem import Solution
@@ -177,7 +178,7 @@ class JobPlacer:
         self._default_deny = default_deny
         self._newcomers = Newcomers(clock.now())
         self._refused: dict[str, str] = {}
-        self._leases = Watched()
+        self._leases = ChangeDetector()
         self._told: tuple[ComputeLease, ...] = ()
         self._basis: Basis | None = None
         self._decisions: dict[str, Decision] = {}
@@ -223,7 +224,7 @@ class JobPlacer:
             self._basis = basis
         return placed
 
-    def _ask(self, asking: Iterable[JobFacts], frame: Frame, state: HubState) -> dict[str, Asked]:
+    def _ask(self, asking: Iterable[JobFacts], frame: Frame, state: HubState) -> dict[str, PendingJob]:
         """The jobs as placement sees them, by uid.
 
         One that could not be started as it is (its workload is refused, or too large) is tried again each half minute,
@@ -244,7 +245,7 @@ class JobPlacer:
                 found[uid] = each
         return found
 
-    async def _based(self, asked: Mapping[str, Asked], frame: Frame, state: HubState, now: datetime) -> Basis:
+    async def _based(self, asked: Mapping[str, PendingJob], frame: Frame, state: HubState, now: datetime) -> Basis:
         jobs = {uid: each.job for uid, each in asked.items() if each.job is not None}
         spaces = {job.namespace for job in jobs.values()}
         dry = frozenset(uid for uid in jobs if asked[uid].facts.job.spec.dry_run)
@@ -274,7 +275,7 @@ class JobPlacer:
         self,
         followed: Iterable[JobFacts],
         resting: Iterable[JobFacts],
-        asked: Mapping[str, Asked],
+        asked: Mapping[str, PendingJob],
         state: HubState,
         *,
         anew: bool,
@@ -331,7 +332,7 @@ class JobPlacer:
             return False
         return (decision.chosen is None or facts.job.spec.dry_run) and _gist(decision) == shown[0]
 
-    def _answered(self, facts: JobFacts, asked: Mapping[str, Asked]) -> JobFacts:
+    def _answered(self, facts: JobFacts, asked: Mapping[str, PendingJob]) -> JobFacts:
         """The facts with what this pass says of the job; one that was not asked about stays as it is."""
         uid = facts.job.metadata.uid
         each = asked.get(uid)

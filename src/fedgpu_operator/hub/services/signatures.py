@@ -19,7 +19,7 @@ from fedgpu_operator.domain.books import SignedUsage
 from fedgpu_operator.domain.ledger import SignedReceipt
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import ChainError, InvalidResourceError
-from fedgpu_operator.hub.services.wallets import checksummed
+from fedgpu_operator.hub.views.wallets import checksummed
 from fedgpu_operator.ports import Clock, Ledger
 from fedgpu_operator.settlement.epochs import usage_statement
 from fedgpu_operator.settlement.typeddata import SigningDomain, escrow_domain, receipt, recover

@@ -20,12 +20,13 @@ from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.vantage import Vantage, with_vantages
 from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.services.changes import ChangeDetector, same_objects
 from fedgpu_operator.hub.services.costs import UNKNOWN, FaultBook, RunCosts, ending_of
-from fedgpu_operator.hub.services.funds import Obligations, standing
-from fedgpu_operator.hub.services.identity import Watched, same_objects
 from fedgpu_operator.hub.services.inventory import cut, offers
+from fedgpu_operator.hub.services.obligations import Obligations
 from fedgpu_operator.hub.services.priorities import Priorities, PriorityBook
 from fedgpu_operator.hub.services.store import HubState
+from fedgpu_operator.hub.views.funds import account_funds
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.providers import awaits_report, is_ready
 from fedgpu_operator.placement import Snapshot
@@ -147,7 +148,7 @@ def funds_by_namespace(state: HubState, namespaces: Iterable[str], owed: Obligat
     funds: dict[str, MicroUSD | None] = {}
     for namespace in set(namespaces):
         wallet = state.wallets.tenants.get(namespace)
-        known = standing(state.accounts[namespace]) if wallet is not None else None
+        known = account_funds(state.accounts[namespace]) if wallet is not None else None
         funds[namespace] = known.available(owed.exposure(wallet or "")) if known is not None else MicroUSD(0)
     return funds
 
@@ -169,7 +170,7 @@ class OfferBook:
     """
 
     def __init__(self) -> None:
-        self._objects = Watched()
+        self._objects = ChangeDetector()
         self._costs: RunCosts = UNKNOWN
         self._known: dict[str, _Known] = {}
         self._all: tuple[Offer, ...] = ()
@@ -216,7 +217,7 @@ class Newcomers:
 
     def __init__(self, began: datetime) -> None:
         self._began = began
-        self._watched = Watched()
+        self._watched = ChangeDetector()
         self._since: dict[str, datetime] = {}
 
     def awaited(self, state: HubState, now: datetime) -> Awaiting:
@@ -275,7 +276,7 @@ MOST_PARTS: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PendingJob:
     """A job that asks for a place, or why it cannot be read; `against` and `tick` are what it was read against."""
 
     facts: JobFacts
@@ -314,13 +315,13 @@ class JobReader:
         self._faults = faults
         self._cooldown = cooldown
         self._vantages = vantages
-        self._providers = Watched()
+        self._providers = ChangeDetector()
         self._hosts: dict[str, MicroUSD | None] = {}
         self._law: object = None
         self._laws: dict[str, tuple[Policy, ...]] = {}
         self._broken: dict[str, InvalidResourceError] = {}
         self._against: dict[str, tuple[object, ...]] = {}
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, PendingJob] = {}
         self._parts: dict[object, Any] = {}
 
     async def frame(self, state: HubState, namespaces: Iterable[str], now: datetime) -> Frame:
@@ -349,11 +350,11 @@ class JobReader:
             now, tick, self._laws, self._broken, self._hosts, priorities, cooling, {n: self._against[n] for n in spaces}
         )
 
-    def known(self, uid: str) -> Asked | None:
+    def known(self, uid: str) -> PendingJob | None:
         """How the job was read the last time."""
         return self._asked.get(uid)
 
-    def read(self, facts: JobFacts, frame: Frame, state: HubState) -> Asked:
+    def read(self, facts: JobFacts, frame: Frame, state: HubState) -> PendingJob:
         """The job as placement sees it; the very same answer, or at least job, where nothing of it changed."""
         uid, namespace = facts.job.metadata.uid, facts.job.metadata.namespace
         known, against = self._asked.get(uid), frame.against[namespace]
@@ -372,7 +373,7 @@ class JobReader:
             job = known.job
         elif job is not None:
             job = self._shared(job)
-        self._asked[uid] = asked = Asked(facts, against, frame.tick, job, error)
+        self._asked[uid] = asked = PendingJob(facts, against, frame.tick, job, error)
         return asked
 
     def _shared(self, job: Job) -> Job:

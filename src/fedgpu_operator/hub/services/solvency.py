@@ -14,11 +14,12 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import LeaseUsage
 from fedgpu_operator.errors import NotFoundError
-from fedgpu_operator.hub.services.funds import ObligationBook, Obligations, Outlook, outlook, standing
-from fedgpu_operator.hub.services.identity import Watched
+from fedgpu_operator.hub.services.changes import ChangeDetector
+from fedgpu_operator.hub.services.obligations import ObligationBook, Obligations
 from fedgpu_operator.hub.services.store import HubState
-from fedgpu_operator.hub.services.wallets import checksummed
 from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, one_of_many
+from fedgpu_operator.hub.views.funds import Outlook, account_funds, outlook
+from fedgpu_operator.hub.views.wallets import checksummed
 from fedgpu_operator.ports import Clock, Kube, ResourceType
 from fedgpu_operator.settlement import Stage, Thresholds, stage_of
 
@@ -80,7 +81,7 @@ def upkeep(
     """
     found = []
     for wallet, payer in payers.items():
-        stands = standing(payer.account, now)
+        stands = account_funds(payer.account, now)
         if stands is not None and not stands.pays_all(owed.exposure(wallet)):
             ends = _ends(payer.entries, leases, now)
             seen = outlook(stands, owed.pairs_of.get(wallet, ()), payer.entries, now, ends)
@@ -159,7 +160,7 @@ class MoneyWatch:
         self._owed = owed
         self._clock = clock
         self._thresholds = thresholds
-        self._watched = Watched()
+        self._watched = ChangeDetector()
         self._payers: dict[str, Payer] = {}
         self._missing: dict[str, str] = {}
         self._tight = False

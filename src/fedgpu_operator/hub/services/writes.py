@@ -32,10 +32,10 @@ from fedgpu_operator.errors import (
     RejectedError,
     TooLargeError,
 )
-from fedgpu_operator.hub.services.notices import MOVE_ANNOTATION, Notice
 from fedgpu_operator.hub.views.epochs import EpochFacts, epoch_object, epoch_status, names_of
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.jobs import JobEvent, job_events, job_status
+from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION, Notice
 from fedgpu_operator.ports import EVENTS, NAMESPACES, Clock, Kube, ResourceType, read_back
 
 log = logging.getLogger(__name__)

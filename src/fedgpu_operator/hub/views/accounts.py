@@ -13,8 +13,8 @@ from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import LeaseUsage, PairTotal
 from fedgpu_operator.domain.money import MicroUSD, format_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot, Pair
-from fedgpu_operator.hub.services.funds import Exposure, Outlook, Standing, chain_standing, exposure, outlook
-from fedgpu_operator.hub.services.wallets import ProofVerdict, checksummed, cumulative_pairs
+from fedgpu_operator.hub.views.funds import EscrowFunds, Exposure, Outlook, chain_funds, exposure, outlook
+from fedgpu_operator.hub.views.wallets import ProofVerdict, checksummed, cumulative_pairs
 from fedgpu_operator.settlement import Stage, Thresholds, shortfall, stage_of
 
 FUNDED: Final = "Funded"
@@ -58,7 +58,7 @@ class AccountFacts:
 class _Reading:
     """What the facts come to at a finalized block; `until` is when the money for running work ends, if it does."""
 
-    stands: Standing
+    stands: EscrowFunds
     charged: Mapping[Pair, MicroUSD]
     """What each pair of the wallet owes since the beginning: the chain was asked for the books of these."""
     owed: Exposure
@@ -91,7 +91,7 @@ def account_status(facts: AccountFacts, now: datetime, thresholds: Thresholds) -
 
 def _read(facts: AccountFacts, chain: ChainSnapshot, now: datetime, lag: float) -> _Reading:
     charged = cumulative_pairs(facts.pairs)
-    stands = chain_standing(chain, facts.wallet, charged, now, lag)
+    stands = chain_funds(chain, facts.wallet, charged, now, lag)
     seen = outlook(stands, facts.pairs, facts.running, now)
     until = None if seen.lasts is None else _steady(facts.account.status.funded_until, now, seen.lasts)
     return _Reading(stands, charged, exposure(facts.pairs, facts.running), seen, until)

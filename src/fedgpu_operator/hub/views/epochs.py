@@ -43,7 +43,7 @@ _DEAD: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class EpochBlocker:
     """What stands against an epoch's next transaction: the nodes' own words with their class, or the contract's."""
 
     refusal: Refusal | None
@@ -62,7 +62,7 @@ class EpochFacts:
     chain: ChainSnapshot
     state: EpochState | None
     txs: tuple[ChainTx, ...]
-    held: Held | None = None
+    held: EpochBlocker | None = None
 
 
 def names_of(epoch: Epoch) -> tuple[str, str]:
@@ -160,7 +160,7 @@ def _findings(facts: EpochFacts) -> Iterator[Finding]:
         yield Finding("Paid", "False", ConditionReason.AWAITING_CLAIM if final else ConditionReason.AWAITING_FINALITY)
 
 
-def _held(held: Held) -> tuple[str, str]:
+def _held(held: EpochBlocker) -> tuple[str, str]:
     """Reason and message: the class of the refusal, and the words of who refuses."""
     if held.refusal is None:
         return ConditionReason.REFUSED, f"the contract refuses the transaction: {held.why}"

@@ -15,7 +15,6 @@ from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.faults import SUCCEEDED, SUSPENDED_BY_MEMBER, NextStep, outcome_row
 from fedgpu_operator.domain.geo import LAW_DATE
 from fedgpu_operator.domain.money import format_usd
-from fedgpu_operator.hub.services.notices import words
 from fedgpu_operator.hub.views.jobfacts import (
     DEADLINE,
     MOST_REFUSED,
@@ -28,6 +27,7 @@ from fedgpu_operator.hub.views.jobfacts import (
     unstarted,
     waits_for_money,
 )
+from fedgpu_operator.hub.views.notices import words
 
 MAX_MESSAGE: Final = 768
 """Bytes of a condition's message as it is stored: conditions and the longest list of policies fit together."""

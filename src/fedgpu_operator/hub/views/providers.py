@@ -13,14 +13,8 @@ from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.services.acceptance import (
-    Mode,
-    judge_acceptance,
-    keeps_agent,
-    kept_acceptance,
-    location_finding,
-)
-from fedgpu_operator.hub.services.wallets import ProofVerdict
+from fedgpu_operator.hub.views.acceptance import Mode, judge_acceptance, keeps_agent, kept_acceptance, location_finding
+from fedgpu_operator.hub.views.wallets import ProofVerdict
 
 MAX_GPUS: Final = 10_000_000
 """As many as a status can show."""
