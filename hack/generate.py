@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from hack import law_tables
 
 from fedgpu_operator.adapters.chain import wordings
+from fedgpu_operator.api import reasons
 from fedgpu_operator.api.crd import crd, to_yaml
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.settlement import protocol
@@ -45,6 +46,7 @@ Section = tuple[str, Callable[[], str]]
 SECTIONS: Mapping[str, Section] = {
     "docs/settlement.md": ("protocol", lambda: f"```mermaid\n{protocol.diagram()}```\n"),
     "docs/chains.md": ("answers", wordings.table),
+    "docs/reasons.md": ("reasons", reasons.table),
     "docs/residency.md": ("law", lambda: law_tables.table(law_tables.load())),
 }
 """File below the root -> the section of it that is generated; the rest of the file is written by hand."""

@@ -21,7 +21,7 @@ from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.errors import FedGPUError
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
-from fedgpu_operator.hub.services.wallets import cumulative_pairs
+from fedgpu_operator.hub.views.wallets import cumulative_pairs
 from fedgpu_operator.ports import Escrow, Kube, Ledger
 from fedgpu_operator.settlement import Terms, protocol
 

@@ -12,6 +12,7 @@ from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.api.base import Condition, Finding, JSONObject, find, is_true, merge
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.faults import (
     LEASE_FENCED,
     MEMBER_REJECTED,
@@ -27,14 +28,6 @@ from fedgpu_operator.domain.usage import UsageReading
 
 LeaseState = Literal["Pending", "Running", "Suspended", "Stopping", "Succeeded", "Failed", "Stopped"]
 
-DISPATCHING: Final = "Dispatching"
-ACCEPTED: Final = "Accepted"
-WAITING: Final = "Waiting"
-RUNNING: Final = "Running"
-STOPPING: Final = "Stopping"
-STOPPED: Final = "Stopped"
-ENDED: Final = "Ended"
-RESUMED: Final = "Resumed"
 
 MAX_MESSAGE: Final = 1024
 
@@ -68,9 +61,9 @@ def state_of(conditions: Sequence[Condition]) -> LeaseState:
         return "Succeeded"
     if status.get("Failed") == "True":
         return "Failed"
-    if reason.get("Running") == STOPPED:
+    if reason.get("Running") == ConditionReason.STOPPED:
         return "Stopped"
-    if reason.get("Running") == STOPPING:
+    if reason.get("Running") == ConditionReason.STOPPING:
         return "Stopping"
     if status.get("Suspended") == "True":
         return "Suspended"
@@ -163,7 +156,7 @@ def refused(why: str, message: str) -> LeaseDecision:
     return LeaseDecision(
         verdicts={
             "Accepted": ConditionState("False", why, message),
-            "Running": ConditionState("False", ENDED),
+            "Running": ConditionState("False", ConditionReason.ENDED),
             "Failed": ConditionState("True", MEMBER_REJECTED, f"{why}: {message}"),
         },
         exit_message=message,
@@ -188,8 +181,8 @@ def _ended_by_itself(ended: podlib.PodsEnd) -> LeaseDecision:
     kind = "Complete" if ended.kind == "Succeeded" else "Failed"
     return LeaseDecision(
         verdicts={
-            "Accepted": ConditionState("True", ACCEPTED),
-            "Running": ConditionState("False", ENDED),
+            "Accepted": ConditionState("True", ConditionReason.ACCEPTED),
+            "Running": ConditionState("False", ConditionReason.ENDED),
             kind: ConditionState("True", ended.reason, ended.message),
         },
         exit_message=ended.message,
@@ -200,20 +193,22 @@ def _stop(view: View, failure: ConditionState | None) -> LeaseDecision:
     """Take the workload away; the reason is written first, so that a new agent goes on with the same one."""
     if view.job is not None or view.live_pods:
         why = failure.message if failure else view.lease.spec.stop_reason
-        running: ConditionStates = {"Running": ConditionState(_running_status(view), STOPPING, why)}
+        running: ConditionStates = {"Running": ConditionState(_running_status(view), ConditionReason.STOPPING, why)}
         return LeaseDecision(remove=True, verdicts=running if failure is None else {**running, "Failed": failure})
     if podlib.all_succeeded(view.all_pods, view.lease.spec.replicas):
         return _ended_by_itself(podlib.PodsEnd("Succeeded", SUCCEEDED, "all replicas succeeded before the stop"))
     if failure is not None:
         return LeaseDecision(
             verdicts={
-                "Running": ConditionState("False", ENDED),
+                "Running": ConditionState("False", ConditionReason.ENDED),
                 "Failed": ConditionState("True", failure.reason, failure.message),
             },
             exit_message=failure.message,
         )
     why = view.lease.spec.stop_reason or "the hub asked for it"
-    return LeaseDecision(verdicts={"Running": ConditionState("False", STOPPED, why)}, exit_message=f"stopped: {why}")
+    return LeaseDecision(
+        verdicts={"Running": ConditionState("False", ConditionReason.STOPPED, why)}, exit_message=f"stopped: {why}"
+    )
 
 
 def _without_job(view: View) -> LeaseDecision:
@@ -225,7 +220,7 @@ def _without_job(view: View) -> LeaseDecision:
         return LeaseDecision(
             verdicts={
                 "Accepted": ConditionState("False", LEASE_FENCED),
-                "Running": ConditionState("False", ENDED),
+                "Running": ConditionState("False", ConditionReason.ENDED),
                 "Failed": ConditionState(
                     "True", LEASE_FENCED, f"a lease with fencing epoch {view.newest_epoch} exists"
                 ),
@@ -239,7 +234,10 @@ def lost() -> LeaseDecision:
     """The member has no workload of the lease, and it is not known whether one was started: it is not started now."""
     why = "the lease was made again, or its agent started anew, and the member has no workload of it"
     return LeaseDecision(
-        verdicts={"Running": ConditionState("False", ENDED), "Failed": ConditionState("True", WORKLOAD_LOST, why)},
+        verdicts={
+            "Running": ConditionState("False", ConditionReason.ENDED),
+            "Failed": ConditionState("True", WORKLOAD_LOST, why),
+        },
         exit_message=why,
     )
 
@@ -257,7 +255,7 @@ def _suspended(view: View, overdue: float, settings: AgentSettings) -> LeaseDeci
         return _stop(view, ConditionState("False", SUSPENDED_BY_MEMBER, why))
     running: Literal["True", "False"] = "True" if view.live_pods and _running_status(view) == "True" else "False"
     verdicts = {
-        "Accepted": ConditionState("True", ACCEPTED),
+        "Accepted": ConditionState("True", ConditionReason.ACCEPTED),
         "Running": ConditionState(running, SUSPENDED_BY_MEMBER, why),
         "Suspended": ConditionState("True", SUSPENDED_BY_MEMBER, why),
     }
@@ -286,9 +284,9 @@ def _hindered(view: View, settings: AgentSettings) -> LeaseDecision | None:
 def _patience(found: podlib.Hindrance, settings: AgentSettings) -> float:
     """Seconds of waiting for which that hindrance may still pass by itself."""
     return {
-        "ImagePull": settings.image_after,
-        "StartFailed": settings.image_after,
-        "NotStarted": settings.start_after,
+        ConditionReason.IMAGE_PULL: settings.image_after,
+        ConditionReason.START_FAILED: settings.image_after,
+        ConditionReason.NOT_STARTED: settings.start_after,
     }.get(found.kind, settings.reject_after)
 
 
@@ -299,11 +297,11 @@ def _go_on(view: View, *, due: float | None) -> LeaseDecision:
     if resumed and not is_true(known, "Running") and not any(map(podlib.ever_started, view.pods)):
         status = "False"
     verdicts = {
-        "Accepted": ConditionState("True", ACCEPTED),
-        "Running": ConditionState(status, RUNNING if status == "True" else WAITING),
+        "Accepted": ConditionState("True", ConditionReason.ACCEPTED),
+        "Running": ConditionState(status, ConditionReason.RUNNING if status == "True" else ConditionReason.WAITING),
     }
     if resumed:
-        verdicts["Suspended"] = ConditionState("False", RESUMED)
+        verdicts["Suspended"] = ConditionState("False", ConditionReason.RESUMED)
     return LeaseDecision(verdicts=verdicts, due=due)
 
 
@@ -314,7 +312,7 @@ def _running_status(view: View) -> Literal["True", "False"]:
 
 def _stopping(lease: ComputeLease) -> bool:
     running = find(lease.status.conditions, "Running")
-    return running is not None and running.reason == STOPPING
+    return running is not None and running.reason == ConditionReason.STOPPING
 
 
 def _recorded_failure(lease: ComputeLease) -> ConditionState | None:

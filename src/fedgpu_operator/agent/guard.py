@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fedgpu_operator.api.base import wire_name
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.jobspec import harmless_annotation, takes_devices
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import InvalidResourceError
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
-REFUSED: Final = "WorkloadRefused"
 LONGEST_BACKSTOP: Final = 3600
 """Seconds past the run limit within which the member itself must end the Job, should the agent be gone."""
 
@@ -178,9 +178,11 @@ def check_workload(lease: ComputeLease) -> None:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InvalidResourceError(REFUSED, f"workload.{field}: {first['msg']}"[:512]) from error
+        raise InvalidResourceError(
+            ConditionReason.WORKLOAD_REFUSED, f"workload.{field}: {first['msg']}"[:512]
+        ) from error
     for complaint in _complaints(lease, workload):
-        raise InvalidResourceError(REFUSED, f"workload: {complaint}")
+        raise InvalidResourceError(ConditionReason.WORKLOAD_REFUSED, f"workload: {complaint}")
 
 
 def _complaints(lease: ComputeLease, workload: _Workload) -> Iterator[str]:

@@ -11,9 +11,6 @@ from typing import Final, TypeAlias
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.decide import (
-    ACCEPTED,
-    DISPATCHING,
-    WAITING,
     ConditionState,
     LeaseDecision,
     View,
@@ -29,6 +26,7 @@ from fedgpu_operator.agent.signing import UsageSigner, shown
 from fedgpu_operator.agent.workload import Workloads
 from fedgpu_operator.api.base import JSONObject, find
 from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseStatus, LeaseUsage
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.errors import ConflictError, InvalidResourceError, KubeError
 from fedgpu_operator.metering import measure, worth_writing
@@ -234,7 +232,7 @@ class LeaseReconciler:
         """Start the workload, after the hub was asked once more: nothing starts for a lease that is gone or changed."""
         lease = await self._confirmed(lease)
         if not isinstance(self._hub, Holding):
-            begun = LeaseDecision(verdicts={"Accepted": ConditionState("Unknown", DISPATCHING)})
+            begun = LeaseDecision(verdicts={"Accepted": ConditionState("Unknown", ConditionReason.DISPATCHING)})
             lease = await self._write(lease, begun, reading)
         try:
             job = await self._workloads.create(lease)
@@ -247,9 +245,12 @@ class LeaseReconciler:
                 self._lost_answers[lease.metadata.uid] = self._clock.now()
             if error.status not in REFUSALS:
                 raise
-            return Step(await self._write(lease, refused("CreateRefused", str(error)), reading))
+            return Step(await self._write(lease, refused(ConditionReason.CREATE_REFUSED, str(error)), reading))
         accepted = LeaseDecision(
-            verdicts={"Accepted": ConditionState("True", ACCEPTED), "Running": ConditionState("False", WAITING)},
+            verdicts={
+                "Accepted": ConditionState("True", ConditionReason.ACCEPTED),
+                "Running": ConditionState("False", ConditionReason.WAITING),
+            },
         )
         lease = await self._write(lease, accepted, reading, workload_uid=str(job["metadata"]["uid"]))
         return Step(lease, self._settings.reject_after, created=job)

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import plausible
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.faults import (
     IMAGE_PULL_FAILED,
     IMAGE_UNAVAILABLE,
@@ -47,7 +48,7 @@ class PodsEnd:
 class Hindrance:
     """Why a workload does not start; `outcome` is how its attempt ends when that does not pass."""
 
-    kind: Literal["NoPods", "Unschedulable", "ImagePull", "StartFailed", "NotStarted"]
+    kind: ConditionReason
     outcome: str
     message: str
 
@@ -134,12 +135,14 @@ def outcome(job: JSONObject, pods: Sequence[JSONObject]) -> PodsEnd | None:
 def hindrance(pods: Sequence[JSONObject], *, replicas: int, ever: int, events: str) -> Hindrance | None:
     """Why the workload does not start: `ever` counts the pods that were ever seen, `events` is the member's word."""
     if ever < replicas:
-        return Hindrance("NoPods", MEMBER_REJECTED, events or f"the member created {ever} of {replicas} pods")
+        return Hindrance(
+            ConditionReason.NO_PODS, MEMBER_REJECTED, events or f"the member created {ever} of {replicas} pods"
+        )
     for pod in pods:
         scheduled = _condition(pod, "PodScheduled", "False")
         if scheduled is not None and not terminal(pod):
             text = str(scheduled.get("message", "no node takes the pod"))[:MAX_MESSAGE]
-            return Hindrance("Unschedulable", MEMBER_REJECTED, text)
+            return Hindrance(ConditionReason.UNSCHEDULABLE, MEMBER_REJECTED, text)
     for pod in pods:
         for entry, reason, message in _waiting(pod):
             text = f"{message}: {events}" if events and _causeless(reason, message) else message
@@ -148,14 +151,16 @@ def hindrance(pods: Sequence[JSONObject], *, replicas: int, ever: int, events: s
                 continue
             pulling = word in (IMAGE_PULL_FAILED, IMAGE_UNAVAILABLE)
             why = f"{entry.get('image', '')}: {reason}: {text}"[:MAX_MESSAGE]
-            return Hindrance("ImagePull" if pulling else "StartFailed", word, why)
+            return Hindrance(ConditionReason.IMAGE_PULL if pulling else ConditionReason.START_FAILED, word, why)
     idle = next((pod for pod in pods if not terminal(pod) and not ever_started(pod)), None)
     if idle is None:
         return None
     if _condition(idle, "PodReadyToStartContainers", "False") is not None:
         # Its sandbox is not there, so no image was asked for: what is missing is the node's.
-        return Hindrance("NotStarted", START_FAILED, f"{_waits_for(idle)}: the node has not set up its sandbox")
-    return Hindrance("NotStarted", START_TIMEOUT, _waits_for(idle))
+        return Hindrance(
+            ConditionReason.NOT_STARTED, START_FAILED, f"{_waits_for(idle)}: the node has not set up its sandbox"
+        )
+    return Hindrance(ConditionReason.NOT_STARTED, START_TIMEOUT, _waits_for(idle))
 
 
 def pull_without_cause(pods: Sequence[JSONObject]) -> JSONObject | None:

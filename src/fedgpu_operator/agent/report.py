@@ -22,6 +22,7 @@ from fedgpu_operator.api.providerreport import (
     SignedReceipt,
     VantageRef,
 )
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import (
     CertificateRefusedError,
     FedGPUError,
@@ -36,23 +37,25 @@ log = logging.getLogger(__name__)
 
 REPORTS: Final = ResourceType.of(ProviderReport.info)
 ROUND_TRIPS: Final = 16
-MEMBER_TOO_LARGE: Final = "MemberTooLarge"
-"""The member shows more than one member may make the hub go through or hold."""
-ANSWERING: Final = ConditionState("True", "Answering")
+ANSWERING: Final = ConditionState("True", ConditionReason.ANSWERING)
 
 
 def unreachable(error: KubeError) -> ConditionState:
     """Why the member cannot be read: no answer is Unknown, a refusal or too large a member is a fact."""
     if error.status == 401:
-        return ConditionState("False", "Unauthorized", "the member refuses the credentials of the kubeconfig")
+        return ConditionState(
+            "False", ConditionReason.UNAUTHORIZED, "the member refuses the credentials of the kubeconfig"
+        )
     if error.status == 403:
-        return ConditionState("False", "Forbidden", str(error))
+        return ConditionState("False", ConditionReason.FORBIDDEN, str(error))
     if isinstance(error, ListTooLargeError):
         text = f"{error}: nothing new is placed here; the leases that it has are metered and stopped one by one"
-        return ConditionState("False", MEMBER_TOO_LARGE, text)
+        return ConditionState("False", ConditionReason.MEMBER_TOO_LARGE, text)
     if isinstance(error, CertificateRefusedError):
         return ConditionState("False", error.reason, str(error))
-    return ConditionState("Unknown", error.reason if isinstance(error, UnreachableError) else "Unreachable", str(error))
+    return ConditionState(
+        "Unknown", error.reason if isinstance(error, UnreachableError) else ConditionReason.UNREACHABLE, str(error)
+    )
 
 
 class Reporter:

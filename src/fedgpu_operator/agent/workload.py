@@ -15,6 +15,7 @@ from fedgpu_operator.agent.guard import check_workload
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import JOB_UID_LABEL, LEASE_LABEL, PROVIDER_LABEL, TENANT_LABEL, ComputeLease
 from fedgpu_operator.api.jobspec import CHECKPOINT_ANNOTATION
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -123,7 +124,9 @@ class Workloads:
             self._namespaces.pop(namespace, None)
             return await self.create(lease)
         if not self._identity.ours(labels_of(job)) or lease_of(job) != lease.metadata.name:
-            raise InvalidResourceError("NameTaken", f"a Job named {lease.metadata.name} exists that is not ours")
+            raise InvalidResourceError(
+                ConditionReason.NAME_TAKEN, f"a Job named {lease.metadata.name} exists that is not ours"
+            )
         return job
 
     async def remove(self, job: JSONObject | None, pods: Sequence[JSONObject]) -> None:
@@ -199,12 +202,14 @@ class Workloads:
         labels, meta = labels_of(found), found["metadata"]
         if any(labels.get(key) != value for key, value in ours.items()):
             raise InvalidResourceError(
-                "NamespaceTaken",
+                ConditionReason.NAMESPACE_TAKEN,
                 f"namespace {name} on the member is not ours; its owner may label it "
                 + " and ".join(f"{key}={value}" for key, value in ours.items()),
             )
         if meta.get("deletionTimestamp"):
-            raise InvalidResourceError("NamespaceTerminating", f"namespace {name} on the member is being deleted")
+            raise InvalidResourceError(
+                ConditionReason.NAMESPACE_TERMINATING, f"namespace {name} on the member is being deleted"
+            )
         if any(labels.get(key) != value for key, value in RESTRICTED.items()):
             guard = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
             await self._member.patch(NAMESPACES, name, "", {"metadata": {**guard, "labels": RESTRICTED}})

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.geo import COUNTRIES
 from fedgpu_operator.errors import InvalidResourceError
 
@@ -184,7 +185,7 @@ class Resource(Model):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
-            raise InvalidResourceError("InvalidSpec", f"{field}: {first['msg']}") from error
+            raise InvalidResourceError(ConditionReason.INVALID_SPEC, f"{field}: {first['msg']}") from error
 
     @property
     def key(self) -> str:

@@ -22,6 +22,7 @@ from fedgpu_operator.api.base import (
     WalletOrNone,
     Word,
 )
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.usage import PodUsage, UsageReading
 from fedgpu_operator.errors import InvalidResourceError
 
@@ -47,7 +48,7 @@ def plausible(at: datetime | None) -> datetime | None:
     """
     if at is not None and (at.tzinfo is None or not EARLIEST <= at < LATEST):
         text = f"usage holds the instant {at.isoformat()}: it must have a zone and lie in the years 2000 to 2199"
-        raise InvalidResourceError("BadReading", text)
+        raise InvalidResourceError(ConditionReason.BAD_READING, text)
     return at
 
 

@@ -21,6 +21,7 @@ from fedgpu_operator.api.base import (
     map_list,
     parse_duration,
 )
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.rules import DataResidency
 from fedgpu_operator.domain.geo import Location, locate
 from fedgpu_operator.domain.job import DataSet, LatencyRule, PlacementRules
@@ -152,7 +153,7 @@ def check_law(rules: PlacementRules, data: Iterable[DataSet], checkpoint: Checkp
     excluded = rules.excluded_countries.union(*(each.excluded_countries for each in bound))
     if limits and not frozenset.intersection(*limits) - excluded:
         raise InvalidResourceError(
-            "ResidencyConflict",
+            ConditionReason.RESIDENCY_CONFLICT,
             f"spec.data.sets: no country is left that spec.placement and the residency of {names} all allow; "
             "split the job, or loosen one of them",
         )
@@ -166,7 +167,7 @@ def _check_checkpoint(bound: Iterable[DataSet], country: str) -> None:
         if not country or outside or country in each.excluded_countries:
             kept = f"{country} is no country" if country else "it is not known"
             raise InvalidResourceError(
-                "CheckpointOutsideResidency",
+                ConditionReason.CHECKPOINT_OUTSIDE_RESIDENCY,
                 f"spec.checkpoint.country: {kept} in which data set {each.name} may be kept; a checkpoint holds data",
             )
 
@@ -215,7 +216,7 @@ class LatencySpec(Model):
         try:
             origin = locate(country=where.country or "", region=where.region or "", coordinates=point)
         except ValueError as error:
-            raise InvalidResourceError("UnknownPlace", f"spec.latency.from: {error}") from error
+            raise InvalidResourceError(ConditionReason.UNKNOWN_PLACE, f"spec.latency.from: {error}") from error
         return LatencyRule(origin, self.max_ms, self.allow_estimate, max_age=max_age)
 
 

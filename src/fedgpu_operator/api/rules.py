@@ -18,6 +18,7 @@ from fedgpu_operator.api.base import (
     Word,
     cel,
 )
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.geo import resolve_countries
 from fedgpu_operator.domain.job import PlacementRules, Policy, Requirement, SelectorOperator
 from fedgpu_operator.domain.money import parse_usd
@@ -103,7 +104,7 @@ class CountryRules(Model):
             allowed = resolve_countries(self.countries, self.groups)
             refused = resolve_countries(self.excluded_countries, [])
         except ValueError as error:
-            raise InvalidResourceError("UnknownPlace", f"{path}: {error}") from error
+            raise InvalidResourceError(ConditionReason.UNKNOWN_PLACE, f"{path}: {error}") from error
         return (allowed if self.countries or self.groups else None), refused
 
 

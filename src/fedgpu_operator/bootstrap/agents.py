@@ -20,11 +20,12 @@ from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.agent import KEPT, Agent, AgentSettings, Signing
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, SecretKeyRef
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import ConfigurationError, FedGPUError, InvalidResourceError, NotFoundError
-from fedgpu_operator.hub.services.acceptance import TAKEN, SecretKey, keeps_agent, secret_owners
 from fedgpu_operator.hub.services.attempts import wants_agent
 from fedgpu_operator.hub.services.store import load_all, load_namespaces, load_reading
 from fedgpu_operator.hub.services.workloads import provider_namespace
+from fedgpu_operator.hub.views.acceptance import SecretKey, keeps_agent, secret_owners
 from fedgpu_operator.ports import SECRETS, Clock, Kube
 from fedgpu_operator.pulse import Pulse
 from fedgpu_operator.settings import Settings
@@ -120,7 +121,7 @@ class AgentSupervisor:
     def _hinder(self, name: str, why: str) -> None:
         """A failure that is not the spec's: an agent that runs goes on, and reports for itself."""
         if name not in self._running:
-            self._refuse(name, InvalidResourceError("AgentNotStarted", why))
+            self._refuse(name, InvalidResourceError(ConditionReason.AGENT_NOT_STARTED, why))
 
     def _refuse(self, name: str, error: InvalidResourceError) -> None:
         if str(self.refusals.get(name)) != str(error):
@@ -182,20 +183,22 @@ class AgentSupervisor:
             return None, ""
         payout, signer = str(to_checksum_address(known.payout)), str(to_checksum_address(known.signer))
         if signer.lower() in self._reserved:
-            raise InvalidResourceError("SignerRefused", f"spec.payout.signer {signer} is a key of this operator")
+            raise InvalidResourceError(
+                ConditionReason.SIGNER_REFUSED, f"spec.payout.signer {signer} is a key of this operator"
+            )
         ref = known.signer_key_secret_ref
         if ref is None:
             fix = "the agent runs in the operator and cannot sign its usage otherwise"
-            raise InvalidResourceError("NoSignerKey", f"set spec.payout.signerKeySecretRef: {fix}")
+            raise InvalidResourceError(ConditionReason.NO_SIGNER_KEY, f"set spec.payout.signerKeySecretRef: {fix}")
         text, version = await self._secret(provider, ref, owners)
         try:
             key = LocalSigner(text.strip())
         except ConfigurationError as error:
             where = f"Secret {self._settings.namespace}/{ref.name} key {ref.key}"
-            raise InvalidResourceError("SignerKeyRefused", f"{where}: {error}") from None
+            raise InvalidResourceError(ConditionReason.SIGNER_KEY_REFUSED, f"{where}: {error}") from None
         if key.address != signer:
             text = f"the key in Secret {ref.name} is that of {key.address}, spec.payout.signer says {signer}"
-            raise InvalidResourceError("SignerMismatch", text)
+            raise InvalidResourceError(ConditionReason.SIGNER_MISMATCH, text)
         made_of = f"{version} {payout} {signer}"
         return Signing(key, payout, chain.chain_id, chain.escrow), made_of
 
@@ -206,18 +209,18 @@ class AgentSupervisor:
         where, owner = f"Secret {self._settings.namespace}/{ref.name}", owners[ref.name, ref.key]
         if owner != provider.metadata.name:
             text = f"Secret {ref.name} key {ref.key} belongs to provider {owner}, which was accepted with it first"
-            raise InvalidResourceError(TAKEN, text)
+            raise InvalidResourceError(ConditionReason.SECRET_TAKEN, text)
         try:
             secret: Mapping[str, Any] = await self._hub.get(SECRETS, ref.name, self._settings.namespace)
         except NotFoundError as error:
-            raise InvalidResourceError("SecretNotFound", f"{where} does not exist") from error
+            raise InvalidResourceError(ConditionReason.SECRET_NOT_FOUND, f"{where} does not exist") from error
         encoded = (secret.get("data") or {}).get(ref.key)
         if encoded is None:
-            raise InvalidResourceError("SecretNotFound", f"{where} has no key {ref.key}")
+            raise InvalidResourceError(ConditionReason.SECRET_NOT_FOUND, f"{where} has no key {ref.key}")
         try:
             text = base64.b64decode(encoded).decode()
         except (binascii.Error, UnicodeDecodeError):
-            raise InvalidResourceError("SecretRefused", f"{where} key {ref.key} is not text") from None
+            raise InvalidResourceError(ConditionReason.SECRET_REFUSED, f"{where} key {ref.key} is not text") from None
         return text, f"{ref.name}/{ref.key}@{secret['metadata']['resourceVersion']}"
 
     def _start(self, provider: GPUProvider, member: KubeClient, signing: Signing | None, made_of: str) -> None:

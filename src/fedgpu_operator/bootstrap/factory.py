@@ -26,7 +26,7 @@ from fedgpu_operator.hub.loops.settler import SettlerWatch
 from fedgpu_operator.hub.loops.vantages import VantageLoop
 from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.costs import CostBook
-from fedgpu_operator.hub.services.recovery import LedgerCheck, Place, Reconciler
+from fedgpu_operator.hub.services.recovery import EscrowAddress, LedgerCheck, Reconciler
 from fedgpu_operator.hub.services.signatures import SignerBook, UsageVerifier
 from fedgpu_operator.hub.services.snapshot import SETTLE
 from fedgpu_operator.hub.services.wallets import ProofBook
@@ -60,7 +60,7 @@ class Factory:
         *,
         hub_uid: str = "",
         access: EscrowAccess | None = None,
-        place: Place | None = None,
+        place: EscrowAddress | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
@@ -69,7 +69,7 @@ class Factory:
         self.hub_uid = hub_uid
         self.access = access
         self.escrow = access.escrow if access is not None else None
-        self.place = Place(self.escrow.chain_id, self.escrow.escrow) if self.escrow is not None else place
+        self.place = EscrowAddress(self.escrow.chain_id, self.escrow.escrow) if self.escrow is not None else place
         self.clock: Clock = clock or SystemClock()
         self.metrics = PrometheusMetrics()
 

@@ -21,9 +21,9 @@ from fedgpu_operator.bootstrap.health import HealthCheck
 from fedgpu_operator.bootstrap.settlement import EscrowAccess, open_escrow
 from fedgpu_operator.errors import ConfigurationError, ForbiddenError, NotFoundError, UnreachableError
 from fedgpu_operator.hub.loops.loop import Loop
+from fedgpu_operator.hub.services.escrow import Published, publish
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
 from fedgpu_operator.hub.services.recovery import LedgerCheck
-from fedgpu_operator.hub.views.escrow import Published, publish
 from fedgpu_operator.ports import NAMESPACES, Kube, ResourceType
 from fedgpu_operator.settings import Settings
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.adapters.ledger import SqlLedger
     from fedgpu_operator.api.base import JSONObject
-    from fedgpu_operator.hub.services.recovery import Gap, Place
+    from fedgpu_operator.hub.services.recovery import EscrowAddress, Gap
 
 LedgerOption = Annotated[
     str,
@@ -95,7 +95,9 @@ async def _reconciled(
         await hub.close()
 
 
-async def _gaps(hub: KubeClient, books: SqlLedger, target: TargetOptions, place: Place | None) -> tuple[Gap, ...]:
+async def _gaps(
+    hub: KubeClient, books: SqlLedger, target: TargetOptions, place: EscrowAddress | None
+) -> tuple[Gap, ...]:
     from fedgpu_operator.adapters.chain import EscrowClient
     from fedgpu_operator.cli.target import find_target
     from fedgpu_operator.hub.services.recovery import compare, compare_chain, without_accepted
@@ -109,17 +111,17 @@ async def _gaps(hub: KubeClient, books: SqlLedger, target: TargetOptions, place:
     return found
 
 
-async def _place(hub: KubeClient, target: TargetOptions) -> Place | None:
+async def _place(hub: KubeClient, target: TargetOptions) -> EscrowAddress | None:
     """Where the hub's operator settles; None where it settles nowhere."""
     from fedgpu_operator.errors import NotFoundError
-    from fedgpu_operator.hub.services.recovery import Place
-    from fedgpu_operator.hub.views.escrow import published
+    from fedgpu_operator.hub.services.escrow import published
+    from fedgpu_operator.hub.services.recovery import EscrowAddress
 
     try:
         known = await published(hub, target.operator_namespace)
     except NotFoundError:
         return None
-    return Place(known.chain_id, known.escrow)
+    return EscrowAddress(known.chain_id, known.escrow)
 
 
 def _rows(gaps: Sequence[Gap]) -> list[JSONObject]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.domain.market import Market, PriceBucket
-    from fedgpu_operator.hub.views.market import MarketDocument
+    from fedgpu_operator.hub.services.market import MarketDocument
 
 NAME: Final = "market"
 STEPS: Final = 3
@@ -46,7 +46,7 @@ def command(
     back = duration_of(history)
 
     async def fetch(hub: KubeClient) -> MarketDocument:
-        from fedgpu_operator.hub.views.market import published_market
+        from fedgpu_operator.hub.services.market import published_market
 
         return await published_market(hub, operator_namespace)
 

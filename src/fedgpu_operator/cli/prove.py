@@ -24,7 +24,7 @@ from fedgpu_operator.errors import ConfigurationError, ForbiddenError
 if TYPE_CHECKING:
     from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.api.base import JSONObject
-    from fedgpu_operator.hub.views.escrow import Published
+    from fedgpu_operator.hub.services.escrow import Published
     from fedgpu_operator.ports import ResourceType
     from fedgpu_operator.settlement.typeddata import TypedData
 
@@ -226,7 +226,7 @@ def _readable(signature: str) -> str:
 async def _settlement(hub: KubeClient, proof: ProofOptions) -> Published:
     """Hub, chain and escrow that are signed for: as the hub's operator says and nothing given denies, or as given."""
     from fedgpu_operator.cli.target import address
-    from fedgpu_operator.hub.views.escrow import Published, published
+    from fedgpu_operator.hub.services.escrow import Published, published
 
     escrow = address("--escrow", proof.escrow) if proof.escrow else ""
     if proof.hub and proof.chain_id is not None and escrow:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from fedgpu_operator.domain.decision import Decision, Verdict
     from fedgpu_operator.domain.job import Job, Policy
     from fedgpu_operator.domain.money import MicroUSD
+    from fedgpu_operator.hub.services.market import MarketDocument, QuotedOffer
     from fedgpu_operator.hub.services.priorities import Priorities
-    from fedgpu_operator.hub.views.market import MarketDocument, QuotedOffer
 
 FULL: Final = frozenset({"InsufficientGPUs", "ProviderFull"})
 """Reasons that pass when running work ends: what an estimate of the wait can be made from."""
@@ -53,8 +53,8 @@ class Hub:
 async def read_hub(hub: KubeClient, operator_namespace: str, namespaces: set[str]) -> Hub:
     """Read all of it. Raises NotFoundError where no market is published, and the rest of the KubeError tree."""
     from fedgpu_operator.api.rules import PlacementPolicy
-    from fedgpu_operator.hub.views.escrow import published
-    from fedgpu_operator.hub.views.market import published_market
+    from fedgpu_operator.hub.services.escrow import published
+    from fedgpu_operator.hub.services.market import published_market
     from fedgpu_operator.ports import ResourceType
 
     market = await published_market(hub, operator_namespace)

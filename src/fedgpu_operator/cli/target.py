@@ -80,7 +80,7 @@ async def _published(given: TargetOptions) -> tuple[str, int]:
     """Escrow and chain as the operator on the hub has published them for everybody."""
     from fedgpu_operator.adapters.kube.connect import connect
     from fedgpu_operator.errors import InvalidResourceError, KubeError
-    from fedgpu_operator.hub.views.escrow import published
+    from fedgpu_operator.hub.services.escrow import published
 
     try:
         hub = await connect(given.context)

@@ -17,7 +17,7 @@ from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.settlement import EpochPlan
 from fedgpu_operator.hub.services import epochs as manifests
 from fedgpu_operator.hub.services.epochs import publish_manifest
-from fedgpu_operator.hub.views.escrow import Published, publish
+from fedgpu_operator.hub.services.escrow import Published, publish
 
 if TYPE_CHECKING:
     from pathlib import Path

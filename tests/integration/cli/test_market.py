@@ -28,7 +28,7 @@ from fedgpu_operator.domain.market import Premium
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.hub.loops.market import MarketLoop
-from fedgpu_operator.hub.views.market import QuotedOffer, publish_market, published_market
+from fedgpu_operator.hub.services.market import QuotedOffer, publish_market, published_market
 
 L4 = "NVIDIA-L4-market-test"
 Json = dict[str, Any]

@@ -24,7 +24,7 @@ from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.market import Premium
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.hub.views.market import MarketDocument, QuotedOffer, publish_market
+from fedgpu_operator.hub.services.market import MarketDocument, QuotedOffer, publish_market
 
 L4 = "NVIDIA-L4-quote-test"
 COUNT = "count/computejobs.fedgpu.dev"

@@ -11,9 +11,9 @@ import pytest
 from fedgpu_operator.agent.decide import ConditionState
 from fedgpu_operator.agent.lease import LeaseReconciler, Sight
 from fedgpu_operator.agent.settings import AgentSettings
-from fedgpu_operator.agent.workload import Identity, Workloads
+from fedgpu_operator.agent.workload import HUB_LABEL, Identity, Workloads
 from fedgpu_operator.api.base import JSONObject, find
-from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.computelease import TENANT_LABEL, ComputeLease
 from fedgpu_operator.errors import ConflictError, ForbiddenError, NotFoundError, RejectedError, UnreachableError
 from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
 
@@ -41,6 +41,7 @@ class FakeKube:
         self.annotated: list[JSONObject] = []
         self.plan: dict[str, Exception] = {}
         self.events: list[JSONObject] = []
+        self.namespace: JSONObject | None = None
         self.asked = ""
 
     def _note(self, call: str) -> None:
@@ -52,6 +53,8 @@ class FakeKube:
         self._note(f"get {kind.kind}")
         if kind.kind == "ComputeLease":
             return self.lease
+        if kind.kind == "Namespace" and self.namespace is not None:
+            return self.namespace
         raise NotFoundError(name)
 
     async def list(
@@ -262,6 +265,14 @@ async def test_a_lease_whose_events_cannot_be_read_is_metered_and_stopped_all_th
         ["list Event", "status", "delete Job job-uid"] if desired == "Run" else ["status", "delete Job job-uid"]
     )
     assert bench.lease.status.usage.gpu_seconds == 10
+
+
+async def test_nothing_starts_in_a_namespace_that_the_member_deletes(make: Any) -> None:
+    bench = Bench(make, make.lease())
+    labels = {HUB_LABEL: "hub", TENANT_LABEL: bench.lease.spec.job.namespace}
+    bench.kube.namespace = {"metadata": {"labels": labels, "deletionTimestamp": "2026-01-01T12:00:00Z"}}
+    assert "create Job" not in await bench.step()
+    assert (bench.lease.status.state, bench.reason("Accepted")) == ("Failed", "NamespaceTerminating")
 
 
 async def test_only_the_members_own_refusal_is_a_rejection(make: Any) -> None:

@@ -288,6 +288,16 @@ async def test_a_key_that_is_not_the_signers_starts_nothing_and_is_not_told(
     assert held is None or held.removeprefix("0x") not in told
 
 
+async def test_a_secret_that_is_no_text_starts_nothing(chain: dict[str, str]) -> None:
+    hub = Hub()
+    await hub.provider("acme", payout=payout())
+    await hub.secret("acme-signer", key=KEY)
+    hub.objects[SECRETS.plural, "fedgpu-system", "acme-signer"]["data"]["key"] = "/w=="
+    supervisor = Supervisor(hub, chain)
+    await supervisor.pass_once()
+    assert (supervisor.started, supervisor.refusals["acme"].why) == ([], "SecretRefused")
+
+
 async def test_nobody_signs_with_the_key_that_an_older_provider_named(chain: dict[str, str]) -> None:
     hub = Hub()
     await hub.provider("acme", payout=payout())

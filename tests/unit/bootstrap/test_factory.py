@@ -9,7 +9,7 @@ import pytest
 
 from fedgpu_operator.bootstrap.factory import Factory
 from fedgpu_operator.errors import ConfigurationError
-from fedgpu_operator.hub.services.recovery import Place
+from fedgpu_operator.hub.services.recovery import EscrowAddress
 from fedgpu_operator.settings import Settings
 
 NOTHING: Any = None
@@ -37,7 +37,7 @@ def test_a_service_is_made_once_and_shared() -> None:
 
 
 def test_usage_is_verified_for_the_escrow_that_was_named_though_there_is_no_access_to_it() -> None:
-    place = Place(31337, "0x" + "11" * 20)
+    place = EscrowAddress(31337, "0x" + "11" * 20)
     assert factory({}, place=place).place == place
     assert factory({}).place is None
 

@@ -19,7 +19,7 @@ from fedgpu_operator.domain.market import Market, Premium, PriceBucket, PricePoi
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.errors import ConfigurationError
-from fedgpu_operator.hub.views.market import KEY, NAME, MarketDocument, QuotedOffer, packed
+from fedgpu_operator.hub.services.market import KEY, NAME, MarketDocument, QuotedOffer, packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,7 +27,7 @@ from fedgpu_operator.errors import (
     RejectedError,
     UnreachableError,
 )
-from fedgpu_operator.hub.views.market import KEY, NAME, MarketDocument, QuotedOffer, packed
+from fedgpu_operator.hub.services.market import KEY, NAME, MarketDocument, QuotedOffer, packed
 
 if TYPE_CHECKING:
     from .conftest import FakeHub

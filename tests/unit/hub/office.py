@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.unit.hub.signing import METER, PAYOUT, SIGNER, sign
-from tests.unit.hub.world import World
+from tests.unit.hub.world import REPORTS, World
 
 from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.agent.report import Reporter
@@ -11,7 +11,7 @@ from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import ReceiptDesk, Signing
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.ledger import CountersignedReceipt
-from fedgpu_operator.hub.loops.receipts import REPORTS, ReceiptLoop
+from fedgpu_operator.hub.loops.receipts import ReceiptLoop
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.settlement.typeddata import escrow_domain
 

@@ -8,8 +8,8 @@ from tests.ledgers import attempts_of
 from tests.unit.hub.world import JOBS, PROVIDERS, World
 
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.hub.services.funds import Exposure, Standing
 from fedgpu_operator.hub.services.store import load_heartbeats
+from fedgpu_operator.hub.views.funds import EscrowFunds, Exposure
 from fedgpu_operator.ports import COORDINATION_LEASES
 from fedgpu_operator.settlement import Cover
 
@@ -84,9 +84,9 @@ def test_new_work_counts_on_no_more_than_the_next_epoch_may_debit() -> None:
     def usd(amount: int) -> MicroUSD:
         return MicroUSD(amount * 1_000_000)
 
-    rich_and_locked = Standing(Cover(usd(1000), MicroUSD(1)), usd(0))
+    rich_and_locked = EscrowFunds(Cover(usd(1000), MicroUSD(1)), usd(0))
     assert rich_and_locked.available(Exposure(usd(0), usd(0))) == 1
-    limited = Standing(Cover(usd(1000), usd(100)), usd(0))
+    limited = EscrowFunds(Cover(usd(1000), usd(100)), usd(0))
     assert limited.available(Exposure(usd(0), usd(60))) == usd(40)
 
 

@@ -13,7 +13,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, PairTotal
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import AccountState, ChainSnapshot, PairState
-from fedgpu_operator.hub.services.funds import Exposure, Standing, chain_standing, exposure, outlook, run_of, standing
+from fedgpu_operator.hub.views.funds import EscrowFunds, Exposure, account_funds, chain_funds, exposure, outlook, run_of
 from fedgpu_operator.settlement import Burn, Cover
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,11 +50,11 @@ def runs(draw: st.DrawFn) -> AttemptUsage:
 
 
 MONEY = st.integers(0, 10**12).map(MicroUSD)
-STANDINGS = st.builds(Standing, st.builds(Cover, MONEY, MONEY), MONEY)
+STANDINGS = st.builds(EscrowFunds, st.builds(Cover, MONEY, MONEY), MONEY)
 
 
 @given(STANDINGS, st.lists(runs(), max_size=6))
-def test_never_negative_and_nothing_without_a_limit(stands: Standing, work: list[AttemptUsage]) -> None:
+def test_never_negative_and_nothing_without_a_limit(stands: EscrowFunds, work: list[AttemptUsage]) -> None:
     owed = exposure(totals(work), work)
     assert 0 <= stands.available(owed) <= stands.cover.balance
     assert owed.worst >= owed.accrued >= 0
@@ -63,7 +63,7 @@ def test_never_negative_and_nothing_without_a_limit(stands: Standing, work: list
 
 
 @given(STANDINGS, st.lists(runs(), max_size=6), runs())
-def test_more_work_never_leaves_more(stands: Standing, work: list[AttemptUsage], more: AttemptUsage) -> None:
+def test_more_work_never_leaves_more(stands: EscrowFunds, work: list[AttemptUsage], more: AttemptUsage) -> None:
     before = stands.available(exposure(totals(work), work))
     assert stands.available(exposure(totals([*work, more]), [*work, more])) <= before
 
@@ -73,7 +73,7 @@ def test_reserving_what_is_available_never_outspends_the_escrow(
     deposit: int, work: list[AttemptUsage], wanted: list[AttemptUsage]
 ) -> None:
     """Runs begin only while their worst case fits; then all of them run to their limits."""
-    stands = Standing(Cover(MicroUSD(deposit), MicroUSD(deposit)), MicroUSD(0))
+    stands = EscrowFunds(Cover(MicroUSD(deposit), MicroUSD(deposit)), MicroUSD(0))
     running: list[AttemptUsage] = []
     for each in wanted:
         new = AttemptUsage(each.attempt, 0, 0)
@@ -93,21 +93,21 @@ def test_billed_money_moves_through_the_escrow_without_changing_what_is_availabl
     assert owed.committed == 60_000
     stages = [(500_000, 0), (460_000, 40_000)]
     for free, secured in stages:
-        stands = Standing(Cover(MicroUSD(free), MicroUSD(500_000)), MicroUSD(secured))
+        stands = EscrowFunds(Cover(MicroUSD(free), MicroUSD(500_000)), MicroUSD(secured))
         assert stands.available(owed) == 400_000
 
 
 def test_an_account_that_was_never_read_has_no_standing() -> None:
     spec = {"wallet": "0x" + "11" * 20}
     account = ComputeAccount.parse({"metadata": {"name": "default"}, "spec": spec})
-    assert standing(account) is None
+    assert account_funds(account) is None
     leaving = {"amount": "3.00", "until": "2026-01-01T00:01:00Z"}
     status = {"balance": "5.00", "secured": "1.25", "epochLimit": "2.00", "observedBlock": 7, "leaving": leaving}
     read = ComputeAccount.parse({"metadata": {"name": "default"}, "spec": spec, "status": status})
     cover = Cover(MicroUSD(5_000_000), MicroUSD(2_000_000))
-    assert standing(read) == Standing(cover, MicroUSD(1_250_000)), "new work counts on nothing that leaves"
+    assert account_funds(read) == EscrowFunds(cover, MicroUSD(1_250_000)), "new work counts on nothing that leaves"
     lasting = replace(cover, leaving=MicroUSD(3_000_000), leaving_in=60)
-    assert standing(read, NOW) == Standing(lasting, MicroUSD(1_250_000))
+    assert account_funds(read, NOW) == EscrowFunds(lasting, MicroUSD(1_250_000))
 
 
 @pytest.mark.parametrize("used", [0, 1000, 4000])
@@ -132,7 +132,7 @@ def test_the_chain_says_what_needs_no_debit_any_more() -> None:
     }
     chain = ChainSnapshot(1, "e", 7, "h", 0, 0, 0, 0, "r", 0, 0, {"me": account}, books)
     charged = {("me", "alpha"): MicroUSD(200), ("me", "beta"): MicroUSD(40)}
-    stands = chain_standing(chain, "me", charged, NOW, 600)
+    stands = chain_funds(chain, "me", charged, NOW, 600)
     assert stands.secured == 108 + 40 + 30 + 20 + 4
     assert stands.cover.balance == 900
 
@@ -144,14 +144,14 @@ def test_the_finalized_block_is_behind_and_the_later_clock_counts(ahead: int, le
     account = AccountState(**{name: MicroUSD(amount) for name, amount in amounts.items()})
     account = replace(account, withdraw_at=now + 1000)
     chain = ChainSnapshot(1, "e", 7, "h", now + ahead, 0, 0, 0, "r", 0, 0, {"me": account}, {})
-    assert chain_standing(chain, "me", {}, NOW, 600).cover.leaving_in == left
+    assert chain_funds(chain, "me", {}, NOW, 600).cover.leaving_in == left
 
 
 @given(st.integers(0, 10**9), st.lists(runs(), min_size=1, max_size=5), st.integers(0, 100_000))
 def test_what_was_let_start_on_its_worst_case_is_covered_to_its_end(
     deposit: int, wanted: list[AttemptUsage], seconds: int
 ) -> None:
-    stands = Standing(Cover(MicroUSD(deposit), MicroUSD(deposit)), MicroUSD(0))
+    stands = EscrowFunds(Cover(MicroUSD(deposit), MicroUSD(deposit)), MicroUSD(0))
     running: list[AttemptUsage] = []
     for each in wanted:
         worst = exposure([], [AttemptUsage(each.attempt, 0, 0)]).worst
@@ -166,7 +166,7 @@ def test_what_was_let_start_on_its_worst_case_is_covered_to_its_end(
 def test_a_fraction_of_a_unit_that_a_receipt_rounds_away_stops_nothing() -> None:
     entry = run("alpha", 1_250_000, 1, 605)
     worst = exposure([], [entry]).worst
-    enough, short = (Standing(Cover(MicroUSD(worst - less), MicroUSD(worst)), MicroUSD(0)) for less in (0, 1))
+    enough, short = (EscrowFunds(Cover(MicroUSD(worst - less), MicroUSD(worst)), MicroUSD(0)) for less in (0, 1))
     assert worst * 3600 < 1_250_000 * 605, "it is rounded down"
     assert outlook(enough, [], [entry], NOW).lasts is None
     assert outlook(short, [], [entry], NOW).lasts == 604
@@ -176,7 +176,7 @@ def test_the_oldest_has_the_right_of_way_in_whatever_order_the_ledger_says_it() 
     old, young = run("alpha", 3600, 1, 100), run("beta", 3600, 1, 100)
     later = replace(young.attempt, attempt=2, created_at=NOW + timedelta(seconds=1))
     young = replace(young, attempt=later)
-    stands = Standing(Cover(MicroUSD(150), MicroUSD(150)), MicroUSD(0))
+    stands = EscrowFunds(Cover(MicroUSD(150), MicroUSD(150)), MicroUSD(0))
     for order in ([old, young], [young, old]):
         seen = outlook(stands, [], order, NOW + timedelta(seconds=1))
         assert seen.secured == {old.attempt.lease_name}

@@ -25,10 +25,10 @@ from fedgpu_operator.hub.services.recovery import (
     AGAIN,
     FROM_LEASE,
     FROM_STATUS,
+    EscrowAddress,
     Gap,
     GapKind,
     LedgerCheck,
-    Place,
     Reconciler,
     accept,
     compare,
@@ -59,7 +59,7 @@ async def jobs_pass(world: World, check: LedgerCheck) -> None:
 
 
 async def gaps_of(world: World, escrow: FakeEscrow | None = None) -> list[str]:
-    place = Place(escrow.chain_id, escrow.escrow) if escrow is not None else None
+    place = EscrowAddress(escrow.chain_id, escrow.escrow) if escrow is not None else None
     return [gap.id for gap in await compare(world.kube, world.ledger, SPACE, place)]
 
 

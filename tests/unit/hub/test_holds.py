@@ -10,6 +10,7 @@ import pytest
 from tests.unit.hub.world import H100, World
 
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
@@ -18,20 +19,10 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.running import Announced, MoveReason
 from fedgpu_operator.errors import ConflictError, KubeError
-from fedgpu_operator.hub.services import notices
-from fedgpu_operator.hub.services.notices import (
-    HOLD,
-    MOVE_ANNOTATION,
-    Hold,
-    Notice,
-    decide_held,
-    holds,
-    notice_of,
-    waiting_jobs,
-)
+from fedgpu_operator.hub.services.holds import HOLD, Hold, decide_held, holds, waiting_jobs
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
 from fedgpu_operator.hub.services.store import load
-from fedgpu_operator.hub.views.providers import AWAITING_REPORT
+from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION, Notice, notice_of
 from fedgpu_operator.placement import Engine, Snapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -66,7 +57,7 @@ def room(uid: str, gpus: int, priority: int, provider: str, *after: str) -> Hold
 @pytest.mark.parametrize("apart", [0, 32])
 def test_who_room_is_made_for_takes_nobody_elses(monkeypatch: pytest.MonkeyPatch, apart: int) -> None:
     """`low` would be served at once by the free half of what becomes `high`'s node."""
-    monkeypatch.setattr(notices, "MOST_APART", apart)
+    monkeypatch.setattr("fedgpu_operator.hub.services.holds.MOST_APART", apart)
     held = [room("high", 8, 9, "berlin", "lease-a"), room("low", 4, 5, "paris", "lease-b")]
     offers = [offer("berlin", {4: 1}), offer("paris", {}, 2)]
     assert decided([job("high", 8, 9), job("low", 4, 5)], offers, held, berlin={8: 1}, paris={4: 1}) == {
@@ -169,7 +160,7 @@ async def test_a_due_stop_does_not_wait_for_a_new_providers_report(world: World)
     world.clock.forward(30)
     await world.pass_once()
     await world.provider("paris", country="FR")
-    await world.ready("paris", "Unknown", AWAITING_REPORT, state="Pending")
+    await world.ready("paris", "Unknown", ConditionReason.AWAITING_REPORT, state="Pending")
     world.clock.forward(21)
     meta = world.kube.objects["gpuproviders", "", "paris"]["metadata"]
     meta["creationTimestamp"] = (world.clock.now() + timedelta(seconds=5)).strftime("%Y-%m-%dT%H:%M:%SZ")

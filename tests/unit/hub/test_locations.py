@@ -11,8 +11,8 @@ from tests.unit.hub.world import H100, PROVIDERS, World
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, GPUProvider, GPUProviderStatus
 from fedgpu_operator.hub.loops.providers import ProviderLoop
-from fedgpu_operator.hub.services.acceptance import location_finding
 from fedgpu_operator.hub.services.inventory import offers
+from fedgpu_operator.hub.views.acceptance import location_finding
 
 BERLIN = {"country": "DE", "region": "eu-central-1", "latitude": 52.5, "longitude": 13.4}
 

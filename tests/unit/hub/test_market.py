@@ -17,8 +17,8 @@ from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, NotFoundError
 from fedgpu_operator.hub.loops import market as module
 from fedgpu_operator.hub.loops.market import MarketLoop
-from fedgpu_operator.hub.views import market as marketdoc
-from fedgpu_operator.hub.views.market import MarketDocument, packed, published_market, unpacked
+from fedgpu_operator.hub.services import market as marketdoc
+from fedgpu_operator.hub.services.market import MarketDocument, packed, published_market, unpacked
 from fedgpu_operator.placement import Plugins, Snapshot
 from fedgpu_operator.placement.market import MarketView, survey_snapshot
 from fedgpu_operator.ports import CONFIG_MAPS

@@ -73,7 +73,7 @@ def counting_looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return job_status(facts, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedgpu_operator.hub.services.jobwriter.job_status", look)
+        patch.setattr("fedgpu_operator.hub.services.writes.job_status", look)
         yield looked
 
 

@@ -9,8 +9,8 @@ from tests.ledgers import attempts_of
 from tests.unit.hub.world import H100, LEASES, PROVIDERS, World
 
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.hub.services.notices import MOVE_ANNOTATION, notice_of
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
+from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION, notice_of
 
 MOVABLE: dict[str, Any] = {"disruption": {"reclaimable": True, "notice": "60s"}, "checkpoint": {"interval": "1m"}}
 

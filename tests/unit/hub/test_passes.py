@@ -26,7 +26,7 @@ from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.hub.loops.jobs import JobLoop
-from fedgpu_operator.hub.services.funds import ObligationBook
+from fedgpu_operator.hub.services.obligations import ObligationBook
 from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.placement import Engine
@@ -345,7 +345,7 @@ class Work:
             self.solves += 1
             return decide(*args, **kwargs)
 
-        monkeypatch.setattr("fedgpu_operator.hub.services.jobwriter.job_status", look)
+        monkeypatch.setattr("fedgpu_operator.hub.services.writes.job_status", look)
         monkeypatch.setattr(Engine, "decide", solve)
 
 

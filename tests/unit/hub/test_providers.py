@@ -24,8 +24,8 @@ from fedgpu_operator.api.gpuprovider import (
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.errors import InvalidResourceError, LedgerUnreachableError
 from fedgpu_operator.hub.loops.providers import ProviderLoop
-from fedgpu_operator.hub.services.wallets import ProofVerdict
 from fedgpu_operator.hub.views.providers import ProviderFacts, awaits_report, is_ready, provider_status
+from fedgpu_operator.hub.views.wallets import ProofVerdict
 from fedgpu_operator.ports import NAMESPACES, ResourceType
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -96,6 +96,10 @@ def test_silence_is_unknown_and_refusal_is_false(facts: ProviderFacts, after: in
     assert says(status, "Connected") == connected
     assert status.state == state
     assert status.free_gpus == (5 if connected.startswith("True") and facts.stock else 0), "nothing unheard of is free"
+
+
+def test_a_member_without_the_offered_gpus_is_not_ready() -> None:
+    assert says(judge(replace(WELL, stock=[])), "Ready") == "False NoGPUs"
 
 
 PAID = {"address": "0x" + "66" * 20}

@@ -11,7 +11,7 @@ from tests.ledgers import readings_of
 from tests.unit.hub.chain import stamp
 from tests.unit.hub.office import INTERVAL, NAMESPACE, Office, uses
 from tests.unit.hub.signing import METER, NEXT_SIGNER, PAYOUT, SIGNER, TENANT, funded
-from tests.unit.hub.world import World
+from tests.unit.hub.world import REPORTS, World
 
 from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.agent.report import Reporter
@@ -21,7 +21,6 @@ from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.books import PairLease
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
-from fedgpu_operator.hub.loops.receipts import REPORTS
 from fedgpu_operator.hub.services.receipts import draft
 from fedgpu_operator.settlement.epochs import usage_root
 from fedgpu_operator.settlement.typeddata import receipt, recover

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.hub.office import Office, uses
 from tests.unit.hub.signing import funded
-from tests.unit.hub.world import Crash, World
-
-from fedgpu_operator.hub.loops.receipts import REPORTS
+from tests.unit.hub.world import REPORTS, Crash, World
 
 
 @pytest.mark.parametrize("point", ["propose", "agent", "append", "append-lost", "take-away"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from fedgpu_operator.agent.guard import check_workload
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.domain.books import Attempt, AttemptRequest
+from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.services.workloads import member_namespace, provider_namespace, render_workload
+from fedgpu_operator.hub.services.workloads import first_lease, member_namespace, provider_namespace, render_workload
 
 UID = "00000000-0000-4000-8000-000000000001"
 MAIN = {"name": "main", "image": "work:1"}
@@ -29,6 +32,15 @@ def rendered(template: dict[str, Any], *, gpus: int = 2, replicas: int = 3) -> d
         product="NVIDIA-L4",
         run_limit_seconds=60,
     )
+
+
+def test_a_job_that_grew_since_its_attempt_was_opened_gets_no_lease_of_it() -> None:
+    spec = {"gpu": {"count": 2}, "runLimit": "60s", "template": {"containers": [MAIN]}}
+    job = ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": UID}, "spec": spec})
+    agreed = AttemptRequest(UID, "r", "team", "train", "prov", "NVIDIA-L4", MicroUSD(1), 1, job.billable_limit)
+    with pytest.raises(InvalidResourceError, match="2 GPUs") as refused:
+        first_lease(job, Attempt(agreed, 1, datetime(2026, 1, 1, tzinfo=UTC)))
+    assert refused.value.why == "TermsChanged"
 
 
 def test_it_is_one_attempt_that_ends_even_without_an_agent() -> None:

@@ -10,8 +10,9 @@ from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.api.base import Finding
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.hub.services.billing import SIGNATURE_PATIENCE, UNSIGNED_SINCE
+from fedgpu_operator.hub.services.billing import SIGNATURE_PATIENCE
 from fedgpu_operator.hub.services.signatures import UsageVerifier, accepted_signer, usage_signed
+from fedgpu_operator.hub.services.writes import UNSIGNED_SINCE
 from fedgpu_operator.settlement.typeddata import hub_domain, signed_by, usage_record
 
 

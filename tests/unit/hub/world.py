@@ -27,6 +27,7 @@ H100 = "NVIDIA-H100-80GB-HBM3"
 JOBS = ResourceType.of(ComputeJob.info)
 LEASES = ResourceType.of(ComputeLease.info)
 PROVIDERS = ResourceType.of(GPUProvider.info)
+REPORTS = ResourceType.of(ProviderReport.info)
 TEAM = "team-a"
 HUB = "11111111-2222-3333-4444-555555555555"
 ISSUED = 1_767_000_000

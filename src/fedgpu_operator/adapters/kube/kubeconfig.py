@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import InvalidResourceError
 
 Value: TypeAlias = "str | list[Value] | dict[str, Value]"
@@ -67,7 +68,6 @@ def _mapping(children: list[Value]) -> Mapping:
     return made
 
 
-REFUSED: Final = "KubeconfigRefused"
 MAX_BYTES: Final = 128 * 1024
 
 _UNSET: Final[tuple[Value, ...]] = ("", "null", "Null", "NULL", "~", {}, [])
@@ -98,16 +98,17 @@ def member_client(text: str, *, x509_strict: bool = True) -> ApiClient:
     Raises InvalidResourceError (`KubeconfigRefused`) that names the field and the fix, never its value.
     """
     if len(text.encode()) > MAX_BYTES:
-        raise InvalidResourceError(REFUSED, f"kubeconfig is larger than {MAX_BYTES} bytes")
+        raise InvalidResourceError(ConditionReason.KUBECONFIG_REFUSED, f"kubeconfig is larger than {MAX_BYTES} bytes")
     try:
         cluster, user = _current_context(parse(text))
     except ValueError as error:
-        raise InvalidResourceError(REFUSED, f"kubeconfig: {error}") from error
+        raise InvalidResourceError(ConditionReason.KUBECONFIG_REFUSED, f"kubeconfig: {error}") from error
     _refuse_fields(cluster, _CLUSTER_FIELDS, "cluster")
     _refuse_fields(user, _USER_FIELDS, "user")
     if cluster.get("insecure-skip-tls-verify", "") not in _FALSE:
         raise InvalidResourceError(
-            REFUSED, "cluster.insecure-skip-tls-verify is refused: set certificate-authority-data instead"
+            ConditionReason.KUBECONFIG_REFUSED,
+            "cluster.insecure-skip-tls-verify is refused: set certificate-authority-data instead",
         )
     configuration = Configuration(host=_server(cluster))
     # The environment may hold proxies and a .netrc with passwords: none of that is for a stranger's server.
@@ -120,11 +121,15 @@ def member_client(text: str, *, x509_strict: bool = True) -> ApiClient:
     if token:
         configuration.api_key["BearerToken"] = f"Bearer {token}"
     elif "client-certificate-data" not in user:
-        raise InvalidResourceError(REFUSED, "user needs a token, or client-certificate-data with client-key-data")
+        raise InvalidResourceError(
+            ConditionReason.KUBECONFIG_REFUSED, "user needs a token, or client-certificate-data with client-key-data"
+        )
     try:
         api = _with_client_certificate(configuration, user)
     except (ssl.SSLError, ValueError) as error:
-        raise InvalidResourceError(REFUSED, "certificate or key data is not valid PEM") from error
+        raise InvalidResourceError(
+            ConditionReason.KUBECONFIG_REFUSED, "certificate or key data is not valid PEM"
+        ) from error
     if x509_strict:
         api.rest_client.ssl_context.verify_flags |= ssl.VERIFY_X509_STRICT
     return api
@@ -141,7 +146,10 @@ def _with_client_certificate(configuration: Configuration, user: Mapping) -> Api
             pem = _decode(user, field, "user")
             if "ENCRYPTED" in pem:
                 # OpenSSL would ask a terminal for the pass phrase, and wait.
-                raise InvalidResourceError(REFUSED, f"user.{field} is encrypted: put the key in without a pass phrase")
+                raise InvalidResourceError(
+                    ConditionReason.KUBECONFIG_REFUSED,
+                    f"user.{field} is encrypted: put the key in without a pass phrase",
+                )
             path.write_text(pem)
         configuration.cert_file, configuration.key_file = str(cert), str(key)
         return ApiClient(configuration)
@@ -162,7 +170,9 @@ def _entry(config: Mapping, section: str, field: str, name: str) -> Mapping:
             found = entry.get(field)
             if isinstance(found, dict):
                 return found
-    raise InvalidResourceError(REFUSED, f"{section}: there is no entry that current-context leads to")
+    raise InvalidResourceError(
+        ConditionReason.KUBECONFIG_REFUSED, f"{section}: there is no entry that current-context leads to"
+    )
 
 
 def _line(entry: Mapping, field: str, where: str) -> str:
@@ -171,7 +181,7 @@ def _line(entry: Mapping, field: str, where: str) -> str:
     if value in _UNSET:
         return ""
     if not isinstance(value, str) or not value.isprintable():
-        raise InvalidResourceError(REFUSED, f"{where}.{field} must be text on one line")
+        raise InvalidResourceError(ConditionReason.KUBECONFIG_REFUSED, f"{where}.{field} must be text on one line")
     return value
 
 
@@ -179,14 +189,14 @@ def _word(entry: Mapping, field: str, where: str) -> str:
     """As `_line`, for what goes into a request: a line break there would begin a header of its own."""
     value = _line(entry, field, where)
     if not value.isascii() or " " in value:
-        raise InvalidResourceError(REFUSED, f"{where}.{field} must be ASCII without spaces")
+        raise InvalidResourceError(ConditionReason.KUBECONFIG_REFUSED, f"{where}.{field} must be ASCII without spaces")
     return value
 
 
 def _refuse_fields(entry: Mapping, fields: dict[str, str], where: str) -> None:
     for field, why in fields.items():
         if entry.get(field, "") not in _UNSET:
-            raise InvalidResourceError(REFUSED, f"{where}.{field} is refused: {why}")
+            raise InvalidResourceError(ConditionReason.KUBECONFIG_REFUSED, f"{where}.{field} is refused: {why}")
 
 
 def _server(cluster: Mapping) -> str:
@@ -197,9 +207,11 @@ def _server(cluster: Mapping) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise InvalidResourceError(REFUSED, "cluster.server must be an https URL")
+        raise InvalidResourceError(ConditionReason.KUBECONFIG_REFUSED, "cluster.server must be an https URL")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise InvalidResourceError(REFUSED, "cluster.server must be a plain URL without user, query or fragment")
+        raise InvalidResourceError(
+            ConditionReason.KUBECONFIG_REFUSED, "cluster.server must be a plain URL without user, query or fragment"
+        )
     return server.rstrip("/")
 
 
@@ -207,4 +219,6 @@ def _decode(entry: Mapping, field: str, where: str) -> str:
     try:
         return base64.b64decode(_line(entry, field, where), validate=True).decode()
     except (binascii.Error, UnicodeError) as error:
-        raise InvalidResourceError(REFUSED, f"{where}.{field} is not base64 of PEM text, on one line") from error
+        raise InvalidResourceError(
+            ConditionReason.KUBECONFIG_REFUSED, f"{where}.{field} is not base64 of PEM text, on one line"
+        ) from error

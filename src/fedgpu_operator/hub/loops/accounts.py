@@ -13,9 +13,10 @@ from fedgpu_operator.domain.books import AttemptUsage, PairTotal
 from fedgpu_operator.domain.settlement import ChainSnapshot
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.services.store import load_all
-from fedgpu_operator.hub.services.wallets import ProofBook, checksummed, cumulative_pairs, tenant_wallets
-from fedgpu_operator.hub.services.writes import emit, one_of_many, write_status
+from fedgpu_operator.hub.services.wallets import ProofBook
+from fedgpu_operator.hub.services.writes import AccountWriter, one_of_many
 from fedgpu_operator.hub.views.accounts import ALARMS, FUNDED, AccountFacts, account_status
+from fedgpu_operator.hub.views.wallets import checksummed, cumulative_pairs, tenant_wallets
 from fedgpu_operator.ports import AttemptBook, Clock, Escrow, Kube
 from fedgpu_operator.settlement import Thresholds
 
@@ -37,6 +38,7 @@ class AccountLoop:
         thresholds: Callable[[], Thresholds] = Thresholds,
     ) -> None:
         self._kube = kube
+        self._writer = AccountWriter(kube, clock)
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock
@@ -90,9 +92,8 @@ class AccountLoop:
         return found, ""
 
     async def _write(self, facts: AccountFacts) -> None:
-        known, now = facts.account.status, self._clock.now()
-        status = account_status(facts, now, self._thresholds())
-        before, after = find(known.conditions, FUNDED), find(status.conditions, FUNDED)
+        status = account_status(facts, self._clock.now(), self._thresholds())
+        before, after = (find(each.conditions, FUNDED) for each in (facts.account.status, status))
         if after is not None and after.reason in ALARMS and (before is None or before.reason != after.reason):
-            await emit(self._kube, facts.account, "Warning", after.reason, after.message, now=now)
-        await write_status(self._kube, facts.account, known, status)
+            await self._writer.event(facts.account, "Warning", after.reason, after.message)
+        await self._writer.write_status(facts.account, status)

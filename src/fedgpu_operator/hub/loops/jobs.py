@@ -10,24 +10,23 @@ from datetime import datetime, timedelta
 from typing import Final
 from zlib import crc32
 
-from fedgpu_operator.api.base import JSONObject, is_false
+from fedgpu_operator.api.base import is_false
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.books import AttemptUsage, Stop
 from fedgpu_operator.domain.running import Hysteresis
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
-from fedgpu_operator.hub.services.attempts import JOBS, AttemptKeeper, is_cleared
+from fedgpu_operator.hub.services.attempts import AttemptKeeper, is_cleared
 from fedgpu_operator.hub.services.costs import CostBook, FaultBook
-from fedgpu_operator.hub.services.funds import ObligationBook
-from fedgpu_operator.hub.services.jobwriter import JobWriter
 from fedgpu_operator.hub.services.moves import Mover, Usage
-from fedgpu_operator.hub.services.scheduler import FINALIZER, JobPlacer
+from fedgpu_operator.hub.services.obligations import ObligationBook
+from fedgpu_operator.hub.services.scheduler import JobPlacer
 from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.solvency import MoneyWatch, Upkeep
 from fedgpu_operator.hub.services.store import HubState, load
 from fedgpu_operator.hub.services.wallets import ProofBook
-from fedgpu_operator.hub.services.writes import for_each, one_of_many, patch_to_fit
+from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import DELETED, UNSTARTED, JobFacts, Phase, phase
 from fedgpu_operator.hub.views.jobs import failed_attempt, is_settled
 from fedgpu_operator.placement import BUILT_IN, Plugins
@@ -42,7 +41,7 @@ WAITING: Final = frozenset({Phase.PENDING, Phase.DRY_RUN, Phase.INVALID})
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class QuietJob:
     """A job as it was when nothing was left to do.
 
     `settled` is what else a job depends on that waits for money; `waiting` are the facts of one that waits for a place.
@@ -57,7 +56,7 @@ class Rest:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PassScope:
     """The jobs that a pass has to look at, and the facts of all others that wait for a place."""
 
     restless: list[ComputeJob]
@@ -72,7 +71,7 @@ class JobMemory:
     """
 
     def __init__(self) -> None:
-        self._rests: dict[str, Rest] = {}
+        self._rests: dict[str, QuietJob] = {}
         self._usage: dict[str, tuple[AttemptUsage, ...]] = {}
         self._same: dict[str, object] = {}
         self.known: frozenset[str] = frozenset()
@@ -93,7 +92,7 @@ class JobMemory:
         settled: object,
         stop: Collection[str] = (),
         done: Callable[[ComputeJob], bool] = lambda _: False,
-    ) -> Look:
+    ) -> PassScope:
         """What there is to look at.
 
         `settled`, from `same`, is the very object of the last pass as long as nothing moved for jobs that wait for
@@ -116,7 +115,7 @@ class JobMemory:
                     waiting.append(rest.waiting)
             elif not done(job):
                 found.append(job)
-        return Look(found, waiting)
+        return PassScope(found, waiting)
 
     def usage(self, uid: str) -> tuple[AttemptUsage, ...] | None:
         """What the ledger holds of a job, None where that is to be asked."""
@@ -137,7 +136,7 @@ class JobMemory:
         name = newest.lease_name if newest is not None else ""
         until = _until(uid, now, facts.job.spec.deadline)
         waiting = _slim(facts) if where in WAITING else None
-        self._rests[uid] = Rest(facts.job, facts.lease, name, until, settled, waiting)
+        self._rests[uid] = QuietJob(facts.job, facts.lease, name, until, settled, waiting)
 
     def answer(self, facts: JobFacts) -> None:
         """What was decided on a job that waits on, of which nothing had to be written."""
@@ -183,7 +182,7 @@ def _until(uid: str, now: datetime, deadline: datetime | None) -> datetime:
     return due if deadline is None or deadline <= now else min(due, deadline)
 
 
-def _drop(entries: dict[str, Rest] | dict[str, tuple[AttemptUsage, ...]], gone: Collection[str]) -> None:
+def _drop(entries: dict[str, QuietJob] | dict[str, tuple[AttemptUsage, ...]], gone: Collection[str]) -> None:
     for uid in gone:
         entries.pop(uid, None)
 
@@ -210,6 +209,7 @@ class JobLoop:
         keep: float = 3600.0,
     ) -> None:
         self._kube = kube
+        self._leases = LeaseWriter(kube, clock)
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
@@ -272,7 +272,7 @@ class JobLoop:
         if placed.anew:
             for facts in placed.waiting:
                 self._memory.answer(facts)
-        await self._writer.tell()
+        await self._writer.send_events()
         self._metrics.jobs(dict(Counter(job.status.state for job in state.jobs)))
         if placed.later or self._placer.must_wait(state, self._clock.now()):
             step = await self._mover.carry_on(state, self._entries)
@@ -436,7 +436,6 @@ class JobLoop:
         """
         if facts.newest is not None and facts.newest.is_open:
             return False
-        job = facts.job
         waiting = False
         for lease in await self._tombstones(facts, state):
             state.took(lease)
@@ -444,10 +443,7 @@ class JobLoop:
         if waiting:
             return False
         self._orphaned = True
-        if FINALIZER in job.metadata.finalizers:
-            kept = [name for name in job.metadata.finalizers if name != FINALIZER]
-            patch: JSONObject = {"metadata": {**job.metadata.guard(), "finalizers": kept}}
-            await patch_to_fit(self._kube, JOBS, job.metadata, patch)
+        await self._writer.remove_finalizer(facts.job)
         return True
 
     async def _tombstones(self, facts: JobFacts, state: HubState) -> list[ComputeLease]:
@@ -459,8 +455,7 @@ class JobLoop:
         stop = Stop(DELETED, self._clock.now())
         found = {lease.metadata.name: lease for lease in state.leases_for(facts.job.metadata.uid)}
         stopped = [
-            lease if lease.spec.desired == "Stop" else await self._keeper.tombstone(lease, stop)
-            for lease in found.values()
+            lease if lease.spec.desired == "Stop" else await self._leases.stop(lease, stop) for lease in found.values()
         ]
         for entry in facts.usage:
             attempt = entry.attempt

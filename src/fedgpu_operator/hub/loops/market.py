@@ -15,7 +15,8 @@ from fedgpu_operator.domain.market import PriceBucket, PricePoint
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.costs import CostBook
-from fedgpu_operator.hub.services.funds import Obligations
+from fedgpu_operator.hub.services.market import MarketDocument, QuotedOffer, publish_market
+from fedgpu_operator.hub.services.obligations import Obligations
 from fedgpu_operator.hub.services.priorities import PriorityBook
 from fedgpu_operator.hub.services.snapshot import (
     all_offers,
@@ -27,7 +28,6 @@ from fedgpu_operator.hub.services.snapshot import (
 from fedgpu_operator.hub.services.store import HubState, load
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.views.jobfacts import JobFacts, Phase, phase
-from fedgpu_operator.hub.views.market import MarketDocument, QuotedOffer, publish_market
 from fedgpu_operator.placement import BUILT_IN, Plugins, Snapshot
 from fedgpu_operator.placement.market import MarketView, survey_snapshot
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
@@ -47,7 +47,7 @@ SHARE: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class PriceHistory:
     """What the ledger says of the past, read at `at`: GPUs that came free, by provider and product, and prices."""
 
     at: datetime
@@ -56,7 +56,7 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SurveyedMarket:
     """What the last survey was made of and what came of it."""
 
     snapshot: Snapshot
@@ -94,9 +94,9 @@ class MarketLoop:
         self._vantages = vantages
         self._costs = costs
         self._plugins = plugins
-        self._seen: Seen | None = None
+        self._seen: SurveyedMarket | None = None
         self._kept: dict[tuple[str, str], PricePoint] = {}
-        self._past: Past | None = None
+        self._past: PriceHistory | None = None
         self._published: MarketDocument | None = None
         self._priorities = PriorityBook(kube, clock)
         self._rest_until = clock.now() + settle
@@ -142,7 +142,7 @@ class MarketLoop:
             return self._seen.view
         # In a thread: a market of a million GPUs takes seconds, and the other loops must not wait for it.
         view = await asyncio.to_thread(survey_snapshot, snapshot, self._plugins)
-        self._seen = Seen(snapshot, view)
+        self._seen = SurveyedMarket(snapshot, view)
         return view
 
     async def _keep(self, points: Sequence[PricePoint], now: datetime) -> None:
@@ -177,7 +177,7 @@ class MarketLoop:
             ),
         )
 
-    async def _read_past(self, now: datetime) -> Past:
+    async def _read_past(self, now: datetime) -> PriceHistory:
         """Read anew where it is older than a document may be: these are the largest queries of a pass."""
         if self._past is None or now - self._past.at >= REPUBLISH:
             freed: Counter[tuple[str, str]] = Counter()
@@ -185,7 +185,7 @@ class MarketLoop:
                 freed[record.provider, record.product] += record.gpus
             hours = await self._ledger.price_history(now - HOURS, span=3600)
             days = await self._ledger.price_history(now - DAYS, span=86400)
-            self._past = Past(now, freed, (*hours, *days))
+            self._past = PriceHistory(now, freed, (*hours, *days))
         return self._past
 
     async def _publish(self, document: MarketDocument) -> None:

@@ -5,39 +5,25 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from typing import Final, Literal
+from datetime import timedelta
 
-from fedgpu_operator.api.base import JSONObject, find
+from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computelease import PROVIDER_LABEL
 from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError, LedgerUnreachableError
-from fedgpu_operator.hub.services.acceptance import (
-    LOCATION_CHANGED,
-    Mode,
-    SecretKey,
-    audit_lost,
-    secret_owners,
-    secret_taken,
-)
 from fedgpu_operator.hub.services.attempts import wants_agent
 from fedgpu_operator.hub.services.inventory import inventory
 from fedgpu_operator.hub.services.signatures import RECEIPTS_VALID, WARNED, SignerBook, UsageVerifier, usage_signed
 from fedgpu_operator.hub.services.store import HubState, load, load_heartbeats
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.workloads import provider_namespace
-from fedgpu_operator.hub.services.writes import emit, one_of_many, write_status
-from fedgpu_operator.hub.views.providers import (
-    AWAITING_REPORT,
-    ProviderFacts,
-    provider_status,
-)
-from fedgpu_operator.ports import NAMESPACES, AttemptBook, Clock, Kube, ResourceType
+from fedgpu_operator.hub.services.writes import PROVIDER_FINALIZER, ProviderWriter, one_of_many
+from fedgpu_operator.hub.views.acceptance import Mode, SecretKey, audit_lost, secret_owners, secret_taken
+from fedgpu_operator.hub.views.providers import ProviderFacts, provider_status
+from fedgpu_operator.ports import AttemptBook, Clock, Kube
 
 log = logging.getLogger(__name__)
-
-PROVIDERS: Final = ResourceType.of(GPUProvider.info)
-FINALIZER: Final = "fedgpu.dev/provider"
 
 
 class ProviderLoop:
@@ -63,6 +49,7 @@ class ProviderLoop:
         signers: SignerBook | None = None,
     ) -> None:
         self._kube = kube
+        self._writer = ProviderWriter(kube, clock)
         self._ledger = ledger
         self._clock = clock
         self._proofs = proofs
@@ -130,8 +117,8 @@ class ProviderLoop:
         # Before the write, whose answer may get lost; what it no longer names is free from the next pass on.
         for ref in status.acceptance.secret_keys() if status.acceptance is not None else ():
             owners.setdefault((ref.name, ref.key), provider.metadata.name)
-        if await write_status(self._kube, provider, provider.status, status):
-            await self._tell(provider, status, now)
+        if await self._writer.write_status(provider, status):
+            await self._tell(provider, status)
 
     async def _running(self, state: HubState) -> Mapping[str, int]:
         """Attempts that the ledger holds open, by provider; while it does not answer nobody is taken to be idle."""
@@ -144,19 +131,11 @@ class ProviderLoop:
     async def _hold_or_release(self, facts: ProviderFacts) -> bool:
         """Keep a finalizer on the provider while anything runs there; True where the object changed now."""
         meta = facts.provider.metadata
-        held = FINALIZER in meta.finalizers
-        if meta.deletion_timestamp is None:
-            if held:
-                return False
-            finalizers = [*meta.finalizers, FINALIZER]
-        else:
-            # What was stopped and has ended in the ledger is only to be cleared away, perhaps by nobody any more.
-            if not held or facts.unstopped or facts.running:
-                return False
-            finalizers = [name for name in meta.finalizers if name != FINALIZER]
-        patch: JSONObject = {"metadata": {**meta.guard(), "finalizers": finalizers}}
-        await self._kube.patch(PROVIDERS, meta.name, "", patch)
-        return True
+        # What was stopped and has ended in the ledger is only to be cleared away, perhaps by nobody any more.
+        wanted = meta.deletion_timestamp is None or bool(facts.unstopped or facts.running)
+        if wanted and meta.deletion_timestamp is not None and PROVIDER_FINALIZER not in meta.finalizers:
+            return False
+        return await self._writer.set_finalizer(facts.provider, held=wanted)
 
     async def _ensure_namespace(self, provider: GPUProvider, state: HubState) -> InvalidResourceError | None:
         name = provider_namespace(provider.metadata.name)
@@ -165,30 +144,29 @@ class ProviderLoop:
             if provider.metadata.deletion_timestamp is not None:
                 return None
             try:
-                await self._kube.create(NAMESPACES, {"metadata": {"name": name, "labels": {PROVIDER_LABEL: wanted}}})
+                await self._writer.create_namespace(provider, name)
             except AlreadyExistsError:
                 log.debug("namespace %s was made meanwhile; next pass judges it", name)
             return None
         if state.namespaces[name].get(PROVIDER_LABEL) != wanted:
             return InvalidResourceError(
-                "NamespaceTaken",
+                ConditionReason.NAMESPACE_TAKEN,
                 f"namespace {name} exists and was not made by fedgpu: remove it, or label it {PROVIDER_LABEL}={wanted}",
             )
         return None
 
-    async def _tell(self, provider: GPUProvider, status: GPUProviderStatus, now: datetime) -> None:
+    async def _tell(self, provider: GPUProvider, status: GPUProviderStatus) -> None:
         known, receipts = (find(each.conditions, RECEIPTS_VALID) for each in (provider.status, status))
         if receipts is not None and receipts.status == "False" and receipts.reason in WARNED and receipts != known:
-            await emit(self._kube, provider, "Warning", receipts.reason, receipts.message, now=now)
+            await self._writer.event(provider, "Warning", receipts.reason, receipts.message)
         if lost := audit_lost(provider.status, status):
-            await emit(self._kube, provider, "Warning", LOCATION_CHANGED, lost, now=now)
+            await self._writer.event(provider, "Warning", ConditionReason.LOCATION_CHANGED, lost)
         before, after = find(provider.status.conditions, "Ready"), find(status.conditions, "Ready")
-        if after is not None and after.reason == AWAITING_REPORT:
+        if after is not None and after.reason == ConditionReason.AWAITING_REPORT:
             return
         if after is not None and (before is None or (before.status, before.reason) != (after.status, after.reason)):
-            event_type: Literal["Normal", "Warning"] = "Normal" if after.status == "True" else "Warning"
             text = after.message or f"provider is {status.state}"
-            await emit(self._kube, provider, event_type, after.reason, text, now=now)
+            await self._writer.event(provider, "Normal" if after.status == "True" else "Warning", after.reason, text)
 
 
 def _age(provider: GPUProvider) -> tuple[str, str]:

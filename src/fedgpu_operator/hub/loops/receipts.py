@@ -18,14 +18,11 @@ from fedgpu_operator.hub.services.signatures import accepted_signer
 from fedgpu_operator.hub.services.store import load_all
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.workloads import provider_namespace
-from fedgpu_operator.hub.services.writes import one_of_many
-from fedgpu_operator.ports import Clock, Kube, Ledger, ResourceType, TypedSigner
+from fedgpu_operator.hub.services.writes import ReportWriter, one_of_many
+from fedgpu_operator.ports import Clock, Kube, Ledger, TypedSigner
 from fedgpu_operator.settlement.typeddata import SigningDomain, receipt, signed_by
 
 log = logging.getLogger(__name__)
-
-
-REPORTS = ResourceType.of(ProviderReport.info)
 
 
 class SignatureRule(Protocol):
@@ -65,6 +62,7 @@ class ReceiptLoop:
         interval: float,
     ) -> None:
         self._kube = kube
+        self._writer = ReportWriter(kube)
         self._ledger = ledger
         self._clock = clock
         self._proofs = proofs
@@ -90,7 +88,7 @@ class ReceiptLoop:
             with one_of_many(report):
                 desk = desks.get(report.spec.provider)
                 if desk is None or desk.report is not report:
-                    await self._show(report, [])
+                    await self._writer.propose_receipts(report, [])
                 else:
                     await self._serve(desk, books[desk.wallet], newest[desk.wallet])
         return None
@@ -109,7 +107,7 @@ class ReceiptLoop:
             made = draft(pair, await self._ledger.seal_pair(pair), disputes, newest.get(pair))
             if made is not None:
                 waiting[pair] = made
-        await self._show(desk.report, list(waiting.values()))
+        await self._writer.propose_receipts(desk.report, list(waiting.values()))
 
     async def _take(self, desk: Desk, newest: dict[Pair, Receipt]) -> None:
         """Keep every receipt that the provider has signed since, with the meter's signature beside the provider's."""
@@ -163,13 +161,6 @@ class ReceiptLoop:
                 self._meter.address,
             )
         self._meter_refused = refused
-
-    async def _show(self, report: ProviderReport, proposals: list[ProposedReceipt]) -> None:
-        if proposals == report.spec.receipts:
-            return
-        meta = report.metadata
-        body = {"metadata": meta.guard(), "spec": {"receipts": [each.to_wire() for each in proposals]}}
-        await self._kube.patch(REPORTS, meta.name, meta.namespace, body)
 
 
 def _desks(providers: list[GPUProvider], reports: list[ProviderReport], payouts: Mapping[str, str]) -> dict[str, Desk]:

@@ -12,18 +12,17 @@ from fedgpu_operator.api.base import find, is_true
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.domain.books import AttemptUsage, Coverage, Epoch, EpochStage, Stop
 from fedgpu_operator.domain.settlement import ChainSnapshot, EpochState
 from fedgpu_operator.domain.terms import EscrowPeriods
 from fedgpu_operator.errors import ChainError, ConflictError, ForbiddenError
 from fedgpu_operator.hub.loops.settlement import LOOKED_AT
-from fedgpu_operator.hub.services.attempts import JOBS, is_cleared, set_tombstone
+from fedgpu_operator.hub.services.attempts import is_cleared
 from fedgpu_operator.hub.services.epochs import withdraw_manifest
 from fedgpu_operator.hub.services.store import load_all
-from fedgpu_operator.hub.services.workloads import LEASES
-from fedgpu_operator.hub.services.writes import emit, for_each, one_of_many
-from fedgpu_operator.hub.views.epochs import EPOCHS
+from fedgpu_operator.hub.services.writes import EpochWriter, JobWriter, LeaseWriter, for_each, one_of_many
 from fedgpu_operator.ports import Clock, EpochBook, Escrow, Kube, Ledger
 
 log = logging.getLogger(__name__)
@@ -48,6 +47,7 @@ class EpochShelf:
         self, kube: Kube, ledger: EpochBook, escrow: Escrow, clock: Clock, *, namespace: str, keep: float
     ) -> None:
         self._kube = kube
+        self._writer = EpochWriter(kube, clock)
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock
@@ -126,9 +126,9 @@ class EpochShelf:
 
     async def _delete(self, shown: SettlementEpoch) -> None:
         """The manifest first: an object that is still there says that there is something left to do."""
-        spec, meta = shown.spec, shown.metadata
+        spec = shown.spec
         await withdraw_manifest(self._kube, self._namespace, spec.sequence, spec.manifest_hash)
-        await self._kube.delete(EPOCHS, meta.name, uid=meta.uid, resource_version=meta.resource_version)
+        await self._writer.delete(shown)
         log.info("epoch %d is no longer shown on the hub; the ledger keeps it", spec.sequence)
 
 
@@ -152,8 +152,6 @@ def is_over(
     return chain.clock >= max(state.active_at + periods.ruling, state.period_end + after)
 
 
-RETENTION_OVER: Final = "RetentionOver"
-"""Stop reason of a lease whose ended attempt was kept for long enough: its agent clears the member."""
 MOST_PER_PASS: Final = 500
 """Objects of a kind that one pass changes: a hub that was upgraded with a year of them must not hold up the others."""
 SOON_SECONDS: Final = 1.0
@@ -163,10 +161,9 @@ COVERAGE_AGAIN: Final = timedelta(minutes=5)
 FORBIDDEN_AGAIN: Final = timedelta(minutes=30)
 """Before a deletion is tried again that the API server did not allow."""
 SETTLED_STAGES: Final = frozenset({EpochStage.FINALIZED, EpochStage.PAID})
-FORBIDDEN: Final = "DeletionForbidden"
 
 
-class Shelf(Protocol):
+class Housekeeping(Protocol):
     """What else is tidied up by this loop, after jobs and leases."""
 
     async def tidy(self) -> float:
@@ -188,9 +185,10 @@ class RetentionLoop:
         *,
         settlement: bool,
         keep: float,
-        shelf: Shelf | None = None,
+        shelf: Housekeeping | None = None,
     ) -> None:
         self._kube = kube
+        self._jobs, self._leases = JobWriter(kube, clock), LeaseWriter(kube, clock)
         self._ledger = ledger
         self._clock = clock
         self._settlement = settlement
@@ -236,22 +234,17 @@ class RetentionLoop:
         return ahead
 
     async def _delete_job(self, job: ComputeJob) -> None:
-        """The very version that was judged: a TTL that was changed or removed meanwhile is obeyed."""
-        meta = job.metadata
         with one_of_many(job):
             try:
-                await self._kube.delete(
-                    JOBS, meta.name, meta.namespace, uid=meta.uid, resource_version=meta.resource_version
-                )
+                await self._jobs.delete(job)
             except ForbiddenError as error:
-                now = self._clock.now()
-                self._forbidden[meta.uid] = now + FORBIDDEN_AGAIN
+                self._forbidden[job.metadata.uid] = self._clock.now() + FORBIDDEN_AGAIN
                 log.warning("job %s is past its ttlSecondsAfterFinished and cannot be deleted: %s", job.key, error)
                 text = (
                     "spec.ttlSecondsAfterFinished is over and the operator may not delete the job: an admin enables "
                     "rbac.confineByAdmission of the chart, or deletes it"
                 )
-                await emit(self._kube, job, "Warning", FORBIDDEN, text, now=now)
+                await self._jobs.event(job, "Warning", ConditionReason.DELETION_FORBIDDEN, text)
                 return
             log.info("job %s deleted: %d s after it finished", job.key, job.spec.ttl_seconds_after_finished)
 
@@ -326,15 +319,11 @@ class RetentionLoop:
 
     async def _step(self, lease: ComputeLease, now: datetime) -> None:
         """First the tombstone, by which the agent clears the member; the lease goes when the agent has said so."""
-        meta = lease.metadata
         with one_of_many(lease):
             if lease.spec.desired == "Run":
-                await set_tombstone(self._kube, lease, Stop(RETENTION_OVER, now))
-                return
-            await self._kube.delete(
-                LEASES, meta.name, meta.namespace, uid=meta.uid, resource_version=meta.resource_version
-            )
-            log.info("lease %s of %s deleted", meta.name, lease.spec.job.name)
+                await self._leases.stop(lease, Stop(ConditionReason.RETENTION_OVER, now))
+            else:
+                await self._leases.delete(lease)
 
 
 def deleted_at(job: ComputeJob) -> datetime | None:
@@ -362,7 +351,7 @@ def finished_at(job: ComputeJob) -> datetime | None:
         return None
     if end is failed and admitted is not None and (admitted.status, admitted.reason) == ("False", end.reason):
         return None
-    if status.placement is None or (settled is not None and settled.reason == "SettlementDisabled"):
+    if status.placement is None or (settled is not None and settled.reason == ConditionReason.SETTLEMENT_DISABLED):
         return end.last_transition_time
     if settled is None or settled.status != "True":
         return None

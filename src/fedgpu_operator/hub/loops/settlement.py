@@ -25,8 +25,9 @@ from fedgpu_operator.errors import (
 )
 from fedgpu_operator.hub.services.disputes import ANSWER, CLOSE, DisputeKeeper, Errand
 from fedgpu_operator.hub.services.epochs import Planner, look_at_root, publish_manifest
-from fedgpu_operator.hub.services.transactions import FREE, Fate, IntentSender, Progress, Smaller
-from fedgpu_operator.hub.views.epochs import EpochFacts, Held, publish
+from fedgpu_operator.hub.services.transactions import FREE, Fate, IntentProgress, IntentSender, Smaller
+from fedgpu_operator.hub.services.writes import EpochWriter
+from fedgpu_operator.hub.views.epochs import EpochBlocker, EpochFacts
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.settlement import (
     Act,
@@ -80,6 +81,7 @@ class SettlementLoop:
         opens: Callable[[], bool] = lambda: True,
     ) -> None:
         self._kube = kube
+        self._writer = EpochWriter(kube, clock)
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock
@@ -100,7 +102,7 @@ class SettlementLoop:
         """Of the epochs that were last looked at, by manifest hash."""
         self._scale = Fraction(1)
         """What a claim's gas was last found to be, over what was expected of it."""
-        self._refused: dict[int, Progress] = {}
+        self._refused: dict[int, IntentProgress] = {}
         """What nodes or contract last had against an epoch's transaction, by the epoch's number."""
         self._unread = ""
         """Why disputes could not be read, as it was last logged."""
@@ -273,7 +275,7 @@ class SettlementLoop:
             step = protocol.step(epoch.stage, sight)
         return await self._write(epoch, step.stage, progress, stands)
 
-    async def _look(self, epoch: Epoch, plan: EpochPlan) -> tuple[EpochSight, Progress | None, EpochState | None]:
+    async def _look(self, epoch: Epoch, plan: EpochPlan) -> tuple[EpochSight, IntentProgress | None, EpochState | None]:
         """What is seen of an epoch that is not final; looking at a transaction in no block sends it again."""
         progress = await self._post_progress(epoch)
         self._note(epoch, progress)
@@ -285,7 +287,7 @@ class SettlementLoop:
             return EpochSight.MINED, progress, None
         return (_SEEN[progress.fate] if progress is not None else EpochSight.UNSENT), progress, None
 
-    async def _post_progress(self, epoch: Epoch) -> Progress | None:
+    async def _post_progress(self, epoch: Epoch) -> IntentProgress | None:
         """How far the epoch's transaction got; None where none was begun, or all that was came to nothing."""
         intent = await self._sender.open_intent()
         if intent is not None and (intent.kind, intent.epoch) == (POST, epoch.number):
@@ -293,13 +295,13 @@ class SettlementLoop:
         for tx in await self._ledger.transactions(epoch=epoch.number):
             # The intent was closed, and the process died before the epoch's stage was written.
             if tx.kind == FREE and tx.state is TxState.FINALIZED:
-                return Progress(Fate.FREED, await self._escrow.receipt(tx.tx_hash))
+                return IntentProgress(Fate.FREED, await self._escrow.receipt(tx.tx_hash))
             if tx.kind == POST and tx.state in (TxState.FINALIZED, TxState.REVERTED):
                 fate = Fate.DONE if tx.state is TxState.FINALIZED else Fate.FAILED
-                return Progress(fate, await self._escrow.receipt(tx.tx_hash))
+                return IntentProgress(fate, await self._escrow.receipt(tx.tx_hash))
         return None
 
-    async def _stands(self, plan: EpochPlan, progress: Progress | None) -> EpochState | None:
+    async def _stands(self, plan: EpochPlan, progress: IntentProgress | None) -> EpochState | None:
         """The contract's epoch with this very root, at finalized; whoever posted it."""
         if progress is not None and progress.receipt is not None and progress.receipt.epoch is not None:
             state = await self._escrow.finalized_epoch(progress.receipt.epoch)
@@ -321,7 +323,7 @@ class SettlementLoop:
         return True
 
     async def _write(
-        self, epoch: Epoch, stage: EpochStage, progress: Progress | None, stands: EpochState | None
+        self, epoch: Epoch, stage: EpochStage, progress: IntentProgress | None, stands: EpochState | None
     ) -> Epoch:
         """Keep the stage, with the transaction and the contract's number where they are known."""
         if stage is EpochStage.ABANDONED:
@@ -378,7 +380,7 @@ class SettlementLoop:
             call = await self._fitting_claim(epoch.chain_epoch or 0, leaves)
         except (RevertedError, NotTakenError) as error:
             refusal = error.why if isinstance(error, NotTakenError) else None
-            self._note(epoch, Progress(Fate.REFUSED, why=str(error), refusal=refusal))
+            self._note(epoch, IntentProgress(Fate.REFUSED, why=str(error), refusal=refusal))
             log.warning("epoch %d: the claim is refused: %s", epoch.number, error)
             return
         intent = await self._sender.begin(f"{CLAIM}:{epoch.number}", CLAIM, epoch.number, call)
@@ -420,7 +422,7 @@ class SettlementLoop:
             return less[0] if less else None
         return self._escrow.call_bundle(call.to or "", less)
 
-    def _note(self, epoch: Epoch, progress: Progress | None) -> None:
+    def _note(self, epoch: Epoch, progress: IntentProgress | None) -> None:
         """Remember what stands against an epoch's transaction, for its status; nothing once it is on its way."""
         if progress is not None and progress.fate in (Fate.NOT_TAKEN, Fate.REFUSED) and progress.why:
             self._refused[epoch.number] = progress
@@ -438,10 +440,10 @@ class SettlementLoop:
         state = await self._escrow.finalized_epoch(epoch.chain_epoch) if epoch.chain_epoch else None
         txs = await self._ledger.transactions(epoch=epoch.number)
         refused = self._refused.get(epoch.number)
-        held = Held(refused.refusal, refused.why) if refused is not None else None
+        held = EpochBlocker(refused.refusal, refused.why) if refused is not None else None
         facts = EpochFacts(epoch, plan, await self._chain(plan), state, txs, held)
         try:
-            await publish(self._kube, self._clock.now(), facts)
+            await self._writer.publish(facts)
         except (KubeError, InvalidResourceError) as error:
             log.warning("epoch %d cannot be shown on the hub: %s", epoch.number, error)
             return False

@@ -9,14 +9,15 @@ from datetime import datetime, timedelta
 from math import inf
 from typing import Final
 
-from fedgpu_operator.api.base import Condition, Finding, Status, find, merge
+from fedgpu_operator.api.base import Finding, Status, find, merge
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.domain.books import Epoch, TxState
 from fedgpu_operator.domain.transactions import Fees
 from fedgpu_operator.errors import ChainError, InvalidResourceError, KubeError, NotFoundError
 from fedgpu_operator.hub.services.costs import extent_of
 from fedgpu_operator.hub.services.store import load_all
-from fedgpu_operator.hub.services.writes import emit, write_status
+from fedgpu_operator.hub.services.writes import EpochWriter
 from fedgpu_operator.hub.views.epochs import EPOCHS, names_of
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.settlement.fees import WEI
@@ -27,10 +28,10 @@ log = logging.getLogger(__name__)
 
 SETTLER_FUNDED: Final = "SettlerFunded"
 """On the newest SettlementEpoch: whether the settler can go on paying for gas."""
-REASONS: Final[dict[PurseLevel, tuple[Status, str]]] = {
-    PurseLevel.FUNDED: ("True", "Funded"),
-    PurseLevel.LOW: ("False", "SettlerLow"),
-    PurseLevel.EMPTY: ("False", "SettlerEmpty"),
+REASONS: Final[dict[PurseLevel, tuple[Status, ConditionReason]]] = {
+    PurseLevel.FUNDED: ("True", ConditionReason.FUNDED),
+    PurseLevel.LOW: ("False", ConditionReason.SETTLER_LOW),
+    PurseLevel.EMPTY: ("False", ConditionReason.SETTLER_EMPTY),
 }
 REFRESH: Final = timedelta(minutes=1)
 RETOLD: Final = timedelta(hours=1)
@@ -62,6 +63,7 @@ class SettlerWatch:
         self, kube: Kube, ledger: Ledger, escrow: Escrow, clock: Clock, metrics: Metrics, *, fee_cap: int, warn: float
     ) -> None:
         self._kube = kube
+        self._writer = EpochWriter(kube, clock)
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock
@@ -169,16 +171,15 @@ class SettlerWatch:
         marks = (find(each.status.conditions, SETTLER_FUNDED) for each in (known, *former))
         said = next((mark.reason for mark in marks if mark is not None), "")
         finding, generation = Finding(SETTLER_FUNDED, status, reason, text), known.metadata.generation
-        await self._keep(known, merge(known.status.conditions, [finding], generation=generation, now=now))
+        await self._writer.set_conditions(
+            known, merge(known.status.conditions, [finding], generation=generation, now=now)
+        )
         if standing is not PurseLevel.FUNDED and said != reason:
-            await emit(self._kube, known, "Warning", reason, text, now=now)
+            await self._writer.event(known, "Warning", reason, text)
         for each in former:
-            await self._keep(each, [mark for mark in each.status.conditions if mark.type != SETTLER_FUNDED])
+            kept = [mark for mark in each.status.conditions if mark.type != SETTLER_FUNDED]
+            await self._writer.set_conditions(each, kept)
         self._shown = hash_, reason, now
-
-    async def _keep(self, epoch: SettlementEpoch, conditions: list[Condition]) -> None:
-        status = epoch.status.model_copy(update={"conditions": conditions})
-        await write_status(self._kube, epoch, epoch.status, status)
 
     async def _object(self, epoch: Epoch) -> SettlementEpoch | None:
         """The epoch's object; None until it is published."""

@@ -7,13 +7,10 @@ import logging
 from fedgpu_operator.api.providerreport import ProviderReport, VantageRef
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.hub.services.store import load_all
-from fedgpu_operator.hub.services.writes import one_of_many
-from fedgpu_operator.ports import Kube, ResourceType
+from fedgpu_operator.hub.services.writes import ReportWriter, one_of_many
+from fedgpu_operator.ports import Kube
 
 log = logging.getLogger(__name__)
-
-
-REPORTS = ResourceType.of(ProviderReport.info)
 
 
 class VantageLoop:
@@ -21,15 +18,13 @@ class VantageLoop:
 
     def __init__(self, kube: Kube, vantages: tuple[Vantage, ...]) -> None:
         self._kube = kube
+        self._writer = ReportWriter(kube)
         self._asked = [VantageRef(name=each.name, url=each.url) for each in sorted(vantages, key=lambda v: v.name)]
 
     async def pass_once(self) -> float | None:
         """One pass over all reports."""
         for report in await load_all(self._kube, ProviderReport):
             with one_of_many(report):
-                if report.spec.vantages != self._asked:
-                    spec = {"vantages": [each.to_wire() for each in self._asked]}
-                    patch = {"metadata": report.metadata.guard(), "spec": spec}
-                    await self._kube.patch(REPORTS, report.metadata.name, report.metadata.namespace, patch)
+                if await self._writer.set_vantages(report, self._asked):
                     log.info("provider %s: asked to probe %d vantages", report.spec.provider, len(self._asked))
         return None

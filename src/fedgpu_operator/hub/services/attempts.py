@@ -7,17 +7,18 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
-from fedgpu_operator.api.base import HEADROOM, JSONObject, excess_of_lease
+from fedgpu_operator.api.base import HEADROOM, excess_of_lease
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, Stop
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.faults import SUCCEEDED
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import (
-    AlreadyExistsError,
     ConflictError,
     InvalidResourceError,
     KubeError,
@@ -27,8 +28,8 @@ from fedgpu_operator.errors import (
 from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.workloads import LEASES, first_lease, provider_namespace, remade_lease
-from fedgpu_operator.hub.services.writes import foreign_bytes, patch_to_fit, relieve
-from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, TOO_LARGE, UNFUNDED, JobFacts, outcome_of, stop_reason
+from fedgpu_operator.hub.services.writes import LeaseWriter, foreign_bytes
+from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, UNFUNDED, JobFacts, outcome_of, stop_reason
 from fedgpu_operator.ports import AttemptBook, Clock, Kube, Ledger, Metrics, ResourceType, read_back
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Opener:
 
 
 JOBS = ResourceType.of(ComputeJob.info)
-JOB_GONE = "JobGone"
+JOB_GONE: Final = ConditionReason.JOB_GONE.value
 
 
 class AttemptKeeper:
@@ -98,6 +99,7 @@ class AttemptKeeper:
         """`moved` is called with its namespace after an attempt was opened or ended, or may have been."""
         self._moved = moved
         self._kube = kube
+        self._leases = LeaseWriter(kube, clock)
         self._ledger = ledger
         self._clock = clock
         self._biller = UsageBiller(kube, ledger, clock, metrics, verifier)
@@ -132,7 +134,7 @@ class AttemptKeeper:
         # Tried before it counts: an attempt that can have no lease would stay open and hold its money for ever.
         if excess := excess_of_lease(first_lease(job, Attempt(request, 1, now))):
             text = f"the workload is {excess} bytes too large for a lease: shorten spec.template"
-            raise InvalidResourceError(TOO_LARGE, text)
+            raise InvalidResourceError(ConditionReason.TOO_LARGE, text)
         try:
             attempt, fresh = await self._opener.open(request)
         finally:
@@ -275,9 +277,9 @@ class AttemptKeeper:
                 since = lease.spec.stop_requested_at
                 attempt = await self._keep_stop(attempt, lease.spec.stop_reason or reason or "Stopped", since)
                 if lease.spec.desired == "Run" and attempt.stop is not None:
-                    lease = await self.tombstone(lease, attempt.stop)
+                    lease = await self._leases.stop(lease, attempt.stop)
             if foreign_bytes(lease.metadata) > HEADROOM // 2:
-                lease = read_back(self._kube, ComputeLease, await relieve(self._kube, LEASES, lease.metadata))
+                lease = await self._leases.relieve(lease)
         except KubeError as error:
             return attempt, lease, error
         return attempt, lease, None
@@ -286,13 +288,11 @@ class AttemptKeeper:
         """A lease that failed, and stays while its job is tried elsewhere, without its workload: nobody needs it."""
         if attempt.is_open or attempt.outcome == SUCCEEDED or lease.spec.workload is None:
             return lease
-        patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": {"workload": None}}
         try:
-            written = await self._kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, patch)
+            return await self._leases.remove_workload(lease)
         except KubeError as error:
             log.debug("lease %s keeps its workload: %s", lease.metadata.name, error)
             return lease
-        return read_back(self._kube, ComputeLease, written)
 
     async def _keep_stop(self, attempt: Attempt, reason: str, since: datetime | None = None) -> Attempt:
         """The attempt with its stop: as of `since`, if that has been, else as of now."""
@@ -302,14 +302,10 @@ class AttemptKeeper:
         now = self._clock.now().replace(microsecond=0)
         return await self._ledger.stop_attempt(attempt.lease_name, reason, min(now, since or now))
 
-    async def tombstone(self, lease: ComputeLease, stop: Stop) -> ComputeLease:
-        """As `set_tombstone`."""
-        return await set_tombstone(self._kube, lease, stop)
-
     async def bury(self, entry: AttemptUsage, stop: Stop) -> ComputeLease:
         """The lease of an attempt that has ended, made again to have its member cleared of what is left of it."""
         attempt = replace(entry.attempt, stop=entry.attempt.stop or stop)
-        return await self._create(remade_lease(attempt, None, sequence_base=entry.sequence))
+        return await self._leases.create(remade_lease(attempt, None, sequence_base=entry.sequence))
 
     async def collect(self, lease: ComputeLease, *, deserted: bool) -> None:
         """Remove a lease whose job is gone, once its member is cleared or `deserted` (has no provider any more).
@@ -323,47 +319,22 @@ class AttemptKeeper:
         if entry is None or entry.attempt.is_open or await self._job_exists(entry.attempt):
             return
         if not stopped:
-            await self.tombstone(lease, Stop(JOB_GONE, self._clock.now()))
+            await self._leases.stop(lease, Stop(JOB_GONE, self._clock.now()))
             return
-        await self._kube.delete(LEASES, lease.metadata.name, lease.metadata.namespace, uid=lease.metadata.uid)
+        await self._leases.delete(lease)
 
     async def start(self, job: ComputeJob, attempt: Attempt) -> ComputeLease:
         """The first lease of an attempt: for the pass that opened it, and for no other.
 
         Raises InvalidResourceError for a job that is not the one that the attempt was agreed for.
         """
-        return await self._create(first_lease(job, attempt))
+        return await self._leases.create(first_lease(job, attempt))
 
     async def _remake(self, entry: AttemptUsage, job: ComputeJob | None) -> ComputeLease:
         """The lease object made again; whatever happened to the one before, it starts nothing."""
-        lease = await self._create(remade_lease(entry.attempt, job, sequence_base=entry.sequence))
+        lease = await self._leases.create(remade_lease(entry.attempt, job, sequence_base=entry.sequence))
         log.warning("lease %s of %s was missing: made again", lease.metadata.name, lease.spec.job.name)
         return lease
-
-    async def _create(self, obj: JSONObject) -> ComputeLease:
-        meta = obj["metadata"]
-        try:
-            written = await self._kube.create(LEASES, obj)
-        except AlreadyExistsError:
-            written = await self._kube.get(LEASES, meta["name"], meta["namespace"])
-        return read_back(self._kube, ComputeLease, written)
-
-
-async def set_tombstone(kube: Kube, lease: ComputeLease, stop: Stop) -> ComputeLease:
-    """Set the tombstone; the agent ends the workload and, where it has ended, clears it away.
-
-    It always fits: an object that became too large loses what nobody needs any more, the workload first.
-    """
-    spec = {
-        "desired": "Stop",
-        "stopReason": stop.reason,
-        "stopRequestedAt": stop.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "workload": None,
-    }
-    patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": spec}
-    written = await patch_to_fit(kube, LEASES, lease.metadata, patch)
-    log.info("lease %s of %s stops: %s", lease.metadata.name, lease.spec.job.name, stop.reason)
-    return read_back(kube, ComputeLease, written)
 
 
 def _stops(attempt: Attempt, lease: ComputeLease) -> bool:

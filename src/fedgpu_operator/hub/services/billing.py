@@ -7,17 +7,18 @@ import logging
 from datetime import datetime, timedelta
 from typing import Final
 
-from fedgpu_operator.api.base import JSONObject, Resource
+from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt
 from fedgpu_operator.domain.ledger import UsageDispute, UsageDisputeState
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.signatures import SignatureVerdict, UsageVerifier
-from fedgpu_operator.hub.services.writes import emit
+from fedgpu_operator.hub.services.writes import UNSIGNED_SINCE, JobWriter, LeaseWriter
 from fedgpu_operator.metering import HubObservation, bill, disputed, tolerance
-from fedgpu_operator.ports import Clock, Kube, Metrics, ResourceType, UsageBook
+from fedgpu_operator.ports import Clock, Kube, Metrics, UsageBook
 from fedgpu_operator.settlement.epochs import instant, usage_detail
 
 log = logging.getLogger(__name__)
@@ -26,26 +27,20 @@ log = logging.getLogger(__name__)
 SIGNATURE_PATIENCE: Final = timedelta(minutes=10)
 """How long an ended lease waits for the signature under its last reading: a key is rotated in that time, and a tenant's
 money is not held for ever."""
-UNSIGNED_SINCE: Final = "fedgpu.dev/unsigned-since"
-"""Annotation of a lease: since when, by the hub's clock, it is seen to have ended without a reading that can be billed.
-It lives with the lease, so that a restart does not begin anew, and out of the provider's reach: an agent may write a
-status only. No instant of the provider has a part in it."""
-LEASES: Final = ResourceType.of(ComputeLease.info)
-USAGE_DISPUTED: Final = "UsageDisputed"
 
 
 class UsageBiller:
     """The only one that writes usage into the ledger."""
 
     def __init__(self, kube: Kube, ledger: UsageBook, clock: Clock, metrics: Metrics, verifier: UsageVerifier) -> None:
-        self._kube = kube
+        self._jobs, self._leases = JobWriter(kube, clock), LeaseWriter(kube, clock)
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
         self._verifier = verifier
 
     async def bill(
-        self, attempt: Attempt, lease: ComputeLease, provider: GPUProvider | None, job: Resource | None
+        self, attempt: Attempt, lease: ComputeLease, provider: GPUProvider | None, job: ComputeJob | None
     ) -> bool:
         """Bring the ledger up to the lease's reading; False while that still waits for its signature.
 
@@ -102,7 +97,7 @@ class UsageBiller:
         reading: UsageReading,
         verdict: SignatureVerdict,
         before: int,
-        job: Resource | None,
+        job: ComputeJob | None,
     ) -> bool:
         """Nothing is billed. An ended lease is given up after a while, and what it claims kept as a dispute."""
         log.debug("provider %s: %s: %s", attempt.terms.provider, verdict.word, verdict.message)
@@ -117,13 +112,11 @@ class UsageBiller:
         """Whether the lease has ended and waited long enough, by the hub's clock, for a reading that can be billed."""
         if not (lease.status.ended and lease.status.usage.final):
             return False
-        now, meta = self._clock.now(), lease.metadata
-        since = _instant(meta.annotations.get(UNSIGNED_SINCE, ""))
+        now = self._clock.now()
+        since = _instant(lease.metadata.annotations.get(UNSIGNED_SINCE, ""))
         if since is not None and since <= now:
             return now >= since + SIGNATURE_PATIENCE
-        # Without the resourceVersion: an agent that writes its status without end cannot keep this from being noted.
-        note: JSONObject = {"uid": meta.uid, "annotations": {UNSIGNED_SINCE: now.isoformat(timespec="microseconds")}}
-        await self._kube.patch(LEASES, meta.name, meta.namespace, {"metadata": note})
+        await self._leases.note_unsigned(lease)
         return False
 
     async def _dispute(
@@ -133,7 +126,7 @@ class UsageBiller:
         hub: HubObservation,
         payable: int,
         why: str,
-        job: Resource | None,
+        job: ComputeJob | None,
     ) -> None:
         name, claimed = lease.metadata.name, reading.gpu_seconds
         sequence = lease.spec.sequence_base + reading.sequence
@@ -146,18 +139,18 @@ class UsageBiller:
         if not held:
             log.warning("lease %s: the member claims %d GPU-seconds, %d are payable (%s)", name, claimed, payable, why)
             # Told before it is kept: a process that dies in between tells it again, under the same Event's name.
-            await self._tell(lease, job, why, now)
+            await self._tell(lease, job, why)
         evidence = _evidence(lease, reading, hub)
         await self._ledger.dispute_usage(UsageDispute(name, sequence, claimed, payable, why, evidence, now))
 
-    async def _tell(self, lease: ComputeLease, job: Resource | None, why: str, now: datetime) -> None:
+    async def _tell(self, lease: ComputeLease, job: ComputeJob | None, why: str) -> None:
         text = (
             f"the member claims more usage of lease {lease.metadata.name} than is payable ({why}); what both sides "
             "agree on is billed, the rest is in dispute"
         )
-        for about in (lease, job):
-            if about is not None:
-                await emit(self._kube, about, "Warning", USAGE_DISPUTED, text, now=now)
+        await self._leases.event(lease, "Warning", ConditionReason.USAGE_DISPUTED, text)
+        if job is not None:
+            await self._jobs.event(job, "Warning", ConditionReason.USAGE_DISPUTED, text)
 
     async def _open_disputes(self, lease_name: str) -> list[UsageDispute]:
         """Of all open ones, which the ledger answers from memory: asked for every reading of every lease."""

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ReceiptAnswer:
     """One receipt as the ledger keeps it, and as it is shown to the contract."""
 
     kept: CountersignedReceipt
@@ -50,23 +50,23 @@ class Shown:
 
 def answers_to(
     domain: SigningDomain, plan: EpochPlan | None, dispute: DisputeState, receipts: Mapping[Pair, CountersignedReceipt]
-) -> Iterator[Shown]:
+) -> Iterator[ReceiptAnswer]:
     """What backs the dispute: the pair's receipt, or every line of the tenant in order if no provider is named."""
     if dispute.provider != NO_ADDRESS:
         kept = receipts.get((dispute.tenant, dispute.provider))
         if kept is not None:
             # The contract kept what it needs of the line when the dispute was opened.
-            yield Shown(kept, _answer(domain, kept))
+            yield ReceiptAnswer(kept, _answer(domain, kept))
         return
     for claim in sorted(claims(plan) if plan is not None else (), key=lambda claim: claim.provider.lower()):
         kept = receipts.get((dispute.tenant, claim.provider))
         index = _index(claim, dispute.tenant)
         if kept is not None and index is not None:
-            yield Shown(kept, replace(_answer(domain, kept), lines=claim.lines, index=index, proof=claim.proof))
+            yield ReceiptAnswer(kept, replace(_answer(domain, kept), lines=claim.lines, index=index, proof=claim.proof))
 
 
 def backed(
-    dispute: DisputeState, disputes: Sequence[DisputeState], answers: Sequence[Shown], chain: ChainSnapshot
+    dispute: DisputeState, disputes: Sequence[DisputeState], answers: Sequence[ReceiptAnswer], chain: ChainSnapshot
 ) -> int:
     """How much of the disputed amount these receipts back, by the contract's own rule (ComputeEscrow.answer)."""
     if dispute.provider != NO_ADDRESS:
@@ -84,13 +84,15 @@ def backed(
     return _clamp(sum(_unpaid(dispute, each, chain) for each in answers) - there, dispute.amount)
 
 
-def most_telling(dispute: DisputeState, answers: Sequence[Shown], count: int, chain: ChainSnapshot) -> list[Shown]:
+def most_telling(
+    dispute: DisputeState, answers: Sequence[ReceiptAnswer], count: int, chain: ChainSnapshot
+) -> list[ReceiptAnswer]:
     """So many of the receipts for a dispute that names no provider, those that back the most, in their order."""
     ranked = sorted(range(len(answers)), key=lambda at: _unpaid(dispute, answers[at], chain), reverse=True)
     return [answers[at] for at in sorted(ranked[:count])]
 
 
-def _unpaid(dispute: DisputeState, shown: Shown, chain: ChainSnapshot) -> int:
+def _unpaid(dispute: DisputeState, shown: ReceiptAnswer, chain: ChainSnapshot) -> int:
     """What root and receipt agree on beyond what the pair's books hold."""
     answer = shown.answer
     books = chain.books.get((dispute.tenant, answer.provider), NO_BOOKS)
@@ -239,7 +241,7 @@ class _Rest:
     block: int
 
 
-class Rests:
+class DisputeBackoff:
     """What failed and rests for a growing pause, by dispute and part; nothing rests for the life of the process."""
 
     def __init__(self) -> None:
@@ -277,7 +279,7 @@ class DisputeKeeper:
         self._escrow = escrow
         self._clock = clock
         self._domain = escrow_domain(escrow.chain_id, escrow.escrow)
-        self._rests = Rests()
+        self._rests = DisputeBackoff()
         self._refusals: dict[tuple[str, str], str] = {}
         """Why receipts were left out, by dispute and provider, so that each reason is logged once."""
         self._tried: dict[str, _Tried] = {}
@@ -433,7 +435,7 @@ class DisputeKeeper:
         signers = {verdicts[_part(each)].signer: verdicts[_part(each)].coded for each in found}
         return _Step(name, ANSWER, f":{shows}", call, urgent=True, shows=shows, signers=signers)
 
-    def _backs(self, dispute: DisputeState, look: _Look, found: Sequence[Shown], chain: ChainSnapshot) -> int:
+    def _backs(self, dispute: DisputeState, look: _Look, found: Sequence[ReceiptAnswer], chain: ChainSnapshot) -> int:
         return backed(dispute, look.disputes, found, chain)
 
     async def _suspects(self, dispute: DisputeState, verdicts: Mapping[str, ReceiptVerdict]) -> set[str]:
@@ -454,7 +456,7 @@ class DisputeKeeper:
             if verdict.coded or each.latest != tried.nonces.get(verdict.signer, each.latest)
         }
 
-    async def _verdict(self, name: str, shown: Shown) -> ReceiptVerdict | None:
+    async def _verdict(self, name: str, shown: ReceiptAnswer) -> ReceiptVerdict | None:
         """The contract's word on both signatures if it takes them now: one that it does not would void all others."""
         key = name, shown.answer.provider
         try:
@@ -473,8 +475,8 @@ class DisputeKeeper:
         return verdict if verdict.accepted else None
 
     async def _fitting(
-        self, dispute: DisputeState, found: list[Shown], look: _Look, chain: ChainSnapshot
-    ) -> tuple[list[Shown], Call | None]:
+        self, dispute: DisputeState, found: list[ReceiptAnswer], look: _Look, chain: ChainSnapshot
+    ) -> tuple[list[ReceiptAnswer], Call | None]:
         """What of these one transaction can show; several would not add up, as each has to show all that it backs."""
         while True:
             found, call = await self._taken(dispute, found, look, chain)
@@ -490,8 +492,8 @@ class DisputeKeeper:
             found = most_telling(dispute, found, count, chain)
 
     async def _taken(
-        self, dispute: DisputeState, found: list[Shown], look: _Look, chain: ChainSnapshot
-    ) -> tuple[list[Shown], Call | None]:
+        self, dispute: DisputeState, found: list[ReceiptAnswer], look: _Look, chain: ChainSnapshot
+    ) -> tuple[list[ReceiptAnswer], Call | None]:
         """What of these the contract takes at the newest block, with the call that shows it and its gas.
 
         The state moves between the finalized block and the newest: a signer may have delegated a moment ago. Which
@@ -516,21 +518,21 @@ class DisputeKeeper:
         return good, call
 
     async def _sound(
-        self, dispute: DisputeState, found: list[Shown], look: _Look, chain: ChainSnapshot, why: str
-    ) -> list[Shown]:
+        self, dispute: DisputeState, found: list[ReceiptAnswer], look: _Look, chain: ChainSnapshot, why: str
+    ) -> list[ReceiptAnswer]:
         """The receipts that are not refused, of some that are refused together for that reason."""
         if len(found) == 1:
             log.warning("dispute %s: the receipt of %s is refused: %s", _name(dispute), found[0].answer.provider, why)
             self._rests.failed(_name(dispute), _part(found[0]), look.now, chain.block_number)
             return []
-        good: list[Shown] = []
+        good: list[ReceiptAnswer] = []
         middle = len(found) // 2
         for half in (found[:middle], found[middle:]):
             call, reason = await self._simulated(dispute, half)
             good += half if call is not None else await self._sound(dispute, half, look, chain, reason)
         return good
 
-    async def _simulated(self, dispute: DisputeState, found: Sequence[Shown]) -> tuple[Call | None, str]:
+    async def _simulated(self, dispute: DisputeState, found: Sequence[ReceiptAnswer]) -> tuple[Call | None, str]:
         """The call with its gas, or why the contract refuses it; twice what fits for what no node would take."""
         answers = tuple(each.answer for each in found)
         call = self._escrow.call_answer(dispute.epoch, dispute.tenant, dispute.provider, answers)
@@ -614,6 +616,6 @@ def _name(dispute: DisputeState) -> str:
     return f"{dispute.epoch}:{dispute.tenant}:{dispute.provider}"
 
 
-def _part(shown: Shown) -> str:
+def _part(shown: ReceiptAnswer) -> str:
     """A receipt's name among those of one dispute; a newer receipt of the same provider does not rest for it."""
     return f"{shown.answer.provider}:{shown.kept.receipt.cumulative}"

@@ -17,7 +17,7 @@ from fedgpu_operator.domain.money import NOTHING, MicroUSD
 from fedgpu_operator.domain.settlement import NO_BOOKS, ChainSnapshot, EpochPlan, EpochState, Funding, Pair
 from fedgpu_operator.errors import AlreadyExistsError, NotFoundError, NotTakenError, Refusal, RevertedError
 from fedgpu_operator.hub.services.transactions import FREE
-from fedgpu_operator.hub.services.wallets import cumulative_pairs
+from fedgpu_operator.hub.views.wallets import cumulative_pairs
 from fedgpu_operator.metering import covers
 from fedgpu_operator.ports import CONFIG_MAPS, Clock, Escrow, Kube, Ledger
 from fedgpu_operator.settlement import (
@@ -45,7 +45,7 @@ RETRY: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SettlementReading:
     """The books and the chain, read one after the other: what was metered since then waits for the next epoch."""
 
     books: SettlementSnapshot
@@ -114,7 +114,7 @@ class Planner:
         """Post what the finalized chain and the ledger now show as double entries."""
         await self._read()
 
-    async def _read(self) -> Reading | None:
+    async def _read(self) -> SettlementReading | None:
         books = await self._ledger.settlement_snapshot()
         owed = cumulative_pairs(books.pairs)
         if not owed:
@@ -122,9 +122,9 @@ class Planner:
         head = await self._ledger.head()
         chain = await self._escrow.snapshot(sorted({tenant for tenant, _ in owed}), sorted(owed))
         await self._ledger.post(positions(owed, chain), self._clock.now(), block=chain.block_number)
-        return Reading(books, owed, chain, head)
+        return SettlementReading(books, owed, chain, head)
 
-    async def _sealed(self, reading: Reading) -> Reading:
+    async def _sealed(self, reading: SettlementReading) -> SettlementReading:
         """The same chain over the books as the ledger seals them: the heads then bind what the epoch pays.
 
         Pairs that owe something since the chain was read wait for the next epoch.
@@ -132,9 +132,9 @@ class Planner:
         sealed = await self._ledger.seal()
         now_owed = cumulative_pairs(sealed.books.pairs)
         owed = {pair: total for pair, total in now_owed.items() if pair in reading.owed}
-        return Reading(sealed.books, owed, reading.chain, sealed.head)
+        return SettlementReading(sealed.books, owed, reading.chain, sealed.head)
 
-    async def _plan(self, reading: Reading, since: datetime, now: datetime) -> EpochPlan | None:
+    async def _plan(self, reading: SettlementReading, since: datetime, now: datetime) -> EpochPlan | None:
         chain = reading.chain
         committed = await self._committed(chain)
         least = self._terms.min_payout if now - since < self._terms.at_most else NOTHING
@@ -208,7 +208,7 @@ class Planner:
         return {}
 
 
-def _draft(plan: EpochPlan, reading: Reading, now: datetime) -> EpochDraft:
+def _draft(plan: EpochPlan, reading: SettlementReading, now: datetime) -> EpochDraft:
     lines = tuple(
         EpochLine(total.tenant, total.provider, total.tenant_wallet, total.provider_wallet, total.cumulative)
         for total in reading.books.pairs

@@ -9,30 +9,31 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from fedgpu_operator.api.base import JSONObject, parse_duration
+from fedgpu_operator.api.base import parse_duration
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, plausible
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.running import MAX_NOTICE, Announced, Hysteresis, Move, RunningJob
 from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
-from fedgpu_operator.hub.services.identity import Watched
+from fedgpu_operator.hub.services.changes import ChangeDetector
+from fedgpu_operator.hub.services.holds import HOLD, Freed, waiting_jobs
 from fedgpu_operator.hub.services.inventory import UNKNOWN_PRODUCT, free_histogram
-from fedgpu_operator.hub.services.notices import HOLD, MOVE_ANNOTATION, Freed, Notice, notice_of, waiting_jobs
 from fedgpu_operator.hub.services.store import HubState
-from fedgpu_operator.hub.services.workloads import LEASES
-from fedgpu_operator.hub.services.writes import emit, one_of_many
+from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, ProviderWriter, one_of_many
 from fedgpu_operator.hub.views.jobfacts import MOVED, JobFacts, Phase, phase
+from fedgpu_operator.hub.views.notices import Notice, notice_of
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.book import Histogram
 from fedgpu_operator.placement.moves import Reservations
 from fedgpu_operator.placement.registry import BUILT_IN, Plugins
 from fedgpu_operator.placement.replan import replan
-from fedgpu_operator.ports import Clock, Kube, Metrics, read_back
+from fedgpu_operator.ports import Clock, Kube, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def freed_of(state: HubState) -> Freed:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class MovableJob:
     """A running job that may be moved, with the objects that say so."""
 
     facts: JobFacts
@@ -85,7 +86,7 @@ def candidates(state: HubState) -> list[ComputeJob]:
     ]
 
 
-def subjects_of(state: HubState, usage: Usage) -> list[Subject] | None:
+def subjects_of(state: HubState, usage: Usage) -> list[MovableJob] | None:
     """The running jobs that may be moved: their owner lets it, moves are left, and their member answers.
 
     A job whose entries in the ledger are not known is left out: it is neither moved nor is its notice called off. None
@@ -108,7 +109,7 @@ def subjects_of(state: HubState, usage: Usage) -> list[Subject] | None:
         if notice is not None and provider.status.observed_generation != provider.metadata.generation:
             return None
         if is_ready(provider) and _readable(lease):
-            found.append(Subject(replace(facts, lease=lease), lease, notice))
+            found.append(MovableJob(replace(facts, lease=lease), lease, notice))
     return found
 
 
@@ -121,7 +122,7 @@ def _readable(lease: ComputeLease) -> bool:
     return True
 
 
-def running_of(subjects: Iterable[Subject], view: Snapshot) -> dict[str, RunningJob]:
+def running_of(subjects: Iterable[MovableJob], view: Snapshot) -> dict[str, RunningJob]:
     """By lease name; those whose job the snapshot lacks cannot be judged and are left out."""
     jobs = {job.uid: job for job in view.jobs}
     return {
@@ -131,7 +132,7 @@ def running_of(subjects: Iterable[Subject], view: Snapshot) -> dict[str, Running
     }
 
 
-def _running(each: Subject, job: Job, now: datetime) -> RunningJob:
+def _running(each: MovableJob, job: Job, now: datetime) -> RunningJob:
     lease, newest = each.lease, each.facts.newest
     began = lease.status.usage.started_at
     return RunningJob(
@@ -196,7 +197,8 @@ class Mover:
         plugins: Plugins = BUILT_IN,
     ) -> None:
         self._plugins = plugins
-        self._kube = kube
+        self._jobs, self._leases = JobWriter(kube, clock), LeaseWriter(kube, clock)
+        self._provider_writer = ProviderWriter(kube, clock)
         self._clock = clock
         self._metrics = metrics
         self._keeper = keeper
@@ -207,8 +209,8 @@ class Mover:
         self._waiting: list[JobFacts] = []
         self._told: dict[str, str] = {}
         self._prices: object = None
-        self._providers = Watched()
-        self._watched = Watched()
+        self._providers = ChangeDetector()
+        self._watched = ChangeDetector()
         self._draining: dict[str, GPUProvider] = {}
         self._looked: datetime | None = None
 
@@ -220,7 +222,7 @@ class Mover:
         """
         now = self._clock.now()
         self._remember(decided, anew=anew)
-        await self._tell_drained(state, now)
+        await self._tell_drained(state)
         subjects = subjects_of(state, await usage([job.metadata.uid for job in candidates(state)]))
         if subjects is None:
             return 1.0
@@ -316,7 +318,7 @@ class Mover:
     # ---- one move
 
     async def _step(
-        self, each: Subject, running: RunningJob | None, move: Move | None, state: HubState
+        self, each: MovableJob, running: RunningJob | None, move: Move | None, state: HubState
     ) -> float | None:
         """Announce, wait, stop or call off; seconds until the stop where it is still ahead."""
         now, lease = self._clock.now(), each.lease
@@ -326,15 +328,17 @@ class Mover:
             return None
         notice = _notice(each, running, move, now)
         if each.notice is None or each.notice.move != notice.move:
-            await self._tell(each, notice, now)
-            lease = await self._announce(each, notice, now)
+            await self._tell(each, notice)
+            # The workload is asked once to save its work.
+            first = each.notice is None and now < notice.stop_at
+            lease = await self._leases.announce_move(each.lease, notice, checkpoint=first)
             state.took(lease)
         if now < notice.stop_at:
             return (notice.stop_at - now).total_seconds()
         await self._stop(each, lease, notice, state)
         return None
 
-    async def _stop(self, each: Subject, lease: ComputeLease, notice: Notice, state: HubState) -> None:
+    async def _stop(self, each: MovableJob, lease: ComputeLease, notice: Notice, state: HubState) -> None:
         reason = notice.move.reason.value
         attempt = each.facts.usage[-1].attempt
         try:
@@ -346,33 +350,19 @@ class Mover:
         state.took(lease)
         self._metrics.moved(reason)
         text = f"the attempt at {lease.spec.provider} is stopped: {notice.why}"
-        await emit(self._kube, each.facts.job, "Warning", reason, text, now=self._clock.now())
+        await self._jobs.event(each.facts.job, "Warning", reason, text)
 
-    async def _announce(self, each: Subject, notice: Notice, now: datetime) -> ComputeLease:
-        """Say it on the lease; the workload is asked once to save its work, by the way that money shortages take."""
-        meta: JSONObject = {**each.lease.metadata.guard(), "annotations": {MOVE_ANNOTATION: notice.to_text()}}
-        patch: JSONObject = {"metadata": meta}
-        if each.notice is None and now < notice.stop_at:
-            patch["spec"] = {"checkpointRequestedAt": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
-        log.info("lease %s: %s is announced for %s", each.lease.metadata.name, notice.move.reason, notice.stop_at)
-        return await self._patched(each.lease, patch)
-
-    async def _call_off(self, each: Subject) -> ComputeLease:
+    async def _call_off(self, each: MovableJob) -> ComputeLease:
         text = "the announced move is called off: it is not needed any more, or not possible"
-        await emit(self._kube, each.facts.job, "Normal", "MoveCalledOff", text, now=self._clock.now())
-        meta: JSONObject = {**each.lease.metadata.guard(), "annotations": {MOVE_ANNOTATION: None}}
-        return await self._patched(each.lease, {"metadata": meta})
+        await self._jobs.event(each.facts.job, "Normal", ConditionReason.MOVE_CALLED_OFF, text)
+        return await self._leases.cancel_move(each.lease)
 
-    async def _patched(self, lease: ComputeLease, patch: JSONObject) -> ComputeLease:
-        written = await self._kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, patch)
-        return read_back(self._kube, ComputeLease, written)
-
-    async def _tell(self, each: Subject, notice: Notice, now: datetime) -> None:
+    async def _tell(self, each: MovableJob, notice: Notice) -> None:
         when = f"{notice.stop_at:%Y-%m-%dT%H:%M:%SZ}"
         text = f"the attempt at {each.lease.spec.provider} is stopped at {when} and the job placed again: {notice.why}"
-        await emit(self._kube, each.facts.job, "Warning", "MoveAnnounced", text, now=now)
+        await self._jobs.event(each.facts.job, "Warning", ConditionReason.MOVE_ANNOUNCED, text)
 
-    async def _tell_drained(self, state: HubState, now: datetime) -> None:
+    async def _tell_drained(self, state: HubState) -> None:
         """Say beside each draining provider what stays there because nobody may move it."""
         if self._watched.changed(state.providers.values()):
             self._draining = {name: provider for name, provider in state.providers.items() if provider.draining}
@@ -383,7 +373,7 @@ class Mover:
             text = f"draining: {len(here)} leases are here, {stays} of them stay to their end: they are not reclaimable"
             if self._told.get(name) != text:
                 with one_of_many(provider):
-                    await emit(self._kube, provider, "Normal", "Draining", text, now=now)
+                    await self._provider_writer.event(provider, "Normal", ConditionReason.DRAINING, text)
                     self._told[name] = text
 
 
@@ -399,7 +389,7 @@ def _waiting(left: Mapping[str, JobFacts], state: HubState, now: datetime) -> li
     return sorted(found, key=lambda facts: (-(facts.priority or 0), facts.job.metadata.uid))[:MAX_WAITING]
 
 
-def _notice(each: Subject, running: RunningJob, move: Move, now: datetime) -> Notice:
+def _notice(each: MovableJob, running: RunningJob, move: Move, now: datetime) -> Notice:
     """What is announced: the first announcement sets the instant of the stop, whatever the reason becomes."""
     stop_at = each.notice.stop_at if each.notice is not None else now + timedelta(seconds=running.warning)
     held_until = max(stop_at, now) + timedelta(seconds=running.grace) + HOLD

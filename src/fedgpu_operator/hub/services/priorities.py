@@ -10,6 +10,7 @@ from typing import Final
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import ForbiddenError, InvalidResourceError, KubeError
 from fedgpu_operator.ports import Clock, Kube, ResourceType
 
@@ -54,13 +55,13 @@ class Priorities:
             return Priority(placed.priority, known is not None and known.preempts)
         if name is not None and name.startswith(SYSTEM_PREFIX):
             text = f"spec.priorityClassName: {name} is for the cluster's own components; name a class of its users"
-            raise InvalidResourceError("ReservedPriorityClass", text)
+            raise InvalidResourceError(ConditionReason.RESERVED_PRIORITY_CLASS, text)
         if known is None and self.unread:
             text = f"spec.priorityClassName: the hub's PriorityClasses cannot be read: {self.unread}; the job waits"
-            raise InvalidResourceError("UnknownPriorityClass", text)
+            raise InvalidResourceError(ConditionReason.UNKNOWN_PRIORITY_CLASS, text)
         if known is None:
             text = f"spec.priorityClassName: the hub has no PriorityClass {name}; the job waits until there is one"
-            raise InvalidResourceError("UnknownPriorityClass", text)
+            raise InvalidResourceError(ConditionReason.UNKNOWN_PRIORITY_CLASS, text)
         return known
 
 

@@ -16,6 +16,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, lease_name
 from fedgpu_operator.domain.money import MicroUSD, format_usd, parse_usd
@@ -23,10 +24,10 @@ from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import ChainError, LedgerUnreachableError, NotFoundError
 from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.store import load_all
-from fedgpu_operator.hub.services.wallets import cumulative_pairs
 from fedgpu_operator.hub.services.workloads import provider_namespace
-from fedgpu_operator.hub.services.writes import for_each, one_of_many, write_status
+from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, outcome_of
+from fedgpu_operator.hub.views.wallets import cumulative_pairs
 from fedgpu_operator.ports import CONFIG_MAPS, Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.pulse import Pass
 
@@ -66,7 +67,7 @@ class Gap:
         return f"{self.kind}.{self.name}"
 
 
-class Place(NamedTuple):
+class EscrowAddress(NamedTuple):
     """Where a hub settles: the chain's id and the escrow's address."""
 
     chain_id: int
@@ -78,7 +79,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class HubView:
     """What the hub shows, and what the escrow has paid at the finalized block (µUSD); None where that is not known."""
 
     leases: tuple[ComputeLease, ...]
@@ -100,11 +101,11 @@ class Books:
     attempts: Mapping[str, tuple[AttemptUsage, ...]]
     newest_epoch: int = 0
     owed: Mapping[Pair, MicroUSD] | None = None
-    place: Place | None = None
+    place: EscrowAddress | None = None
     roots: Collection[str] = ()
 
 
-def find_gaps(shown: Shown, books: Books) -> tuple[Gap, ...]:
+def find_gaps(shown: HubView, books: Books) -> tuple[Gap, ...]:
     """Every gap once, in a stable order; pure."""
     # A lease says more than the status of its job.
     gaps = (*_jobs(shown, books), *_leases(shown, books), *_settled(shown, books), *_head(shown, books))
@@ -112,7 +113,7 @@ def find_gaps(shown: Shown, books: Books) -> tuple[Gap, ...]:
     return tuple(found[key] for key in sorted(found))
 
 
-def _leases(shown: Shown, books: Books) -> Iterator[Gap]:
+def _leases(shown: HubView, books: Books) -> Iterator[Gap]:
     for lease in shown.leases:
         job, number, name = lease.spec.job, lease.spec.attempt, lease.metadata.name
         if name != lease_name(job.uid, number):
@@ -128,7 +129,7 @@ def _leases(shown: Shown, books: Books) -> Iterator[Gap]:
             yield Gap(GapKind.USAGE, name, text)
 
 
-def _jobs(shown: Shown, books: Books) -> Iterator[Gap]:
+def _jobs(shown: HubView, books: Books) -> Iterator[Gap]:
     for job in shown.jobs:
         uid, placement, usage = job.metadata.uid, job.status.placement, job.status.usage
         if placement is None or placement.lease != lease_name(uid, placement.attempt):
@@ -146,7 +147,7 @@ def _jobs(shown: Shown, books: Books) -> Iterator[Gap]:
             yield Gap(GapKind.USAGE, uid, text)
 
 
-def _settled(shown: Shown, books: Books) -> Iterator[Gap]:
+def _settled(shown: HubView, books: Books) -> Iterator[Gap]:
     if (place := books.place) is None:
         return
     owed = books.owed or {}
@@ -169,7 +170,7 @@ def _settled(shown: Shown, books: Books) -> Iterator[Gap]:
             yield Gap(GapKind.PAID, _name(pair), f"the escrow has paid {format_usd(paid)} USD, {_owes(owed, pair)}")
 
 
-def _head(shown: Shown, books: Books) -> Iterator[Gap]:
+def _head(shown: HubView, books: Books) -> Iterator[Gap]:
     """The newest root on chain, by its root: a later one of somebody else has to be accepted as well."""
     number, root = shown.head or (0, "")
     if number and root not in books.roots:
@@ -189,13 +190,13 @@ def _name(pair: Pair) -> str:
     return ".".join(pair)
 
 
-async def compare(kube: Kube, ledger: Ledger, namespace: str, place: Place | None) -> tuple[Gap, ...]:
+async def compare(kube: Kube, ledger: Ledger, namespace: str, place: EscrowAddress | None) -> tuple[Gap, ...]:
     """Read the hub and the ledger; all gaps but those that were accepted.
 
     `place` is where this hub settles, None if it does not. Raises the KubeError tree, LedgerError.
     """
     # The world first: what is opened meanwhile is in the ledger by then.
-    shown = Shown(
+    shown = HubView(
         tuple(await load_all(kube, ComputeLease)),
         tuple(await load_all(kube, ComputeJob)),
         tuple(await load_all(kube, SettlementEpoch)),
@@ -221,8 +222,8 @@ async def compare_chain(ledger: Ledger, escrow: Escrow) -> tuple[Gap, ...]:
     chain = await escrow.snapshot(sorted({tenant for tenant, _ in owed}), sorted(owed))
     paid = {pair: MicroUSD(books.paid + books.deducted) for pair, books in chain.books.items()}
     roots = {header.root for header in await ledger.epoch_headers(limit=ALL_EPOCHS)} if chain.head_epoch else set()
-    books = Books({}, 0, owed, Place(escrow.chain_id, str(escrow.escrow)), roots)
-    return find_gaps(Shown((), (), paid=paid, head=(chain.head_epoch, chain.head_root)), books)
+    books = Books({}, 0, owed, EscrowAddress(escrow.chain_id, str(escrow.escrow)), roots)
+    return find_gaps(HubView((), (), paid=paid, head=(chain.head_epoch, chain.head_root)), books)
 
 
 async def without_accepted(kube: Kube, namespace: str, gaps: tuple[Gap, ...]) -> tuple[Gap, ...]:
@@ -250,7 +251,6 @@ async def accept(kube: Kube, namespace: str, gaps: Iterable[Gap]) -> None:
     await kube.apply(CONFIG_MAPS, {"metadata": meta, "data": data})
 
 
-LEDGER_BEHIND: Final = "LedgerBehind"
 AGAIN: Final = timedelta(seconds=10)
 """Between two comparisons while there are gaps, or while the chain does not answer."""
 FIX: Final = "an older backup? `fedgpu ledger check` lists what it lacks, docs/ledger.md says what to do"
@@ -264,6 +264,7 @@ class LedgerCheck:
     ) -> None:
         self._kube, self._ledger, self._clock, self._metrics = kube, ledger, clock, metrics
         self._namespace, self._escrow = namespace, escrow
+        self._jobs = JobWriter(kube, clock)
         self._lock = asyncio.Lock()
         self._compared: int | None = None
         """The ledger's session that was compared with the hub."""
@@ -327,7 +328,11 @@ class LedgerCheck:
         """What readiness reports; empty if the ledger is as new as the world."""
         if self._compared is None:
             return "the ledger was not compared with the hub yet"
-        return f"{LEDGER_BEHIND}: {len(self.gaps)} gaps, the first: {self.gaps[0].text}" if self.gaps else ""
+        return (
+            f"{ConditionReason.LEDGER_BEHIND}: {len(self.gaps)} gaps, the first: {self.gaps[0].text}"
+            if self.gaps
+            else ""
+        )
 
     def _is_due(self) -> bool:
         session = self._ledger.session
@@ -339,7 +344,7 @@ class LedgerCheck:
     async def _compare(self) -> None:
         session = self._ledger.session
         escrow = self._escrow
-        place = Place(escrow.chain_id, str(escrow.escrow)) if escrow is not None else None
+        place = EscrowAddress(escrow.chain_id, str(escrow.escrow)) if escrow is not None else None
         found = await compare(self._kube, self._ledger, self._namespace, place)
         found += await self._compare_chain(session)
         if found != self.gaps:
@@ -372,14 +377,14 @@ class LedgerCheck:
     async def _tell_jobs(self) -> None:
         """Every job that waits for a place says that it waits for the ledger."""
         text = f"the ledger is older than this hub: nothing is placed before it is reconciled; {FIX}"
-        finding = Finding("Placed", "False", LEDGER_BEHIND, text)
+        finding = Finding("Placed", "False", ConditionReason.LEDGER_BEHIND, text)
 
         async def tell(job: ComputeJob) -> None:
             generation = job.metadata.generation
             conditions = merge(job.status.conditions, [finding], generation=generation, now=self._clock.now())
-            update = {"conditions": conditions, "reason": LEDGER_BEHIND, "state": "Pending"}
+            update = {"conditions": conditions, "reason": ConditionReason.LEDGER_BEHIND, "state": "Pending"}
             with one_of_many(job):
-                await write_status(self._kube, job, job.status, job.status.model_copy(update=update))
+                await self._jobs.write_status(job, job.status.model_copy(update=update))
 
         jobs = await load_all(self._kube, ComputeJob)
         await for_each(

@@ -15,6 +15,7 @@ from fedgpu_operator.api.base import MOST_STORED, JSONObject, excess_of_job
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt
 from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.job import Job, Policy
@@ -23,28 +24,28 @@ from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, KubeError, TooLargeError
-from fedgpu_operator.hub.services.attempts import JOBS, AttemptKeeper
+from fedgpu_operator.hub.services.attempts import AttemptKeeper
+from fedgpu_operator.hub.services.changes import ChangeDetector, same_objects
 from fedgpu_operator.hub.services.costs import FaultBook
-from fedgpu_operator.hub.services.funds import ObligationBook, Obligations
-from fedgpu_operator.hub.services.identity import Watched, same_objects
-from fedgpu_operator.hub.services.jobwriter import JobWriter
+from fedgpu_operator.hub.services.holds import Hold, decide_held, holds, waiting_jobs
 from fedgpu_operator.hub.services.moves import freed_of
-from fedgpu_operator.hub.services.notices import MOVE_ANNOTATION, Hold, decide_held, holds, waiting_jobs
+from fedgpu_operator.hub.services.obligations import ObligationBook, Obligations
 from fedgpu_operator.hub.services.snapshot import (
-    Asked,
     Awaiting,
     Frame,
     JobReader,
     Newcomers,
     OfferBook,
+    PendingJob,
     charged,
     funds_by_namespace,
     imagined,
 )
 from fedgpu_operator.hub.services.store import HubState
-from fedgpu_operator.hub.services.writes import emit, for_each, one_of_many
-from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, TOO_LARGE, WRITE_REFUSED, JobFacts, Phase, phase, resumes_at
+from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
+from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, WRITE_REFUSED, JobFacts, Phase, phase, resumes_at
 from fedgpu_operator.hub.views.jobs import MAX_CANDIDATES
+from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION
 from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
 from fedgpu_operator.placement.book import Histogram
 from fedgpu_operator.placement.problem import Solution
@@ -53,7 +54,6 @@ from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, read_back
 log = logging.getLogger(__name__)
 
 
-FINALIZER = "fedgpu.dev/lease"
 MOST_AT_ONCE = 128
 """Jobs that one pass dispatches; at 60 jobs a second that is two seconds."""
 REFUSALS: Final = frozenset({400, 403, 413, 422})
@@ -178,7 +178,7 @@ class JobPlacer:
         self._default_deny = default_deny
         self._newcomers = Newcomers(clock.now())
         self._refused: dict[str, str] = {}
-        self._leases = Watched()
+        self._leases = ChangeDetector()
         self._told: tuple[ComputeLease, ...] = ()
         self._basis: Basis | None = None
         self._decisions: dict[str, Decision] = {}
@@ -224,7 +224,7 @@ class JobPlacer:
             self._basis = basis
         return placed
 
-    def _ask(self, asking: Iterable[JobFacts], frame: Frame, state: HubState) -> dict[str, Asked]:
+    def _ask(self, asking: Iterable[JobFacts], frame: Frame, state: HubState) -> dict[str, PendingJob]:
         """The jobs as placement sees them, by uid.
 
         One that could not be started as it is (its workload is refused, or too large) is tried again each half minute,
@@ -245,7 +245,7 @@ class JobPlacer:
                 found[uid] = each
         return found
 
-    async def _based(self, asked: Mapping[str, Asked], frame: Frame, state: HubState, now: datetime) -> Basis:
+    async def _based(self, asked: Mapping[str, PendingJob], frame: Frame, state: HubState, now: datetime) -> Basis:
         jobs = {uid: each.job for uid, each in asked.items() if each.job is not None}
         spaces = {job.namespace for job in jobs.values()}
         dry = frozenset(uid for uid in jobs if asked[uid].facts.job.spec.dry_run)
@@ -275,7 +275,7 @@ class JobPlacer:
         self,
         followed: Iterable[JobFacts],
         resting: Iterable[JobFacts],
-        asked: Mapping[str, Asked],
+        asked: Mapping[str, PendingJob],
         state: HubState,
         *,
         anew: bool,
@@ -332,7 +332,7 @@ class JobPlacer:
             return False
         return (decision.chosen is None or facts.job.spec.dry_run) and _gist(decision) == shown[0]
 
-    def _answered(self, facts: JobFacts, asked: Mapping[str, Asked]) -> JobFacts:
+    def _answered(self, facts: JobFacts, asked: Mapping[str, PendingJob]) -> JobFacts:
         """The facts with what this pass says of the job; one that was not asked about stays as it is."""
         uid = facts.job.metadata.uid
         each = asked.get(uid)
@@ -457,19 +457,19 @@ class JobPlacer:
             if not refused:
                 return
             text = f"attempt {attempt.attempt} at {attempt.terms.provider} was not started: {error}"
-            await emit(self._kube, job, "Warning", WRITE_REFUSED, text, now=self._clock.now())
+            await self._writer.event(job, "Warning", WRITE_REFUSED, text)
 
     async def _hold(self, job: ComputeJob) -> JSONObject:
         """The guarded write on the job itself that every chain of writes begins with: our finalizer.
 
         The answer is the whole object as it is stored. Raises InvalidResourceError (`TooLarge`) where it has no room.
         """
-        finalizers = sorted({*job.metadata.finalizers, FINALIZER})
-        patch: JSONObject = {"metadata": {**job.metadata.guard(), "finalizers": finalizers}}
         try:
-            return await self._kube.patch(JOBS, job.metadata.name, job.metadata.namespace, patch)
+            return await self._writer.add_finalizer(job)
         except TooLargeError as error:
-            raise InvalidResourceError(TOO_LARGE, _too_large("no finalizer can be added to the job")) from error
+            raise InvalidResourceError(
+                ConditionReason.TOO_LARGE, _too_large("no finalizer can be added to the job")
+            ) from error
 
     def _wallets(self, job: ComputeJob, chosen: Verdict, state: HubState) -> Pair:
         """(tenant wallet, provider wallet) that this attempt is settled between; empty without settlement."""
@@ -495,7 +495,7 @@ def _is_due(facts: JobFacts, now: datetime) -> bool:
 def _must_fit(job: JSONObject) -> None:
     """Raises InvalidResourceError (`TooLarge`) for a job that would have no room for its later status."""
     if excess := excess_of_job(job):
-        raise InvalidResourceError(TOO_LARGE, _too_large(f"the job is {excess} bytes too large"))
+        raise InvalidResourceError(ConditionReason.TOO_LARGE, _too_large(f"the job is {excess} bytes too large"))
 
 
 def _too_large(what: str) -> str:

@@ -7,25 +7,24 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from eth_typing import ChecksumAddress
 
 from fedgpu_operator.api.base import Finding
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import SignedUsage
 from fedgpu_operator.domain.ledger import CountersignedReceipt
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import ChainError, InvalidResourceError
-from fedgpu_operator.hub.services.wallets import checksummed
+from fedgpu_operator.hub.views.wallets import checksummed
 from fedgpu_operator.ports import Clock, ReceiptBook
 from fedgpu_operator.settlement.epochs import usage_statement
 from fedgpu_operator.settlement.typeddata import SigningDomain, escrow_domain, receipt, recover
 
 log = logging.getLogger(__name__)
-
-ReceiptWord = Literal["Accepted", "MeterRefused", "SignerHasCode", "SignaturesRefused"]
 
 
 class ReceiptRules(Protocol):
@@ -54,7 +53,7 @@ class ReceiptVerdict:
     signed: such an account may answer differently the next time, and use any amount of gas for it.
     """
 
-    word: ReceiptWord
+    word: ConditionReason
     signer: str
     why: str = ""
     coded: bool = False
@@ -62,7 +61,7 @@ class ReceiptVerdict:
     @property
     def accepted(self) -> bool:
         """Whether both signatures count."""
-        return self.word == "Accepted"
+        return self.word == ConditionReason.ACCEPTED
 
 
 async def judge_receipt(rules: ReceiptRules, kept: CountersignedReceipt) -> ReceiptVerdict:
@@ -79,43 +78,41 @@ async def judge_receipt(rules: ReceiptRules, kept: CountersignedReceipt) -> Rece
         rules.has_code(meter),
     )
     if not metering:
-        return ReceiptVerdict("MeterRefused", signer, f"the meter {meter} does not hold the role METER")
+        return ReceiptVerdict(ConditionReason.METER_REFUSED, signer, f"the meter {meter} does not hold the role METER")
     if not metered:
         # Recovered from this very signature, so nothing but code can be in the way.
         text = f"the account of the meter {meter} has code that does not accept what its key signs"
-        return ReceiptVerdict("MeterRefused", signer, text)
+        return ReceiptVerdict(ConditionReason.METER_REFUSED, signer, text)
     signed, coded = await asyncio.gather(
         rules.accepts_signature(signer, digest, kept.provider_signature), rules.has_code(signer)
     )
     if not signed and coded:
         text = f"the account of {signer} has code that does not accept what its key signs"
-        return ReceiptVerdict("SignerHasCode", signer, text, coded=True)
+        return ReceiptVerdict(ConditionReason.SIGNER_HAS_CODE, signer, text, coded=True)
     if not signed:
-        return ReceiptVerdict("SignaturesRefused", signer, f"it is not signed by {signer}")
-    return ReceiptVerdict("Accepted", signer, coded=coded or meter_coded)
+        return ReceiptVerdict(ConditionReason.SIGNATURES_REFUSED, signer, f"it is not signed by {signer}")
+    return ReceiptVerdict(ConditionReason.ACCEPTED, signer, coded=coded or meter_coded)
 
 
 MOST_REMEMBERED: Final = 100_000
 """Judgements kept: one per lease that there is, and as many leases as a hub has."""
-
-Word = Literal["Signed", "NoSigner", "NotSigned", "BadSignature", "BadReading"]
 
 
 @dataclass(frozen=True, slots=True)
 class SignatureVerdict:
     """Whether usage may be billed as far as signatures go; `signed` is the proof where there is one."""
 
-    word: Word
+    word: ConditionReason
     message: str = ""
     signed: SignedUsage | None = None
 
     @property
     def billable(self) -> bool:
         """Signed by whom it must be, or by nobody where nobody must."""
-        return self.word in ("Signed", "NoSigner")
+        return self.word in (ConditionReason.SIGNED, ConditionReason.NO_SIGNER)
 
 
-NO_SIGNER: Final = SignatureVerdict("NoSigner")
+NO_SIGNER: Final = SignatureVerdict(ConditionReason.NO_SIGNER)
 
 
 def accepted_signer(provider: GPUProvider | None) -> str:
@@ -162,21 +159,25 @@ def _judge(lease: ComputeLease, signer: str, domain: SigningDomain) -> Signature
     try:
         reading = usage.to_domain()
     except InvalidResourceError as error:
-        return SignatureVerdict("BadReading", f"lease {lease.metadata.name}: {error}")
+        return SignatureVerdict(ConditionReason.BAD_READING, f"lease {lease.metadata.name}: {error}")
     if reading is None or not usage.signature:
-        return SignatureVerdict("NotSigned", f"lease {lease.metadata.name}: its usage is not signed by {signer}")
+        return SignatureVerdict(
+            ConditionReason.NOT_SIGNED, f"lease {lease.metadata.name}: its usage is not signed by {signer}"
+        )
     sequence = lease.spec.sequence_base + reading.sequence
     statement = usage_statement(domain, lease.metadata.name, sequence, reading)
     try:
         found = recover(statement.digest, usage.signature)
     except ValueError as error:
-        return SignatureVerdict("BadSignature", f"lease {lease.metadata.name}: {error}")
+        return SignatureVerdict(ConditionReason.BAD_SIGNATURE, f"lease {lease.metadata.name}: {error}")
     if found != signer:
         # An altered figure gives a signature of some random account, so its address says nothing to people.
-        return SignatureVerdict("BadSignature", f"lease {lease.metadata.name}: {signer} did not sign these figures")
+        return SignatureVerdict(
+            ConditionReason.BAD_SIGNATURE, f"lease {lease.metadata.name}: {signer} did not sign these figures"
+        )
     message = statement.message
     return SignatureVerdict(
-        "Signed",
+        ConditionReason.SIGNED,
         signed=SignedUsage(
             sequence=sequence,
             gpu_seconds=reading.gpu_seconds,
@@ -195,22 +196,25 @@ def usage_signed(provider: GPUProvider, leases: Iterable[ComputeLease], verifier
     signer = accepted_signer(provider)
     if not signer:
         text = "set spec.payout.signer: without its signatures the provider has the hub's word for what it is owed"
-        return Finding("UsageSigned", "False", "NoSigner", text)
+        return Finding("UsageSigned", "False", ConditionReason.NO_SIGNER, text)
     mine = (lease for lease in leases if lease.spec.provider == provider.metadata.name)
     for lease in sorted(mine, key=lambda lease: lease.metadata.name):
         verdict = verifier.judge(lease, provider) if lease.status.usage.gpu_seconds else NO_SIGNER
         if not verdict.billable:
             text = f"{verdict.message}; nothing more of it is billed until it is"
             return Finding("UsageSigned", "False", verdict.word, text)
-    return Finding("UsageSigned", "True", "Signed", f"what is billed is signed by {signer}")
+    return Finding("UsageSigned", "True", ConditionReason.SIGNED, f"what is billed is signed by {signer}")
 
 
 RECEIPTS_VALID: Final = "ReceiptsValid"
-SIGNER_NOT_ON_CHAIN: Final = "SignerNotOnChain"
-SIGNER_HAS_CODE: Final = "SignerHasCode"
-SIGNATURES_REFUSED: Final = "SignaturesRefused"
-METER_REFUSED: Final = "MeterRefused"
-WARNED: Final = frozenset({SIGNER_NOT_ON_CHAIN, SIGNER_HAS_CODE, SIGNATURES_REFUSED, METER_REFUSED})
+WARNED: Final = frozenset(
+    {
+        ConditionReason.SIGNER_NOT_ON_CHAIN,
+        ConditionReason.SIGNER_HAS_CODE,
+        ConditionReason.SIGNATURES_REFUSED,
+        ConditionReason.METER_REFUSED,
+    }
+)
 """Reasons that are shown as a Warning too: receipts that were signed count nowhere."""
 RECHECK: Final = timedelta(minutes=1)
 """A payout wallet may name another signer at any time; so often the escrow is asked, silent or not."""
@@ -287,25 +291,30 @@ class SignerBook:
     def _finding(self, wallet: str, signer: str) -> Finding:
         if not signer:
             text = "set spec.payout.signer: without receipts the provider can neither answer a dispute nor leave alone"
-            return Finding(RECEIPTS_VALID, "False", "NoSigner", text)
+            return Finding(RECEIPTS_VALID, "False", ConditionReason.NO_SIGNER, text)
         answer = self._answers[wallet]
         known = answer.signer
         if known is None:
             text = f"the chain does not say whose key signs the receipts of {wallet}"
-            return Finding(RECEIPTS_VALID, "Unknown", "ChainUnreachable", text)
+            return Finding(RECEIPTS_VALID, "Unknown", ConditionReason.CHAIN_UNREACHABLE, text)
         if known != signer:
             text = (
                 f"{signer} signs the receipts, but the escrow takes only those that {known} signs for {wallet}: they "
                 f"answer no dispute and open no exit; with the key of {wallet} run: fedgpu provider keys --signer "
                 f"{signer} (and --payee, where another account is paid)"
             )
-            return Finding(RECEIPTS_VALID, "False", SIGNER_NOT_ON_CHAIN, text)
+            return Finding(RECEIPTS_VALID, "False", ConditionReason.SIGNER_NOT_ON_CHAIN, text)
         if answer.newest is not None and not answer.newest.accepted:
             return Finding(RECEIPTS_VALID, "False", answer.newest.word, _refused(wallet, signer, answer.newest))
         if answer.newest is None and answer.coded:
             text = f"the account of {signer} has code: its first receipt will show whether that code accepts it"
-            return Finding(RECEIPTS_VALID, "Unknown", SIGNER_HAS_CODE, text)
-        return Finding(RECEIPTS_VALID, "True", "SignerOnChain", f"the escrow takes receipts of {wallet} by {signer}")
+            return Finding(RECEIPTS_VALID, "Unknown", ConditionReason.SIGNER_HAS_CODE, text)
+        return Finding(
+            RECEIPTS_VALID,
+            "True",
+            ConditionReason.SIGNER_ON_CHAIN,
+            f"the escrow takes receipts of {wallet} by {signer}",
+        )
 
 
 def _newest(receipts: Iterable[CountersignedReceipt]) -> dict[str, CountersignedReceipt]:
@@ -321,9 +330,9 @@ def _newest(receipts: Iterable[CountersignedReceipt]) -> dict[str, Countersigned
 def _refused(wallet: str, signer: str, verdict: ReceiptVerdict) -> str:
     """Why the escrow refuses the newest receipt, and what to do about it."""
     effect = f"the escrow refuses the receipts of {wallet}, which answer no dispute and open no exit"
-    if verdict.word == METER_REFUSED:
+    if verdict.word == ConditionReason.METER_REFUSED:
         return f"{effect}: {verdict.why}; the operator of this hub has to mend that, the provider cannot"
-    if verdict.word == SIGNER_HAS_CODE:
+    if verdict.word == ConditionReason.SIGNER_HAS_CODE:
         cure = (
             "undo the delegation (EIP-7702: authorize the zero address), or name another key in spec.payout.signer and "
             f"with the key of {wallet} run: fedgpu provider keys --signer ADDRESS"

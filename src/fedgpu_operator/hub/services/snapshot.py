@@ -11,6 +11,7 @@ from typing import Any, Final
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computelease import MAX_GPUS_PER_REPLICA
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.faults import avoided
 from fedgpu_operator.domain.gpu import GpuModel
@@ -19,12 +20,13 @@ from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.domain.vantage import Vantage, with_vantages
 from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.services.changes import ChangeDetector, same_objects
 from fedgpu_operator.hub.services.costs import UNKNOWN, FaultBook, RunCosts, ending_of
-from fedgpu_operator.hub.services.funds import Obligations, standing
-from fedgpu_operator.hub.services.identity import Watched, same_objects
 from fedgpu_operator.hub.services.inventory import cut, offers
+from fedgpu_operator.hub.services.obligations import Obligations
 from fedgpu_operator.hub.services.priorities import Priorities, PriorityBook
 from fedgpu_operator.hub.services.store import HubState
+from fedgpu_operator.hub.views.funds import account_funds
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.providers import awaits_report, is_ready
 from fedgpu_operator.placement import Snapshot
@@ -59,7 +61,7 @@ def domain_job(
         try:
             job = replace(job, latency=with_vantages(job.latency, vantages))
         except ValueError as error:
-            raise InvalidResourceError("UnknownPlace", f"spec.latency.from.vantage: {error}") from error
+            raise InvalidResourceError(ConditionReason.UNKNOWN_PLACE, f"spec.latency.from.vantage: {error}") from error
     cap = account.spec.max_per_job if account is not None else None
     if cap is None:
         return job
@@ -81,7 +83,7 @@ def _hosted(data: DataSet, hosts: Mapping[str, MicroUSD | None]) -> DataSet:
         return data
     if data.provider not in hosts:
         raise InvalidResourceError(
-            "UnknownProvider",
+            ConditionReason.UNKNOWN_PROVIDER,
             f"spec.data.sets[{data.name}].provider: this hub has no GPUProvider {data.provider}; name one that "
             "`kubectl get gpup` lists, or the country in which the data lies",
         )
@@ -123,7 +125,7 @@ def policies_by_namespace(
     for namespace in set(namespaces):
         for name in state.unreadable_policies:
             text = f"PlacementPolicy {name} cannot be read by this version, so it is not known what it forbids"
-            broken[namespace] = InvalidResourceError("InvalidPolicy", text)
+            broken[namespace] = InvalidResourceError(ConditionReason.INVALID_POLICY, text)
         labels = dict(state.namespaces.get(namespace, {}))
         policies = []
         for policy in state.policies:
@@ -134,7 +136,7 @@ def policies_by_namespace(
                     text = (
                         f"PlacementPolicy {policy.metadata.name} binds this namespace and cannot be honoured: {error}"
                     )
-                    broken[namespace] = InvalidResourceError("InvalidPolicy", text)
+                    broken[namespace] = InvalidResourceError(ConditionReason.INVALID_POLICY, text)
         bound[namespace] = tuple(policies)
     return bound, broken
 
@@ -146,7 +148,7 @@ def funds_by_namespace(state: HubState, namespaces: Iterable[str], owed: Obligat
     funds: dict[str, MicroUSD | None] = {}
     for namespace in set(namespaces):
         wallet = state.wallets.tenants.get(namespace)
-        known = standing(state.accounts[namespace]) if wallet is not None else None
+        known = account_funds(state.accounts[namespace]) if wallet is not None else None
         funds[namespace] = known.available(owed.exposure(wallet or "")) if known is not None else MicroUSD(0)
     return funds
 
@@ -168,7 +170,7 @@ class OfferBook:
     """
 
     def __init__(self) -> None:
-        self._objects = Watched()
+        self._objects = ChangeDetector()
         self._costs: RunCosts = UNKNOWN
         self._known: dict[str, _Known] = {}
         self._all: tuple[Offer, ...] = ()
@@ -215,7 +217,7 @@ class Newcomers:
 
     def __init__(self, began: datetime) -> None:
         self._began = began
-        self._watched = Watched()
+        self._watched = ChangeDetector()
         self._since: dict[str, datetime] = {}
 
     def awaited(self, state: HubState, now: datetime) -> Awaiting:
@@ -274,7 +276,7 @@ MOST_PARTS: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PendingJob:
     """A job that asks for a place, or why it cannot be read; `against` and `tick` are what it was read against."""
 
     facts: JobFacts
@@ -313,13 +315,13 @@ class JobReader:
         self._faults = faults
         self._cooldown = cooldown
         self._vantages = vantages
-        self._providers = Watched()
+        self._providers = ChangeDetector()
         self._hosts: dict[str, MicroUSD | None] = {}
         self._law: object = None
         self._laws: dict[str, tuple[Policy, ...]] = {}
         self._broken: dict[str, InvalidResourceError] = {}
         self._against: dict[str, tuple[object, ...]] = {}
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, PendingJob] = {}
         self._parts: dict[object, Any] = {}
 
     async def frame(self, state: HubState, namespaces: Iterable[str], now: datetime) -> Frame:
@@ -348,11 +350,11 @@ class JobReader:
             now, tick, self._laws, self._broken, self._hosts, priorities, cooling, {n: self._against[n] for n in spaces}
         )
 
-    def known(self, uid: str) -> Asked | None:
+    def known(self, uid: str) -> PendingJob | None:
         """How the job was read the last time."""
         return self._asked.get(uid)
 
-    def read(self, facts: JobFacts, frame: Frame, state: HubState) -> Asked:
+    def read(self, facts: JobFacts, frame: Frame, state: HubState) -> PendingJob:
         """The job as placement sees it; the very same answer, or at least job, where nothing of it changed."""
         uid, namespace = facts.job.metadata.uid, facts.job.metadata.namespace
         known, against = self._asked.get(uid), frame.against[namespace]
@@ -371,7 +373,7 @@ class JobReader:
             job = known.job
         elif job is not None:
             job = self._shared(job)
-        self._asked[uid] = asked = Asked(facts, against, frame.tick, job, error)
+        self._asked[uid] = asked = PendingJob(facts, against, frame.tick, job, error)
         return asked
 
     def _shared(self, job: Job) -> Job:

@@ -8,17 +8,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.errors import NotFoundError
-from fedgpu_operator.hub.services.funds import ObligationBook, Obligations, Outlook, outlook, standing
-from fedgpu_operator.hub.services.identity import Watched
+from fedgpu_operator.hub.services.changes import ChangeDetector
+from fedgpu_operator.hub.services.obligations import ObligationBook, Obligations
 from fedgpu_operator.hub.services.store import HubState
-from fedgpu_operator.hub.services.wallets import checksummed
-from fedgpu_operator.hub.services.writes import emit, one_of_many
+from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, one_of_many
+from fedgpu_operator.hub.views.funds import Outlook, account_funds, outlook
+from fedgpu_operator.hub.views.wallets import checksummed
 from fedgpu_operator.ports import Clock, Kube, ResourceType
 from fedgpu_operator.settlement import FundingStage, Thresholds, stage_of
 
@@ -80,7 +81,7 @@ def upkeep(
     """
     found = []
     for wallet, payer in payers.items():
-        stands = standing(payer.account, now)
+        stands = account_funds(payer.account, now)
         if stands is not None and not stands.pays_all(owed.exposure(wallet)):
             ends = _ends(payer.entries, leases, now)
             seen = outlook(stands, owed.pairs_of.get(wallet, ()), payer.entries, now, ends)
@@ -147,7 +148,6 @@ def _was_asked(lease: ComputeLease, since: datetime) -> bool:
     return asked is not None and asked >= since
 
 
-LEASES = ResourceType.of(ComputeLease.info)
 ACCOUNTS = ResourceType.of(ComputeAccount.info)
 
 
@@ -156,10 +156,11 @@ class MoneyWatch:
 
     def __init__(self, kube: Kube, owed: ObligationBook, clock: Clock, thresholds: Callable[[], Thresholds]) -> None:
         self._kube = kube
+        self._jobs, self._leases = JobWriter(kube, clock), LeaseWriter(kube, clock)
         self._owed = owed
         self._clock = clock
         self._thresholds = thresholds
-        self._watched = Watched()
+        self._watched = ChangeDetector()
         self._payers: dict[str, Payer] = {}
         self._missing: dict[str, str] = {}
         self._tight = False
@@ -192,21 +193,14 @@ class MoneyWatch:
                 job = jobs.get(lease.spec.job.uid)
                 if job is not None:
                     await self._tell(job, end)
-                state.took(await self._request(lease))
-
-    async def _request(self, lease: ComputeLease) -> ComputeLease:
-        stamp = self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
-        patch: JSONObject = {"metadata": lease.metadata.guard(), "spec": {"checkpointRequestedAt": stamp}}
-        written = await self._kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, patch)
-        log.info("lease %s of %s is asked for a checkpoint", lease.metadata.name, lease.spec.job.name)
-        return ComputeLease.parse(written)
+                state.took(await self._leases.request_checkpoint(lease))
 
     async def _tell(self, job: ComputeJob, end: datetime) -> None:
         text = (
             f"the account's money for what runs ends at {end:%Y-%m-%dT%H:%M:%SZ}: the workload was asked to save its "
             "work and is stopped shortly before, unless the account is funded again"
         )
-        await emit(self._kube, job, "Warning", "CheckpointRequested", text, now=self._clock.now())
+        await self._jobs.event(job, "Warning", ConditionReason.CHECKPOINT_REQUESTED, text)
 
     async def _without_account(self, state: HubState, missing: Mapping[str, str]) -> dict[str, str]:
         """Leases to stop because no account of their namespace names their wallet any more; why, by lease name."""

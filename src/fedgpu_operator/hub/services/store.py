@@ -18,15 +18,16 @@ from fedgpu_operator.api.providerreport import AGENT_LEASE, ProviderReport
 from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.costs import UNKNOWN, CostBook, RunCosts
-from fedgpu_operator.hub.services.wallets import ProofBook, Wallets
+from fedgpu_operator.hub.services.wallets import ProofBook
+from fedgpu_operator.hub.views.wallets import Wallets
 from fedgpu_operator.ports import COORDINATION_LEASES, NAMESPACES, Holding, Kube, R, Reading, ResourceType
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class HubState:
-    """One reading of the hub."""
+    """One reading of the hub, with the leases that this process has written since (`took`); all else stays as read."""
 
     jobs: tuple[ComputeJob, ...]
     leases: dict[str, ComputeLease]

@@ -78,7 +78,7 @@ class Fate(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class IntentProgress:
     """How far an intent got; `receipt` is that of the version that is in a block, if one is.
 
     `why` explains it: the contract's reason, or the words of the nodes whose refusal has the class `refusal`.
@@ -155,7 +155,7 @@ class IntentSender:
         cap = await self._escrow.gas_cap()
         return Room(cap if self._most is None else min(cap, self._most))
 
-    async def drive(self, intent: Intent) -> Progress:
+    async def drive(self, intent: Intent) -> IntentProgress:
         """Find out what became of an intent, and send, send again, reprice or shrink it where it is in no block."""
         versions = await self._versions(intent)
         nonces = await self._escrow.nonces(intent.sender)
@@ -165,11 +165,11 @@ class IntentSender:
             return await self._in_a_block(intent, versions, mined, receipt, final=final)
         if final:
             await self._close(intent, versions, IntentState.DEAD)
-            return Progress(Fate.LOST, why=f"nonce {intent.nonce} of {intent.sender} went to another transaction")
+            return IntentProgress(Fate.LOST, why=f"nonce {intent.nonce} of {intent.sender} went to another transaction")
         if intent.sender != self.address:
             if not versions:
                 await self._close(intent, (), IntentState.DEAD)
-            return Progress(Fate.IN_FLIGHT)
+            return IntentProgress(Fate.IN_FLIGHT)
         if versions:
             return await self._send_again(intent, versions)
         return await self._send_first(intent)
@@ -183,41 +183,45 @@ class IntentSender:
 
     async def _in_a_block(
         self, intent: Intent, versions: Sequence[ChainTx], mined: ChainTx, receipt: TxReceipt, *, final: bool
-    ) -> Progress:
+    ) -> IntentProgress:
         if not final:
             await self._mark(mined, TxState.INCLUDED, receipt.block_number)
-            return _freeing(await self._why(intent)) if mined.kind == FREE else Progress(Fate.MINED, receipt)
+            return _freeing(await self._why(intent)) if mined.kind == FREE else IntentProgress(Fate.MINED, receipt)
         others = [tx for tx in versions if tx is not mined]
         if receipt.succeeded:
             why = await self._why(intent)
             await self._mark(mined, TxState.FINALIZED, receipt.block_number)
             await self._close(intent, others, IntentState.DONE)
-            return Progress(Fate.FREED, receipt, why=why) if mined.kind == FREE else Progress(Fate.DONE, receipt)
+            return (
+                IntentProgress(Fate.FREED, receipt, why=why)
+                if mined.kind == FREE
+                else IntentProgress(Fate.DONE, receipt)
+            )
         await self._mark(mined, TxState.REVERTED, receipt.block_number)
         await self._close(intent, others, IntentState.DEAD)
-        return Progress(Fate.FAILED, receipt, why=f"{mined.tx_hash} reverted")
+        return IntentProgress(Fate.FAILED, receipt, why=f"{mined.tx_hash} reverted")
 
     async def _close(self, intent: Intent, others: Sequence[ChainTx], state: IntentState) -> None:
         for tx in others:
             await self._mark(tx, TxState.REPLACED)
         await self._ledger.close_intent(intent.id, state)
 
-    async def _send_first(self, intent: Intent) -> Progress:
+    async def _send_first(self, intent: Intent) -> IntentProgress:
         """Sign the intent for the first time, in a smaller call where the one it was written with does not fit."""
         try:
             kept, call = await self._fitted(intent)
         except RevertedError as error:
             await self._close(intent, (), IntentState.DEAD)
-            return Progress(Fate.REFUSED, why=str(error))
+            return IntentProgress(Fate.REFUSED, why=str(error))
         except NotTakenError as error:
             if error.why is not Refusal.TOO_LARGE:
-                return Progress(Fate.NOT_TAKEN, why=str(error), refusal=error.why)
+                return IntentProgress(Fate.NOT_TAKEN, why=str(error), refusal=error.why)
             await self._close(intent, (), IntentState.DEAD)
-            return Progress(Fate.REFUSED, why=str(error), refusal=error.why)
+            return IntentProgress(Fate.REFUSED, why=str(error), refusal=error.why)
         fees = first_fees(await self._escrow.suggest_fees(), self._fee_cap)
         return await self._sign_and_send(intent, kept, call, fees, taken=False)
 
-    async def _send_again(self, intent: Intent, versions: Sequence[ChainTx]) -> Progress:
+    async def _send_again(self, intent: Intent, versions: Sequence[ChainTx]) -> IntentProgress:
         """The same bytes, or another version where that is what helps (settlement.fees.next_action)."""
         newest, calls = versions[-1], await self._ledger.intent_calls(intent.id)
         had = [tx for tx in versions if _was_taken(tx)]
@@ -256,12 +260,12 @@ class IntentSender:
         log.info("%s: %d wei per gas after %d, %s", intent.key, fees.max_fee, newest.max_fee, move.name.lower())
         return await self._sign_and_send(intent, kept, call, fees, taken=working)
 
-    async def _kept(self, intent: Intent, refused: NotTakenError | None, *, working: bool) -> Progress:
+    async def _kept(self, intent: Intent, refused: NotTakenError | None, *, working: bool) -> IntentProgress:
         """Progress of an intent for which nothing more was signed; `working`: a node has, or had, bytes of its call."""
         if refused is not None:
             fate = Fate.IN_FLIGHT if working else Fate.NOT_TAKEN
-            return Progress(fate, why=str(refused), refusal=refused.why)
-        return Progress(Fate.IN_FLIGHT) if working else _freeing(await self._why(intent))
+            return IntentProgress(fate, why=str(refused), refusal=refused.why)
+        return IntentProgress(Fate.IN_FLIGHT) if working else _freeing(await self._why(intent))
 
     async def _waited(self, tx: ChainTx) -> bool:
         """Whether patience is over: blocks went by, and none of them has a transaction that a node took long ago."""
@@ -380,7 +384,7 @@ class IntentSender:
 
     async def _sign_and_send(
         self, intent: Intent, kept: IntentCall, call: Call, fees: Fees, *, taken: bool
-    ) -> Progress:
+    ) -> IntentProgress:
         """Sign a version with that call, keep it, send it; `taken`: a node took an earlier one of the intent's call."""
         frees = call.what == FREE
         signed = await self._escrow.sign(call, intent.nonce, fees)
@@ -455,6 +459,6 @@ def _was_taken(tx: ChainTx) -> bool:
     return tx.broadcast_at is not None or tx.state in (TxState.BROADCAST, TxState.INCLUDED)
 
 
-def _freeing(why: str) -> Progress:
+def _freeing(why: str) -> IntentProgress:
     refusal = Refusal.OTHER if why.startswith(GIVES_WAY) else Refusal.TOO_LARGE
-    return Progress(Fate.NOT_TAKEN, why=why, refusal=refusal)
+    return IntentProgress(Fate.NOT_TAKEN, why=why, refusal=refusal)

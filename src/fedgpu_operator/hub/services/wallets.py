@@ -1,84 +1,32 @@
-"""Wallets of namespaces and providers: who may use them, by signatures judged here, and what they owe."""
+"""Proofs that wallets agreed to be used, judged by their signatures and, for contract wallets, by the chain."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from eth_typing import ChecksumAddress
-from eth_utils.address import to_checksum_address
 
 from fedgpu_operator.api.base import WalletProof
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.gpuprovider import GPUProvider, Payout
-from fedgpu_operator.domain.books import PairTotal
-from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import ChainError
-from fedgpu_operator.hub.services.identity import Watched
-from fedgpu_operator.metering import receipt_cumulative
+from fedgpu_operator.hub.services.changes import ChangeDetector
+from fedgpu_operator.hub.views.wallets import (
+    ProofVerdict,
+    Wallets,
+    payout_wallets,
+    tenant_wallets,
+)
 from fedgpu_operator.ports import Clock
 from fedgpu_operator.settlement.typeddata import TypedData, account_proof, hub_domain, provider_proof, signed_by
 
 log = logging.getLogger(__name__)
-
-
-@lru_cache(maxsize=65_536)
-def checksummed(address: str) -> str:
-    """The address as EIP-55 spells it; it takes a hash, and the same few thousand are asked for in every pass."""
-    return str(to_checksum_address(address))
-
-
-@dataclass(frozen=True, slots=True)
-class Wallets:
-    """The wallets that may be used (EIP-55): `tenants` by namespace, `payouts` by provider; others are none."""
-
-    tenants: Mapping[str, str]
-    payouts: Mapping[str, str]
-
-
-def tenant_wallets(proven: Iterable[ComputeAccount]) -> dict[str, str]:
-    """Wallet (EIP-55) by namespace, of accounts whose proofs hold.
-
-    A wallet that agreed to two accounts is spent by the older one alone, so that its funds are summed in one place.
-    """
-    wallets: dict[str, str] = {}
-    taken: set[str] = set()
-    ordered = sorted(proven, key=lambda a: (str(a.metadata.creation_timestamp), a.metadata.namespace))
-    for account in ordered:
-        wallet = checksummed(account.spec.wallet)
-        if wallet not in taken:
-            taken.add(wallet)
-            wallets[account.metadata.namespace] = wallet
-    return wallets
-
-
-def payout_wallets(proven: Iterable[GPUProvider]) -> dict[str, str]:
-    """Payout wallet (EIP-55) by provider, of providers whose proofs hold; only where it is the one accepted."""
-    return {
-        provider.metadata.name: checksummed(provider.spec.payout.address)
-        for provider in proven
-        if provider.spec.payout is not None and provider.accepted
-    }
-
-
-def cumulative_pairs(totals: Iterable[PairTotal]) -> dict[Pair, MicroUSD]:
-    """What each tenant wallet owes each provider wallet since the beginning (µUSD), rounded down once per pair.
-
-    The wallets are those that each attempt was opened under. What was opened without one is never settled on chain.
-    """
-    owed: dict[Pair, int] = defaultdict(int)
-    for total in totals:
-        if total.tenant_wallet and total.provider_wallet:
-            owed[total.tenant_wallet, total.provider_wallet] += total.numerator
-    return {pair: receipt_cumulative([numerator]) for pair, numerator in owed.items()}
 
 
 NO_PAYOUT: Final = "set spec.payout.address: this hub pays on chain"
@@ -102,24 +50,6 @@ class SignatureChecker(Protocol):
     def chain_id(self) -> int: ...
 
     async def is_valid_signature(self, address: str, digest: bytes, signature: bytes) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ProofVerdict:
-    """Whether a wallet is proven, as a condition's status, and what to do where it is not.
-
-    ``Unknown`` is a contract wallet while the chain does not answer: nothing new is done with it, nothing is undone.
-    """
-
-    status: Literal["True", "False", "Unknown"]
-    message: str = ""
-    passing: bool = False
-    """Whether it can become another one by time alone: the chain was silent, or a clock is ahead."""
-
-    @property
-    def proven(self) -> bool:
-        """Whether the wallet itself agreed."""
-        return self.status == "True"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +99,7 @@ class ProofBook:
         self._silence: tuple[datetime, str] | None = None
         self._questions: dict[tuple[str, str], _Question] = {}
         self._turn = asyncio.Lock()
-        self._accounts, self._providers = Watched(), Watched()
+        self._accounts, self._providers = ChangeDetector(), ChangeDetector()
         self._tenants: dict[str, str] = {}
         self._payouts: dict[str, _Payout] = {}
         self._wallets = Wallets({}, {})
@@ -351,7 +281,7 @@ class ProofBook:
 
 
 @contextmanager
-def _forgetting(watched: Watched) -> Iterator[None]:
+def _forgetting(watched: ChangeDetector) -> Iterator[None]:
     """What could not be judged is looked at again."""
     try:
         yield

@@ -21,6 +21,7 @@ from fedgpu_operator.api.computelease import (
     JobRef,
 )
 from fedgpu_operator.api.jobspec import Container, EmptyDir, PodTemplate, Volume, harmless_annotation, takes_devices
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.errors import InvalidResourceError
@@ -150,7 +151,7 @@ def _refuse_reserved(template: PodTemplate) -> None:
     for key in template.annotations:
         if not harmless_annotation(key):
             raise InvalidResourceError(
-                "TemplateRefused",
+                ConditionReason.TEMPLATE_REFUSED,
                 f"spec.template.annotations: {key} could steer the node or its devices; use one word without dots, "
                 "or the domain fedgpu.dev",
             )
@@ -158,7 +159,7 @@ def _refuse_reserved(template: PodTemplate) -> None:
         for variable in container.env:
             if takes_devices(variable.name):
                 raise InvalidResourceError(
-                    "TemplateRefused",
+                    ConditionReason.TEMPLATE_REFUSED,
                     f"spec.template.containers[{container.name}].env: {variable.name} is set by the member from "
                     "spec.gpu; remove it",
                 )
@@ -189,7 +190,7 @@ def first_lease(job: ComputeJob, attempt: Attempt) -> JSONObject:
     terms = attempt.terms
     if (job.gpus, job.billable_limit) != (terms.gpus, terms.run_limit):
         text = f"the job asks for {job.gpus} GPUs and {job.billable_limit} s, attempt {attempt.attempt} was agreed for "
-        raise InvalidResourceError("TermsChanged", f"{text}{terms.gpus} GPUs and {terms.run_limit} s")
+        raise InvalidResourceError(ConditionReason.TERMS_CHANGED, f"{text}{terms.gpus} GPUs and {terms.run_limit} s")
     workload = render_workload(
         job,
         lease_name=attempt.lease_name,

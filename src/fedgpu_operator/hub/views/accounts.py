@@ -9,17 +9,16 @@ from typing import Final, Literal
 
 from fedgpu_operator.api.base import Finding, find, merge
 from fedgpu_operator.api.computeaccount import ComputeAccount, ComputeAccountStatus, Expiring
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import AttemptUsage, PairTotal
 from fedgpu_operator.domain.money import MicroUSD, format_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot, Pair
-from fedgpu_operator.hub.services.funds import Exposure, Outlook, Standing, chain_standing, exposure, outlook
-from fedgpu_operator.hub.services.wallets import ProofVerdict, checksummed, cumulative_pairs
+from fedgpu_operator.hub.views.funds import EscrowFunds, Exposure, Outlook, chain_funds, exposure, outlook
+from fedgpu_operator.hub.views.wallets import ProofVerdict, checksummed, cumulative_pairs
 from fedgpu_operator.settlement import FundingStage, Thresholds, shortfall, stage_of
 
 FUNDED: Final = "Funded"
-FUNDING_LOW: Final = "FundingLow"
-EXHAUSTED: Final = "Exhausted"
-ALARMS: Final = frozenset({FUNDING_LOW, EXHAUSTED})
+ALARMS: Final = frozenset({ConditionReason.FUNDING_LOW, ConditionReason.EXHAUSTED})
 """Reasons that are worth a Warning Event when they begin."""
 BLOCK_NOTED_EVERY: Final = timedelta(minutes=1)
 JITTER: Final = timedelta(seconds=30)
@@ -59,7 +58,7 @@ class AccountFacts:
 class _Reading:
     """What the facts come to at a finalized block; `until` is when the money for running work ends, if it does."""
 
-    stands: Standing
+    stands: EscrowFunds
     charged: Mapping[Pair, MicroUSD]
     """What each pair of the wallet owes since the beginning: the chain was asked for the books of these."""
     owed: Exposure
@@ -92,7 +91,7 @@ def account_status(facts: AccountFacts, now: datetime, thresholds: Thresholds) -
 
 def _read(facts: AccountFacts, chain: ChainSnapshot, now: datetime, lag: float) -> _Reading:
     charged = cumulative_pairs(facts.pairs)
-    stands = chain_standing(chain, facts.wallet, charged, now, lag)
+    stands = chain_funds(chain, facts.wallet, charged, now, lag)
     seen = outlook(stands, facts.pairs, facts.running, now)
     until = None if seen.lasts is None else _steady(facts.account.status.funded_until, now, seen.lasts)
     return _Reading(stands, charged, exposure(facts.pairs, facts.running), seen, until)
@@ -137,24 +136,24 @@ def _steady(known: datetime | None, now: datetime, seconds: int) -> datetime:
 def _finding(facts: AccountFacts, reading: _Reading | None, thresholds: Thresholds) -> tuple[Finding, State]:
     wallet = facts.account.spec.wallet
     if facts.proof.status == "Unknown":
-        return Finding(FUNDED, "Unknown", "ChainUnreachable", facts.proof.message), "Unknown"
+        return Finding(FUNDED, "Unknown", ConditionReason.CHAIN_UNREACHABLE, facts.proof.message), "Unknown"
     if not facts.proof.proven:
-        return Finding(FUNDED, "False", "WalletUnproven", facts.proof.message), "Unfunded"
+        return Finding(FUNDED, "False", ConditionReason.WALLET_UNPROVEN, facts.proof.message), "Unfunded"
     if not facts.owner:
         text = f"wallet {wallet} belongs to the account of another namespace already"
-        return Finding(FUNDED, "False", "WalletTaken", text), "Unfunded"
+        return Finding(FUNDED, "False", ConditionReason.WALLET_TAKEN, text), "Unfunded"
     if reading is None:
         text = f"the chain does not answer, the figures are of the last finalized reading: {facts.error}"
-        return Finding(FUNDED, "Unknown", "ChainUnreachable", text), "Unknown"
+        return Finding(FUNDED, "Unknown", ConditionReason.CHAIN_UNREACHABLE, text), "Unknown"
     if reading.until is not None:
         return _running_out(facts, reading, reading.until, thresholds)
     if not reading.stands.cover.limit:
         text = f"wallet {wallet} has set no spend limit on the escrow: call setSpendLimit"
-        return Finding(FUNDED, "False", "NoSpendLimit", text), "Unfunded"
+        return Finding(FUNDED, "False", ConditionReason.NO_SPEND_LIMIT, text), "Unfunded"
     if not reading.stands.available(reading.owed):
         text = f"nothing of wallet {wallet} is left for new work: deposit to the escrow"
-        return Finding(FUNDED, "False", "NoBalance", text), "Unfunded"
-    return Finding(FUNDED, "True", "Funded", "new work can be reserved"), "Funded"
+        return Finding(FUNDED, "False", ConditionReason.NO_BALANCE, text), "Unfunded"
+    return Finding(FUNDED, "True", ConditionReason.FUNDED, "new work can be reserved"), "Funded"
 
 
 def _running_out(
@@ -168,10 +167,14 @@ def _running_out(
     remedy = _remedy(reading)
     if at is FundingStage.EXHAUSTED:
         text = f"{paid} and is stopped; to have it run again: {remedy}"
-        return Finding(FUNDED, "False", EXHAUSTED, text), "Unfunded"
+        return Finding(FUNDED, "False", ConditionReason.EXHAUSTED, text), "Unfunded"
     if at is FundingStage.FUNDED:
-        return Finding(FUNDED, "True", "Funded", f"{paid}, not to its end; no new work is taken; {remedy}"), "Funded"
-    return Finding(FUNDED, "True", FUNDING_LOW, f"{paid} and stopped then, unless you {remedy}"), "Funded"
+        return Finding(
+            FUNDED, "True", ConditionReason.FUNDED, f"{paid}, not to its end; no new work is taken; {remedy}"
+        ), "Funded"
+    return Finding(
+        FUNDED, "True", ConditionReason.FUNDING_LOW, f"{paid} and stopped then, unless you {remedy}"
+    ), "Funded"
 
 
 def _remedy(reading: _Reading) -> str:

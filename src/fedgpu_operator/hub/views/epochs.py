@@ -1,4 +1,4 @@
-"""Publishes an epoch of the ledger as a SettlementEpoch: what it is, and how far the finalized chain shows it."""
+"""An epoch of the ledger as a SettlementEpoch: what it is, and how far the finalized chain shows it; pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from fedgpu_operator.api.base import Finding, JSONObject, merge
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import (
     EpochTransactions,
     SettlementEpoch,
@@ -17,9 +18,8 @@ from fedgpu_operator.api.settlementepoch import (
 from fedgpu_operator.domain.books import ChainTx, Epoch, EpochStage
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot, EpochPlan, EpochState
-from fedgpu_operator.errors import AlreadyExistsError, Refusal
-from fedgpu_operator.hub.services.writes import write_status
-from fedgpu_operator.ports import Kube, ResourceType
+from fedgpu_operator.errors import Refusal
+from fedgpu_operator.ports import ResourceType
 
 EPOCHS: Final = ResourceType.of(SettlementEpoch.info)
 EpochWord = Literal["Pending", "Posted", "Finalized", "Paid", "Cancelled"]
@@ -35,15 +35,15 @@ _STATES: Final[dict[EpochStage, EpochWord]] = {
 
 
 _DEAD: Final = {
-    EpochStage.ABANDONED: "NotAccepted",
-    EpochStage.CANCELLED: "CancelledByGuardian",
-    EpochStage.SUPERSEDED: "SupersededByAnotherSettler",
+    EpochStage.ABANDONED: ConditionReason.NOT_ACCEPTED,
+    EpochStage.CANCELLED: ConditionReason.CANCELLED_BY_GUARDIAN,
+    EpochStage.SUPERSEDED: ConditionReason.SUPERSEDED_BY_ANOTHER_SETTLER,
 }
 """Why an epoch pays nothing, as its conditions say it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class EpochBlocker:
     """What stands against an epoch's next transaction: the nodes' own words with their class, or the contract's."""
 
     refusal: Refusal | None
@@ -62,16 +62,7 @@ class EpochFacts:
     chain: ChainSnapshot
     state: EpochState | None
     txs: tuple[ChainTx, ...]
-    held: Held | None = None
-
-
-async def publish(kube: Kube, now: datetime, facts: EpochFacts) -> None:
-    """Create the object where it is missing, and write its status where it changed."""
-    for name in names_of(facts.epoch):
-        known = await _found_or_made(kube, name, facts)
-        if known.spec.manifest_hash == facts.plan.manifest_hash:
-            break
-    await write_status(kube, known, known.status, epoch_status(known, facts, now))
+    held: EpochBlocker | None = None
 
 
 def names_of(epoch: Epoch) -> tuple[str, str]:
@@ -82,14 +73,8 @@ def names_of(epoch: Epoch) -> tuple[str, str]:
     return f"epoch-{epoch.number}", f"epoch-{epoch.number}-{epoch.draft.manifest_hash[2:10]}"
 
 
-async def _found_or_made(kube: Kube, name: str, facts: EpochFacts) -> SettlementEpoch:
-    try:
-        return SettlementEpoch.parse(await kube.create(EPOCHS, _object(name, facts)))
-    except AlreadyExistsError:
-        return SettlementEpoch.parse(await kube.get(EPOCHS, name))
-
-
-def _object(name: str, facts: EpochFacts) -> JSONObject:
+def epoch_object(name: str, facts: EpochFacts) -> JSONObject:
+    """The object of an epoch, without a status."""
     plan, draft = facts.plan, facts.epoch.draft
     spec = SettlementEpochSpec(
         sequence=facts.epoch.number,
@@ -148,32 +133,36 @@ def _findings(facts: EpochFacts) -> Iterator[Finding]:
     if not posted and facts.held is not None:
         yield Finding("Posted", "False", *_held(facts.held))
     else:
-        yield Finding("Posted", "True" if posted else "False", "Broadcast" if posted else "NotSent")
+        yield Finding(
+            "Posted", "True" if posted else "False", ConditionReason.BROADCAST if posted else ConditionReason.NOT_SENT
+        )
     final = stage in (EpochStage.FINALIZED, EpochStage.PAID)
     yield Finding(
         "Finalized",
         "True" if final else "False",
-        "Finalized" if final else "AwaitingFinality",
+        ConditionReason.FINALIZED if final else ConditionReason.AWAITING_FINALITY,
         "the finalized chain shows this root" if final else "the root is not in a finalized block yet",
     )
     if stage is EpochStage.PAID:
         if facts.state is not None and facts.state.total < facts.epoch.draft.total:
             text = "some debits did not fit any more; what was taken is paid, the rest is settled by a later epoch"
-            yield Finding("Paid", "True", "PaidInPart", text)
+            yield Finding("Paid", "True", ConditionReason.PAID_IN_PART, text)
         else:
-            yield Finding("Paid", "True", "Paid", "every line is paid, read back at finalized")
+            yield Finding("Paid", "True", ConditionReason.PAID, "every line is paid, read back at finalized")
     elif final and facts.state is not None and facts.chain.clock < facts.state.active_at:
         ends = _active_at(facts)
-        yield Finding("Paid", "False", "ChallengeWindow", f"claims open at {ends:%Y-%m-%dT%H:%M:%SZ} chain time")
+        yield Finding(
+            "Paid", "False", ConditionReason.CHALLENGE_WINDOW, f"claims open at {ends:%Y-%m-%dT%H:%M:%SZ} chain time"
+        )
     elif final and facts.held is not None:
         yield Finding("Paid", "False", *_held(facts.held))
     else:
-        yield Finding("Paid", "False", "AwaitingClaim" if final else "AwaitingFinality")
+        yield Finding("Paid", "False", ConditionReason.AWAITING_CLAIM if final else ConditionReason.AWAITING_FINALITY)
 
 
-def _held(held: Held) -> tuple[str, str]:
+def _held(held: EpochBlocker) -> tuple[str, str]:
     """Reason and message: the class of the refusal, and the words of who refuses."""
     if held.refusal is None:
-        return "Refused", f"the contract refuses the transaction: {held.why}"
-    reason = "NotTaken" if held.refusal is Refusal.OTHER else held.refusal.value
+        return ConditionReason.REFUSED, f"the contract refuses the transaction: {held.why}"
+    reason = ConditionReason.NOT_TAKEN if held.refusal is Refusal.OTHER else held.refusal.value
     return reason, f"no node takes the transaction: {held.why}"

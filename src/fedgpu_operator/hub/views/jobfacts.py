@@ -11,6 +11,7 @@ from typing import Final
 from fedgpu_operator.api.base import find, parse_duration
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt, AttemptUsage, Coverage
 from fedgpu_operator.domain.decision import Decision, Reason
 from fedgpu_operator.domain.faults import FAILED, SUCCEEDED, Ended, NextStep, credible, next_step
@@ -18,12 +19,12 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.running import MoveReason
 from fedgpu_operator.errors import InvalidResourceError
 
-SUSPENDED: Final = "Suspended"
-DELETED: Final = "Deleted"
-DEADLINE: Final = "DeadlineExceeded"
-SUPERSEDED: Final = "Superseded"
+SUSPENDED: Final = ConditionReason.SUSPENDED.value
+DELETED: Final = ConditionReason.DELETED.value
+DEADLINE: Final = ConditionReason.DEADLINE_EXCEEDED.value
+SUPERSEDED: Final = ConditionReason.SUPERSEDED.value
 """The job changed, or the process died, between the decision and the lease: nothing ran."""
-WRITE_REFUSED: Final = "WriteRefused"
+WRITE_REFUSED: Final = ConditionReason.WRITE_REFUSED.value
 """The API server refused the job's status or the lease: nothing ran."""
 UNSTARTED: Final = frozenset({SUPERSEDED, WRITE_REFUSED})
 """Outcomes of attempts that never had a lease."""
@@ -31,8 +32,7 @@ MOST_REFUSED: Final = 6
 """Attempts in a row whose writes were refused, after which a job is given up."""
 LONGEST_PAUSE: Final = timedelta(minutes=15)
 """Between two attempts of which the first never had a lease; it begins at nothing and doubles from two seconds on."""
-TOO_LARGE: Final = "TooLarge"
-UNFUNDED: Final = "Unfunded"
+UNFUNDED: Final = ConditionReason.UNFUNDED.value
 """The tenant's money for it ended; it is placed again as soon as its whole run is funded."""
 MOVED: Final = frozenset(reason.value for reason in MoveReason)
 """It made room for work of higher priority, or went to a better place; counts against its budget of disruptions."""

@@ -9,12 +9,12 @@ from typing import Final, Literal
 
 from fedgpu_operator.api.base import JOB_STATUS_BYTES, Condition, Finding, Model, find, is_true, merge, stored_bytes
 from fedgpu_operator.api.computejob import Candidate, ComputeJobStatus, PlacementStatus, SettlementStatus, UsageStatus
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt, Coverage, EpochStage
 from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.faults import SUCCEEDED, SUSPENDED_BY_MEMBER, NextStep, outcome_row
 from fedgpu_operator.domain.geo import LAW_DATE
 from fedgpu_operator.domain.money import format_usd
-from fedgpu_operator.hub.services.notices import words
 from fedgpu_operator.hub.views.jobfacts import (
     DEADLINE,
     MOST_REFUSED,
@@ -27,6 +27,7 @@ from fedgpu_operator.hub.views.jobfacts import (
     unstarted,
     waits_for_money,
 )
+from fedgpu_operator.hub.views.notices import words
 
 MAX_MESSAGE: Final = 768
 """Bytes of a condition's message as it is stored: conditions and the longest list of policies fit together."""
@@ -169,12 +170,12 @@ _STATES: Final[Mapping[Phase, State]] = {
 
 
 def _deleting(_: JobFacts) -> Iterable[Finding]:
-    return (Finding("Running", "False", "Deleting", "the workload is being stopped"),)
+    return (Finding("Running", "False", ConditionReason.DELETING, "the workload is being stopped"),)
 
 
 def _invalid(facts: JobFacts) -> Iterable[Finding]:
     error = facts.invalid
-    why, message = (error.why, str(error)) if error is not None else ("InvalidSpec", "")
+    why, message = (error.why, str(error)) if error is not None else (ConditionReason.INVALID_SPEC, "")
     return (
         Finding("Admitted", "False", why, message),
         Finding("Placed", "False", why, message),
@@ -190,21 +191,24 @@ def _expired(_: JobFacts) -> Iterable[Finding]:
 def _suspended(_: JobFacts) -> Iterable[Finding]:
     text = "suspend is set: nothing runs and nothing is metered; set it to false to place the job again"
     return (
-        Finding("Admitted", "True", "Admitted"),
-        Finding("Placed", "False", "Suspended", text),
-        Finding("Running", "False", "Suspended", text),
+        Finding("Admitted", "True", ConditionReason.ADMITTED),
+        Finding("Placed", "False", ConditionReason.SUSPENDED, text),
+        Finding("Running", "False", ConditionReason.SUSPENDED, text),
     )
 
 
 def _dry_run(facts: JobFacts) -> Iterable[Finding]:
     decision = facts.decision
     if decision is None:
-        return (Finding("Placed", "False", "DryRun", "not evaluated yet"),)
+        return (Finding("Placed", "False", ConditionReason.DRY_RUN, "not evaluated yet"),)
     if decision.chosen is None:
         return (Finding("Placed", "False", _word(decision), f"dry run: {decision.message}"),)
     chosen = decision.chosen
     text = f"dry run: would go to {_where(chosen)} for at most {format_usd(chosen.cost)} USD; nothing is reserved"
-    return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "DryRun", text))
+    return (
+        Finding("Admitted", "True", ConditionReason.ADMITTED),
+        Finding("Placed", "False", ConditionReason.DRY_RUN, text),
+    )
 
 
 def _stopped_for_money(facts: JobFacts) -> Iterable[Finding]:
@@ -222,7 +226,7 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
     if waits_for_money(facts):
         return _stopped_for_money(facts)
     step, newest = facts.next_step, facts.newest
-    running = Finding("Running", "False", "NotPlaced")
+    running = Finding("Running", "False", ConditionReason.NOT_PLACED)
     if step is not None and newest is not None and failed(newest.outcome):
         told = _told_before(facts, "Running", newest.outcome)
         text = told or f"{attempt_failed(facts)}; {retries_used(step)}"
@@ -233,27 +237,39 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
             f"the next one is at {resumes:%Y-%m-%dT%H:%M:%SZ}, and after {MOST_REFUSED} refused ones the job fails; "
             "its Events have more"
         )
-        return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "StartRefused", text), running)
+        return (
+            Finding("Admitted", "True", ConditionReason.ADMITTED),
+            Finding("Placed", "False", ConditionReason.START_REFUSED, text),
+            running,
+        )
     if decision is None or decision.chosen is not None:
         text = "waiting for the next placement pass"
-        return (Finding("Admitted", "True", "Admitted"), Finding("Placed", "False", "Queued", text), running)
+        return (
+            Finding("Admitted", "True", ConditionReason.ADMITTED),
+            Finding("Placed", "False", ConditionReason.QUEUED, text),
+            running,
+        )
     word = _word(decision)
-    admitted = Finding("Admitted", "True", "Admitted")
-    if word in ("Unfunded", "OverBudget"):
+    admitted = Finding("Admitted", "True", ConditionReason.ADMITTED)
+    if word in (ConditionReason.UNFUNDED, ConditionReason.OVER_BUDGET):
         admitted = Finding("Admitted", "False", word, decision.message)
     return (admitted, Finding("Placed", "False", word, decision.message), running)
 
 
 def _active(facts: JobFacts) -> Iterable[Finding]:
-    found = [Finding("Admitted", "True", "Admitted"), _placed(facts)]
+    found = [Finding("Admitted", "True", ConditionReason.ADMITTED), _placed(facts)]
     lease = facts.lease
     running = find(lease.status.conditions, "Running") if lease is not None else None
     suspended = find(lease.status.conditions, "Suspended") if lease is not None else None
     if suspended is not None and lease is not None and lease.status.state == "Suspended":
         found.append(Finding("Running", "False", suspended.reason, suspended.message))
-    elif running is None or running.reason == "Waiting":
+    elif running is None or running.reason == ConditionReason.WAITING:
         # That the member took it is said on the lease; here it would be one more write for each job.
-        found.append(Finding("Running", "False", "Dispatching", "handed to the member; nothing has started there yet"))
+        found.append(
+            Finding(
+                "Running", "False", ConditionReason.DISPATCHING, "handed to the member; nothing has started there yet"
+            )
+        )
     else:
         told = words(lease) if lease is not None else ""
         found.append(Finding("Running", running.status, running.reason, told or running.message))
@@ -264,7 +280,7 @@ def _finished(facts: JobFacts) -> Iterable[Finding]:
     newest, lease = facts.newest, facts.lease
     outcome = newest.outcome if newest is not None else ""
     detail = lease.status.exit_message if lease is not None else ""
-    found = [_placed(facts), Finding("Running", "False", "Ended", "the workload has ended")]
+    found = [_placed(facts), Finding("Running", "False", ConditionReason.ENDED, "the workload has ended")]
     if told := _told_before(facts, "Complete" if outcome == SUCCEEDED else "Failed", outcome):
         return [*found, Finding("Complete" if outcome == SUCCEEDED else "Failed", "True", outcome, told)]
     if outcome == SUCCEEDED:
@@ -291,7 +307,7 @@ _FINDINGS: Final[Mapping[Phase, Callable[[JobFacts], Iterable[Finding]]]] = {
 
 
 def _word(decision: Decision) -> str:
-    return decision.reason if decision.reason is not None else "NoEligibleProvider"
+    return decision.reason if decision.reason is not None else ConditionReason.NO_ELIGIBLE_PROVIDER
 
 
 def failed(outcome: str) -> bool:
@@ -320,13 +336,16 @@ def _where(verdict: Verdict) -> str:
 
 def _placed(facts: JobFacts) -> Finding:
     if facts.decision is not None and facts.decision.chosen is not None:
-        return Finding("Placed", "True", "Placed", placed_message(facts.decision))
+        return Finding("Placed", "True", ConditionReason.PLACED, placed_message(facts.decision))
     known = find(facts.job.status.conditions, "Placed")
     if known is not None and known.status == "True":
         return Finding("Placed", "True", known.reason, known.message)
     terms = facts.attempts[-1].terms
     return Finding(
-        "Placed", "True", "Placed", f"{terms.provider} ({terms.product}) at {format_usd(terms.price)} USD per GPU-hour"
+        "Placed",
+        "True",
+        ConditionReason.PLACED,
+        f"{terms.provider} ({terms.product}) at {format_usd(terms.price)} USD per GPU-hour",
     )
 
 
@@ -392,20 +411,32 @@ def _newest_cover(facts: JobFacts) -> Coverage | None:
 def _settled(facts: JobFacts, *, settlement: bool) -> Finding:
     newest = facts.newest
     if not settlement:
-        return Finding("Settled", "False", "SettlementDisabled", "this hub meters and does not pay on chain")
+        return Finding(
+            "Settled", "False", ConditionReason.SETTLEMENT_DISABLED, "this hub meters and does not pay on chain"
+        )
     if newest is None or newest.is_open:
-        return Finding("Settled", "False", "NotFinished", "settled once the attempt has ended and its epoch is paid")
+        return Finding(
+            "Settled", "False", ConditionReason.NOT_FINISHED, "settled once the attempt has ended and its epoch is paid"
+        )
     if not facts.cost:
-        return Finding("Settled", "True", "NothingToPay", "what was used costs nothing")
+        return Finding("Settled", "True", ConditionReason.NOTHING_TO_PAY, "what was used costs nothing")
     if any(not cover.complete for cover in facts.coverage) or not facts.coverage:
-        return Finding("Settled", "False", "AwaitingEpoch", "the charge is in the ledger and waits for the next epoch")
+        return Finding(
+            "Settled",
+            "False",
+            ConditionReason.AWAITING_EPOCH,
+            "the charge is in the ledger and waits for the next epoch",
+        )
     stages = {cover.stage for cover in facts.coverage if cover.gpu_seconds}
     if stages == {EpochStage.PAID}:
-        return Finding("Settled", "True", "Paid", "paid on chain, read back at finalized")
+        return Finding("Settled", "True", ConditionReason.PAID, "paid on chain, read back at finalized")
     if EpochStage.PREPARED in stages or EpochStage.POSTED in stages:
-        return Finding("Settled", "False", "AwaitingFinality", "the epoch is not final on chain yet")
+        return Finding("Settled", "False", ConditionReason.AWAITING_FINALITY, "the epoch is not final on chain yet")
     return Finding(
-        "Settled", "False", "AwaitingPayment", "the epoch is final; its challenge window or the claim is open"
+        "Settled",
+        "False",
+        ConditionReason.AWAITING_PAYMENT,
+        "the epoch is final; its challenge window or the claim is open",
     )
 
 
@@ -425,7 +456,7 @@ def is_settled(status: ComputeJobStatus) -> bool:
     return is_true(status.conditions, "Settled")
 
 
-QUIET: Final = frozenset({"Queued", "NotPlaced"})
+QUIET: Final = frozenset({ConditionReason.QUEUED, ConditionReason.NOT_PLACED})
 """Reasons that say only that nothing has been decided yet."""
 
 
@@ -461,7 +492,7 @@ def job_events(before: ComputeJobStatus, after: ComputeJobStatus) -> Iterator[Jo
 def _event(condition: Condition) -> JobEvent | None:
     message = condition.message or condition.reason
     match condition.type, condition.status:
-        case "Placed", "False" if condition.reason in ("DryRun", "Suspended"):
+        case "Placed", "False" if condition.reason in (ConditionReason.DRY_RUN, ConditionReason.SUSPENDED):
             return JobEvent("Normal", condition.reason, message)
         case "Placed", "False" if condition.reason not in QUIET:
             return JobEvent("Warning", condition.reason, message)

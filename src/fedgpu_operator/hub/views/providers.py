@@ -10,21 +10,12 @@ from typing import Final, Literal
 from fedgpu_operator.api.base import Finding, find, is_true, merge
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, GPUProviderStatus, Inventory, LatencyStatus
 from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.services.acceptance import (
-    Mode,
-    judge_acceptance,
-    keeps_agent,
-    kept_acceptance,
-    location_finding,
-)
-from fedgpu_operator.hub.services.wallets import ProofVerdict
+from fedgpu_operator.hub.views.acceptance import Mode, judge_acceptance, keeps_agent, kept_acceptance, location_finding
+from fedgpu_operator.hub.views.wallets import ProofVerdict
 
-AWAITING_REPORT: Final = "AwaitingReport"
-"""The agent has been asked but has not answered yet: neither good nor bad news."""
-NOT_ACCEPTED: Final = "NotAccepted"
-"""Nothing is dialled: the acceptance was withdrawn, or the spec names another connection, and no work is left."""
 MAX_GPUS: Final = 10_000_000
 """As many as a status can show."""
 
@@ -72,7 +63,7 @@ def provider_status(
     provider = facts.provider
     accepted, record = _accepted(facts, now, acceptance, enforced=enforced)
     connected = _connected(facts, record, now, timeout)
-    verified = Finding("Verified", "Unknown", "NotProbed", "the GPUs themselves have not been probed")
+    verified = Finding("Verified", "Unknown", ConditionReason.NOT_PROBED, "the GPUs themselves have not been probed")
     ready = _ready(accepted, connected, facts)
     located = location_finding(provider, audits=audits)
     found = (accepted, connected, verified, ready, located, facts.signed, facts.receipts)
@@ -101,7 +92,7 @@ def provider_status(
 
 
 def _accepted(facts: ProviderFacts, now: datetime, mode: Mode, *, enforced: bool) -> tuple[Finding, Acceptance | None]:
-    if facts.refusal is not None and facts.refusal.why == "NamespaceTaken":
+    if facts.refusal is not None and facts.refusal.why == ConditionReason.NAMESPACE_TAKEN:
         finding = Finding("Accepted", "False", facts.refusal.why, str(facts.refusal))
         return finding, kept_acceptance(facts.provider, now)
     return judge_acceptance(facts.provider, now, mode=mode, enforced=enforced, taken=facts.taken)
@@ -112,23 +103,23 @@ def _connected(facts: ProviderFacts, record: Acceptance | None, now: datetime, t
         return Finding("Connected", "False", facts.refusal.why, str(facts.refusal))
     if record is not None and not keeps_agent(facts.provider, record) and not facts.lingering:
         text = "no agent runs: the accepted connection is not in force and no lease is left on it"
-        return Finding("Connected", "Unknown", NOT_ACCEPTED, text)
+        return Finding("Connected", "Unknown", ConditionReason.NOT_ACCEPTED, text)
     reachable = find(facts.report.status.conditions, "Reachable") if facts.report else None
     if reachable is not None and reachable.status != "True":
         return Finding("Connected", reachable.status, reachable.reason, reachable.message)
     if facts.heartbeat is None or reachable is None:
-        return Finding("Connected", "Unknown", AWAITING_REPORT, "the agent has not reported yet")
+        return Finding("Connected", "Unknown", ConditionReason.AWAITING_REPORT, "the agent has not reported yet")
     silent = now - facts.heartbeat
     if silent > timeout:
         message = f"nothing heard of the member since {facts.heartbeat:%Y-%m-%dT%H:%M:%SZ}; its jobs are left alone"
-        return Finding("Connected", "Unknown", "MemberSilent", message)
-    return Finding("Connected", "True", "Answering", "the member cluster answers")
+        return Finding("Connected", "Unknown", ConditionReason.MEMBER_SILENT, message)
+    return Finding("Connected", "True", ConditionReason.ANSWERING, "the member cluster answers")
 
 
 def _ready(accepted: Finding, connected: Finding, facts: ProviderFacts) -> Finding:
     if facts.provider.metadata.deletion_timestamp is not None:
         text = f"takes no new work; {max(facts.leases, facts.running)} leases still run"
-        return Finding("Ready", "False", "Terminating", text)
+        return Finding("Ready", "False", ConditionReason.TERMINATING, text)
     for finding in (accepted, connected):
         if finding.status != "True":
             return Finding("Ready", finding.status, finding.reason, finding.message)
@@ -136,8 +127,13 @@ def _ready(accepted: Finding, connected: Finding, facts: ProviderFacts) -> Findi
         return Finding("Ready", facts.proof.status, _unpaid(facts), facts.proof.message)
     if not any(entry.total for entry in facts.stock):
         offered = ", ".join(offer.product for offer in facts.provider.spec.offers)
-        return Finding("Ready", "False", "NoGPUs", f"no schedulable node carries nvidia.com/gpu.product of {offered}")
-    return Finding("Ready", "True", "Ready", "")
+        return Finding(
+            "Ready",
+            "False",
+            ConditionReason.NO_GPUS,
+            f"no schedulable node carries nvidia.com/gpu.product of {offered}",
+        )
+    return Finding("Ready", "True", ConditionReason.READY, "")
 
 
 def _products(provider: GPUProvider) -> str:
@@ -154,8 +150,9 @@ def _price(provider: GPUProvider) -> str:
 
 def _unpaid(facts: ProviderFacts) -> str:
     if facts.provider.spec.payout is None:
-        return "NoPayout"
-    return "ChainUnreachable" if facts.proof is not None and facts.proof.status == "Unknown" else "WalletUnproven"
+        return ConditionReason.NO_PAYOUT
+    unknown = facts.proof is not None and facts.proof.status == "Unknown"
+    return ConditionReason.CHAIN_UNREACHABLE if unknown else ConditionReason.WALLET_UNPROVEN
 
 
 def _state(
@@ -166,7 +163,7 @@ def _state(
     if accepted.status != "True" or connected.status == "False":
         return "NotReady"
     if connected.status == "Unknown":
-        return "Pending" if connected.reason == AWAITING_REPORT else "Unreachable"
+        return "Pending" if connected.reason == ConditionReason.AWAITING_REPORT else "Unreachable"
     return "NotReady"
 
 
@@ -181,7 +178,7 @@ def _latency(report: ProviderReport | None) -> LatencyStatus | None:
 def awaits_report(provider: GPUProvider) -> bool:
     """Whether it is not known yet if new work may be placed there."""
     ready = find(provider.status.conditions, "Ready")
-    return ready is None or ready.reason == AWAITING_REPORT
+    return ready is None or ready.reason == ConditionReason.AWAITING_REPORT
 
 
 def is_ready(provider: GPUProvider) -> bool:

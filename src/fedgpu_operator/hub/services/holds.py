@@ -1,10 +1,9 @@
-"""What a lease says of its announced move, and the capacity that such moves hold for a while; pure."""
+"""The capacity that announced moves hold for a while; pure."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -14,62 +13,18 @@ from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
-from fedgpu_operator.domain.running import Announced, MoveReason
 from fedgpu_operator.hub.services.store import HubState
+from fedgpu_operator.hub.views.notices import notice_of
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.book import Histogram, take
 
-MOVE_ANNOTATION: Final = "fedgpu.dev/move"
-"""On a ComputeLease: the move that was announced, as JSON; the hub alone writes it and reads it."""
 HOLD: Final = timedelta(seconds=120)
 """How long capacity is held beyond the stop and its grace; then it is anybody's. A new place is held as long before."""
 MOST_APART: Final = 32
 """Jobs with held capacity that are decided one by one; what is beyond comes together, bound by all that is held."""
 
+
 Decide = Callable[[Snapshot], Sequence[Decision]]
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """An announced move: what it is, when the workload is stopped, until when its capacity is held, and why.
-
-    `priority` is that of the mover.
-    """
-
-    move: Announced
-    stop_at: datetime
-    held_until: datetime
-    priority: int
-    why: str
-
-    def to_text(self) -> str:
-        """As the annotation holds it."""
-        times = {"stopAt": self.stop_at.isoformat(), "heldUntil": self.held_until.isoformat()}
-        return json.dumps({**asdict(self.move), **times, "priority": self.priority, "why": self.why}, sort_keys=True)
-
-
-def notice_of(lease: ComputeLease) -> Notice | None:
-    """The announced move of a lease; None where there is none, or where the annotation is not the hub's."""
-    text = lease.metadata.annotations.get(MOVE_ANNOTATION, "")
-    if not text:
-        return None
-    try:
-        said = json.loads(text)
-        move = Announced(MoveReason(said["reason"]), str(said["to"]), str(said["serves"]))
-        stop_at, held_until = (datetime.fromisoformat(said[name]) for name in ("stopAt", "heldUntil"))
-        if stop_at.tzinfo is None or held_until.tzinfo is None:
-            return None
-        return Notice(move, stop_at, held_until, int(said["priority"]), str(said["why"]))
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def words(lease: ComputeLease) -> str:
-    """What a person should know of the announced move of a lease that still runs; empty where there is none."""
-    notice = notice_of(lease)
-    if notice is None or lease.status.ended:
-        return ""
-    return f"is stopped at {notice.stop_at:%Y-%m-%dT%H:%M:%SZ} and placed again: {notice.why}"
 
 
 class Hold(NamedTuple):

@@ -18,13 +18,9 @@ from fedgpu_operator.api.gpuprovider import (
     GPUProviderStatus,
     SecretKeyRef,
 )
+from fedgpu_operator.api.reasons import ConditionReason
 
 ACCEPTED: Final = "Accepted"
-TAKEN: Final = "SecretTaken"
-ACCEPTANCE_NOT_ENFORCED: Final = "AcceptanceNotEnforced"
-OFFER_CHANGED: Final = "OfferChanged"
-AWAITING: Final = "AwaitingAcceptance"
-WITHDRAWN_REASON: Final = "Withdrawn"
 
 Mode = Literal["OnCreate", "Manual"]
 SecretKey = tuple[str, str]
@@ -98,29 +94,31 @@ def judge_acceptance(
     known, digest = kept_acceptance(provider, now), provider.spec.acceptance_hash()
     withdrawn = known is not None and known.withdrawn_at is not None
     if known is not None and not withdrawn and known.hash in (digest, _of_an_older_record(provider, known)):
-        return _finding("True", ACCEPTED, f"accepted as {digest}"), Acceptance.of(provider.spec, known.accepted_at)
+        return _finding("True", ConditionReason.ACCEPTED, f"accepted as {digest}"), Acceptance.of(
+            provider.spec, known.accepted_at
+        )
     if taken:
-        return _finding("False", TAKEN, f"{taken}; name another Secret"), known
+        return _finding("False", ConditionReason.SECRET_TAKEN, f"{taken}; name another Secret"), known
     asked = provider.metadata.annotations.get(ACCEPT_ANNOTATION) == digest
     if asked or (known is None and mode == "OnCreate" and _as_created(provider)):
         if enforced:
             record = Acceptance.of(provider.spec, now.replace(microsecond=0))
-            return _finding("True", ACCEPTED, f"accepted as {digest}"), record
+            return _finding("True", ConditionReason.ACCEPTED, f"accepted as {digest}"), record
         text = (
             "nothing on this hub restricts who may accept a provider, so owners could accept themselves; install the "
             "chart with rbac.confineByAdmission, or see FEDGPU_ACCEPTANCE_ENFORCED in docs/configuration.md"
         )
-        return _finding("False", ACCEPTANCE_NOT_ENFORCED, text), known
+        return _finding("False", ConditionReason.ACCEPTANCE_NOT_ENFORCED, text), known
     fix = (
         "who may update gpuproviders/accept accepts it with: "
         f"kubectl annotate gpup {provider.metadata.name} {ACCEPT_ANNOTATION}={digest} --overwrite"
     )
     if withdrawn or provider.metadata.annotations.get(ACCEPT_ANNOTATION) == WITHDRAWN:
-        return _finding("False", WITHDRAWN_REASON, f"a platform admin withdrew the acceptance; {fix}"), known
+        return _finding("False", ConditionReason.WITHDRAWN, f"a platform admin withdrew the acceptance; {fix}"), known
     if known is not None:
         why = "location, compliance, payout or connection changed, and the change has not been accepted"
-        return _finding("False", OFFER_CHANGED, f"{why}; {fix}"), known
-    return _finding("False", AWAITING, f"has not been accepted; {fix}"), None
+        return _finding("False", ConditionReason.OFFER_CHANGED, f"{why}; {fix}"), known
+    return _finding("False", ConditionReason.AWAITING_ACCEPTANCE, f"has not been accepted; {fix}"), None
 
 
 def _of_an_older_record(provider: GPUProvider, known: Acceptance) -> str:
@@ -128,7 +126,7 @@ def _of_an_older_record(provider: GPUProvider, known: Acceptance) -> str:
     return "" if known.kubeconfig_secret_ref is not None else provider.spec.acceptance_hash(keys=False)
 
 
-def _finding(status: Literal["True", "False"], reason: str, message: str) -> Finding:
+def _finding(status: Literal["True", "False"], reason: ConditionReason, message: str) -> Finding:
     return Finding(ACCEPTED, status, reason, message)
 
 
@@ -143,10 +141,6 @@ def _as_created(provider: GPUProvider) -> bool:
 
 
 LOCATION_AUDITED: Final = "LocationAudited"
-AUDITED: Final = "Audited"
-SELF_DECLARED: Final = "SelfDeclared"
-LOCATION_CHANGED: Final = "LocationChanged"
-AUDIT_NOT_ENFORCED: Final = "AuditNotEnforced"
 
 
 def location_finding(provider: GPUProvider, *, audits: bool) -> Finding:
@@ -161,14 +155,19 @@ def location_finding(provider: GPUProvider, *, audits: bool) -> Finding:
             f"{place} counts as the owner's word: nothing on this hub keeps owners from confirming it themselves; "
             "install the chart with rbac.confineByAdmission, or see FEDGPU_LOCATION_AUDIT in docs/configuration.md"
         )
-        return Finding(LOCATION_AUDITED, "False", AUDIT_NOT_ENFORCED, text)
+        return Finding(LOCATION_AUDITED, "False", ConditionReason.AUDIT_NOT_ENFORCED, text)
     if provider.location_audited:
-        return Finding(LOCATION_AUDITED, "True", AUDITED, f"a platform admin has confirmed that it stands in {place}")
+        return Finding(
+            LOCATION_AUDITED,
+            "True",
+            ConditionReason.AUDITED,
+            f"a platform admin has confirmed that it stands in {place}",
+        )
     fix = f"a platform admin confirms it with: fedgpu provider audit {name} --confirm"
     if AUDIT_ANNOTATION in provider.metadata.annotations:
         text = f"the location is not the one that was confirmed; {fix}"
-        return Finding(LOCATION_AUDITED, "False", LOCATION_CHANGED, text)
-    return Finding(LOCATION_AUDITED, "False", SELF_DECLARED, f"{place} is the owner's word; {fix}")
+        return Finding(LOCATION_AUDITED, "False", ConditionReason.LOCATION_CHANGED, text)
+    return Finding(LOCATION_AUDITED, "False", ConditionReason.SELF_DECLARED, f"{place} is the owner's word; {fix}")
 
 
 def audit_lost(before: GPUProviderStatus, after: GPUProviderStatus) -> str:

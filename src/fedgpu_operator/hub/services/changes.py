@@ -11,7 +11,7 @@ def same_objects(one: Sequence[object], two: Sequence[object]) -> bool:
     return len(one) == len(two) and all(map(is_, one, two))
 
 
-class Watched:
+class ChangeDetector:
     """Remembers some objects, about 10 ns each to compare."""
 
     def __init__(self) -> None:
