@@ -31,7 +31,7 @@ def _open_attempt(connection: Connection, request: AttemptRequest, at: datetime)
 
 
 def reenter_attempt(connection: Connection, request: AttemptRequest, number: int, at: datetime) -> Attempt:
-    """An attempt that these books have forgotten, under its own number; LedgerError where it cannot follow the newest.
+    """An attempt that these books have forgotten, under its own number; LedgerError if it cannot follow the newest.
 
     A request that is known is answered as it is stored.
     """
@@ -169,7 +169,7 @@ def pair_of(terms: AttemptRequest) -> PairKey:
 
 
 def attempt_of(connection: Connection, lease_name: str) -> Attempt:
-    """The attempt of a lease; LedgerError where none was opened."""
+    """The attempt of a lease; LedgerError if none was opened."""
     row = connection.execute(select(attempts).where(attempts.c.lease_name == lease_name)).one_or_none()
     if row is None:
         raise LedgerError(f"no attempt was opened for lease {lease_name}")

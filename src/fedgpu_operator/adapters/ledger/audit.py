@@ -317,7 +317,7 @@ def _promise(promised: Promises, position: int, found: bytes) -> str:
     """Why the chain's hash at a position cannot be right, by the epochs that were stored over it."""
     for epoch, promise in promised.get(position, ()):
         if promise != found.hex():
-            return f"is not what epoch {epoch} was stored over: history up to here was written anew"
+            return f"is not what epoch {epoch} was stored over: history up to here was rewritten"
     return ""
 
 

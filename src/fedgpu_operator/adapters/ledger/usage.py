@@ -227,7 +227,9 @@ class _Lease:
         at = bisect_left(held, (sequence,))
         above = held[at]
         if above[0] == sequence:
-            return None if above == facts else f"usage of {self.name}: {_said(facts)} contradicts {_said(above)}"
+            return (
+                None if above == facts else f"usage of {self.name}: {_described(facts)} contradicts {_described(above)}"
+            )
         return _rises(self.name, held[at - 1] if at else None, facts, above)
 
     @property
@@ -384,9 +386,9 @@ def _held(connection: Connection, leases: Collection[str]) -> dict[str, list[Fig
 def _rises(lease: str, below: Figures | None, facts: Figures, above: Figures | None) -> str | None:
     """Why the figure does not fit between its neighbours; None if it does."""
     if below is not None and below[1] > facts[1]:
-        return f"usage of {lease} only rises: {_said(facts)} after {_said(below)}"
+        return f"usage of {lease} only rises: {_described(facts)} after {_described(below)}"
     if above is not None and above[1] < facts[1]:
-        return f"usage of {lease} only rises: {_said(facts)} before {_said(above)}"
+        return f"usage of {lease} only rises: {_described(facts)} before {_described(above)}"
     return None
 
 
@@ -398,7 +400,7 @@ def _facts(record: UsageRecord) -> Figures:
     return record.sequence, record.gpu_seconds, stamp(record.observed_at)
 
 
-def _said(facts: Figures) -> str:
+def _described(facts: Figures) -> str:
     sequence, gpu_seconds, at = facts
     return f"{gpu_seconds} gpu-seconds at {sequence}, seen at {instant(at).isoformat()},"
 
@@ -425,7 +427,7 @@ def _record(row: Row[Any]) -> UsageRecord:
 
 
 def dispute_usage(connection: Connection, dispute: UsageDispute) -> bool:
-    """Keep a dispute; False where it is held already, LedgerError where it is held with other figures or is an old one.
+    """Keep a dispute; False if it is held already, LedgerError if it is held with other figures or is an old one.
 
     An open dispute of an earlier reading of the lease is superseded: usage is cumulative.
     """
@@ -477,7 +479,7 @@ def rule_usage_dispute(
     if dispute.state is not UsageDisputeState.OPEN:
         raise LedgerError(f"the dispute of reading {sequence} of {lease_name} is {dispute.state} for good")
     if state not in (UsageDisputeState.GRANTED, UsageDisputeState.REFUSED):
-        raise LedgerError(f"a ruling grants or refuses; {state} is none")
+        raise LedgerError(f"a usage dispute is ruled Granted or Refused, not {state}")
     connection.execute(
         update(usage_disputes)
         .where(usage_disputes.c.lease_name == lease_name, usage_disputes.c.sequence == sequence)
