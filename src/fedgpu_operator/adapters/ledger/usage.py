@@ -38,8 +38,11 @@ READING = COLUMNS[usage_records.name]
 AT = READING.index("observed_at")
 MOVING = (*READING[1:], "checkpoint_sequence", "checkpoint_at", "hash", "unsealed")
 """Columns of a live row that a reading or a usage checkpoint sets; `uncovered` follows from them."""
-LEASES_AT_ONCE = 500
-"""Leases that are read together: far below the number of parameters that any engine takes."""
+KEYS_AT_ONCE = 500
+"""Leases, or keys of another table, in one query: far below the number of parameters that any engine takes."""
+
+
+# ---------------------------------------------------------------- live rows and their checkpoints
 
 
 def live_hash(reading: Sequence[Any], checkpoint_at: int) -> bytes:
@@ -92,8 +95,10 @@ def seal_live(connection: Connection, *which: ColumnElement[bool]) -> int:
 def chunks(keys: Iterable[T]) -> list[list[T]]:
     """Leases, or keys of another table, by as many as one query takes."""
     names = list(keys)
-    return [names[begin : begin + LEASES_AT_ONCE] for begin in range(0, len(names), LEASES_AT_ONCE)]
+    return [names[begin : begin + KEYS_AT_ONCE] for begin in range(0, len(names), KEYS_AT_ONCE)]
 
+
+# ---------------------------------------------------------------- what each pair owes
 
 PAIR = (attempts.c.tenant, attempts.c.provider, attempts.c.tenant_wallet, attempts.c.provider_wallet)
 """What the books are kept by, as columns of an attempt."""
@@ -180,6 +185,8 @@ def _sums(change: PairChange, before: Row[Any] | None = None) -> dict[str, objec
     sums = {name: getattr(change, name) + (0 if before is None else int(getattr(before, name))) for name in TOTALS_SUMS}
     return sums | {name: str(sums[name]) for name in ("numerator", "gpu_seconds")}
 
+
+# ---------------------------------------------------------------- what is taken, and what contradicts
 
 CHECKPOINT = timedelta(minutes=15)
 """The longest that usage of a running lease stands in its live row alone, by the readings' own instants.
@@ -292,7 +299,7 @@ def record_many(connection: Connection, records: Sequence[UsageRecord]) -> BulkR
     by_lease = groupby(sorted(records, key=_order), key=attrgetter("lease_name"))
     appended = known = 0
     refused: list[RefusedUsage] = []
-    while batch := {lease: list(theirs) for lease, theirs in islice(by_lease, LEASES_AT_ONCE)}:
+    while batch := {lease: list(theirs) for lease, theirs in islice(by_lease, KEYS_AT_ONCE)}:
         leases = _leases(connection, batch)
         for name, theirs in batch.items():
             lease = leases.get(name)
@@ -431,12 +438,8 @@ def dispute_usage(connection: Connection, dispute: UsageDispute) -> bool:
 
     An open dispute of an earlier reading of the lease is superseded: usage is cumulative.
     """
-    if (
-        dispute.lease_name
-        not in connection.execute(
-            select(attempts.c.lease_name).where(attempts.c.lease_name == dispute.lease_name)
-        ).scalars()
-    ):
+    opened = select(attempts.c.attempt).where(attempts.c.lease_name == dispute.lease_name)
+    if connection.execute(opened).one_or_none() is None:
         raise LedgerError(f"no attempt was opened for lease {dispute.lease_name}")
     held = {d.sequence: d for d in disputes_of(connection, lease_name=dispute.lease_name)}
     same = held.get(dispute.sequence)
@@ -515,6 +518,9 @@ def disputes_of(
         )
         for row in connection.execute(query)
     )
+
+
+# ---------------------------------------------------------------- as methods of a ledger
 
 
 class SqlUsage(Calls):
