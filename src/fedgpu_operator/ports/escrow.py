@@ -24,7 +24,7 @@ from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, Pos
 
 
 class Escrow(Protocol):
-    """The escrow on its chain. Every method returns at once and raises the ChainError tree and nothing else.
+    """The escrow on its chain. Every method returns immediately and raises the ChainError tree and nothing else.
 
     ChainUnreachableError means unknown: no answer, or endpoints that do not agree. It never means "not done".
     """
@@ -51,7 +51,7 @@ class Escrow(Protocol):
         ...
 
     async def finalized_epoch(self, number: int) -> EpochState:
-        """One epoch at the newest finalized block; all zero where it does not exist there."""
+        """One epoch at the newest finalized block; all zero if it does not exist there."""
         ...
 
     async def periods(self) -> EscrowPeriods:
@@ -67,11 +67,11 @@ class Escrow(Protocol):
         ...
 
     async def signer_of(self, provider: str) -> str:
-        """Whose signature a provider's receipts need at the newest finalized block; itself where it named nobody."""
+        """Whose signature a provider's receipts need at the newest finalized block; itself if it named nobody."""
         ...
 
     async def posted(self, number: int) -> PostedEpoch | None:
-        """How an epoch was posted, by finalized blocks alone; None where it does not exist there."""
+        """How an epoch was posted, by finalized blocks alone; None if it does not exist there."""
         ...
 
     async def disputes(self) -> tuple[DisputeState, ...]:
@@ -83,7 +83,7 @@ class Escrow(Protocol):
         ...
 
     async def is_valid_signature(self, address: str, digest: bytes, signature: bytes) -> bool:
-        """Whether a contract at that address calls the signature its own (ERC-1271); False where no contract is."""
+        """Whether a contract at that address calls the signature its own (ERC-1271); False if no contract is."""
         ...
 
     async def has_code(self, account: str) -> bool:
@@ -134,9 +134,9 @@ class Escrow(Protocol):
         ...
 
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give a call; RevertedError where the contract would refuse it now, or all of a bundle.
+        """The gas limit to give a call; RevertedError if the contract would refuse it now, or all of a bundle.
 
-        NotTakenError with Refusal.TOO_LARGE where no node estimates so much gas.
+        NotTakenError with Refusal.TOO_LARGE if no node estimates so much gas.
         """
         ...
 
@@ -153,7 +153,7 @@ class Escrow(Protocol):
         ...
 
     async def broadcast(self, signed: SignedTx) -> str:
-        """Send signed bytes, or the same again; NotTakenError where every endpoint that answers refuses them."""
+        """Send signed bytes, or the same again; NotTakenError if every endpoint that answers refuses them."""
         ...
 
     async def nonces(self, account: str) -> Nonces:

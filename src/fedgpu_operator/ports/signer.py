@@ -16,5 +16,5 @@ class TypedSigner(Protocol):
         ...
 
     async def sign_typed(self, data: TypedData) -> bytes:
-        """65 bytes r, s, v with v 27 or 28; raises ChainError where a remote signer refuses or is silent."""
+        """65 bytes r, s, v with v 27 or 28; raises ChainError if a remote signer refuses or is silent."""
         ...

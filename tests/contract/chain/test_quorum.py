@@ -454,7 +454,7 @@ async def test_an_endpoint_that_does_not_tell_its_chain_now_has_no_vote(world: A
 
 @pytest.mark.parametrize(("count", "quorum"), [(1, 0), (1, 2), (2, 1), (3, 1), (4, 2), (3, 4)])
 def test_less_than_a_majority_is_no_quorum(count: int, quorum: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"{quorum} of {count} endpoints is no quorum"):
+    with pytest.raises(ConfigurationError, match=f"{quorum} of {count} endpoints is not a quorum"):
         EscrowClient(["http://127.0.0.1:1"] * count, STRANGER, 1, quorum=quorum)
 
 

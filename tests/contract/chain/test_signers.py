@@ -216,8 +216,8 @@ async def test_each_wrong_file_is_named_and_none_is_shown(tmp_path: Path, keysto
         ((text, password), "is not a keystore: it holds no JSON"),
         ((missing,), f"the key file {missing} cannot be read: No such file"),
         ((made, missing), f"the password file {missing} cannot be read"),
-        ((binary,), "it is not text"),
-        ((large,), "it is too large"),
+        ((binary,), f"invalid key file {binary}: not text"),
+        ((large,), f"invalid key file {large}: more than 65536 bytes"),
         ((text,), "not a private key of 32 bytes"),
         ((tmp_path,), "cannot be read"),
     ]

@@ -675,10 +675,10 @@ async def test_it_runs_beside_an_operator_and_not_beside_another_run(
         return
     from fedgpu_operator.adapters.ledger.database import Database
 
-    other = await asyncio.to_thread(Database.beside, location)
+    other = await asyncio.to_thread(Database.for_archiving, location)
     try:
         with pytest.raises(ConfigurationError, match="is being archived by another process"):
-            await asyncio.to_thread(Database.beside, location, wait=0.1)
+            await asyncio.to_thread(Database.for_archiving, location, wait=0.1)
     finally:
         other.close()
     # `month` has the operator's lock all the time.

@@ -158,7 +158,7 @@ async def test_a_reader_makes_and_upgrades_no_ledger(tmp_path: Path) -> None:
     await (await SqlLedger.open(old)).close()
     with closing(sqlite3.connect(old)) as raw, raw:
         raw.execute("UPDATE schema_version SET version = 1")
-    for path, why in [(absent, "there is no ledger"), (old, "schema version 1")]:
+    for path, why in [(absent, "ledger file not found"), (old, "schema version 1")]:
         with pytest.raises(ConfigurationError, match=why):
             await SqlLedger.open(path, read_only=True)
     assert not absent.exists()

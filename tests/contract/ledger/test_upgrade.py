@@ -162,7 +162,7 @@ async def test_reconcile_never_upgrades_and_never_makes_a_ledger(old: Path, monk
     with closing(sqlite3.connect(old)) as raw:
         assert raw.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
     missing = old.with_name("missing.db")
-    with pytest.raises(ConfigurationError, match="there is no ledger at"):
+    with pytest.raises(ConfigurationError, match="ledger file not found"):
         await ledger_reconcile._reconciled(TargetOptions(), str(missing), ())
     assert not missing.exists()
 

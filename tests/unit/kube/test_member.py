@@ -19,7 +19,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from fedgpu_lab.pki import new_server_identity
 from fedgpu_operator.adapters.kube.client import MEMBER, Allowance, Budget, KubeClient
-from fedgpu_operator.adapters.kube.parsing import ENVELOPE_BYTES
+from fedgpu_operator.adapters.kube.parser import ENVELOPE_BYTES
 from fedgpu_operator.agent import KEPT
 from fedgpu_operator.domain.text import is_clean
 from fedgpu_operator.errors import (

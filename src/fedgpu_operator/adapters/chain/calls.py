@@ -62,7 +62,7 @@ def claimed(call: Call) -> tuple[int, list[Claim]]:
     """The epoch and the leaves that a claim was made of; ValueError for any other call."""
     function, arguments = _contract("ComputeEscrow").decode_function_input(HexStr(call.data))
     if function.fn_name != "claim":
-        raise ValueError(f"{function.fn_name} is no claim")
+        raise ValueError(f"{function.fn_name} is not a claim")
     leaves = [
         Claim(
             provider=to_checksum_address(leaf["provider"]),

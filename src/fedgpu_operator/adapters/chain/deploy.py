@@ -90,7 +90,7 @@ async def deploy(
     progress: Callable[[str], None] | None = None,
     chain_id: int | None = None,
 ) -> Deployment:
-    """Deploy at once, as `Deployer.deploy`, without a record: for the lab and tests."""
+    """As `Deployer.deploy`, without a record: for the lab and tests."""
     async with Deployer(rpc_url, signer, chain_id=chain_id, progress=progress) as deployer:
         return await deployer.deploy(roles, periods, token=token)
 
@@ -126,7 +126,7 @@ class Deployer(Wallet):
 
         Without `token` a TestUSD that anybody can mint is deployed first. `since` is a block before the first attempt,
         by default the newest. Raises ConfigurationError before anything is sent where roles or periods cannot work,
-        RevertedError where a contract refuses.
+        RevertedError if a contract refuses.
         """
         when = periods or Periods()
         _refuse(roles, when)

@@ -39,7 +39,6 @@ TURNED_AWAY_S: Final = (0.25, 1.0)
 SHORTEST_SECRET: Final = 8
 """Characters; no provider's key is shorter, and a word like `rpc` in a path is none."""
 
-
 READING_S: Final = 300.0
 """How long one endpoint may be silent while something is read: public gateways lift a rate limit within minutes."""
 SENDING_S: Final = 1800.0
@@ -193,7 +192,7 @@ class Endpoint:
         return True
 
     async def _once(self, method: str, params: Sequence[object]) -> Answer:
-        """The answer that is in a response of any HTTP status; one of SILENCE where there is none."""
+        """The answer that is in a response of any HTTP status; one of SILENCE if there is none."""
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
         status, body = await self._post(json.dumps(request).encode())
         try:

@@ -58,7 +58,7 @@ _DEEPEST: Final = 4
 
 
 def revert_data(error: object) -> str | None:
-    """The bytes that the contract reverted with, as lower-case hex; None where the error has none.
+    """The bytes that the contract reverted with, as lower-case hex; None if the error has none.
 
     Reads every form in use: hex (geth, reth, Erigon, anvil, Besu), ``Reverted 0x…`` (Nethermind, OpenEthereum), an
     object (Hardhat) or the error inside an error (gateways), and what a message alone tells (`Error` and `Panic`).
@@ -66,7 +66,7 @@ def revert_data(error: object) -> str | None:
     if not isinstance(error, Mapping):
         return None
     found = _bytes_in(error.get("data"), _DEEPEST)
-    return found if found is not None else _bytes_told(error.get("message"))
+    return found if found is not None else _bytes_in_message(error.get("message"))
 
 
 def explain(revert: str | None, words: str) -> str:
@@ -98,7 +98,7 @@ def _bytes_in(data: object, depth: int) -> str | None:
     return None
 
 
-def _bytes_told(message: object) -> str | None:
+def _bytes_in_message(message: object) -> str | None:
     """The bytes that a message tells of, where the client sends no data."""
     if not isinstance(message, str):
         return None
@@ -175,7 +175,7 @@ _HEX: Final = re.compile(r"(Reverted )?0x")
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnswer:
-    """An error answer: what it means, the provider's own words, and a revert's bytes in hex, None where it has none."""
+    """An error answer: what it means, the provider's own words, and a revert's bytes in hex, None if it has none."""
 
     meaning: Meaning
     words: str
@@ -202,7 +202,7 @@ def judge(error: object, status: int, method: str) -> Meaning:
     401, WAIT if code or status say that no node looked at the request, else REFUSED.
     """
     detail = error if isinstance(error, Mapping) else {}
-    code, words = detail.get("code"), _said(error)[:MOST_READ].lower()
+    code, words = detail.get("code"), _message(error)[:MOST_READ].lower()
     if method in CALLS and (code == 3 or revert_data(error) is not None):
         # Hardhat mines a transaction that fails, and answers with how it failed.
         return Meaning.KNOWN if method == SEND and _mined(detail) else Meaning.REVERTED
@@ -222,12 +222,12 @@ def fault_of(error: object, status: int, method: str, redact: Callable[[str], st
     `redact` takes secrets out of them, before anything is cut: of half a secret it would know nothing.
     """
     meaning = judge(error, status, method)
-    words = clean_line(redact(_said(error))[:MOST_READ])
+    words = clean_line(redact(_message(error))[:MOST_READ])
     shown = words if len(words) <= LONGEST_WORDS else words[: LONGEST_WORDS - 1] + "…"
     return ErrorAnswer(meaning, shown or "no words", revert_data(error) if meaning is Meaning.REVERTED else None)
 
 
-def _said(error: object) -> str:
+def _message(error: object) -> str:
     """The message, with the text that OpenEthereum and Hardhat put into `data` when the message says nothing."""
     if not isinstance(error, Mapping):
         return str(error)

@@ -55,10 +55,10 @@ class EscrowClient:
 
     `rpc` is an endpoint's URL or several of which `quorum` (default: more than half) must agree; `signer` may be a
     private key in hex; `timeout` is seconds per request; `from_block` is one from which on the escrow exists; `batch`
-    is the contract that bundles calls, by default the canonical Multicall3 if the chain has it. Every method returns at
-    once, none waits for a block. Raises ChainUnreachableError where no answer came or too few agree (which never means
-    "not done"), RevertedError with the decoded reason where the contract refuses, ChainMismatchError where the chain
-    is not the one configured.
+    is the contract that bundles calls, by default the canonical Multicall3 if the chain has it. No method
+    waits for a block. Raises ChainUnreachableError if no answer came or too few agree (which never means "not done"),
+    RevertedError with the decoded reason if the contract refuses, ChainMismatchError if the chain is not the one
+    configured.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class EscrowClient:
         return await self._reader.epoch(number, block)
 
     async def finalized_epoch(self, number: int) -> EpochState:
-        """One epoch at the newest finalized block; all zero where it is not there (yet)."""
+        """One epoch at the newest finalized block; all zero if it is not there (yet)."""
         return await self._reader.epoch(number, "finalized")
 
     async def periods(self) -> EscrowPeriods:
@@ -185,11 +185,11 @@ class EscrowClient:
         return bool(await self._reader.read("hasRole", keccak(text=role), to_checksum_address(account), at="finalized"))
 
     async def signer_of(self, provider: str) -> str:
-        """Whose signature a provider's receipts need at the newest finalized block; itself where it named nobody."""
+        """Whose signature a provider's receipts need at the newest finalized block; itself if it named nobody."""
         return str(await self._reader.read("signerOf", to_checksum_address(provider), at="finalized"))
 
     async def posted(self, number: int) -> PostedEpoch | None:
-        """How an epoch was posted, by finalized blocks alone; None where it is not there (yet)."""
+        """How an epoch was posted, by finalized blocks alone; None if it is not there (yet)."""
         return await self._history.posted(number)
 
     async def disputes(self) -> tuple[DisputeState, ...]:
@@ -232,7 +232,7 @@ class EscrowClient:
             return read_receipt(raw, self._contract, self.escrow)
 
     async def is_valid_signature(self, address: str, digest: bytes, signature: bytes) -> bool:
-        """Whether a contract at that address calls the signature its own (ERC-1271); False where no contract is."""
+        """Whether a contract at that address calls the signature its own (ERC-1271); False if no contract is."""
         at = (await block_at(self._rpc, "finalized")).number
         return await self._has_code(address, at) and await self._asked(address, digest, signature, at)
 
@@ -313,7 +313,7 @@ class EscrowClient:
     # ---------------------------------------------------------------- writes
 
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give the call; RevertedError with the decoded reason where the contract would refuse.
+        """The gas limit to give the call; RevertedError with the decoded reason if the contract would refuse.
 
         A bundle is refused if every call in it would fail.
         """

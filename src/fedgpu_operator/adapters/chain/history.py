@@ -55,7 +55,7 @@ class LogReader:
         """Each piece from block `start` to `end` as (its last block, its logs), in order.
 
         An error leaves what came before it valid: who keeps the last block goes on behind it. Raises
-        ChainUnreachableError where no answer came, ChainError where not even the log of one block is given.
+        ChainUnreachableError if no answer came, ChainError if not even the log of one block is given.
         """
         first = start
         while first <= end:
@@ -66,7 +66,7 @@ class LogReader:
                 first = last + 1
 
     async def _read(self, first: int, last: int, topics: Sequence[Topic]) -> Sequence[LogReceipt] | None:
-        """The logs of these blocks; None where they are too many, and fewer must be asked for."""
+        """The logs of these blocks; None if they are too many, and fewer must be asked for."""
         query: FilterParams = {
             "address": self._address,
             "topics": [_topic(topic) for topic in topics],
@@ -123,7 +123,7 @@ LONGEST_AGAIN_S: Final = 3600.0
 class History:
     """Reads each finalized block's log once. `from_block` None begins where the first epoch was posted.
 
-    An exit that began before any epoch was posted is then not seen. Raises StatePrunedError where the log lacks an
+    An exit that began before any epoch was posted is then not seen. Raises StatePrunedError if the log lacks an
     epoch that the escrow's books have: nodes that drop old logs may answer with none at all (reth up to 2.5.1, Erigon
     up to 3.0), and a dispute would be missed. Only the parts that lack one are read again, with pauses that grow.
     """
@@ -147,7 +147,7 @@ class History:
         """When, by the loop's clock, what is missing is looked for again; None while nothing is."""
 
     async def posted(self, number: int) -> PostedEpoch | None:
-        """The epoch's event with what its transaction asked for; None where there is none (yet)."""
+        """The epoch's event with what its transaction asked for; None if there is none (yet)."""
         final = (await block_at(self._rpc, "finalized")).number
         if number < 1 or (await self._reader.epoch(number, final)).active_at == 0:
             return None
@@ -303,7 +303,7 @@ class Earnings:
 
 
 async def earnings_of(rpc: Rpc, escrow: str, provider: str) -> Earnings:
-    """Read at the newest block; both addresses are the provider's own where it never named others."""
+    """Read at the newest block; both addresses are the provider's own if it never named others."""
     contract, who = calls.contract_at(rpc, to_checksum_address(escrow)), to_checksum_address(provider)
 
     async def read(name: str) -> Any:

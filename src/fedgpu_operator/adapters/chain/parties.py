@@ -224,7 +224,7 @@ class TenantWallet(Wallet):
         return await self._send(escrow, "depositWithAuthorization", authorization.owner, units, *signed)
 
     async def set_spend_limit(self, escrow: str, limit: int) -> str:
-        """Let one epoch debit up to `limit` µUSD: more at once, less after the notice."""
+        """Let one epoch debit up to `limit` µUSD: more immediately, less after the notice."""
         return await self._send(escrow, "setSpendLimit", limit)
 
     async def apply_spend_limit(self, escrow: str) -> str:
@@ -252,7 +252,7 @@ class TenantWallet(Wallet):
     async def dispute(self, escrow: str, leaf: Claim, amount: int, evidence: str = ZERO_HASH) -> str:
         """Hold back `amount` µUSD of its line in a leaf of the epoch that is in its window.
 
-        ValueError where the leaf has no line of this tenant.
+        ValueError if the leaf has no line of this tenant.
         """
         index = [line.tenant for line in leaf.lines].index(self.address)
         return await self._dispatch(calls.dispute(escrow, leaf.provider, amount, evidence, leaf, index))

@@ -91,7 +91,7 @@ class EndpointLog:
         self._faults: dict[tuple[str, str], str] = {}
 
     def note(self, host: str, method: str, fault: str) -> None:
-        """`fault` is what the endpoint did this time, empty where it was in step with the others.
+        """`fault` is what the endpoint did this time, empty if it was in step with the others.
 
         Numbers and what stands in parentheses are told and make no difference: they change from one time to the next.
         """
@@ -134,11 +134,11 @@ class _UndecidedError(Exception):
 class QuorumProvider(AsyncJSONBaseProvider):
     """A web3 provider over several endpoints; ConfigurationError unless `quorum` is a majority of them.
 
-    `chain_id` is the chain that every endpoint must serve; None where it is not known yet, then only answers count.
+    `chain_id` is the chain that every endpoint must serve; None if it is not known yet, then only answers count.
     `trust` is who may sign the endpoints' certificates, by default the usual authorities. With `patience` endpoints
     that do not answer, or do not agree, are asked again.
-    Requests raise ChainUnreachableError where too few agree, ChainMismatchError where a quorum serves another chain,
-    AnswerError where a quorum answers an error alike, so that web3 never reads one: it makes exceptions of its own of
+    Requests raise ChainUnreachableError if too few agree, ChainMismatchError if a quorum serves another chain,
+    AnswerError if a quorum answers an error alike, so that web3 never reads one: it makes exceptions of its own of
     some codes and words, and follows what a contract's revert tells it to fetch (EIP-3668).
     """
 
@@ -155,7 +155,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
         self.quorum = quorum if quorum is not None else len(urls) // 2 + 1
         if not len(urls) < 2 * self.quorum <= 2 * len(urls):
             raise ConfigurationError(
-                f"{self.quorum} of {len(urls)} endpoints is no quorum: it must be more than half of them, at most all"
+                f"{self.quorum} of {len(urls)} endpoints is not a quorum: set more than half of them, at most all"
             )
         self._endpoints = [Endpoint(url, timeout, chain_id, trust, patience) for url in urls]
         self._patience = patience
@@ -237,7 +237,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
         raise self._undecided(inquiry.votes)
 
     async def _figure(self, method: str, params: Sequence[object], choose: Callable[[Sequence[int]], int]) -> Answer:
-        """One of the figures of at least a quorum; an error where a quorum refuses alike."""
+        """One of the figures of at least a quorum; an error if a quorum refuses alike."""
         votes = await self._most(method, params)
         figures = quantities(votes)
         if len(figures) >= self.quorum:
@@ -298,7 +298,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
         return block
 
     async def _send(self, params: Sequence[object]) -> Answer:
-        """To all; a quorum's refusal counts, else success where any takes the bytes or has them, else it is unknown.
+        """To all; a quorum's refusal counts, else success if any takes the bytes or has them, else it is unknown.
 
         AnswerError for the refusal (`votes.refusal`), with what the others do: at one nonce it is safe to act upon,
         since whether the bytes are mined all the same is read from the chain.
@@ -335,7 +335,7 @@ class QuorumProvider(AsyncJSONBaseProvider):
             return block
         found = block.value
         if not isinstance(found, Mapping):
-            absent = ChainUnreachableError(f"{self.name}: there is no {params[place]} block")
+            absent = ChainUnreachableError(f"{self.name}: no {params[place]} block yet")
             raise _UndecidedError(absent, may_change=True)
         return await self._same(method, [*params[:place], found["number"], *params[place + 1 :]])
 

@@ -101,7 +101,7 @@ class EscrowReader:
             return await function.call(block_identifier=at)
 
     async def snapshot(self, tenants: Sequence[str], pairs: Sequence[Pair], block: BlockIdentifier) -> ChainSnapshot:
-        """Everything at the one block that `block` names; ChainUnreachableError where a reorg ran through it."""
+        """Everything at the one block that `block` names; ChainUnreachableError if a reorg ran through it."""
         header = await block_at(self._rpc, block)
         at = header.number
         owners = [to_checksum_address(tenant) for tenant in tenants]
@@ -152,7 +152,7 @@ class EscrowReader:
         )
 
     async def dispute(self, epoch: int, tenant: str, provider: str, block: BlockIdentifier) -> DisputeState | None:
-        """An open dispute; None where there is none."""
+        """An open dispute; None if there is none."""
         pair = to_checksum_address(tenant), to_checksum_address(provider)
         found = await self.read("disputeOf", epoch, *pair, at=block)
         if not found.amount:
@@ -170,7 +170,7 @@ class EscrowReader:
         )
 
     async def exit(self, tenant: str, provider: str, block: BlockIdentifier) -> ExitState | None:
-        """An open exit; None where there is none."""
+        """An open exit; None if there is none."""
         found = await self.read("exitOf", to_checksum_address(tenant), to_checksum_address(provider), at=block)
         if not found.amount:
             return None

@@ -40,7 +40,7 @@ from fedgpu_operator.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """URLs of endpoints, and a PEM file of authorities that may sign their certificates beside the usual ones."""
+    """URLs of endpoints, and a PEM file of further authorities that may sign their certificates."""
 
     urls: tuple[str, ...] = field(repr=False)
     ca_file: Path | None = None
@@ -117,10 +117,10 @@ class Rpc:
     def speaking(self, what: str) -> Iterator[None]:
         """Translate what goes wrong while doing `what` into the error tree.
 
-        ChainUnreachableError where nothing usable came back, not now, or too few agree; RevertedError where the
-        contract refused; NotTakenError where a quorum refuses a transaction, or would refuse one as large as the call
-        that was estimated, or the sender cannot pay; StatePrunedError where the node does not keep what was asked for;
-        ChainMismatchError where the endpoints serve another chain; ChainError for any other answer. Messages carry the
+        ChainUnreachableError if nothing usable came back, not now, or too few agree; RevertedError if the
+        contract refused; NotTakenError if a quorum refuses a transaction, or would refuse one as large as the call
+        that was estimated, or the sender cannot pay; StatePrunedError if the node does not keep what was asked for;
+        ChainMismatchError if the endpoints serve another chain; ChainError for any other answer. Messages carry the
         provider's own words.
         """
         name = self._provider.name
@@ -135,7 +135,7 @@ class Rpc:
         except BlockNotFound:
             raise ChainUnreachableError(f"{what}: {name} has no such block now") from None
         except BadFunctionCallOutput:
-            raise ChainError(f"{what}: there is no such contract at that block on {name}") from None
+            raise ChainError(f"{what}: contract not found at that block on {name}") from None
         except Web3Exception as error:
             raise ChainError(f"{what}: {type(error).__name__}") from None
         except (*SILENCE, TypeError, LookupError, AttributeError) as error:
@@ -194,7 +194,7 @@ async def first_block_since(rpc: Rpc, timestamp: int, low: int, high: int) -> in
 
 
 async def state_kept(rpc: Rpc, address: str) -> None:
-    """Read `address` in the state of the newest finalized block; StatePrunedError with the lag where it is not kept.
+    """Read `address` in the state of the newest finalized block; StatePrunedError with the lag if it is not kept.
 
     A full node drops state after a fixed number of blocks, 128 at geth's defaults, and finality may lag more.
     """
@@ -254,7 +254,7 @@ async def next_nonce(rpc: Rpc, account: str) -> int:
 async def fees_asked(rpc: Rpc) -> FeeView:
     """The base fee of the newest block, 0 on a chain without one, and the tip that endpoints suggest.
 
-    Where they do not know `eth_maxPriorityFeePerGas` it is what the newest blocks paid, or where nobody paid any, what
+    Where they do not know `eth_maxPriorityFeePerGas` it is what the newest blocks paid, or if nobody paid any, what
     the gas price is above the base fee.
     """
     with rpc.speaking("reading fees"):
@@ -269,7 +269,7 @@ async def fees_asked(rpc: Rpc) -> FeeView:
 
 
 async def _known(rpc: Rpc, method: str, params: list[object]) -> object:
-    """The raw result; None where the method is not known."""
+    """The raw result; None if the method is not known."""
     try:
         # Not `eth.max_priority_fee`: where that is refused, web3 guesses from the fee history, with a warning.
         return await rpc.w3.manager.coro_request(RPCEndpoint(method), params)

@@ -42,7 +42,7 @@ class Sender:
         return self.signer.address
 
     async def simulate(self, call: Call) -> int:
-        """The gas limit to give the call; RevertedError with the decoded reason where the contract would refuse.
+        """The gas limit to give the call; RevertedError with the decoded reason if the contract would refuse.
 
         A bundle is refused if every call in it would fail.
         """
@@ -59,7 +59,7 @@ class Sender:
         return int(gas * GAS_MARGIN)
 
     async def sign(self, call: Call, nonce: int, fees: Fees) -> SignedTx:
-        """Sign a simulated call; sends nothing. ChainError where its gas is not known."""
+        """Sign a simulated call; sends nothing. ChainError if its gas is not known."""
         if call.gas < TRANSFER_GAS:
             raise ChainError(
                 f"{call.what or 'a call'}: a gas limit of {call.gas} is too low, it must be simulated first"
@@ -91,10 +91,10 @@ class Sender:
         return await self.sign(Call(self.address, "0x", TRANSFER_GAS, "freeing a nonce"), nonce, fees)
 
     async def broadcast(self, signed: SignedTx) -> str:
-        """Send signed bytes, or send them again, to every endpoint; returns their hash at once.
+        """Send signed bytes, or send them again, to every endpoint; returns their hash immediately.
 
-        Success where any endpoint takes them or has them, unless a quorum refuses them for one reason. NotTakenError
-        where a quorum refuses, not `certain` unless all do; ChainUnreachableError where too few answered, which may
+        Success if any endpoint takes them or has them, unless a quorum refuses them for one reason. NotTakenError
+        if a quorum refuses, not `certain` unless all do; ChainUnreachableError if too few answered, which may
         mean that they are on their way all the same.
         """
         with self._rpc.speaking("sending a transaction"):
@@ -112,7 +112,7 @@ class Sender:
         return await self.sign(replace(call, gas=gas), at, fees)
 
     async def send(self, call: Call) -> str:
-        """Prepare and broadcast; concurrent calls take their turn. Returns the transaction hash at once."""
+        """Prepare and broadcast; concurrent calls take their turn. Returns the transaction hash immediately."""
         async with self._lock:
             return await self.broadcast(await self.prepare(call))
 

@@ -48,7 +48,7 @@ class Typed(Protocol):
 class Signer(Protocol):
     """Signs for one address.
 
-    Raises ChainUnreachableError where a service does not answer, ChainError where it will not sign.
+    Raises ChainUnreachableError if a service does not answer, ChainError if it will not sign.
     """
 
     @property
@@ -123,12 +123,12 @@ def _decrypt(keystore: Mapping[str, object], password: str, path: Path) -> str:
 def _read(path: Path, what: str) -> str:
     try:
         if path.stat().st_size > LARGEST_KEY_FILE:
-            raise ConfigurationError(f"{path} is no {what} file: it is too large")
+            raise ConfigurationError(f"invalid {what} file {path}: more than {LARGEST_KEY_FILE} bytes")
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(f"the {what} file {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is no {what} file: it is not text") from None
+        raise ConfigurationError(f"invalid {what} file {path}: not text") from None
 
 
 def _account(key: str) -> LocalAccount:
@@ -151,7 +151,7 @@ LARGEST_ANSWER: Final = 2**20
 class RemoteSigner:
     """The account `address` at the service at `url`; `timeout` is seconds per signature.
 
-    `ca_file` holds authorities that may sign its certificate beside the usual ones; ConfigurationError without any.
+    `ca_file` holds further authorities that may sign its certificate; ConfigurationError if it holds none.
 
     Messages name the service's host alone: its address may carry a token.
     """

@@ -51,7 +51,7 @@ _QUANTITY: Final = re.compile(r"0x[0-9a-fA-F]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What one endpoint answered; `answer` None where nothing usable came, and `why` is then what came instead.
+    """What one endpoint answered; `answer` None if nothing usable came, and `why` is then what came instead.
 
     `mark` is the answer's fingerprint.
     """
@@ -70,7 +70,7 @@ class Vote:
 
     @property
     def result(self) -> object:
-        """The result; None where there is none."""
+        """The result; None if there is none."""
         return self.answer.value if isinstance(self.answer, Result) else None
 
 
@@ -133,7 +133,7 @@ _WEIGHT: Final = (
 
 
 def refusal(votes: Sequence[Vote], quorum: int) -> ErrorAnswer | None:
-    """What the endpoints' refusals of a transaction come to; None where it counts as taken, or nothing is known.
+    """What the endpoints' refusals of a transaction come to; None if it counts as taken, or nothing is known.
 
     With fewer refusals than a quorum they come to nothing. Otherwise the reason counts that most of them give; one
     whose words the table lacks is a reason as well (refused), so that a single endpoint decides nothing for those. Of
@@ -178,12 +178,12 @@ def quantities(votes: Sequence[Vote]) -> list[int]:
 
 
 def height_of(vote: Vote) -> int | None:
-    """The number of the block that was answered; None where no block was."""
+    """The number of the block that was answered; None if no block was."""
     return quantity(vote.result.get("number")) if isinstance(vote.result, Mapping) else None
 
 
 def choice(method: str, params: Sequence[object], quorum: int) -> Callable[[Sequence[int]], int] | None:
-    """Which of several sorted figures to take, by method; None where all must be equal.
+    """Which of several sorted figures to take, by method; None if all must be equal.
 
     Gas: the lowest that covers what a quorum asks, so that one that exaggerates cannot raise it. A tip: the lower
     median. A nonce with what waits in pools: the highest that a quorum has reached, so that one that exaggerates cannot

@@ -194,7 +194,7 @@ class Wallet:
             )
 
     async def block_hash(self, number: int) -> str | None:
-        """The hash of the block of that number; None where the chain is not that long, looked at for a while."""
+        """The hash of the block of that number; None if the chain is not that long, looked at for a while."""
         for pause in (0.0, POLL_S, 2 * POLL_S):
             # Nodes behind one address lag by some blocks.
             await asyncio.sleep(pause)
@@ -226,9 +226,9 @@ class Wallet:
         """Send signed bytes until an endpoint has them or they are in a block; the same bytes each time.
 
         A lost reply is no refusal, and neither is a quorum's while another endpoint is silent or takes them.
-        NotTakenError or ChainError where every endpoint refuses them and they are in no block, ReplacedError where
-        another transaction of that nonce is final; ChainUnreachableError where too few answered and this wallet has no
-        patience; PendingError where it is not known when its patience ends.
+        NotTakenError or ChainError if every endpoint refuses them and they are in no block, ReplacedError if
+        another transaction of that nonce is final; ChainUnreachableError if too few answered and this wallet has no
+        patience; PendingError if it is not known when its patience ends.
         """
         loop, pauses = asyncio.get_running_loop(), (self._patience or Patience()).pauses()
         began, refused_since, lost, doubtful = loop.time(), None, "", False
@@ -267,7 +267,7 @@ class Wallet:
         return None
 
     async def _arrived(self, signed: SignedTx, fault: ChainError | None) -> bool:
-        """Whether the transaction is in a block; unknown counts as not yet. ReplacedError where it can never be."""
+        """Whether the transaction is in a block; unknown counts as not yet. ReplacedError if it can never be."""
         try:
             if await self.receipt(signed.tx_hash) is not None:
                 return True
@@ -281,7 +281,7 @@ class Wallet:
         return False
 
     async def raised(self, signed: SignedTx) -> SignedTx | None:
-        """The same call at the same nonce for what blocks ask now, kept and not sent; None where it offers that.
+        """The same call at the same nonce for what blocks ask now, kept and not sent; None if it offers that.
 
         At most one of the two can ever count.
         """
@@ -311,7 +311,7 @@ class Wallet:
 
         `progress` is told how far it is, whenever that has changed. Endpoints that do not answer are asked again.
         With `signed` its bytes are sent again now and then while it is in no block, and ReplacedError says that it
-        can never be in one. RevertedError where it counts and has failed, PendingError where it does not count after
+        can never be in one. RevertedError if it counts and has failed, PendingError if it does not count after
         `patience` seconds.
         """
         seen: Waiting | None = None
@@ -343,7 +343,7 @@ class Wallet:
             raise PendingError(f"{tx_hash} is {where} after {patience:.0f} s{silence}") from None
 
     async def nudge(self, signed: SignedTx) -> None:
-        """Send the same bytes once more, and wait for nothing. ChainError where all endpoints refuse them."""
+        """Send the same bytes once more, and wait for nothing. ChainError if all endpoints refuse them."""
         await self._sender.broadcast(signed)
 
     async def _resend(self, signed: SignedTx) -> None:

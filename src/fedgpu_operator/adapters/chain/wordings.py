@@ -655,7 +655,7 @@ _COUNT: Final = re.compile(
 
 
 def blocks_suggested(words: str, first: int) -> int | None:
-    """How many blocks from `first` on a refusal of a range says that it would take; None where it says nothing."""
+    """How many blocks from `first` on a refusal of a range says that it would take; None if it says nothing."""
     plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", words.lower())
     if (found := _RANGE.search(plain)) is not None:
         low, high = (int(each, 0) for each in found.groups() if each is not None)

@@ -12,7 +12,7 @@ from typing import Final, Literal, Protocol, cast
 import aiohttp
 from aiohttp.http import HttpProcessingError
 
-from fedgpu_operator.adapters.kube.parsing import ParseRules, off_the_loop, parse_event, parse_object
+from fedgpu_operator.adapters.kube.parser import ParseRules, off_the_loop, parse_event, parse_object
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.domain.text import clean_line, is_name
 from fedgpu_operator.errors import (

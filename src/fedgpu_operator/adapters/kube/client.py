@@ -23,7 +23,7 @@ from fedgpu_operator.adapters.kube.answers import (
     refuse_redirects,
     unreachable,
 )
-from fedgpu_operator.adapters.kube.parsing import (
+from fedgpu_operator.adapters.kube.parser import (
     INLINE_BYTES,
     PIECE_BYTES,
     Keep,

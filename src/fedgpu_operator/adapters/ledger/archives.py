@@ -1,7 +1,7 @@
 """Archives a ledger: writes segments of the chains to files, reads them back, and only then removes their rows.
 
 Every boundary is the head that an epoch was stored over, so a segment ends in a hash that the epoch's manifest names.
-It runs beside the operator: rows below a boundary never change, and no figure that is read of the books changes.
+It runs next to the operator: rows below a boundary never change, and no figure that is read of the books changes.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def archive(
     """
     if not folder.is_dir():
         raise ConfigurationError(f"folder not found: {folder}")
-    database = Database.open(location, read_only=True) if dry_run else Database.beside(location)
+    database = Database.open(location, read_only=True) if dry_run else Database.for_archiving(location)
     try:
         if dry_run:
             return database.snapshot(lambda connection: _plan(connection, folder, wish, at, most=None))

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Connection, Row, Select, func, select, type_c
 from fedgpu_operator.adapters.ledger.calls import Calls, from_database, from_memory, in_transaction
 from fedgpu_operator.adapters.ledger.hashchain import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, lease_usage
-from fedgpu_operator.adapters.ledger.usage import PairChange, PairKey, add_to_totals, seal_live, totals_of
+from fedgpu_operator.adapters.ledger.usage import PairChange, PairKey, add_to_totals, chunks, seal_live, totals_of
 from fedgpu_operator.domain import books
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, PairLease, Stop
 from fedgpu_operator.domain.faults import SUCCEEDED, Ending
@@ -20,30 +20,52 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import LedgerError
 
+_SECOND = 10**6
+"""Microseconds, in which the ledger keeps instants."""
 
-def _open_attempt(connection: Connection, request: AttemptRequest, at: datetime) -> Attempt:
-    known = connection.execute(
-        select(attempts).where(attempts.c.job_uid == request.job_uid, attempts.c.request_id == request.request_id)
-    ).one_or_none()
-    if known is not None:
-        return _attempt(known)
-    return _append(connection, request, _last(connection, request) + 1, at)
+
+def open_many(
+    connection: Connection, requests: Sequence[AttemptRequest], at: datetime
+) -> tuple[Attempt | LedgerError, ...]:
+    """For each request the attempt that it got before, else the next one of its job; in this order.
+
+    Follow the stored terms, or end the attempt and ask with a new `request_id`; never dispatch one that comes back
+    ended. A request whose job has another open attempt gets a LedgerError, which takes nothing back from the others.
+    """
+    found: list[Attempt | LedgerError] = []
+    for request in requests:
+        try:
+            found.append(_open_attempt(connection, request, at))
+        except LedgerError as error:
+            found.append(error)
+    return tuple(found)
 
 
 def reenter_attempt(connection: Connection, request: AttemptRequest, number: int, at: datetime) -> Attempt:
-    """An attempt that these books have forgotten, under its own number; LedgerError where it cannot follow the newest.
+    """An attempt that these books have forgotten, under its own number; LedgerError if it cannot follow the newest.
 
     A request that is known is answered as it is stored.
     """
-    known = connection.execute(
-        select(attempts).where(attempts.c.job_uid == request.job_uid, attempts.c.request_id == request.request_id)
-    ).one_or_none()
-    if known is not None:
-        return _attempt(known)
+    if (known := _known(connection, request)) is not None:
+        return known
     last = _last(connection, request)
     if number <= last:
         raise LedgerError(f"attempt {number} of job {request.job_name} cannot be put back: the newest is {last}")
     return _append(connection, request, number, at)
+
+
+def _open_attempt(connection: Connection, request: AttemptRequest, at: datetime) -> Attempt:
+    if (known := _known(connection, request)) is not None:
+        return known
+    return _append(connection, request, _last(connection, request) + 1, at)
+
+
+def _known(connection: Connection, request: AttemptRequest) -> Attempt | None:
+    """The attempt that this request got before."""
+    row = connection.execute(
+        select(attempts).where(attempts.c.job_uid == request.job_uid, attempts.c.request_id == request.request_id)
+    ).one_or_none()
+    return None if row is None else _attempt(row)
 
 
 def _last(connection: Connection, request: AttemptRequest) -> int:
@@ -110,12 +132,6 @@ def stop_attempt(connection: Connection, lease_name: str, reason: str, at: datet
     return attempt_of(connection, lease_name)
 
 
-def usage_of_lease(connection: Connection, lease_name: str) -> AttemptUsage | None:
-    """One attempt with its newest usage; None for a lease the ledger never opened."""
-    row = connection.execute(usage_query().where(attempts.c.lease_name == lease_name)).one_or_none()
-    return None if row is None else usage_of_row(row)
-
-
 def open_attempts(connection: Connection, tenant: str | None = None) -> tuple[AttemptUsage, ...]:
     """Every attempt that has not ended, with its usage, oldest first; of one tenant if it is named."""
     query = usage_query().where(attempts.c.ended_at.is_(None))
@@ -123,6 +139,30 @@ def open_attempts(connection: Connection, tenant: str | None = None) -> tuple[At
         query = query.where(attempts.c.tenant == tenant)
     rows = connection.execute(query.order_by(attempts.c.created_at, attempts.c.lease_name))
     return tuple(usage_of_row(row) for row in rows)
+
+
+def histories(connection: Connection, job_uids: Sequence[str]) -> dict[str, tuple[AttemptUsage, ...]]:
+    """Every attempt of these jobs with its usage, oldest first."""
+    found: dict[str, list[AttemptUsage]] = {}
+    for part in chunks(job_uids):
+        query = usage_query().where(attempts.c.job_uid.in_(part)).order_by(attempts.c.job_uid, attempts.c.attempt)
+        for row in connection.execute(query):
+            found.setdefault(row.job_uid, []).append(usage_of_row(row))
+    return {uid: tuple(entries) for uid, entries in found.items()}
+
+
+def usage_of_lease(connection: Connection, lease_name: str) -> AttemptUsage | None:
+    """One attempt with its newest usage; None for a lease the ledger never opened."""
+    row = connection.execute(usage_query().where(attempts.c.lease_name == lease_name)).one_or_none()
+    return None if row is None else usage_of_row(row)
+
+
+def first_work(connection: Connection) -> datetime | None:
+    """When the first attempt in the chain was opened."""
+    found: datetime | None = connection.execute(
+        select(attempts.c.created_at).order_by(attempts.c.position).limit(1)
+    ).scalar()
+    return found
 
 
 def pair_leases(connection: Connection, pair: Pair) -> tuple[PairLease, ...]:
@@ -169,7 +209,7 @@ def pair_of(terms: AttemptRequest) -> PairKey:
 
 
 def attempt_of(connection: Connection, lease_name: str) -> Attempt:
-    """The attempt of a lease; LedgerError where none was opened."""
+    """The attempt of a lease; LedgerError if none was opened."""
     row = connection.execute(select(attempts).where(attempts.c.lease_name == lease_name)).one_or_none()
     if row is None:
         raise LedgerError(f"no attempt was opened for lease {lease_name}")
@@ -197,48 +237,6 @@ def _attempt(row: Row[Any]) -> Attempt:
     )
     stop = None if row.stop_requested_at is None else Stop(row.stop_reason, row.stop_requested_at)
     return Attempt(terms, row.attempt, row.created_at, row.ended_at, row.outcome, stop)
-
-
-def first_work(connection: Connection) -> datetime | None:
-    """When the first attempt in the chain was opened."""
-    found: datetime | None = connection.execute(
-        select(attempts.c.created_at).order_by(attempts.c.position).limit(1)
-    ).scalar()
-    return found
-
-
-_SECOND = 10**6
-
-JOBS_AT_ONCE = 500
-"""In one query; an engine takes only so many parameters."""
-
-
-def open_many(
-    connection: Connection, requests: Sequence[AttemptRequest], at: datetime
-) -> tuple[Attempt | LedgerError, ...]:
-    """For each request the attempt that it got before, else the next one of its job; in this order.
-
-    Follow the stored terms, or end the attempt and ask with a new `request_id`; never dispatch one that comes back
-    ended. A request whose job has another open attempt gets a LedgerError, which takes nothing back from the others.
-    """
-    found: list[Attempt | LedgerError] = []
-    for request in requests:
-        try:
-            found.append(_open_attempt(connection, request, at))
-        except LedgerError as error:
-            found.append(error)
-    return tuple(found)
-
-
-def histories(connection: Connection, job_uids: Sequence[str]) -> dict[str, tuple[AttemptUsage, ...]]:
-    """Every attempt of these jobs with its usage, oldest first."""
-    found: dict[str, list[AttemptUsage]] = {}
-    for begin in range(0, len(job_uids), JOBS_AT_ONCE):
-        part = job_uids[begin : begin + JOBS_AT_ONCE]
-        query = usage_query().where(attempts.c.job_uid.in_(part)).order_by(attempts.c.job_uid, attempts.c.attempt)
-        for row in connection.execute(query):
-            found.setdefault(row.job_uid, []).append(usage_of_row(row))
-    return {uid: tuple(entries) for uid, entries in found.items()}
 
 
 def provider_records(connection: Connection, since: datetime | None = None) -> tuple[ProviderRecord, ...]:

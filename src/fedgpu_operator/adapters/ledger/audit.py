@@ -30,7 +30,16 @@ from fedgpu_operator.adapters.ledger.schema import (
     postings,
     usage_records,
 )
-from fedgpu_operator.adapters.ledger.usage import PAIR, READING, TOTALS_KEY, TOTALS_SUMS, PairChange, PairKey, live_hash
+from fedgpu_operator.adapters.ledger.usage import (
+    KEYS_AT_ONCE,
+    PAIR,
+    READING,
+    TOTALS_KEY,
+    TOTALS_SUMS,
+    PairChange,
+    PairKey,
+    live_hash,
+)
 from fedgpu_operator.domain.ledger import (
     EPOCH_CHAIN,
     BoundEscrow,
@@ -41,8 +50,6 @@ from fedgpu_operator.domain.ledger import (
     Segment,
 )
 from fedgpu_operator.domain.money import MicroUSD, accrue
-
-LEASES_AT_ONCE = 500
 
 Judge = Callable[[int, bytes], str]
 """What is wrong with a chain's hash at a position by the heads that epochs were stored with; empty if nothing is."""
@@ -177,7 +184,7 @@ class _Files:
             self._compare_covers(segment, row)
         elif self._chain == usage_records.name:
             self._readings[str(row.fields[0])] = row.fields
-            if len(self._readings) >= LEASES_AT_ONCE:
+            if len(self._readings) >= KEYS_AT_ONCE:
                 self._compare_readings()
 
     def _add(self, row: segments.SegmentRow) -> None:
@@ -317,7 +324,7 @@ def _promise(promised: Promises, position: int, found: bytes) -> str:
     """Why the chain's hash at a position cannot be right, by the epochs that were stored over it."""
     for epoch, promise in promised.get(position, ()):
         if promise != found.hex():
-            return f"is not what epoch {epoch} was stored over: history up to here was written anew"
+            return f"is not what epoch {epoch} was stored over: history up to here was rewritten"
     return ""
 
 

@@ -27,7 +27,7 @@ from fedgpu_operator.adapters.ledger.schema import chain_heads
 from fedgpu_operator.errors import LedgerUnreachableError
 
 READERS: Final = CONNECTIONS - 1
-"""Readings at once; each has a connection, and so has the question whether the server answers."""
+"""Readings at a time; each has a connection, and so has the question whether the server answers."""
 LIMIT_SECONDS: Final = 45.0
 """Most that an operator waits for one call: more than the server's own limit on a statement (postgres.py)."""
 
@@ -36,8 +36,8 @@ class Threads:
     """One thread that writes, in order, some that read, and one that asks whether the database answers.
 
     `limit` seconds are the most that a call may take, None for no limit; after that `cut` ends all connections and the
-    call raises LedgerUnreachableError, though it may have been carried out. Then further calls fail at once, until the
-    database answers again.
+    call raises LedgerUnreachableError, though it may have been carried out. Then further calls fail immediately, until
+    the database answers again.
     """
 
     def __init__(self, limit: float | None, cut: Callable[[], None]) -> None:
@@ -48,7 +48,7 @@ class Threads:
         self._under_way: dict[int, float] = {}
         self._numbers = itertools.count()
         self.silent = False
-        """Whether calls fail at once, since the database does not answer."""
+        """Whether calls fail immediately, since the database does not answer."""
 
     async def write(self, work: Callable[[], None], done: Future[T]) -> T:
         """Run it in the thread that writes; what `done` was given, by this run or by an earlier one."""
@@ -235,7 +235,7 @@ class Calls:
         return cls(opened, limit)
 
     async def ping(self, seconds: float) -> None:
-        """Read something; raises LedgerUnreachableError where that, or another call, takes too long, or LedgerError."""
+        """Read something; raises LedgerUnreachableError if that, or another call, takes too long, or LedgerError."""
         await self._threads.ask(partial(self._database.read, _glance), seconds)
 
     @property
@@ -245,7 +245,7 @@ class Calls:
 
     @property
     def silent(self) -> bool:
-        """Whether the database does not answer: until it does, every call fails at once."""
+        """Whether the database does not answer: until it does, every call fails immediately."""
         return self._threads.silent
 
     def compared(self, session: int) -> None:
@@ -273,7 +273,7 @@ class Calls:
     async def _read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The answer, from memory if no table that it was read from was written since; nobody may change it.
 
-        Only for what an archive run leaves as it is: on PostgreSQL one writes beside this process, and is not noticed.
+        Only for what an archive run leaves as it is: on PostgreSQL one writes next to this process, and is not noticed.
         """
         key = (work, args, tuple(sorted(kwargs.items())))
         token = self._database.token()

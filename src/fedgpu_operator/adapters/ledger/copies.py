@@ -30,9 +30,9 @@ PAGES_AT_ONCE = 4_096
 
 
 def backup(location: str, file: Path, note: Note = silent) -> Copied:
-    """Copy the ledger at `location` into a new file, beside whoever writes it, and verify the copy.
+    """Copy the ledger at `location` into a new file while others write to it, and verify the copy.
 
-    The copy is of one moment. It is written beside `file` and gets its name when it is complete and synced to the disk.
+    The copy is of one moment. It lies next to `file` and gets its name when it is complete and synced to the disk.
     Raises ConfigurationError if the file exists or its folder does not, and LedgerError if reading or writing fails. A
     ledger that is not sound is copied all the same: the audit in the answer says so.
     """
@@ -250,7 +250,7 @@ def _sync(part: Path) -> None:
 
 @contextmanager
 def _removed_unless_done(part: Path) -> Iterator[None]:
-    """Remove the unfinished copy, and what SQLite keeps beside it; after success it has its own name."""
+    """Remove the unfinished copy, and what SQLite keeps next to it; after success it has its own name."""
     try:
         yield
     finally:

@@ -59,9 +59,9 @@ class Database:
         self._generation = 0
         self._version: object = None
         self._link: DBAPIConnection | None = None
-        self._said = threading.local()
+        self._local = threading.local()
         for engine in {reads, writes} - {None}:
-            event.listen(engine, "before_cursor_execute", self._hear)
+            event.listen(engine, "before_cursor_execute", self._record)
         if writes is not None:
             event.listen(writes, "connect", self._on_connect)
 
@@ -108,7 +108,7 @@ class Database:
         return database
 
     @classmethod
-    def beside(cls, location: str | Path, *, wait: float = 10.0) -> Database:
+    def for_archiving(cls, location: str | Path, *, wait: float = 10.0) -> Database:
         """Open a ledger to archive it, whether an operator has it or not.
 
         Raises ConfigurationError if it cannot be reached, is not of the present schema, or is being archived.
@@ -181,7 +181,7 @@ class Database:
         """
         if self._writes is None:
             raise LedgerError(f"the ledger {self._name} was opened to be read only")
-        with self._writing, self._heard() as statements:
+        with self._writing, self._recording() as statements:
             try:
                 return self._together(self._writes, works)
             except _TransactionEndedError:
@@ -192,7 +192,7 @@ class Database:
 
     def read(self, work: Callable[[Connection], T]) -> tuple[T, frozenset[str]]:
         """Run `work` on one consistent snapshot; what it returns, and the tables that it read."""
-        with self._heard() as statements, self._ledger_errors(), self._reads.begin() as connection:
+        with self._recording() as statements, self._ledger_errors(), self._reads.begin() as connection:
             answer = work(connection)
         return answer, frozenset().union(*map(tables_read, statements))
 
@@ -245,13 +245,13 @@ class Database:
         with self._ledger_errors(), writes.begin() as connection:
             self._links.check()
             self._look_for_others()
-            self._alone, self._said.ran = True, False
+            self._alone, self._local.ran = True, False
             try:
                 found = [self._run(connection, work, single=len(works) == 1) for work in works]
             finally:
                 self._alone = False
             # The driver commits nothing without an error if there is no transaction, and PostgreSQL a failed one.
-            if self._said.ran and not _in_transaction(connection):
+            if self._local.ran and not _in_transaction(connection):
                 raise LedgerError("the database ended the transaction by itself: nothing of it is kept")
             return found
 
@@ -307,20 +307,20 @@ class Database:
         self._generation += 1
 
     @contextmanager
-    def _heard(self) -> Iterator[set[str]]:
+    def _recording(self) -> Iterator[set[str]]:
         """The statements that this thread runs meanwhile."""
         statements: set[str] = set()
-        self._said.statements = statements
+        self._local.statements = statements
         try:
             yield statements
         finally:
-            self._said.statements = None
+            self._local.statements = None
 
-    def _hear(
+    def _record(
         self, _connection: Connection, _cursor: object, statement: str, _values: object, _context: object, _many: bool
     ) -> None:
-        self._said.ran = True
-        statements: set[str] | None = getattr(self._said, "statements", None)
+        self._local.ran = True
+        statements: set[str] | None = getattr(self._local, "statements", None)
         if statements is not None:
             statements.add(statement)
 

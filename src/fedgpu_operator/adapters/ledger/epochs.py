@@ -359,7 +359,7 @@ def _store_parts(connection: Connection, number: int, draft: EpochDraft) -> None
 def _stored(connection: Connection, number: int) -> Epoch:
     found = epoch(connection, number)
     if found is None:
-        raise LedgerError(f"there is no epoch {number} in the ledger")
+        raise LedgerError(f"epoch {number} not found in the ledger")
     return found
 
 
@@ -394,7 +394,7 @@ def bound(connection: Connection) -> BoundEscrow | None:
 
 
 def named_in(manifest: bytes) -> BoundEscrow | None:
-    """The escrow that an epoch's manifest names; None where it names none that can be read."""
+    """The escrow that an epoch's manifest names; None if it names none that can be read."""
     try:
         told = json.loads(manifest)
         return BoundEscrow(int(told["chainId"]), str(told["escrow"]))

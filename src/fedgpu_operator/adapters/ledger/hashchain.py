@@ -39,7 +39,7 @@ MUTABLE: dict[str, frozenset[str]] = {
     receipts.name: frozenset(),
     usage_records.name: frozenset(),
 }
-"""Columns that a chain does not bind, by table, beside `position` and `hash` themselves."""
+"""Columns that a chain does not bind, by table, in addition to `position` and `hash`."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     table.name: tuple(
@@ -85,20 +85,20 @@ def row_hash(before: bytes, chain: str, position: int, fields: Sequence[Field]) 
     return sha256(before + canonical(chain, position, fields)).digest()
 
 
-def append(connection: Connection, table: Table, rows: Iterable[Sequence[Field]], **beside: Field) -> None:
+def append(connection: Connection, table: Table, rows: Iterable[Sequence[Field]], **unbound: Field) -> None:
     """Insert rows, in this order, at the end of their table's chain.
 
-    Each has the values of COLUMNS[table]; `beside` are columns that the chain does not bind, the same for every row.
+    Each has the values of COLUMNS[table]; `unbound` are columns that the chain does not bind, the same for every row.
     """
     began, last = _end(connection, table.name)
     length, left = began, iter(rows)
-    insertion = Insertion(connection, table, [*COLUMNS[table.name], "position", "hash", *beside])
+    insertion = Insertion(connection, table, [*COLUMNS[table.name], "position", "hash", *unbound])
     while chunk := list(islice(left, ROWS_AT_ONCE)):
         values: list[tuple[Field, ...]] = []
         for row in chunk:
             length += 1
             last = row_hash(last, table.name, length, row)
-            values.append((*row, length, last, *beside.values()))
+            values.append((*row, length, last, *unbound.values()))
         insertion.run(values)
     if length > began:
         connection.execute(
@@ -150,5 +150,5 @@ class Insertion:
 def _end(connection: Connection, chain: str) -> tuple[int, bytes]:
     row = connection.execute(select(chain_heads).where(chain_heads.c.chain == chain)).one_or_none()
     if row is None:
-        raise LedgerError(f"the ledger has lost the head of {chain}: run `fedgpu ledger verify`")
+        raise LedgerError(f"the head of the hash chain {chain} is missing in the ledger: run `fedgpu ledger verify`")
     return row.length, row.hash

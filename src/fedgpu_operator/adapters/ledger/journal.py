@@ -22,12 +22,12 @@ BOOKS = (postings, opening_balances)
 def post(
     connection: Connection, positions: Sequence[Position], at: datetime, *, block: int | None = None
 ) -> tuple[Posting, ...]:
-    """Append the entries that lead from the last positions to these; none where nothing changed.
+    """Append the entries that lead from the last positions to these; none if nothing changed.
 
     Positions of an older block than the newest posted say nothing new and change nothing. Raises LedgerError where
     one that can only rise has fallen.
     """
-    # One statement each: an archive run beside this one moves postings to opening balances between two statements.
+    # One statement each: an archive run next to this one moves postings to opening balances between two statements.
     newest = connection.execute(_greatest(postings.c.block, opening_balances.c.block)).scalar_one()
     if block is not None and newest is not None and block < newest:
         return ()

@@ -146,7 +146,7 @@ def writing(url: URL, name: str, wait: float, *, bounded: bool = False) -> Engin
 
 
 def archiving(url: URL, name: str, wait: float) -> Engine:
-    """A connection that writes beside the operator: only what no operator writes, and of one moment.
+    """A connection that writes next to the operator: only what no operator writes, and of one moment.
 
     Two archive runs exclude each other by a lock of their own; raises ConfigurationError while there is another one.
     """

@@ -1,4 +1,4 @@
-"""Price history as functions of one connection: every point enters its minute, its hour and its day at once."""
+"""Price history as functions of one connection: every point enters its minute, its hour and its day together."""
 
 from __future__ import annotations
 

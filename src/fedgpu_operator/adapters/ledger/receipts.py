@@ -20,9 +20,9 @@ from fedgpu_operator.errors import LedgerError
 def append_receipt(
     connection: Connection, receipt: Receipt, provider_signature: bytes, meter_signature: bytes, at: datetime
 ) -> bool:
-    """Append a receipt; False where the same statement of the pair is held already, whatever its signatures.
+    """Append a receipt; False if the same statement of the pair is held already, whatever its signatures.
 
-    Raises LedgerError where its cumulative or its period end is below one that is held, or where the two are held with
+    Raises LedgerError if its cumulative or its period end is below one that is held, or if the two are held with
     another usage root.
     """
     theirs = select(receipts).where(
@@ -34,12 +34,12 @@ def append_receipt(
     if same is not None:
         if _signed(same).receipt == receipt:
             return False
-        raise LedgerError(f"the receipt over {_said(receipt)} is held with another usage root")
+        raise LedgerError(f"the receipt over {_described(receipt)} is held with another usage root")
     newest = connection.execute(
         theirs.order_by(receipts.c.cumulative.desc(), receipts.c.period_end.desc()).limit(1)
     ).one_or_none()
     if newest is not None and (receipt.cumulative < newest.cumulative or receipt.period_end < newest.period_end):
-        raise LedgerError(f"receipts only rise: {_said(receipt)} after {_said(_signed(newest).receipt)}")
+        raise LedgerError(f"receipts only rise: {_described(receipt)} after {_described(_signed(newest).receipt)}")
     row: tuple[Field, ...] = (
         receipt.tenant,
         receipt.provider,
@@ -79,7 +79,7 @@ def _signed(row: Row[Any]) -> CountersignedReceipt:
     return CountersignedReceipt(receipt, row.provider_signature, row.meter_signature, row.at)
 
 
-def _said(receipt: Receipt) -> str:
+def _described(receipt: Receipt) -> str:
     return f"{receipt.cumulative} µUSD of {receipt.tenant} to {receipt.provider} up to {receipt.period_end}"
 
 

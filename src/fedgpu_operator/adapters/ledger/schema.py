@@ -483,6 +483,6 @@ def _version(connection: Connection, name: str) -> int | None:
     if not tables:
         return None
     if not {schema_version.name, attempts.name} <= tables:
-        raise ConfigurationError(f"{name} is a database, but no fedgpu ledger; name another one")
+        raise ConfigurationError(f"the database {name} is not a fedgpu ledger: name another one")
     version: int = connection.execute(select(schema_version.c.version)).scalar_one()
     return version

@@ -35,16 +35,16 @@ READ_ONLY_PRAGMAS = (f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}", "PRAGMA query_o
 
 
 def path_of(text: str, *, must_exist: bool) -> Path:
-    """The file that is meant; ConfigurationError where it could not keep money, or is not there though it must be."""
+    """The file that is meant; ConfigurationError if it could not keep money, or is not there though it must be."""
     if not text or text == ":memory:" or text.startswith("file:"):
         raise ConfigurationError(
             "the ledger must be a file: a ledger in memory would forget every payment at the first restart"
         )
     path = Path(text)
     if not path.parent.is_dir():
-        raise ConfigurationError(f"the ledger's directory {path.parent} does not exist")
+        raise ConfigurationError(f"ledger directory not found: {path.parent}")
     if must_exist and not path.is_file():
-        raise ConfigurationError(f"there is no ledger at {path}")
+        raise ConfigurationError(f"ledger file not found: {path}")
     return path
 
 
@@ -69,7 +69,7 @@ def _engine(path: Path, *, read_only: bool, begin: str, **pool: int) -> Engine:
     if read_only:
         database, query = f"file:{quote(str(path))}", {"mode": "ro", "uri": "true"}
         if not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
-            # Even a reader of a WAL file writes beside it; on a medium that cannot be written nothing can change.
+            # Even a reader of a WAL file writes next to it; on a medium that cannot be written nothing can change.
             query["immutable"] = "1"
     # isolation_level None hands BEGIN to us: the driver's own would start writers as readers and then fail to upgrade.
     made = create_engine(

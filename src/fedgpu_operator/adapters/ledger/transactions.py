@@ -117,10 +117,10 @@ def intents(connection: Connection, *, sender: str | None = None, open_only: boo
 
 
 def intent_of(connection: Connection, number: int) -> Intent:
-    """One intent; LedgerError where there is none of that number."""
+    """One intent; LedgerError if there is none of that number."""
     row = connection.execute(select(chain_intents).where(chain_intents.c.id == number)).one_or_none()
     if row is None:
-        raise LedgerError(f"there is no intent {number} in the ledger")
+        raise LedgerError(f"intent {number} not found in the ledger")
     return _intent(row)
 
 

@@ -38,8 +38,11 @@ READING = COLUMNS[usage_records.name]
 AT = READING.index("observed_at")
 MOVING = (*READING[1:], "checkpoint_sequence", "checkpoint_at", "hash", "unsealed")
 """Columns of a live row that a reading or a usage checkpoint sets; `uncovered` follows from them."""
-LEASES_AT_ONCE = 500
-"""Leases that are read together: far below the number of parameters that any engine takes."""
+KEYS_AT_ONCE = 500
+"""Leases, or keys of another table, in one query: far below the number of parameters that any engine takes."""
+
+
+# ---------------------------------------------------------------- live rows and their checkpoints
 
 
 def live_hash(reading: Sequence[Any], checkpoint_at: int) -> bytes:
@@ -92,8 +95,10 @@ def seal_live(connection: Connection, *which: ColumnElement[bool]) -> int:
 def chunks(keys: Iterable[T]) -> list[list[T]]:
     """Leases, or keys of another table, by as many as one query takes."""
     names = list(keys)
-    return [names[begin : begin + LEASES_AT_ONCE] for begin in range(0, len(names), LEASES_AT_ONCE)]
+    return [names[begin : begin + KEYS_AT_ONCE] for begin in range(0, len(names), KEYS_AT_ONCE)]
 
+
+# ---------------------------------------------------------------- what each pair owes
 
 PAIR = (attempts.c.tenant, attempts.c.provider, attempts.c.tenant_wallet, attempts.c.provider_wallet)
 """What the books are kept by, as columns of an attempt."""
@@ -181,6 +186,8 @@ def _sums(change: PairChange, before: Row[Any] | None = None) -> dict[str, objec
     return sums | {name: str(sums[name]) for name in ("numerator", "gpu_seconds")}
 
 
+# ---------------------------------------------------------------- what is taken, and what contradicts
+
 CHECKPOINT = timedelta(minutes=15)
 """The longest that usage of a running lease stands in its live row alone, by the readings' own instants.
 
@@ -227,7 +234,9 @@ class _Lease:
         at = bisect_left(held, (sequence,))
         above = held[at]
         if above[0] == sequence:
-            return None if above == facts else f"usage of {self.name}: {_said(facts)} contradicts {_said(above)}"
+            return (
+                None if above == facts else f"usage of {self.name}: {_described(facts)} contradicts {_described(above)}"
+            )
         return _rises(self.name, held[at - 1] if at else None, facts, above)
 
     @property
@@ -290,7 +299,7 @@ def record_many(connection: Connection, records: Sequence[UsageRecord]) -> BulkR
     by_lease = groupby(sorted(records, key=_order), key=attrgetter("lease_name"))
     appended = known = 0
     refused: list[RefusedUsage] = []
-    while batch := {lease: list(theirs) for lease, theirs in islice(by_lease, LEASES_AT_ONCE)}:
+    while batch := {lease: list(theirs) for lease, theirs in islice(by_lease, KEYS_AT_ONCE)}:
         leases = _leases(connection, batch)
         for name, theirs in batch.items():
             lease = leases.get(name)
@@ -384,9 +393,9 @@ def _held(connection: Connection, leases: Collection[str]) -> dict[str, list[Fig
 def _rises(lease: str, below: Figures | None, facts: Figures, above: Figures | None) -> str | None:
     """Why the figure does not fit between its neighbours; None if it does."""
     if below is not None and below[1] > facts[1]:
-        return f"usage of {lease} only rises: {_said(facts)} after {_said(below)}"
+        return f"usage of {lease} only rises: {_described(facts)} after {_described(below)}"
     if above is not None and above[1] < facts[1]:
-        return f"usage of {lease} only rises: {_said(facts)} before {_said(above)}"
+        return f"usage of {lease} only rises: {_described(facts)} before {_described(above)}"
     return None
 
 
@@ -398,7 +407,7 @@ def _facts(record: UsageRecord) -> Figures:
     return record.sequence, record.gpu_seconds, stamp(record.observed_at)
 
 
-def _said(facts: Figures) -> str:
+def _described(facts: Figures) -> str:
     sequence, gpu_seconds, at = facts
     return f"{gpu_seconds} gpu-seconds at {sequence}, seen at {instant(at).isoformat()},"
 
@@ -425,16 +434,12 @@ def _record(row: Row[Any]) -> UsageRecord:
 
 
 def dispute_usage(connection: Connection, dispute: UsageDispute) -> bool:
-    """Keep a dispute; False where it is held already, LedgerError where it is held with other figures or is an old one.
+    """Keep a dispute; False if it is held already, LedgerError if it is held with other figures or is an old one.
 
     An open dispute of an earlier reading of the lease is superseded: usage is cumulative.
     """
-    if (
-        dispute.lease_name
-        not in connection.execute(
-            select(attempts.c.lease_name).where(attempts.c.lease_name == dispute.lease_name)
-        ).scalars()
-    ):
+    opened = select(attempts.c.attempt).where(attempts.c.lease_name == dispute.lease_name)
+    if connection.execute(opened).one_or_none() is None:
         raise LedgerError(f"no attempt was opened for lease {dispute.lease_name}")
     held = {d.sequence: d for d in disputes_of(connection, lease_name=dispute.lease_name)}
     same = held.get(dispute.sequence)
@@ -477,7 +482,7 @@ def rule_usage_dispute(
     if dispute.state is not UsageDisputeState.OPEN:
         raise LedgerError(f"the dispute of reading {sequence} of {lease_name} is {dispute.state} for good")
     if state not in (UsageDisputeState.GRANTED, UsageDisputeState.REFUSED):
-        raise LedgerError(f"a ruling grants or refuses; {state} is none")
+        raise LedgerError(f"a usage dispute is ruled Granted or Refused, not {state}")
     connection.execute(
         update(usage_disputes)
         .where(usage_disputes.c.lease_name == lease_name, usage_disputes.c.sequence == sequence)
@@ -513,6 +518,9 @@ def disputes_of(
         )
         for row in connection.execute(query)
     )
+
+
+# ---------------------------------------------------------------- as methods of a ledger
 
 
 class SqlUsage(Calls):

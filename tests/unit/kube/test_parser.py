@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgpu_operator.adapters.kube import parsing
-from fedgpu_operator.adapters.kube.parsing import (
+from fedgpu_operator.adapters.kube import parser
+from fedgpu_operator.adapters.kube.parser import (
     INLINE_BYTES,
     PIECE_BYTES,
     PageReader,
@@ -120,14 +120,14 @@ def test_of_a_page_only_what_is_kept_takes_memory() -> None:
 def test_the_text_of_a_large_object_is_read_twice_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not complete is tried again when it has doubled: else a megabyte in small pieces would take for ever."""
     read = 0
-    decode = parsing._DECODER.raw_decode
+    decode = parser._DECODER.raw_decode
 
     def counted(text: str, at: int = 0) -> tuple[object, int]:
         nonlocal read
         read += len(text) - at
         return decode(text, at)
 
-    monkeypatch.setattr(parsing._DECODER, "raw_decode", counted)
+    monkeypatch.setattr(parser._DECODER, "raw_decode", counted)
     body = page_of('{"a": [1' + ",[]" * (MIB // 4) + "]}")
     assert len(parse_page(body, READING, 1000).items) == 1
     assert read < 4 * len(body)
