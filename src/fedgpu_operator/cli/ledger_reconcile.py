@@ -69,27 +69,23 @@ async def _reconciled(
     target: TargetOptions, location: str, losses: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[Gap, ...], tuple[Gap, ...]]:
     """What was put back in words, the gaps that were accepted as lost, and those that are left."""
-    from fedgpu_operator.adapters.clock import SystemClock
     from fedgpu_operator.adapters.kube.connect import connect
     from fedgpu_operator.adapters.ledger import SqlLedger
-    from fedgpu_operator.adapters.metrics import PrometheusMetrics
-    from fedgpu_operator.hub.services.billing import UsageBiller
-    from fedgpu_operator.hub.services.recovery import Reconciler, accept
-    from fedgpu_operator.hub.services.signatures import UsageVerifier
-    from fedgpu_operator.settlement.typeddata import hub_domain
+    from fedgpu_operator.bootstrap.factory import Factory
+    from fedgpu_operator.hub.services.recovery import accept
+    from fedgpu_operator.settings import Settings
 
     hub = await connect(target.context)
     try:
         async with await SqlLedger.open(location, upgrade=False) as books:
-            place, clock = await _place(hub, target), SystemClock()
+            place = await _place(hub, target)
             gaps = await _gaps(hub, books, target, place)
             known = {gap.id for gap in gaps}
             if unknown := sorted(set(losses) - known - {ALL}):
                 raise ConfigurationError(f"--accept-loss {unknown[0]}: no such gap; `fedgpu ledger check` lists them")
-            verifier = UsageVerifier(hub_domain(place.chain_id, place.escrow) if place is not None else None)
-            biller = UsageBiller(hub, books, clock, PrometheusMetrics(), verifier)
             taken = known if ALL in losses else set(losses)
-            repair = await Reconciler(hub, books, clock, biller).repair(gaps, taken)
+            factory = Factory(Settings.from_env({}), hub, books, place=place)
+            repair = await factory.reconciler().repair(gaps, taken)
             left = await _gaps(hub, books, target, place)
             # An attempt that is put back without proof leaves its usage: that is lost with it.
             lost = tuple(gap for gap in left if gap.id in taken or ALL in losses)
