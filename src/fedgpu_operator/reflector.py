@@ -313,13 +313,13 @@ class Reflector(Generic[T]):
         self._changed(key, gone.value, None)
 
 
-class ToldReflector(Reflector[T]):
-    """A Reflector whose events come from somebody else's watch, by `told`; what that one loses, the next list shows.
+class PolledReflector(Reflector[T]):
+    """A Reflector that lists again and again; between two lists, `deliver` takes the events of another watch.
 
     Events of different objects come in any order, and there may be none for what vanished while nobody watched. So
-    only a list says how far everything is known: it is repeated every `every` seconds, and an event counts if it is
-    newer than the last list. What has been told to be deleted since then does not come back with an older answer, event
-    or list. What is held is as old as the last list that succeeded, whatever is told.
+    only a list, every `every` seconds, shows how far everything is known, and an event counts if it is newer than the
+    last one. What was delivered as deleted since then does not come back with an older answer, event or list. What is
+    held is as old as the last list that succeeded, whatever is delivered.
     """
 
     def __init__(
@@ -345,10 +345,10 @@ class ToldReflector(Reflector[T]):
         if self.silence() > patience:
             raise self._trouble or UnreachableError(f"no list of {self.kind.plural} for {self.silence():.0f} s")
 
-    def told(self, obj: JSONObject, *, deleted: bool) -> None:
+    def deliver(self, obj: JSONObject, *, deleted: bool) -> None:
         """Take an event: the object as it is, or as it was at last."""
         key, version = _key(obj), _version(obj)
-        if version <= self._seen or self._is_gone(key, version) or not self._synced.is_set():
+        if version <= self._seen or self._is_gone(key, version):
             return
         if deleted:
             self._gone[key] = version

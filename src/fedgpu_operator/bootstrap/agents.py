@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class PushAgent:
     """An agent with what it was started from."""
 
     agent: Agent
@@ -59,7 +59,7 @@ class AgentSupervisor:
         self._settings = settings
         self._hub_uid = hub_uid
         self._reserved = frozenset(address.lower() for address in reserved)
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, PushAgent] = {}
         self._winding_down: set[str] = set()
         self._budgets: dict[str, Budget] = {}
         self.refusals: dict[str, InvalidResourceError] = {}
@@ -104,7 +104,7 @@ class AgentSupervisor:
         await asyncio.gather(*(self._end(name) for name in list(self._running)))
 
     async def _keep_apart(self, provider: GPUProvider, owners: Mapping[SecretKey, str]) -> None:
-        """`_follow`, with whatever goes wrong in it told of this provider and kept from all others."""
+        """`_follow`; whatever fails in it is reported on this provider and stops no other."""
         name = provider.metadata.name
         try:
             await self._follow(provider, owners)
@@ -118,7 +118,7 @@ class AgentSupervisor:
             self._hinder(name, f"unexpected {type(error).__name__}; the operator's log has more")
 
     def _hinder(self, name: str, why: str) -> None:
-        """Trouble that says nothing about the provider's spec: an agent that runs goes on, and speaks for itself."""
+        """A failure that is not the spec's: an agent that runs goes on, and reports for itself."""
         if name not in self._running:
             self._refuse(name, InvalidResourceError("AgentNotStarted", why))
 
@@ -232,7 +232,7 @@ class AgentSupervisor:
         )
         agent = Agent(name, self._hub, member, settings, self._clock, signing)
         task = asyncio.create_task(agent.run(), name=f"agent-{name}")
-        self._running[name] = Running(agent, member, task, made_of, provider.metadata.uid)
+        self._running[name] = PushAgent(agent, member, task, made_of, provider.metadata.uid)
         log.info("agent of provider %s started", name)
 
     async def _end(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether what the operator needs answers: the ledger and the hub's API server are asked every few seconds."""
+"""Readiness: pings the ledger and the hub's API server every few seconds."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ OLDEST_SECONDS: Final = 3 * (PING_SECONDS + ANSWER_SECONDS)
 
 
 class Pingable(Protocol):
-    """What can be asked whether it answers."""
+    """What answers a ping."""
 
     async def ping(self, seconds: float) -> None:
-        """Raises LedgerError where no answer comes within that time."""
+        """Raises LedgerError if no answer comes within that time."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """When something was asked, by the monotonic clock, and why it is not ready; empty where it answered."""
+class PingResult:
+    """When something was pinged, by the monotonic clock, and why it is not ready; empty if it answered."""
 
     at: float
     why: str
@@ -40,7 +40,7 @@ class HealthCheck:
 
     def __init__(self, kube: Kube, ledger: Pingable, clock: Callable[[], float] = time.monotonic) -> None:
         self._kube, self._ledger, self._clock = kube, ledger, clock
-        self._looks: dict[str, Look] = {}
+        self._looks: dict[str, PingResult] = {}
 
     async def pass_once(self) -> float | None:
         """Ask both at the same time."""
@@ -71,4 +71,4 @@ class HealthCheck:
             why = f"no answer within {ANSWER_SECONDS:g} s"
         except FedGPUError as error:
             why = f"{error.reason}: {error}"
-        self._looks[part] = Look(self._clock(), why)
+        self._looks[part] = PingResult(self._clock(), why)

@@ -24,7 +24,7 @@ GROUP: Final = "fedgpu.placement"
 def load_plugins(names: Sequence[str]) -> Plugins:
     """The built-in rules and those of the entry points with these names, in the order given; no other is imported.
 
-    Raises ConfigurationError where one is not installed, cannot be imported, is no rule, clashes with another in a
+    Raises ConfigurationError if one is not installed, cannot be imported, is no rule, clashes with another in a
     name or reason, or fails on a plain job and offer.
     """
     if not names:

@@ -147,9 +147,9 @@ async def _signer(settings: SignerSettings, ca_file: Path | None) -> Signer:
 
 
 async def load_meter(chain: ChainSettings, settler: str) -> LocalSigner | None:
-    """The signer with the METER role; None where no key file is set, and then no receipt is made.
+    """The signer with the METER role; None if no key file is set, and then no receipt is made.
 
-    Raises ConfigurationError where the key is that of `settler`: one key that both meters and settles could show a
+    Raises ConfigurationError if the key is that of `settler`: one key that both meters and settles could show a
     receipt for whatever it posted.
     """
     if chain.meter_key_file is None:

@@ -94,11 +94,11 @@ class System:
         await self.kube.close()
 
 
-async def build(settings: Settings, changed: Changed, *, told: Collection[type[Resource]] = ()) -> System:
+async def build(settings: Settings, changed: Changed, *, polled: Collection[type[Resource]] = ()) -> System:
     """Connect and check everything; raises ConfigurationError or ChainMismatchError if it can never work.
 
-    `changed` is called for each change of what is held of the hub; `told` are the kinds of which `HoldingKube.told`
-    will be called with the events.
+    `changed` is called for each change of what is held of the hub; `polled` are the kinds whose events
+    are delivered to `HoldingKube.deliver`.
     """
     async with AsyncExitStack() as opened:
         kube = await connect()
@@ -114,7 +114,7 @@ async def build(settings: Settings, changed: Changed, *, told: Collection[type[R
             escrow = access.escrow
             await ledger.bind(escrow.chain_id, escrow.escrow)
             await _publish(kube, settings.namespace, Published(hub_uid, escrow.chain_id, escrow.escrow))
-        held = HoldingKube(kube, KINDS, changed, told=told, every=settings.resync_seconds)
+        held = HoldingKube(kube, KINDS, changed, polled=polled, every=settings.resync_seconds)
         system = System.of(Factory(settings, held, ledger, hub_uid=hub_uid, access=access), held, ledger)
         system.metrics.follow(held.silences())
         opened.pop_all()
@@ -125,7 +125,7 @@ async def _publish(kube: Kube, namespace: str, known: Published) -> None:
     try:
         await publish(kube, namespace, known)
     except (ForbiddenError, NotFoundError) as error:
-        raise ConfigurationError(f"the operator cannot say in its namespace where it settles: {error}") from error
+        raise ConfigurationError(f"cannot publish the escrow in the operator's namespace: {error}") from error
 
 
 async def _check_hub(kube: Kube) -> str:

@@ -34,7 +34,7 @@ class ObjectChange(Generic[R]):
 
     @property
     def replaced(self) -> bool:
-        """Whether there was none, is none any more, or is another one of the same name."""
+        """Whether it was created, deleted, or replaced by another object of the same name."""
         return self.before is None or self.after is None or self.before.metadata.uid != self.after.metadata.uid
 
     @property
@@ -47,7 +47,7 @@ Handler: TypeAlias = Callable[[System, ObjectChange[R]], None]
 
 HANDLERS: Final[dict[str, Handler[Any]]] = {}
 """By plural."""
-TOLD: Final[list[type[Resource]]] = []
+KOPF_KINDS: Final[list[type[Resource]]] = []
 """Kinds whose events Kopf's watch delivers."""
 
 
@@ -55,7 +55,7 @@ def by_kopf(kind: type[R]) -> Callable[[Handler[R]], Handler[R]]:
     """Register a handler of a kind that Kopf watches."""
 
     def register(handler: Handler[R]) -> Handler[R]:
-        TOLD.append(kind)
+        KOPF_KINDS.append(kind)
 
         @kopf.on.event(GROUP, VERSION, kind.info.plural, id=f"{handler.__module__}.{handler.__name__}")
         @mapped
@@ -63,7 +63,7 @@ def by_kopf(kind: type[R]) -> Callable[[Handler[R]], Handler[R]]:
             system: System | None = memo.process.system
             if system is not None:
                 obj = cast("JSONObject", event["object"])
-                system.kube.told(kind, obj, deleted=event["type"] == "DELETED")
+                system.kube.deliver(kind, obj, deleted=event["type"] == "DELETED")
 
         return by_watch(kind)(handler)
 

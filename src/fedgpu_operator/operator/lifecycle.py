@@ -14,7 +14,7 @@ from fedgpu_operator.adapters.kube.connect import own_configuration
 from fedgpu_operator.bootstrap import System, build
 from fedgpu_operator.domain.text import clean
 from fedgpu_operator.errors import ConfigurationError, FedGPUError
-from fedgpu_operator.operator.changes import TOLD, ObjectChange, dispatch
+from fedgpu_operator.operator.changes import KOPF_KINDS, ObjectChange, dispatch
 from fedgpu_operator.operator.outcomes import mapped
 from fedgpu_operator.settings import Settings
 
@@ -36,7 +36,7 @@ class Process:
         """Build and start the system; raises what `build` raises, after which it may be tried again."""
         try:
             # Before the first watch, so that its first list, too, finds whom to call.
-            system = await build(self.settings, self._changed, told=TOLD)
+            system = await build(self.settings, self._changed, polled=KOPF_KINDS)
         except FedGPUError as error:
             self._starting = f"the operator cannot start: {error.reason}: {error}"
             raise

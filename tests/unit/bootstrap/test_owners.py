@@ -15,7 +15,7 @@ from fedgpu_operator.agent import Signing
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, AWAITS_ANNOTATION, WITHDRAWN, GPUProvider
 from fedgpu_operator.bootstrap import agents
-from fedgpu_operator.bootstrap.agents import AgentSupervisor, Running
+from fedgpu_operator.bootstrap.agents import AgentSupervisor, PushAgent
 from fedgpu_operator.hub.loops.providers import ProviderLoop
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.settings import Settings
@@ -42,7 +42,7 @@ class Supervisor(AgentSupervisor):
 
     def _start(self, provider: GPUProvider, member: KubeClient, signing: Signing | None, made_of: str) -> None:
         agent: Any = Idle()
-        self._running[provider.metadata.name] = Running(agent, member, agent.task, made_of, provider.metadata.uid)
+        self._running[provider.metadata.name] = PushAgent(agent, member, agent.task, made_of, provider.metadata.uid)
 
     @property
     def on(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.errors import ForbiddenError, GoneError, KubeError, UnreachableError
 from fedgpu_operator.ports import JOBS, Listed, ResourceType, WatchEvent
-from fedgpu_operator.reflector import Reflector, ToldReflector
+from fedgpu_operator.reflector import PolledReflector, Reflector
 
 
 def obj(name: str, version: int, *, uid: str = "", value: int = 0) -> JSONObject:
@@ -377,14 +377,14 @@ async def test_a_list_is_read_page_by_page_and_shown_as_a_whole() -> None:
     assert shown == ["c", "b"]
 
 
-class Told(Follower):
+class Polled(Follower):
     """One whose events a test delivers, and whose lists come as fast as a test answers them."""
 
-    held: ToldReflector[int]
+    held: PolledReflector[int]
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
-        self.held = ToldReflector(
+        self.held = PolledReflector(
             server,  # type: ignore[arg-type]  # as above
             JOBS,
             lambda found: int(found["value"]),
@@ -392,14 +392,14 @@ class Told(Follower):
             every=0.01,
         )
 
-    def tell(self, found: JSONObject, *, deleted: bool = False) -> None:
-        self.held.told(found, deleted=deleted)
+    def deliver(self, found: JSONObject, *, deleted: bool = False) -> None:
+        self.held.deliver(found, deleted=deleted)
 
 
 @asynccontextmanager
-async def told(server: Server, *first: JSONObject, version: int = 10) -> AsyncIterator[Told]:
+async def polled(server: Server, *first: JSONObject, version: int = 10) -> AsyncIterator[Polled]:
     """Its first list is there, and the next one is under way until the test answers it."""
-    follower = Told(server)
+    follower = Polled(server)
     server.lists.put_nowait((list(first), str(version)))
     task = asyncio.create_task(follower.held.run())
     try:
@@ -412,36 +412,36 @@ async def told(server: Server, *first: JSONObject, version: int = 10) -> AsyncIt
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_told_events_count_if_they_are_newer_than_the_list_in_whatever_order_they_come() -> None:
-    async with told(Server(), obj("a", 3), obj("b", 4)) as follower:
-        follower.tell(obj("b", 15))
-        follower.tell(obj("a", 12))
-        follower.tell(obj("a", 11))
-        follower.tell(obj("gone", 9))
+async def test_delivered_events_count_if_they_are_newer_than_the_list_in_whatever_order_they_come() -> None:
+    async with polled(Server(), obj("a", 3), obj("b", 4)) as follower:
+        follower.deliver(obj("b", 15))
+        follower.deliver(obj("a", 12))
+        follower.deliver(obj("a", 11))
+        follower.deliver(obj("gone", 9))
         assert follower.values == [12, 15]
     assert follower.told == [("a", None, 3), ("b", None, 4), ("b", 4, 15), ("a", 3, 12)]
 
 
-async def test_a_told_deletion_is_not_undone_by_an_older_answer_event_or_list() -> None:
+async def test_a_delivered_deletion_is_not_undone_by_an_older_answer_event_or_list() -> None:
     server = Server()
-    async with told(server, obj("a", 3), obj("b", 4)) as follower:
-        follower.tell(obj("a", 20, uid="a"), deleted=True)
+    async with polled(server, obj("a", 3), obj("b", 4)) as follower:
+        follower.deliver(obj("a", 20, uid="a"), deleted=True)
         assert follower.held.put(obj("a", 18)) is None
-        follower.tell(obj("a", 19))
+        follower.deliver(obj("a", 19))
         assert follower.values == [4]
         server.lists.put_nowait(([obj("a", 3), obj("b", 14)], "15"))
         await follower.until(lambda: follower.values == [14])
         server.listing.clear()
-        follower.tell(obj("a", 25, uid="second"))
+        follower.deliver(obj("a", 25, uid="second"))
         assert follower.values == [14, 25], "another one of the same name"
-        follower.tell(obj("a", 24, uid="a"), deleted=True)
+        follower.deliver(obj("a", 24, uid="a"), deleted=True)
         assert follower.values == [14, 25], "the end of the first, told late"
 
 
 async def test_an_event_that_was_lost_costs_no_more_than_the_time_to_the_next_list() -> None:
     server = Server()
-    async with told(server, obj("a", 3), obj("b", 4)) as follower:
-        follower.tell(obj("c", 31))
+    async with polled(server, obj("a", 3), obj("b", 4)) as follower:
+        follower.deliver(obj("c", 31))
         server.lists.put_nowait(([obj("a", 22), obj("d", 23)], "30"))
         await follower.until(lambda: follower.values == [22, 23, 31])
         server.lists.put_nowait(([obj("a", 22), obj("c", 31)], "40"))
@@ -449,14 +449,14 @@ async def test_an_event_that_was_lost_costs_no_more_than_the_time_to_the_next_li
         assert ("b", 4, None) in follower.told
 
 
-async def test_what_is_told_does_not_make_an_old_list_young(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_delivered_does_not_make_an_old_list_young(monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = 0.0
     monkeypatch.setattr("fedgpu_operator.reflector.time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead))
     server = Server()
-    async with told(server, obj("a", 3)) as follower:
+    async with polled(server, obj("a", 3)) as follower:
         follower.held.check(20.0)
         ahead = 25.0
-        follower.tell(obj("a", 11))
+        follower.deliver(obj("a", 11))
         with pytest.raises(UnreachableError, match="no list of jobs for 25 s"):
             follower.held.check(20.0)
         server.lists.put_nowait(ForbiddenError("forbidden"))

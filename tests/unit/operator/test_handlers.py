@@ -17,7 +17,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.bootstrap.system import System
-from fedgpu_operator.operator.changes import HANDLERS, TOLD, ObjectChange, dispatch
+from fedgpu_operator.operator.changes import HANDLERS, KOPF_KINDS, ObjectChange, dispatch
 
 OBJECTS = Path(__file__).resolve().parents[2] / "integration" / "api" / "objects" / "minimal"
 
@@ -57,8 +57,8 @@ def test_every_kind_has_a_handler_and_every_change_of_a_new_object_wakes_a_loop(
 
 
 def test_kopf_watches_what_people_edit_and_no_kind_twice() -> None:
-    assert {kind.info.plural for kind in TOLD} == {"gpuproviders", "placementpolicies"}
-    assert len(set(TOLD)) == len(TOLD)
+    assert {kind.info.plural for kind in KOPF_KINDS} == {"gpuproviders", "placementpolicies"}
+    assert len(set(KOPF_KINDS)) == len(KOPF_KINDS)
 
 
 def test_a_loop_that_does_not_run_is_not_woken() -> None:

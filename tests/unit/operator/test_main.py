@@ -268,7 +268,7 @@ async def test_an_option_of_kopf_run_that_cannot_be_honoured_is_refused(settings
 async def test_an_event_of_kopf_is_held_before_its_handler_wakes_anybody(settings: Settings) -> None:
     """What Kopf delivers goes into what is held; that calls the handler, so no pass reads what is older."""
     heard: list[tuple[object, ...]] = []
-    kube = SimpleNamespace(told=lambda kind, obj, *, deleted: heard.append((kind, obj["metadata"]["name"], deleted)))
+    kube = SimpleNamespace(deliver=lambda kind, obj, *, deleted: heard.append((kind, obj["metadata"]["name"], deleted)))
     process = lifecycle.Process(settings)
     memo = kopf.Memo(process=process)
     event: Any = {"type": "DELETED", "object": {"metadata": {"name": "berlin"}}}

@@ -16,7 +16,7 @@ from fedgpu_operator.errors import ConfigurationError
 
 
 async def own_configuration(context: str | None = None) -> Configuration:
-    """Configuration from the pod's ServiceAccount or from KUBECONFIG, as kubectl finds it.
+    """Configuration from the pod's ServiceAccount or from KUBECONFIG, as kubectl finds it, and the environment's proxy.
 
     Raises ConfigurationError with one line where neither works.
     """
@@ -26,13 +26,15 @@ async def own_configuration(context: str | None = None) -> Configuration:
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
             kubeconfig.load_incluster_config(client_configuration=configuration)
-            return configuration
-        _require_kubeconfig()
-        # Named, since the library remembers what the environment said when it was imported.
-        named = os.environ.get("KUBECONFIG") or None
-        await kubeconfig.load_kube_config(named, context=context, client_configuration=configuration)
+        else:
+            _require_kubeconfig()
+            # Named, since the library remembers what the environment said when it was imported.
+            named = os.environ.get("KUBECONFIG") or None
+            await kubeconfig.load_kube_config(named, context=context, client_configuration=configuration)
     except (ConfigException, OSError) as error:
         raise ConfigurationError(f"cannot load a kubeconfig: {error}") from error
+    if configuration.proxy is None:
+        configuration.proxy = _proxy_of(configuration.host)
     return configuration
 
 
@@ -44,10 +46,7 @@ def _require_kubeconfig() -> None:
 
 async def connect(context: str | None = None) -> KubeClient:
     """A client for the process's own API server."""
-    configuration = await own_configuration(context)
-    if configuration.proxy is None:
-        configuration.proxy = _proxy_of(configuration.host)
-    return KubeClient(ApiClient(configuration))
+    return KubeClient(ApiClient(await own_configuration(context)))
 
 
 def _proxy_of(server: str) -> str | None:

@@ -18,7 +18,7 @@ from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.errors import ConflictError, InvalidResourceError
 from fedgpu_operator.ports import NAMESPACES, Kube, Listed, R, Reading, ResourceType, WatchEvent
 from fedgpu_operator.pulse import Pulse
-from fedgpu_operator.reflector import LONGEST_PAUSE_SECONDS, Key, Reflector, ToldReflector
+from fedgpu_operator.reflector import LONGEST_PAUSE_SECONDS, Key, PolledReflector, Reflector
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +126,8 @@ Changed: TypeAlias = Callable[[str, str, Resource | None, Resource | None], None
 class HoldingKube:
     """Implements `ports.Kube` and `ports.Holding` over another client; `run` follows the server.
 
-    Kinds in `told` are not watched: somebody else's watch delivers their events to `told`, and they are listed every
-    `every` seconds, the law more often.
+    Kinds in `polled` are not watched: they are listed every `every` seconds, the law more often, and `deliver` takes
+    their events from another watch.
     """
 
     def __init__(
@@ -136,15 +136,15 @@ class HoldingKube:
         kinds: Sequence[type[Resource]],
         changed: Changed,
         *,
-        told: Collection[type[Resource]] = (),
+        polled: Collection[type[Resource]] = (),
         every: float = LONGEST_PAUSE_SECONDS,
     ) -> None:
         self._kube = kube
         self._changed = changed
         self._made: set[str] = set()
         self._making: set[Key] = set()
-        self._told: dict[str, ToldReflector[Parsed]] = {
-            kind.info.plural: ToldReflector(
+        self._polled: dict[str, PolledReflector[Parsed]] = {
+            kind.info.plural: PolledReflector(
                 kube,
                 ResourceType.of(kind.info),
                 _parser(kind),
@@ -152,10 +152,10 @@ class HoldingKube:
                 every=min(every, _longest_pause(kind)),
                 longest_pause=_longest_pause(kind),
             )
-            for kind in told
+            for kind in polled
         }
         self._kinds: dict[str, Reflector[Parsed]] = {
-            kind.info.plural: self._told.get(kind.info.plural)
+            kind.info.plural: self._polled.get(kind.info.plural)
             or Reflector(
                 kube,
                 ResourceType.of(kind.info),
@@ -176,9 +176,9 @@ class HoldingKube:
             for plural, each in self._kinds.items():
                 group.create_task(each.run(), name=f"watch-{plural}")
 
-    def told(self, kind: type[Resource], obj: JSONObject, *, deleted: bool) -> None:
+    def deliver(self, kind: type[Resource], obj: JSONObject, *, deleted: bool) -> None:
         """Take an event of a kind that is not watched here: the object as it is, or as it was at last."""
-        self._told[kind.info.plural].told(obj, deleted=deleted)
+        self._polled[kind.info.plural].deliver(obj, deleted=deleted)
 
     def silences(self) -> dict[str, Callable[[], float]]:
         """By plural, what tells how many seconds ago the server last told us anything of that kind."""
