@@ -11,7 +11,7 @@ PYTHON ?= $(shell for each in python3.13 python3.12 python3.11 python3; do \
 
 .PHONY: help demo test lint contracts unit integration chaos e2e fmt pins clean \
 	chains orders audit bench bench-gas bench-ledger bench-signatures bench-member bench-placement bench-e2e \
-	bench-month soak chaos-settlement
+	bench-month bench-watches soak chaos-settlement
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -65,7 +65,7 @@ orders: $(VENV)/.installed ## what may happen to an attempt, in every order of t
 audit: $(VENV)/.installed ## slither, halmos, coverage, deep states and mutants of the contracts; long
 	$(BIN)/python -m hack.audit_contracts all
 
-bench: bench-gas bench-ledger bench-signatures bench-member bench-placement bench-e2e bench-month ## all benchmarks, into benchmarks/results
+bench: bench-gas bench-ledger bench-signatures bench-member bench-placement bench-e2e bench-month bench-watches ## all benchmarks, into benchmarks/results
 
 bench-gas: $(VENV)/.installed ## what settlement costs on chain, beside its rivals and the floor
 	$(BIN)/python -m benchmarks.gas
@@ -84,6 +84,9 @@ bench-placement: $(VENV)/.installed ## the placement engine beside other schedul
 
 bench-e2e: $(VENV)/.installed ## create to workload on real API servers
 	$(BIN)/python -m benchmarks.e2e
+
+bench-watches: $(VENV)/.installed ## following jobs by our own watch and by Kopf's; three minutes
+	$(BIN)/python -m benchmarks.watches
 
 bench-month: $(VENV)/.installed ## a month in the books beside the same of 32e03ab; up to 10 minutes
 	$(BIN)/python -m benchmarks.month

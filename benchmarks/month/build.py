@@ -80,9 +80,7 @@ def _environment(location: str, *, settles: bool) -> dict[str, str]:
     return {f"FEDGPU_{name}": value for name, value in {"LEDGER": location, **(chain if settles else {})}.items()}
 
 
-async def _now(
-    settings: Settings, hub: MemoryHub, clock: StepClock, ledger: SqlLedger, chain: StillChain | None
-) -> Any:
+async def _now(settings: Settings, hub: Any, clock: StepClock, ledger: SqlLedger, chain: StillChain | None) -> Any:
     from fedgpu_operator.adapters.kube.holding import HoldingKube
     from fedgpu_operator.api.registry import KINDS
     from fedgpu_operator.bootstrap.factory import Factory
