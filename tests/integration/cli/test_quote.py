@@ -19,10 +19,9 @@ from tests.integration.operator.federation import eventually
 from fedgpu_operator.adapters.kube.connect import connect
 from fedgpu_operator.cli import main
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.market import Premium
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, Offer
 from fedgpu_operator.hub.views.market import MarketDocument, QuotedOffer, publish_market
 from fedgpu_operator.lab.cluster import Cluster
 

@@ -12,10 +12,9 @@ from tests.unit.hub.world import H100, World
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.domain.running import Announced, MoveReason
 from fedgpu_operator.errors import ConflictError, KubeError
 from fedgpu_operator.hub.services import notices

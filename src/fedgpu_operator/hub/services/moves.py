@@ -16,6 +16,7 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import parse_usd
+from fedgpu_operator.domain.offer import Histogram
 from fedgpu_operator.domain.running import MAX_NOTICE, Announced, Hysteresis, Move, RunningJob
 from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
@@ -28,10 +29,9 @@ from fedgpu_operator.hub.services.writes import emit, one_of_many
 from fedgpu_operator.hub.views.jobfacts import MOVED, JobFacts, Phase, phase
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.placement import Snapshot
-from fedgpu_operator.placement.book import Histogram
-from fedgpu_operator.placement.moves import Reservations
+from fedgpu_operator.placement.moves import replan
 from fedgpu_operator.placement.registry import BUILT_IN, Plugins
-from fedgpu_operator.placement.replan import replan
+from fedgpu_operator.placement.reservations import Reservations
 from fedgpu_operator.ports import Clock, Kube, Metrics, read_back
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,10 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import Histogram, Offer, take
 from fedgpu_operator.domain.running import Announced, MoveReason
 from fedgpu_operator.hub.services.store import HubState
 from fedgpu_operator.placement import Snapshot
-from fedgpu_operator.placement.book import Histogram, take
 
 MOVE_ANNOTATION: Final = "fedgpu.dev/move"
 """On a ComputeLease: the move that was announced, as JSON; the hub alone writes it and reads it."""
