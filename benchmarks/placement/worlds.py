@@ -13,10 +13,9 @@ from random import Random
 from typing import Final
 
 from fedgpu_operator.domain.geo import locate, resolve_countries
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import ExchangeRates, Job, LatencyRule, PlacementRules, Policy
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.placement import Snapshot
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)

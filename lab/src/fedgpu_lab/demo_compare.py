@@ -11,9 +11,8 @@ from fedgpu_lab.demo_scenario import TIER, Scenario, nodes_of
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.money import MicroUSD, charge, parse_usd
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, Offer
 from fedgpu_operator.placement import Snapshot, decide
 
 EU: Final = frozenset(

@@ -191,14 +191,14 @@ class Agent:
             if known.get(lease.metadata.uid, (None, 0.0))[0] is lease
             and now - known[lease.metadata.uid][1] < self._settings.usage_interval
         }
-        newest = _newest_epochs(leases)
+        newest = _newest_fencing_epochs(leases)
         for lease in leases:
             if lease.metadata.uid in self._looked:
                 continue
             try:
                 sight = await self._watch.look(lease.metadata.name)
                 epoch = newest[lease.spec.job.uid]
-                step = await self._leases.reconcile(lease, sight, newest_epoch=epoch, look=self._watch.look)
+                step = await self._leases.reconcile(lease, sight, newest_fencing_epoch=epoch, look=self._watch.look)
                 self._looked[lease.metadata.uid] = (step.lease, now)
             except FedGPUError as trouble:
                 self._looked[lease.metadata.uid] = (lease, now)
@@ -305,7 +305,7 @@ class Agent:
 
     async def _reconcile(self, leases: list[ComputeLease], sight: Sight) -> float:
         """Every lease that changed or is due, a bounded number at a time; the trouble of one never stops another."""
-        newest = _newest_epochs(leases)
+        newest = _newest_fencing_epochs(leases)
         seen = self._rests.restless(leases, sight)
         gate, silence = asyncio.Semaphore(self._settings.concurrency), self._watch.silence()
 
@@ -313,7 +313,7 @@ class Agent:
             async with gate:
                 epoch = newest[each.lease.spec.job.uid]
                 return await self._leases.reconcile(
-                    each.lease, each.sight, newest_epoch=epoch, look=self._watch.look, silence=silence
+                    each.lease, each.sight, newest_fencing_epoch=epoch, look=self._watch.look, silence=silence
                 )
 
         results = await asyncio.gather(*map(one, seen), return_exceptions=True)
@@ -363,7 +363,7 @@ class Agent:
         self._watch.forget({meta.name for meta in live})
 
 
-def _newest_epochs(leases: Iterable[ComputeLease]) -> defaultdict[str, int]:
+def _newest_fencing_epochs(leases: Iterable[ComputeLease]) -> defaultdict[str, int]:
     """By job uid, the highest fencing epoch of its leases."""
     newest: defaultdict[str, int] = defaultdict(int)
     for lease in leases:

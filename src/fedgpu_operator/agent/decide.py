@@ -75,9 +75,9 @@ class View:
     """One lease and what the member shows of it.
 
     `job` is the lease's own Job (None when absent), `pods` are present, `gone` were seen ending and are no longer
-    there. `newest_epoch` is the highest fencing epoch among the leases of the same job. `events` is what the member
-    says about pods that it does not create, or about an image that does not come. `ever` is whether a Job of the lease
-    was ever seen there.
+    there. `newest_fencing_epoch` is the highest among the leases of the same job. `events` is what the member says
+    about pods that it does not create, or about an image that does not come. `ever` is whether a Job of the lease was
+    ever seen there.
     """
 
     lease: ComputeLease
@@ -86,7 +86,7 @@ class View:
     gone: tuple[JSONObject, ...]
     reading: UsageReading
     now: datetime
-    newest_epoch: int = 0
+    newest_fencing_epoch: int = 0
     events: str = ""
     ever: bool = False
 
@@ -216,13 +216,13 @@ def _without_job(view: View) -> LeaseDecision:
     if lease.status.workload_uid or view.all_pods or view.ever:
         # Seen once and gone: creating it again would be a second run of the same attempt.
         return _stop(view, ConditionState("False", WORKLOAD_VANISHED, "the workload was deleted on the member"))
-    if lease.spec.fencing_epoch < view.newest_epoch:
+    if lease.spec.fencing_epoch < view.newest_fencing_epoch:
         return LeaseDecision(
             verdicts={
                 "Accepted": ConditionState("False", LEASE_FENCED),
                 "Running": ConditionState("False", ConditionReason.ENDED),
                 "Failed": ConditionState(
-                    "True", LEASE_FENCED, f"a lease with fencing epoch {view.newest_epoch} exists"
+                    "True", LEASE_FENCED, f"a lease with fencing epoch {view.newest_fencing_epoch} exists"
                 ),
             },
             exit_message="a newer lease of the job exists",

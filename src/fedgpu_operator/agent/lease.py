@@ -105,7 +105,13 @@ class LeaseReconciler:
         self._readings = {uid: reading for uid, reading in self._readings.items() if uid in keep}
 
     async def reconcile(
-        self, lease: ComputeLease, sight: Sight, *, newest_epoch: int, look: Look | None = None, silence: float = 0.0
+        self,
+        lease: ComputeLease,
+        sight: Sight,
+        *,
+        newest_fencing_epoch: int,
+        look: Look | None = None,
+        silence: float = 0.0,
     ) -> Step:
         """One step, and the lease after it.
 
@@ -113,16 +119,16 @@ class LeaseReconciler:
         member. `silence` is how many seconds ago the member last told of its pods. Raises the KubeError tree:
         ConflictError means that the next pass decides again on what is then true.
         """
-        view = await self._view(lease, sight, newest_epoch, silence)
+        view = await self._view(lease, sight, newest_fencing_epoch, silence)
         decision = decide(view, self._settings)
         if look is not None and (_cleared(view) or self._ends(lease, decision)):
-            view = await self._view(lease, await look(lease.metadata.name), newest_epoch)
+            view = await self._view(lease, await look(lease.metadata.name), newest_fencing_epoch)
             decision = decide(view, self._settings)
         if decision.create:
-            return await self._start(lease, view, newest_epoch, look)
+            return await self._start(lease, view, newest_fencing_epoch, look)
         return await self._carry_out(lease, view, decision)
 
-    async def _start(self, lease: ComputeLease, view: View, newest_epoch: int, look: Look | None) -> Step:
+    async def _start(self, lease: ComputeLease, view: View, newest_fencing_epoch: int, look: Look | None) -> Step:
         """Start the workload, or find out why it may not be: adopt what there is, or end the lease as lost."""
         left = self._unsure(lease)
         if left > 0:
@@ -130,7 +136,7 @@ class LeaseReconciler:
         if self._may_start(lease):
             return await self._dispatch(lease, view.reading)
         if look is not None:
-            view = await self._view(lease, await look(lease.metadata.name), newest_epoch)
+            view = await self._view(lease, await look(lease.metadata.name), newest_fencing_epoch)
         decision = decide(view, self._settings)
         return await self._carry_out(lease, view, lost() if decision.create else decision)
 
@@ -198,7 +204,7 @@ class LeaseReconciler:
         patch = {"metadata": meta.guard(), "status": {"usage": {"signature": usage.signature}}}
         return await self._patch(lease, patch)
 
-    async def _view(self, lease: ComputeLease, sight: Sight, newest_epoch: int, silence: float = 0.0) -> View:
+    async def _view(self, lease: ComputeLease, sight: Sight, newest_fencing_epoch: int, silence: float = 0.0) -> View:
         name, uid = lease.metadata.name, lease.metadata.uid
         now = self._clock.now()
         job = _own_job(lease, sight)
@@ -214,7 +220,7 @@ class LeaseReconciler:
             gone=gone,
             reading=reading,
             now=now,
-            newest_epoch=newest_epoch,
+            newest_fencing_epoch=newest_fencing_epoch,
             ever=name in sight.ever,
         )
         about = asks_about(view, self._settings)

@@ -86,7 +86,7 @@ def terminal(pod: JSONObject) -> bool:
     return _mapping(pod, "status").get("phase") in TERMINAL
 
 
-def settled(pod: JSONObject) -> bool:
+def end_known(pod: JSONObject) -> bool:
     """Whether the last sight of a pod that is gone bounds its end: it had ended, or was told when to."""
     return terminal(pod) or bool(_mapping(pod, "metadata").get("deletionTimestamp"))
 
@@ -200,13 +200,7 @@ def _container_facts(entry: JSONObject) -> ContainerFacts:
     state = _mapping(entry, "state")
     ended = _mapping(state, "terminated")
     if ended:
-        code = ended.get("exitCode")
-        return ContainerFacts(
-            started_at=_instant(ended.get("startedAt")),
-            finished_at=_instant(ended.get("finishedAt")),
-            exit_code=code if isinstance(code, int) else None,
-            reason=str(ended.get("reason", "")),
-        )
+        return ContainerFacts(_instant(ended.get("startedAt")), _instant(ended.get("finishedAt")))
     return ContainerFacts(started_at=_instant(_mapping(state, "running").get("startedAt")))
 
 

@@ -273,7 +273,7 @@ class MemberWatch:
             raise crowded(lease)
         present = {str(pod["metadata"]["uid"]) for pod in pods}
         seen = (*self._pods_of.get(lease, {}).values(), *self._ended.get(lease, ()))
-        gone = tuple(pod for pod in seen if pod["metadata"]["uid"] not in present and podlib.settled(pod))
+        gone = tuple(pod for pod in seen if pod["metadata"]["uid"] not in present and podlib.end_known(pod))
         return Sight({lease_of(job): job for job in jobs}, {lease: tuple(pods)}, {lease: gone}, self._ever)
 
     def took(self, job: JSONObject) -> JSONObject:
@@ -308,7 +308,7 @@ class MemberWatch:
             self._pods_of.get(lease, {}).pop(uid, None)
             if not self._pods_of.get(lease):
                 self._pods_of.pop(lease, None)
-            if podlib.settled(known) and self._remembers(lease):
+            if podlib.end_known(known) and self._remembers(lease):
                 self._remember(lease, known)
         if lease in self._pods_of or lease in self._present:
             self._changed.add(lease)

@@ -28,9 +28,9 @@ from fedgpu_operator.api.base import (
 from fedgpu_operator.api.jobspec import CHECKPOINT_RULES, Checkpoint, DataSpec, LatencySpec, PodTemplate, check_law
 from fedgpu_operator.api.rules import PlacementSpec
 from fedgpu_operator.domain.faults import Retries
-from fedgpu_operator.domain.gpu import GpuNeed
 from fedgpu_operator.domain.job import ExchangeRates, Job
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
+from fedgpu_operator.domain.offer import GpuNeed
 
 ComponentName = Annotated[str, Field(min_length=1, max_length=32)]
 

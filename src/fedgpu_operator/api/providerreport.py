@@ -25,6 +25,7 @@ from fedgpu_operator.api.base import (
 )
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.settlement import Receipt
+from fedgpu_operator.domain.vantage import MAX_VANTAGES
 
 AGENT_LEASE: Final = "fedgpu-agent"
 """The one coordination Lease that an agent renews beside its report: the hub's sign of life of the member."""
@@ -111,9 +112,6 @@ class ProbeResult(Model):
     p95_ms: float = Field(ge=0, le=1e6, description="95th percentile in ms.")
     samples: int = Field(ge=1, le=1_000, description="How many round trips these figures are made of.")
     measured_at: datetime = Field(description="When the newest sample was taken.")
-
-
-MAX_VANTAGES: Final = 32
 
 
 class ReportStatus(Model):

@@ -9,13 +9,12 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.errors import ConfigurationError
 from fedgpu_operator.placement import BUILT_IN, Context, Filter, OfferTable, Plugins, Pricer
-from fedgpu_operator.placement.guard import Guard
+from fedgpu_operator.placement.registry import Guard
 
 GROUP: Final = "fedgpu.placement"
 """The entry-point group. An entry point names a Filter, a Pricer, or a sequence of them."""

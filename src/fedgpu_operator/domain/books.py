@@ -21,7 +21,7 @@ class AttemptRequest:
     `request_id` names the decision that asks (any string the caller can repeat after a crash). `tenant` is the job's
     namespace, `provider` the GPUProvider's name. `price` is µUSD per GPU-hour, frozen here; `gpus` counts all
     replicas; `run_limit` is the most seconds that can be billed. The wallets are those of the moment: what was earned
-    under them stays theirs, whatever account or provider objects say later; empty where nothing is settled on chain.
+    under them stays theirs, whatever account or provider objects say later; empty if nothing is settled on chain.
     """
 
     job_uid: str
@@ -96,7 +96,7 @@ class UsageRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttemptUsage:
-    """An attempt with its newest billed usage; sequence 0 where nothing was recorded yet."""
+    """An attempt with its newest billed usage; sequence 0 if nothing was recorded yet."""
 
     attempt: Attempt
     gpu_seconds: int
@@ -188,7 +188,7 @@ class EpochStage(StrEnum):
     ABANDONED = "Abandoned"
     """Never reached the chain: the intent was stale or the contract refused it."""
     SUPERSEDED = "Superseded"
-    """Stood on chain, but another settler's root became active before all of it was paid: the rest is settled anew."""
+    """Stood on chain, but another settler's root became active before all of it was paid: the rest is settled again."""
 
 
 @dataclass(frozen=True, slots=True)

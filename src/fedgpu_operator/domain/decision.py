@@ -39,7 +39,7 @@ class Reason(StrEnum):
 class Verdict:
     """One offer judged for one job.
 
-    `reason` is None where the offer is eligible; else a Reason, or the word of a third party's plugin. `price` and
+    `reason` is None if the offer is eligible; else a Reason, or the word of a third party's plugin. `price` and
     `effective_price` are µUSD per GPU-hour; `components` names what was added to the price (e.g.
     ``{"latency": 12000, "carbon": 3100}``, µUSD per GPU-hour).
     `latency_ms` is the estimate or measurement used, with `latency_source` ``estimate`` or ``measured`` (then

@@ -8,8 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuNeed
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
+from fedgpu_operator.domain.offer import GpuNeed
 
 
 class SelectorOperator(StrEnum):
@@ -64,7 +64,7 @@ class DataSet:
     """Data that a job reads, and the law that comes with it.
 
     It lies at `provider` (a GPUProvider: nothing has to move there) or elsewhere, in `country`. `mib` is its size;
-    `egress_per_gib` is what its host charges to read it out (µUSD per GiB), None where nobody said. `countries` and
+    `egress_per_gib` is what its host charges to read it out (µUSD per GiB), None if nobody said. `countries` and
     `excluded_countries` say where it may be processed, as in PlacementRules.
     """
 

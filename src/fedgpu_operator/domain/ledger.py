@@ -205,7 +205,7 @@ class LedgerHead:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read back what `str` wrote; ValueError where it is something else."""
+        """Read back what `str` wrote; ValueError if it is something else."""
         chains = {}
         for part in text.split(","):
             match = _HEAD.fullmatch(part)

@@ -16,7 +16,7 @@ GLOBAL: Final = "GLOBAL"
 class PricePoint:
     """One market (GPU product × region) at one moment; prices are µUSD per GPU-hour, the rest are GPUs.
 
-    `low` and `high` are the clearing interval as docs/market.md defines it; `high` is None where it has no upper end.
+    `low` and `high` are the clearing interval as docs/market.md defines it; `high` is None if it has no upper end.
     `cheapest` and `dearest` are the list prices on offer. `free` is what can be sold, `wanted` what waiting work that
     may lawfully run here asks for, `unmet` how much of that no free GPU is left for.
     """
@@ -72,7 +72,7 @@ class ProviderRecord:
 class Premium:
     """What one GPU more at an offer would save, and one less would cost, in µUSD per GPU-hour beyond the list price.
 
-    `high` is None where one less would leave waiting work without a GPU, or where there is none to take away.
+    `high` is None if one less would leave waiting work without a GPU, or where there is none to take away.
     """
 
     low: MicroUSD

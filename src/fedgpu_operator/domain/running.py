@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from fedgpu_operator.domain.job import Job
-from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD
 
 RESTART_SECONDS: Final = 120
 """What a start elsewhere is taken to cost before work goes on (pulling an image, loading weights): our assumption."""
@@ -88,7 +88,7 @@ class RunningJob:
     def released(self) -> int:
         """µUSD that the stop sets free of what the attempt may still cost."""
         unused = max(0, self.job.run_limit - self.seconds - self.warning - self.grace)
-        return self.price * self.job.gpus * unused // 3600
+        return self.price * self.job.gpus * unused // SECONDS_PER_HOUR
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def clean_line(text: str) -> str:
 def clean_all(value: Any) -> Any:
     """A value as `json.loads` makes it, with every text and every key in it clean; what is clean is not copied.
 
-    Raises RecursionError where it is nested deeper than Python's stack allows.
+    Raises RecursionError if it is nested deeper than Python's stack allows.
     """
     if isinstance(value, str):
         return clean(value)

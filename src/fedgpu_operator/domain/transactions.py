@@ -56,7 +56,7 @@ class Nonces:
 class PostedEpoch:
     """An epoch as the chain alone tells it, from the event and the input of the transaction that posted it.
 
-    `debits` is what the post asked for by tenant, in its order; None where the post went through another contract, so
+    `debits` is what the post asked for by tenant, in its order; None if the post went through another contract, so
     that the transaction's input does not show it. `skipped` are the tenants from whom nothing was taken.
     """
 

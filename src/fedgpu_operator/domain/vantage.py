@@ -35,7 +35,7 @@ def with_vantages(rule: LatencyRule, vantages: Iterable[Vantage]) -> LatencyRule
     """The rule with the vantages that stand for its origin: the one it names, else those of its region or near it.
 
     A rule that names a vantage takes its place from it.
-    Raises ValueError where the named vantage is not among `vantages`.
+    Raises ValueError if the named vantage is not among `vantages`.
     """
     known = {vantage.name: vantage for vantage in vantages}
     if rule.vantages:

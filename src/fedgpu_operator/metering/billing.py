@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from fedgpu_operator.domain.books import LeaseCover, SettlementSnapshot, UncoveredLease
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD, accrue
+from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.domain.usage import UsageReading
 
 DEFAULT_GRACE = 30
@@ -49,13 +50,7 @@ class Billed:
     """Cumulative payable gpu-seconds; `why` names the bound that was applied last where the reading was larger."""
 
     gpu_seconds: int
-    clipped: bool
     why: Clip = Clip.NONE
-
-
-def ceiling(hub: HubObservation) -> int:
-    """The most gpu-seconds that can be payable at `hub.observed_at`, whatever a member says: for budget checks."""
-    return max(hub.billed, hub.gpus * _window(hub)[0])
 
 
 def bill(reading: UsageReading, hub: HubObservation) -> Billed:
@@ -68,7 +63,7 @@ def bill(reading: UsageReading, hub: HubObservation) -> Billed:
     claimed = reading.gpu_seconds
     possible = reading.folded_gpu_seconds + sum(pod.gpus * min(pod.seconds, window) for pod in reading.pods)
     payable = min(claimed, possible, hub.gpus * window)
-    return Billed(max(payable, hub.billed), clipped=payable < claimed, why=why if payable < claimed else Clip.NONE)
+    return Billed(max(payable, hub.billed), why if payable < claimed else Clip.NONE)
 
 
 def _window(hub: HubObservation) -> tuple[int, Clip]:
@@ -85,22 +80,18 @@ def _ceil_seconds(duration: timedelta) -> int:
     return -(-duration // timedelta(seconds=1))
 
 
-Line = tuple[str, str]
-"""(tenant wallet, provider wallet)."""
-
-
 def receipt_cumulative(numerators: Iterable[int]) -> MicroUSD:
     """Σ (µUSD per GPU-hour × gpu-seconds) // 3600, once for everything that one receipt line holds."""
     return MicroUSD(sum(numerators) // SECONDS_PER_HOUR)
 
 
-def covers(snapshot: SettlementSnapshot, payable: Mapping[Line, MicroUSD]) -> tuple[LeaseCover, ...]:
+def covers(snapshot: SettlementSnapshot, payable: Mapping[Pair, MicroUSD]) -> tuple[LeaseCover, ...]:
     """Which leases an epoch pays for to the end, when its lines, by (tenant wallet, provider wallet), say `payable`.
 
     Where a line falls short of what is owed, the oldest usage is paid first and a lease that is reached only in part
     stays uncovered.
     """
-    reached: defaultdict[Line, int] = defaultdict(int)
+    reached: defaultdict[Pair, int] = defaultdict(int)
     for pair in snapshot.pairs:
         reached[pair.tenant_wallet, pair.provider_wallet] += pair.numerator
     for lease in snapshot.uncovered:

@@ -18,12 +18,10 @@ LIVE_PHASES = frozenset({"Pending", "Running"})
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """One container status; the instants are whole seconds by the member's clock, None where there is none yet."""
+    """One container status; the instants are whole seconds by the member's clock, None if there is none yet."""
 
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    exit_code: int | None = None
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

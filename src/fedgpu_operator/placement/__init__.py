@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from fedgpu_operator.placement.context import Context, OfferRefusal
+from fedgpu_operator.placement.context import Context, OfferRefusal, Snapshot
 from fedgpu_operator.placement.engine import Engine, PassResult, Placement, decide, evaluate, place
 from fedgpu_operator.placement.registry import BUILT_IN, Filter, Plugins, Pricer
-from fedgpu_operator.placement.snapshot import Snapshot
 from fedgpu_operator.placement.table import OfferTable
 
 __all__ = [

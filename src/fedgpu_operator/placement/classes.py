@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from fedgpu_operator.domain.job import Job
-from fedgpu_operator.placement.context import Context, Guards
-from fedgpu_operator.placement.guard import Guard
-from fedgpu_operator.placement.snapshot import Snapshot
+from fedgpu_operator.placement.context import Context, Guards, Snapshot
+from fedgpu_operator.placement.registry import Guard
 from fedgpu_operator.placement.table import Uids
 
 
@@ -27,6 +27,13 @@ class JobGroup:
     pricers: tuple[Hashable, ...]
     payer: str | None
 
+    @property
+    def key(self) -> Hashable:
+        """Equal exactly if judgement, words, funds and load are: the latency and policies are shown to people."""
+        job = self.ctx.job
+        shape = job.priority, job.gpu.count, job.replicas, job.run_limit
+        return shape, self.filters, self.pricers, self.payer, job.latency, self.ctx.policies
+
 
 class Grouping:
     """Finds the groups of each pass; policies that stayed equal are the same objects from pass to pass."""
@@ -40,29 +47,31 @@ class Grouping:
         """All jobs in groups by descending priority and then least uid; the order of the jobs changes nothing."""
         contexts = _Contexts(snapshot, self._same)
         self._same = contexts.same
-        merged: dict[_Key, tuple[_Kind, list[list[str]]]] = {}
+        equal: dict[Hashable, list[JobGroup]] = defaultdict(list)
         for job, uids in alike(snapshot.jobs).values():
-            kind = self._kind(job, contexts)
-            merged.setdefault(kind.key, (kind, []))[1].append(uids)
-        groups = [kind.group(members) for kind, members in merged.values()]
+            group = self._group(job, uids, contexts)
+            equal[group.key].append(group)
+        groups = [
+            first
+            if not more
+            else replace(first, members=Uids([*chain(first.members, *(each.members for each in more))]))
+            for first, *more in equal.values()
+        ]
         return sorted(groups, key=lambda each: (-each.ctx.job.priority, each.members.first))
 
     def alone(self, job: Job, snapshot: Snapshot) -> JobGroup:
         """The group of this job only."""
-        return self._kind(job, _Contexts(snapshot, self._same)).group([[job.uid]])
+        return self._group(job, [job.uid], _Contexts(snapshot, self._same))
 
-    def _kind(self, job: Job, contexts: _Contexts) -> _Kind:
+    def _group(self, job: Job, uids: list[str], contexts: _Contexts) -> JobGroup:
         ctx = contexts.of(job)
         filters = tuple([key(ctx) for key in self._filters])
         pricers = tuple([key(ctx) for key in self._pricers])
-        # Equal exactly where judgement, words, funds and load are: the latency and policies are shown to people.
-        shape = job.priority, job.gpu.count, job.replicas, job.run_limit
-        payer = contexts.payer(job)
-        return _Kind(ctx, filters, pricers, payer, _Key((shape, filters, pricers, payer, job.latency, ctx.policies)))
+        return JobGroup(ctx, Uids(uids), filters, pricers, contexts.payer(job))
 
 
 class _Contexts:
-    """What binds a job beside its own rules, once per namespace; `same` are the policies met so far."""
+    """What binds a job besides its own rules, once per namespace; `same` are the policies met so far."""
 
     def __init__(self, snapshot: Snapshot, before: Mapping[Guards, Guards]) -> None:
         self._snapshot = snapshot
@@ -75,7 +84,7 @@ class _Contexts:
         return Context(job, self._bound(job.namespace), self._snapshot.default_deny, self._snapshot.now)
 
     def payer(self, job: Job) -> str | None:
-        """The namespace where its funds are limited, else None. One without an entry has none."""
+        """The namespace if its funds are limited, else None. A namespace without an entry has no funds."""
         return None if self._snapshot.funds.get(job.namespace, 0) is None else job.namespace
 
     def _bound(self, namespace: str) -> Guards:
@@ -86,37 +95,6 @@ class _Contexts:
             ordered = self._before.get(ordered, ordered)
             known = self._guards[namespace] = self.same.setdefault(ordered, ordered)
         return known
-
-
-class _Key:
-    """Names a group; hashed once, since its parts are slow to hash."""
-
-    __slots__ = ("_hash", "_parts")
-
-    def __init__(self, parts: Hashable) -> None:
-        self._parts, self._hash = parts, hash(parts)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._hash == other._hash and self._parts == other._parts
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Kind:
-    """All of a group but who is in it."""
-
-    ctx: Context
-    filters: tuple[Hashable, ...]
-    pricers: tuple[Hashable, ...]
-    payer: str | None
-    key: _Key
-
-    def group(self, members: Sequence[list[str]]) -> JobGroup:
-        """The group of all these uids."""
-        uids = members[0] if len(members) == 1 else list(chain.from_iterable(members))
-        return JobGroup(self.ctx, Uids(uids), self.filters, self.pricers, self.payer)
 
 
 def alike(jobs: Iterable[Job]) -> dict[Hashable, tuple[Job, list[str]]]:

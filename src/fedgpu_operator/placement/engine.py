@@ -12,11 +12,10 @@ from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.placement import explain, funds
 from fedgpu_operator.placement.classes import Grouping, JobGroup
-from fedgpu_operator.placement.guard import Guard, PluginFailure
+from fedgpu_operator.placement.context import Snapshot
 from fedgpu_operator.placement.judge import Judge, JudgedClass
 from fedgpu_operator.placement.problem import JobClass, Problem, Solution
-from fedgpu_operator.placement.registry import BUILT_IN, Filter, Plugins
-from fedgpu_operator.placement.snapshot import Snapshot
+from fedgpu_operator.placement.registry import BUILT_IN, Filter, Guard, PluginFailure, Plugins
 from fedgpu_operator.placement.solve import Solver
 from fedgpu_operator.placement.table import OfferTable
 

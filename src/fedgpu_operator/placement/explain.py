@@ -11,11 +11,10 @@ import numpy as np
 from fedgpu_operator.domain.decision import Decision, Reason, Verdict
 from fedgpu_operator.domain.money import MicroUSD, format_usd
 from fedgpu_operator.placement.context import IntVector, OfferRefusal
-from fedgpu_operator.placement.guard import Guard
 from fedgpu_operator.placement.judge import Gate, JudgedClass
 from fedgpu_operator.placement.plugins import latency
 from fedgpu_operator.placement.plugins.budget import run_cost
-from fedgpu_operator.placement.registry import Filter
+from fedgpu_operator.placement.registry import Filter, Guard
 from fedgpu_operator.placement.table import OfferTable
 
 Misses = dict[tuple[int, int], dict[str, int]]
@@ -125,7 +124,7 @@ class Verdicts(Sequence[Verdict]):
 
     @property
     def best(self) -> int | None:
-        """The eligible offer with the least effective price, ties by name; None where there is none."""
+        """The eligible offer with the least effective price, ties by name; None if there is none."""
         first = self._order[0] if len(self) else None
         return first if first is not None and self.judged.eligible[first] else None
 
@@ -201,8 +200,10 @@ class Verdicts(Sequence[Verdict]):
         if plugin.name not in self._guard.plugins.foreign:
             if len(plugin.reasons) == 1:
                 return np.full(len(self), depth[plugin.reasons[0]])
-            if plugin.told is not None:
-                return np.array([depth[each] for each in plugin.reasons])[plugin.told(self.judged.ctx, self._table)]
+            if plugin.reason_index is not None:
+                return np.array([depth[each] for each in plugin.reasons])[
+                    plugin.reason_index(self.judged.ctx, self._table)
+                ]
         refused = np.flatnonzero(~gate.mask).tolist()
         result = np.zeros(len(self), dtype=np.int64)
         result[refused] = [depth[self._said(gate, i).reason] for i in refused]

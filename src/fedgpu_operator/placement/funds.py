@@ -62,7 +62,7 @@ class _Purse:
         self._costs: list[int] | None = None
 
     def reserved(self, left: int) -> int | None:
-        """The cost (µUSD) of the dearest eligible offer that `left` pays; None where it pays none."""
+        """The cost (µUSD) of the dearest eligible offer that `left` pays; None if it pays none."""
         if self._costs is None:
             payable = self.judged.eligible & (self._table.price < MAX_PRICE)
             prices = np.unique(self._table.price[payable]).tolist()

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from fedgpu_operator.placement.classes import JobGroup
 from fedgpu_operator.placement.context import BoolVector, Context, IntVector
-from fedgpu_operator.placement.guard import Broken, Guard
-from fedgpu_operator.placement.registry import Filter, Pricer
+from fedgpu_operator.placement.registry import Broken, Filter, Guard, Pricer
 from fedgpu_operator.placement.table import Fact, OfferChanges, OfferTable, Uids, others, price_of
 
 V = TypeVar("V", np.bool_, np.int64)
@@ -112,7 +111,7 @@ class Gate:
 class JudgedClass:
     """A group of equal jobs and what may serve it.
 
-    `eligible` (bool) and `price` (int64, effective, µUSD per GPU-hour; it means nothing where not eligible) have shape
+    `eligible` (bool) and `price` (int64, effective, µUSD per GPU-hour; it means nothing if not eligible) have shape
     (offers,), are read-only, and the same object where they are equal. `gates` are the filters that have something to
     say, in order; `parts` what is added to the price, by component. `payer` is the namespace whose funds bind the jobs
     (None: unlimited).

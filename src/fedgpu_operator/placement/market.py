@@ -1,9 +1,9 @@
 """Clearing prices: what one more GPU-hour of a product in a region is worth now; pure, from classes and offers.
 
 Every waiting job asks for one hour of all its GPUs, each GPU for itself, at any offer that is lawful for it and within
-its price, whether something is free there or not. The exact flow (transport.py) places as many of these GPU-hours as
-the free GPUs hold, by priority, at least effective cost. Its dual prices tell of each offer what one GPU more or less
-would change, beyond the offer's own list price. For a market, which is a GPU product in a region:
+its price, whether something is free there or not. The exact flow (flow/transport.py) places as many of these GPU-hours
+as the free GPUs hold, by priority, at least effective cost. Its dual prices tell of each offer what one GPU more or
+less would change, beyond the offer's own list price. For a market, which is a GPU product in a region:
 
     low  = min over its offers of (list price + least optimal dual)
     high = min over its offers of (list price + greatest optimal dual); none where every offer's is unbounded
@@ -29,11 +29,11 @@ from fedgpu_operator.domain.geo import GROUPS, Location, is_country
 from fedgpu_operator.domain.market import GLOBAL, Market, Premium, PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.placement.context import Snapshot
 from fedgpu_operator.placement.engine import demand
 from fedgpu_operator.placement.flow import Flow, Transport, transport
 from fedgpu_operator.placement.problem import UNBOUNDED, IntVector, JobClass
 from fedgpu_operator.placement.registry import BUILT_IN, Plugins
-from fedgpu_operator.placement.snapshot import Snapshot
 
 MARKET_GROUPS: Final = ("EU", "EEA")
 """Groups of countries that have a market of their own, beside each country and each region that owners name."""

@@ -12,7 +12,7 @@ from typing import Final
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.running import Move, MoveReason, RunningJob
-from fedgpu_operator.placement.moves import Reservations, likeness, load_of, mover, name_of, run_cost, saving
+from fedgpu_operator.placement.reservations import Reservations, likeness, load_of, mover, name_of, run_cost, saving
 
 MAX_HOPELESS: Final = 64
 """Kinds of waiting jobs without any way, after which a pass looks at no further ones."""
@@ -43,9 +43,12 @@ class _Way:
 
 
 def preempt(
-    board: Reservations, waiting: Iterable[Job], running: Sequence[RunningJob], nominated: frozenset[str] = frozenset()
+    reservations: Reservations,
+    waiting: Iterable[Job],
+    running: Sequence[RunningJob],
+    nominated: frozenset[str] = frozenset(),
 ) -> tuple[Move, ...]:
-    """The jobs to stop so that `waiting` ones, which no free capacity serves, get a place; the board takes it all.
+    """The jobs to stop so that `waiting` ones, which no free capacity serves, get a place; all of it is reserved.
 
     A way is a set of running jobs at one offer, each of lower priority and with moves left, after whose end all
     replicas of the waiting one fit by the book. Of all ways the one with the least `Worth` is taken. What was announced
@@ -58,40 +61,40 @@ def preempt(
         (job for job in waiting if job.preempts), key=lambda job: (-job.priority, job.uid not in begun, job.uid)
     )
     served = {job.uid: job.priority for job in asking}
-    sites = frozenset(each.offer for each in running) | board.near_going
+    sites = frozenset(each.offer for each in running) | reservations.near_going
     lowest = min((each.job.priority for each in running), default=0)
     moves: list[Move] = []
     taken: set[str] = set()
     hopeless: set[Hashable] = set()
     for job in asking:
-        if (job.priority <= lowest and not board.going) or len(hopeless) == MAX_HOPELESS:
+        if (job.priority <= lowest and not reservations.going) or len(hopeless) == MAX_HOPELESS:
             break
         alike = (likeness(job), job.priority, job.budget_left)
         if alike in hopeless:
             continue
-        if _fits_now(board, job):
+        if _fits_now(reservations, job):
             continue
         others = [each for each in running if each.uid not in taken and _may_go(each, job, served)]
-        search = _Search(board, job, others, sites)
+        search = _Search(reservations, job, others, sites)
         if search.waits():
             continue
         way = search.best()
         if way is None:
             hopeless.add(alike)
             continue
-        _accept(board, job, way)
+        _accept(reservations, job, way)
         taken |= {victim.uid for victim, _, _ in way.victims}
         moves += _moves(job, way)
     return tuple(moves)
 
 
-def _fits_now(board: Reservations, job: Job) -> bool:
+def _fits_now(reservations: Reservations, job: Job) -> bool:
     """Whether the job has a place without anybody's leaving; that place is then kept for it."""
     load = load_of(job)
-    for verdict in board.options(job):
-        if board.room_now(name_of(verdict), load):
-            board.take_now(name_of(verdict), load)
-            board.pay(job.namespace, verdict.cost)
+    for verdict in reservations.options(job):
+        if reservations.room_now(name_of(verdict), load):
+            reservations.take_now(name_of(verdict), load)
+            reservations.pay(job.namespace, verdict.cost)
             return True
     return False
 
@@ -104,14 +107,14 @@ def _may_go(each: RunningJob, job: Job, served: Mapping[str, int]) -> bool:
     return each.job.priority < job.priority and each.moves_left > 0
 
 
-def _accept(board: Reservations, job: Job, way: _Way) -> None:
-    board.clear(way.offer, frozenset(victim.lease for victim, _, _ in way.victims))
-    board.take_after(way.offer, load_of(job))
-    board.pay(job.namespace, way.cost)
+def _accept(reservations: Reservations, job: Job, way: _Way) -> None:
+    reservations.clear(way.offer, frozenset(victim.lease for victim, _, _ in way.victims))
+    reservations.take_after(way.offer, load_of(job))
+    reservations.pay(job.namespace, way.cost)
     for victim, there, _ in way.victims:
         if there is not None:
-            board.take_now(name_of(there), load_of(victim.job))
-            board.pay(victim.job.namespace, max(0, there.cost - victim.released))
+            reservations.take_now(name_of(there), load_of(victim.job))
+            reservations.pay(victim.job.namespace, max(0, there.cost - victim.released))
 
 
 def _moves(job: Job, way: _Way) -> Iterator[Move]:
@@ -125,9 +128,11 @@ def _moves(job: Job, way: _Way) -> Iterator[Move]:
 class _Search:
     """The ways for one job."""
 
-    def __init__(self, board: Reservations, job: Job, running: Sequence[RunningJob], sites: frozenset[str]) -> None:
-        self._board, self._job, self._load = board, job, load_of(job)
-        self._verdicts = {name_of(verdict): verdict for verdict in board.options(job, at=sites)}
+    def __init__(
+        self, reservations: Reservations, job: Job, running: Sequence[RunningJob], sites: frozenset[str]
+    ) -> None:
+        self._reservations, self._job, self._load = reservations, job, load_of(job)
+        self._verdicts = {name_of(verdict): verdict for verdict in reservations.options(job, at=sites)}
         self._sites: dict[str, list[RunningJob]] = defaultdict(list)
         for each in running:
             if each.offer in self._verdicts:
@@ -136,16 +141,16 @@ class _Search:
     def waits(self) -> bool:
         """Whether what goes anyway makes room for the job; that room is then kept for it."""
         # What leaves one offer of a provider gives its lease slot to the others too.
-        going = {name.rpartition("/")[0] for name in self._board.going}
+        going = {name.rpartition("/")[0] for name in self._reservations.going}
         for name in self._verdicts:
-            if name.rpartition("/")[0] in going and self._board.room_after(name, self._load):
-                self._board.take_after(name, self._load)
-                self._board.pay(self._job.namespace, self._verdicts[name].cost)
+            if name.rpartition("/")[0] in going and self._reservations.room_after(name, self._load):
+                self._reservations.take_after(name, self._load)
+                self._reservations.pay(self._job.namespace, self._verdicts[name].cost)
                 return True
         return False
 
     def best(self) -> _Way | None:
-        """What was begun, where it still works; else the way of least worth; None where there is none."""
+        """What was begun, where it still works; else the way of least worth; None if there is none."""
         found = self._begun()
         if found is not None:
             return found
@@ -208,17 +213,17 @@ class _Search:
         return tuple(kept)
 
     def _fits(self, name: str, victims: Sequence[RunningJob]) -> bool:
-        return self._board.room_after(name, self._load, frozenset(each.lease for each in victims))
+        return self._reservations.room_after(name, self._load, frozenset(each.lease for each in victims))
 
     def _way(self, name: str, victims: Sequence[RunningJob]) -> _Way:
         verdict = self._verdicts[name]
-        mark = self._board.mark()
-        self._board.clear(name, frozenset(each.lease for each in victims))
-        self._board.take_after(name, self._load)
-        self._board.pay(self._job.namespace, verdict.cost)
+        mark = self._reservations.mark()
+        self._reservations.clear(name, frozenset(each.lease for each in victims))
+        self._reservations.take_after(name, self._load)
+        self._reservations.pay(self._job.namespace, verdict.cost)
         ordered = sorted(victims, key=lambda each: (-each.job.priority, -each.job.gpus, each.uid))
-        placed = _Places(self._board, name).best(ordered)
-        self._board.reset(mark)
+        placed = _Places(self._reservations, name).best(ordered)
+        self._reservations.reset(mark)
         waits = sum(1 for _, there, _ in placed if there is None)
         money = run_cost(self._job, verdict) - sum(saved for _, _, saved in placed)
         highest = max(each.job.priority for each in victims)
@@ -233,8 +238,8 @@ Placed = tuple[tuple[RunningJob, Verdict | None, int], ...]
 class _Places:
     """New places for jobs that must leave an offer, none of them there."""
 
-    def __init__(self, board: Reservations, left: str) -> None:
-        self._board, self._left = board, left
+    def __init__(self, reservations: Reservations, left: str) -> None:
+        self._reservations, self._left = reservations, left
 
     def best(self, victims: Sequence[RunningJob]) -> Placed:
         """First as few as possible that wait, then the greatest saving, then the order of offers."""
@@ -246,27 +251,31 @@ class _Places:
             yield ()
             return
         first, rest = victims[0], victims[1:]
-        here = self._board.here(first)
+        here = self._reservations.here(first)
         options: list[tuple[Verdict | None, int]] = [(each, saving(first, here, each)) for each in self._open(first)]
         if not exact:
             options = sorted(options, key=lambda option: -option[1])[:1]
         if exact or not options:
             options.append((None, saving(first, here, None)))
         for there, saved in options:
-            mark = self._board.mark()
+            mark = self._reservations.mark()
             if there is not None:
-                self._board.take_now(name_of(there), load_of(first.job))
-                self._board.pay(first.job.namespace, max(0, there.cost - first.released))
+                self._reservations.take_now(name_of(there), load_of(first.job))
+                self._reservations.pay(first.job.namespace, max(0, there.cost - first.released))
             for others in self._all(rest, exact=exact):
                 yield ((first, there, saved), *others)
-            self._board.reset(mark)
+            self._reservations.reset(mark)
 
     def _open(self, victim: RunningJob) -> list[Verdict]:
         load = load_of(victim.job)
-        lawful = self._board.options(mover(victim), credit=victim.released)
+        lawful = self._reservations.options(mover(victim), credit=victim.released)
         return list(
             islice(
-                (each for each in lawful if name_of(each) != self._left and self._board.room_now(name_of(each), load)),
+                (
+                    each
+                    for each in lawful
+                    if name_of(each) != self._left and self._reservations.room_now(name_of(each), load)
+                ),
                 MAX_TARGETS,
             )
         )

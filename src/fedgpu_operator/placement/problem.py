@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgpu_operator.placement.book import Histogram
+from fedgpu_operator.domain.offer import Histogram
 
 IntVector = NDArray[np.int64]
 BoolVector = NDArray[np.bool_]
@@ -67,7 +67,7 @@ class Clearing:
     """What one more free GPU at each offer would save, as an interval: int64, shape (offers,), µUSD · s per hour.
 
     `low` is what one more GPU there with a lease slot of its own would save at equal counts, `high` what taking one
-    away would cost; `high` is UNBOUNDED where one fewer would leave one more job waiting. Both are zero where GPUs are
+    away would cost; `high` is UNBOUNDED if one fewer would leave one more job waiting. Both are zero where GPUs are
     left over, and both are `low` where nothing is for sale.
     """
 
@@ -83,7 +83,7 @@ class Solution:
     from above how many jobs any assignment can place (summed over the priority levels in their order), `floor` bounds
     from below what placing as many jobs of each class as were placed must cost. `certified` is whether both were
     proven equal to what was reached: then nothing better exists; a first answer, handed out before the proof, is not.
-    `clearing` is there where the solver was asked for it. `rounds` is how often the flow was solved.
+    `clearing` is there if the solver was asked for it. `rounds` is how often the flow was solved.
     """
 
     flows: tuple[tuple[tuple[int, int], ...], ...]
@@ -99,7 +99,7 @@ class Solution:
     def gap(self) -> float:
         """How much of the cost is not proven necessary, and of the jobs not proven unplaceable: the larger share.
 
-        0 where the optimum is certified. A share of 0.03 means within 3 % of the bound.
+        0 if the optimum is certified. A share of 0.03 means within 3 % of the bound.
         """
         missing = (self.most - self.placed) / self.most if self.most else 0.0
         excess = (self.cost - self.floor) / self.floor if self.floor > 0 else 0.0

@@ -10,7 +10,7 @@ from typing import Final
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, format_usd
 from fedgpu_operator.domain.running import Hysteresis, Move, MoveReason, RunningJob
-from fedgpu_operator.placement.moves import Reservations, hourly, load_of, mover, name_of, saving
+from fedgpu_operator.placement.reservations import Reservations, hourly, load_of, mover, name_of, saving
 
 MAX_TARGETS: Final = 16
 """Offers that are weighed for one job, the least effective price first; those had room when the pass began."""
@@ -26,7 +26,7 @@ class _Chance:
 
 
 def carry_on(
-    board: Reservations, running: Iterable[RunningJob], draining: frozenset[str] = frozenset()
+    reservations: Reservations, running: Iterable[RunningJob], draining: frozenset[str] = frozenset()
 ) -> tuple[Move, ...]:
     """The announced moves that go on: their held place is lawful, has room, and still saves anything.
 
@@ -38,41 +38,41 @@ def carry_on(
         if known is None or known.reason is not MoveReason.REBALANCED:
             continue
         urgent = each.provider in draining
-        here, held = board.here(each), frozenset({known.to})
+        here, held = reservations.here(each), frozenset({known.to})
         targets = tuple(
             (saved, verdict)
-            for verdict in board.options(mover(each), credit=each.released, at=held)
+            for verdict in reservations.options(mover(each), credit=each.released, at=held)
             if (saved := saving(each, here, verdict)) > 0 or urgent
         )
-        move = _go(board, _Chance(each, urgent, targets))
+        move = _go(reservations, _Chance(each, urgent, targets))
         if move is not None:
             moves.append(move)
     return tuple(moves)
 
 
 def rebalance(
-    board: Reservations,
+    reservations: Reservations,
     running: Iterable[RunningJob],
     draining: frozenset[str] = frozenset(),
     rules: Hysteresis | None = None,
 ) -> tuple[Move, ...]:
-    """New moves for their own sake; the board takes what they get. `running` are those that no other move concerns.
+    """New moves for their own sake, each with its reservation. `running` are those that no other move concerns.
 
     `draining` names providers that want to be empty: what is there leaves for any lawful place, the highest priority
     first. The others go in the order of what they save, each to the best of its places that is left.
     """
     rules, running = rules or Hysteresis(), tuple(running)
-    board.prime(each for each in running if each.moves_left > 0 and _is_asked(each, rules, draining))
+    reservations.prime(each for each in running if each.moves_left > 0 and _is_asked(each, rules, draining))
     chances = [
         chance
         for each in running
         if each.moves_left > 0 and _is_asked(each, rules, draining)
-        if (chance := _chance(board, each, rules, urgent=each.provider in draining)) is not None
+        if (chance := _chance(reservations, each, rules, urgent=each.provider in draining)) is not None
     ]
     moves, left = [], rules.most
     for chance in sorted(chances, key=_first):
         if chance.urgent or left > 0:
-            move = _go(board, chance)
+            move = _go(reservations, chance)
             if move is not None:
                 moves.append(move)
                 left -= 0 if chance.urgent else 1
@@ -83,11 +83,11 @@ def _is_asked(each: RunningJob, rules: Hysteresis, draining: frozenset[str]) -> 
     return each.provider in draining or (each.seconds > 0 and each.resident >= rules.residence)
 
 
-def _chance(board: Reservations, each: RunningJob, rules: Hysteresis, *, urgent: bool) -> _Chance | None:
-    here, least = board.here(each), _least(each, rules)
+def _chance(reservations: Reservations, each: RunningJob, rules: Hysteresis, *, urgent: bool) -> _Chance | None:
+    here, least = reservations.here(each), _least(each, rules)
     now = each.price + hourly(here)
     targets: list[tuple[int, Verdict]] = []
-    for verdict in _options(board, each, here):
+    for verdict in _options(reservations, each, here):
         if len(targets) == MAX_TARGETS or (not urgent and verdict.effective_price >= now):
             # What is dearer by the hour, its one-off costs spread over the whole run, saves nothing.
             break
@@ -112,35 +112,37 @@ def _first(chance: _Chance) -> tuple[bool, int, int, str]:
     return not chance.urgent, priority, -chance.targets[0][0], chance.running.uid
 
 
-def _go(board: Reservations, chance: _Chance) -> Move | None:
+def _go(reservations: Reservations, chance: _Chance) -> Move | None:
     each, load = chance.running, load_of(chance.running.job)
     for saved, verdict in chance.targets:
         name = name_of(verdict)
-        if not (_has_room(board, each, name) and board.affords(mover(each), verdict, credit=each.released)):
+        if not (
+            _has_room(reservations, each, name) and reservations.affords(mover(each), verdict, credit=each.released)
+        ):
             continue
-        board.clear(each.offer, frozenset({each.lease}))
+        reservations.clear(each.offer, frozenset({each.lease}))
         if name == each.offer:
-            board.take_after(name, load)
+            reservations.take_after(name, load)
         else:
-            board.take_now(name, load)
-        board.pay(each.job.namespace, max(0, verdict.cost - each.released))
+            reservations.take_now(name, load)
+        reservations.pay(each.job.namespace, max(0, verdict.cost - each.released))
         why = f"provider {each.provider} is draining" if chance.urgent else f"saves {format_usd(saved)} USD"
         text = f"{why}: from {each.offer} at {format_usd(each.price)} to {name} at {format_usd(verdict.price)} USD"
         return Move(each.uid, each.lease, MoveReason.REBALANCED, name, "", saved, text)
     return None
 
 
-def _options(board: Reservations, each: RunningJob, here: Verdict | None) -> Iterator[Verdict]:
+def _options(reservations: Reservations, each: RunningJob, here: Verdict | None) -> Iterator[Verdict]:
     """Lawful offers by effective price, its own at today's price among them: what it leaves there it can have again."""
     wanted, credit = mover(each), each.released
-    can_stay = here is not None and here.eligible and board.affords(wanted, here, credit=credit)
+    can_stay = here is not None and here.eligible and reservations.affords(wanted, here, credit=credit)
     own = [here] if here is not None and can_stay else []
-    others = (one for one in board.options(wanted, credit=credit) if name_of(one) != each.offer)
+    others = (one for one in reservations.options(wanted, credit=credit) if name_of(one) != each.offer)
     return merge(own, others, key=lambda verdict: (verdict.effective_price, name_of(verdict)))
 
 
-def _has_room(board: Reservations, each: RunningJob, name: str) -> bool:
+def _has_room(reservations: Reservations, each: RunningJob, name: str) -> bool:
     load = load_of(each.job)
     if name == each.offer:
-        return board.room_after(name, load, frozenset({each.lease}))
-    return board.room_now(name, load)
+        return reservations.room_after(name, load, frozenset({each.lease}))
+    return reservations.room_now(name, load)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Final
 
 import numpy as np
 
-from fedgpu_operator.placement.book import gpus_of
+from fedgpu_operator.domain.offer import Histogram
 from fedgpu_operator.placement.flow import Transport, transport
 from fedgpu_operator.placement.gangs.exact import MAX_JOBS, MAX_PAIRS, Exact, Flows, optimum, value_of
 from fedgpu_operator.placement.gangs.large import COARSE, FINE, Large
-from fedgpu_operator.placement.gangs.plan import FreeNodes, GangPlan, gang_classes_of
-from fedgpu_operator.placement.problem import Clearing, JobClass, Problem, Solution
+from fedgpu_operator.placement.gangs.nodes import FreeNodes
+from fedgpu_operator.placement.gangs.plan import GangPlan
+from fedgpu_operator.placement.gangs.relaxation import gang_classes_of
+from fedgpu_operator.placement.problem import Clearing, IntVector, JobClass, Problem, Solution
 
 SHARES: Final = (1.0, 0.2, 0.0)
 """By how much of the relaxation's prices the moves to cheaper places are led, in turn."""
@@ -58,7 +62,7 @@ def solve(problem: Problem, *, clearing: bool = False, first_only: bool = False)
     """Who goes where, with its bounds; the same for the same problem.
 
     Most jobs of the highest priority, then of the next, and so on; then the least cost. Without gangs that is exact
-    (`first_only`: a quick answer before the proof). With gangs it is exact where the problem is small, else bounded by
+    (`first_only`: a quick answer before the proof). With gangs it is exact if the problem is small, else bounded by
     the relaxation; `clearing` is then that of GPUs as if they could be split. Raises FedGPUError when a solver fails.
     """
     if not problem.free:
@@ -98,7 +102,7 @@ def _mixed(problem: Problem, clearing: Clearing | None, *, first_only: bool) -> 
 
 
 def _small(problem: Problem, plan: GangPlan) -> Exact | None:
-    """The optimum of a small problem, or what is best after bounded search; None where it is not small.
+    """The optimum of a small problem, or what is best after bounded search; None if it is not small.
 
     Everybody at the cheapest offer is proven by that; else constraint programming goes on from the greedy fill.
     """
@@ -132,10 +136,21 @@ def units(problem: Problem) -> Transport:
         seconds=np.array([each.seconds // n for each, n in zip(problem.classes, gpus, strict=True)], dtype=np.int64),
         price=[each.price for each in problem.classes],
         eligible=[each.eligible for each in problem.classes],
-        supply=gpus_of(problem.free),
+        supply=_gpus_of(problem.free),
         provider=problem.provider,
         slots=tuple(problem.slots) if single else (None,) * len(problem.slots),
     )
+
+
+def _gpus_of(free: Sequence[Histogram]) -> IntVector:
+    """All free GPUs of each histogram, (O,)."""
+    buckets = np.fromiter(map(len, free), dtype=np.int64, count=len(free))
+    gpus = np.fromiter(chain.from_iterable(free), dtype=np.int64, count=int(buckets.sum()))
+    nodes = np.fromiter(chain.from_iterable(each.values() for each in free), dtype=np.int64, count=len(gpus))
+    until = np.append(0, np.cumsum(gpus * nodes))
+    ends = np.cumsum(buckets)
+    total: IntVector = until[ends] - until[ends - buckets]
+    return total
 
 
 def _by_class(problem: Problem, plan: GangPlan) -> Flows:

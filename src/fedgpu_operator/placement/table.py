@@ -1,4 +1,4 @@
-"""What is the very same object as before; where most is, that is quicker to find out than what is equal."""
+"""The offers of a pass as columns, what differs from the table of the pass before, and uids in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedgpu_operator.placement.context import BoolVector, IntVector
 
 
 def moved(before: Sequence[object], now: Sequence[object]) -> list[int]:
-    """The places, as far as both reach, at which another object stands than before."""
+    """The indices, as far as both reach, at which another object stands than before; faster than to compare values."""
     return np.flatnonzero(~np.frombuffer(bytes(map(is_, before, now)), dtype=np.bool_)).tolist()
 
 
@@ -177,7 +177,7 @@ class OfferTable:
         return known
 
     def of(self, provider: str) -> range:
-        """The indices of one provider's offers; empty where it has none."""
+        """The indices of one provider's offers; empty if it has none."""
         self._reads.add(_provider)
         first = bisect_left(self._offers, provider, key=_provider)
         return range(first, bisect_right(self._offers, provider, lo=first, key=_provider))
@@ -196,7 +196,7 @@ class OfferTable:
 
     @property
     def slots(self) -> tuple[int | None, ...]:
-        """Lease slots of each provider: the least that one of its offers states; None where none does."""
+        """Lease slots of each provider: the least that one of its offers states; None if none does."""
         self._reads.add(others)
         return self._slots
 
@@ -279,7 +279,7 @@ class OfferChanges:
 
 
 def positions(old: Sequence[Hashable], new: Sequence[Hashable]) -> IntVector:
-    """Where each of the distinct `new` is among the distinct `old`, -1 where it is not; shape (new,)."""
+    """Where each of the distinct `new` is among the distinct `old`, -1 if it is not; shape (new,)."""
     if old == new:
         return np.arange(len(new))
     index = {name: i for i, name in enumerate(old)}
@@ -292,7 +292,7 @@ def others(offer: Offer) -> object:
 
 
 def slots_of(offers: Iterable[Offer]) -> dict[str, int | None]:
-    """Lease slots by provider: the least that one of its offers states; None where none does."""
+    """Lease slots by provider: the least that one of its offers states; None if none does."""
     slots: dict[str, int | None] = {}
     for offer in offers:
         known, mine = slots.get(offer.provider), offer.lease_slots

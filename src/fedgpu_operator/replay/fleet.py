@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, Offer
 from fedgpu_operator.errors import ConfigurationError
 from fedgpu_operator.replay.trace import Node, Task
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-from fedgpu_operator.domain.gpu import GpuNeed
 from fedgpu_operator.domain.job import Job
+from fedgpu_operator.domain.offer import GpuNeed
 from fedgpu_operator.placement import Snapshot, place
 from fedgpu_operator.replay.fleet import State
 from fedgpu_operator.replay.trace import Task

@@ -8,7 +8,6 @@ from fedgpu_operator.settlement.epochs import (
     claims,
     leaf_hash,
     merkle_proof,
-    merkle_root,
     parse_manifest,
     verify_proof,
 )
@@ -20,7 +19,6 @@ from fedgpu_operator.settlement.fees import (
     Room,
     Terms,
     batches,
-    bumped,
     claim_limit,
     data_size,
     fewer,
@@ -33,7 +31,6 @@ from fedgpu_operator.settlement.fees import (
     next_action,
     replacing,
     share_that_fits,
-    underpriced,
     worth_its_gas,
 )
 from fedgpu_operator.settlement.funding import MAX_DEBITS, advances, fund
@@ -72,7 +69,6 @@ __all__ = [
     "advances",
     "batches",
     "build_epoch",
-    "bumped",
     "claim_limit",
     "claims",
     "cover_of",
@@ -88,7 +84,6 @@ __all__ = [
     "lag_of",
     "leaf_hash",
     "merkle_proof",
-    "merkle_root",
     "newly_paid",
     "next_action",
     "parse_manifest",
@@ -98,7 +93,6 @@ __all__ = [
     "share_that_fits",
     "shortfall",
     "stage_of",
-    "underpriced",
     "verify_proof",
     "worth_its_gas",
 ]

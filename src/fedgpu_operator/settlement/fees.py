@@ -219,17 +219,17 @@ class NonceAction(Enum):
     RESIZE = auto()
     """Sign the same call with a higher gas limit."""
     SHRINK = auto()
-    """Sign a smaller call; where there is none, free the nonce if no node will ever take it (TOO_LARGE), else wait."""
+    """Sign a smaller call; if there is none, free the nonce if no node will ever take it (TOO_LARGE), else wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class NonceState:
     """How the newest version of a nonce stands.
 
-    `refusal` is why every node refuses it now, None where one has it. `taken` is the highest offer among all versions
-    that a node ever took, None where none did: what replaces one of those has to offer more. `waited` is whether it
+    `refusal` is why every node refuses it now, None if one has it. `taken` is the highest offer among all versions
+    that a node ever took, None if none did: what replaces one of those has to offer more. `waited` is whether it
     was taken longer ago than patience lasts, and blocks have come since. `capped` is the least offer of the same call
-    that nodes refused for their own limit on its cost, None where they refused none.
+    that nodes refused for their own limit on its cost, None if they refused none.
     """
 
     fees: Fees
@@ -276,7 +276,7 @@ def _highest_of(now: NonceState) -> Fees:
 
 
 def _wanted_more(now: NonceState, view: FeeView, cap: int) -> Fees | None:
-    """What follows an offer that nodes call too low; None where nothing more may be offered.
+    """What follows an offer that nodes call too low; None if nothing more may be offered.
 
     An offer that pays for whatever blocks may ask lacks a tip: it alone rises, up to the maximum. Else both do. Beyond
     what nodes refused for its cost nothing is offered.
@@ -334,7 +334,7 @@ def underpriced(fees: Fees, view: FeeView) -> bool:
 
 
 def bumped(fees: Fees, view: FeeView, cap: int) -> Fees | None:
-    """The least that replaces a transaction with `fees` and suits `view`; None where that would pass `cap`.
+    """The least that replaces a transaction with `fees` and suits `view`; None if that would pass `cap`.
 
     Both figures rise by at least an eighth, and by at least one wei. Where the view asks for more than the cap
     allows, the offer goes as far as the cap. None means: send the same bytes again and wait.
@@ -351,7 +351,7 @@ def lowered(fees: Fees, taken: Fees | None, view: FeeView) -> Fees | None:
     """The next lower offer, for a node that refuses `fees` since it allows no more than some gas times fee.
 
     First the least that the next block takes whatever its base fee, then the least that suits the present one; neither
-    less than what replaces `taken`, the highest offer that a node has. None where the least of them was refused: then
+    less than what replaces `taken`, the highest offer that a node has. None if the least of them was refused: then
     only a smaller call, a lower base fee, or another limit of the node helps.
     """
     for base_fee in (_raised(view.base_fee), view.base_fee):

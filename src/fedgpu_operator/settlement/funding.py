@@ -109,13 +109,9 @@ def _split(amount: int, wants: Mapping[Pair, int]) -> dict[Pair, int]:
         return dict(wants)
     split = {pair: amount * want // total for pair, want in wants.items()}
     odd = amount - sum(split.values())
-    for pair in _first(odd, (pair for pair, want in wants.items() if want)):
+    for pair in sorted((pair for pair, want in wants.items() if want), key=_order)[:odd]:
         split[pair] += 1
     return split
-
-
-def _first(count: int, pairs: Iterable[Pair]) -> list[Pair]:
-    return sorted(pairs, key=_order)[:count]
 
 
 def _order(pair: Pair) -> tuple[str, str]:

@@ -25,7 +25,7 @@ def positions(cumulatives: Mapping[Pair, MicroUSD], chain: ChainSnapshot) -> tup
     """Where the books stand: `cumulatives` is all that was ever metered per pair, `chain` the finalized state.
 
     The snapshot must hold every pair that its tenants ever had, or what is set aside comes out too small. Raises
-    ValueError where it lacks the account of a pair's tenant.
+    ValueError if it lacks the account of a pair's tenant.
     """
     lacking = {tenant for tenant, _ in chain.books} - set(chain.accounts)
     if lacking:
@@ -47,7 +47,7 @@ def entries(
 ) -> tuple[Posting, ...]:
     """The entries that lead from one set of positions to another, two postings each, numbered from `first`.
 
-    A position that is not named stays. Raises ValueError where one that can only rise falls, or is named twice.
+    A position that is not named stays. Raises ValueError if one that can only rise falls, or is named twice.
     """
     made: list[Posting] = []
     seen: set[PositionKey] = set()

@@ -96,10 +96,10 @@ def cover_of(account: AccountState, now: int, lag: float) -> Cover:
 
 
 def horizon(undebited: int, burns: Sequence[Burn], cover: Cover) -> int | None:
-    """Whole seconds that running work is covered for; None where all of it is covered to its end.
+    """Whole seconds that running work is covered for; None if all of it is covered to its end.
 
     `undebited` is µUSD·s/h of work that is done and not debited. It is taken that nothing is debited meanwhile: that
-    leaves the answer as it is where the balance is what ends, and makes it too early where it is the spend limit.
+    leaves the answer as it is if the balance is what ends, and makes it too early where it is the spend limit.
     """
     ending: dict[int, int] = defaultdict(int)
     for burn in burns:
@@ -116,7 +116,7 @@ def horizon(undebited: int, burns: Sequence[Burn], cover: Cover) -> int | None:
 
 
 def shortfall(undebited: int, burns: Sequence[Burn], cover: Cover) -> tuple[MicroUSD, MicroUSD]:
-    """(deposit, spend limit) in µUSD that would cover all running work to its end; 0 where there is enough of it."""
+    """(deposit, spend limit) in µUSD that would cover all running work to its end; 0 if there is enough of it."""
     worst = undebited + sum(burn.rate * max(0, burn.seconds) for burn in burns)
     need = -(-worst // SECONDS_PER_HOUR)
     limit = -(-need // EPOCHS_AHEAD)
@@ -127,7 +127,7 @@ def shortfall(undebited: int, burns: Sequence[Burn], cover: Cover) -> tuple[Micr
 class CoveragePlan:
     """Who may run to its end: `secured` are positions among the burns; the others may go on for `lasts` seconds.
 
-    `lasts` is None where there are no others.
+    `lasts` is None if there are no others.
     """
 
     secured: frozenset[int]
@@ -190,5 +190,5 @@ def stage_of(lasts: int | None, thresholds: Thresholds, *, margin: float, was_lo
 
 
 def _left(at: int, now: int, lag: float) -> int:
-    """Seconds until `at` less the lag; 0 where nothing is announced or they are over."""
+    """Seconds until `at` less the lag; 0 if nothing is announced or they are over."""
     return max(0, int(at - now - lag)) if at and lag < at - now else 0

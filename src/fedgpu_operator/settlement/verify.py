@@ -23,7 +23,7 @@ NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class EpochCheck:
-    """One comparison: `what` was compared, and both sides in words; `holds` is None where it could not be made."""
+    """One comparison: `what` was compared, and both sides in words; `holds` is None if it could not be made."""
 
     what: str
     holds: bool | None
@@ -34,7 +34,7 @@ class EpochCheck:
 class EpochOnChain:
     """What the chain shows of an epoch: the post, the contract's own record, and the books right after the post.
 
-    `books` holds the accounts and pairs of the manifest at the block of the post; None where the endpoint does not
+    `books` holds the accounts and pairs of the manifest at the block of the post; None if the endpoint does not
     keep state that old.
     """
 
@@ -93,12 +93,9 @@ def _hash(manifest: bytes, posted: PostedEpoch) -> EpochCheck:
 
 
 def _place(plan: EpochPlan, shown: EpochOnChain) -> EpochCheck:
-    said, found = (f"escrow {escrow} on chain {chain}" for escrow, chain in _places(plan, shown))
+    both = (plan.escrow, plan.chain_id), (shown.escrow, shown.chain_id)
+    said, found = (f"escrow {escrow} on chain {chain}" for escrow, chain in both)
     return _same("place", said, found)
-
-
-def _places(plan: EpochPlan, shown: EpochOnChain) -> tuple[tuple[str, int], tuple[str, int]]:
-    return (plan.escrow, plan.chain_id), (shown.escrow, shown.chain_id)
 
 
 def _root(plan: EpochPlan, shown: EpochOnChain) -> EpochCheck:

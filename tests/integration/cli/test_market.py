@@ -23,10 +23,9 @@ from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.cli import main
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.market import Premium
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, Offer
 from fedgpu_operator.hub.loops.market import MarketLoop
 from fedgpu_operator.hub.services.market import QuotedOffer, publish_market, published_market
 

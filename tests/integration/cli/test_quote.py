@@ -20,10 +20,9 @@ from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.kube.connect import connect
 from fedgpu_operator.cli import main
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.market import Premium
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, Offer
 from fedgpu_operator.hub.services.market import MarketDocument, QuotedOffer, publish_market
 
 L4 = "NVIDIA-L4-quote-test"

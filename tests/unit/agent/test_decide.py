@@ -52,10 +52,10 @@ def test_a_new_lease_is_created_and_a_stopped_one_is_not(make: Any) -> None:
 
 
 def test_an_older_fencing_epoch_never_starts(make: Any) -> None:
-    fenced = Case(make, make.lease(epoch=1), newest_epoch=2)
+    fenced = Case(make, make.lease(epoch=1), newest_fencing_epoch=2)
     assert not fenced.decision.create
     assert (fenced.state, fenced.reason("Failed")) == ("Failed", "LeaseFenced")
-    assert Case(make, make.lease(epoch=2), newest_epoch=2).decision.create
+    assert Case(make, make.lease(epoch=2), newest_fencing_epoch=2).decision.create
 
 
 def test_what_was_seen_once_is_never_created_again(make: Any) -> None:

@@ -129,7 +129,7 @@ class Bench:
         begun = len(self.kube.calls)
         name = self.lease.metadata.name
         sight = Sight(jobs={name: job} if job else {}, pods={name: pods})
-        await self.reconciler.reconcile(self.lease, sight, newest_epoch=0, silence=silence)
+        await self.reconciler.reconcile(self.lease, sight, newest_fencing_epoch=0, silence=silence)
         self.lease = ComputeLease.parse(self.kube.lease)
         return self.kube.calls[begun:]
 
@@ -203,7 +203,7 @@ async def test_a_lease_ends_only_after_the_member_itself_was_asked(make: Any) ->
         asked.append(name)
         return Sight(jobs={name: make.member_job()}, pods={name: (make.pod(),)})
 
-    await bench.reconciler.reconcile(bench.lease, Sight(), newest_epoch=0, look=look)
+    await bench.reconciler.reconcile(bench.lease, Sight(), newest_fencing_epoch=0, look=look)
     assert asked == [bench.lease.metadata.name]
     assert ComputeLease.parse(bench.kube.lease).status.state == "Running"
 
@@ -212,7 +212,7 @@ async def test_a_lease_ends_only_after_the_member_itself_was_asked(make: Any) ->
         return Sight()
 
     bench.lease = ComputeLease.parse(bench.kube.lease)
-    await bench.reconciler.reconcile(bench.lease, Sight(), newest_epoch=0, look=nothing)
+    await bench.reconciler.reconcile(bench.lease, Sight(), newest_fencing_epoch=0, look=nothing)
     assert ComputeLease.parse(bench.kube.lease).status.state == "Failed"
 
 

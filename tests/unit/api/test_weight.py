@@ -62,7 +62,7 @@ def fullest_lease_status() -> ComputeLeaseStatus:
         gpus=64,
         started_at=NOW,
         finished_at=NOW,
-        seconds=2**53,
+        seconds=2**53 - 1,
     )
     conditions = [
         Condition(
@@ -78,7 +78,7 @@ def fullest_lease_status() -> ComputeLeaseStatus:
     usage = LeaseUsage(
         sequence=2**53,
         gpu_seconds=2**53,
-        folded_gpu_seconds=2**53,
+        folded_gpu_seconds=2**53 - 1,
         started_at=NOW,
         finished_at=NOW,
         observed_at=NOW,

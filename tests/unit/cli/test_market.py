@@ -14,10 +14,9 @@ import yaml
 from fedgpu_operator.cli.market import duration_of, spans
 from fedgpu_operator.cli.sparkline import sparkline
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.market import Market, Premium, PriceBucket, PricePoint
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, Offer
 from fedgpu_operator.errors import ConfigurationError
 from fedgpu_operator.hub.services.market import KEY, NAME, MarketDocument, QuotedOffer, packed
 

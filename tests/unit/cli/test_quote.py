@@ -15,10 +15,9 @@ import pytest
 import yaml
 
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.market import Market, Premium, PricePoint
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, Offer
 from fedgpu_operator.errors import (
     AlreadyExistsError,
     ForbiddenError,

@@ -198,7 +198,9 @@ class Scene:
 
         for lease in leases:
             try:
-                await self._agent.reconcile(lease, self.member.sight(self._ever), newest_epoch=newest, look=look)
+                await self._agent.reconcile(
+                    lease, self.member.sight(self._ever), newest_fencing_epoch=newest, look=look
+                )
             except KubeError:
                 continue
             except Crash:

@@ -13,10 +13,9 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.domain.running import Announced, MoveReason
 from fedgpu_operator.errors import ConflictError, KubeError
 from fedgpu_operator.hub.services.holds import HOLD, Hold, decide_held, holds, waiting_jobs

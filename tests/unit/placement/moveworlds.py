@@ -10,14 +10,12 @@ from random import Random
 from typing import Any
 
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job, PlacementRules
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer, take
 from fedgpu_operator.domain.running import Announced, Move, RunningJob
 from fedgpu_operator.placement import Snapshot
-from fedgpu_operator.placement.book import take
-from fedgpu_operator.placement.moves import Reservations
+from fedgpu_operator.placement.reservations import Reservations
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 H100 = "H100"

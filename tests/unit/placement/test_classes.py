@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import DataSet, ExchangeRates, Job, LatencyRule, PlacementRules, Policy
 from fedgpu_operator.domain.money import MicroUSD, charge
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.placement import Engine, Placement, Snapshot, place
 from fedgpu_operator.placement.classes import alike
 

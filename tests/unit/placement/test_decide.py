@@ -10,10 +10,9 @@ import pytest
 
 from fedgpu_operator.domain.decision import Decision, Reason
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import ExchangeRates, Job, PlacementRules, Policy
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.placement import Snapshot, decide, evaluate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

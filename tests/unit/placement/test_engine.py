@@ -16,10 +16,9 @@ from tests.unit.placement.worlds import snapshot_of
 
 from fedgpu_operator.domain.decision import Reason, Verdict
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.placement import (
     BUILT_IN,
     Context,
@@ -35,7 +34,6 @@ from fedgpu_operator.placement import (
 from fedgpu_operator.placement import solve as solver
 from fedgpu_operator.placement.context import BoolVector, Guards
 from fedgpu_operator.placement.problem import Problem, Solution
-from fedgpu_operator.placement.registry import REASON_ORDER
 from fedgpu_operator.placement.solve import solve
 
 PROFILE = settings.get_profile("placement")
@@ -104,8 +102,8 @@ def test_masks_and_prices_say_for_all_offers_what_they_say_for_one(rng: Random) 
             assert each.allowed(ctx, table).tolist() == [refused is None for refused in said], each.name
             assert {refused.reason for refused in said if refused} <= set(each.reasons)
             if len(each.reasons) > 1:
-                assert each.told is not None
-                told = [each.reasons[i] for i in each.told(ctx, table).tolist()]
+                assert each.reason_index is not None
+                told = [each.reasons[i] for i in each.reason_index(ctx, table).tolist()]
                 assert all(refused is None or refused.reason == why for refused, why in zip(said, told, strict=True))
         for price in BUILT_IN.pricers:
             row = price.price(ctx, table)
@@ -120,7 +118,7 @@ def nearest_misses(verdicts: Sequence[Verdict]) -> dict[str, str]:
     for verdict in verdicts:
         reason = verdict.reason or Reason.OUTBID
         known = nearest.get(verdict.provider)
-        if known is None or REASON_ORDER.index(reason) > REASON_ORDER.index(known):
+        if known is None or BUILT_IN.reason_order.index(reason) > BUILT_IN.reason_order.index(known):
             nearest[verdict.provider] = reason
     return nearest
 
@@ -140,7 +138,7 @@ def test_the_sentence_counts_what_the_verdicts_say(rng: Random) -> None:
         assert decision.message.startswith(f"{decision.fits}/{decision.total} providers fit")
         nearest = list(nearest_misses(verdicts).values())
         if decision.chosen is None:
-            assert decision.reason == max(nearest, key=REASON_ORDER.index)
+            assert decision.reason == max(nearest, key=BUILT_IN.reason_order.index)
             assert all(f"{nearest.count(reason)} {reason}" in decision.message for reason in nearest)
         else:
             better = verdicts.index(decision.chosen)

@@ -5,14 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedgpu_operator.placement.gangs.plan import (
-    FreeNodes,
-    GangClass,
-    GangPrices,
-    cost_floor,
-    count_ceiling,
-    gang_classes_of,
-)
+from fedgpu_operator.placement.gangs.nodes import FreeNodes
+from fedgpu_operator.placement.gangs.relaxation import GangClass, GangPrices, cost_floor, count_ceiling, gang_classes_of
 from fedgpu_operator.placement.problem import JobClass
 
 MILLION = 1_000_000

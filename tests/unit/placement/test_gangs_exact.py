@@ -10,7 +10,7 @@ from ortools.sat.python import cp_model
 
 from fedgpu_operator.placement.gangs import exact
 from fedgpu_operator.placement.gangs.exact import MAX_PATTERNS, MAX_WORK, how_many, patterns
-from fedgpu_operator.placement.gangs.plan import FreeNodes
+from fedgpu_operator.placement.gangs.nodes import FreeNodes
 from fedgpu_operator.placement.problem import JobClass, Problem
 from fedgpu_operator.placement.solve import solve
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedgpu_operator.placement.gangs.plan import packed
+from fedgpu_operator.domain.offer import pack
 from fedgpu_operator.placement.problem import JobClass, Problem, Solution
 from fedgpu_operator.placement.solve import solve
 
@@ -49,7 +49,7 @@ def assert_lawful(problem: Problem, solution: Solution) -> None:
             loads[offer].append((each.gpus, each.replicas * jobs))
             leases[problem.provider[offer]] += jobs
     for free, load in zip(problem.free, loads, strict=True):
-        assert packed(free, sorted(load, reverse=True)) is not None
+        assert pack(free, sorted(load, reverse=True)) is not None
     for taken, slots in zip(leases.tolist(), problem.slots, strict=True):
         assert slots is None or taken <= slots
 

@@ -134,7 +134,7 @@ def test_the_most_exact_fact_locates() -> None:
     [
         ("de", "", None, "did you mean 'DE'"),
         ("", "atlantis-1", None, "unknown region 'atlantis-1': set coordinates"),
-        ("", "", None, "give coordinates"),
+        ("", "", None, "set coordinates"),
         ("", "", (91.0, 0.0), "out of range"),
         ("", "", (float("nan"), 0.0), "out of range"),
     ],

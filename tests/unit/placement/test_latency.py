@@ -10,10 +10,9 @@ import pytest
 
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.geo import Location, locate
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import ExchangeRates, Job, LatencyRule
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer, Probe
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer, Probe
 from fedgpu_operator.domain.vantage import Vantage, parse_vantages, with_vantages
 from fedgpu_operator.placement import Snapshot, evaluate
 from fedgpu_operator.placement.context import Context, OfferRefusal
@@ -77,7 +76,7 @@ def test_of_two_vantages_for_one_place_the_slower_counts_and_leaving_it_out_does
     fast, slow = {"paris": probe(10, 12)}, {"paris-2": probe(18, 25)}
     refused = asked(rule, replace(OFFER, probes=fast | slow))
     assert refused is not None
-    assert "25.0 ms measured" in refused.message
+    assert "25.0 ms (measured" in refused.message
     refused = asked(rule, replace(OFFER, probes=fast))
     assert refused is not None
     assert refused.reason is Reason.LATENCY_UNMEASURED
@@ -98,7 +97,7 @@ def test_who_leaves_its_coordinates_out_has_measured_nothing(place: Location) ->
         )
         assert refused is not None
         assert refused.reason is Reason.LATENCY_UNMEASURED
-        assert "state coordinates" in refused.message
+        assert "set coordinates" in refused.message
     job = replace(JOB, latency=replace(rule, max_ms=None), rates=ExchangeRates(per_ms=1_000))
     offer = replace(OFFER, location=place, probes={"paris": probe(10, 12)})
     (verdict,) = evaluate(job, Snapshot(NOW, (), (offer,), {}, {"lab": None})).verdicts
@@ -174,7 +173,7 @@ def test_vantages_are_read_with_their_places() -> None:
         ('[{"name": "a", "url": "http://a", "county": "DE"}]', "unknown field 'county'"),
         (
             '[{"name": "a", "url": "http://a", "country": "DE"}, {"name": "a", "url": "http://b", "country": "FR"}]',
-            "own",
+            "names must be unique",
         ),
     ],
 )

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job, PlacementRules
 from fedgpu_operator.domain.market import Market
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement import solve as solver
 from fedgpu_operator.placement.market import MarketView, emptied, regions_of, survey, survey_snapshot

@@ -9,7 +9,6 @@ import pytest
 
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import (
     ExchangeRates,
     Job,
@@ -20,9 +19,9 @@ from fedgpu_operator.domain.job import (
     SelectorOperator,
 )
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.placement.context import MAX_COMPONENT, Context
-from fedgpu_operator.placement.registry import FILTERS, PRICERS, REASON_ORDER, Pricer
+from fedgpu_operator.placement.registry import BUILT_IN, PRICERS, Pricer
 from fedgpu_operator.placement.table import OfferTable
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -45,8 +44,8 @@ OFFER = Offer(
 def refusals(job: Job, offer: Offer, policies: tuple[Policy, ...] = (), *, deny: bool = False) -> dict[str, str]:
     """Every filter that refuses, with its reason; not only the first."""
     ctx = Context(job, policies, deny, NOW)
-    answers = {each.name: each.refusal(ctx, offer) for each in FILTERS}
-    for each in FILTERS:
+    answers = {each.name: each.refusal(ctx, offer) for each in BUILT_IN.filters}
+    for each in BUILT_IN.filters:
         assert each.key(ctx) is not None or answers[each.name] is None, f"{each.name} has no key, but refuses"
         assert each.allowed is None or each.allowed(ctx, OfferTable([offer])).tolist() == [answers[each.name] is None]
     assert all(refused.message for refused in answers.values() if refused), "a refusal without a sentence"
@@ -233,8 +232,8 @@ def test_capacity_of_nodes_with_1_1_and_4_free(
 
 
 def test_the_registry_knows_every_reason_a_filter_gives_once() -> None:
-    assert len(set(REASON_ORDER)) == len(REASON_ORDER)
-    assert set(Reason) - set(REASON_ORDER) == {Reason.NO_ELIGIBLE_PROVIDER}
+    assert len(set(BUILT_IN.reason_order)) == len(BUILT_IN.reason_order)
+    assert set(Reason) - set(BUILT_IN.reason_order) == {Reason.NO_ELIGIBLE_PROVIDER}
 
 
 def context(rates: ExchangeRates, origin: Location | None = None) -> Context:

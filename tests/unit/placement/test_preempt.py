@@ -10,9 +10,9 @@ from tests.unit.placement.moveworlds import H100, USD, Judge, Way, job, random_w
 
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.running import Move, MoveReason, RunningJob
-from fedgpu_operator.placement.moves import Reservations, load_of
+from fedgpu_operator.placement.moves import replan
 from fedgpu_operator.placement.preempt import preempt
-from fedgpu_operator.placement.replan import replan
+from fedgpu_operator.placement.reservations import Reservations, load_of
 
 
 def test_a_lower_one_is_moved_to_another_lawful_place_that_is_held_for_it() -> None:

@@ -13,9 +13,9 @@ from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.job import ExchangeRates
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.running import Hysteresis, Move, MoveReason
-from fedgpu_operator.placement.moves import saving
+from fedgpu_operator.placement.moves import replan
 from fedgpu_operator.placement.rebalance import carry_on, rebalance
-from fedgpu_operator.placement.replan import replan
+from fedgpu_operator.placement.reservations import saving
 
 RESTLESS = Hysteresis(relative=0, absolute=0, residence=0, most=100)
 CHECKPOINTS: dict[str, Any] = {"checkpoint_seconds": 60}
@@ -124,7 +124,7 @@ def test_a_draining_provider_is_left_at_a_loss_by_what_may_move() -> None:
     (move,) = rebalance(made.board(), made.running, frozenset({"p"}))
     assert (move.uid, move.to) == ("free", f"q/{H100}")
     assert move.saving < 0
-    assert "drained" in move.message
+    assert "provider p is draining" in move.message
 
 
 def test_the_higher_priority_leaves_a_draining_provider_first() -> None:

@@ -18,10 +18,9 @@ import pytest
 from fedgpu_operator.bootstrap.plugins import GROUP, load_plugins
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.geo import Location
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.errors import ConfigurationError
 from fedgpu_operator.placement import (
     BUILT_IN,
@@ -104,7 +103,10 @@ RULE = "from fedgpu_operator.placement import Filter, Pricer, OfferRefusal\n"
             "plain job, plugin mine failed: TypeError",
         ),
         (RULE + "rule = Filter('mine', lambda c, o: 1 / 0, (), lambda c: 1)", "mine failed: ZeroDivisionError"),
-        (RULE + "rule = Filter('mine', lambda c, o: OfferRefusal('No', 'no'), (), lambda c: 1)", "does not declare"),
+        (
+            RULE + "rule = Filter('mine', lambda c, o: OfferRefusal('No', 'no'), (), lambda c: 1)",
+            "undeclared reason 'No'",
+        ),
         (RULE + "rule = Pricer('mine', lambda c, t: [1, 2], lambda c: 1)", "mine failed: TypeError: returned list"),
         (
             RULE + "import numpy as np\n"

@@ -9,10 +9,9 @@ import pytest
 
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.geo import GROUPS, Location
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import DataSet, Job, PlacementRules, Policy
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.placement.context import MAX_COMPONENT, Context
 from fedgpu_operator.placement.plugins import deadline, egress, gas, policy, rerun, residency
 from fedgpu_operator.placement.table import OfferTable

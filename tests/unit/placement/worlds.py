@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any
 
 from fedgpu_operator.domain.geo import Location, locate, resolve_countries
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
 from fedgpu_operator.domain.job import (
     DataSet,
     ExchangeRates,
@@ -23,7 +22,7 @@ from fedgpu_operator.domain.job import (
     SelectorOperator,
 )
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
-from fedgpu_operator.domain.offer import Offer, Probe
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer, Probe
 from fedgpu_operator.placement import Snapshot, decide
 
 Raw = dict[str, Any]

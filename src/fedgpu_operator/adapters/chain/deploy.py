@@ -20,6 +20,7 @@ from fedgpu_operator.artifacts import ContractName, load
 from fedgpu_operator.domain.settlement import Deployment, SignedTx, TxReceipt
 from fedgpu_operator.domain.transactions import Call
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
+from fedgpu_operator.settlement.solvency import MAX_PAUSE
 
 PATIENCE_S: Final = 600.0
 """How long each contract may take to get into a block."""
@@ -27,8 +28,6 @@ POLL_S: Final = 0.1
 """For a test chain, which makes a block per transaction; commands ask about once a block."""
 CODE_LOOKS: Final = 15
 DAY: Final = 86_400
-MAX_PAUSE: Final = 3 * DAY
-"""ComputeEscrow's own."""
 
 
 @dataclass(frozen=True, slots=True)

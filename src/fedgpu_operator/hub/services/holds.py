@@ -12,11 +12,10 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import Histogram, Offer, take
 from fedgpu_operator.hub.services.store import HubState
 from fedgpu_operator.hub.views.notices import notice_of
 from fedgpu_operator.placement import Snapshot
-from fedgpu_operator.placement.book import Histogram, take
 
 HOLD: Final = timedelta(seconds=120)
 """How long capacity is held beyond the stop and its grace; then it is anybody's. A new place is held as long before."""

@@ -8,11 +8,9 @@ from typing import Final
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUOffer, GPUProvider, Inventory, Network
 from fedgpu_operator.api.providerreport import ProviderReport, ReportedProduct
-from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.money import parse_usd
-from fedgpu_operator.domain.offer import Offer, Probe
+from fedgpu_operator.domain.offer import GpuModel, Offer, Probe, take
 from fedgpu_operator.hub.services.costs import UNKNOWN, RunCosts
-from fedgpu_operator.placement.book import take
 
 MAX_NODES: Final = 100_000
 """As many as a status can show; a member that claims more shows these."""

@@ -17,6 +17,7 @@ from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import parse_usd
+from fedgpu_operator.domain.offer import Histogram
 from fedgpu_operator.domain.running import MAX_NOTICE, Announced, Hysteresis, Move, RunningJob
 from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
@@ -29,10 +30,9 @@ from fedgpu_operator.hub.views.jobfacts import MOVED, JobFacts, Phase, phase
 from fedgpu_operator.hub.views.notices import Notice, notice_of
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.placement import Snapshot
-from fedgpu_operator.placement.book import Histogram
-from fedgpu_operator.placement.moves import Reservations
+from fedgpu_operator.placement.moves import replan
 from fedgpu_operator.placement.registry import BUILT_IN, Plugins
-from fedgpu_operator.placement.replan import replan
+from fedgpu_operator.placement.reservations import Reservations
 from fedgpu_operator.ports import Clock, Kube, Metrics
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from fedgpu_operator.domain.books import Attempt
 from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.job import Job, Policy
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import Histogram, Offer
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, KubeError, TooLargeError
@@ -47,7 +47,6 @@ from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, WRITE_REFUSED, JobFac
 from fedgpu_operator.hub.views.jobs import MAX_CANDIDATES
 from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION
 from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
-from fedgpu_operator.placement.book import Histogram
 from fedgpu_operator.placement.problem import Solution
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, read_back
 

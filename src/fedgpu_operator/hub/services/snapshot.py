@@ -14,10 +14,9 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.decision import Decision
 from fedgpu_operator.domain.faults import avoided
-from fedgpu_operator.domain.gpu import GpuModel
 from fedgpu_operator.domain.job import DataSet, Job, Policy
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, Offer
 from fedgpu_operator.domain.vantage import Vantage, with_vantages
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.changes import ChangeDetector, same_objects

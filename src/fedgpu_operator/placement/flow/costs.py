@@ -26,7 +26,7 @@ COST_RANGE: Final = 2**60
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Costs:
-    """``price[c] * seconds[c]`` in units of ``price_unit * second_unit``; NEVER where a class may not go.
+    """``price[c] * seconds[c]`` in units of ``price_unit * second_unit``; NEVER if a class may not go.
 
     With `base` above 1 the offer's index is the last digit (``cost * base + index``), so that equal costs go by name.
     What is above `ceiling` counts as equally dear: an absurdly dear offer stays the last choice and cannot blur the

@@ -98,7 +98,7 @@ class Rearrangement:
         self.full: BoolVector = np.zeros(len(t.supply), dtype=np.bool_)
 
     def let_in(self, chains: int) -> bool:
-        """Place all that can be placed, the highest priority first; False where that takes more chains than these.
+        """Place all that can be placed, the highest priority first; False if that takes more chains than these.
 
         After it `full` (O,) are the offers of the cut behind which units wait.
         """
@@ -209,7 +209,7 @@ def clearing(problem: FlowProblem, pricing: Pricing, state: FlowState, idle: Idl
     """The least and the greatest price of each offer over all optimal prices, in µUSD · s per hour.
 
     Least: what one more unit of the offer, with a lease slot of its own, would save. Greatest: what taking one away
-    for somebody else costs the rest; UNBOUNDED where then fewer units of some level would find a place. At offers with
+    for somebody else costs the rest; UNBOUNDED if then fewer units of some level would find a place. At offers with
     nothing to sell both are the least. (Shortest paths from and to the sink: R. K. Ahuja, T. L. Magnanti, J. B. Orlin,
     FlowNetwork Flows, 1993, chapter 9.)
     """
@@ -297,7 +297,9 @@ class FlowSolver:
             pairs = self._with_cheaper(self.plain, state, cheapest, (full or state).sold)
         if pairs is None or full is None:
             free = replace(self._pricing, costs=self._costs.free())
-            full, counted = self._proven(free, pairs or self._pricing.pairs(), self._by_count())
+            full, counted = self._proven(
+                free, pairs or self._pricing.pairs(), Idle(self.problem.waiting, self.problem.rank)
+            )
             pairs = full.pairs
         idle = Idle(full.idle, np.zeros_like(self.problem.demand))
         if first_only:
@@ -309,10 +311,6 @@ class FlowSolver:
         floor = best.value // self._costs.base * self._costs.unit if proven else 0
         found = clearing(self.problem, self.plain, best, idle) if intervals else None
         return replace(flow, floor=floor, certified=counted and floor == flow.cost, clearing=found)
-
-    def _by_count(self) -> Idle:
-        """Idle places so that what counts is how many wait, the more the higher their priority."""
-        return Idle(self.problem.waiting, self.problem.rank)
 
     def _guessed(self) -> tuple[FlowState, IntVector]:
         """A flow that is nearly the cheapest, and the prices that led to it."""
@@ -329,7 +327,7 @@ class FlowSolver:
         return flow_on(problem, pricing.costs, pairs, Idle(problem.waiting, idle_cost), coarse), prices
 
     def _let_in(self, state: FlowState) -> FlowState | None:
-        """The flow with all units let in that can be placed; None where it takes many moves to prove that."""
+        """The flow with all units let in that can be placed; None if it takes many moves to prove that."""
         if not state.idle.any():
             return state
         problem, sold = self.problem, state.sold

@@ -255,11 +255,11 @@ class Residual:
         return self._relaxed(np.zeros(self._nodes, dtype=np.int64), self._tails, self._heads)
 
     def from_sink(self) -> Labels:
-        """Distances from the sink; not below REACHED where there is no way."""
+        """Distances from the sink; not below REACHED if there is no way."""
         return self._relaxed(self._at_sink(), self._tails, self._heads)
 
     def to_sink(self) -> Labels:
-        """Distances to the sink; not below REACHED where there is no way."""
+        """Distances to the sink; not below REACHED if there is no way."""
         return self._relaxed(self._at_sink(), self._heads, self._tails)
 
     def _at_sink(self) -> IntVector:

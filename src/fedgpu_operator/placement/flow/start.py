@@ -75,7 +75,7 @@ def nearby(pricing: Pricing, prices: IntVector, best: IntVector, size: IntVector
 
 
 def guess(pricing: Pricing, problem: FlowProblem, idle_cost: IntVector, coarse: int) -> IntVector:
-    """The cost plus price at which each class buys, (C,), about; NEVER where nothing is known."""
+    """The cost plus price at which each class buys, (C,), about; NEVER if nothing is known."""
     costs, asking, offers = pricing.costs, pricing.asking, np.flatnonzero(pricing.open)
     classes = _classes(costs, problem, asking)
     looks = _looks(costs, classes, offers)
@@ -127,7 +127,7 @@ class _Miniature:
 
 
 def _classes(costs: Costs, problem: FlowProblem, asking: IntVector) -> Bunches:
-    """The classes that ask; where there are many, those of the same prices, law and priority by their run limits."""
+    """The classes that ask; if there are many, those of the same prices, law and priority by their run limits."""
     if len(asking) <= CLASSES:
         return Bunches(asking, problem.demand[asking])
     numbers: dict[tuple[int, int, int], int] = {}

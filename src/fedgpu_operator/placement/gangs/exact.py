@@ -43,7 +43,7 @@ class Exact:
 
 
 def optimum(problem: Problem, fits: Sequence[dict[int, int]], start: Flows) -> Exact | None:
-    """The best assignment: most jobs by level, then least cost; None where the problem is not small.
+    """The best assignment: most jobs by level, then least cost; None if the problem is not small.
 
     `fits[c]` is how many jobs of class c each of its offers holds if nothing else comes; `start` is an assignment to
     begin from, never made worse.

@@ -1,4 +1,4 @@
-"""Jobs of one gang size as a transport problem: they are interchangeable to an offer, so one flow places them all."""
+"""The search over a problem with gangs that is too large for a proof: admit, place level by level, polish, bound."""
 
 from __future__ import annotations
 
@@ -8,372 +8,19 @@ from itertools import groupby
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedgpu_operator.placement.flow import Transport, transport
-from fedgpu_operator.placement.flow.costs import COST_RANGE
-from fedgpu_operator.placement.gangs.plan import (
+from fedgpu_operator.placement.gangs.plan import GangPlan, make_way, place_kind, place_singles
+from fedgpu_operator.placement.gangs.relaxation import (
+    Balance,
     FloatVector,
-    FreeNodes,
     GangClass,
-    GangPlan,
+    GangPairs,
     GangPrices,
+    Steps,
     cost_floor,
     count_ceiling,
 )
-from fedgpu_operator.placement.problem import BoolVector, IntVector, Problem
-
-COST_STEPS: Final = 2**30
-"""Resolution of priced costs in the flow."""
-
-
-def place_kind(plan: GangPlan, members: Sequence[int], most: Sequence[int], table: FloatVector) -> None:
-    """Places up to `most` jobs of each of the groups `members`, all of one shape and number of replicas.
-
-    About as many as can be at about the least priced cost: the flow's first answer, as no price here is exact.
-    """
-    first = plan.groups[members[0]]
-    supply = plan.stock.room[first.shape] // first.replicas
-    columns = np.flatnonzero((supply > 0) & plan.stock.open)
-    if not len(columns):
-        return
-    column_of = np.full(len(supply), -1, dtype=np.int64)
-    column_of[columns] = np.arange(len(columns))
-    priced = [plan.groups[i].priced(table) for i in members]
-    scale = COST_STEPS / max(max(float(each.max()) for each in priced), 1.0)
-    price: list[IntVector] = []
-    eligible: list[BoolVector] = []
-    known: dict[int, tuple[IntVector, IntVector, BoolVector]] = {}
-    for i, costs in zip(members, priced, strict=True):
-        offers = plan.groups[i].offers
-        if id(offers) not in known:
-            there = column_of[offers]
-            mask = np.zeros(len(columns), dtype=bool)
-            mask[there[there >= 0]] = True
-            known[id(offers)] = np.flatnonzero(there >= 0), there[there >= 0], mask
-        kept, there, mask = known[id(offers)]
-        row = np.zeros(len(columns), dtype=np.int64)
-        row[there] = np.rint(costs[kept] * scale)
-        price.append(row)
-        eligible.append(mask)
-    flow = transport(
-        Transport(
-            demand=np.array(most, dtype=np.int64),
-            priority=(0,) * len(members),
-            seconds=np.ones(len(members), dtype=np.int64),
-            price=price,
-            eligible=eligible,
-            supply=supply[columns],
-            provider=plan.stock.provider[columns],
-            slots=tuple(plan.stock.slots),
-        ),
-        first_only=True,
-    )
-    for row, column, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
-        plan.add(members[row], int(columns[column]), jobs)
-
-
-def place_singles(problem: Problem, plan: GangPlan, table: FloatVector) -> None:
-    """Places all jobs of one GPU anew in what the others leave, by the first answer of one flow.
-
-    It begins at the prices of `table` (µUSD · s per hour and replica, shape (kinds, offers)).
-    """
-    members = [i for i, each in enumerate(plan.groups) if each.gpus == 1]
-    if not members:
-        return
-    for i in members:
-        for offer, jobs in tuple(plan.flows[i].items()):
-            # Where the rest cannot be laid anew they stay; the flow then places the others.
-            plan.drop(i, offer, jobs)
-    classes = [problem.classes[plan.groups[i].index] for i in members]
-    flow = transport(
-        Transport(
-            demand=np.array([plan.left[i] for i in members], dtype=np.int64),
-            priority=tuple(each.priority for each in classes),
-            seconds=np.array([each.seconds for each in classes], dtype=np.int64),
-            price=[each.price for each in classes],
-            eligible=[each.eligible for each in classes],
-            supply=plan.stock.room[plan.groups[members[0]].shape],
-            provider=plan.stock.provider,
-            slots=tuple(plan.stock.slots),
-            hint=np.rint(np.minimum(table[plan.groups[members[0]].kind], COST_RANGE)).astype(np.int64),
-        ),
-        first_only=True,
-    )
-    for row, offer, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
-        plan.add(members[row], offer, jobs)
-
-
-MANY: Final = 16
-"""Jobs that one must let in to leave. For fewer a gang that is well placed would be given up for dear places."""
-
-
-def make_way(plan: GangPlan, members: Sequence[int], table: FloatVector) -> None:
-    """Places jobs of the groups `members`, all of one level, that wait; each job that leaves lets many in."""
-    waiting = sorted((i for i in members if plan.left[i] >= MANY), key=lambda i: (plan.groups[i].gpus, i))
-    if waiting:
-        guests = _Guests(plan, members)
-        for i in waiting:
-            for offer in guests.in_turn(i, table):
-                while plan.left[i] >= MANY and guests.swapped(i, offer):
-                    pass
-                if plan.left[i] < MANY:
-                    break
-
-
-class _Guests:
-    """The gangs at each offer; `_largest` (int64, shape (offers,)) is the GPUs of the largest of them, 0 for none."""
-
-    def __init__(self, plan: GangPlan, members: Sequence[int]) -> None:
-        self._plan = plan
-        self._at: dict[int, list[int]] = {}
-        for i in sorted(members, key=lambda i: (plan.groups[i].gpus, i)):
-            for offer in plan.flows[i] if plan.groups[i].gpus > 1 else ():
-                self._at.setdefault(offer, []).append(i)
-        self._largest = np.zeros(len(plan.stock.provider), dtype=np.int64)
-        for offer, guests in self._at.items():
-            self._largest[offer] = plan.groups[guests[-1]].gpus
-
-    def in_turn(self, i: int, table: FloatVector) -> list[int]:
-        """The offers where group i may be and so much larger jobs are: those of the largest first, then by cost."""
-        group = self._plan.groups[i]
-        largest = self._largest[group.offers]
-        there = np.flatnonzero(largest >= MANY * group.gpus)
-        if not len(there):
-            return []
-        ranked = np.lexsort((group.priced(table)[there], -largest[there]))
-        offers: list[int] = group.offers[there[ranked]].tolist()
-        return offers
-
-    def swapped(self, i: int, offer: int) -> bool:
-        """Whether a job of the largest gang there left for many of group i; else nothing is changed."""
-        plan, guests = self._plan, self._at[offer]
-        enough = MANY * plan.groups[i].gpus
-        before = plan.stock.laid(offer)
-        if not guests or plan.groups[guests[-1]].gpus < enough or not plan.drop(guests[-1], offer, 1):
-            return False
-        jobs = plan.fits(i, offer, plan.left[i])
-        if jobs < MANY:
-            plan.take_back(guests[-1], offer, before, 1)
-            return False
-        plan.add(i, offer, jobs)
-        if offer not in plan.flows[guests[-1]]:
-            guests.pop()
-            self._largest[offer] = plan.groups[guests[-1]].gpus if guests else 0
-        return True
-
-
-Singles = NDArray[np.float32]
-Steps = Sequence[tuple[Sequence[float], int]]
-"""For each look over all offers: the temperatures that follow (shares of the unit), and the sweeps at each of them."""
-
-NEAR: Final = 100
-"""Pairs that each look adds for every class."""
-ROOMY: Final = 8
-"""Pairs that each look adds for every mean offer that a class would fill: large classes cannot do with the nearest."""
-SAMPLE: Final = 4
-"""Of the pairs of a class every so many-th tells where its nearest end."""
-SAMPLED: Final = 256
-"""Pairs from which on a sample will do."""
-MOMENTUM: Final = 0.9
-"""The share of a price's last move that is added to its next one, for as long as it goes the same way."""
-LEAST: Final = np.float32(1e-9)
-"""What counts as nothing wanted or nothing there, in GPUs."""
-
-
-class GangPairs:
-    """All pairs (group, offer) in single precision; every solve of the relaxation looks at the same ones.
-
-    `unit` is what costs and prices are measured in: the mean cost of a GPU unless given. `costs[i]` (float32, shape of
-    the group's offers) are per GPU, `held[i]` the logarithm of how many GPUs of an offer the group's kind can use, and
-    `mean[i]` how many that are at its mean offer.
-    """
-
-    def __init__(self, groups: Sequence[GangClass], nodes: FreeNodes, unit: float | None = None) -> None:
-        self.groups = groups
-        self.nodes = nodes
-        self.whole: Singles = nodes.whole().astype(np.float32)
-        self.chain: Singles = nodes.chain().astype(np.float32)
-        self.unit = _mean_cost(groups) if unit is None else unit
-        self.costs: list[Singles] = [(each.costs * (1 / (each.gpus * self.unit))).astype(np.float32) for each in groups]
-        usable = [self.whole[each.kind][each.offers] for each in groups]
-        self.held: list[Singles] = [np.log(np.maximum(each, np.float32(1e-3))) for each in usable]
-        self.mean = np.array([float(each.mean()) for each in usable])
-        self.noise: Singles = np.random.default_rng(0).gumbel(size=2 * nodes.counts.shape[1]).astype(np.float32)
-
-
-class Balance:
-    """The smoothed relaxation over a growing choice of pairs.
-
-    `demand` is how many jobs of each group are asked for. `outside` (per group, in the unit of the costs) is what a
-    job left out costs; without it all must be placed, and the prices grow without end where they do not fit. `prices`
-    are where it starts, and become what it finds. `inside` is how many jobs of each group it places.
-    """
-
-    def __init__(
-        self, pairs: GangPairs, demand: Sequence[float], prices: GangPrices, outside: FloatVector | None = None
-    ) -> None:
-        self._pairs = pairs
-        self._prices = prices
-        self._asked = [i for i, jobs in enumerate(demand) if jobs]
-        gpus = np.array([each.gpus for each in pairs.groups], dtype=np.float64)
-        wanted = np.array(demand, dtype=np.float64) * gpus
-        self._gpus = gpus[self._asked]
-        self._demand: Singles = wanted[self._asked].astype(np.float32)
-        self._most: Singles = np.log(np.maximum(wanted, 1e-3)).astype(np.float32)
-        self._near = (NEAR + ROOMY * wanted / np.clip(pairs.mean, 1.0, np.maximum(wanted, 1.0))).astype(np.int64)
-        self._outside: Singles | None = None if outside is None else np.minimum(outside / gpus, 1e30).astype(np.float32)
-        self._capacities = _Capacities(pairs, prices)
-        self._chosen: list[BoolVector | None] = [None] * len(pairs.groups)
-        self.inside = np.array(demand, dtype=np.float64)
-
-    def anneal(self, steps: Steps) -> None:
-        """Look over all offers, then sweep at each temperature of the step; all steps in turn."""
-        if not self._asked:
-            return
-        for temperatures, sweeps in steps:
-            self._look(temperatures[0])
-            for temperature in temperatures:
-                self._sweep(temperature, sweeps)
-        self._capacities.write(self._prices, self._pairs.unit)
-
-    def _look(self, temperature: float) -> None:
-        """Adds the pairs that the smoothed flow would use, drawn by their share in it (Gumbel's trick)."""
-        table = self._capacities.per_gpu(temperature)
-        nowhere = np.array([self._capacities.size], dtype=np.int64)
-        keys, costs, held, sizes = [], [], [], []
-        for i in self._asked:
-            group = self._pairs.groups[i]
-            first = group.kind * self._capacities.offers
-            pick = self._near_ones(i, group, table[first:], temperature)
-            keys.append(group.offers[pick] + first)
-            costs.append(self._pairs.costs[i][pick])
-            held.append(np.minimum(self._pairs.held[i][pick], self._most[i]))
-            if self._outside is not None:
-                keys.append(nowhere)
-                costs.append(self._outside[i : i + 1])
-                held.append(self._most[i : i + 1])
-            sizes.append(len(pick) + (self._outside is not None))
-        self._sizes = np.array(sizes)
-        self._starts = np.append(0, np.cumsum(self._sizes)[:-1])
-        self._keys, self._cost, self._held = np.concatenate(keys), np.concatenate(costs), np.concatenate(held)
-
-    def _near_ones(self, i: int, group: GangClass, table: Singles, temperature: float) -> IntVector:
-        """Which of the group's offers are looked at: those drawn now and before."""
-        near, count = int(self._near[i]), len(group.offers)
-        if count <= near:
-            return np.arange(count)
-        score = self._pairs.costs[i] * np.float32(-1 / temperature)
-        score += np.minimum(self._pairs.held[i], self._most[i])
-        score -= table[group.offers]
-        # One draw for all, shifted by class: what matters is that classes do not all look at the same offers.
-        shift = 97 * i % self._capacities.offers
-        score += self._pairs.noise[shift : shift + count]
-        some = score[::SAMPLE] if count >= SAMPLED else score
-        rank = len(some) - max(near * len(some) // count, 1)
-        drawn: BoolVector = score >= np.partition(some, rank)[rank]
-        before = self._chosen[i]
-        self._chosen[i] = drawn = drawn if before is None else drawn | before
-        return np.flatnonzero(drawn)
-
-    def _sweep(self, temperature: float, sweeps: int) -> None:
-        """Turns of spreading the demand by price and of moving the prices to where it fits."""
-        starts, sizes, keys, capacities = self._starts, self._sizes, self._keys, self._capacities
-        score = self._held - self._cost * np.float32(1 / temperature)
-        units = np.zeros(len(keys), dtype=np.float32)
-        capacities.halt()
-        for _ in range(sweeps):
-            units = score - capacities.per_gpu(temperature)[keys]
-            units -= np.repeat(np.maximum.reduceat(units, starts), sizes)
-            np.exp(units, out=units)
-            units *= np.repeat(self._demand / np.add.reduceat(units, starts), sizes)
-            wanted = np.bincount(keys, weights=units, minlength=capacities.size + 1).astype(np.float32)
-            capacities.project(wanted, temperature)
-        inside = np.add.reduceat(np.where(keys < capacities.size, units, np.float32(0.0)), starts)
-        self.inside[self._asked] = inside / self._gpus
-
-
-class _Capacities:
-    """Capacities and prices of the offers, `size` pairs (kind, offer) of them; prices in the unit of the pairs."""
-
-    def __init__(self, pairs: GangPairs, prices: GangPrices) -> None:
-        self.offers = pairs.nodes.counts.shape[1]
-        self.size = pairs.whole.size
-        self._capacity = pairs.whole, pairs.chain
-        self._price: tuple[Singles, Singles] = (
-            (prices.whole / pairs.unit).astype(np.float32),
-            (prices.chain / pairs.unit).astype(np.float32),
-        )
-        self._moved = np.zeros_like(pairs.whole), np.zeros_like(pairs.chain)
-        sizes = [kind.gpus for kind in pairs.nodes.kinds]
-        self._kinds = [[k for k, gpus in enumerate(sizes) if gpus == shape] for shape in pairs.nodes.shapes]
-        self._table: Singles = np.zeros(self.size + 1, dtype=np.float32)
-
-    def write(self, prices: GangPrices, unit: float) -> None:
-        """Hands out the prices in the unit of the costs."""
-        prices.whole[:], prices.chain[:] = (each * np.float64(unit) for each in self._price)
-
-    def per_gpu(self, temperature: float) -> Singles:
-        """What a GPU costs each kind at each offer, by temperature: flat, shape (kinds × offers + 1,); last nothing."""
-        table = self._table[:-1].reshape(-1, self.offers)
-        whole, chain = self._price
-        base = np.zeros(self.offers, dtype=np.float32)
-        for shape, kinds in enumerate(self._kinds):
-            base = base + chain[shape]
-            below = base
-            for kind in kinds:
-                np.add(whole[kind], below, out=table[kind])
-                below = table[kind]
-        table *= np.float32(1 / temperature)
-        return self._table
-
-    def halt(self) -> None:
-        """Forgets the moves made so far."""
-        for each in self._moved:
-            each[:] = 0.0
-
-    def project(self, wanted: Singles, temperature: float) -> None:
-        """Moves the price of each capacity, the innermost first, to where what is wanted of it fits, and farther.
-
-        `wanted` is flat as `per_gpu` is, in GPUs.
-        """
-        asked = wanted[:-1].reshape(-1, self.offers)
-        (whole, chain), (whole_price, chain_price) = self._capacity, self._price
-        before = whole_price.copy(), chain_price.copy()
-        larger = np.zeros(self.offers, dtype=np.float32)
-        for shape in range(len(self._kinds) - 1, -1, -1):
-            gangs = np.zeros(self.offers, dtype=np.float32)
-            for kind in reversed(self._kinds[shape]):
-                gangs = _fitted(whole_price[kind], whole[kind], gangs + asked[kind], temperature)
-            larger = _fitted(chain_price[shape], chain[shape], larger + gangs, temperature)
-        for price, old, moved in zip(self._price, before, self._moved, strict=True):
-            step = price - old
-            moved *= moved * step > 0.0
-            moved *= np.float32(MOMENTUM)
-            moved += step
-            np.maximum(old + moved, np.float32(0.0), out=price)
-            np.subtract(price, old, out=moved)
-
-
-def _fitted(price: Singles, capacity: Singles, asked: Singles, temperature: float) -> Singles:
-    """Moves each price to where `asked` fits; how much is asked then."""
-    change: Singles = np.maximum(asked, LEAST)
-    change /= np.maximum(capacity, LEAST)
-    np.log(change, out=change)
-    change *= np.float32(temperature)
-    np.maximum(change, -price, out=change)
-    price += change
-    change *= np.float32(-1 / temperature)
-    np.exp(change, out=change)
-    change *= asked
-    return change
-
-
-def _mean_cost(groups: Sequence[GangClass]) -> float:
-    """What a GPU costs a job at its mean offer, over all jobs."""
-    spent = sum(each.jobs * float(each.costs.mean()) for each in groups)
-    return max(spent / max(sum(each.jobs * each.gpus for each in groups), 1), 1e-9)
-
+from fedgpu_operator.placement.problem import Problem
 
 COARSE: Final = (((0.5,), 20), ((0.2,), 20), ((0.1,), 20), ((0.05,), 20), ((0.02,), 20))
 """Looks and sweeps that find prices from nothing; temperatures are shares of the mean cost of a GPU."""
@@ -412,7 +59,7 @@ class Large:
     def arrange(self) -> None:
         """By level: the admitted jobs of the largest shape and the largest gangs first; then what else fits.
 
-        Singles of the lowest level come after its gangs; then, where they are many, all singles are placed anew.
+        Singles of the lowest level come after its gangs; then, where they are many, all singles are placed again.
         """
         plan, groups = self._plan, self._groups
         admitted = [
@@ -488,7 +135,9 @@ class Large:
 
     def _place(self, members: Sequence[int], admitted: Sequence[int], table: FloatVector) -> None:
         plan = self._plan
-        sizes = [list(each) for _, each in groupby(members, key=lambda i: _size(plan.groups[i]))]
+        sizes = [
+            list(each) for _, each in groupby(members, key=lambda i: (plan.groups[i].shape, plan.groups[i].replicas))
+        ]
         for each in sizes:
             most = [admitted[i] for i in each]
             if sum(most) >= NEARLY * sum(plan.left[i] for i in each):
@@ -505,10 +154,6 @@ class Large:
         """The share of all admitted GPUs that these groups ask for."""
         asked = [each.gpus * jobs for each, jobs in zip(self._groups, admitted, strict=True)]
         return sum(asked[i] for i in members) / max(sum(asked), 1)
-
-
-def _size(group: GangClass) -> tuple[int, int]:
-    return group.shape, group.replicas
 
 
 def _free(alike: Sequence[GangClass]) -> GangClass:

@@ -1,364 +1,17 @@
-"""What nodes and offers hold of each size of replica and gang, as arrays over offers; no job and no price."""
+"""A plan of gangs on nodes, and how it is filled: class by class, a whole gang size by one flow, or by making way."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import ceil
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedgpu_operator.placement.book import Histogram, room
-from fedgpu_operator.placement.problem import BoolVector, IntVector, JobClass, Problem
-
-EXACT_SIZES: Final = 8
-"""Gang sizes of one shape that are told apart exactly; where there are more, powers of two bound them."""
-LARGEST_ROOM: Final = 2_048
-"""Replicas at one offer above which every number of them counts as reachable."""
-
-
-class GangKind(NamedTuple):
-    """Gangs alike to an offer: GPUs per replica, and at least so many replicas (less than the next kind's)."""
-
-    gpus: int
-    replicas: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FreeNodes:
-    """The free nodes of all offers by how many GPUs are free on them, and who asks for what size.
-
-    `sizes` (ascending) are the numbers of free GPUs that occur, `counts` (int64, shape (sizes, offers)) how many nodes
-    have them, `shapes` (ascending) the GPUs per replica that somebody asks for, `kinds` (ascending) the gang sizes.
-    """
-
-    sizes: tuple[int, ...]
-    counts: IntVector
-    shapes: tuple[int, ...]
-    kinds: tuple[GangKind, ...]
-    gangs: frozenset[tuple[int, int]]
-
-    @classmethod
-    def of(cls, free: Sequence[Histogram], gangs: Iterable[tuple[int, int]]) -> FreeNodes:
-        """Columns from histograms, for gangs of (GPUs per replica, replicas)."""
-        sizes = sorted({gpus for each in free for gpus, nodes in each.items() if gpus > 0 and nodes > 0})
-        row = {gpus: i for i, gpus in enumerate(sizes)}
-        counts = np.zeros((len(sizes), len(free)), dtype=np.int64)
-        for offer, each in enumerate(free):
-            for gpus, count in each.items():
-                if gpus > 0 and count > 0:
-                    counts[row[gpus], offer] = count
-        asked = frozenset(gangs)
-        shapes = tuple(sorted({gpus for gpus, _ in asked}))
-        return cls(tuple(sizes), counts, shapes, _kinds(asked), asked)
-
-    def kind_of(self, gpus: int, replicas: int) -> int:
-        """Index of the kind that such a gang belongs to."""
-        return max(i for i, kind in enumerate(self.kinds) if kind.gpus == gpus and kind.replicas <= replicas)
-
-    def room(self) -> IntVector:
-        """How many replicas of each shape fit if nothing else comes: int64, shape (shapes, offers)."""
-        return self._weighed([[gpus // shape for gpus in self.sizes] for shape in self.shapes])
-
-    def chain(self) -> IntVector:
-        """How many GPUs replicas of this shape and larger ones can use together: int64, shape (shapes, offers)."""
-        return self._weighed([self._fullest(self.shapes[i:]) for i in range(len(self.shapes))])
-
-    def whole(self) -> IntVector:
-        """How many GPUs gangs of this kind and larger ones of its shape can use: int64, shape (kinds, offers).
-
-        Gangs come whole to one offer: of room for 15 replicas, gangs of 8 use 8, gangs of 8 and 4 use 12.
-        """
-        room = dict(zip(self.shapes, self.room(), strict=True))
-        rows = []
-        for kind in self.kinds:
-            parts = sorted({size for gpus, size in self.gangs if gpus == kind.gpus and size >= kind.replicas})
-            table = _reachable(parts, min(int(room[kind.gpus].max(initial=0)), LARGEST_ROOM))
-            here = room[kind.gpus]
-            rows.append(np.where(here < len(table), table[np.minimum(here, len(table) - 1)], here) * kind.gpus)
-        return np.array(rows, dtype=np.int64).reshape(len(self.kinds), self.counts.shape[1])
-
-    def worth(self, prices: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The most that each offer's free nodes can be worth: shape (offers,).
-
-        `prices` (shape (shapes, offers), >= 0) are per replica. Each node is filled by the best multiset of shapes
-        that fits (an unbounded knapsack), which bounds whatever is really put there.
-        """
-        total = np.zeros(self.counts.shape[1])
-        # Only as many sizes back as the largest shape reaches: nodes may have thousands of GPUs.
-        best = deque([total], maxlen=max(self.shapes, default=1))
-        where = {gpus: i for i, gpus in enumerate(self.sizes)}
-        for gpus in range(1, self._largest + 1):
-            value = best[-1]
-            for i, shape in enumerate(self.shapes):
-                if shape > gpus:
-                    break
-                value = np.maximum(value, best[-shape] + prices[i])
-            best.append(value)
-            if gpus in where:
-                total = total + self.counts[where[gpus]] * value
-        return total
-
-    @property
-    def _largest(self) -> int:
-        return self.sizes[-1] if self.sizes else 0
-
-    def _fullest(self, shapes: Sequence[int]) -> list[int]:
-        """The most GPUs of a node of each size that these shapes can use."""
-        table = _reachable(shapes, self._largest)
-        return [int(table[gpus]) for gpus in self.sizes]
-
-    def _weighed(self, weights: Sequence[Sequence[int]]) -> IntVector:
-        table = np.array(weights, dtype=np.int64).reshape(len(self.shapes), len(self.sizes))
-        return table @ self.counts
-
-
-def _kinds(gangs: frozenset[tuple[int, int]]) -> tuple[GangKind, ...]:
-    kinds = []
-    for gpus in sorted({gpus for gpus, _ in gangs}):
-        sizes = sorted({replicas for each, replicas in gangs if each == gpus})
-        if len(sizes) > EXACT_SIZES:
-            sizes = sorted({1 << (replicas.bit_length() - 1) for replicas in sizes})
-        kinds += [GangKind(gpus, replicas) for replicas in sizes]
-    return tuple(kinds)
-
-
-def _reachable(parts: Sequence[int], largest: int) -> IntVector:
-    """For every number up to `largest`, the greatest sum of parts (each any number of times) that is not above it."""
-    best = [0] * (largest + 1)
-    for number in range(1, largest + 1):
-        best[number] = max([best[number - 1], *(best[number - part] + part for part in parts if part <= number)])
-    return np.array(best, dtype=np.int64)
-
-
-Laid = tuple[dict[int, int], dict[int, int]]
-"""Replicas of each size at an offer, and what is left of its nodes."""
-
-
-def packed(free: Histogram, loads: Iterable[tuple[int, int]]) -> dict[int, int] | None:
-    """What is left after so many replicas of so many GPUs, (GPUs, replicas) in this order; None if they do not fit.
-
-    Each replica goes to the fullest node that still holds it; as many nodes as possible are filled in one step.
-    """
-    left = dict(free)
-    for gpus, count in loads:
-        while count:
-            node = 0
-            for each in left:
-                if each >= gpus and (each < node or not node):
-                    node = each
-            if not node:
-                return None
-            per_node = node // gpus
-            nodes, used = (min(left[node], count // per_node), per_node) if count >= per_node else (1, count)
-            left[node] -= nodes
-            if not left[node]:
-                del left[node]
-            if node > used * gpus:
-                rest = node - used * gpus
-                left[rest] = left.get(rest, 0) + nodes
-            count -= nodes * used
-    return left
-
-
-class NodeStock:
-    """Free GPUs per offer and lease slots per provider; what was sold may be given back.
-
-    `room` (int64, shape (shapes, offers)) is how many replicas of each shape still fit, `open` (bool, shape
-    (offers,)) whether the provider has a lease slot left.
-    """
-
-    def __init__(self, problem: Problem, nodes: FreeNodes) -> None:
-        self._base = [{gpus: n for gpus, n in each.items() if gpus > 0 and n > 0} for each in problem.free]
-        self.free: list[dict[int, int]] = [dict(each) for each in self._base]
-        self._loads: list[dict[int, int]] = [{} for _ in self._base]
-        self._shapes = nodes.shapes
-        self.provider = problem.provider
-        self._home = problem.provider.tolist()
-        self.slots = [None if each is None else max(0, each) for each in problem.slots]
-        self.room: IntVector = nodes.room()
-        self.open: BoolVector = np.array([each != 0 for each in self.slots], dtype=bool)[problem.provider]
-
-    def fits(self, offer: int, gpus: int, replicas: int, most: int) -> int:
-        """How many gangs of `replicas` × `gpus` fit, up to `most`."""
-        jobs = room(self.free[offer], gpus) // replicas
-        slots = self.slots[self._home[offer]]
-        return min(jobs, most) if slots is None else min(jobs, most, slots)
-
-    def sell(self, offer: int, gpus: int, replicas: int, jobs: int) -> bool:
-        """Takes them, laying all there anew where that makes room; False and nothing changed where it does not."""
-        slots = self.slots[self._home[offer]]
-        if slots is not None and slots < jobs:
-            return False
-        loads = dict(self._loads[offer])
-        loads[gpus] = loads.get(gpus, 0) + replicas * jobs
-        left = packed(self.free[offer], ((gpus, replicas * jobs),))
-        if left is None:
-            left = packed(self._base[offer], sorted(loads.items(), reverse=True))
-        if left is None:
-            return False
-        self._set(offer, loads, left, -jobs)
-        return True
-
-    def give(self, offer: int, gpus: int, replicas: int, jobs: int) -> bool:
-        """Takes them back; False and nothing changed where the rest cannot be laid anew."""
-        loads = dict(self._loads[offer])
-        loads[gpus] -= replicas * jobs
-        if not loads[gpus]:
-            del loads[gpus]
-        left = packed(self._base[offer], sorted(loads.items(), reverse=True))
-        if left is None:
-            return False
-        self._set(offer, loads, left, jobs)
-        return True
-
-    def laid(self, offer: int) -> Laid:
-        """How the offer's nodes are filled now; whatever is sold or given leaves it as it is."""
-        return self._loads[offer], self.free[offer]
-
-    def take_back(self, offer: int, laid: Laid, jobs: int) -> None:
-        """Fills the nodes as they were before so many jobs were given: laid anew, the same jobs may not fit again."""
-        self._set(offer, *laid, -jobs)
-
-    def _set(self, offer: int, loads: dict[int, int], left: dict[int, int], slots: int) -> None:
-        self._loads[offer], self.free[offer] = loads, left
-        self.room[:, offer] = [room(left, shape) for shape in self._shapes]
-        home = self._home[offer]
-        before = self.slots[home]
-        if before is not None:
-            self.slots[home] = before + slots
-            if not before or not before + slots:
-                self.open[self.provider == home] = before + slots > 0
-
-
-FloatVector = NDArray[np.float64]
-
-ROUNDING: Final = 1e-9
-"""What sums of doubles may be off, as a share of the sum of their absolute values; far above what they are."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GangClass:
-    """One class of jobs as the relaxation sees it.
-
-    `offers` (int64) are those that are eligible and hold all replicas at once, `costs` (float64, same shape) what one
-    job costs there (µUSD · s per hour). `kind` indexes the kinds of the free nodes, `shape` its shapes.
-    """
-
-    index: int
-    level: int
-    jobs: int
-    shape: int
-    kind: int
-    replicas: int
-    gpus: int
-    seconds: int
-    offers: IntVector
-    costs: FloatVector
-
-    def priced(self, prices: FloatVector) -> FloatVector:
-        """Cost of one job at each of `offers` with what its replicas take priced in."""
-        paid: FloatVector = self.costs + self.replicas * prices[self.kind][self.offers]
-        return paid
-
-
-def gang_classes_of(classes: Sequence[JobClass], nodes: FreeNodes, open_slots: BoolVector) -> list[GangClass]:
-    """The classes that fit at some offer; those that fit nowhere are left out."""
-    room = dict(zip(nodes.shapes, nodes.room(), strict=True))
-    shape_of = {gpus: i for i, gpus in enumerate(nodes.shapes)}
-    known: dict[tuple[int, int, int], IntVector] = {}
-    found = []
-    for index, each in enumerate(classes):
-        key = (id(each.eligible), each.gpus, each.replicas)
-        if key not in known:
-            known[key] = np.flatnonzero(each.eligible & (room[each.gpus] >= each.replicas) & open_slots)
-        offers = known[key]
-        if each.size and len(offers):
-            kind = nodes.kind_of(each.gpus, each.replicas)
-            costs: FloatVector = each.price[offers].astype(np.float64) * each.seconds
-            gpus = each.gpus * each.replicas
-            shape = shape_of[each.gpus]
-            found.append(
-                GangClass(
-                    index, each.priority, each.size, shape, kind, each.replicas, gpus, each.seconds, offers, costs
-                )
-            )
-    return found
-
-
-class GangPrices:
-    """Dual prices per GPU (>= 0) of each offer's two nested families of capacities.
-
-    `chain` (shape (shapes, offers)): what a GPU costs every replica of this shape and larger ones. `whole` (shape
-    (kinds, offers)): what it costs every gang of this kind and larger ones of its shape.
-    """
-
-    def __init__(self, nodes: FreeNodes) -> None:
-        offers = nodes.counts.shape[1]
-        self.chain = np.zeros((len(nodes.shapes), offers))
-        self.whole = np.zeros((len(nodes.kinds), offers))
-
-    def scaled(self, factor: float) -> GangPrices:
-        """Prices of their own, times `factor`."""
-        twin = object.__new__(GangPrices)
-        twin.chain, twin.whole = self.chain * factor, self.whole * factor
-        return twin
-
-    def per_gpu(self, nodes: FreeNodes) -> FloatVector:
-        """What one GPU costs a gang of each kind: shape (kinds, offers)."""
-        chain = np.cumsum(self.chain, axis=0)
-        rows: list[FloatVector] = []
-        for i, kind in enumerate(nodes.kinds):
-            before = nodes.kinds[i - 1].gpus == kind.gpus if i else False
-            gangs = self.whole[i] + (rows[-1] - chain[nodes.shapes.index(kind.gpus)] if before else 0.0)
-            rows.append(chain[nodes.shapes.index(kind.gpus)] + gangs)
-        return np.array(rows)
-
-    def per_replica(self, nodes: FreeNodes) -> FloatVector:
-        """What one replica of a gang of each kind costs: shape (kinds, offers)."""
-        return self.per_gpu(nodes) * np.array([kind.gpus for kind in nodes.kinds], dtype=np.float64)[:, None]
-
-    def worth(self, nodes: FreeNodes) -> FloatVector:
-        """The most that what each offer holds can cost in all: shape (offers,)."""
-        per_replica = np.cumsum(self.chain, axis=0) * np.array(nodes.shapes, dtype=np.float64)[:, None]
-        total: FloatVector = nodes.worth(per_replica) + (self.whole * nodes.whole()).sum(axis=0)
-        return total
-
-
-def cost_floor(groups: Sequence[GangClass], counts: Sequence[int], prices: GangPrices, nodes: FreeNodes) -> int:
-    """No assignment that places `counts` jobs of the groups costs less (µUSD · s per hour), whatever the prices.
-
-    Lagrange: each job pays at least its cheapest priced cost, and what is paid for capacity is at most its worth.
-    """
-    table = prices.per_replica(nodes)
-    paid = sum(count * float(group.priced(table).min()) for group, count in zip(groups, counts, strict=True) if count)
-    worth = float(prices.worth(nodes).sum())
-    free = sum(count * float(group.costs.min()) for group, count in zip(groups, counts, strict=True) if count)
-    floors = [paid - worth - ROUNDING * (paid + worth), free * (1 - ROUNDING), 0.0]
-    return int(max(floors))
-
-
-def count_ceiling(groups: Sequence[GangClass], level: int, above: int, prices: GangPrices, nodes: FreeNodes) -> int:
-    """No assignment that places `above` jobs of higher levels or more places more than this many of `level`.
-
-    `prices` are in jobs per GPU, >= 0, else anything. Lagrange: jobs above take at least what the `above` cheapest of
-    them need, a job of the level is left out or pays its cheapest place; what is paid is at most the capacity's worth.
-    """
-    table = prices.per_replica(nodes)
-    least = [float(table[each.kind][each.offers].min()) * each.replicas for each in groups]
-    paid, left = 0.0, above
-    for need, jobs in sorted((need, each.jobs) for need, each in zip(least, groups, strict=True) if each.level > level):
-        paid += need * min(jobs, left)
-        left -= min(jobs, left)
-    here = [(need, each.jobs) for need, each in zip(least, groups, strict=True) if each.level == level]
-    paid += sum(min(1.0, need) * jobs for need, jobs in here)
-    worth = float(prices.worth(nodes).sum())
-    missing = paid - worth - ROUNDING * (paid + worth) - 1e-6
-    return sum(jobs for _, jobs in here) - max(0, ceil(missing))
-
+from fedgpu_operator.placement.flow import Transport, transport
+from fedgpu_operator.placement.flow.costs import COST_RANGE
+from fedgpu_operator.placement.gangs.nodes import FreeNodes, Laid, NodeStock
+from fedgpu_operator.placement.gangs.relaxation import FloatVector, GangClass
+from fedgpu_operator.placement.problem import BoolVector, IntVector, Problem
 
 NEAREST: Final = 32
 """Offers sorted at a time when a class is placed; four times as many each time they do not suffice."""
@@ -388,7 +41,7 @@ class GangPlan:
         self.left[i] -= jobs
 
     def drop(self, i: int, offer: int, jobs: int) -> bool:
-        """Takes jobs out again; False and nothing changed where the rest cannot be laid anew."""
+        """Takes jobs out again; False and nothing changed if the rest cannot be laid out again."""
         group = self.groups[i]
         if not self.stock.give(offer, self.nodes.shapes[group.shape], group.replicas, jobs):
             return False
@@ -467,3 +120,143 @@ class GangPlan:
         """At which of these offers one more job of the group fits."""
         fits: BoolVector = (self.stock.room[group.shape][offers] >= group.replicas) & self.stock.open[offers]
         return fits
+
+
+COST_STEPS: Final = 2**30
+"""Resolution of priced costs in the flow."""
+
+
+def place_kind(plan: GangPlan, members: Sequence[int], most: Sequence[int], table: FloatVector) -> None:
+    """Places up to `most` jobs of each of the groups `members`, all of one shape and number of replicas.
+
+    About as many as can be at about the least priced cost: the flow's first answer, as no price here is exact.
+    """
+    first = plan.groups[members[0]]
+    supply = plan.stock.room[first.shape] // first.replicas
+    columns = np.flatnonzero((supply > 0) & plan.stock.open)
+    if not len(columns):
+        return
+    column_of = np.full(len(supply), -1, dtype=np.int64)
+    column_of[columns] = np.arange(len(columns))
+    priced = [plan.groups[i].priced(table) for i in members]
+    scale = COST_STEPS / max(max(float(each.max()) for each in priced), 1.0)
+    price: list[IntVector] = []
+    eligible: list[BoolVector] = []
+    known: dict[int, tuple[IntVector, IntVector, BoolVector]] = {}
+    for i, costs in zip(members, priced, strict=True):
+        offers = plan.groups[i].offers
+        if id(offers) not in known:
+            there = column_of[offers]
+            mask = np.zeros(len(columns), dtype=bool)
+            mask[there[there >= 0]] = True
+            known[id(offers)] = np.flatnonzero(there >= 0), there[there >= 0], mask
+        kept, there, mask = known[id(offers)]
+        row = np.zeros(len(columns), dtype=np.int64)
+        row[there] = np.rint(costs[kept] * scale)
+        price.append(row)
+        eligible.append(mask)
+    flow = transport(
+        Transport(
+            demand=np.array(most, dtype=np.int64),
+            priority=(0,) * len(members),
+            seconds=np.ones(len(members), dtype=np.int64),
+            price=price,
+            eligible=eligible,
+            supply=supply[columns],
+            provider=plan.stock.provider[columns],
+            slots=tuple(plan.stock.slots),
+        ),
+        first_only=True,
+    )
+    for row, column, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
+        plan.add(members[row], int(columns[column]), jobs)
+
+
+def place_singles(problem: Problem, plan: GangPlan, table: FloatVector) -> None:
+    """Places all jobs of one GPU again in what the others leave, by the first answer of one flow.
+
+    It begins at the prices of `table` (µUSD · s per hour and replica, shape (kinds, offers)).
+    """
+    members = [i for i, each in enumerate(plan.groups) if each.gpus == 1]
+    if not members:
+        return
+    for i in members:
+        for offer, jobs in tuple(plan.flows[i].items()):
+            # Where the rest cannot be laid out again they stay; the flow then places the others.
+            plan.drop(i, offer, jobs)
+    classes = [problem.classes[plan.groups[i].index] for i in members]
+    flow = transport(
+        Transport(
+            demand=np.array([plan.left[i] for i in members], dtype=np.int64),
+            priority=tuple(each.priority for each in classes),
+            seconds=np.array([each.seconds for each in classes], dtype=np.int64),
+            price=[each.price for each in classes],
+            eligible=[each.eligible for each in classes],
+            supply=plan.stock.room[plan.groups[members[0]].shape],
+            provider=plan.stock.provider,
+            slots=tuple(plan.stock.slots),
+            hint=np.rint(np.minimum(table[plan.groups[members[0]].kind], COST_RANGE)).astype(np.int64),
+        ),
+        first_only=True,
+    )
+    for row, offer, jobs in zip(flow.rows.tolist(), flow.offers.tolist(), flow.units.tolist(), strict=True):
+        plan.add(members[row], offer, jobs)
+
+
+MANY: Final = 16
+"""Jobs that one must let in to leave. For fewer a gang that is well placed would be given up for dear places."""
+
+
+def make_way(plan: GangPlan, members: Sequence[int], table: FloatVector) -> None:
+    """Places jobs of the groups `members`, all of one level, that wait; each job that leaves lets many in."""
+    waiting = sorted((i for i in members if plan.left[i] >= MANY), key=lambda i: (plan.groups[i].gpus, i))
+    if waiting:
+        guests = _Guests(plan, members)
+        for i in waiting:
+            for offer in guests.in_turn(i, table):
+                while plan.left[i] >= MANY and guests.swapped(i, offer):
+                    pass
+                if plan.left[i] < MANY:
+                    break
+
+
+class _Guests:
+    """The gangs at each offer; `_largest` (int64, shape (offers,)) is the GPUs of the largest of them, 0 for none."""
+
+    def __init__(self, plan: GangPlan, members: Sequence[int]) -> None:
+        self._plan = plan
+        self._at: dict[int, list[int]] = {}
+        for i in sorted(members, key=lambda i: (plan.groups[i].gpus, i)):
+            for offer in plan.flows[i] if plan.groups[i].gpus > 1 else ():
+                self._at.setdefault(offer, []).append(i)
+        self._largest = np.zeros(len(plan.stock.provider), dtype=np.int64)
+        for offer, guests in self._at.items():
+            self._largest[offer] = plan.groups[guests[-1]].gpus
+
+    def in_turn(self, i: int, table: FloatVector) -> list[int]:
+        """The offers where group i may be and so much larger jobs are: those of the largest first, then by cost."""
+        group = self._plan.groups[i]
+        largest = self._largest[group.offers]
+        there = np.flatnonzero(largest >= MANY * group.gpus)
+        if not len(there):
+            return []
+        ranked = np.lexsort((group.priced(table)[there], -largest[there]))
+        offers: list[int] = group.offers[there[ranked]].tolist()
+        return offers
+
+    def swapped(self, i: int, offer: int) -> bool:
+        """Whether a job of the largest gang there left for many of group i; else nothing is changed."""
+        plan, guests = self._plan, self._at[offer]
+        enough = MANY * plan.groups[i].gpus
+        before = plan.stock.laid(offer)
+        if not guests or plan.groups[guests[-1]].gpus < enough or not plan.drop(guests[-1], offer, 1):
+            return False
+        jobs = plan.fits(i, offer, plan.left[i])
+        if jobs < MANY:
+            plan.take_back(guests[-1], offer, before, 1)
+            return False
+        plan.add(i, offer, jobs)
+        if offer not in plan.flows[guests[-1]]:
+            guests.pop()
+            self._largest[offer] = plan.groups[guests[-1]].gpus if guests else 0
+        return True

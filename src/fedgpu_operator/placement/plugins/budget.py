@@ -41,7 +41,7 @@ def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
 
 
 def key(ctx: Context) -> Hashable:
-    """What is left and what it must last for; None where there is no budget."""
+    """What is left and what it must last for; None if there is no budget."""
     left = ctx.job.budget_left
     return None if left is None else (left, ctx.job.run_limit, ctx.job.gpus)
 

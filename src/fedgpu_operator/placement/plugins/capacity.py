@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import numpy as np
 
 from fedgpu_operator.domain.decision import Reason
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import Offer, room
 from fedgpu_operator.placement.context import BoolVector, Context, IntVector, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
@@ -20,13 +20,13 @@ def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
     if offer.lease_slots is not None and offer.lease_slots < 1:
         return OfferRefusal(Reason.PROVIDER_FULL, "no lease slots left at the provider")
     need = ctx.job.gpu.count
-    room = sum((free // need) * nodes for free, nodes in offer.free.items())
-    if room >= ctx.job.replicas:
+    fits = room(offer.free, need)
+    if fits >= ctx.job.replicas:
         return None
     return OfferRefusal(
         Reason.INSUFFICIENT_GPUS,
         f"insufficient GPUs: {ctx.job.replicas} replicas with {need} GPUs on one node requested, "
-        f"{room} fit ({offer.free_gpus} GPUs free)",
+        f"{fits} fit ({offer.free_gpus} GPUs free)",
     )
 
 
@@ -40,8 +40,8 @@ def allowed(ctx: Context, table: OfferTable) -> BoolVector:
     return (table.room(ctx.job.gpu.count) >= ctx.job.replicas) & ~_full(table)
 
 
-def told(_ctx: Context, table: OfferTable) -> IntVector:
-    """1 where the provider is full, else 0: too few GPUs. Shape (offers,)."""
+def reason_index(_ctx: Context, table: OfferTable) -> IntVector:
+    """1 if the provider is full, else 0: too few GPUs. Shape (offers,)."""
     return _full(table).astype(np.int64)
 
 

@@ -17,12 +17,12 @@ ASSUMED_WATTS: Final = 1400
 
 
 def key(ctx: Context) -> Hashable:
-    """The exchange rate; None where the job pays nothing for carbon."""
+    """The exchange rate; None if the job pays nothing for carbon."""
     return ctx.job.rates.per_kg_co2e or None
 
 
 def stated_price(ctx: Context, table: OfferTable) -> IntVector:
-    """µUSD per GPU-hour of the carbon an owner states; 0 where a figure is missing. Shape (offers,)."""
+    """µUSD per GPU-hour of the carbon an owner states; 0 if a figure is missing. Shape (offers,)."""
     return table.kinds(_figures).map(lambda figures: 0 if None in figures else _price(ctx, *figures))
 
 

@@ -18,7 +18,7 @@ def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
 
 
 def key(ctx: Context) -> Hashable:
-    """The claims that the job needs; None where it needs none."""
+    """The claims that the job needs; None if it needs none."""
     return ctx.job.rules.compliance or None
 
 
@@ -37,6 +37,6 @@ def _claims(offer: Offer) -> frozenset[str]:
 
 
 def breach(rules: PlacementRules, offer: Offer) -> str:
-    """Which claims are missing, as a sentence; empty where none is. Case is exact."""
+    """Which claims are missing, as a sentence; empty if none is. Case is exact."""
     missing = rules.compliance - offer.compliance
     return f"missing accepted compliance claims: {', '.join(sorted(missing))}" if missing else ""

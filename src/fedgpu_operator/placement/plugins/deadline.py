@@ -22,7 +22,7 @@ BITS_PER_MBIT: Final = 10**6
 
 
 def key(ctx: Context) -> Hashable:
-    """The deadline, and while it is ahead the instant and what must arrive; None where no offer can be too late."""
+    """The deadline, and while it is ahead the instant and what must arrive; None if no offer can be too late."""
     deadline = ctx.job.deadline
     if deadline is None:
         return None

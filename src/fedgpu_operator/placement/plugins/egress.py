@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import Final
 
 from fedgpu_operator.domain.job import Job
+from fedgpu_operator.domain.money import SECONDS_PER_HOUR
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.placement.context import MAX_COMPONENT, Context, IntVector
 from fedgpu_operator.placement.table import OfferTable
@@ -15,11 +16,10 @@ ASSUMED_PER_GIB: Final = 120_000
 (Google Cloud premium tier 0.12 USD, Amazon 0.09, Azure 0.087)."""
 
 MIB_PER_GIB: Final = 1024
-SECONDS_PER_HOUR: Final = 3600
 
 
 def key(ctx: Context) -> Hashable:
-    """What moves, from where, at what price, and over how many GPU-seconds it is spread; None where nothing moves."""
+    """What moves, from where, at what price, and over how many GPU-seconds it is spread; None if nothing moves."""
     job = ctx.job
     if not job.data and not job.output_mib:
         return None
@@ -28,7 +28,7 @@ def key(ctx: Context) -> Hashable:
 
 
 def stated_price(ctx: Context, table: OfferTable) -> IntVector:
-    """µUSD per GPU-hour of what hosts and owners state, 0 where nothing moves. Shape (offers,)."""
+    """µUSD per GPU-hour of what hosts and owners state, 0 if nothing moves. Shape (offers,)."""
     return _prices(ctx.job, table, stated=True)
 
 

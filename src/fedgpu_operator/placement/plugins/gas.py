@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Final
 
+from fedgpu_operator.domain.money import SECONDS_PER_HOUR
 from fedgpu_operator.domain.offer import Offer
 from fedgpu_operator.placement.context import MAX_COMPONENT, Context, IntVector
 from fedgpu_operator.placement.table import OfferTable
-
-SECONDS_PER_HOUR: Final = 3600
 
 
 def key(ctx: Context) -> Hashable:
@@ -20,12 +18,10 @@ def key(ctx: Context) -> Hashable:
 def price(ctx: Context, table: OfferTable) -> IntVector:
     """µUSD per GPU-hour that add up to the offer's share when the run lasts its limit. Shape (offers,)."""
     seconds = ctx.job.gpus * ctx.job.run_limit
-    return table.kinds(_share).map(lambda share: _price(share, seconds))
+    return table.kinds(_share).map(
+        lambda share: min(MAX_COMPONENT, (2 * share * SECONDS_PER_HOUR + seconds) // (2 * seconds))
+    )
 
 
 def _share(offer: Offer) -> int:
     return offer.gas_share
-
-
-def _price(share: int, seconds: int) -> int:
-    return min(MAX_COMPONENT, (2 * share * SECONDS_PER_HOUR + seconds) // (2 * seconds))

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from fedgpu_operator.domain.decision import Reason
-from fedgpu_operator.domain.gpu import GpuModel, GpuNeed
-from fedgpu_operator.domain.offer import Offer
+from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.placement.context import BoolVector, Context, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
 
 def key(ctx: Context) -> Hashable:
-    """The card that the job needs; None where any does."""
+    """The card that the job needs; None if any does."""
     need = ctx.job.gpu
     asked = need.products, need.architectures, need.min_memory_mib
     return None if asked == (frozenset(), frozenset(), 0) else asked
@@ -34,7 +33,7 @@ def _card(offer: Offer) -> GpuModel:
 
 
 def _breach(need: GpuNeed, card: GpuModel) -> str:
-    """What the card lacks, as a sentence; empty where it lacks nothing."""
+    """What the card lacks, as a sentence; empty if it lacks nothing."""
     if need.products and card.product not in need.products:
         return f"product {card.product} is not among {', '.join(sorted(need.products))}"
     if need.architectures and card.architecture not in need.architectures:

@@ -53,7 +53,7 @@ def reach(offer: Offer) -> Reach:
 
 
 def seen(ctx: Context, offer: Offer) -> RoundTrip | None:
-    """The median of the measurement that counts, else the estimate; None where there is neither."""
+    """The median of the measurement that counts, else the estimate; None if there is neither."""
     return _seen(ctx, reach(offer))
 
 
@@ -75,7 +75,7 @@ def allowed(ctx: Context, table: OfferTable) -> BoolVector:
     return table.kinds(reach).where(lambda each: _refusal(ctx, each) is None)
 
 
-def told(ctx: Context, table: OfferTable) -> IntVector:
+def reason_index(ctx: Context, table: OfferTable) -> IntVector:
     """Index into `REASONS` of each refusal; shape (offers,)."""
 
     def index(each: Reach) -> int:
@@ -94,7 +94,7 @@ def price_key(ctx: Context) -> Hashable:
 
 
 def known_price(ctx: Context, table: OfferTable) -> IntVector:
-    """µUSD per GPU-hour for the measured median, else for the estimate; 0 where there is neither. Shape (offers,)."""
+    """µUSD per GPU-hour for the measured median, else for the estimate; 0 if there is neither. Shape (offers,)."""
 
     def price(each: Reach) -> int:
         known = _seen(ctx, each)
@@ -137,7 +137,7 @@ def _probe(there: Reach, vantage: str) -> Probe | None:
 
 
 def _fault(ctx: Context, rule: LatencyRule, there: Reach, probe: Probe | None) -> str:
-    """Why a measurement does not count, in words; nothing where it does."""
+    """Why a measurement does not count, in words; nothing if it does."""
     floor = _estimate_ms(ctx, there)
     if probe is None:
         return "not measured"
@@ -157,7 +157,7 @@ def _fault(ctx: Context, rule: LatencyRule, there: Reach, probe: Probe | None) -
 
 
 def _estimate_ms(ctx: Context, there: Reach) -> float | None:
-    """The least round trip over fibre from the job's origin, in whole µs given as ms; None where a place is unknown.
+    """The least round trip over fibre from the job's origin, in whole µs given as ms; None if a place is unknown.
 
     Rounded down to a microsecond, so it stays a lower bound and prices are whole numbers everywhere alike.
     """

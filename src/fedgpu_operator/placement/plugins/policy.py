@@ -28,7 +28,7 @@ def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
 
 
 def key(ctx: Context) -> Hashable:
-    """The policies by all that they say; None where there are none and none is required."""
+    """The policies by all that they say; None if there are none and none is required."""
     return (ctx.policies, ctx.default_deny) if ctx.policies or ctx.default_deny else None
 
 

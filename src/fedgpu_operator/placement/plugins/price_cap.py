@@ -25,7 +25,7 @@ def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
 
 
 def key(ctx: Context) -> Hashable:
-    """The cap; None where there is none."""
+    """The cap; None if there is none."""
     return ctx.job.max_price
 
 

@@ -27,7 +27,7 @@ def place(offer: Offer) -> DeclaredLocation:
 
 
 def key(ctx: Context) -> Hashable:
-    """The job's rules of place and those of its data; None where it has none."""
+    """The job's rules of place and those of its data; None if it has none."""
     rules, data = ctx.job.rules, ctx.job.data
     bound = _bound(data) if data else ()
     if rules.countries is None and rules.regions is None and not (rules.excluded_countries or rules.audited_location):
@@ -55,7 +55,7 @@ def allowed(ctx: Context, table: OfferTable) -> BoolVector:
 
 
 def breach(rules: PlacementRules, where: DeclaredLocation) -> str:
-    """What of `rules` a place breaks, as a sentence; empty where it breaks nothing. Case is exact."""
+    """What of `rules` a place breaks, as a sentence; empty if it breaks nothing. Case is exact."""
     return (
         _country_breach(rules.countries, rules.excluded_countries, where.country)
         or _region_breach(rules, where.region)

@@ -18,7 +18,7 @@ def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
 
 
 def key(ctx: Context) -> Hashable:
-    """The labels that the job asks for; None where it asks for none."""
+    """The labels that the job asks for; None if it asks for none."""
     return ctx.job.rules.selector or None
 
 
@@ -39,7 +39,7 @@ def _labels(offer: Offer) -> frozenset[tuple[str, str]]:
 
 
 def breach(rules: PlacementRules, offer: Offer) -> str:
-    """The first requirement the labels fail, as a sentence; empty where they meet all."""
+    """The first requirement the labels fail, as a sentence; empty if they meet all."""
     for requirement in rules.selector:
         if not requirement.matches(offer.labels):
             has = offer.labels.get(requirement.key)
