@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from tests.unit.hub.fakes import FakeClock, FakeKube, FakeMetrics
+from tests.unit.hub.fakes import FakeClock, FakeHub, FakeKube, FakeMetrics
 
 from fedgpu_lab.chain import Chain
 from fedgpu_lab.chains import make_chain
@@ -60,7 +60,7 @@ class Office:
 
     def __post_init__(self) -> None:
         self.loop = SettlementLoop(
-            FakeKube(self.clock),
+            FakeHub(FakeKube(self.clock)),
             self.ledger,
             self.escrow,
             self.clock,

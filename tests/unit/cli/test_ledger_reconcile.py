@@ -34,7 +34,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKube:
             await world.pass_once()
             world.lose(gone)
         async with await SqlLedger.open(tmp_path / "ledger.db"):
-            return world.kube
+            return world.kube.server
 
     kube = asyncio.run(made())
 

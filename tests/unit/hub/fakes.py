@@ -6,14 +6,18 @@ import copy
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
+from fedgpu_operator.adapters.kube.holding import HoldingKube
 from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import AlreadyExistsError, ConflictError, NotFoundError
 from fedgpu_operator.placement.problem import Solution
-from fedgpu_operator.ports import Kube, Listed, Metrics, ResourceType, WatchEvent
+from fedgpu_operator.ports import Kube, Listed, Metrics, R, Reading, ResourceType, WatchEvent
+from fedgpu_operator.reflector import Reflector
 from fedgpu_operator.settlement.funding import Purse
 
 Key = tuple[str, str, str]
@@ -159,12 +163,70 @@ class FakeKube:
         self.writes.append((verb, kind.plural, name))
 
     def _saved(self, obj: JSONObject) -> JSONObject:
+        self.bump(obj)
+        return copy.deepcopy(obj)
+
+    def bump(self, obj: JSONObject) -> None:
+        """Give the object the next resourceVersion."""
         self._version += 1
         obj["metadata"]["resourceVersion"] = str(self._version)
-        return copy.deepcopy(obj)
 
     def _stamp(self) -> str:
         return self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class FakeHub(HoldingKube):
+    """The client that the operator reads the hub with, over a FakeKube; each reading is as new as the server.
+
+    What a test does to `objects` by hand counts as a write by somebody else.
+    """
+
+    def __init__(self, server: FakeKube) -> None:
+        self.server = server
+        self._read: dict[Key, JSONObject] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Another life of the process: nothing is held, and it has made nothing."""
+        super().__init__(self.server, KINDS, lambda *_: None)
+
+    @property
+    def objects(self) -> dict[Key, JSONObject]:
+        return self.server.objects
+
+    @property
+    def writes(self) -> list[tuple[str, str, str]]:
+        return self.server.writes
+
+    @property
+    def before(self) -> Callable[[str, str, str], None]:
+        return self.server.before
+
+    @before.setter
+    def before(self, called: Callable[[str, str, str], None]) -> None:
+        self.server.before = called
+
+    async def reading(self, kind: type[R], namespace: str = "") -> Reading[R]:
+        await self._catch_up(self._kinds[kind.info.plural])
+        return await super().reading(kind, namespace)
+
+    async def labels(self) -> dict[str, dict[str, str]]:
+        await self._catch_up(self._namespaces)
+        return await super().labels()
+
+    async def _catch_up(self, held: Reflector[Any]) -> None:
+        """Hold what the server has now; what was changed by hand gets a version of its own first."""
+        for key, obj in self.objects.items():
+            if key[0] == held.kind.plural:
+                known = self._read.get(key)
+                if known is not None and known != obj and _version_of(known) == _version_of(obj):
+                    self.server.bump(obj)
+                self._read[key] = copy.deepcopy(obj)
+        await held.relist()
+
+
+def _version_of(obj: JSONObject) -> str:
+    return str(obj["metadata"].get("resourceVersion", ""))
 
 
 def _merge(target: JSONObject, patch: JSONObject) -> None:

@@ -19,46 +19,10 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.errors import KubeError, UnreachableError
 from fedgpu_operator.hub.loops.jobs import JobLoop
 from fedgpu_operator.ports import JOBS as MEMBER_JOBS
-from fedgpu_operator.ports import PODS, Reading, ResourceType
+from fedgpu_operator.ports import PODS, Kube, ResourceType
 
 PROVIDER = "berlin"
 R = TypeVar("R", bound=Resource)
-
-
-class HoldingHub(FakeKube):
-    """A hub that the operator follows: what it made in this life it may start, as `adapters.kube.holding` has it."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        super().__init__(clock)
-        self._made: set[str] = set()
-
-    def restart(self) -> None:
-        self._made.clear()
-
-    async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
-        made = await super().create(kind, obj)
-        if kind == LEASES:
-            self._made.add(made["metadata"]["uid"])
-        return made
-
-    async def reading(self, kind: type[R], namespace: str = "") -> Reading[R]:
-        items, _ = await self.list(ResourceType.of(kind.info), namespace)
-        return Reading(tuple(kind.parse(item) for item in items))
-
-    async def labels(self) -> dict[str, dict[str, str]]:
-        found = (obj["metadata"] for (plural, *_), obj in self.objects.items() if plural == "namespaces")
-        return {meta["name"]: meta.get("labels", {}) for meta in found}
-
-    def read(self, kind: type[R], obj: JSONObject) -> R:
-        return kind.parse(obj)
-
-    def answered(self, obj: Resource) -> float:
-        return float("inf")
-
-    def claim(self, obj: Resource) -> bool:
-        ours = obj.metadata.uid in self._made
-        self._made.discard(obj.metadata.uid)
-        return ours
 
 
 class Member(FakeKube):
@@ -116,8 +80,6 @@ class Scene:
     def __init__(self, ledger: SqlLedger, clock: FakeClock, *, followed: bool) -> None:
         self.clock, self.followed = clock, followed
         self.world = World(ledger, clock)
-        if followed:
-            self.world.kube = HoldingHub(clock)
         self.member = Member(clock)
         self.name = f"job-{uuid4().hex[:8]}"
         self._loop: JobLoop | None = None
@@ -234,9 +196,9 @@ class Scene:
 
     def _restart(self) -> None:
         """A new life of the whole process, or, where the agent is elsewhere, of both ends at once."""
-        hub = self.world.kube
-        if isinstance(hub, HoldingHub):
-            hub.restart()
+        self.world.kube.restart()
+        # An agent elsewhere follows nothing, and does not know what the operator made.
+        hub: Kube = self.world.kube if self.followed else self.world.kube.server
         self._loop = None
         self._ever: set[str] = set()
         settings = AgentSettings(f"fedgpu-provider-{PROVIDER}", HUB, usage_interval=1e6)

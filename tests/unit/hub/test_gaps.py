@@ -303,7 +303,9 @@ async def test_what_the_escrow_has_paid_and_the_ledger_forgot_is_a_gap(bank: Ban
     async with backup(bank.world, tmp_path) as old:
         await bank.used(2 * 3600, "another")
         await bank.to_the_end()
-        bank.world.kube.objects = {k: v for k, v in bank.world.kube.objects.items() if k[0] != "settlementepochs"}
+        bank.world.kube.server.objects = {
+            k: v for k, v in bank.world.kube.objects.items() if k[0] != "settlementepochs"
+        }
         bank.world.ledger = old
         check = check_of(bank.world, bank.escrow)
         await check.look()
@@ -315,7 +317,7 @@ async def test_what_the_escrow_has_paid_and_the_ledger_forgot_is_a_gap(bank: Ban
 
 def hide_epochs(world: World) -> None:
     """The hub is restored from before there were epochs."""
-    world.kube.objects = {key: each for key, each in world.kube.objects.items() if key[0] != "settlementepochs"}
+    world.kube.server.objects = {key: each for key, each in world.kube.objects.items() if key[0] != "settlementepochs"}
 
 
 async def chain_gaps(bank: Bank) -> list[str]:

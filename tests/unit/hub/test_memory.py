@@ -28,7 +28,7 @@ class Follower:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.kube = HoldingKube(world.kube, KINDS, lambda *_: None)
+        self.kube = HoldingKube(world.kube.server, KINDS, lambda *_: None)
         self.ledger = CountingLedger(world.ledger)
         self.loop = JobLoop(
             self.kube,

@@ -11,18 +11,16 @@ from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 import pytest
-from tests.unit.hub.fakes import FakeClock, FakeKube
+from tests.unit.hub.fakes import FakeClock, FakeHub, FakeKube
 from tests.unit.hub.test_memory import CountingLedger
 from tests.unit.hub.world import H100, PROVIDERS, World
 
-from fedgpu_operator.adapters.kube.holding import HoldingKube
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.base import JSONObject, find
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import DRAIN_ANNOTATION, GPUProvider
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.hub.loops.jobs import JobLoop
@@ -62,14 +60,13 @@ class Hub(World):
         super().__init__(ledger, FakeClock(datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)))
         self.settlement = True
         self.jobs = 0
-        self.kube = SteadyKube(self.clock)
-        self.seen = HoldingKube(self.kube, KINDS, lambda *_: None)
+        self.kube = FakeHub(SteadyKube(self.clock))
         self.books = CountingLedger(ledger)
         self._loop = self._made() if lasting else None
 
     def _made(self) -> JobLoop:
         return JobLoop(
-            self.seen,
+            self.kube,
             self.books,
             self.clock,
             self.metrics,
@@ -82,9 +79,6 @@ class Hub(World):
     async def pass_once(self) -> float | None:
         if self._loop is None:
             return await self.loop().pass_once()
-        await self.seen._namespaces.relist()
-        for each in self.seen._kinds.values():
-            await each.relist()
         self.books.calls.clear()
         self.kube.writes.clear()
         return await self._loop.pass_once()

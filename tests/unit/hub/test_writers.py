@@ -42,7 +42,7 @@ def writers() -> dict[str, type[Writer[Any]]]:
     found: dict[str, type[Writer[Any]]] = {}
     for each in vars(writes).values():
         if isinstance(each, type) and issubclass(each, Writer) and each not in (Writer, EventWriter):
-            ((kind,),) = [get_args(base) for base in each.__orig_bases__]
+            ((kind,),) = [get_args(base) for base in vars(each)["__orig_bases__"]]
             assert kind.info.kind not in found, f"{kind.info.kind} has two writers"
             found[kind.info.kind] = each
     return found

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from tests.unit.hub.chain import FakeEscrow, stamp
-from tests.unit.hub.fakes import FakeClock, FakeKube, FakeMetrics
+from tests.unit.hub.fakes import FakeClock, FakeHub, FakeKube, FakeMetrics
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.base import JSONObject, KindInfo, find
@@ -48,7 +48,7 @@ class World:
 
     def __init__(self, ledger: SqlLedger, clock: FakeClock) -> None:
         self.clock, self.ledger = clock, ledger
-        self.kube, self.metrics = FakeKube(clock), FakeMetrics()
+        self.kube, self.metrics = FakeHub(FakeKube(clock)), FakeMetrics()
         self.wallets = FakeEscrow()
         self.proofs = ProofBook(self.wallets, clock, hub=HUB)
         self.settlement = False
@@ -162,6 +162,7 @@ class World:
 
     async def pass_once(self) -> float | None:
         """One pass of a fresh job loop: a restart at each step must make no difference."""
+        self.kube.restart()
         return await self.loop().pass_once()
 
     def loop(self) -> JobLoop:
