@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import kopf
 
+from fedgpu_operator import logs
 from fedgpu_operator.adapters.kube.connect import own_configuration
 from fedgpu_operator.bootstrap import System, build
-from fedgpu_operator.domain.text import clean
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError
 from fedgpu_operator.operator.probes import ProbeSite
 from fedgpu_operator.settings import Settings
 
 log = logging.getLogger(__name__)
 
-QUIET_LOGGERS: Final = ("httpx", "aiohttp", "web3", "kopf", "urllib3")
-"""Libraries whose INFO lines would repeat every request, some of them with the address of a private endpoint."""
-
 
 def run(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; the exit status, 2 for a configuration that can never work."""
-    _configure_logging(settings)
+    logs.configure(settings.log_level, settings.log_format)
     try:
         asyncio.run(_main(settings))
     except (ConfigurationError, ChainMismatchError) as error:
@@ -94,34 +89,3 @@ def _registry(system: System) -> kopf.OperatorRegistry:
         log.info("started; loops: %s", ", ".join(system.loops))
 
     return registry
-
-
-class _JSONFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
-
-
-class _TextFormatter(logging.Formatter):
-    """For people at a terminal, which nothing that is logged can steer."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return clean(super().format(record))
-
-
-def _configure_logging(settings: Settings) -> None:
-    handler = logging.StreamHandler()
-    text = _TextFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    handler.setFormatter(_JSONFormatter() if settings.log_format == "json" else text)
-    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)

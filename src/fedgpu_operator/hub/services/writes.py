@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from fedgpu_operator.api.base import GROUP, JSONObject, Meta, Model, Resource, stored_bytes
 from fedgpu_operator.errors import AlreadyExistsError, ConflictError, FedGPUError, NotFoundError, TooLargeError
+from fedgpu_operator.logs import about, bound
 from fedgpu_operator.ports import EVENTS, Kube, ResourceType
 
 log = logging.getLogger(__name__)
@@ -70,22 +71,24 @@ def one_of_many(obj: Resource | None) -> Iterator[None]:
     """Around the work on one object of a pass: what goes wrong with it must not keep the pass from the others.
 
     A conflict or a vanished object is no news, since the next pass loads again; anything else is logged and counted.
-    What people and providers write may find an error of ours: it costs that object, never the pass.
+    What people and providers write may find an error of ours: it costs that object, never the pass. Every line that is
+    logged meanwhile says which object it is about.
     """
     name = "an object that is gone" if obj is None else f"{obj.info.kind} {obj.key}"
-    try:
-        yield
-    except (ConflictError, NotFoundError) as error:
-        log.debug("%s: %s; next pass", name, error)
-    except FedGPUError as error:
-        log.warning("%s: %s", name, error)
-        _count(error.reason)
-    except ValidationError as error:
-        log.warning("%s: %s", name, error)
-        _count("ValidationError")
-    except Exception:
-        log.exception("%s: work on it failed", name)
-        _count("InternalError")
+    with bound(**about(obj)):
+        try:
+            yield
+        except (ConflictError, NotFoundError) as error:
+            log.debug("%s: %s; next pass", name, error)
+        except FedGPUError as error:
+            log.warning("%s: %s", name, error)
+            _count(error.reason)
+        except ValidationError as error:
+            log.warning("%s: %s", name, error)
+            _count("ValidationError")
+        except Exception:
+            log.exception("%s: work on it failed", name)
+            _count("InternalError")
 
 
 @contextmanager
