@@ -126,7 +126,7 @@ async def build(settings: Settings) -> System:
         if settings.chain is not None:
             settling = await open_settling(settings.chain, SystemClock())
             opened.push_async_callback(settling.aclose)
-        ledger = await SqlLedger.open(settings.ledger, limit=LIMIT_SECONDS)
+        ledger = await SqlLedger.open(settings.ledger.get_secret_value(), limit=LIMIT_SECONDS)
         opened.push_async_callback(ledger.close)
         if settling is not None:
             escrow = settling.escrow
