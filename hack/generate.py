@@ -8,12 +8,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, only this folder is there
 from hack import law_tables
 
 from fedgpu_operator.adapters.chain import wordings
+from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.api.crd import crd, to_yaml
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.settings import ChainSettings, Group, Settings, SignerSettings
@@ -59,6 +64,39 @@ def settings_table(group: type[Group]) -> str:
     return "\n".join(rows) + "\n"
 
 
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One metric as `/metrics` shows it."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+def instruments() -> list[Instrument]:
+    """Every metric that the operator serves, by name."""
+    registry = PrometheusMetrics(CollectorRegistry()).registry
+    found = []
+    for each in list(registry._collector_to_names):  # noqa: SLF001  # no public way leads to labels without samples
+        assert isinstance(each, MetricWrapperBase)  # noqa: S101
+        (family,) = each.describe()
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = ("version", "python_version") if family.type == "info" else each._labelnames  # noqa: SLF001
+        found.append(Instrument(family.name + suffix, family.type, tuple(labels), family.documentation))
+    return sorted(found, key=lambda each: each.name)
+
+
+def metrics_table() -> str:
+    """One row per metric."""
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for each in instruments():
+        labels = ", ".join(f"`{label}`" for label in each.labels)
+        text = each.help.replace("<error>", "`<error>`")
+        rows.append(f"| `{each.name}` | {each.kind} | {labels} | {text} |".replace("|  |", "| |"))
+    return "\n".join(rows) + "\n"
+
+
 SECTIONS: Mapping[str, Sequence[Section]] = {
     "docs/settlement.md": [("protocol", lambda: f"```mermaid\n{protocol.diagram()}```\n")],
     "docs/chains.md": [("answers", wordings.table)],
@@ -68,6 +106,7 @@ SECTIONS: Mapping[str, Sequence[Section]] = {
         ("chain", lambda: settings_table(ChainSettings)),
         ("signer", lambda: settings_table(SignerSettings)),
     ],
+    "docs/metrics.md": [("metrics", metrics_table)],
 }
 """File below the root -> its generated sections; the rest of the file is written by hand."""
 

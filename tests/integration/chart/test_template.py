@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fedgpu_operator.domain.running import Hysteresis
 from fedgpu_operator.errors import LabError
@@ -300,6 +301,15 @@ def test_metrics_lead_to_the_operators_pod(render: Render, find: Find) -> None:
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_the_alerts_are_those_of_the_charts_file_word_for_word(
+    render: Render, defaults: list[Manifest], find: Find
+) -> None:
+    assert "PrometheusRule" not in {each["kind"] for each in defaults}
+    rule = find(render({"metrics": {"prometheusRule": {"enabled": True, "labels": {"a": "b"}}}}), "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((chart_folder() / "alerts.yaml").read_text())
+    assert rule["metadata"]["labels"]["a"] == "b"
 
 
 def test_a_network_policy_opens_nothing_but_metrics(render: Render, find: Find) -> None:

@@ -16,6 +16,7 @@ from fedgpu_operator.adapters.chain.answers import AnswerError
 from fedgpu_operator.adapters.chain.rpc import ARCHIVE, Rpc
 from fedgpu_operator.adapters.chain.votes import FEE_HISTORY, TIP
 from fedgpu_operator.adapters.chain.wordings import Meaning
+from fedgpu_operator.adapters.requests import FINALIZED
 from fedgpu_operator.domain.transactions import FeeView, Nonces
 from fedgpu_operator.errors import ChainError, ChainUnreachableError, StatePrunedError
 
@@ -38,7 +39,10 @@ async def block_at(rpc: Rpc, name: BlockIdentifier) -> Block:
     """The block of that number or tag."""
     with rpc.speaking("reading a block"):
         header = await rpc.w3.eth.get_block(name)
-        return Block(header["number"], header["hash"].to_0x_hex(), header["timestamp"])
+        found = Block(header["number"], header["hash"].to_0x_hex(), header["timestamp"])
+    if name == "finalized":
+        FINALIZED.set(found.timestamp)
+    return found
 
 
 async def first_block_since(rpc: Rpc, timestamp: int, low: int, high: int) -> int:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
 from sqlalchemy import Connection, select
 
@@ -17,12 +17,19 @@ from fedgpu_operator.adapters.ledger.database import Database
 from fedgpu_operator.adapters.ledger.memo import Memo
 from fedgpu_operator.adapters.ledger.schema import chain_heads
 from fedgpu_operator.adapters.ledger.threads import Threads
+from fedgpu_operator.adapters.requests import LEDGER_BYTES
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_TOGETHER = 500
 """Writes of one commit at most: a pass over 500 leases waits for one disk flush, and no write for much more work."""
+
+SIZE: Final = {
+    "sqlite": "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
+    "postgresql": "SELECT pg_database_size(current_database())",
+}
+"""What tells the bytes of the database, by engine."""
 
 _Pending = tuple[Callable[[Connection], Any], "Future[Any]"]
 
@@ -148,3 +155,4 @@ class Calls:
 
 def _glance(connection: Connection) -> None:
     connection.execute(select(chain_heads).limit(1)).all()
+    LEDGER_BYTES.set(connection.exec_driver_sql(SIZE[connection.dialect.name]).scalar_one())

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from fedgpu_operator.adapters.requests import LEDGER_SECONDS
 from fedgpu_operator.errors import LedgerUnreachableError
 
 T = TypeVar("T")
@@ -44,19 +45,22 @@ class Threads:
     async def write(self, work: Callable[[], None], done: Future[T]) -> T:
         """Run it in the thread that writes; what `done` was given, by this run or by an earlier one."""
         self._check()
-        self._writer.submit(self._timed, work)
-        return await self._within(asyncio.wrap_future(done))
+        with LEDGER_SECONDS.labels("write").time():
+            self._writer.submit(self._timed, work)
+            return await self._within(asyncio.wrap_future(done))
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run it in a thread that reads."""
         self._check()
-        return await self._within(asyncio.get_running_loop().run_in_executor(self._readers, self._timed, work))
+        with LEDGER_SECONDS.labels("read").time():
+            return await self._within(asyncio.get_running_loop().run_in_executor(self._readers, self._timed, work))
 
     async def ask(self, work: Callable[[], T], seconds: float) -> T:
         """Run it whatever hangs elsewhere; raises LedgerUnreachableError if it, or an earlier call, takes too long."""
         try:
-            async with asyncio.timeout(seconds):
-                answer = await asyncio.get_running_loop().run_in_executor(self._asker, self._timed, work)
+            with LEDGER_SECONDS.labels("ping").time():
+                async with asyncio.timeout(seconds):
+                    answer = await asyncio.get_running_loop().run_in_executor(self._asker, self._timed, work)
         except TimeoutError:
             self.silent = self._limit is not None
             self._end_late()

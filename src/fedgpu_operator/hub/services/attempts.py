@@ -100,6 +100,7 @@ class AttemptKeeper:
         self._kube = kube
         self._ledger = ledger
         self._clock = clock
+        self._metrics = metrics
         self._biller = UsageBiller(kube, ledger, clock, metrics, verifier)
         self._opener = Opener(ledger, clock)
 
@@ -300,7 +301,9 @@ class AttemptKeeper:
             return attempt
         # Whole seconds, as the lease shows it.
         now = self._clock.now().replace(microsecond=0)
-        return await self._ledger.stop_attempt(attempt.lease_name, reason, min(now, since or now))
+        stopped = await self._ledger.stop_attempt(attempt.lease_name, reason, min(now, since or now))
+        self._metrics.evicted(reason)
+        return stopped
 
     async def tombstone(self, lease: ComputeLease, stop: Stop) -> ComputeLease:
         """As `set_tombstone`."""
