@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from hashlib import sha256
@@ -164,15 +164,18 @@ async def emit(
     now: datetime,
     namespace: str = "default",
 ) -> None:
-    """Record an Event once per (object, reason, message): its name is made from them, so a repeat is no news.
+    """Record an Event; a repeat for the same object, type and reason counts up the one that is there.
 
-    Events of cluster-scoped objects go to `namespace`, as kubectl expects them in `default`.
+    As events.k8s.io/v1 does it, what distinguishes Events is whom they are about and why, not their words: the one that
+    is there gets the newest ones. Its name is made from those, so a restart makes no second one. The API server removes
+    an Event an hour after its last repeat. Events of cluster-scoped objects go to `namespace`, as kubectl expects them
+    in `default`.
     """
-    digest = sha256(f"{obj.metadata.uid}/{reason}/{message}".encode()).hexdigest()[:16]
-    where = obj.metadata.namespace or namespace
+    digest = sha256(f"{obj.metadata.uid}/{event_type}/{reason}".encode()).hexdigest()[:16]
+    name, where = f"{obj.metadata.name[:200]}.{digest}", obj.metadata.namespace or namespace
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     body: JSONObject = {
-        "metadata": {"name": f"{obj.metadata.name[:200]}.{digest}", "namespace": where},
+        "metadata": {"name": name, "namespace": where},
         "involvedObject": {
             "apiVersion": ResourceType.of(obj.info).api_version,
             "kind": obj.info.kind,
@@ -193,4 +196,10 @@ async def emit(
     try:
         await kube.create(EVENTS, body)
     except AlreadyExistsError:
-        return
+        # Of two repeats at the same time one is lost, as is one of an Event that expires meanwhile.
+        with suppress(ConflictError, NotFoundError):
+            known = await kube.get(EVENTS, name, where)
+            guard = {key: known["metadata"][key] for key in ("uid", "resourceVersion")}
+            count = int(known.get("count") or 1) + 1
+            repeat = {"metadata": guard, "count": count, "lastTimestamp": stamp, "message": body["message"]}
+            await kube.patch(EVENTS, name, where, repeat)
