@@ -6,6 +6,7 @@ Add a generator to `GENERATORS` to add a kind of generated file.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,19 @@ def metrics_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def decisions_table() -> str:
+    """One row per page of docs/decisions; ValueError for one without a heading that begins with its number."""
+    rows = ["| | decision | state |", "|--:|---|---|"]
+    for path in sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md")):
+        text = path.read_text(encoding="utf-8")
+        heading = re.match(r"# (\d+)\. (.+)\n", text)
+        if heading is None or int(heading[1]) != int(path.name[:4]):
+            raise ValueError(f"{path.name}: must begin with `# {int(path.name[:4])}. TITLE`")
+        state = re.search(r"^\*\*State\.\*\* ([^:\n]+)", text, re.MULTILINE)
+        rows.append(f"| {heading[1]} | [{heading[2]}]({path.name}) | {state[1] if state else 'Accepted'} |")
+    return "\n".join(rows) + "\n"
+
+
 SECTIONS: Mapping[str, Sequence[Section]] = {
     "docs/settlement.md": [("protocol", lambda: f"```mermaid\n{protocol.diagram()}```\n")],
     "docs/chains.md": [("answers", wordings.table)],
@@ -107,6 +121,7 @@ SECTIONS: Mapping[str, Sequence[Section]] = {
         ("signer", lambda: settings_table(SignerSettings)),
     ],
     "docs/metrics.md": [("metrics", metrics_table)],
+    "docs/decisions/README.md": [("decisions", decisions_table)],
 }
 """File below the root -> its generated sections; the rest of the file is written by hand."""
 
