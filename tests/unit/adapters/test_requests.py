@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -40,7 +40,9 @@ def since(registry: CollectorRegistry) -> Sample:
 
 
 @asynccontextmanager
-async def answering(answer: Callable[[httpx.Request], Awaitable[httpx.Response]]) -> AsyncIterator[Endpoint]:
+async def answering(
+    answer: Callable[[httpx.Request], Coroutine[None, None, httpx.Response]],
+) -> AsyncIterator[Endpoint]:
     endpoint = Endpoint(SECRET, 5.0, None)
     await endpoint._client.aclose()
     endpoint._client = httpx.AsyncClient(transport=httpx.MockTransport(answer))

@@ -67,11 +67,11 @@ def missing(expression: str, known: Known) -> set[str]:
     found = selectors(expression)
     unknown = {each.name for each in found if each.name not in known}
     for each in found:
-        labels = known.get(each.name, frozenset())
-        unknown |= {f"{each.name}{{{m.name}}}" for m in each.matchers.matchers if m.name not in labels}
+        served = known.get(each.name, frozenset())
+        unknown |= {f"{each.name}{{{m.name}}}" for m in each.matchers.matchers if m.name not in served}
     for aggregation, labels in grouped(expression):
-        for each in (node for node in nodes(aggregation) if isinstance(node, promql.VectorSelector)):
-            unknown |= {f"{each.name}{{{label}}}" for label in labels - known.get(each.name, labels)}
+        for name in (str(node.name) for node in nodes(aggregation) if isinstance(node, promql.VectorSelector)):
+            unknown |= {f"{name}{{{label}}}" for label in labels - known.get(name, frozenset(labels))}
     return unknown
 
 
