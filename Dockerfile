@@ -21,6 +21,7 @@ COPY --from=build /opt/fedgpu /opt/fedgpu
 # 65532 is what the chart runs it as; the ledger's folder exists for those who run the image without the chart.
 RUN install --directory --owner=65532 --group=65532 --mode=0750 /var/lib/fedgpu
 ENV PATH=/opt/fedgpu/bin:$PATH \
+    FEDGPU_LOG_FORMAT=json \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 USER 65532:65532

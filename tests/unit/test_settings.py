@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from traceback import format_exception
 
 import pytest
+from pydantic import SecretStr
 
-from fedgpu_operator import settings as module
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import ConfigurationError
-from fedgpu_operator.settings import ChainSettings, Settings, SignerSettings
+from fedgpu_operator.settings import GROUPS, ChainSettings, Settings, SignerSettings
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
-ROW = re.compile(r"^\| `(?P<name>FEDGPU_[A-Z_]+)` \| (?P<default>[^|]*) \| (?P<meaning>[^|]*) \| (?P<value>[^|]*) \|$")
+ROW = re.compile(
+    r"^\| `(?P<name>FEDGPU_[A-Z_]+)` \| (?P<default>[^|]*) \|[^|]*\| (?P<meaning>[^|]*) \| (?P<value>[^|]*) \|$"
+)
 ESCROW = "0x" + "5F" * 20
 
 
@@ -28,21 +31,6 @@ def chain(tmp_path: Path) -> dict[str, str]:
         "FEDGPU_ESCROW_ADDRESS": ESCROW,
         "FEDGPU_SETTLER_KEY_FILE": str(key_file),
     }
-
-
-@pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Variable -> default, as the operator asks for them."""
-    asked: dict[str, str] = {}
-    text = module._Environment.text
-
-    def recording(self: module._Environment, name: str, default: str) -> str:
-        asked["FEDGPU_" + name] = default
-        return text(self, name, default)
-
-    monkeypatch.setattr(module._Environment, "text", recording)
-    Settings.from_env({})
-    return asked
 
 
 def refusal(environ: dict[str, str]) -> str:
@@ -82,7 +70,7 @@ def test_given_values_arrive_with_their_types() -> None:
 def test_a_complete_chain_configuration_arrives(chain: dict[str, str]) -> None:
     settings = Settings.from_env(chain | {"FEDGPU_EPOCH_SECONDS": "60", "FEDGPU_AUTO_CLAIM": "false"})
     assert settings.chain == ChainSettings(
-        rpc_urls=("https://rpc.example.com",),
+        rpc_urls=(SecretStr("https://rpc.example.com"),),
         rpc_quorum=1,
         chain_id=11155111,
         escrow=ESCROW,
@@ -132,7 +120,7 @@ def test_more_than_half_of_the_endpoints_must_agree(chain: dict[str, str], endpo
     urls = [f"https://rpc{number}.example.com/" for number in range(endpoints)]
     settings = Settings.from_env(chain | {"FEDGPU_CHAIN_RPC_URL": " , ".join(urls)}).chain
     assert settings is not None
-    assert (settings.rpc_urls, settings.rpc_quorum) == (tuple(urls), quorum)
+    assert (settings.rpc_urls, settings.rpc_quorum) == (tuple(map(SecretStr, urls)), quorum)
 
 
 def test_a_settler_can_sign_by_keystore_or_by_a_remote_signer(chain: dict[str, str], tmp_path: Path) -> None:
@@ -146,7 +134,7 @@ def test_a_settler_can_sign_by_keystore_or_by_a_remote_signer(chain: dict[str, s
     assert by_keystore is not None
     assert by_signer is not None
     assert by_keystore.settler == SignerSettings(keystore=keystore, password_file=password)
-    assert by_signer.settler == SignerSettings(url="http://signer:9000", address=ESCROW)
+    assert by_signer.settler == SignerSettings(url=SecretStr("http://signer:9000"), address=ESCROW)
     assert "exactly one of" in refusal(chain | local | remote)
     assert "FEDGPU_SETTLER_PASSWORD_FILE" in refusal(chain | {"FEDGPU_SETTLER_KEYSTORE": str(keystore)})
     assert "FEDGPU_SETTLER_ADDRESS" in refusal(chain | {"FEDGPU_SETTLER_SIGNER_URL": "http://signer:9000"})
@@ -209,8 +197,8 @@ def test_a_wrong_value_is_refused_with_its_variable_and_the_fix(variable: str, v
         ("FEDGPU_CHAIN_ID", "0", "at least 1"),
         ("FEDGPU_ESCROW_ADDRESS", "5F" * 21, "0x and 40 hex digits"),
         ("FEDGPU_ESCROW_ADDRESS", "0x5F", "0x and 40 hex digits"),
-        ("FEDGPU_SETTLER_KEY_FILE", "/nonexistent/settler.key", "there is no file /nonexistent/settler.key"),
-        ("FEDGPU_METER_KEY_FILE", "/nonexistent/meter.key", "there is no file /nonexistent/meter.key"),
+        ("FEDGPU_SETTLER_KEY_FILE", "/nonexistent/settler.key", "file not found: /nonexistent/settler.key"),
+        ("FEDGPU_METER_KEY_FILE", "/nonexistent/meter.key", "file not found: /nonexistent/meter.key"),
         ("FEDGPU_CHAIN_RPC_URL", "https://rpc.example.com,ftp://rpc.example.com", "http or https"),
         ("FEDGPU_CHAIN_RPC_QUORUM", "2", "at most 1"),
         ("FEDGPU_CHAIN_RPC_QUORUM", "0", "at least 1"),
@@ -218,7 +206,7 @@ def test_a_wrong_value_is_refused_with_its_variable_and_the_fix(variable: str, v
         ("FEDGPU_FIRST_BLOCK", "0", "at least 1"),
         ("FEDGPU_FIRST_BLOCK", "0x10", "must be a number"),
         ("FEDGPU_BATCH_ADDRESS", "multicall", "0x and 40 hex digits"),
-        ("FEDGPU_CHAIN_CA_FILE", "/nonexistent/ca.crt", "there is no file /nonexistent/ca.crt"),
+        ("FEDGPU_CHAIN_CA_FILE", "/nonexistent/ca.crt", "file not found: /nonexistent/ca.crt"),
         ("FEDGPU_MAX_EPOCH_SECONDS", "3599", "must not be below FEDGPU_EPOCH_SECONDS"),
     ],
 )
@@ -232,7 +220,7 @@ def test_a_wrong_chain_value_is_refused_with_its_variable_and_the_fix(
 
 def test_a_folder_is_no_settler_key(chain: dict[str, str], tmp_path: Path) -> None:
     message = refusal(chain | {"FEDGPU_SETTLER_KEY_FILE": str(tmp_path)})
-    assert message == f"FEDGPU_SETTLER_KEY_FILE: there is no file {tmp_path}"
+    assert message == f"FEDGPU_SETTLER_KEY_FILE: file not found: {tmp_path}"
 
 
 def test_a_chain_without_a_signer_is_refused_naming_the_ways_to_sign(chain: dict[str, str]) -> None:
@@ -260,13 +248,38 @@ def test_a_misspelt_variable_is_refused_with_where_to_look() -> None:
     assert message == ("unknown setting FEDGPU_ACCEPT, FEDGPU_RESYNC_SECOND; see docs/configuration.md for the list")
 
 
+def test_what_is_secret_never_appears_in_the_settings_or_in_a_refusal(chain: dict[str, str]) -> None:
+    del chain["FEDGPU_SETTLER_KEY_FILE"]
+    secret = {
+        "FEDGPU_LEDGER": "postgresql://fedgpu:hunter22@db/ledger",
+        "FEDGPU_CHAIN_RPC_URL": "https://rpc.example.com/v2/hunter22",
+        "FEDGPU_SETTLER_SIGNER_URL": "https://user:hunter22@signer",
+        "FEDGPU_SETTLER_ADDRESS": ESCROW,
+    }
+    settings = Settings.from_env(chain | secret)
+    assert "hunter22" not in f"{settings!r} {settings} {settings.model_dump_json(exclude={'vantages'})}"
+    for name, value in secret.items():
+        with pytest.raises(ConfigurationError) as refused:
+            Settings.from_env(chain | secret | {name: value.replace("http", "ftp"), "FEDGPU_RESYNC_SECONDS": "0"})
+        assert "hunter22" not in "".join(format_exception(refused.value))
+
+
 def test_a_settler_key_never_appears_in_the_settings(chain: dict[str, str]) -> None:
     assert "1" * 64 not in repr(Settings.from_env(chain))
 
 
-def test_the_documentation_lists_every_variable_with_its_default(known: dict[str, str]) -> None:
+def test_settings_made_from_values_do_not_look_at_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDGPU_NAMESPACE", "elsewhere")
+    assert Settings().namespace == "fedgpu-system"
+
+
+def test_every_setting_says_what_it_means_and_which_value_of_the_chart_sets_it() -> None:
+    known = [(name, field) for group in GROUPS for name, field in group.variables()]
+    assert len({name for name, _ in known}) == len(known), "a variable is declared twice"
     rows = [match for line in CONFIGURATION.read_text().splitlines() if (match := ROW.match(line))]
-    documented = {row["name"]: row["default"].strip().strip("`").replace("none", "") for row in rows}
-    assert len(rows) == len(documented), "a variable stands twice in docs/configuration.md"
-    assert documented == known
+    assert {row["name"] for row in rows} == {name for name, _ in known}
     assert all(row["meaning"].strip() and row["value"].strip() for row in rows)
+    for name, field in known:
+        if name.endswith("_SECONDS"):
+            assert isinstance(field.json_schema_extra, dict)
+            assert field.json_schema_extra["unit"] == "s", name

@@ -1,13 +1,21 @@
-"""Prometheus metrics of the loops, the solver and the market; every label comes from a bounded set."""
+"""Prometheus metrics of the loops, the queue, the solver and the market; every label comes from a bounded set.
+
+Named as Kueue names its own, where it has the like. docs/metrics.md is generated from here and from requests.py.
+"""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from math import nan
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 
+from fedgpu_operator import __version__
+from fedgpu_operator.adapters.requests import INSTRUMENTS
+from fedgpu_operator.domain.faults import OUTCOMES
 from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 
@@ -18,22 +26,75 @@ if TYPE_CHECKING:
 STATES = ("Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun")
 
 
+MOST_NAMESPACES: Final = 100
+"""Namespaces with series of their own, those that were seen first; tenants make them, so nothing else bounds them."""
+MOST_PROVIDERS: Final = 500
+OTHER: Final = "(other)"
+"""Stands for what is beyond a bound; no object can be called so."""
+
+
 class PrometheusMetrics:
     """Implements `ports.Metrics`."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry if registry is not None else CollectorRegistry()
-        self._placed = Counter("fedgpu_placements", "Jobs that were placed.", registry=self.registry)
-        self._refused = Counter(
-            "fedgpu_placement_refusals",
-            "Jobs that found no place; each counts once for each reason it waits for.",
-            ["reason"],
+        for each in INSTRUMENTS:
+            self.registry.register(each)
+        build = Info("fedgpu_build", "The operator's version, and the Python that it runs on.", registry=self.registry)
+        build.info({"version": __version__, "python_version": platform.python_version()})
+        self._namespaces: set[str] = set()
+        self._pending = Gauge(
+            "fedgpu_pending_jobs",
+            "Jobs that wait to be placed, by namespace and the reason in their status; (other) holds namespaces beyond "
+            "the first 100.",
+            ["namespace", "reason"],
+            registry=self.registry,
+        )
+        self._waited = Histogram(
+            "fedgpu_admission_wait_time_seconds",
+            "From a job's creation, or the end of its attempt before, until it had its lease.",
+            ["namespace"],
+            buckets=(1, 5, 30, 60, 300, 1800, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600),
+            registry=self.registry,
+        )
+        self._attempts = Counter(
+            "fedgpu_admission_attempts",
+            "Decisions over the queue: success if a place was found for at least one job, else inadmissible.",
+            ["result"],
             registry=self.registry,
         )
         self._seconds = Histogram(
-            "fedgpu_placement_pass_seconds",
-            "Duration of one placement decision.",
+            "fedgpu_admission_attempt_duration_seconds",
+            "Duration of one decision over the queue.",
+            ["result"],
             buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10),
+            registry=self.registry,
+        )
+        self._admitted = Counter(
+            "fedgpu_admitted_jobs", "Jobs that got a lease.", ["namespace"], registry=self.registry
+        )
+        self._evicted = Counter(
+            "fedgpu_evicted_jobs",
+            "Attempts that the hub stopped before they ended: moves, and what its tenant, its money or its deadline "
+            "ended.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._connected = Gauge(
+            "fedgpu_provider_connected",
+            "1 if the provider's member answers its agent, else 0.",
+            ["provider"],
+            registry=self.registry,
+        )
+        self._due = Gauge(
+            "fedgpu_epoch_due_timestamp_seconds",
+            "By when the next settlement epoch must be begun whatever it costs, Unix time; NaN without work to settle.",
+            registry=self.registry,
+        )
+        self._refused = Counter(
+            "fedgpu_placement_refusals",
+            "Jobs that no place was found for; each counts once for each reason it waits for.",
+            ["reason"],
             registry=self.registry,
         )
         self._failed = Counter(
@@ -88,7 +149,7 @@ class PrometheusMetrics:
             "How many more epochs the settler's coins pay for at present fees; +Inf if gas costs nothing.",
             registry=self.registry,
         )
-        for gauge in (self._balance, self._lasts, self._epochs):
+        for gauge in (self._balance, self._lasts, self._epochs, self._due):
             # Not 0 before anybody has looked, or without settlement: that would be an alarm.
             gauge.set(nan)
         self._silence = Gauge(
@@ -100,19 +161,46 @@ class PrometheusMetrics:
         self._market = MarketMetrics(self.registry)
 
     def follow(self, silences: Mapping[str, Callable[[], float]]) -> None:
-        """Show by kind what these tell whenever somebody asks."""
+        """Report by kind what these return, at each scrape."""
         for kind, silence in silences.items():
             self._silence.labels(kind).set_function(silence)
 
     def serve(self, port: int, address: str) -> None:
-        """Serve `/metrics`; raises OSError where the port is taken."""
+        """Serve `/metrics`; raises OSError if the port is taken."""
         start_http_server(port, address, registry=self.registry)
 
     def decided(self, placed: int, refused: dict[str, int], seconds: float) -> None:
-        self._placed.inc(placed)
+        result = "success" if placed else "inadmissible"
+        self._attempts.labels(result).inc()
+        self._seconds.labels(result).observe(seconds)
         for reason, jobs in refused.items():
             self._refused.labels(reason).inc(jobs)
-        self._seconds.observe(seconds)
+
+    def admitted(self, namespace: str, waited: float) -> None:
+        label = self._namespace(namespace)
+        self._admitted.labels(label).inc()
+        self._waited.labels(label).observe(waited)
+
+    def pending(self, jobs: Mapping[tuple[str, str], int]) -> None:
+        self._pending.clear()
+        for (namespace, reason), count in jobs.items():
+            self._pending.labels(self._namespace(namespace), reason).inc(count)
+
+    def evicted(self, reason: str) -> None:
+        self._evicted.labels(reason if reason in OUTCOMES else OTHER).inc()
+
+    def providers(self, connected: Mapping[str, bool]) -> None:
+        self._connected.clear()
+        for provider in sorted(connected)[:MOST_PROVIDERS]:
+            self._connected.labels(provider).set(connected[provider])
+
+    def epoch_due(self, at: datetime) -> None:
+        self._due.set(at.timestamp())
+
+    def _namespace(self, name: str) -> str:
+        if len(self._namespaces) < MOST_NAMESPACES:
+            self._namespaces.add(name)
+        return name if name in self._namespaces else OTHER
 
     def loop_failed(self, loop: str, reason: str) -> None:
         self._failed.labels(loop, reason).inc()
@@ -155,9 +243,6 @@ class PrometheusMetrics:
             self._obstacles.labels(reason).set(holds)
 
 
-if TYPE_CHECKING:
-    from fedgpu_operator.placement.problem import Solution
-
 MOST_MARKETS: Final = 500
 """Time series per gauge; owners name products and regions, so nothing else bounds them."""
 USD: Final = 10**6
@@ -165,7 +250,7 @@ _LABELS: Final = ["product", "region"]
 
 
 class MarketMetrics:
-    """The part of `ports.Metrics` that tells of solutions and prices."""
+    """The part of `ports.Metrics` about solutions and prices."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._gap = Gauge(

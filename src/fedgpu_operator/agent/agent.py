@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable
 from datetime import UTC
+from itertools import count
 from typing import Final
 
 from fedgpu_operator.agent.inventory import LIVE_PODS, PRODUCT_LABEL, Tally, live_pods_of
@@ -28,6 +29,7 @@ from fedgpu_operator.errors import (
     ListTooLargeError,
     UnreachableError,
 )
+from fedgpu_operator.logs import about, alone, bind, bound
 from fedgpu_operator.ports import COORDINATION_LEASES, NODES, PODS, Clock, Holding, Kube
 from fedgpu_operator.pulse import CANCEL_SECONDS, Pulse, limited
 
@@ -100,11 +102,13 @@ class Agent:
         """Work until `aclose` or cancellation; an unreachable hub or member is waited for."""
         self._done.clear()
         try:
-            async with asyncio.TaskGroup() as group:
-                watch = group.create_task(self._watch.run(), name=f"watch-{self.provider}")
-                self._work = group.create_task(self._loop(), name=f"loop-{self.provider}")
-                await asyncio.wait({self._work})
-                watch.cancel()
+            # Not about the pass that started it.
+            with alone(provider=self.provider):
+                async with asyncio.TaskGroup() as group:
+                    watch = group.create_task(self._watch.run(), name=f"watch-{self.provider}")
+                    self._work = group.create_task(self._loop(), name=f"loop-{self.provider}")
+                    await asyncio.wait({self._work})
+                    watch.cancel()
         finally:
             self._done.set()
 
@@ -123,8 +127,10 @@ class Agent:
 
     async def _loop(self) -> None:
         backoff = Backoff(SHORTEST_PAUSE, self._settings.backoff_most)
+        passes = count(1)
         while not self._closing.is_set():
             self._awake.clear()
+            bind(loop="agent", **{"pass": next(passes)})
             try:
                 due = await limited(self._pass(), PASS_SECONDS, self.pulse)
             except FedGPUError as error:
@@ -311,6 +317,7 @@ class Agent:
 
         async def one(each: Seen) -> Step:
             async with gate:
+                bind(**about(each.lease))
                 epoch = newest[each.lease.spec.job.uid]
                 return await self._leases.reconcile(
                     each.lease, each.sight, newest_fencing_epoch=epoch, look=self._watch.look, silence=silence
@@ -330,6 +337,7 @@ class Agent:
 
         async def one(lease: ComputeLease) -> None:
             async with gate:
+                bind(**about(lease))
                 await self._leases.write_remembered(lease)
 
         results = await asyncio.gather(*map(one, leases), return_exceptions=True)
@@ -338,15 +346,16 @@ class Agent:
                 self._complain(lease, result)
 
     def _complain(self, lease: ComputeLease, error: BaseException) -> None:
-        if isinstance(error, ConflictError):
-            log.debug("lease %s of %s changed meanwhile", lease.key, self.provider)
-            self.wake()
-        elif isinstance(error, FedGPUError):
-            log.warning("lease %s of %s: %s: %s", lease.key, self.provider, error.reason, error)
-        elif isinstance(error, Exception):
-            log.error("lease %s of %s", lease.key, self.provider, exc_info=error)
-        else:
-            raise error
+        with bound(**about(lease)):
+            if isinstance(error, ConflictError):
+                log.debug("lease %s of %s changed meanwhile", lease.key, self.provider)
+                self.wake()
+            elif isinstance(error, FedGPUError):
+                log.warning("lease %s of %s: %s: %s", lease.key, self.provider, error.reason, error)
+            elif isinstance(error, Exception):
+                log.error("lease %s of %s", lease.key, self.provider, exc_info=error)
+            else:
+                raise error
 
     def _count_orphans(self, sight: Sight, names: set[str]) -> None:
         orphans = frozenset(sight.jobs) - names

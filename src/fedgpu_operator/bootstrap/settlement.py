@@ -68,7 +68,7 @@ async def open_escrow(chain: ChainSettings, clock: Clock) -> EscrowAccess:
     settler = await _signer(chain.settler, chain.ca_file)
     meter = await load_meter(chain, settler.address)
     escrow = EscrowClient(
-        Endpoints(chain.rpc_urls, chain.ca_file),
+        Endpoints(tuple(url.get_secret_value() for url in chain.rpc_urls), chain.ca_file),
         chain.escrow,
         chain.chain_id,
         settler,
@@ -140,9 +140,9 @@ async def _signer(settings: SignerSettings, ca_file: Path | None) -> Signer:
         return await load_key(settings.key_file)
     if settings.keystore is not None:
         return await load_key(settings.keystore, settings.password_file)
-    if not settings.url:
+    if settings.url is None or settings.address is None:
         raise ConfigurationError("the settler has no key: set FEDGPU_SETTLER_KEY_FILE")
-    return RemoteSigner(settings.url, settings.address, ca_file=ca_file)
+    return RemoteSigner(settings.url.get_secret_value(), settings.address, ca_file=ca_file)
 
 
 async def load_meter(chain: ChainSettings, settler: str) -> LocalSigner | None:

@@ -108,7 +108,7 @@ async def build(settings: Settings, changed: Changed, *, polled: Collection[type
         if settings.chain is not None:
             access = await open_escrow(settings.chain, SystemClock())
             opened.push_async_callback(access.aclose)
-        ledger = await SqlLedger.open(settings.ledger, limit=LIMIT_SECONDS)
+        ledger = await SqlLedger.open(settings.ledger.get_secret_value(), limit=LIMIT_SECONDS)
         opened.push_async_callback(ledger.close)
         if access is not None:
             escrow = access.escrow

@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import kopf
 
@@ -14,14 +14,12 @@ from fedgpu_operator.adapters.kube.connect import own_configuration
 from fedgpu_operator.bootstrap import System, build
 from fedgpu_operator.domain.text import clean
 from fedgpu_operator.errors import ConfigurationError, FedGPUError
+from fedgpu_operator.logs import quiet_libraries
 from fedgpu_operator.operator.changes import KOPF_KINDS, ObjectChange, dispatch
 from fedgpu_operator.operator.outcomes import mapped
 from fedgpu_operator.settings import Settings
 
 log = logging.getLogger(__name__)
-
-QUIET_LOGGERS: Final = ("httpx", "aiohttp", "web3", "kopf", "urllib3")
-"""Libraries whose INFO lines would repeat every request, some of them with the address of a private endpoint."""
 
 
 class Process:
@@ -115,12 +113,6 @@ async def ready(memo: kopf.Memo, **_: Any) -> dict[str, str]:
     """Readiness, to be read only: by part, what the operator cannot do its work without."""
     found: dict[str, str] = memo.process.unready()
     return found
-
-
-def quiet_libraries() -> None:
-    """Keep libraries' lines about single requests out of the log."""
-    for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class _Backoffs:

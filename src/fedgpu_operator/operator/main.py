@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
-from datetime import UTC, datetime
 
 import kopf
 
-from fedgpu_operator.domain.text import clean
+from fedgpu_operator import logs
 from fedgpu_operator.errors import ChainMismatchError, ConfigurationError, FedGPUError
-from fedgpu_operator.operator.lifecycle import Process, quiet_libraries
+from fedgpu_operator.operator.lifecycle import Process
 from fedgpu_operator.operator.outcomes import outcome
 from fedgpu_operator.operator.probes import ProbeSite
 from fedgpu_operator.settings import Settings
@@ -22,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; the exit status, 2 for a configuration that can never work."""
-    _configure_logging(settings)
+    logs.configure(settings.log_level, settings.log_format)
     try:
         asyncio.run(_main(settings))
     except (ConfigurationError, ChainMismatchError) as error:
@@ -56,33 +54,3 @@ async def _start(process: Process) -> None:
                 raise
             log.warning("cannot start, retrying in %g s: %s", verdict.delay, verdict)
             await asyncio.sleep(verdict.delay or 0.0)
-
-
-class _JSONFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
-
-
-class _TextFormatter(logging.Formatter):
-    """For people at a terminal, which nothing that is logged can steer."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return clean(super().format(record))
-
-
-def _configure_logging(settings: Settings) -> None:
-    handler = logging.StreamHandler()
-    text = _TextFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    handler.setFormatter(_JSONFormatter() if settings.log_format == "json" else text)
-    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    quiet_libraries()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from fedgpu_operator.domain.market import PricePoint
@@ -18,7 +19,27 @@ class Metrics(Protocol):
     """What the loops count; labels are bounded sets only."""
 
     def decided(self, placed: int, refused: dict[str, int], seconds: float) -> None:
-        """One placement pass: jobs placed, jobs newly refused by reason, duration."""
+        """One admission attempt: jobs that a place was found for, jobs newly refused by reason, duration."""
+        ...
+
+    def admitted(self, namespace: str, waited: float) -> None:
+        """A job got its lease so many seconds after it was created, or after its attempt before this one ended."""
+        ...
+
+    def pending(self, jobs: Mapping[tuple[str, str], int]) -> None:
+        """How many jobs wait, by namespace and the reason in their status; what was said before is gone."""
+        ...
+
+    def evicted(self, reason: str) -> None:
+        """The hub stops an attempt that has not ended, for that reason."""
+        ...
+
+    def providers(self, connected: Mapping[str, bool]) -> None:
+        """Whether each provider's member answers; providers of earlier calls are gone."""
+        ...
+
+    def epoch_due(self, at: datetime) -> None:
+        """By when the next settlement epoch must be begun, whatever it costs."""
         ...
 
     def loop_failed(self, loop: str, reason: str) -> None:

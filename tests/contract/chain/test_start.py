@@ -113,4 +113,4 @@ async def test_a_batch_contract_that_is_named_and_not_there_stops_the_start(worl
     chain = chain_settings(world.chain.rpc_url, world, world.deployment, tmp_path)
     nobody = world.address(OTHER)
     with pytest.raises(ChainMismatchError, match=f"{nobody} on chain {world.deployment.chain_id} holds no batch"):
-        await open_escrow(replace(chain, batch=nobody), SystemClock())
+        await open_escrow(chain.model_copy(update={"batch": nobody}), SystemClock())

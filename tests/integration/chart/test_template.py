@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fedgpu_lab.chart import Helm, chart_folder
 from fedgpu_operator.domain.running import Hysteresis
@@ -109,7 +110,9 @@ def test_the_probes_ask_where_the_operator_answers(render: Render, find: Find) -
 def test_default_values_are_the_operators_own_defaults(defaults: list[Manifest], find: Find) -> None:
     # The chart brings the policies that make an audit or an acceptance worth something; else they cannot be known.
     held = {"FEDGPU_LOCATION_AUDIT": "true", "FEDGPU_ACCEPTANCE_ENFORCED": "true"}
-    assert Settings.from_env(env(find(defaults, "Deployment"))) == Settings.from_env(held)
+    # Logs of a pod go to a collector.
+    chosen = held | {"FEDGPU_LOG_FORMAT": "json"}
+    assert Settings.from_env(env(find(defaults, "Deployment"))) == Settings.from_env(chosen)
 
 
 @pytest.mark.parametrize("rbac", [{"confineByAdmission": False}, {"create": False}])
@@ -143,7 +146,7 @@ def test_every_setting_reaches_the_operator(render: Render, find: Find) -> None:
         "rebalanceResidenceSeconds": 14,
         "rebalanceMovesPerPass": 15,
         "logLevel": "DEBUG",
-        "logFormat": "json",
+        "logFormat": "text",
     }
     settings = Settings.from_env(env(find(render({"settings": given}), "Deployment")))
     assert settings.acceptance == "Manual"
@@ -157,7 +160,7 @@ def test_every_setting_reaches_the_operator(render: Render, find: Find) -> None:
     assert (settings.funding_warn_seconds, settings.funding_checkpoint_seconds) == (8, 7)
     assert settings.rebalance == Hysteresis(relative=12, absolute=130_000, residence=14, most=15)
     assert (settings.market_seconds, settings.workload_retention_seconds) == (11, 16)
-    assert (settings.log_level, settings.log_format) == ("DEBUG", "json")
+    assert (settings.log_level, settings.log_format) == ("DEBUG", "text")
 
 
 def test_the_operator_is_told_its_own_namespace(helm: Helm, find: Find) -> None:
@@ -176,7 +179,8 @@ def test_settlement_comes_with_its_keys_as_files(render: Render, find: Find, tmp
     files = {"FEDGPU_SETTLER_KEY_FILE": str(settler), "FEDGPU_METER_KEY_FILE": str(meter)}
     chain = Settings.from_env(env(deployment) | files).chain
     assert chain is not None
-    assert (chain.chain_id, chain.escrow, chain.rpc_urls) == (11155111, CHAIN["escrowAddress"], (CHAIN["rpcURL"],))
+    assert (chain.chain_id, chain.escrow) == (11155111, CHAIN["escrowAddress"])
+    assert [url.get_secret_value() for url in chain.rpc_urls] == [CHAIN["rpcURL"]]
     assert (chain.epoch_seconds, chain.auto_claim) == (1_000_000, True)
     defaults = Settings.from_env(
         {
@@ -212,7 +216,8 @@ def test_every_chain_value_reaches_the_operator(render: Render, find: Find) -> N
     chain = Settings.from_env(env(deployment)).chain
     assert chain is not None
     assert (len(chain.rpc_urls), chain.rpc_quorum) == (3, 3)
-    assert (chain.settler.url, chain.settler.address) == ("http://signer:9000", "0x" + "5e" * 20)
+    assert chain.settler.url is not None
+    assert (chain.settler.url.get_secret_value(), chain.settler.address) == ("http://signer:9000", "0x" + "5e" * 20)
     assert (chain.epoch_seconds, chain.max_epoch_seconds) == (60, 90000)
     assert (chain.min_payout, chain.native_usd) == (12_500_000, 3_120_550_000)
     assert (chain.max_cost_share, chain.fee_cap_wei, chain.auto_claim) == (0.1, 2_500_000_000, False)
@@ -296,6 +301,15 @@ def test_metrics_lead_to_the_operators_pod(render: Render, find: Find) -> None:
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_the_alerts_are_those_of_the_charts_file_word_for_word(
+    render: Render, defaults: list[Manifest], find: Find
+) -> None:
+    assert "PrometheusRule" not in {each["kind"] for each in defaults}
+    rule = find(render({"metrics": {"prometheusRule": {"enabled": True, "labels": {"a": "b"}}}}), "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((chart_folder() / "alerts.yaml").read_text())
+    assert rule["metadata"]["labels"]["a"] == "b"
 
 
 def test_a_network_policy_opens_nothing_but_metrics(render: Render, find: Find) -> None:

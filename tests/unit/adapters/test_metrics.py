@@ -8,7 +8,8 @@ from math import inf, isnan
 import pytest
 from prometheus_client import CollectorRegistry
 
-from fedgpu_operator.adapters.metrics import MOST_MARKETS, PrometheusMetrics
+from fedgpu_operator import __version__
+from fedgpu_operator.adapters.metrics import MOST_MARKETS, MOST_NAMESPACES, OTHER, PrometheusMetrics
 from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.placement.problem import Solution
@@ -93,6 +94,65 @@ def test_the_settlers_coins_are_unknown_until_somebody_has_looked(
     assert [registry.get_sample_value(f"fedgpu_settler_{name}") for name in names] == [7e15, 7 * 86_400, 7_000, 1e15]
     metrics.settler(Purse(balance=7, epoch=0, next=0, burn=0))
     assert [registry.get_sample_value(f"fedgpu_settler_{name}") for name in names] == [7, inf, inf, 0]
+
+
+def test_pending_jobs_are_counted_as_they_are_now(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.pending({("team-a", "InsufficientGPUs"): 3, ("team-b", "Unfunded"): 1})
+    metrics.pending({("team-a", "InsufficientGPUs"): 2})
+    assert series(registry, "fedgpu_pending_jobs") == {("team-a", "InsufficientGPUs"): 2}
+
+
+def test_an_attempt_that_places_something_is_a_success(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.decided(2, {"Outbid": 1}, 0.2)
+    metrics.decided(0, {}, 0.1)
+    metrics.decided(0, {}, 0.1)
+    counts = {("success",): 1, ("inadmissible",): 2}
+    assert series(registry, "fedgpu_admission_attempts_total") == counts
+    assert series(registry, "fedgpu_admission_attempt_duration_seconds_count") == counts
+    assert series(registry, "fedgpu_placement_refusals_total") == {("Outbid",): 1}
+
+
+def test_tenants_cannot_make_any_number_of_series(metrics: Metrics, registry: CollectorRegistry) -> None:
+    for number in range(MOST_NAMESPACES + 50):
+        metrics.admitted(f"team-{number}", 7.0)
+    metrics.pending({(f"team-{number}", "Unfunded"): 1 for number in range(MOST_NAMESPACES + 50)})
+    admitted = series(registry, "fedgpu_admitted_jobs_total")
+    assert len(admitted) == MOST_NAMESPACES + 1
+    assert admitted[OTHER,] == series(registry, "fedgpu_pending_jobs")[OTHER, "Unfunded"] == 50
+    waited = series(registry, "fedgpu_admission_wait_time_seconds_sum")
+    assert (waited["team-0",], waited[OTHER,]) == (7, 350)
+
+
+def test_only_known_words_are_reasons_of_an_eviction(metrics: Metrics, registry: CollectorRegistry) -> None:
+    for reason in ("Preempted", "Deleted", "what somebody wrote by hand", "and again"):
+        metrics.evicted(reason)
+    assert series(registry, "fedgpu_evicted_jobs_total") == {("Preempted",): 1, ("Deleted",): 1, (OTHER,): 2}
+
+
+def test_a_provider_that_is_gone_has_no_connection(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.providers({"berlin": True, "oslo": False})
+    assert series(registry, "fedgpu_provider_connected") == {("berlin",): 1, ("oslo",): 0}
+    metrics.providers({"berlin": False})
+    assert series(registry, "fedgpu_provider_connected") == {("berlin",): 0}
+
+
+def test_an_epoch_is_not_due_before_there_is_work_to_settle(metrics: Metrics, registry: CollectorRegistry) -> None:
+    due = registry.get_sample_value("fedgpu_epoch_due_timestamp_seconds")
+    assert due is not None
+    assert isnan(due), "not 0: that would be an alarm"
+    metrics.epoch_due(datetime(2026, 11, 1, tzinfo=UTC))
+    assert registry.get_sample_value("fedgpu_epoch_due_timestamp_seconds") == 1793491200
+
+
+def test_the_version_is_served(metrics: Metrics, registry: CollectorRegistry) -> None:
+    ((version, _),) = series(registry, "fedgpu_build_info")
+    assert version == __version__
+
+
+def series(registry: CollectorRegistry, name: str) -> dict[tuple[str, ...], float]:
+    """Values by the label values of every series of that name."""
+    samples = [sample for family in registry.collect() for sample in family.samples if sample.name == name]
+    return {tuple(sample.labels.values()): sample.value for sample in samples}
 
 
 def test_an_obstacle_is_there_while_it_holds(metrics: Metrics, registry: CollectorRegistry) -> None:

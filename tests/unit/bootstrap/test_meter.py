@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ async def test_the_meter_signs_with_its_own_key(chain: ChainSettings) -> None:
     meter = await load_meter(chain, "0x" + "22" * 20)
     assert meter is not None
     assert meter.address == LocalSigner(KEY).address
-    assert await load_meter(replace(chain, meter_key_file=None), meter.address) is None
+    assert await load_meter(chain.model_copy(update={"meter_key_file": None}), meter.address) is None
 
 
 async def test_the_settlers_key_is_refused_whatever_file_holds_it(chain: ChainSettings) -> None:

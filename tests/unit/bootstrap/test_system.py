@@ -86,5 +86,5 @@ async def test_a_ledger_is_bound_at_the_first_start_and_refused_to_a_new_escrow(
         await system.build(settings, unheard)
     assert len(wired.published) == 1, "no agent hears of an escrow that is refused"
     assert wired.closed == 2
-    async with await SqlLedger.open(settings.ledger, read_only=True) as books:
+    async with await SqlLedger.open(settings.ledger.get_secret_value(), read_only=True) as books:
         assert (await books.verify()).bound == BoundEscrow(31337, OLD)

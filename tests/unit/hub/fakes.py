@@ -258,9 +258,29 @@ class FakeMetrics:
         self.prices: tuple[PricePoint, ...] = ()
         self.in_the_way: set[str] = set()
         self.purse: Purse | None = None
+        self.waits: list[tuple[str, float]] = []
+        self.waiting: dict[tuple[str, str], int] = {}
+        self.evictions: Counter[str] = Counter()
+        self.connected: dict[str, bool] = {}
+        self.due: datetime | None = None
 
     def decided(self, placed: int, refused: dict[str, int], seconds: float) -> None:
         self.refused = refused
+
+    def admitted(self, namespace: str, waited: float) -> None:
+        self.waits.append((namespace, waited))
+
+    def pending(self, jobs: Mapping[tuple[str, str], int]) -> None:
+        self.waiting = dict(jobs)
+
+    def evicted(self, reason: str) -> None:
+        self.evictions[reason] += 1
+
+    def providers(self, connected: Mapping[str, bool]) -> None:
+        self.connected = dict(connected)
+
+    def epoch_due(self, at: datetime) -> None:
+        self.due = at
 
     def loop_failed(self, loop: str, reason: str) -> None:
         self.failed[loop, reason] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -65,14 +66,31 @@ async def test_a_status_is_never_written_onto_another_object_of_that_name(world:
         await write_status(world.kube, old, old.status, old.status.model_copy(update={"state": "Running"}))
 
 
-async def test_an_event_is_recorded_once_for_the_same_news(world: World) -> None:
+async def test_a_repeated_event_counts_up_with_its_newest_words(world: World) -> None:
     job = await world.job()
+    began = world.clock.now()
     for message in ("first", "first", "second"):
+        world.clock.forward(60)
         await emit(world.kube, job, "Warning", "Unfunded", message, now=world.clock.now())
-    assert world.events() == [("Warning", "Unfunded")] * 2
-    (event, _) = [obj for (plural, *_), obj in world.kube.objects.items() if plural == "events"]
+    (event,) = [obj for (plural, *_), obj in world.kube.objects.items() if plural == "events"]
     assert event["involvedObject"]["uid"] == job.metadata.uid
     assert event["metadata"]["namespace"] == "team-a"
+    assert (event["count"], event["message"]) == (3, "second")
+    stamps = [datetime.fromisoformat(event[name]) - began for name in ("firstTimestamp", "lastTimestamp")]
+    assert stamps == [timedelta(seconds=60), timedelta(seconds=180)]
+
+
+async def test_another_reason_type_or_object_is_another_event(world: World) -> None:
+    job, other = await world.job(), await world.job("other")
+    await world.delete("train")
+    again = await world.job()
+    now = world.clock.now()
+    for about in (job, other, again):
+        await emit(world.kube, about, "Warning", "Unfunded", "no money", now=now)
+    await emit(world.kube, again, "Normal", "Unfunded", "no money", now=now)
+    await emit(world.kube, again, "Warning", "Placed", "no money", now=now)
+    events = [obj for (plural, *_), obj in world.kube.objects.items() if plural == "events"]
+    assert [event["count"] for event in events] == [1] * 5
 
 
 async def test_a_long_message_is_cut_to_what_an_event_holds(world: World) -> None:

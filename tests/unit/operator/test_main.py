@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,6 @@ from fedgpu_operator import errors
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.bootstrap import system
 from fedgpu_operator.bootstrap.system import System
-from fedgpu_operator.domain.text import is_clean
 from fedgpu_operator.errors import (
     ChainMismatchError,
     ConfigurationError,
@@ -282,32 +280,3 @@ async def test_an_event_of_kopf_is_held_before_its_handler_wakes_anybody(setting
 
 async def test_what_is_held_changes_before_there_is_a_system_without_harm(settings: Settings) -> None:
     lifecycle.Process(settings)._changed("computejobs", "team", None, None)
-
-
-def test_the_log_is_one_json_object_a_line_with_its_exception() -> None:
-    with pytest.raises(ValueError, match="broken") as raised:
-        int("broken")
-    trouble = (ValueError, raised.value, raised.tb)
-    record = logging.LogRecord("fedgpu", logging.ERROR, __file__, 1, "pass %s\nfailed", ("one",), trouble)
-    line = main._JSONFormatter().format(record)
-    assert "\n" not in line
-    said = json.loads(line)
-    assert (said["level"], said["message"]) == ("ERROR", "pass one\nfailed")
-    assert "ValueError: invalid literal" in said["exception"]
-
-
-def test_the_log_for_people_holds_nothing_that_steers_their_terminal() -> None:
-    main._configure_logging(Settings.from_env({}))
-    (handler,) = logging.getLogger().handlers
-    words = "\x1b[2Jone\ud800\u202e"
-    record = logging.LogRecord("fedgpu", logging.ERROR, __file__, 1, "provider: %s", (words,), None)
-    line = handler.format(record)
-    assert is_clean(line)
-    assert "one" in line
-
-
-def test_libraries_that_print_every_request_are_quiet_even_when_we_debug() -> None:
-    main._configure_logging(Settings.from_env({"FEDGPU_LOG_LEVEL": "DEBUG"}))
-    for name in ("httpx", "aiohttp", "web3", "kopf"):
-        assert not logging.getLogger(name).isEnabledFor(logging.INFO)
-    assert logging.getLogger("fedgpu_operator").isEnabledFor(logging.DEBUG)

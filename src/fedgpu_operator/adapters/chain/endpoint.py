@@ -18,6 +18,7 @@ import httpx
 from fedgpu_operator.adapters.chain.errors import UNAUTHORIZED, fault_of
 from fedgpu_operator.adapters.chain.votes import Answer, Result, Vote, fingerprint, quantity
 from fedgpu_operator.adapters.chain.wordings import SEND, Meaning
+from fedgpu_operator.adapters.requests import rpc_request
 from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.domain.text import clean_line
 from fedgpu_operator.errors import ConfigurationError
@@ -192,6 +193,17 @@ class Endpoint:
         return True
 
     async def _once(self, method: str, params: Sequence[object]) -> Answer:
+        """As `_exchange`, counted by its outcome."""
+        with rpc_request(method) as request:
+            try:
+                answer = await self._exchange(method, params)
+            except StatusError:
+                request.outcome = "turned_away"
+                raise
+            request.outcome = "ok" if isinstance(answer, Result) else "error"
+        return answer
+
+    async def _exchange(self, method: str, params: Sequence[object]) -> Answer:
         """The answer that is in a response of any HTTP status; one of SILENCE if there is none."""
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
         status, body = await self._post(json.dumps(request).encode())

@@ -26,6 +26,7 @@ from fedgpu_operator.adapters.chain.errors import AnswerError, explain
 from fedgpu_operator.adapters.chain.quorum import QuorumProvider
 from fedgpu_operator.adapters.chain.votes import FEE_HISTORY, TIP
 from fedgpu_operator.adapters.chain.wordings import SEND, Meaning
+from fedgpu_operator.adapters.requests import FINALIZED
 from fedgpu_operator.domain.transactions import FeeView, Nonces
 from fedgpu_operator.errors import (
     ChainError,
@@ -178,7 +179,10 @@ async def block_at(rpc: Rpc, name: BlockIdentifier) -> BlockHeader:
     """The block of that number or tag."""
     with rpc.speaking("reading a block"):
         header = await rpc.w3.eth.get_block(name)
-        return BlockHeader(header["number"], header["hash"].to_0x_hex(), header["timestamp"])
+        found = BlockHeader(header["number"], header["hash"].to_0x_hex(), header["timestamp"])
+    if name == "finalized":
+        FINALIZED.set(found.timestamp)
+    return found
 
 
 async def first_block_since(rpc: Rpc, timestamp: int, low: int, high: int) -> int:

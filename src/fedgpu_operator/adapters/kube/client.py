@@ -8,7 +8,7 @@ from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self, TypeAlias, TypeVar, cast
+from typing import Final, Literal, Self, TypeAlias, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -32,6 +32,7 @@ from fedgpu_operator.adapters.kube.parser import (
     off_the_loop,
     parse_object,
 )
+from fedgpu_operator.adapters.requests import counted
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.domain.text import is_name
 from fedgpu_operator.errors import (
@@ -189,7 +190,9 @@ class KubeClient:
         self._budget = budget
         self._one_large = asyncio.Semaphore(1)
         configuration = api.configuration
-        configuration.trace_configs = [*(configuration.trace_configs or []), refuse_redirects()]
+        # Only of members texts are cleaned.
+        server: Literal["hub", "member"] = "member" if cleans else "hub"
+        configuration.trace_configs = [*(configuration.trace_configs or []), refuse_redirects(), counted(server)]
         configuration.client_session_kwargs = {
             **(configuration.client_session_kwargs or {}),
             "auto_decompress": False,

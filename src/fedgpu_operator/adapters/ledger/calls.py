@@ -24,6 +24,7 @@ from sqlalchemy import Connection, select
 from fedgpu_operator.adapters.ledger.database import Database, tables_written
 from fedgpu_operator.adapters.ledger.postgres import CONNECTIONS
 from fedgpu_operator.adapters.ledger.schema import chain_heads
+from fedgpu_operator.adapters.requests import LEDGER_BYTES, LEDGER_SECONDS
 from fedgpu_operator.errors import LedgerUnreachableError
 
 READERS: Final = CONNECTIONS - 1
@@ -53,19 +54,22 @@ class Threads:
     async def write(self, work: Callable[[], None], done: Future[T]) -> T:
         """Run it in the thread that writes; what `done` was given, by this run or by an earlier one."""
         self._check()
-        self._writer.submit(self._timed, work)
-        return await self._within(asyncio.wrap_future(done))
+        with LEDGER_SECONDS.labels("write").time():
+            self._writer.submit(self._timed, work)
+            return await self._within(asyncio.wrap_future(done))
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run it in a thread that reads."""
         self._check()
-        return await self._within(asyncio.get_running_loop().run_in_executor(self._readers, self._timed, work))
+        with LEDGER_SECONDS.labels("read").time():
+            return await self._within(asyncio.get_running_loop().run_in_executor(self._readers, self._timed, work))
 
     async def ask(self, work: Callable[[], T], seconds: float) -> T:
         """Run it whatever hangs elsewhere; raises LedgerUnreachableError if it, or an earlier call, takes too long."""
         try:
-            async with asyncio.timeout(seconds):
-                answer = await asyncio.get_running_loop().run_in_executor(self._asker, self._timed, work)
+            with LEDGER_SECONDS.labels("ping").time():
+                async with asyncio.timeout(seconds):
+                    answer = await asyncio.get_running_loop().run_in_executor(self._asker, self._timed, work)
         except TimeoutError:
             self.silent = self._limit is not None
             self._end_late()
@@ -192,6 +196,12 @@ T = TypeVar("T")
 
 MOST_TOGETHER = 500
 """Writes of one commit at most: a pass over 500 leases waits for one disk flush, and no write for much more work."""
+
+SIZE: Final = {
+    "sqlite": "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
+    "postgresql": "SELECT pg_database_size(current_database())",
+}
+"""What tells the bytes of the database, by engine."""
 
 _Pending = tuple[Callable[[Connection], Any], "Future[Any]"]
 
@@ -357,3 +367,4 @@ def from_database(
 
 def _glance(connection: Connection) -> None:
     connection.execute(select(chain_heads).limit(1)).all()
+    LEDGER_BYTES.set(connection.exec_driver_sql(SIZE[connection.dialect.name]).scalar_one())

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from zlib import crc32
 
-from fedgpu_operator.api.base import is_false
+from fedgpu_operator.api.base import is_false, is_true
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.books import AttemptUsage, Stop
@@ -274,6 +274,10 @@ class JobLoop:
                 self._memory.answer(facts)
         await self._writer.send_events()
         self._metrics.jobs(dict(Counter(job.status.state for job in state.jobs)))
+        waiting = (job for job in state.jobs if job.status.state == "Pending")
+        self._metrics.pending(Counter((job.metadata.namespace, job.status.reason) for job in waiting))
+        reach = {name: is_true(each.status.conditions, "Connected") for name, each in state.providers.items()}
+        self._metrics.providers(reach)
         if placed.later or self._placer.must_wait(state, self._clock.now()):
             step = await self._mover.carry_on(state, self._entries)
             return 0.0 if placed.later else 1.0 if step is None else min(1.0, step)

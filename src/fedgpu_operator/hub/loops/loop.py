@@ -15,6 +15,7 @@ from typing import Final
 from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.errors import ConflictError, FedGPUError
 from fedgpu_operator.hub.services.writes import counting_failures
+from fedgpu_operator.logs import bound
 from fedgpu_operator.ports import Metrics
 from fedgpu_operator.pulse import Pass, Pulse, limited
 
@@ -62,6 +63,8 @@ class Loop:
         self._backoff = Backoff(FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS)
         self._setback = 0.0
         """Seconds to wait after the last pass, if it failed."""
+        self._number = 0
+        """Of the newest pass since the start: each line that it logs carries it."""
         self._complained = ""
         """The error of the last pass that no retry mends, its figures left out: it is logged once."""
 
@@ -84,7 +87,8 @@ class Loop:
 
     async def _guarded_pass(self) -> float:
         began = time.monotonic()
-        with counting_failures() as failures:
+        self._number += 1
+        with counting_failures() as failures, bound(loop=self.name, **{"pass": self._number}):
             delay = await self._one_pass()
         self._metrics.loop_passed(self.name, time.monotonic() - began, succeeded=not self._setback)
         for reason, objects in failures.items():

@@ -89,6 +89,7 @@ class SettlementLoop:
         smaller: dict[str, Smaller] = dict.fromkeys((ANSWER, CLOSE), self._fewer_bundled)
         smaller[CLAIM] = self._fewer_leaves
         self._sender = IntentSender(ledger, escrow, clock, fee_cap=fee_cap, smaller=smaller)
+        self._terms = terms
         self._planner = Planner(ledger, escrow, clock, terms)
         self._disputes = DisputeKeeper(ledger, escrow, clock)
         self._namespace = namespace
@@ -122,6 +123,7 @@ class SettlementLoop:
         self._plans = {hash_: plan for hash_, plan in self._plans.items() if hash_ in _hashes(known)}
         self._refused = {number: self._refused[number] for number in _numbers(known) & self._refused.keys()}
         await self._show_ended(known)
+        await self._tell_due(known)
         live = [epoch for epoch in reversed(known) if epoch.stage in protocol.LIVE]
         await self._drive_errand(live)
         for epoch in live:
@@ -132,6 +134,13 @@ class SettlementLoop:
         else:
             await self._give_way(intent)
         return self._poll
+
+    async def _tell_due(self, known: Iterable[Epoch]) -> None:
+        """By when the next epoch must be begun: so long after the newest that stood, or after the first work."""
+        since = next((epoch.created_at for epoch in known if epoch.stage not in protocol.DEAD), None)
+        since = since or await self._ledger.first_work()
+        if since is not None:
+            self._metrics.epoch_due(since + self._terms.at_most)
 
     async def _show_ended(self, known: Iterable[Epoch]) -> None:
         """Publish what ended in an earlier pass, first of all: a chain that fails each pass must not put it off."""

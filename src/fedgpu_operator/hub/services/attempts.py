@@ -102,6 +102,7 @@ class AttemptKeeper:
         self._leases = LeaseWriter(kube, clock)
         self._ledger = ledger
         self._clock = clock
+        self._metrics = metrics
         self._biller = UsageBiller(kube, ledger, clock, metrics, verifier)
         self._opener = Opener(ledger, clock)
 
@@ -300,7 +301,9 @@ class AttemptKeeper:
             return attempt
         # Whole seconds, as the lease shows it.
         now = self._clock.now().replace(microsecond=0)
-        return await self._ledger.stop_attempt(attempt.lease_name, reason, min(now, since or now))
+        stopped = await self._ledger.stop_attempt(attempt.lease_name, reason, min(now, since or now))
+        self._metrics.evicted(reason)
+        return stopped
 
     async def bury(self, entry: AttemptUsage, stop: Stop) -> ComputeLease:
         """The lease of an attempt that has ended, made again to have its member cleared of what is left of it."""

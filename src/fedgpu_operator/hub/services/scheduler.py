@@ -46,6 +46,7 @@ from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, WRITE_REFUSED, JobFacts, Phase, phase, resumes_at
 from fedgpu_operator.hub.views.jobs import MAX_CANDIDATES
 from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION
+from fedgpu_operator.logs import bound
 from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
 from fedgpu_operator.placement.problem import Solution
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, read_back
@@ -441,7 +442,11 @@ class JobPlacer:
             await self._not_started(facts.job, attempt, error)
             raise
         state.took(lease)
-        log.info("job %s placed at %s", facts.job.key, attempt.terms.provider)
+        since = facts.attempts[-2].ended_at if len(facts.attempts) > 1 else facts.job.metadata.creation_timestamp
+        waited = (self._clock.now() - since).total_seconds() if since is not None else 0.0
+        self._metrics.admitted(facts.job.metadata.namespace, max(0.0, waited))
+        with bound(lease=attempt.lease_name, provider=attempt.terms.provider):
+            log.info("job %s placed at %s", facts.job.key, attempt.terms.provider)
         return replace(facts, lease=lease)
 
     async def _not_started(self, job: ComputeJob, attempt: Attempt, error: KubeError) -> None:

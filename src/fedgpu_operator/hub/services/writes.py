@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime
@@ -36,6 +36,7 @@ from fedgpu_operator.hub.views.epochs import EpochFacts, epoch_object, epoch_sta
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.jobs import JobEvent, job_events, job_status
 from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION, Notice
+from fedgpu_operator.logs import about, bound
 from fedgpu_operator.ports import EVENTS, NAMESPACES, Clock, Kube, ResourceType, read_back
 
 log = logging.getLogger(__name__)
@@ -100,22 +101,24 @@ def one_of_many(obj: Resource | None) -> Iterator[None]:
     """Around the work on one object of a pass: what goes wrong with it must not keep the pass from the others.
 
     A conflict or a vanished object is no news, since the next pass loads again; anything else is logged and counted.
-    What people and providers write may find an error of ours: it costs that object, never the pass.
+    What people and providers write may find an error of ours: it costs that object, never the pass. Every line that is
+    logged meanwhile says which object it is about.
     """
     name = "an object that is gone" if obj is None else f"{obj.info.kind} {obj.key}"
-    try:
-        yield
-    except (ConflictError, NotFoundError) as error:
-        log.debug("%s: %s; next pass", name, error)
-    except FedGPUError as error:
-        log.warning("%s: %s", name, error)
-        _count(error.reason)
-    except ValidationError as error:
-        log.warning("%s: %s", name, error)
-        _count("ValidationError")
-    except Exception:
-        log.exception("%s: work on it failed", name)
-        _count("InternalError")
+    with bound(**about(obj)):
+        try:
+            yield
+        except (ConflictError, NotFoundError) as error:
+            log.debug("%s: %s; next pass", name, error)
+        except FedGPUError as error:
+            log.warning("%s: %s", name, error)
+            _count(error.reason)
+        except ValidationError as error:
+            log.warning("%s: %s", name, error)
+            _count("ValidationError")
+        except Exception:
+            log.exception("%s: work on it failed", name)
+            _count("InternalError")
 
 
 @contextmanager
@@ -191,15 +194,18 @@ async def emit(
     now: datetime,
     namespace: str = "default",
 ) -> None:
-    """Record an Event once per (object, reason, message): its name is made from them, so a repeat is no news.
+    """Record an Event; a repeat for the same object, type and reason counts up the one that is there.
 
-    Events of cluster-scoped objects go to `namespace`, as kubectl expects them in `default`.
+    As events.k8s.io/v1 does it, what distinguishes Events is whom they are about and why, not their words: the one that
+    is there gets the newest ones. Its name is made from those, so a restart makes no second one. The API server removes
+    an Event an hour after its last repeat. Events of cluster-scoped objects go to `namespace`, as kubectl expects them
+    in `default`.
     """
-    digest = sha256(f"{obj.metadata.uid}/{reason}/{message}".encode()).hexdigest()[:16]
-    where = obj.metadata.namespace or namespace
+    digest = sha256(f"{obj.metadata.uid}/{event_type}/{reason}".encode()).hexdigest()[:16]
+    name, where = f"{obj.metadata.name[:200]}.{digest}", obj.metadata.namespace or namespace
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     body: JSONObject = {
-        "metadata": {"name": f"{obj.metadata.name[:200]}.{digest}", "namespace": where},
+        "metadata": {"name": name, "namespace": where},
         "involvedObject": {
             "apiVersion": ResourceType.of(obj.info).api_version,
             "kind": obj.info.kind,
@@ -220,7 +226,13 @@ async def emit(
     try:
         await kube.create(EVENTS, body)
     except AlreadyExistsError:
-        return
+        # Of two repeats at the same time one is lost, as is one of an Event that expires meanwhile.
+        with suppress(ConflictError, NotFoundError):
+            known = await kube.get(EVENTS, name, where)
+            guard = {key: known["metadata"][key] for key in ("uid", "resourceVersion")}
+            count = int(known.get("count") or 1) + 1
+            repeat = {"metadata": guard, "count": count, "lastTimestamp": stamp, "message": body["message"]}
+            await kube.patch(EVENTS, name, where, repeat)
 
 
 class Writer(Generic[K]):
