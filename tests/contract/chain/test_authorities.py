@@ -16,8 +16,7 @@ from fedgpu_operator.adapters.chain.rpc import Endpoints, Rpc
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.bootstrap import settling
 from fedgpu_operator.bootstrap.settling import open_settling
-from fedgpu_operator.cli.options import TargetOptions
-from fedgpu_operator.cli.target import find_target
+from fedgpu_operator.cli.common import TargetOptions, find_target
 from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError, ConfigurationError
 from fedgpu_operator.lab.pki import ServerIdentity, new_server_identity
 from fedgpu_operator.settings import Settings
