@@ -37,7 +37,7 @@ UsageError: Final[type[Any]] = typer.BadParameter.__mro__[1]
 """Base of what typer raises for a wrong command line; it does not export the class."""
 
 app = typer.Typer(
-    help="Federate GPU clusters: lawful placement, honest metering, settlement on chain.",
+    help="Federate GPU clusters: placement by law and cost, metering, settlement on chain.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -104,7 +104,7 @@ def _usage(error: Any) -> int:
     if type(error).show is not UsageError.show:
         error.show()
         return USAGE
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace("Value error, ", "")
     sys.stderr.write(f"error: {clean(message[:1].lower() + message[1:])}\n")
     if error.ctx is not None:
         sys.stderr.write(f"See '{error.ctx.command_path} --help'.\n")

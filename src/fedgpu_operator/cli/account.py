@@ -61,9 +61,9 @@ FIGURES: Final = {
 
 AmountArgument = Annotated[int, typer.Argument(parser=usd, metavar="USD", help='Amount in USD, such as "12.50".')]
 
-app = typer.Typer(no_args_is_help=True, help="Manage your account at the escrow: deposit, withdraw, limit, prove.")
-withdraw_app = typer.Typer(no_args_is_help=True, help="Withdraw money: request, wait for the notice period, execute.")
-limits_app = typer.Typer(no_args_is_help=True, help="Show and set how much one epoch may debit from your account.")
+app = typer.Typer(no_args_is_help=True, help="Manage your money and your wallet at the escrow.")
+withdraw_app = typer.Typer(no_args_is_help=True, help="Withdraw money, in two steps with a notice period.")
+limits_app = typer.Typer(no_args_is_help=True, help="Show and set how much one epoch may debit.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,11 @@ def deposit(
     no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Deposit USD into your account at the escrow, to be spent up to your limit or withdrawn after notice.
+    """Deposit USD into your account at the escrow.
 
-    If a deposit of the same amount is not final yet, the command resumes it and pays nothing more, even with --again.
-    Within a day after such a deposit it asks for confirmation; without a terminal it needs --again.
+    It can be spent up to your limit, or withdrawn after notice. If a deposit of the same amount is not final yet, the
+    command resumes it and pays nothing more, even with --again. Within a day after such a deposit it asks for
+    confirmation; without a terminal it needs --again.
     """
     if approve and authorize:
         raise ConfigurationError("--approve and --authorize exclude each other: give one of them")
@@ -185,7 +186,10 @@ def request_withdrawal(
     no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Request a withdrawal: the money is not available to new work from now on, and can be taken after the notice."""
+    """Request a withdrawal.
+
+    The money is not available to new work from then on, and can be taken after the notice period.
+    """
     if (amount is None) != everything:
         raise ConfigurationError("no single amount to withdraw: give USD or --all")
 
@@ -220,7 +224,7 @@ def execute_withdrawal(
     no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Execute a requested withdrawal, once its notice period is over."""
+    """Execute a withdrawal after its notice period."""
 
     async def act(at: WalletSession[TenantWallet], before: AccountView) -> str:
         due = before.account.withdraw_at
@@ -244,7 +248,7 @@ def execute_withdrawal(
 def cancel_withdrawal(
     target: TargetOptions, keys: KeyOptions, no_wait: NoWaitOption = False, output: OutputOption = Output.TABLE
 ) -> None:
-    """Cancel a requested withdrawal; its money is available to new work again."""
+    """Cancel a requested withdrawal. Its money is available to new work again."""
 
     async def act(at: WalletSession[TenantWallet], before: AccountView) -> str:
         if not before.account.withdraw_at:
@@ -270,7 +274,7 @@ def show_limits(
     namespace: NamespaceOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show an account at the escrow as of the newest final block: money, limit, announced changes."""
+    """Show an account at the escrow. Money, spend limit and announced changes, as of the newest final block."""
 
     async def read() -> tuple[str, JSONObject]:
         owner = address("--wallet", wallet) if wallet else await account_wallet(namespace, target.context)
@@ -290,7 +294,10 @@ def set_limit(
     no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Set the spend limit per epoch; a higher one is in force immediately, a lower one is applied after the notice."""
+    """Set the spend limit per epoch.
+
+    A higher limit is in force immediately; a lower one is announced, to be applied after the notice period.
+    """
 
     async def act(at: WalletSession[TenantWallet], before: AccountView) -> str:
         from fedgpu_operator.settlement.funding import MAX_DEBIT
@@ -318,7 +325,7 @@ def set_limit(
 def apply_limit(
     target: TargetOptions, keys: KeyOptions, no_wait: NoWaitOption = False, output: OutputOption = Output.TABLE
 ) -> None:
-    """Apply an announced lower limit, once its notice period is over."""
+    """Apply a lower limit after its notice period."""
 
     async def act(at: WalletSession[TenantWallet], before: AccountView) -> str:
         due = before.account.limit_at

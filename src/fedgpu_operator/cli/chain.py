@@ -56,7 +56,7 @@ LEAST_DECIMALS, MOST_DECIMALS = 6, 18
 _DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 _LONGEST: Final = 366 * 86_400
 
-app = typer.Typer(no_args_is_help=True, help="Deploy the contracts of a settlement, and check deployed ones.")
+app = typer.Typer(no_args_is_help=True, help="Deploy and check the contracts of a settlement.")
 
 
 def period(text: str) -> int:
@@ -187,9 +187,10 @@ def deploy(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Deploy escrow, stake and the timelock that alone can change their roles; a deployment cannot be changed later.
+    """Deploy the contracts of a settlement.
 
-    Run again with the same key, roles and periods, the command resumes and pays for no contract twice.
+    Escrow, stake, and the timelock that alone can change their roles; nothing else can be changed later. Run again with
+    the same key, roles and periods, the command resumes and pays for no contract twice.
     """
     keys.check()
     if bool(token) == test_token:
@@ -463,7 +464,7 @@ def check(
     meter: Annotated[str, typer.Option("--meter", help="Check that this account is a meter.")] = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Check the code, chain id, token and roles of a deployed escrow; exit 1 if they are not what is expected."""
+    """Check a deployed escrow. Exit 1 if its code, chain id, token or roles are not what is expected."""
     holders: dict[Role, str] = {"SETTLER": settler, "METER": meter}
     document = asyncio.run(_checked(target, holders))
     print_data(output, document, lambda: check_text(document))

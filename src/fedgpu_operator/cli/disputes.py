@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 ZERO: Final = "0x" + "00" * 20
 
-app = typer.Typer(no_args_is_help=True, help="List, open and close disputes of what an epoch debits.")
+app = typer.Typer(no_args_is_help=True, help="List, open and close disputes of debits.")
 
 _HASH: Final = re.compile(r"0x[0-9a-fA-F]{64}", re.ASCII)
 
@@ -57,7 +57,7 @@ UnexplainedOption = Annotated[
 
 @register(app, "list")
 def list_disputes(target: TargetOptions, output: OutputOption = Output.TABLE) -> None:
-    """List open disputes and exits, with the next step of each and its deadline."""
+    """List open disputes and exits. With the next step of each and its deadline."""
 
     async def read() -> JSONObject:
         async with open_escrow(target) as escrow:
@@ -85,7 +85,10 @@ def open_dispute(
     no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Open a dispute of what the epoch in its window debits from you; the amount and a bond are held."""
+    """Open a dispute of what an epoch debits from you.
+
+    Possible while the epoch is in its challenge window; the amount and a bond are held.
+    """
     if bool(provider) == unexplained:
         raise ConfigurationError("no single debit to dispute given: give --provider or --unexplained")
     proof = evidence_hash(evidence)
@@ -103,7 +106,10 @@ def close_dispute(
     unexplained: UnexplainedOption = False,
     no_wait: NoWaitOption = False,
 ) -> None:
-    """Close a dispute that is ruled, past its deadline, or of a cancelled epoch. Anybody can close it."""
+    """Close a dispute.
+
+    Possible after its ruling or its deadline, or if its epoch was cancelled. Anybody can close it.
+    """
     if bool(provider) == unexplained:
         raise ConfigurationError("no single dispute given: give --provider or --unexplained")
     asyncio.run(_closed(target, keys, epoch, tenant, provider, wait=not no_wait))

@@ -40,7 +40,10 @@ def explain(
     output: OutputOption = Output.TABLE,
     context: ContextOption = None,
 ) -> None:
-    """Explain a job: where it runs and why, every candidate with its verdict, cost and settlement."""
+    """Explain a job's placement, cost and settlement.
+
+    Shows where it runs and why, and every candidate with its verdict.
+    """
     where = namespace_of(context, namespace)
 
     async def fetch(hub: KubeClient) -> JSONObject:
@@ -153,7 +156,7 @@ def cost(
     output: OutputOption = Output.TABLE,
     context: ContextOption = None,
 ) -> None:
-    """Show metered usage, cost and settlement of jobs, with totals."""
+    """Show metered usage, cost and settlement of jobs. With totals."""
     if job and everywhere:
         raise ConfigurationError("-A excludes the name of a job: give its namespace with -n instead")
     where = "" if everywhere else namespace_of(context, namespace)

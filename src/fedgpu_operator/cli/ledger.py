@@ -43,7 +43,7 @@ ArchiveOption = Annotated[
     Path | None, typer.Option("--archive", help="Folder with the segment files, to read together with the ledger.")
 ]
 
-app = typer.Typer(no_args_is_help=True, help="Verify, read, back up, restore and archive the operator's books.")
+app = typer.Typer(no_args_is_help=True, help="Verify, read, back up and archive the ledger.")
 
 
 @register(app, "verify")
@@ -53,7 +53,11 @@ def verify(
     archive: ArchiveOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Find rows that were altered, removed, added or moved; with --rpc compare the books with the posted epoch too."""
+    """Verify the ledger.
+
+    Finds rows that were altered, removed, added or moved; with --rpc compares the books with the posted epoch too.
+    Exit 1 for any fault.
+    """
     _check_folder(archive)
 
     async def read(books: SqlLedger) -> tuple[LedgerAudit, Verdict | None]:
@@ -78,9 +82,10 @@ def manifest(
     ledger: LedgerOption = LEDGER,
     archive: ArchiveOption = None,
 ) -> None:
-    """Print the manifest of an epoch, for `fedgpu settle verify --manifest` if the hub no longer publishes it.
+    """Print the manifest of an epoch.
 
-    If the epoch is archived, the error names the file; with --archive FOLDER the manifest is read from there.
+    For `fedgpu settle verify --manifest`, if the hub no longer publishes it. If the epoch is archived, the error names
+    the file; with --archive FOLDER the manifest is read from there.
     """
     _check_folder(archive)
     typer.echo(_with_ledger(lambda books: manifest_in(books, epoch, archive), ledger), nl=False)
@@ -88,7 +93,7 @@ def manifest(
 
 @register(app, "balance")
 def balance(ledger: LedgerOption = LEDGER, output: OutputOption = Output.TABLE) -> None:
-    """Print the balance of every account; exit 1 if they do not sum to zero."""
+    """Print the balance of every account. Exit 1 if they do not sum to zero."""
 
     async def read(books: SqlLedger) -> tuple[TrialBalance, dict[str, int]]:
         return await books.trial_balance(), await books.balances()

@@ -52,10 +52,10 @@ def backup(
     ledger: LedgerOption = LEDGER,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Back up the ledger into one new file while the operator runs, and verify the copy.
+    """Back up the ledger while the operator runs.
 
-    The file is an SQLite ledger, whatever engine the ledger is on. Exit 1 if the copy shows that the books are not
-    sound; the file is kept.
+    Copies it into one new file, an SQLite ledger whatever engine the ledger is on, and verifies the copy. Exit 1 if the
+    copy shows that the books are not sound; the file is kept.
     """
     from fedgpu_operator.adapters.ledger import copies
 
@@ -162,10 +162,10 @@ def archive(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be archived; change nothing.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Archive what is settled for good into segment files while the operator runs.
+    """Archive settled epochs while the operator runs.
 
-    Files are synced and read back before anything is removed. What is still needed stays: epochs that are not paid or
-    can be challenged, open attempts, intents and disputes.
+    What is settled for good moves into segment files, which are synced and read back before anything is removed. What
+    is still needed stays: epochs that are not paid or can be challenged, open attempts, intents and disputes.
     """
     from fedgpu_operator.adapters.ledger import archiving
 
@@ -279,7 +279,10 @@ def archive_text(done: Archived, *, dry_run: bool) -> list[Table | str]:
 
 
 def check(target: TargetOptions, ledger: LedgerOption = LEDGER, output: OutputOption = Output.TABLE) -> None:
-    """List what the hub shows, and with --rpc the chain, that the ledger does not hold; exit 1 if there is anything."""
+    """List what the ledger lacks.
+
+    Compares it with the hub, and with the chain if --rpc is given; exit 1 if there are gaps.
+    """
 
     async def read() -> tuple[Gap, ...]:
         from fedgpu_operator.adapters.ledger import SqlLedger
@@ -302,7 +305,7 @@ def reconcile(
     ledger: LedgerOption = LEDGER,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Restore what leases on the hub prove that the ledger held; exit 1 if gaps are left. Stop the operator first."""
+    """Restore what leases on the hub prove. Stop the operator first; exit 1 if gaps are left."""
     lines, lost, gaps = asyncio.run(_reconciled(target, ledger, accept_loss or []))
     document = {"putBack": list(lines), "acceptedAsLost": _gap_rows(lost), "gaps": _gap_rows(gaps)}
     print_data(

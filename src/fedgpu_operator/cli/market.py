@@ -101,7 +101,10 @@ def market(
     operator_namespace: OperatorNamespaceOption = OPERATOR_NAMESPACE,
     context: ContextOption = None,
 ) -> None:
-    """Show the market: free GPUs by price, clearing prices, comparison with cloud list prices, history."""
+    """Show prices and free GPUs by product and region.
+
+    Compares clearing prices with list prices of clouds and with the past.
+    """
     back = history_option(history)
 
     async def fetch(hub: KubeClient) -> MarketDocument:
@@ -302,7 +305,10 @@ def _notes(document: JSONObject, rows: list[JSONObject]) -> list[Table | str]:
 
 
 def offers(output: OutputOption = Output.TABLE, context: ContextOption = None) -> None:
-    """List offers: provider, product, location and whether it is audited, price, free GPUs, state, claims."""
+    """List offers with price, free GPUs and location.
+
+    Each with its state, its compliance claims, and whether its location is audited.
+    """
 
     async def fetch(hub: KubeClient) -> list[GPUProvider]:
         from fedgpu_operator.api.gpuprovider import GPUProvider

@@ -81,7 +81,7 @@ def show(
     manifest: ManifestOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show what providers were paid, what can be claimed now or later, and what waits to be collected."""
+    """Show what providers were paid and can claim."""
     if called.invoked_subcommand is not None:
         return
     if provider and wallet:
@@ -222,7 +222,7 @@ def claim(
     no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Claim the active epoch's lines: pay them to their providers. Anybody can send a claim; it pays nobody else."""
+    """Claim the active epoch's payments for providers. Anybody can send a claim; it pays nobody but the providers."""
     document = asyncio.run(_claimed(target, keys, provider or [], manifest, wait=not no_wait))
     print_data(output, document, lambda: claim_text(document))
 
@@ -234,7 +234,7 @@ def collect(
     to: Annotated[str, typer.Option("--to", help="Address to pay; default: the wallet itself.")] = "",
     no_wait: NoWaitOption = False,
 ) -> None:
-    """Collect what the escrow keeps for your wallet: transfers that failed, and bonds."""
+    """Collect failed transfers and bonds of your wallet. The escrow keeps them until they are collected."""
     asyncio.run(_collected(target, keys, to, wait=not no_wait))
 
 

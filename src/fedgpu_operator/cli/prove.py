@@ -86,7 +86,10 @@ class ProofSubject:
 def prove_account(
     keys: KeyOptions, proof: ProofOptions, namespace: NamespaceOption = None, context: ContextOption = None
 ) -> None:
-    """Prove that a namespace may spend from the wallet of its ComputeAccount; nothing is funded without it."""
+    """Prove that a namespace may spend from its wallet.
+
+    The wallet is that of its ComputeAccount; without the proof nothing is funded.
+    """
     proof.check(keys)
 
     async def work(hub: KubeClient) -> list[str]:
@@ -102,7 +105,7 @@ def prove_provider(
     proof: ProofOptions,
     context: ContextOption = None,
 ) -> None:
-    """Prove that a provider may be paid to its payout wallet; no paid work is placed there without it."""
+    """Prove that a provider may be paid to its wallet. Without the proof no paid work is placed there."""
     proof.check(keys)
 
     async def work(hub: KubeClient) -> list[str]:

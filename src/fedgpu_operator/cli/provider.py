@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.api.providerreport import ProbeResult
     from fedgpu_operator.cli.wallets import WalletSession
 
-app = typer.Typer(no_args_is_help=True, help="Accept and audit a provider, prove its wallet, set its keys, probe.")
+app = typer.Typer(no_args_is_help=True, help="Accept and audit providers; manage your own.")
 
 
 @register(app, "accept")
@@ -53,7 +53,10 @@ def accept(
     ] = False,
     context: ContextOption = None,
 ) -> None:
-    """Show what a provider commits to and whether it is accepted; accept exactly what is shown, or withdraw that."""
+    """Show or accept what a provider commits to.
+
+    Without an option nothing is changed; --confirm accepts exactly what is shown.
+    """
     from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, WITHDRAWN
 
     _show_annotated(
@@ -124,7 +127,10 @@ def audit(
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw the confirmation.")] = False,
     context: ContextOption = None,
 ) -> None:
-    """Show whether a provider's location is audited or self-declared; confirm exactly the location shown."""
+    """Show or confirm where a provider's GPUs are.
+
+    Without an option nothing is changed; --confirm confirms exactly the location shown.
+    """
     from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION
 
     _show_annotated(
@@ -212,7 +218,10 @@ def set_keys(
     payee: Annotated[str, typer.Option("--payee", help="Account that is paid; default: yours.")] = "",
     no_wait: NoWaitOption = False,
 ) -> None:
-    """Set who is paid and whose key signs receipts, by the payout wallet's own key; the two must differ."""
+    """Set the payee and the receipt signer of a provider.
+
+    Signed by the payout wallet's own key; payee and signer must differ.
+    """
     asyncio.run(_named(target, keys, payee, signer, wait=not no_wait))
 
 
@@ -252,10 +261,10 @@ def probe(
     output: OutputOption = Output.TABLE,
     context: ContextOption = None,
 ) -> None:
-    """Probe round trips from this machine to the hub's vantages; only outbound connections are made.
+    """Measure round trips to the hub's vantages.
 
     Run it in the cluster that offers the GPUs, with an identity on the hub that may get the ProviderReport and patch
-    the report's status. Without --once it repeats until it is stopped.
+    the report's status. Only outbound connections are made. Without --once it repeats until it is stopped.
     """
 
     async def measure(hub: KubeClient) -> list[ProbeResult]:

@@ -57,7 +57,10 @@ def quote(
     operator_namespace: OperatorNamespaceOption = OPERATOR_NAMESPACE,
     context: ContextOption = None,
 ) -> None:
-    """Quote jobs without applying them: placement now, full cost, every verdict, expected wait."""
+    """Quote jobs without applying them.
+
+    Shows the placement now, the full cost, every offer's verdict and the expected wait.
+    """
     found = read_jobs(files, namespace, namespace_of(context, None) if namespace is None else namespace)
     namespaces = {job.namespace for job in found.jobs}
 

@@ -57,7 +57,7 @@ COLUMNS: Final = {
 FIGURES: Final = ("EPOCH", "DEBITED", "PAID", "TENANTS", "PROVIDERS")
 RESULTS: Final = {True: "holds", False: "differs", None: "not compared"}
 
-app = typer.Typer(no_args_is_help=True, help="Show epochs, verify them against the chain, dispute what is wrong.")
+app = typer.Typer(no_args_is_help=True, help="Show, verify and dispute epochs.")
 app.add_typer(disputes.app, name="dispute")
 
 
@@ -77,7 +77,7 @@ def status(
     epoch: Annotated[int | None, typer.Argument(min=1, help="Number of an epoch on the chain; default: all.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List epochs with debits, payments and state; with --rpc also as the chain shows them."""
+    """List epochs with debits, payments and state. With --rpc also as the chain shows them."""
     document = asyncio.run(_status_document(target, epoch))
     print_data(output, document, lambda: status_text(document))
 
@@ -221,7 +221,10 @@ def verify(
     manifest: ManifestOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Verify an epoch: rebuild its root from its manifest and compare both with the chain; exit 1 if they differ."""
+    """Verify an epoch against the chain.
+
+    Rebuilds its root from its manifest and compares both with the chain; exit 1 if they differ.
+    """
     shown, verdicts = asyncio.run(_judged(epoch, target, manifest))
     document = verify_document(shown, verdicts)
     print_data(output, document, lambda: verify_text(document))

@@ -21,7 +21,10 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep everything running until Ctrl-C, to explore.")] = False,
     output: Annotated[DemoOutput, typer.Option("--output", "-o", help="Output format.")] = DemoOutput.TABLE,
 ) -> None:
-    """Run the whole system on this machine: seven API servers and a chain; run, settle and audit the examples."""
+    """Run the whole system on this machine.
+
+    Seven API servers and a chain are started; the examples run, are settled, paid and audited.
+    """
     try:
         from fedgpu_operator.lab.demo import run
     except ModuleNotFoundError as error:
@@ -33,7 +36,7 @@ def demo(
 
 
 def operator() -> None:
-    """Run the operator on the cluster of KUBECONFIG or of its own pod; FEDGPU_* variables configure it."""
+    """Run the operator. It connects to the cluster of KUBECONFIG or of its own pod; FEDGPU_* variables configure it."""
     from fedgpu_operator.settings import Settings
 
     # Before anything heavy is imported: a wrong setting is reported immediately.
@@ -44,7 +47,10 @@ def operator() -> None:
 
 
 def crds() -> None:
-    """Print the CRDs as YAML; `| kubectl apply --server-side --force-conflicts -f -` installs or upgrades them."""
+    """Print the CRDs as YAML.
+
+    Piped into `kubectl apply --server-side --force-conflicts -f -` they are installed or upgraded.
+    """
     from fedgpu_operator.api.crd import all_crds, to_yaml
 
     for each in all_crds():
