@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, only this folder is there
-from hack import law_tables
+from hack import cli_reference, law_tables
 
 from fedgpu_operator.adapters.chain import wordings
 from fedgpu_operator.api.crd import crd, to_yaml
@@ -35,6 +35,7 @@ GENERATORS: Mapping[str, Generator] = {"crds": crds, "helm/fedgpu-operator/crds"
 
 FILES: Mapping[str, Callable[[], str]] = {
     "src/fedgpu_operator/domain/geo_groups.py": lambda: law_tables.module(law_tables.load()),
+    "docs/cli.md": cli_reference.page,
 }
 """File below the root -> what generates all of it; its neighbours are written by hand."""
 
