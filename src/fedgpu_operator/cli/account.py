@@ -252,7 +252,7 @@ def cancel_withdrawal(
 
     async def act(at: WalletSession[TenantWallet], before: AccountView) -> str:
         if not before.account.withdraw_at:
-            raise ConfigurationError("no withdrawal was requested, so there is none to cancel")
+            raise ConfigurationError("nothing to cancel: no withdrawal was requested")
         return await at.wallet.request_withdraw(at.escrow.escrow, 0)
 
     _change(

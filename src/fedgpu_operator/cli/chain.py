@@ -158,10 +158,10 @@ def periods_of(given: PeriodOptions) -> Periods:
     chosen = {names.get(name, name): getattr(given, name) for name in fields if getattr(given, name) is not None}
     periods = Periods(**chosen)
     for name, least in (("notice", periods.least_notice), ("unbonding", periods.least_unbonding)):
-        asked = getattr(given, name)
-        if asked is not None and asked < least:
+        chosen_period = getattr(given, name)
+        if chosen_period is not None and chosen_period < least:
             raise ConfigurationError(
-                f"--{name}: {duration_text(asked)} is too short for the other periods: "
+                f"--{name}: {duration_text(chosen_period)} is too short for the other periods: "
                 f"give at least {duration_text(least)}"
             )
     return periods
@@ -474,10 +474,10 @@ def check(
 
 async def _checked(given: TargetOptions, holders: dict[Role, str]) -> JSONObject:
 
-    asked = {role: address(f"--{role.lower()}", who) for role, who in holders.items() if who}
+    named = {role: address(f"--{role.lower()}", who) for role, who in holders.items() if who}
     async with open_escrow(given, verify=True) as escrow:
         chain = await escrow.snapshot([], [])
-        held = {f"{who} is {role}": await escrow.holds_role(role, who) for role, who in asked.items()}
+        held = {f"{who} is {role}": await escrow.holds_role(role, who) for role, who in named.items()}
         return check_document(chain, await escrow.terms(), held)
 
 

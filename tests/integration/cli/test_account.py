@@ -61,7 +61,7 @@ def test_a_deposit_can_be_signed_instead_of_allowed(cli: Cli, tenant: Account) -
         (["withdraw", "request"], "no single amount to withdraw: give USD or --all"),
         (["withdraw", "request", "5", "--all"], "no single amount to withdraw: give USD or --all"),
         (["withdraw", "execute"], "no withdrawal was requested"),
-        (["withdraw", "cancel"], "no withdrawal was requested"),
+        (["withdraw", "cancel"], "nothing to cancel: no withdrawal was requested"),
         (["limits", "apply"], "no lower limit was announced"),
         (["limits", "set", "0"], "nothing to change: this limit is already set"),
         (["limits", "set", "281474977"], "limit too high: the contract stores limits up to"),
