@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, only this folder is there
-from hack import law_tables
+from hack import cli_reference, law_tables
 
 from fedgpu_operator.adapters.chain import wordings
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
@@ -43,6 +43,7 @@ GENERATORS: Mapping[str, Generator] = {"crds": crds, "helm/fedgpu-operator/crds"
 
 FILES: Mapping[str, Callable[[], str]] = {
     "src/fedgpu_operator/domain/data/groups.json": lambda: law_tables.data(law_tables.load()),
+    "docs/cli.md": cli_reference.page,
 }
 """File below the root -> what generates all of it; its neighbours are written by hand."""
 

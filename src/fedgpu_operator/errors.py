@@ -1,7 +1,7 @@
 """The one error tree; nothing here imports anything of the project.
 
     FedGPUError
-    ├── ConfigurationError      the operator is wrongly configured: it stops at once with one line
+    ├── ConfigurationError      wrong setting, file or command line: the process ends with one line, "what: why; fix"
     ├── InvalidResourceError    an object is well-formed but cannot be honoured; carries a reason for its condition
     ├── KubeError               an API server answered with an error
     │   ├── NotFoundError

@@ -1,6 +1,6 @@
-"""The command ``fedgpu``: one file per verb; `main` turns every error into one line and an exit code.
+"""The command ``fedgpu``: the commands by name; `main` turns every error into one line and an exit code.
 
-Verbs import what they need when they run, so that ``fedgpu --help`` stays quick.
+Commands import what they need when they run, so that ``fedgpu --help`` stays quick.
 """
 
 from __future__ import annotations
@@ -9,28 +9,12 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import typer
 
-from fedgpu_operator.cli import (
-    account,
-    chain,
-    cost,
-    crds,
-    demo,
-    explain,
-    ledger,
-    market,
-    offers,
-    operator,
-    payouts,
-    provider,
-    quote,
-    settle,
-    simulate,
-    version,
-)
+from fedgpu_operator.cli import account, chain, jobs, ledger, market, payouts, provider, quote, settle, simulate, system
+from fedgpu_operator.cli.common import Command
 from fedgpu_operator.domain.text import clean
 from fedgpu_operator.errors import (
     ConfigurationError,
@@ -46,32 +30,58 @@ from fedgpu_operator.errors import (
 FAILURE: Final = 1
 USAGE: Final = 2
 PENDING: Final = 3
-"""A transaction was signed and may count: neither done nor failed. Repeating the command looks for it."""
+"""A transaction was signed and may still take effect: neither done nor failed. The same command looks for it."""
 INTERRUPTED: Final = 130
 """128 + SIGINT, as shells count it."""
+UsageError: Final[type[Any]] = typer.BadParameter.__mro__[1]
+"""Base of what typer raises for a wrong command line; it does not export the class."""
 
 app = typer.Typer(
-    help="Federates GPU clusters: lawful placement, honest metering, settlement on chain.",
+    help="Federate GPU clusters: placement by law and cost, metering, settlement on chain.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (demo, operator, crds, explain, offers, market, quote, cost, simulate, version):
-    app.command(verb.NAME)(verb.command)
-for group in (account, provider, chain, settle, payouts, ledger):
-    app.add_typer(group.app, name=group.NAME)
+COMMANDS: Final[dict[str, Command]] = {
+    "demo": system.demo,
+    "operator": system.operator,
+    "crds": system.crds,
+    "explain": jobs.explain,
+    "offers": market.offers,
+    "market": market.market,
+    "quote": quote.quote,
+    "cost": jobs.cost,
+    "simulate": simulate.simulate,
+    "version": system.version,
+}
+GROUPS: Final = {
+    "account": account.app,
+    "provider": provider.app,
+    "chain": chain.app,
+    "settle": settle.app,
+    "payouts": payouts.app,
+    "ledger": ledger.app,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; `arguments` are those of the process unless given. Returns the exit code."""
-    # It logs what it then raises; the reader is told once.
+    """Run one command; `arguments` are those of the process unless given. Returns the exit code."""
+    # It logs what it then raises; the reader gets it once.
     logging.getLogger("kubernetes").addHandler(logging.NullHandler())
-    command = typer.main.get_command(app)
     try:
-        command.main(args=arguments, prog_name=program_name(sys.argv[0]))
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else int(done.code is not None)
+        code = typer.main.get_command(app).main(
+            args=arguments, prog_name=program_name(sys.argv[0]), standalone_mode=False
+        )
+    except UsageError as error:
+        return _usage(error)
+    except typer.Abort:
+        sys.stderr.write("error: aborted\n")
+        return FAILURE
     except FedGPUError as error:
         sys.stderr.write(f"error: {clean(advice(error))}\n")
         if isinstance(error, PendingError):
@@ -79,11 +89,26 @@ def main(arguments: list[str] | None = None) -> int:
         return USAGE if isinstance(error, ConfigurationError) else FAILURE
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit as done:
+        # Typer leaves so if standard output is closed.
+        return done.code if isinstance(done.code, int) else FAILURE
     except BrokenPipeError:
         # The reader went away, as `head` does; without this, the interpreter complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
-    return 0
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> int:
+    """Report a wrong command line, of whose error typer exports no class; a bare group shows its help."""
+    if type(error).show is not UsageError.show:
+        error.show()
+        return USAGE
+    message = error.format_message().rstrip(".").replace("Value error, ", "")
+    sys.stderr.write(f"error: {clean(message[:1].lower() + message[1:])}\n")
+    if error.ctx is not None:
+        sys.stderr.write(f"See '{error.ctx.command_path} --help'.\n")
+    return USAGE
 
 
 def program_name(path: str) -> str:
@@ -93,23 +118,23 @@ def program_name(path: str) -> str:
 
 
 def advice(error: FedGPUError) -> str:
-    """The error in one line, with what to do about it where that is known; of the lab with the log it came with."""
+    """The error in one line, with the fix if that is known; an error of the lab with the log that came with it."""
     if isinstance(error, LabError):
         return str(error)
     text = " ".join(str(error).split())
     if not isinstance(error, KubeError):
         return text
     if isinstance(error, UnreachableError):
-        return f"the API server does not answer: {text}; check KUBECONFIG and --context, and that the cluster is up"
+        return f"API server unreachable: {text}; check KUBECONFIG, --context, and that the cluster is up"
     if error.status == 401:
-        return f"the API server does not accept these credentials: {text}; renew them in your kubeconfig"
+        return f"credentials rejected by the API server: {text}; renew them in your kubeconfig"
     if isinstance(error, ForbiddenError):
-        return f"you are not allowed to do that: {text}; ask for a role that may get and list fedgpu.dev resources"
+        return f"permission denied: {text}; ask for a role that may get and list fedgpu.dev resources"
     if isinstance(error, NotFoundError) and "page not found" in text:
         return (
-            "this cluster does not know the fedgpu.dev resources; install them with "
+            "fedgpu.dev resources not installed in this cluster; install them with "
             "`fedgpu crds | kubectl apply --server-side -f -`"
         )
     if isinstance(error, NotFoundError) and ": 404: " in text:
-        return f"{text.rsplit(': 404: ', 1)[-1]}; check the name, and the namespace with -n"
+        return f"{text.rsplit(': 404: ', 1)[-1]}; check the name, and the namespace (-n)"
     return text

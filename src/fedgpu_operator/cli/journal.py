@@ -53,9 +53,9 @@ class Mark:
 class Entry:
     """One signed transaction. `verb` and `arguments` say what for; `at` is when it was signed, in Unix seconds.
 
-    `details` is what the command wants to know again, as JSON. `refused` is why no endpoint took it, empty if one did
-    or nobody knows; `dropped` says that its command was told to begin again without it. `mark` is the newest block of
-    its chain when it was signed, later the block that it was seen in.
+    `details` is what the command wants to know again, as JSON. `refused` is why every endpoint rejected it, empty if
+    one did not or that is not known; `dropped` is whether its command was told to begin again without it. `mark` is
+    the newest block of its chain when it was signed, later the block that it was seen in.
     """
 
     tx_hash: str
@@ -74,7 +74,7 @@ class Entry:
     refused: str = ""
     dropped: bool = False
     used_at: int = 0
-    """When it was written down that somebody else sent the transfer it carries; 0 while that is not known."""
+    """When it was recorded that somebody else sent the transfer it carries; 0 while that is not known."""
     adrift: bool = False
     """Whether this chain is not known to have `mark`, so that it belongs to another, as of this process alone."""
 
@@ -97,7 +97,7 @@ class Entry:
 
 @dataclass
 class Journal:
-    """The file of one account on one chain. `open` must come first; ConfigurationError where it cannot be kept.
+    """The file of one account on one chain. `open` must come first; ConfigurationError if it cannot be accessed.
 
     `genesis` tells one chain from another of the same id, such as a test chain that was started again: what was
     signed for another is not shown.
@@ -125,7 +125,7 @@ class Journal:
         lock = Lock(self.path.with_suffix(".lock"))
         try:
             if not lock.take():
-                tell(f"another command sends for {self.account}: waiting until it has sent")
+                tell(f"another command is sending for {self.account}; waiting for it")
                 # Between processes nothing but asking tells when it is free.
                 while not lock.take():  # noqa: ASYNC110
                     await asyncio.sleep(LOCK_POLL_S)
@@ -136,7 +136,7 @@ class Journal:
     def open(self, genesis: str) -> None:
         """Read what is there; a last line that was not written in full was never sent.
 
-        ConfigurationError, with its number, where any other line cannot be read: it may be what was sent.
+        ConfigurationError, with its number, if any other line cannot be read: it may be what was sent.
         """
         self.genesis = genesis
         self.entries.clear()
@@ -150,9 +150,9 @@ class Journal:
                 self._take(_parsed(line))
             except (ValueError, LookupError, TypeError) as error:
                 raise ConfigurationError(
-                    f"line {number} of the record of transactions {self.path} cannot be read ({_why(error)}), and what "
-                    "was sent may stand there, so nothing is sent: restore the file from a copy; or look up the "
-                    f"transactions of {self.account} by an explorer, and when none of them waits, move the file away"
+                    f"line {number} of the record of transactions {self.path} cannot be read ({_why(error)}); it may "
+                    "be of a sent transaction, so nothing is sent: restore the file from a copy; or look up the "
+                    f"transactions of {self.account} in a block explorer, and if none is pending, move the file away"
                 ) from None
 
     def unfinished(self) -> list[Entry]:
@@ -216,7 +216,7 @@ class Journal:
         self._append(line, otherwise)
         return self.entries[line["hash"]]
 
-    def _append(self, line: JSONObject, otherwise: str = "what was sent before stands") -> None:
+    def _append(self, line: JSONObject, otherwise: str = "what was sent before is not affected") -> None:
         dated = {**line, "genesis": self.genesis, "at": int(self.now())}
         with _kept(self.path, otherwise):
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
@@ -244,7 +244,7 @@ class Journal:
         if line["type"] == "signed":
             self._known.add(line["hash"])
         elif "hash" in line and line["hash"] not in self._known:
-            raise ValueError("it speaks of a transaction that no line before it has")
+            raise ValueError("refers to a transaction that no line before it has")
         if self.genesis and line["genesis"] not in ("", self.genesis):
             return
         match line["type"]:
@@ -259,7 +259,7 @@ class Journal:
                 for tx_hash in [each.tx_hash for each in self.entries.values() if each.verb == line["verb"]]:
                     self._change(tx_hash, dropped=True)
             case other:
-                raise ValueError(f"lines of the type {other!r} are not known")
+                raise ValueError(f"unknown line type {other!r}")
 
     def _change(self, tx_hash: str, **fields: object) -> None:
         # It may be of another chain, and this written while the first block could not be read.
@@ -301,7 +301,7 @@ def state_folder() -> Path:
     try:
         return Path.home() / ".local" / "state" / "fedgpu"
     except RuntimeError:
-        raise ConfigurationError("no home folder to keep the record of transactions in: set XDG_STATE_HOME") from None
+        raise ConfigurationError("no home folder for the record of transactions: set XDG_STATE_HOME") from None
 
 
 def canonical(value: object) -> str:
@@ -311,7 +311,7 @@ def canonical(value: object) -> str:
 
 def _entry(line: JSONObject, account: str) -> Entry:
     if not isinstance(line["details"], dict):
-        raise TypeError("its details are no JSON object")
+        raise TypeError("details is not a JSON object")
     return Entry(
         tx_hash=line["hash"],
         raw=bytes.fromhex(line["raw"][2:]),
@@ -346,7 +346,7 @@ def _mark(line: JSONObject) -> Mark:
 def _parsed(line: bytes) -> JSONObject:
     value = json.loads(line.decode())
     if not isinstance(value, dict):
-        raise TypeError("it is no JSON object")
+        raise TypeError("not a JSON object")
     return value
 
 
@@ -364,7 +364,7 @@ def _torn(last: bytes) -> bool:
 
 
 def _why(error: Exception) -> str:
-    return f"{error.args[0]} is not there" if isinstance(error, KeyError) else str(error)
+    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _write_line(file: int, line: bytes) -> None:
@@ -390,13 +390,13 @@ def _write_line(file: int, line: bytes) -> None:
 
 @contextmanager
 def _kept(path: Path, otherwise: str = "so nothing is sent") -> Iterator[None]:
-    """Turns what a disk refuses into words: without the record nothing is sent."""
+    """Words what a disk refuses: without the record nothing is sent."""
     try:
         yield
     except OSError as error:
         raise ConfigurationError(
-            f"the record of transactions {path} cannot be kept ({error.strerror}), {otherwise}: "
-            "make room there or, without a record yet, name a folder of yours in XDG_STATE_HOME"
+            f"record of transactions {path} cannot be accessed ({error.strerror}), {otherwise}: "
+            "free space there or, if there is no record yet, set XDG_STATE_HOME to a folder of yours"
         ) from None
 
 

@@ -1,6 +1,6 @@
-"""Where a verb gets an epoch's manifest from: the hub's ConfigMaps, a file or a URL; judges nothing.
+"""Manifests of epochs, read from the hub's ConfigMaps, a file or a URL; verifies nothing.
 
-A manifest needs no trust: its hash stands on the chain, and who reads it here compares.
+A manifest needs no trust: its hash is on the chain, and whoever reads it here compares.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fedgpu_operator.errors import ChainError, ConfigurationError, ForbiddenErro
 if TYPE_CHECKING:
     from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.api.settlementepoch import SettlementEpochSpec
-    from fedgpu_operator.cli.options import TargetOptions
+    from fedgpu_operator.cli.common import TargetOptions
     from fedgpu_operator.domain.settlement import EpochPlan
 
 LARGEST: Final = 512 * 2**20
@@ -30,7 +30,7 @@ GZIP: Final = b"\x1f\x8b"
 
 
 async def manifest_of(given: TargetOptions, place: str, number: int, manifest_hash: str) -> bytes:
-    """The manifest of an epoch from `place` or, where that is empty, from the hub; nothing of it is checked."""
+    """The manifest of an epoch from `place` or, if that is empty, from the hub; nothing of it is checked."""
     if place:
         return await from_place(place)
     async with _hub(given) as hub:
@@ -38,7 +38,7 @@ async def manifest_of(given: TargetOptions, place: str, number: int, manifest_ha
 
 
 async def plan_of_root(given: TargetOptions, place: str, number: int, root: str) -> EpochPlan:
-    """The epoch with this very root, rebuilt from its manifest; ChainError where the manifest has another root."""
+    """The epoch with this very root, rebuilt from its manifest; ChainError if the manifest has another root."""
     from fedgpu_operator.settlement import parse_manifest
 
     if place:
@@ -49,16 +49,16 @@ async def plan_of_root(given: TargetOptions, place: str, number: int, root: str)
     try:
         plan = parse_manifest(raw)
     except (ValueError, RecursionError) as error:
-        raise ChainError(f"the manifest cannot be used: {error}") from error
+        raise ChainError(f"manifest cannot be used: {error}") from error
     if plan.root != root:
-        raise ChainError(f"the manifest is of another epoch: its root is {plan.root}, that of epoch {number} is {root}")
+        raise ChainError(f"manifest of another epoch: its root is {plan.root}, that of epoch {number} is {root}")
     return plan
 
 
 async def from_hub(hub: KubeClient, namespace: str, number: int, manifest_hash: str) -> bytes:
     """The manifest with this hash that the operator published in its namespace; `number` is the epoch's on the chain.
 
-    Its pieces can be read by name and not be listed. NotFoundError where they are not there or not complete.
+    Its pieces can be read by name and not be listed. NotFoundError if they are missing or not complete.
     """
     known = await _ledger_number(hub, manifest_hash)
     where = (namespace, number if known is None else known, manifest_hash)
@@ -93,26 +93,26 @@ async def _piece(hub: KubeClient, namespace: str, epoch: int, manifest_hash: str
         return packed, int(piece["metadata"]["annotations"][PIECES_ANNOTATION])
     except NotFoundError as error:
         text = (
-            f"the hub has no ConfigMap {namespace}/{name}, a part of manifest {manifest_hash}. It deletes manifests of "
-            "epochs that are over; they lie in the operator's ledger or its archive: run there "
-            f"`fedgpu ledger manifest {manifest_hash} > manifest.json`, then give the manifest with --manifest "
-            "manifest.json. If the operator runs in another namespace, name it with --operator-namespace"
+            f"manifest {manifest_hash} not found on the hub (ConfigMap {namespace}/{name}), which deletes those of old "
+            "epochs: print it from the operator's ledger or archive with "
+            f"`fedgpu ledger manifest {manifest_hash} > manifest.json` and give it with --manifest manifest.json; if "
+            "the operator runs in another namespace, give --operator-namespace"
         )
         raise NotFoundError(text, status=error.status) from error
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise NotFoundError(f"ConfigMap {namespace}/{name} holds no part of a manifest") from error
+        raise NotFoundError(f"ConfigMap {namespace}/{name} is not a part of a manifest") from error
 
 
 async def _hash_of(hub: KubeClient, root: str) -> str:
     """The manifest hash of the hub's epoch with that root."""
     found = next((spec.manifest_hash for spec in await _specs(hub) if spec.root == root), None)
     if found is None:
-        raise NotFoundError(f"the hub shows no epoch with root {root}: give its manifest with --manifest")
+        raise NotFoundError(f"epoch with root {root} not found on the hub; give its manifest with --manifest")
     return found
 
 
 async def _ledger_number(hub: KubeClient, manifest_hash: str) -> int | None:
-    """The hub's own number of the epoch; None where it shows no such epoch, or none at all to this user."""
+    """The hub's own number of the epoch; None if the hub shows no such epoch, or none at all to this user."""
     try:
         specs = await _specs(hub)
     except ForbiddenError:
@@ -129,23 +129,23 @@ async def _specs(hub: KubeClient) -> list[SettlementEpochSpec]:
 
 
 async def from_place(place: str) -> bytes:
-    """A manifest, plain or gzipped, from a file or an http(s) URL; ConfigurationError where it cannot be had."""
+    """A manifest, plain or gzipped, from a file or an http(s) URL; ConfigurationError if it cannot be read."""
     if place.startswith(("http://", "https://")):
         return unpacked(await _fetched(place))
     return unpacked(await asyncio.to_thread(_read, Path(place)))
 
 
 def unpacked(raw: bytes) -> bytes:
-    """The bytes themselves, or what they hold where they are gzipped; never more than LARGEST."""
+    """The bytes themselves, or unpacked if they are gzipped; never more than LARGEST."""
     if not raw.startswith(GZIP):
         return raw
     machine = zlib.decompressobj(wbits=31)
     try:
         plain = machine.decompress(raw, LARGEST)
     except zlib.error as error:
-        raise ConfigurationError(f"the manifest cannot be unpacked: {error}") from error
+        raise ConfigurationError(f"manifest cannot be unpacked: {error}") from error
     if not machine.eof:
-        raise ConfigurationError("the manifest cannot be unpacked: it is cut off, or too large")
+        raise ConfigurationError("manifest cannot be unpacked: truncated or too large")
     return plain
 
 
@@ -171,9 +171,9 @@ async def _fetched(url: str) -> bytes:
             async for chunk in answer.aiter_bytes():
                 raw += chunk
                 if len(raw) > LARGEST:
-                    raise ConfigurationError("--manifest: what that URL sends is too large for a manifest")
+                    raise ConfigurationError("--manifest: response of the URL is too large for a manifest")
     except httpx.HTTPStatusError as error:
-        raise ConfigurationError(f"--manifest: the URL answers with status {error.response.status_code}") from error
+        raise ConfigurationError(f"--manifest: URL responded with status {error.response.status_code}") from error
     except httpx.HTTPError as error:
-        raise ConfigurationError(f"--manifest: the URL cannot be read ({type(error).__name__})") from error
+        raise ConfigurationError(f"--manifest: URL cannot be read ({type(error).__name__})") from error
     return bytes(raw)

@@ -1,25 +1,41 @@
-"""``fedgpu market``: what a GPU-hour costs now by product and region, how deep offers are, and beside the clouds."""
+"""``fedgpu market`` and ``fedgpu offers``: prices and free GPUs now, with list prices of clouds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fedgpu_operator.cli.common import ContextOption, Output, OutputOption, plain_table, print_data, with_hub
-from fedgpu_operator.cli.options import OperatorNamespaceOption
+from fedgpu_operator.cli.common import (
+    OPERATOR_NAMESPACE,
+    ContextOption,
+    OperatorNamespaceOption,
+    Output,
+    OutputOption,
+    counted,
+    hours_or_days,
+    instant,
+    plain_table,
+    print_data,
+    with_hub,
+)
+from fedgpu_operator.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.api.base import JSONObject
+    from fedgpu_operator.api.gpuprovider import GPUProvider
     from fedgpu_operator.domain.market import Market, PriceBucket
     from fedgpu_operator.hub.services.market import MarketDocument
 
-NAME: Final = "market"
+
+GPU_CLOUD: Final = "GPUCloud"
+HYPERSCALER: Final = "Hyperscaler"
 STEPS: Final = 3
 """Steps of the offers' depth that a table shows."""
 WIDTH: Final = 48
@@ -27,46 +43,88 @@ WIDTH: Final = 48
 HOUR, DAY = 3600, 86400
 COMMON: Final = ("GLOBAL", "EU")
 """Regions that a table shows first."""
-FIGURES: Final = ("FREE", "WANTED", "UNMET", "CLEARING", "VS GPU CLOUD", "VS HYPERSCALER")
+HEIGHTS: Final = "▁▂▃▄▅▆▇█"
+MARKET_FIGURES: Final = ("FREE", "WANTED", "UNMET", "CLEARING", "VS GPU CLOUD", "VS HYPERSCALER")
 
 
-def command(
-    product: Annotated[str, typer.Option("--product", help="Only products whose name contains this.")] = "",
+@dataclass(frozen=True, slots=True)
+class CloudPrice:
+    """What a cloud lists for one GPU of a product: `usd` per GPU-hour as a decimal string, read on the day `as_of`."""
+
+    kind: str
+    usd: str
+    name: str
+    as_of: str
+    source: str
+
+
+_MISSION: Final = "the project's reference prices, as in its demo"
+_RUNPOD: Final = "https://www.runpod.io/pricing"
+_LAMBDA: Final = "https://lambda.ai/pricing"
+_NEBIUS: Final = "https://nebius.com/prices"
+_AWS: Final = "https://aws.amazon.com/ec2/pricing/on-demand/"
+
+PRICES: Final[dict[str, tuple[CloudPrice, ...]]] = {
+    "NVIDIA-H100-80GB-HBM3": (
+        CloudPrice(GPU_CLOUD, "2.49", "reference GPU cloud", "2026-11-23", _MISSION),
+        CloudPrice(HYPERSCALER, "6.04", "reference hyperscaler", "2026-11-23", _MISSION),
+    ),
+    "NVIDIA-H100-PCIe": (CloudPrice(GPU_CLOUD, "3.29", "Lambda 1x H100 PCIe", "2026-09-25", _LAMBDA),),
+    "NVIDIA-H100-NVL": (CloudPrice(GPU_CLOUD, "3.19", "RunPod Secure H100 NVL", "2026-09-25", _RUNPOD),),
+    "NVIDIA-H200": (CloudPrice(GPU_CLOUD, "4.50", "Nebius HGX H200", "2026-09-25", _NEBIUS),),
+    "NVIDIA-B200": (CloudPrice(GPU_CLOUD, "6.99", "Lambda 1x B200 SXM6", "2026-09-25", _LAMBDA),),
+    "NVIDIA-A100-SXM4-80GB": (
+        CloudPrice(GPU_CLOUD, "1.59", "RunPod Secure A100 SXM", "2026-09-25", _RUNPOD),
+        CloudPrice(HYPERSCALER, "3.4309", "AWS p4de.24xlarge, us-east-1", "2026-11-09", _AWS),
+    ),
+    "NVIDIA-A100-SXM4-40GB": (
+        CloudPrice(GPU_CLOUD, "1.99", "Lambda 1x A100 SXM 40GB", "2026-09-25", _LAMBDA),
+        CloudPrice(HYPERSCALER, "2.7447", "AWS p4d.24xlarge, us-east-1", "2026-11-09", _AWS),
+    ),
+    "NVIDIA-A100-80GB-PCIe": (CloudPrice(GPU_CLOUD, "1.59", "RunPod Secure A100 PCIe", "2026-09-25", _RUNPOD),),
+    "NVIDIA-L40S": (CloudPrice(GPU_CLOUD, "1.55", "Nebius L40S", "2026-09-25", _NEBIUS),),
+    "NVIDIA-A10": (CloudPrice(GPU_CLOUD, "1.29", "Lambda 1x A10", "2026-09-25", _LAMBDA),),
+    "NVIDIA-GeForce-RTX-4090": (CloudPrice(GPU_CLOUD, "0.74", "RunPod Secure RTX 4090", "2026-09-25", _RUNPOD),),
+}
+"""By the value of `nvidia.com/gpu.product`."""
+
+
+def market(
+    product: Annotated[str, typer.Option("--product", help="Show only products whose name contains this.")] = "",
     region: Annotated[
-        str, typer.Option("--region", help="Only this region: GLOBAL, EU, EEA, a country, or an owner's region.")
+        str, typer.Option("--region", help="Show only this region: GLOBAL, EU, EEA, a country, or an owner's region.")
     ] = "",
     history: Annotated[
-        str, typer.Option("--history", help="How far back: up to 48h by the hour, up to 30d by the day.")
+        str, typer.Option("--history", help="Length of the history: up to 48h by the hour, up to 30d by the day.")
     ] = "24h",
     output: OutputOption = Output.TABLE,
-    operator_namespace: OperatorNamespaceOption = "fedgpu-system",
+    operator_namespace: OperatorNamespaceOption = OPERATOR_NAMESPACE,
     context: ContextOption = None,
 ) -> None:
-    """Show the market: free GPUs by price, clearing prices, spread to central clouds, history."""
-    back = duration_of(history)
+    """Show prices and free GPUs by product and region.
+
+    Compares clearing prices with list prices of clouds and with the past.
+    """
+    back = history_option(history)
 
     async def fetch(hub: KubeClient) -> MarketDocument:
         from fedgpu_operator.hub.services.market import published_market
 
         return await published_market(hub, operator_namespace)
 
-    document = shown(with_hub(fetch, context), product, region, back)
-    print_data(output, document, lambda: render(document))
+    document = market_document(with_hub(fetch, context), product, region, back)
+    print_data(output, document, lambda: market_text(document))
 
 
-def duration_of(text: str) -> timedelta:
-    """``36h`` or ``7d``; ConfigurationError that names the option for anything else, or more than 30 days."""
-    from fedgpu_operator.errors import ConfigurationError
-
-    number, unit = text[:-1], text[-1:]
-    if number.isascii() and number.isdigit() and unit in ("h", "d") and int(number) > 0:
-        back = timedelta(hours=int(number)) if unit == "h" else timedelta(days=int(number))
-        if back <= timedelta(days=30):
-            return back
-    raise ConfigurationError(f"--history: must be hours or days up to 30d, such as 24h or 7d, not {text!r}")
+def history_option(text: str) -> timedelta:
+    """``36h`` or ``7d``; ConfigurationError that names the option for anything else, nothing, or more than 30 days."""
+    back = hours_or_days("--history", text)
+    if not timedelta(0) < back <= timedelta(days=30):
+        raise ConfigurationError(f"--history: {text!r} is out of range: give 1h to 30d")
+    return back
 
 
-def shown(found: MarketDocument, product: str, region: str, back: timedelta) -> JSONObject:
+def market_document(found: MarketDocument, product: str, region: str, back: timedelta) -> JSONObject:
     """The markets asked for, as data: money in decimal strings of USD per GPU-hour, instants in UTC."""
     chosen = [
         market
@@ -80,13 +138,12 @@ def shown(found: MarketDocument, product: str, region: str, back: timedelta) -> 
         "waiting": {"jobs": found.waiting_jobs, "gpus": found.waiting_gpus},
         "historyStepSeconds": step,
         "regionAsked": region or None,
-        "markets": [market_of(market, found, back, step) for market in chosen],
+        "markets": [market_row(market, found, back, step) for market in chosen],
     }
 
 
-def market_of(market: Market, found: MarketDocument, back: timedelta, step: int) -> JSONObject:
-    """One market; `high` is None where the clearing price has no upper end."""
-    from fedgpu_operator.cli.clouds import PRICES
+def market_row(market: Market, found: MarketDocument, back: timedelta, step: int) -> JSONObject:
+    """One market; `high` is None if the clearing price has no upper end."""
     from fedgpu_operator.domain.money import format_usd, parse_usd
 
     point = market.point
@@ -126,7 +183,7 @@ def spread(price: int, cloud: int) -> float:
 
 
 def history_of(key: tuple[str, str], found: MarketDocument, back: timedelta, step: int) -> list[JSONObject] | None:
-    """Hours or days of one market, oldest first; None where the hub published no history."""
+    """Hours or days of one market, oldest first; None if the hub published no history."""
     from fedgpu_operator.domain.money import format_usd
 
     if found.history is None:
@@ -148,8 +205,6 @@ def history_of(key: tuple[str, str], found: MarketDocument, back: timedelta, ste
 
 def spans(buckets: Sequence[PriceBucket], now: datetime, back: timedelta) -> list[PriceBucket]:
     """One per hour or day from `back` before `now`: one without news has the figures of the one before it."""
-    from dataclasses import replace
-
     if not buckets:
         return []
     ordered = sorted(buckets, key=lambda each: each.start)
@@ -166,21 +221,16 @@ def spans(buckets: Sequence[PriceBucket], now: datetime, back: timedelta) -> lis
     return result[-(back // step) or -1 :]
 
 
-def instant(at: datetime) -> str:
-    """RFC 3339 in UTC, to the second."""
-    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def render(document: JSONObject) -> list[Table | str]:
+def market_text(document: JSONObject) -> list[Table | str]:
     """The same for people."""
     rows = [row for row in document["markets"] if document["regionAsked"] or is_common(row["region"])]
     rows.sort(key=lambda row: (row["product"], COMMON.index(row["region"]) if row["region"] in COMMON else len(COMMON)))
     if not document["markets"]:
-        return ["No such market: no provider offers that product there. Leave --product and --region out to see all."]
+        return ["No market found: no provider offers this product there. Omit --product and --region to show all."]
     unit = "h" if document["historyStepSeconds"] == HOUR else "d"
     longest = max((len(row["history"] or ()) for row in rows), default=0)
     past = f"LAST {min(longest, WIDTH)}{unit}"
-    table = plain_table("PRODUCT", "REGION", *FIGURES, "FREE GPUS @ USD", past, right=FIGURES)
+    table = plain_table("PRODUCT", "REGION", *MARKET_FIGURES, "FREE GPUS @ USD", past, right=MARKET_FIGURES)
     for row in rows:
         table.add_row(
             row["product"],
@@ -189,23 +239,23 @@ def render(document: JSONObject) -> list[Table | str]:
             str(row["wanted"]),
             str(row["unmet"]),
             interval(row["clearing"]),
-            _versus(row, "GPUCloud"),
-            _versus(row, "Hyperscaler"),
+            _versus(row, GPU_CLOUD),
+            _versus(row, HYPERSCALER),
             _depth(row["depth"]),
-            _line(row["history"]),
+            _history_line(row["history"]),
         )
     return [table, "", *_notes(document, rows)]
 
 
 def is_common(region: str) -> bool:
-    """Whether a table shows the region unasked: all, groups and countries; owners' own names fill a screen."""
+    """Whether a table shows the region by default: all, groups and countries; owners' own names fill a screen."""
     from fedgpu_operator.domain.geo import is_country
 
     return region in COMMON or is_country(region)
 
 
 def interval(clearing: JSONObject) -> str:
-    """``2.00``, ``2.00-2.50``, or ``2.50+`` where there is no upper end."""
+    """``2.00``, ``2.00-2.50``, or ``2.50+`` if there is no upper end."""
     low, high = clearing["low"], clearing["high"]
     if high is None:
         return f"{low}+"
@@ -222,33 +272,110 @@ def _versus(row: JSONObject, kind: str) -> str:
 def _depth(depth: list[JSONObject]) -> str:
     steps = ", ".join(f"{each['gpus']} @ {each['price']}" for each in depth[:STEPS])
     more = sum(each["gpus"] for each in depth[STEPS:])
-    return (f"{steps}, {more} dearer" if more else steps) or "none"
+    return (f"{steps}, {more} at higher prices" if more else steps) or "none"
 
 
-def _line(history: list[JSONObject] | None) -> str:
-    from fedgpu_operator.cli.sparkline import sparkline
+def sparkline(values: Sequence[float]) -> str:
+    """One character of eight heights per value, from the least to the greatest; a level series stays at the bottom."""
+    least, span = min(values, default=0), max(values, default=0) - min(values, default=0)
+    return "".join(HEIGHTS[round((value - least) / span * (len(HEIGHTS) - 1)) if span else 0] for value in values)
+
+
+def _history_line(history: list[JSONObject] | None) -> str:
 
     if not history:
         return "-"
     return sparkline([float(each["high"] or each["low"]) for each in history[-WIDTH:]])
 
 
-def counted(number: int, what: str) -> str:
-    """``1 job``, ``2 jobs``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def _notes(document: JSONObject, rows: list[JSONObject]) -> list[Table | str]:
-    proof = "proven optimal" if document["proven"] else "a bound, not proven"
+    proof = "proven optimal" if document["proven"] else "an upper bound, not proven optimal"
     waiting = document["waiting"]
     demand = f"{counted(waiting['jobs'], 'job')} for {counted(waiting['gpus'], 'GPU')}"
     lines: list[Table | str] = [
         f"As of {document['at']}. Waiting: {demand}. Prices {proof}.",
-        "CLEARING is what one more GPU-hour costs now, in USD: + means that some waiting work would then go without.",
+        "CLEARING is what one more GPU-hour costs now, in USD; + means that some waiting work could not run then.",
     ]
     clouds = {f"{each['name']} {each['price']} ({each['asOf']})": None for row in rows for each in row["clouds"]}
     if clouds:
         lines.append(f"Cloud list prices: {', '.join(clouds)}; sources with -o json.")
     if any(row["history"] is None for row in rows):
-        lines.append("The hub's history is too large to publish; it is in the ledger.")
+        lines.append("History not published by the hub because of its size; it is in the ledger.")
     return lines
+
+
+def offers(output: OutputOption = Output.TABLE, context: ContextOption = None) -> None:
+    """List offers with price, free GPUs and location.
+
+    Each with its state, its compliance claims, and whether its location is audited.
+    """
+
+    async def fetch(hub: KubeClient) -> list[GPUProvider]:
+        from fedgpu_operator.api.gpuprovider import GPUProvider
+        from fedgpu_operator.ports import ResourceType
+
+        objects, _ = await hub.list(ResourceType.of(GPUProvider.info))
+        return [GPUProvider.parse(each) for each in objects]
+
+    rows = [row for provider in with_hub(fetch, context) for row in offer_rows(provider)]
+    rows.sort(key=lambda row: (row["product"], float(row["pricePerGPUHour"]), row["provider"]))
+    print_data(output, {"offers": rows}, lambda: [offers_table(rows)])
+
+
+def offer_rows(provider: GPUProvider) -> list[JSONObject]:
+    """One row per product; `free` and `total` are None if the member has not reported that product yet."""
+    inventory = {each.product: each for each in provider.status.inventory}
+    location = provider.spec.location
+    # Confirmed for the location as it is now, by the hub, which alone knows whether audits are enforced.
+    audited = provider.status.location_audited and provider.location_audited
+    rows = []
+    for offer in provider.spec.offers:
+        seen = inventory.get(offer.product)
+        rows.append(
+            {
+                "provider": provider.metadata.name,
+                "product": offer.product,
+                "country": location.country,
+                "region": location.region or "",
+                "location": "audited" if audited else "self-declared",
+                "pricePerGPUHour": offer.price_per_gpu_hour,
+                "free": seen.free if seen else None,
+                "total": seen.total if seen else None,
+                "maxGPUs": offer.max_gpus,
+                "state": provider.status.state,
+                "compliance": list(provider.spec.compliance),
+            }
+        )
+    return rows
+
+
+def offers_table(rows: list[JSONObject]) -> Table | str:
+    """The same for people."""
+    if not rows:
+        return "No offers found: no GPUProvider has been applied yet."
+    result = plain_table(
+        "PROVIDER",
+        "PRODUCT",
+        "COUNTRY",
+        "REGION",
+        "LOCATION",
+        "USD/GPU-HOUR",
+        "FREE/TOTAL",
+        "STATE",
+        "CLAIMS",
+        right=("USD/GPU-HOUR", "FREE/TOTAL"),
+    )
+    for row in rows:
+        known = "?" if row["total"] is None else f"{row['free']}/{row['total']}"
+        result.add_row(
+            row["provider"],
+            row["product"],
+            row["country"],
+            row["region"] or "-",
+            row["location"],
+            row["pricePerGPUHour"],
+            known,
+            row["state"],
+            ", ".join(row["compliance"]) or "-",
+        )
+    return result

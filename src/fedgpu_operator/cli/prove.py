@@ -1,4 +1,4 @@
-"""``fedgpu account prove`` and ``fedgpu provider prove``: a wallet signs who may use it; the hub only stores that."""
+"""``fedgpu account prove`` and ``fedgpu provider prove``: a wallet signs who may use it; the hub stores that."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedgpu_operator.cli.common import ContextOption, NamespaceOption, namespace_of, with_hub
-from fedgpu_operator.cli.options import (
+from fedgpu_operator.cli.common import (
+    OPERATOR_NAMESPACE,
     ChainIDOption,
+    ContextOption,
     EscrowOption,
     KeyOptions,
+    NamespaceOption,
     OperatorNamespaceOption,
-    flat,
+    address,
+    namespace_of,
+    with_hub,
 )
+from fedgpu_operator.cli.wallets import signer_from
 from fedgpu_operator.errors import ConfigurationError, ForbiddenError
 
 if TYPE_CHECKING:
@@ -31,39 +36,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ProofOptions:
-    """What becomes of the signature, and what it is for where that is not to be read from the hub."""
+    """What to do with the signature, and what it is for if that cannot be read from the hub."""
 
     print_typed_data: Annotated[
-        bool, typer.Option("--print-typed-data", help="Print what to sign as JSON, for a wallet elsewhere; no more.")
+        bool, typer.Option("--print-typed-data", help="Print what to sign as JSON, for a wallet elsewhere.")
     ] = False
     signature: Annotated[str, typer.Option("--signature", help="Store this signature, made elsewhere (0x…).")] = ""
     issued_at: Annotated[
-        int | None, typer.Option("--issued-at", help="Its date, Unix seconds, as printed with the typed data; now.")
+        int | None, typer.Option("--issued-at", help="Date of --signature in Unix seconds, as printed with the data.")
     ] = None
     contract_wallet: Annotated[
-        bool, typer.Option("--contract-wallet", help="The wallet is a contract (ERC-1271): it judges --signature.")
+        bool, typer.Option("--contract-wallet", help="Store --signature unchecked, for a contract wallet (ERC-1271).")
     ] = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the proof and store nothing.")] = False
-    hub: Annotated[str, typer.Option("--hub", help="Refuse any other hub than the one with this UID.")] = ""
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the proof; store nothing.")] = False
+    hub: Annotated[str, typer.Option("--hub", help="UID of the hub; refuse any other.")] = ""
     chain_id: ChainIDOption = None
     escrow: EscrowOption = ""
-    operator_namespace: OperatorNamespaceOption = "fedgpu-system"
+    operator_namespace: OperatorNamespaceOption = OPERATOR_NAMESPACE
 
     def check(self, keys: KeyOptions) -> None:
-        """ConfigurationError unless exactly one thing is asked for, and said in full."""
+        """ConfigurationError unless exactly one way to sign is given, and given in full."""
         if sum((self.print_typed_data, bool(self.signature), keys.given)) != 1:
             raise ConfigurationError(
-                "say how to sign: a key (--key-file, --keystore or --signer-url), or --print-typed-data for a wallet "
-                "elsewhere and then --signature with what it signed"
+                "no single way to sign given: give a key (--key-file, --keystore or --signer-url), or "
+                "--print-typed-data for a wallet elsewhere and then --signature with what it signed"
             )
         if self.signature and self.issued_at is None:
-            raise ConfigurationError("--signature needs the --issued-at that was signed with it")
+            raise ConfigurationError("--signature without --issued-at: give the date that was printed with the data")
         if self.contract_wallet and not self.signature:
-            raise ConfigurationError("--contract-wallet goes with --signature: a contract has no key to sign with")
+            raise ConfigurationError("--contract-wallet without --signature: a contract has no key to sign with")
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ProofSubject:
     """Whose wallet it is: the object that names it, what its proof says at a time, and the patch that stores one."""
 
     resource: ResourceType
@@ -78,40 +83,39 @@ class Subject:
         return f"{self.resource.kind} {self.namespace + '/' if self.namespace else ''}{self.name}"
 
 
-def _account(
+def prove_account(
     keys: KeyOptions, proof: ProofOptions, namespace: NamespaceOption = None, context: ContextOption = None
 ) -> None:
-    """Prove that this namespace may spend from the wallet of its ComputeAccount; until then nothing is funded."""
+    """Prove that a namespace may spend from its wallet.
+
+    The wallet is that of its ComputeAccount; without the proof nothing is funded.
+    """
     proof.check(keys)
 
     async def work(hub: KubeClient) -> list[str]:
         return await prove(hub, await account_subject(hub, space, await _settlement(hub, proof)), keys, proof)
 
     space = namespace_of(context, namespace)
-    _say(with_hub(work, context))
+    sys.stdout.write("\n".join(with_hub(work, context)) + "\n")
 
 
-def _provider(
+def prove_provider(
     name: Annotated[str, typer.Argument(help="Name of the GPUProvider.")],
     keys: KeyOptions,
     proof: ProofOptions,
     context: ContextOption = None,
 ) -> None:
-    """Prove that this provider may be paid to its payout wallet; until then it is let nothing for pay."""
+    """Prove that a provider may be paid to its wallet. Without the proof no paid work is placed there."""
     proof.check(keys)
 
     async def work(hub: KubeClient) -> list[str]:
         return await prove(hub, await provider_subject(hub, name, await _settlement(hub, proof)), keys, proof)
 
-    _say(with_hub(work, context))
+    sys.stdout.write("\n".join(with_hub(work, context)) + "\n")
 
 
-account_prove, provider_prove = flat(_account), flat(_provider)
-"""The two commands, for the groups ``account`` and ``provider`` to take in as ``prove``."""
-
-
-async def account_subject(hub: KubeClient, namespace: str, where: Published) -> Subject:
-    """The account of a namespace; NotFoundError where it has none."""
+async def account_subject(hub: KubeClient, namespace: str, where: Published) -> ProofSubject:
+    """The account of a namespace; NotFoundError if it has none."""
     from fedgpu_operator.api.computeaccount import ComputeAccount
     from fedgpu_operator.ports import ResourceType
     from fedgpu_operator.settlement.typeddata import account_proof, hub_domain
@@ -119,7 +123,7 @@ async def account_subject(hub: KubeClient, namespace: str, where: Published) -> 
     kind = ResourceType.of(ComputeAccount.info)
     account = ComputeAccount.parse(await hub.get(kind, "default", namespace))
     domain, wallet = hub_domain(where.chain_id, where.escrow), account.spec.wallet
-    return Subject(
+    return ProofSubject(
         resource=kind,
         name="default",
         namespace=namespace,
@@ -130,8 +134,8 @@ async def account_subject(hub: KubeClient, namespace: str, where: Published) -> 
     )
 
 
-async def provider_subject(hub: KubeClient, name: str, where: Published) -> Subject:
-    """A provider with its payout wallet; ConfigurationError where it names none, NotFoundError where it is not."""
+async def provider_subject(hub: KubeClient, name: str, where: Published) -> ProofSubject:
+    """A provider with its payout wallet; ConfigurationError if it has none, NotFoundError if there is no provider."""
     from fedgpu_operator.api.gpuprovider import GPUProvider
     from fedgpu_operator.ports import ResourceType
     from fedgpu_operator.settlement.typeddata import hub_domain, provider_proof
@@ -140,9 +144,9 @@ async def provider_subject(hub: KubeClient, name: str, where: Published) -> Subj
     provider = GPUProvider.parse(await hub.get(kind, name))
     payout = provider.spec.payout
     if payout is None:
-        raise ConfigurationError(f"GPUProvider {name} names no payout wallet: set spec.payout.address first")
+        raise ConfigurationError(f"GPUProvider {name} has no payout wallet: set spec.payout.address first")
     domain, wallet, signer = hub_domain(where.chain_id, where.escrow), payout.address, payout.signer
-    return Subject(
+    return ProofSubject(
         resource=kind,
         name=name,
         namespace="",
@@ -155,8 +159,8 @@ async def provider_subject(hub: KubeClient, name: str, where: Published) -> Subj
     )
 
 
-async def prove(hub: KubeClient, subject: Subject, keys: KeyOptions, proof: ProofOptions) -> list[str]:
-    """Sign or take what was signed, see that the wallet will be believed, store it; the lines to print.
+async def prove(hub: KubeClient, subject: ProofSubject, keys: KeyOptions, proof: ProofOptions) -> list[str]:
+    """Sign or take what was signed, check that the operator will believe it, store it; the lines to print.
 
     Raises ConfigurationError for a signature that proves nothing, the KubeError and ChainError trees.
     """
@@ -164,8 +168,8 @@ async def prove(hub: KubeClient, subject: Subject, keys: KeyOptions, proof: Proo
     data = subject.data(issued_at)
     if proof.print_typed_data:
         sys.stderr.write(
-            f"Sign this with wallet {subject.wallet} as EIP-712 typed data (eth_signTypedData_v4), then run the same "
-            f"again with --issued-at {issued_at} --signature 0x…\n"
+            f"Sign this with wallet {subject.wallet} as EIP-712 typed data (eth_signTypedData_v4), then run the "
+            f"command again with --issued-at {issued_at} --signature 0x…\n"
         )
         return [json.dumps(data.payload, indent=2)]
     signature = await _signature(data, subject, keys, proof)
@@ -175,12 +179,12 @@ async def prove(hub: KubeClient, subject: Subject, keys: KeyOptions, proof: Proo
     try:
         await hub.patch(subject.resource, subject.name, subject.namespace, {"metadata": subject.guard, **patch})
     except ForbiddenError as error:
-        text = f"{error}; --dry-run prints the proof as a patch, for somebody who may write {subject}"
+        text = f"{error}; --dry-run prints the proof as a patch for somebody who may write {subject}"
         raise ForbiddenError(text, status=error.status) from error
-    return [f"{subject}: {_told(data)}"]
+    return [f"{subject}: {_statement(data)}"]
 
 
-async def _signature(data: TypedData, subject: Subject, keys: KeyOptions, proof: ProofOptions) -> str:
+async def _signature(data: TypedData, subject: ProofSubject, keys: KeyOptions, proof: ProofOptions) -> str:
     from fedgpu_operator.settlement.typeddata import normal_signature, recover
 
     if proof.contract_wallet:
@@ -189,25 +193,22 @@ async def _signature(data: TypedData, subject: Subject, keys: KeyOptions, proof:
     try:
         signer = recover(data.digest, signature)
     except ValueError as error:
-        raise ConfigurationError(
-            f"--signature: {error}; where the wallet is a contract, add --contract-wallet"
-        ) from error
+        raise ConfigurationError(f"--signature: {error}; if the wallet is a contract, add --contract-wallet") from error
     if signer.lower() != subject.wallet.lower():
         raise ConfigurationError(
-            f"this is no signature of wallet {subject.wallet} over {_told(data)}: sign what --print-typed-data prints "
-            "with that wallet, and give its --issued-at; where the wallet is a contract, add --contract-wallet"
+            f"--signature: not by wallet {subject.wallet} over {_statement(data)!r}: sign what --print-typed-data "
+            "prints with that wallet, and give its --issued-at; if the wallet is a contract, add --contract-wallet"
         )
     return signature
 
 
-async def _sign(data: TypedData, subject: Subject, keys: KeyOptions) -> bytes:
-    from fedgpu_operator.cli.keys import signer_from
+async def _sign(data: TypedData, subject: ProofSubject, keys: KeyOptions) -> bytes:
 
     signer = await signer_from(keys)
     try:
         if signer.address.lower() != subject.wallet.lower():
             raise ConfigurationError(
-                f"{subject} names wallet {subject.wallet}, this key is of {signer.address}: sign with the wallet's own"
+                f"wrong key: {subject} names wallet {subject.wallet}, the key is that of {signer.address}"
             )
         return await signer.sign_typed(data)
     finally:
@@ -224,33 +225,28 @@ def _readable(signature: str) -> str:
 
 
 async def _settlement(hub: KubeClient, proof: ProofOptions) -> Published:
-    """Hub, chain and escrow that are signed for: as the hub's operator says and nothing given denies, or as given."""
-    from fedgpu_operator.cli.target import address
+    """Hub, chain and escrow that are signed for: as given, or as the hub publishes them and no option contradicts."""
     from fedgpu_operator.hub.services.escrow import Published, published
 
     escrow = address("--escrow", proof.escrow) if proof.escrow else ""
     if proof.hub and proof.chain_id is not None and escrow:
         return Published(proof.hub, proof.chain_id, escrow)
-    said = await published(hub, proof.operator_namespace)
+    known = await published(hub, proof.operator_namespace)
     pinned = {
-        "--hub": (proof.hub, said.hub),
-        "--chain-id": (proof.chain_id, said.chain_id),
-        "--escrow": (escrow, said.escrow),
+        "--hub": (proof.hub, known.hub),
+        "--chain-id": (proof.chain_id, known.chain_id),
+        "--escrow": (escrow, known.escrow),
     }
     for option, (given, found) in pinned.items():
         if given and str(given).lower() != str(found).lower():
-            raise ConfigurationError(f"{option} is {given}, but this hub says {found}: it would not believe the proof")
-    return said
+            raise ConfigurationError(f"{option} is {given}, but the hub publishes {found}: it would refuse the proof")
+    return known
 
 
-def _told(data: TypedData) -> str:
+def _statement(data: TypedData) -> str:
     """What is signed, in words."""
-    said, domain = data.message, data.domain
-    where = f"of hub {said['hub']}, escrow {domain.contract} on chain {domain.chain_id}"
-    if "namespace" in said:
-        return f"wallet {said['wallet']} lets namespace {said['namespace']} {where} spend from it"
-    return f"wallet {said['payout']} is paid what provider {said['provider']} {where} earns"
-
-
-def _say(lines: list[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
+    message, domain = data.message, data.domain
+    place = f"of hub {message['hub']}, escrow {domain.contract} on chain {domain.chain_id}"
+    if "namespace" in message:
+        return f"wallet {message['wallet']} lets namespace {message['namespace']} {place} spend from it"
+    return f"wallet {message['payout']} is paid what provider {message['provider']} {place} earns"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,58 +15,54 @@ if TYPE_CHECKING:
 
     from fedgpu_operator.api.base import JSONObject
 
-NAME: Final = "simulate"
 
-
-class Policy(StrEnum):
-    """Who decides."""
+class ReplayScheduler(StrEnum):
+    """Scheduler to replay a trace with."""
 
     FEDGPU = "fedgpu"
     GREEDY = "greedy"
     KUBE = "kube"
 
 
-File = Annotated[Path, typer.Option("--trace", help="CSV of tasks in the columns of Alibaba's GPU trace of 2023.")]
-NodesOption = Annotated[
-    Path | None,
-    typer.Option("--nodes", help="CSV of nodes (sn, gpu, model); else 90 % of what the trace used at most."),
-]
-PricesOption = Annotated[
-    Path | None, typer.Option("--prices", help="CSV of model, usd_per_gpu_hour; these go before those built in.")
-]
-PolicyOption = Annotated[
-    list[Policy] | None, typer.Option("--policy", help="Who decides; repeat it. All unless given.")
-]
-LoadOption = Annotated[float, typer.Option("--load", min=0.01, help="Tasks come so many times as fast as recorded.")]
-
-
-def command(
-    trace: File,
-    nodes: NodesOption = None,
-    prices: PricesOption = None,
-    policy: PolicyOption = None,
-    load: LoadOption = 1.0,
-    providers: Annotated[int, typer.Option("--providers", min=1, max=999, help="Dealt the nodes in turn.")] = 8,
+def simulate(
+    trace: Annotated[Path, typer.Option("--trace", help="CSV of tasks, with the columns of Alibaba's 2023 GPU trace.")],
+    nodes: Annotated[
+        Path | None,
+        typer.Option("--nodes", help="CSV of nodes (sn, gpu, model); default: 90 % of the trace's peak use."),
+    ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option("--prices", help="CSV of model, usd_per_gpu_hour; overrides the built-in prices."),
+    ] = None,
+    policy: Annotated[
+        list[ReplayScheduler] | None,
+        typer.Option("--policy", help="Scheduler; repeatable; default: all."),
+    ] = None,
+    load: Annotated[float, typer.Option("--load", min=0.01, help="Factor by which tasks arrive faster.")] = 1.0,
+    providers: Annotated[
+        int, typer.Option("--providers", min=1, max=999, help="Number of providers that share the nodes.")
+    ] = 8,
     spread: Annotated[
-        float, typer.Option("--spread", min=0.0, max=0.99, help="Their prices differ by this share, up and down.")
+        float, typer.Option("--spread", min=0.0, max=0.99, help="Share by which their prices differ, up and down.")
     ] = 0.2,
-    every: Annotated[int, typer.Option("--every", min=1, help="Seconds between two decisions at least.")] = 30,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the replay into this .svg or .png.")] = None,
+    every: Annotated[int, typer.Option("--every", min=1, help="Shortest time between two decisions, in seconds.")] = 30,
+    plot: Annotated[Path | None, typer.Option("--plot", help="File (.svg or .png) to draw the replay into.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Replay a trace: cost, GPUs used, fragmentation and wait, beside a greedy scheduler and kube-scheduler's way.
+    """Replay a trace with our scheduler and with others.
 
-    A task that asks for a part of a GPU is sold the whole of it. CPU, memory and QoS are not looked at. A GPU counts as
-    fragmented as far as the mean task cannot use it (Weng et al., USENIX ATC 2023). No scheduler knows how long a task
-    will run. Tasks that want no GPU, never started in the trace, or fit no node are left out and counted.
+    Shows cost, GPUs used, fragmentation and wait of our scheduler, a greedy one and kube-scheduler's default. A task
+    that asks for a part of a GPU gets a whole one. CPU, memory and QoS are ignored. A GPU counts as fragmented as far
+    as the mean task cannot use it (Weng et al., USENIX ATC 2023). No scheduler knows how long a task will run. Tasks
+    without a GPU, never started in the trace, or too large for any node are left out and counted.
     """
-    from fedgpu_operator.replay.report import simulate
+    from fedgpu_operator.replay.report import simulate as replay
 
-    result = simulate(
+    result = replay(
         trace=trace,
         nodes=nodes,
         prices=prices,
-        schedulers=[each.value for each in policy or Policy],
+        schedulers=[each.value for each in policy or ReplayScheduler],
         load=load,
         providers=providers,
         spread=spread,

@@ -1,4 +1,4 @@
-"""A person's wallet at the escrow for one verb: connected, checked, and waited for in words; decides nothing."""
+"""A person's wallet for one command: its key, its names on the hub, and a session at the escrow; decides nothing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import typer
 
+from fedgpu_operator.cli.common import KeyOptions, TargetOptions, address, find_target, namespace_of, open_hub, say
+from fedgpu_operator.cli.journal import Entry, Journal, Lock, Mark, TxOutcome
+from fedgpu_operator.cli.orders import LOOK_AGAIN, Order, Orders, Outgoing
 from fedgpu_operator.errors import (
     ChainError,
     ConfigurationError,
@@ -21,10 +23,9 @@ from fedgpu_operator.errors import (
 
 if TYPE_CHECKING:
     from fedgpu_operator.adapters.chain import EscrowClient, Patience, TenantWallet, Waiting
+    from fedgpu_operator.adapters.chain.signers import Signer
     from fedgpu_operator.adapters.chain.wallet import Wallet
-    from fedgpu_operator.cli.journal import Entry, Journal, Lock
-    from fedgpu_operator.cli.options import KeyOptions, TargetOptions
-    from fedgpu_operator.cli.orders import Order, Orders
+    from fedgpu_operator.api.gpuprovider import GPUProvider
     from fedgpu_operator.domain.settlement import AccountState, TxReceipt
     from fedgpu_operator.domain.terms import EscrowTerms
 
@@ -37,21 +38,74 @@ READING_S = 300.0
 """How long an endpoint may be silent before a command gives up reading, when nothing was sent."""
 
 
-def usd(text: str) -> int:
-    """An amount of money on the command line, in µUSD; refused with the way to write it."""
-    from fedgpu_operator.domain.money import parse_usd
+async def signer_from(keys: KeyOptions) -> Signer:
+    """The signer that the options name; a remote one is asked whether it holds the account.
 
-    try:
-        return parse_usd(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    Raises ConfigurationError for options that contradict each other, a file that cannot be read or another's
+    account, ChainUnreachableError if a remote signer does not answer.
+    """
+    keys.check()
+    if keys.signer_url:
+        from fedgpu_operator.adapters.chain.signers import RemoteSigner
+
+        remote = RemoteSigner(keys.signer_url, keys.signer_address)
+        try:
+            await remote.check()
+        except BaseException:
+            await remote.aclose()
+            raise
+        return remote
+    from fedgpu_operator.adapters.chain.signers import load_key
+
+    if keys.keystore is not None:
+        return await load_key(keys.keystore, keys.password_file)
+    if keys.key_file is None:
+        raise AssertionError("check() lets no other case through")
+    return await load_key(keys.key_file)
 
 
-AmountArgument = Annotated[int, typer.Argument(parser=usd, metavar="USD", help='Amount in USD, such as "12.50".')]
+async def provider_wallet(named: str, context: str | None) -> str:
+    """The payout wallet of a provider that is named by its address, or by its GPUProvider on the hub.
+
+    Raises ConfigurationError for a provider without a payout wallet or a mistyped address, the KubeError tree.
+    """
+    if named.startswith("0x"):
+        return address("--provider", named)
+    wallets = await payout_wallets(context, named)
+    if named not in wallets:
+        raise ConfigurationError(f"GPUProvider {named} has no payout wallet: set spec.payout.address")
+    return wallets[named]
+
+
+async def payout_wallets(context: str | None, named: str = "") -> dict[str, str]:
+    """The payout wallets of the hub's GPUProviders by their names, or of the one that is named."""
+    from fedgpu_operator.api.gpuprovider import GPUProvider
+    from fedgpu_operator.ports import ResourceType
+
+    kind = ResourceType.of(GPUProvider.info)
+    async with open_hub(context) as hub:
+        objects = [await hub.get(kind, named)] if named else (await hub.list(kind))[0]
+    providers: list[GPUProvider] = [GPUProvider.parse(each) for each in objects]
+    return {
+        each.metadata.name: address("the provider's payout wallet", each.spec.payout.address)
+        for each in providers
+        if each.spec.payout is not None
+    }
+
+
+async def account_wallet(namespace: str | None, context: str | None) -> str:
+    """The wallet that the namespace's ComputeAccount on the hub names; raises the KubeError tree."""
+    from fedgpu_operator.api.computeaccount import ComputeAccount
+    from fedgpu_operator.ports import ResourceType
+
+    space = namespace_of(context, namespace)
+    async with open_hub(context) as hub:
+        found = await hub.get(ResourceType.of(ComputeAccount.info), "default", space)
+    return address("the account's wallet", ComputeAccount.parse(found).spec.wallet)
 
 
 @dataclass(frozen=True, slots=True)
-class Session(Generic[W]):
+class WalletSession(Generic[W]):
     """A wallet, the escrow it acts on, what that escrow's deployment fixed, and the record of what was sent."""
 
     wallet: W
@@ -71,11 +125,11 @@ class Session(Generic[W]):
         """What the wallet itself holds of the escrow's token, in µUSD, rounded down."""
         return await self.wallet.tokens(self.terms.token) // self.terms.scale
 
-    async def needs_gas(self) -> None:
-        """ConfigurationError where the wallet cannot pay for any transaction."""
+    async def require_gas(self) -> None:
+        """ConfigurationError if the wallet cannot pay for any transaction."""
         if not await self.wallet.coins():
             raise ConfigurationError(
-                f"wallet {self.wallet.address} has no coins of chain {self.escrow.chain_id} for gas"
+                f"no gas: wallet {self.wallet.address} has no coins of chain {self.escrow.chain_id}; send it some"
             )
 
     def order(
@@ -88,49 +142,50 @@ class Session(Generic[W]):
         state: str = "",
         used_up: bool = False,
     ) -> Order:
-        """What this command is to do at this escrow; commands with the same arguments want the same."""
-        from fedgpu_operator.cli.orders import Order
-
+        """What this command is to do at this escrow; commands with the same arguments are the same order."""
         escrow = str(self.escrow.escrow)
         named = f"{state} at {escrow}" if state else ""
         return Order(verb, {"escrow": escrow, **(arguments or {})}, what, pays, named, used_up)
 
     async def once(self, order: Order, act: Callable[[], Awaitable[str]], *, again: bool = False) -> Entry:
-        """The order's transaction: the one of before, or the one that `act` sends; see Orders.once."""
+        """The order's transaction: the earlier one, or the one that `act` sends; see Orders.once."""
         return await self.orders.once(order, act, again=again)
 
     async def final(self, what: str, sent: Entry, *, wait: bool) -> TxReceipt | None:
-        """Wait until the chain promises to keep it; None without waiting. The next command may send from now on."""
-        from fedgpu_operator.cli.journal import Mark
-
+        """Wait until the transaction is final; None without waiting. The next command may send from now on."""
         self.lock.release()
         if not wait:
             with suppress(ChainError):
                 if (receipt := await self.wallet.receipt(sent.tx_hash)) is not None:
                     self.journal.seen(sent.tx_hash, Mark(receipt.block_number, receipt.block_hash))
-            say(f"{what}: {sent.tx_hash} is sent and not waited for; it counts when its block is final")
+            say(f"{what}: sent {sent.tx_hash}; it takes effect when its block is final")
             return None
         return await self._waited(what, sent, None)
 
     async def mined(self, what: str, sent: Entry) -> TxReceipt:
-        """As `final`, and content with any block: for a step that only another step of ours builds on."""
+        """As `final`, but any block will do: for a step that only another step of ours builds on."""
         return await self._waited(what, sent, 1)
 
     def _watching(self, what: str, sent: Entry) -> Callable[[Waiting], None]:
-        from fedgpu_operator.cli.journal import Mark
-
-        tell = telling(what)
+        """Reports how far a transaction is, and nothing twice: the head moves more often than anything happens."""
+        reported: set[tuple[int | None, bool]] = set()
 
         def watch(seen: Waiting) -> None:
             if seen.block is not None and seen.block_hash:
                 self.journal.seen(sent.tx_hash, Mark(seen.block, seen.block_hash))
-            tell(seen)
+            if (seen.block, seen.done) in reported:
+                return
+            reported.add((seen.block, seen.done))
+            if seen.block is None:
+                say(f"{what}: not in a block yet")
+            elif seen.done:
+                say(f"{what}: done, in block {seen.block}")
+            else:
+                say(f"{what}: in block {seen.block}, waiting for it to be final")
 
         return watch
 
     async def _waited(self, what: str, sent: Entry, confirmations: int | None) -> TxReceipt:
-        from fedgpu_operator.cli.journal import TxOutcome
-        from fedgpu_operator.cli.orders import LOOK_AGAIN
 
         try:
             receipt = await self.wallet.wait(
@@ -146,32 +201,28 @@ class Session(Generic[W]):
         except ReplacedError as error:
             self.journal.ended(sent.tx_hash, TxOutcome.REPLACED)
             if (other := await self.orders.counted_instead(sent)) is not None:
-                say(f"{what}: {other.tx_hash} counts, which was signed for the same")
+                say(f"{what}: {other.tx_hash} was included instead, signed for the same order")
                 return await self._waited(what, other, confirmations)
-            raise ReplacedError(f"{error}; run the same command again to send another") from None
+            raise ReplacedError(f"{error}; run the same command again to send a new one") from None
         except RevertedError:
             if confirmations is None:
                 self.journal.ended(sent.tx_hash, TxOutcome.FAILED)
             raise
         except ChainError as error:
-            # It is sent; that nobody can follow it, whatever the reason, is no failure.
-            raise PendingError(f"{sent.tx_hash} is sent and cannot be followed: {error}; {LOOK_AGAIN}") from None
+            # It is sent; that it cannot be followed, whatever the reason, is no failure.
+            raise PendingError(f"{sent.tx_hash} was sent and cannot be followed: {error}; {LOOK_AGAIN}") from None
         if confirmations is None:
             self.journal.ended(sent.tx_hash, TxOutcome.SUCCEEDED, receipt.block_number)
         return receipt
 
 
 @asynccontextmanager
-async def session(make: type[W], given: TargetOptions, keys: KeyOptions) -> AsyncIterator[Session[W]]:
+async def session(make: type[W], given: TargetOptions, keys: KeyOptions) -> AsyncIterator[WalletSession[W]]:
     """Connect the signer's wallet; the escrow's code and chain are checked before anything can be signed.
 
-    Until `Session.final` no other command of this machine sends for the same account.
+    Until `WalletSession.final` no other command of this machine sends for the same account.
     """
     from fedgpu_operator.adapters.chain import EscrowClient
-    from fedgpu_operator.cli.journal import Journal
-    from fedgpu_operator.cli.keys import signer_from
-    from fedgpu_operator.cli.orders import Orders, Outgoing
-    from fedgpu_operator.cli.target import find_target
 
     keys.check()
     target = await find_target(given, patience())
@@ -186,11 +237,11 @@ async def session(make: type[W], given: TargetOptions, keys: KeyOptions) -> Asyn
         outgoing.journal.open(await first_block(wallet))
         orders = Orders(wallet, outgoing, asking())
         await orders.look_back()
-        yield Session(wallet, escrow, await escrow.terms(), orders, outgoing.journal, lock)
+        yield WalletSession(wallet, escrow, await escrow.terms(), orders, outgoing.journal, lock)
 
 
 async def first_block(wallet: Wallet) -> str:
-    """What tells this chain from others of its id; empty where the endpoint does not keep its first block."""
+    """What tells this chain from others of its id; empty if the endpoint does not keep its first block."""
     try:
         return await wallet.genesis()
     except ChainError:
@@ -198,32 +249,34 @@ async def first_block(wallet: Wallet) -> str:
 
 
 def patience() -> Patience:
-    """A person's patience with an endpoint that does not answer: it is said what is waited for."""
+    """How long a command waits for an endpoint that does not answer, reporting what it waits for."""
     from fedgpu_operator.adapters.chain import Patience
 
     return Patience(READING_S, PATIENCE_S, say)
 
 
 def asking() -> Callable[[str], bool] | None:
-    """Asks the person at the terminal; None where there is none."""
+    """Asks the person at the terminal; None without a terminal."""
     if not sys.stdin.isatty():
         return None
     return lambda text: typer.confirm(text, err=True)
 
 
-async def holds(at: Session[W], units: int) -> None:
-    """ConfigurationError where the wallet itself holds less than `units` µUSD of the escrow's token."""
+async def require_tokens(at: WalletSession[W], units: int) -> None:
+    """ConfigurationError if the wallet itself holds less than `units` µUSD of the escrow's token."""
     from fedgpu_operator.domain.money import format_usd
 
     if (tokens := await at.tokens()) < units:
         has = f"{format_usd(tokens)} USD of {at.terms.symbol} ({at.terms.token})"
-        raise ConfigurationError(f"wallet {at.wallet.address} holds {has}, needed are {format_usd(units)} USD")
+        raise ConfigurationError(
+            f"insufficient tokens: wallet {at.wallet.address} holds {has}, {format_usd(units)} USD are needed"
+        )
 
 
-async def allow(at: Session[TenantWallet], units: int, *, approve: bool, otherwise: str = "") -> None:
-    """See that the escrow may take `units` µUSD from the wallet, by a transaction of its own with `approve`.
+async def allow(at: WalletSession[TenantWallet], units: int, *, approve: bool, otherwise: str = "") -> None:
+    """Ensure that the escrow may take `units` µUSD from the wallet, by a transaction of its own with `approve`.
 
-    Without it ConfigurationError says what to do, `otherwise` being one more way.
+    Without it ConfigurationError names the fix, `otherwise` being one more way.
     """
     from fedgpu_operator.domain.money import format_usd
 
@@ -232,51 +285,10 @@ async def allow(at: Session[TenantWallet], units: int, *, approve: bool, otherwi
     if allowed >= needed:
         return
     if not approve:
-        may = (
-            f"{format_usd(allowed // at.terms.scale)} USD of your {at.terms.symbol}, needed are {format_usd(units)} USD"
+        may = f"{format_usd(allowed // at.terms.scale)} USD of your {at.terms.symbol}"
+        raise ConfigurationError(
+            f"insufficient allowance: escrow {escrow} may take {may}, {format_usd(units)} USD are needed; run the "
+            f"command again with --approve{otherwise}"
         )
-        raise ConfigurationError(f"the escrow {escrow} may take {may}: run it again with --approve{otherwise}")
     order = at.order("approve", "approve", {"amount": needed}, state="allowance", used_up=True)
     await at.mined("approve", await at.once(order, lambda: at.wallet.approve(token, escrow, needed)))
-
-
-def telling(what: str) -> Callable[[Waiting], None]:
-    """Says how far a transaction is, and nothing twice: the head moves more often than anything happens."""
-    told: set[tuple[int | None, bool]] = set()
-
-    def tell(seen: Waiting) -> None:
-        if (seen.block, seen.done) in told:
-            return
-        told.add((seen.block, seen.done))
-        if seen.block is None:
-            say(f"{what}: in no block yet")
-        elif seen.done:
-            say(f"{what}: done, in block {seen.block}")
-        else:
-            say(f"{what}: in block {seen.block}, waiting for it to be final")
-
-    return tell
-
-
-def say(text: str) -> None:
-    """Progress is for people: standard output stays what programs read."""
-    from fedgpu_operator.domain.text import clean
-
-    sys.stderr.write(clean(text) + "\n")
-    sys.stderr.flush()
-
-
-def instant(seconds: int) -> str:
-    """A Unix time in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def lasting(seconds: int) -> str:
-    """A length of time in its two largest units, such as ``19d 4h``."""
-    units = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
-    parts = []
-    for name, size in units:
-        count, seconds = divmod(seconds, size)
-        if count:
-            parts.append(f"{count}{name}")
-    return " ".join(parts[:2]) or "0s"

@@ -17,8 +17,7 @@ from fedgpu_operator.adapters.chain.rpc import Endpoints, Rpc
 from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.bootstrap import settlement
 from fedgpu_operator.bootstrap.settlement import open_escrow
-from fedgpu_operator.cli.options import TargetOptions
-from fedgpu_operator.cli.target import find_target
+from fedgpu_operator.cli.common import TargetOptions, find_target
 from fedgpu_operator.errors import ChainMismatchError, ChainUnreachableError, ConfigurationError
 from fedgpu_operator.settings import Settings
 

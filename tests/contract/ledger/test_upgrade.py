@@ -21,8 +21,8 @@ from fedgpu_operator.adapters.kube import connect
 from fedgpu_operator.adapters.ledger import SCHEMA_VERSION, SqlLedger
 from fedgpu_operator.adapters.ledger.hashchain import COLUMNS
 from fedgpu_operator.adapters.ledger.schema import CHAINED, STEPS, metadata
-from fedgpu_operator.cli import ledger_reconcile
-from fedgpu_operator.cli.options import TargetOptions
+from fedgpu_operator.cli import ledger_maintenance
+from fedgpu_operator.cli.common import TargetOptions
 from fedgpu_operator.domain.books import Coverage, EpochStage, UsageRecord
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
@@ -158,12 +158,12 @@ async def test_reconcile_never_upgrades_and_never_makes_a_ledger(old: Path, monk
     hub = SimpleNamespace(close=AsyncMock())
     monkeypatch.setattr(connect, "connect", AsyncMock(return_value=hub))
     with pytest.raises(ConfigurationError, match=r"has schema version 1, .*start the operator on it once"):
-        await ledger_reconcile._reconciled(TargetOptions(), str(old), ())
+        await ledger_maintenance._reconciled(TargetOptions(), str(old), ())
     with closing(sqlite3.connect(old)) as raw:
         assert raw.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
     missing = old.with_name("missing.db")
     with pytest.raises(ConfigurationError, match="ledger file not found"):
-        await ledger_reconcile._reconciled(TargetOptions(), str(missing), ())
+        await ledger_maintenance._reconciled(TargetOptions(), str(missing), ())
     assert not missing.exists()
 
 

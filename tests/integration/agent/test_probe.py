@@ -146,4 +146,4 @@ def test_the_prober_of_one_owner_may_not_write_for_another(
     owner.write_text(hub.kubeconfig_for_service_account(f"fedgpu-provider-{provider}", "prober"))
     monkeypatch.setenv("KUBECONFIG", str(owner))
     assert main(["provider", "probe", "alpha", "--once"]) == 1
-    assert "you are not allowed to do that" in capsys.readouterr().err
+    assert "permission denied" in capsys.readouterr().err

@@ -175,10 +175,10 @@ def test_a_key_in_the_endpoints_url_stays_out_of_the_values(cli: Cli, roles: lis
         (["--settler", "0x12"], "--settler: '0x12' is not an address"),
         (["--notice", "1d"], "--notice: 1d is too short"),
         (["--unbonding", "1h"], "--unbonding: 1h is too short"),
-        (["--challenge", "soon"], "is not a length of time"),
-        (["--challenge", "0s"], "more than nothing"),
-        (["--chain-id", "5"], "serves chain 31337, asked for is 5"),
-        (["--token", "SETTLER"], "is no ERC-20 token"),
+        (["--challenge", "soon"], "is not a duration"),
+        (["--challenge", "0s"], "is out of range: give more than 0s"),
+        (["--chain-id", "5"], "--chain-id is 5, but --rpc serves chain 31337"),
+        (["--token", "SETTLER"], "is not an ERC-20 token"),
         (["--token", "none"], "is not an address"),
     ],
 )
@@ -194,13 +194,13 @@ def test_nonsense_is_refused_before_gas_is_spent(cli: Cli, roles: list[str], cha
 
 
 def test_money_and_payer_are_needed(cli: Cli, roles: list[str], tmp_path: Path) -> None:
-    assert "--token, or --test-token" in deployed(cli, *roles)[2]
+    assert "no single token given: give --token, or --test-token" in deployed(cli, *roles)[2]
     key, there = tmp_path / "poor", tmp_path / "there.yaml"
     key.write_text(Keys.create().key.hex())
     there.touch()
     poor = cli("chain", "deploy", *roles, "--test-token", "--key-file", str(key), escrow=False)
     assert poor.code == 2
-    assert "0.000000 coins of chain 31337; deploying takes up to" in poor.err
+    assert "0.000000 coins of chain 31337, deploying takes up to" in poor.err
     assert "is not overwritten" in deployed(cli, *roles, "--test-token", "--values", str(there))[2]
 
 

@@ -133,7 +133,11 @@ def test_a_manifest_that_the_hub_shows_no_longer_comes_from_the_ledger(
     for name in ("1", plan.manifest_hash, plan.manifest_hash.upper().replace("0X", "0x")):
         assert main(["ledger", "manifest", name, "--ledger", str(books)]) == 0
         assert capsysbinary.readouterr().out == plan.manifest, "byte for byte, or its hash is another"
-    for name, code, words in (("2", 1, b"no epoch 2"), ("0x" + "00" * 32, 1, b"no epoch 0x00"), ("one", 2, b"EPOCH")):
+    for name, code, words in (
+        ("2", 1, b"epoch 2 not found in the ledger"),
+        ("0x" + "00" * 32, 1, b"epoch 0x00"),
+        ("one", 2, b"EPOCH"),
+    ):
         assert main(["ledger", "manifest", name, "--ledger", str(books)]) == code
         assert words in capsysbinary.readouterr().err
 
@@ -276,6 +280,6 @@ def test_the_manifest_of_an_archived_epoch_is_read_from_its_file(
     at = ("ledger", "manifest", "1", "--ledger", str(books))
     capsysbinary.readouterr()
     assert main([*at]) == 1
-    assert b"is archived in epochs-000000000001-000000000001.jsonl.gz: name its folder" in capsysbinary.readouterr().err
+    assert b"archived in epochs-000000000001-000000000001.jsonl.gz: name its folder" in capsysbinary.readouterr().err
     assert main([*at, "--archive", str(folder)]) == 0
     assert capsysbinary.readouterr().out == b"manifest 1"

@@ -126,7 +126,7 @@ def test_the_operator_publishes_and_a_tenant_with_no_other_right_reads_and_quote
     code, out, err = run("quote", "-f", str(path), "--operator-namespace", NAMESPACE)
     assert (code, err) == (0, "")
     assert f"{namespace}/asked: 2 GPUs for at most 1h" in out
-    assert "Where     berlin" in out
+    assert "Placement berlin" in out
     assert "you may not list PlacementPolicies" in out
 
     become("admin")

@@ -203,16 +203,16 @@ def pinned(*arguments: str) -> Callable[[Desk], Sequence[str]]:
     ("arguments", "words"),
     [
         (lambda _: [], ("--key-file", "--print-typed-data")),
-        (lambda desk: ["--key-file", desk.key_file, "--print-typed-data"], ("say how to sign",)),
+        (lambda desk: ["--key-file", desk.key_file, "--print-typed-data"], ("no single way to sign given",)),
         (lambda _: ["--signature", "0x01"], ("--issued-at",)),
         (lambda _: ["--signature", "zz", "--issued-at", "1"], ("hex",)),
         (lambda _: ["--signature", "0x01", "--issued-at", "1"], ("65 bytes", "--contract-wallet")),
         (foreign_key, (WALLET.lower(), str(Account.from_key("0x" + "43" * 32).address))),
-        (other_signature, ("no signature of wallet", "--print-typed-data")),
+        (other_signature, ("--signature: not by wallet", "--print-typed-data")),
         (pinned("--contract-wallet"), ("--signature",)),
-        (pinned("--escrow", "0x" + "e6" * 20), ("--escrow", "this hub says")),
-        (pinned("--chain-id", "1"), ("--chain-id", "this hub says")),
-        (pinned("--hub", "another"), ("--hub", "this hub says")),
+        (pinned("--escrow", "0x" + "e6" * 20), ("--escrow", "the hub publishes")),
+        (pinned("--chain-id", "1"), ("--chain-id", "the hub publishes")),
+        (pinned("--hub", "another"), ("--hub", "the hub publishes")),
     ],
 )
 def test_what_would_prove_nothing_is_refused_and_not_stored(

@@ -55,7 +55,7 @@ def test_an_epoch_is_verified_by_its_manifest_and_the_chain_alone(
     altered = own_cli("settle", "verify", "1", "--manifest", manifest)
     assert altered.code == 1
     assert "✗ manifest hash" in altered.out
-    assert "They do not agree." in altered.out
+    assert "The manifest and the chain do not agree." in altered.out
 
 
 def test_a_dishonest_post_is_found_although_its_hash_and_root_are_right(
@@ -72,7 +72,7 @@ def test_a_dishonest_post_is_found_although_its_hash_and_root_are_right(
 
 
 def test_status_tells_what_the_chain_shows(own_cli: Cli, tenant: Account, tmp_path: Path) -> None:
-    assert "No epoch was posted yet." in own_cli("settle", "status").out
+    assert "No epochs posted yet." in own_cli("settle", "status").out
     posted(own_cli, tenant, tmp_path)
     document = own_cli("settle", "status", "-o", "json").data
     assert (document["chain"]["headEpoch"], document["chain"]["activeEpoch"]) == (1, 0)
@@ -84,10 +84,10 @@ def test_status_tells_what_the_chain_shows(own_cli: Cli, tenant: Account, tmp_pa
     assert own_cli("settle", "status", "1", "-o", "json").data["epochs"][0]["onChain"] == "Active"
     missing = own_cli("settle", "status", "7")
     assert missing.code == 1
-    assert "there is no epoch 7" in missing.err
+    assert "epoch 7 not found" in missing.err
     never = own_cli("settle", "verify", "7", "--manifest", str(tmp_path / "manifest.json"))
     assert never.code == 1
-    assert "no epoch 7 that is final" in never.err
+    assert "epoch 7 not found: " in never.err
 
 
 def test_a_tenant_disputes_a_line_and_gets_it_back_when_nobody_answers(
@@ -95,7 +95,10 @@ def test_a_tenant_disputes_a_line_and_gets_it_back_when_nobody_answers(
 ) -> None:
     manifest, keys = posted(own_cli, tenant, tmp_path), own_cli.key(tenant)
     line = ("settle", "dispute", "open", "--provider", P, "--manifest", manifest, *keys)
-    assert "3.00 USD can be disputed there" in own_cli(*line, "--amount", "3.01", "--approve").err
+    assert (
+        "wrong amount: up to 3.00 USD can be disputed, not 3.01 USD"
+        in own_cli(*line, "--amount", "3.01", "--approve").err
+    )
     assert "--approve" in own_cli(*line, "--amount", "2").err
     evidence = tmp_path / "evidence.txt"
     evidence.write_text("my job did not run")
@@ -103,7 +106,7 @@ def test_a_tenant_disputes_a_line_and_gets_it_back_when_nobody_answers(
     assert opened.code == 0, opened.err
     assert (opened.data["epoch"], opened.data["bond"]) == (1, "1.00")
     assert (opened.data["before"]["pending"], opened.data["after"]["pending"]) == ("5.00", "3.00")
-    assert "already" in own_cli(*line, "--amount", "1", "--approve").err
+    assert "already disputed in epoch 1" in own_cli(*line, "--amount", "1", "--approve").err
 
     rest = own_cli("settle", "dispute", "open", "--unexplained", "--amount", "1", "--approve", *keys, "-o", "json")
     assert rest.data["after"]["held"] == "1.00"
@@ -118,25 +121,33 @@ def test_a_tenant_disputes_a_line_and_gets_it_back_when_nobody_answers(
     close = ("settle", "dispute", "close", "--epoch", "1", "--provider", P, *keys)
     early = own_cli(*close)
     assert early.code == 1
-    assert "it can be closed when it is ruled, or from" in early.err
+    assert "dispute not ruled yet: close it after the ruling, or after" in early.err
     own_cli.chain.jump(2 * HOUR)
     own_cli.chain.mine(2)
     assert own_cli("settle", "dispute", "list", "-o", "json").data["disputes"][0]["next"] == "close"
     assert own_cli(*close).code == 0
     after = own_cli("account", "limits", "show", "--wallet", tenant.address, "-o", "json").data
     assert after["balance"] == "47.00", "45 were left, and 2 came back"
-    assert "no such dispute" in own_cli(*close).err
+    assert "dispute not found" in own_cli(*close).err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["open"], 2, "say what is wrong"),
-        (["open", "--provider", P, "--unexplained"], 2, "say what is wrong"),
-        (["open", "--unexplained"], 1, "no epoch is in its challenge window"),
-        (["open", "--unexplained", "--evidence", "nowhere"], 2, "no file that can be read"),
-        (["close", "--epoch", "1"], 2, "say which dispute"),
-        (["close", "--epoch", "1", "--unexplained"], 1, "no such dispute"),
+        (["open"], 2, "no single debit to dispute given: give --provider or --unexplained"),
+        (
+            ["open", "--provider", P, "--unexplained"],
+            2,
+            "no single debit to dispute given: give --provider or --unexplained",
+        ),
+        (["open", "--unexplained"], 1, "nothing to dispute: no epoch is in its challenge window"),
+        (
+            ["open", "--unexplained", "--evidence", "nowhere"],
+            2,
+            "--evidence: nowhere is neither a hash nor a file: No such file or directory",
+        ),
+        (["close", "--epoch", "1"], 2, "no single dispute given: give --provider or --unexplained"),
+        (["close", "--epoch", "1", "--unexplained"], 1, "dispute not found"),
         (["close", "--epoch", "1", "--unexplained", "--tenant", "0x1"], 2, "is not an address"),
     ],
 )
@@ -163,11 +174,11 @@ def test_anybody_claims_and_nobody_else_is_paid(own_cli: Cli, tenant: Account, t
     rest = own_cli(*claim, "-o", "json")
     assert [(each["provider"], each["paid"]) for each in rest.data["lines"]] == [(Q, "2.00")]
     assert rest.data["total"] == "2.00"
-    assert "nothing of epoch 1 is payable" in own_cli(*claim).err
+    assert "nothing to claim: epoch 1 has nothing payable" in own_cli(*claim).err
 
     paid = own_cli("payouts", "--wallet", P, "-o", "json").data["providers"][0]
     assert (paid["paid"], paid["payable"], paid["owed"]) == ("3.00", None, "0.00"), "no manifest, and yet what was paid"
-    assert "? needs the epoch's manifest" in own_cli("payouts", "--wallet", P).out
+    assert "? manifest of the epoch not available" in own_cli("payouts", "--wallet", P).out
 
 
 def test_a_provider_names_its_keys_and_collects(own_cli: Cli, tenant: Account, tmp_path: Path) -> None:
@@ -181,4 +192,4 @@ def test_a_provider_names_its_keys_and_collects(own_cli: Cli, tenant: Account, t
     assert (row["payee"], row["receiptSigner"]) == (provider.address, signer.address)
     nothing = own_cli("payouts", "collect", *keys)
     assert nothing.code == 1
-    assert "nothing waits" in nothing.err
+    assert f"nothing to collect for {provider.address}" in nothing.err

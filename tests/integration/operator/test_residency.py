@@ -74,7 +74,7 @@ def test_data_of_the_eea_stays_there_also_on_its_second_attempt(
     assert "policy clinic@2: location DE is self-declared" in refusals(clinic, "scan")["alpha"]
     assert len(clinic.leases("scan")) == 1, "law comes before capacity: nowhere rather than outside"
 
-    assert "self-declared: nobody has confirmed it" in audit(running, tmp_path)
+    assert "self-declared: not confirmed" in audit(running, tmp_path)
     try:
         assert "location    audited" in audit(running, tmp_path, "--confirm")
         running.until_provider("alpha", "LocationAudited", "True")

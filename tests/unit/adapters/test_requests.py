@@ -9,12 +9,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fedgpu_operator.adapters.chain.chainview import block_at
 from hexbytes import HexBytes
 from prometheus_client import CollectorRegistry
 
 from fedgpu_operator.adapters.chain.endpoint import Endpoint
-from fedgpu_operator.adapters.chain.rpc import Rpc
+from fedgpu_operator.adapters.chain.rpc import Rpc, block_at
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
 

@@ -15,5 +15,5 @@ def test_without_the_lab_the_demo_says_what_to_install(run: Run, monkeypatch: py
     code, out, err = run("demo")
     assert (code, out) == (2, "")
     assert err == (
-        "error: the demo needs fedgpu_lab.demo, which is not installed: in a checkout of fedgpu, pip install -e lab\n"
+        "error: the demo needs fedgpu_lab.demo: not installed; in a checkout of fedgpu, pip install -e lab\n"
     )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fedgpu_operator.cli.ledger_archive import archived_text, newest_over, wish_of
+from fedgpu_operator.cli.ledger_maintenance import archive_text, newest_over, wish_of
 from fedgpu_operator.domain.ledger import Archived
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import EpochState
@@ -22,7 +22,7 @@ def test_an_age_or_an_epoch_and_thirty_days_unless_asked() -> None:
     for wrong in ("", "30", "d", "-1d", "1w", "²d", "1000000d"):
         with pytest.raises(ConfigurationError, match="--older-than"):
             wish_of(None, wrong or "x", NOW)
-    with pytest.raises(ConfigurationError, match="not both"):
+    with pytest.raises(ConfigurationError, match="--before and --older-than exclude each other"):
         wish_of(7, "30d", NOW)
 
 
@@ -50,7 +50,7 @@ async def test_an_epoch_that_is_not_there_is_not_over() -> None:
 
 def test_what_holds_the_rest_back_is_told() -> None:
     done = Archived((), {}, {}, "epoch 3 is Finalized: it is not paid yet")
-    assert archived_text(done, dry_run=False) == [
+    assert archive_text(done, dry_run=False) == [
         "Nothing to archive.",
         "- no further: epoch 3 is Finalized: it is not paid yet",
     ]

@@ -57,7 +57,7 @@ def test_from_gaps_to_none(hub: FakeKube, run: Run, tmp_path: Path) -> None:
     assert (code, len(said["putBack"]), [each["id"] for each in said["gaps"]]) == (1, 1, [lost])
     assert hub.writes == before, "nothing is accepted that nobody named"
     code, _, err = run("ledger", "reconcile", *ledger, "--accept-loss", "attempt.other")
-    assert (code, "no such gap" in err) == (2, True)
+    assert (code, "gap attempt.other not found; `fedgpu ledger check` lists" in err) == (2, True)
     code, out, _ = run("ledger", "reconcile", *ledger, "--accept-loss", lost)
     assert (code, "put back from the status of job team-a/gone" in out) == (0, True)
     assert run("ledger", "check", *ledger)[0] == 0

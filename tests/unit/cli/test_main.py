@@ -67,7 +67,7 @@ def test_an_unknown_verb_and_a_missing_job_are_usage_errors(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("present", "code", "words"),
-    [(True, 1, "the API server does not answer"), (False, 2, "kubeconfig")],
+    [(True, 1, "API server unreachable: "), (False, 2, "kubeconfig")],
 )
 def test_a_server_or_a_kubeconfig_that_is_not_there(
     kubeconfig: Callable[[str], Path], present: bool, code: int, words: str
@@ -99,8 +99,8 @@ def test_a_context_that_is_not_there(run: Run, hub: FakeHub) -> None:
     ("error", "words"),
     [
         (UnreachableError("GET /x: refused"), "check KUBECONFIG"),
-        (ForbiddenError("GET /x: 401", status=401), "credentials"),
-        (ForbiddenError("GET /x: 403", status=403), "role"),
+        (ForbiddenError("GET /x: 401", status=401), "credentials rejected"),
+        (ForbiddenError("GET /x: 403", status=403), "permission denied"),
         (
             NotFoundError("GET /apis/fedgpu.dev/v1alpha1/computejobs: 404: 404 page not found", status=404),
             "fedgpu crds",

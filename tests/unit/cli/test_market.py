@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from fedgpu_operator.cli.market import duration_of, spans
-from fedgpu_operator.cli.sparkline import sparkline
+from fedgpu_operator.cli.market import history_option, spans, sparkline
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.market import Market, Premium, PriceBucket, PricePoint
 from fedgpu_operator.domain.money import MicroUSD
@@ -112,7 +111,7 @@ def test_people_get_a_table_with_depth_spread_and_a_line_of_history(market: Fake
     header, everywhere, german, small, *notes = out.splitlines()
     assert header.split("   ")[0] == "PRODUCT"
     assert "LAST 4h" in header
-    for said in ("2.00-2.49", "+0 %", "-59 %", "3 @ 2.00, 2 @ 2.50, 1 @ 4.00, 4 dearer", "▁▁██"):
+    for said in ("2.00-2.49", "+0 %", "-59 %", "3 @ 2.00, 2 @ 2.50, 1 @ 4.00, 4 at higher prices", "▁▁██"):
         assert said in german
     assert "GLOBAL" in everywhere
     assert "2.00+" in everywhere
@@ -132,14 +131,14 @@ def test_a_product_and_a_region_may_be_asked_for(market: FakeHub, run: Run) -> N
     found = json.loads(run("market", "--product", "l4", "-o", "json")[1])
     assert [each["region"] for each in found["markets"]] == ["DE"]
     assert found["markets"][0]["clouds"] == []
-    assert "No such market" in run("market", "--region", "ZZ")[1]
+    assert "No market found" in run("market", "--region", "ZZ")[1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("--history", "soon"), 2, "--history: must be hours or days up to 30d"),
-        (("--history", "31d"), 2, "--history"),
+        (("--history", "soon"), 2, "--history: 'soon' is not a number of hours or days: give one such as 36h or 7d"),
+        (("--history", "31d"), 2, "--history: '31d' is out of range: give 1h to 30d"),
         (("--operator-namespace", "elsewhere"), 1, "no operator has published a market in namespace elsewhere"),
     ],
 )
@@ -160,11 +159,11 @@ def test_a_history_that_was_not_published_is_said(market: FakeHub, run: Run) -> 
 
 
 def test_history_goes_back_by_hours_or_days() -> None:
-    assert duration_of("36h") == timedelta(hours=36)
-    assert duration_of("30d") == timedelta(days=30)
+    assert history_option("36h") == timedelta(hours=36)
+    assert history_option("30d") == timedelta(days=30)
     for bad in ("", "h", "0h", "-1h", "1w", "1.5h", "800h"):
         with pytest.raises(ConfigurationError, match="--history"):
-            duration_of(bad)
+            history_option(bad)
 
 
 def test_a_span_before_the_asked_one_still_says_what_held(market: FakeHub) -> None:
@@ -177,5 +176,4 @@ def test_a_span_before_the_asked_one_still_says_what_held(market: FakeHub) -> No
 def test_a_line_of_figures() -> None:
     assert sparkline([]) == ""
     assert sparkline([5, 5]) == "▁▁"
-    assert sparkline([None, 0, 7, None, 3]) == "·▁█·▄"
-    assert sparkline([None]) == "·"
+    assert sparkline([0, 7, 3]) == "▁█▄"

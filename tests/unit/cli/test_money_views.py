@@ -13,14 +13,12 @@ from eth_utils.crypto import keccak
 
 from fedgpu_operator.adapters.chain import Periods
 from fedgpu_operator.adapters.chain.history import Earnings
-from fedgpu_operator.cli import ledger_anchor
-from fedgpu_operator.cli.chain_deploy import helm_values
-from fedgpu_operator.cli.chain_terms import PeriodOptions, RoleOptions, period, periods_of, roles_of
-from fedgpu_operator.cli.payouts import Payout, row_of
-from fedgpu_operator.cli.payouts_claim import due_leaves
-from fedgpu_operator.cli.settle_disputes import ZERO, Facts, document_of
-from fedgpu_operator.cli.settle_status import Sighted, chain_of, rows_of
-from fedgpu_operator.cli.wallets import lasting, usd
+from fedgpu_operator.cli.chain import PeriodOptions, RoleOptions, helm_values, period, periods_of, roles_of
+from fedgpu_operator.cli.common import duration_text, usd
+from fedgpu_operator.cli.disputes import ZERO, OpenCases, cases_document
+from fedgpu_operator.cli.ledger import judge_anchor
+from fedgpu_operator.cli.payouts import ProviderBooks, due_leaves, payout_row
+from fedgpu_operator.cli.settle import EscrowView, chain_of, rows_of
 from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import (
@@ -69,7 +67,7 @@ def payout(
         return None if lines is None else {pair: MicroUSD(total) for pair, total in lines.items()}
 
     standing = Earnings(P, P, Q, MicroUSD(30_000))
-    row = row_of(Payout("owner", standing, CHAIN, money(active), money(newest)))
+    row = payout_row(ProviderBooks("owner", standing, CHAIN, money(active), money(newest)))
     return {name: row[name] for name in ("paid", "payable", "inWindow", "reserved", "deducted", "owed")}
 
 
@@ -114,7 +112,7 @@ def test_only_leaves_that_pay_are_claimed() -> None:
 def dispute(clock: int, *, ruled: bool = False) -> dict[str, object]:
     open_one = DisputeState(3, A, ZERO, MicroUSD(10), MicroUSD(1), NONE, deadline=1_600_010_000, ruled=ruled)
     chain = dataclasses.replace(CHAIN, clock=clock)
-    found: dict[str, object] = document_of(Facts(chain, TERMS, (open_one,), ()))["disputes"][0]
+    found: dict[str, object] = cases_document(OpenCases(chain, TERMS, (open_one,), ()))["disputes"][0]
     return found
 
 
@@ -130,7 +128,7 @@ def test_a_dispute_tells_what_can_happen_until_when_in_real_time() -> None:
 def test_an_exit_tells_when_it_is_due() -> None:
     def leaving(clock: int, *, disputed: bool, ruled: bool = False) -> tuple[str, str]:
         exits = (ExitState(A, P, MicroUSD(10), 1_600_001_000, disputed, ruled),)
-        found = document_of(Facts(dataclasses.replace(CHAIN, clock=clock), TERMS, (), exits))["exits"][0]
+        found = cases_document(OpenCases(dataclasses.replace(CHAIN, clock=clock), TERMS, (), exits))["exits"][0]
         return found["next"], found["due"]
 
     assert leaving(1_600_000_000, disputed=False) == ("wait, or dispute", "2023-11-14T22:30:00Z")
@@ -141,7 +139,7 @@ def test_an_exit_tells_when_it_is_due() -> None:
 
 def test_status_places_each_epoch_and_ends_the_window_in_real_time() -> None:
     epochs = tuple(EpochState(n, f"0x{n:064x}", 0, 1_700_000_000, MicroUSD(n), n - 1, n == 1) for n in (1, 2, 3))
-    sighted = Sighted(dataclasses.replace(CHAIN, head_root=epochs[2].root), epochs, (), ())
+    sighted = EscrowView(dataclasses.replace(CHAIN, head_root=epochs[2].root), epochs, (), ())
     assert [(row["epoch"], row["onChain"]) for row in rows_of([], sighted)] == [
         (1, "Cancelled"),
         (2, "Active"),
@@ -158,7 +156,7 @@ def test_status_places_each_epoch_and_ends_the_window_in_real_time() -> None:
     ("seconds", "text"), [(0, "0s"), (59, "59s"), (3600, "1h"), (90_061, "1d 1h"), (360_000, "4d 4h"), (60, "1m")]
 )
 def test_lengths_of_time_are_told_in_their_two_largest_units(seconds: int, text: str) -> None:
-    assert lasting(seconds) == text
+    assert duration_text(seconds) == text
 
 
 def test_lengths_of_time_and_money_are_read_strictly() -> None:
@@ -238,9 +236,9 @@ def anchor(manifest: bytes, head: str, posted_hash: str | None) -> bool | None:
     draft = EpochDraft(0, ROOT, ROOT, manifest, ROOT, datetime(2026, 1, 1, tzinfo=UTC), NONE, (), (), head)
     epoch = Epoch(9, draft, EpochStage.PAID, draft.period_end, chain_epoch=4)
     if posted_hash is None:
-        return ledger_anchor.judge(epoch, None).holds
+        return judge_anchor(epoch, None).holds
     posted = PostedEpoch(4, ROOT, posted_hash, 0, ROOT, 0, 0, NONE, {}, (), ROOT, 7)
-    return ledger_anchor.judge(epoch, posted).holds
+    return judge_anchor(epoch, posted).holds
 
 
 def test_the_books_are_held_to_the_manifest_that_was_posted() -> None:

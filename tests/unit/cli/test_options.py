@@ -10,8 +10,7 @@ import pytest
 import typer
 
 from fedgpu_operator.cli import app
-from fedgpu_operator.cli.options import KeyOptions, flat
-from fedgpu_operator.cli.target import address, endpoints
+from fedgpu_operator.cli.common import KeyOptions, address, endpoints, flat
 from fedgpu_operator.errors import ConfigurationError
 
 KEY, WORD = Path("settler.key"), Path("password")

@@ -120,7 +120,7 @@ def test_an_audit_confirms_the_location_that_was_shown_and_can_be_taken_back(hub
     code, out, _ = run("provider", "audit", "spree")
     assert code == 0
     assert "country     DE" in out
-    assert "self-declared: nobody has confirmed it" in out
+    assert "self-declared: not confirmed" in out
     assert hub.patches == [], "looking changes nothing"
     _, out, _ = run("provider", "audit", "spree", "--confirm")
     assert "location    audited" in out
@@ -131,7 +131,7 @@ def test_an_audit_confirms_the_location_that_was_shown_and_can_be_taken_back(hub
     assert json.loads(run("offers", "-o", "json")[1])["offers"][0]["location"] == "audited"
     hub.objects[0]["spec"]["location"]["country"] = "US"
     _, out, _ = run("provider", "audit", "spree")
-    assert "self-declared: it changed after it was confirmed" in out
+    assert "self-declared: changed after it was confirmed" in out
     hub.objects[0]["spec"]["location"]["country"] = "DE"
     unheld = {"type": "LocationAudited", "status": "False", "reason": "AuditNotEnforced", "message": "any owner could"}
     hub.objects[0]["status"] |= {"locationAudited": False}
@@ -140,7 +140,7 @@ def test_an_audit_confirms_the_location_that_was_shown_and_can_be_taken_back(hub
     )
     assert "self-declared: any owner could" in run("provider", "audit", "spree")[1]
     _, out, _ = run("provider", "audit", "spree", "--withdraw")
-    assert "nobody has confirmed it" in out
+    assert "self-declared: not confirmed" in out
     assert run("provider", "audit", "spree", "--confirm", "--withdraw")[0] != 0
 
 
@@ -155,19 +155,19 @@ def test_an_acceptance_is_of_what_was_shown_and_can_be_withdrawn(hub: FakeHub, r
         "ISO27001",
         "Secret x key kubeconfig",
         shown.spec.acceptance_hash(),
-        "none: nothing",
+        "none: the operator does not connect",
     ):
         assert text in out
     assert hub.patches == [], "looking changes nothing"
     _, out, _ = run("provider", "accept", "spree", "--confirm")
-    assert "the operator takes it with its next pass" in out
+    assert "the operator applies it with its next pass" in out
     assert hub.patches[0]["metadata"] == {
         "uid": "u-1",
         "resourceVersion": "7",
         "annotations": {"fedgpu.dev/accept": shown.spec.acceptance_hash()},
     }, "what the owner changes meanwhile is not accepted"
     hub.objects[0]["status"]["acceptance"] = Acceptance.of(shown.spec, datetime(2026, 1, 1, tzinfo=UTC)).to_wire()
-    assert "accepted on 2026-01-01 00:00 UTC: exactly this" in run("provider", "accept", "spree")[1]
+    assert "accepted as shown on 2026-01-01T00:00:00Z" in run("provider", "accept", "spree")[1]
     hub.objects[0]["spec"]["location"]["country"] = "US"
     assert "of an earlier spec" in run("provider", "accept", "spree")[1]
     taken = condition("Accepted", "False", "SecretTaken", "Secret x belongs to provider fjord")
@@ -180,7 +180,7 @@ def test_an_acceptance_is_of_what_was_shown_and_can_be_withdrawn(hub: FakeHub, r
 
 
 def test_no_offers_is_said_in_words(hub: FakeHub, run: Run) -> None:
-    assert run("offers") == (0, "No offers: no GPUProvider has been applied yet.\n", "")
+    assert run("offers") == (0, "No offers found: no GPUProvider has been applied yet.\n", "")
 
 
 def test_explain_shows_where_why_there_and_who_was_refused(hub: FakeHub, run: Run, placed: JSONObject) -> None:
@@ -216,7 +216,7 @@ def test_explain_of_a_refused_job_begins_with_the_histogram(hub: FakeHub, run: R
 
 def test_explain_of_a_job_nobody_judged_says_so(hub: FakeHub, run: Run) -> None:
     hub.objects = [job("new")]
-    assert "is it running?" in run("explain", "new")[1]
+    assert "not processed by the operator yet; check that it is running" in run("explain", "new")[1]
 
 
 def test_cost_adds_up_in_base_units(hub: FakeHub, run: Run, placed: JSONObject) -> None:
@@ -236,7 +236,7 @@ def test_cost_adds_up_in_base_units(hub: FakeHub, run: Run, placed: JSONObject) 
     assert document["jobs"][1]["claimTransaction"] == TRANSACTION
     assert len(json.loads(run("cost", "-A", "-o", "json")[1])["jobs"]) == 3
     assert len(json.loads(run("cost", "train", "-o", "json")[1])["jobs"]) == 1
-    assert "0.86 settled, 0.100001 not yet" in run("cost")[1]
+    assert "0.86 settled, 0.100001 unsettled" in run("cost")[1]
 
 
 def test_the_namespace_is_that_of_the_context_unless_given(hub: FakeHub, run: Run) -> None:

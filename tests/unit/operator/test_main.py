@@ -16,6 +16,7 @@ from fedgpu_operator import errors
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.bootstrap import system
 from fedgpu_operator.bootstrap.system import System
+from fedgpu_operator.domain.text import is_clean
 from fedgpu_operator.errors import (
     ChainMismatchError,
     ConfigurationError,
