@@ -1,6 +1,6 @@
 """What it costs to follow ComputeJobs: our own list-and-watch beside Kopf's `on.event`, in pairs.
 
-    python -m benchmarks.watches             2,000 and 10,000 jobs, into benchmarks/results/watches.json and the docs
+    python -m benchmarks.watches             2,000 and 10,000 jobs, into benchmarks/results/watches.json
     python -m benchmarks.watches --jobs 500  that many, nothing written
 
 Both followers parse each job with the operator's own parser and keep it; a fake API server in another process lists
@@ -22,7 +22,6 @@ from typing import IO, Any, Final, cast
 
 import httpx
 import yaml
-from benchmarks import page
 from benchmarks.machine import machine
 
 RESULT: Final = Path(__file__).parents[1] / "results" / "watches.json"
@@ -36,11 +35,9 @@ def main() -> None:
     jobs = parser.parse_args().jobs
     facts = machine("kopf")
     runs = [measure(how, count) for count in ([jobs] if jobs else [2_000, 10_000]) for how in HOWS]
-    text = table(facts, runs)
-    print(text)
+    print(table(facts, runs))
     if not jobs:
         RESULT.write_text(json.dumps({"machine": facts, "runs": runs}, indent=1) + "\n")
-        page.draw("watches", text)
 
 
 def measure(how: str, jobs: int) -> dict[str, Any]:
@@ -70,7 +67,7 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 def table(facts: dict[str, Any], runs: list[dict[str, Any]]) -> str:
-    """In Markdown, as docs/benchmarks.md shows it."""
+    """In Markdown."""
     head = (
         f"{facts['cpu']}, {facts['cores']} cores, Python {facts['python']}, Kopf {facts['kopf']}; load average "
         f"{facts['loadBefore'][0]:.1f} before the first."

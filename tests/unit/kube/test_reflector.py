@@ -431,7 +431,8 @@ async def test_a_delivered_deletion_is_not_undone_by_an_older_answer_event_or_li
         assert follower.values == [4]
         server.lists.put_nowait(([obj("a", 3), obj("b", 14)], "15"))
         await follower.until(lambda: follower.values == [14])
-        server.listing.clear()
+        follower.deliver(obj("a", 19))
+        assert follower.values == [14], "nor after a list that is older than the deletion"
         follower.deliver(obj("a", 25, uid="second"))
         assert follower.values == [14, 25], "another one of the same name"
         follower.deliver(obj("a", 24, uid="a"), deleted=True)
