@@ -6,7 +6,7 @@ Words of reverts come from the packaged contracts' own error definitions, and fr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, cast
@@ -140,17 +140,14 @@ def _custom(known: tuple[str, list[tuple[str, str]]], raw: bytes) -> str:
 @cache
 def _errors() -> dict[bytes, tuple[str, list[tuple[str, str]]]]:
     """Selector → (name, [(argument, type)]) of every error the packaged contracts can raise."""
-    return {
-        keccak(f"{name}({','.join(kind for _, kind in fields)})".encode())[:4]: (name, fields)
-        for name, fields in _definitions()
-    }
-
-
-def _definitions() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    for entry in (entry for name in PACKAGED for entry in load(name).abi):
+    found = {}
+    for entry in (entry for contract in PACKAGED for entry in load(contract).abi):
         if entry["type"] == "error":
             inputs = cast("list[dict[str, str]]", entry["inputs"])
-            yield str(entry["name"]), [(field["name"], field["type"]) for field in inputs]
+            signature = f"{entry['name']}({','.join(field['type'] for field in inputs)})"
+            fields = [(field["name"], field["type"]) for field in inputs]
+            found[keccak(signature.encode())[:4]] = (str(entry["name"]), fields)
+    return found
 
 
 def _text(value: object) -> str:

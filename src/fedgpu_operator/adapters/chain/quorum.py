@@ -309,7 +309,9 @@ class QuorumProvider(AsyncJSONBaseProvider):
         while await inquiry.more():
             # Whoever answers with another hash has taken something else.
             votes = [
-                replace(vote, answer=None, why="takes something else") if _strange(vote, tx_hash) else vote
+                replace(vote, answer=None, why="takes something else")
+                if isinstance(vote.answer, Result) and vote.answer.value != tx_hash
+                else vote
                 for vote in inquiry.votes
             ]
             still = len(self._endpoints) - len(votes)
@@ -380,10 +382,6 @@ class QuorumProvider(AsyncJSONBaseProvider):
         text = said if len(self._endpoints) == 1 else f"{self.name} do not agree: {said}"
         answers = sum(vote.answer is not None for vote in votes)
         return _UndecidedError(ChainUnreachableError(text), may_change=answers >= self.quorum)
-
-
-def _strange(vote: Vote, tx_hash: str) -> bool:
-    return isinstance(vote.answer, Result) and vote.answer.value != tx_hash
 
 
 def _others(votes: Sequence[Vote]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from eth_typing import ChecksumAddress
 from eth_utils.address import to_checksum_address
@@ -82,8 +82,6 @@ def events_of(name: str, logs: Sequence[LogReceipt], contract: AsyncContract) ->
 
 BATCH = 500
 """Accounts or pairs per read: about 4 M gas, far below what nodes allow for one eth_call."""
-
-T = TypeVar("T")
 
 
 class EscrowReader:
@@ -207,8 +205,9 @@ class EscrowReader:
 
     async def _read_many(self, name: str, rows: Sequence[tuple[str, ...]], at: BlockIdentifier) -> list[Any]:
         """Call a batch getter, whose arguments are the columns of `rows`, in pieces of BATCH."""
+        pieces = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
         answers = await asyncio.gather(
-            *(self.read(name, *map(list, zip(*piece, strict=True)), at=at) for piece in _pieces(rows, BATCH))
+            *(self.read(name, *map(list, zip(*piece, strict=True)), at=at) for piece in pieces)
         )
         return [row for answer in answers for row in answer]
 
@@ -231,8 +230,3 @@ def account_state(account: Any, side: Any, held: int) -> AccountState:
 def pair_state(pair: Any) -> PairState:
     """A pair's books as `pairsOf` returns them."""
     return PairState(MicroUSD(pair.paid), MicroUSD(pair.deducted), MicroUSD(pair.reserved), pair.dead)
-
-
-def _pieces(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -74,7 +74,9 @@ def judge_archives(connection: Connection, folder: Path | None, promised: dict[s
     by_chain: dict[str, list[Segment]] = defaultdict(list)
     for segment in archives.archived(connection):
         by_chain[segment.chain].append(segment)
-    found = ArchiveFindings({chain: _archive_end(theirs) for chain, theirs in by_chain.items()})
+    found = ArchiveFindings(
+        {chain: (theirs[-1].last, bytes.fromhex(theirs[-1].after)) for chain, theirs in by_chain.items()}
+    )
     if EPOCH_CHAIN in by_chain:
         found.epoch = by_chain[EPOCH_CHAIN][-1].epoch
     for chain, theirs in by_chain.items():
@@ -101,10 +103,6 @@ def parts_left(connection: Connection, number: int) -> bool:
 
 def _anything(_position: int, _hash: bytes) -> str:
     return ""
-
-
-def _archive_end(theirs: Sequence[Segment]) -> tuple[int, bytes]:
-    return theirs[-1].last, bytes.fromhex(theirs[-1].after)
 
 
 def _records(connection: Connection, theirs: Sequence[Segment], promised: Judge) -> list[LedgerFault]:
@@ -234,12 +232,12 @@ class _Files:
         }
         for key in sorted(live.keys() | self._sums.keys(), key=repr):
             if live.get(key) != self._sums.get(key):
-                return [LedgerFault(opening_balances.name, _key_text(key), "is not what the archived postings come to")]
+                return [
+                    LedgerFault(
+                        opening_balances.name, " ".join(map(str, key)), "is not what the archived postings come to"
+                    )
+                ]
         return []
-
-
-def _key_text(parts: Iterable[Any]) -> str:
-    return " ".join(str(part) for part in parts)
 
 
 ROWS_AT_ONCE = 10_000

@@ -296,7 +296,8 @@ def record_many(connection: Connection, records: Sequence[UsageRecord]) -> BulkR
     The outcome does not depend on the order in which they come: they are taken by lease, sequence and figure, so of
     two that contradict each other the earlier sequence stays, and of one sequence the lower figure.
     """
-    by_lease = groupby(sorted(records, key=_order), key=attrgetter("lease_name"))
+    in_order = sorted(records, key=lambda record: (record.lease_name, *_facts(record)))
+    by_lease = groupby(in_order, key=attrgetter("lease_name"))
     appended = known = 0
     refused: list[RefusedUsage] = []
     while batch := {lease: list(theirs) for lease, theirs in islice(by_lease, KEYS_AT_ONCE)}:
@@ -397,10 +398,6 @@ def _rises(lease: str, below: Figures | None, facts: Figures, above: Figures | N
     if above is not None and above[1] < facts[1]:
         return f"usage of {lease} only rises: {_described(facts)} before {_described(above)}"
     return None
-
-
-def _order(record: UsageRecord) -> tuple[str, int, int, int]:
-    return record.lease_name, *_facts(record)
 
 
 def _facts(record: UsageRecord) -> Figures:
