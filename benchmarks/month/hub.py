@@ -259,13 +259,15 @@ def running_status(attempt: Attempt, lease: JSON, at: int, now: datetime, *, end
         "pods": [pod],
         "startedAt": before.get("startedAt") or lease["metadata"]["creationTimestamp"],
     }
-    running = ("False", "Ended") if ended else ("True", "Running")
+    conditions = [_condition("Running", "True", "Running", now)]
+    if ended:
+        conditions = [_condition("Running", "False", "Ended", now), _condition("Complete", "True", "Succeeded", now)]
     return {
         "state": "Succeeded" if ended else "Running",
         "workloadUID": f"w-{attempt.uid}",
         "observedGeneration": lease["metadata"]["generation"],
         "usage": usage | ({"finishedAt": _stamp(now)} if ended else {}),
-        "conditions": [_condition("Running", *running, now)],
+        "conditions": conditions,
     }
 
 

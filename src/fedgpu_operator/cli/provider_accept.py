@@ -58,7 +58,7 @@ def described(provider: GPUProvider) -> str:
 def _standing(provider: GPUProvider) -> list[str]:
     from fedgpu_operator.api.base import find
     from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, WITHDRAWN
-    from fedgpu_operator.hub.services.acceptance import NOT_ENFORCED, TAKEN
+    from fedgpu_operator.hub.services.acceptance import ACCEPTANCE_NOT_ENFORCED, TAKEN
 
     name, known = provider.metadata.name, provider.status.acceptance
     noted, digest = provider.metadata.annotations.get(ACCEPT_ANNOTATION), provider.spec.acceptance_hash()
@@ -68,7 +68,7 @@ def _standing(provider: GPUProvider) -> list[str]:
         return ["acceptance  withdrawn: no new work; leases that are left are metered to their end", fix]
     if provider.accepted and known is not None:
         return [f"acceptance  accepted on {known.accepted_at:%Y-%m-%d %H:%M} UTC: exactly this"]
-    if said is not None and said.reason in (NOT_ENFORCED, TAKEN):
+    if said is not None and said.reason in (ACCEPTANCE_NOT_ENFORCED, TAKEN):
         return [f"acceptance  refused: {said.message}"]
     if noted == digest:
         return ["acceptance  given: exactly this; the operator takes it with its next pass"]

@@ -39,7 +39,7 @@ def described(provider: GPUProvider) -> str:
     """What the hub holds of the location, for people."""
     from fedgpu_operator.api.base import find
     from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION
-    from fedgpu_operator.hub.services.acceptance import LOCATION_AUDITED, NOT_ENFORCED
+    from fedgpu_operator.hub.services.acceptance import AUDIT_NOT_ENFORCED, LOCATION_AUDITED
 
     location, said = provider.spec.location, find(provider.status.conditions, LOCATION_AUDITED)
     lines = [f"provider    {provider.metadata.name}", f"country     {location.country}"]
@@ -48,7 +48,7 @@ def described(provider: GPUProvider) -> str:
     if location.latitude is not None and location.longitude is not None:
         lines.append(f"coordinates {location.latitude:g} north, {location.longitude:g} east")
     lines.append(f"hash        {location.audit_hash()}")
-    if provider.location_audited and said is not None and said.reason == NOT_ENFORCED:
+    if provider.location_audited and said is not None and said.reason == AUDIT_NOT_ENFORCED:
         lines.append(f"location    self-declared: {said.message}")
     elif provider.location_audited:
         lines.append("location    audited: a platform admin has confirmed exactly this")

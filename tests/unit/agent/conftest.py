@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from fedgpu_operator.agent.decide import Verdict, state_of, update
+from fedgpu_operator.agent.decide import Verdict, update
 from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.api.computelease import ComputeLease, LeaseUsage
+from fedgpu_operator.api.computelease import ComputeLease, LeaseUsage, lease_state
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.hub.services.workloads import render_workload
 
@@ -65,7 +65,7 @@ class Make:
         conditions = update([], verdicts or {}, now=then, generation=1)
         status: Object = {
             "workloadUid": workload_uid,
-            "state": state_of(conditions),
+            "state": lease_state(conditions),
             "conditions": [condition.to_wire() for condition in conditions],
         }
         if usage is not None:

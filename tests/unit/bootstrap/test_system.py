@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.api.base import Finding, merge
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.bootstrap import system
 from fedgpu_operator.domain.ledger import BoundEscrow
@@ -112,6 +113,7 @@ def test_the_end_of_a_lease_wakes_who_waits_for_it_to_end_an_agent(namespace: st
     lease = ComputeLease.parse(body)
     made.changed("computeleases", namespace, lease, None if gone else lease)
     assert agents.woken == woken
-    ended = lease.model_copy(update={"status": lease.status.model_copy(update={"state": "Failed"})})
+    end = merge([], [Finding("Failed", "True", "WorkloadFailed")], generation=1, now=datetime.now(UTC))
+    ended = lease.model_copy(update={"status": lease.status.model_copy(update={"conditions": end})})
     made.changed("computeleases", namespace, ended, None)
     assert agents.woken == woken, "it had let its agent go before"

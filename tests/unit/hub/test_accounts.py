@@ -26,8 +26,9 @@ async def read(world: World, escrow: FakeEscrow, namespace: str = TEAM) -> Compu
 
 
 def reason(account: ComputeAccount) -> str:
-    (only,) = account.status.conditions
-    return f"{only.status} {only.reason}"
+    funded, ready, *_ = account.status.conditions
+    assert (funded.type, ready.type, ready.status, ready.reason) == ("Funded", "Ready", funded.status, funded.reason)
+    return f"{funded.status} {funded.reason}"
 
 
 async def test_what_is_reserved_accrued_and_available(world: World) -> None:

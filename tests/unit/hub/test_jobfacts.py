@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.hub.world import condition
+from tests.unit.hub.world import end_conditions
 
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
@@ -131,8 +131,7 @@ def lease(state: str, stop: str = "", failed: str = "") -> ComputeLease:
         "workload": {},
         "stopReason": stop,
     }
-    conditions = [condition("Failed", "True", failed, NOW)] if failed else []
-    status = {"state": state, "conditions": conditions}
+    status = {"state": state, "conditions": end_conditions(state, failed or "Failed", NOW)}
     return ComputeLease.parse({"metadata": {"name": "lease"}, "spec": spec, "status": status})
 
 

@@ -7,12 +7,14 @@ from datetime import datetime, timedelta
 from statistics import median, quantiles
 from typing import Final, Literal
 
-from fedgpu_operator.api.base import Finding, find, is_true, merge
+from fedgpu_operator.api.base import Finding, find, is_true, merge, standing
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, GPUProviderStatus, Inventory, LatencyStatus
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.acceptance import (
+    TAKEN,
+    WITHDRAWN_REASON,
     Mode,
     judge_acceptance,
     keeps_agent,
@@ -25,6 +27,8 @@ AWAITING_REPORT: Final = "AwaitingReport"
 """The agent has been asked but has not answered yet: neither good nor bad news."""
 NOT_ACCEPTED: Final = "NotAccepted"
 """Nothing is dialled: the acceptance was withdrawn, or the spec names another connection, and no work is left."""
+NEEDS_CHANGE: Final = frozenset({TAKEN, WITHDRAWN_REASON, "NamespaceTaken", "NoPayout", "WalletUnproven"})
+"""Why a provider is not Ready and waiting does not help: its spec or a platform admin's decision must change."""
 MAX_GPUS: Final = 10_000_000
 """As many as a status can show."""
 
@@ -74,8 +78,9 @@ def provider_status(
     connected = _connected(facts, record, now, timeout)
     verified = Finding("Verified", "Unknown", "NotProbed", "the GPUs themselves have not been probed")
     ready = _ready(accepted, connected, facts)
+    refused = ready.reason in NEEDS_CHANGE or (connected.status == "False" and ready.reason == connected.reason)
     located = location_finding(provider, audits=audits)
-    found = (accepted, connected, verified, ready, located, facts.signed, facts.receipts)
+    found = (accepted, connected, verified, *standing(ready, stalled=refused), located, facts.signed, facts.receipts)
     conditions = merge(
         provider.status.conditions,
         [each for each in found if each is not None],
