@@ -277,8 +277,9 @@ def leases(hub: MemoryHub) -> dict[str, JSON]:
 
 
 def _job(gpu: JSON, spec: JSON) -> JSON:
-    template = {"containers": [{"name": "main", "image": "registry.example/train:1"}]}
-    return {"gpu": gpu, "template": template, "runLimit": "48h", **spec}
+    pod = {"containers": [{"name": "main", "image": "registry.example/train:1"}]}
+    # 32e03ab reads the first form, the newer ones the second; each ignores the other.
+    return {"gpu": gpu, "template": {**pod, "spec": pod}, "runLimit": "48h", **spec}
 
 
 def _running_job(attempt: Attempt) -> JSON:

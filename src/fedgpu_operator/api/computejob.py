@@ -424,7 +424,7 @@ class ComputeJob(Resource):
     @property
     def billable_limit(self) -> int:
         """The most seconds of one attempt that can be billed: a pod may hold its GPUs through its grace period."""
-        return self.run_limit + self.spec.template.termination_grace_period_seconds
+        return self.run_limit + self.spec.template.spec.termination_grace_period_seconds
 
     def to_domain(self, *, spent: MicroUSD, avoid: Mapping[str, str], priority: int = 0, preempts: bool = False) -> Job:
         """The job as placement sees it.

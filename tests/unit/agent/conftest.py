@@ -28,18 +28,23 @@ class Make:
     namespace = "fedgpu-tenant-team"
     product = "NVIDIA-L4"
 
-    def job(self, *, replicas: int = 1, gpus: int = 1, template: Object | None = None) -> ComputeJob:
+    def job(
+        self, *, replicas: int = 1, gpus: int = 1, template: Object | None = None, notes: dict[str, str] | None = None
+    ) -> ComputeJob:
+        pod = {"containers": [{"name": "main", "image": "work:1"}], **(template or {})}
         spec = {
             "gpu": {"count": gpus},
             "replicas": replicas,
             "runLimit": "60s",
-            "template": {"containers": [{"name": "main", "image": "work:1"}], **(template or {})},
+            "template": {"metadata": {"annotations": notes or {}}, "spec": pod},
         }
         return ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": self.uid}, "spec": spec})
 
-    def workload(self, *, replicas: int = 1, gpus: int = 1, template: Object | None = None) -> Object:
+    def workload(
+        self, *, replicas: int = 1, gpus: int = 1, template: Object | None = None, notes: dict[str, str] | None = None
+    ) -> Object:
         return render_workload(
-            self.job(replicas=replicas, gpus=gpus, template=template),
+            self.job(replicas=replicas, gpus=gpus, template=template, notes=notes),
             lease_name=self.lease_name,
             member_namespace=self.namespace,
             provider="prov",

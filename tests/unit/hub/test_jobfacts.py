@@ -24,7 +24,11 @@ OPEN = "(open)"
 
 def job(deleted: bool = False, **spec: Any) -> ComputeJob:
     meta = {"name": "train", "namespace": "team-a", "uid": "0" * 36} | ({"deletionTimestamp": PAST} if deleted else {})
-    body = {"runLimit": "1h", "template": {"containers": [{"name": "main", "image": "example.com/work:1"}]}, **spec}
+    body = {
+        "runLimit": "1h",
+        "template": {"spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]}},
+        **spec,
+    }
     return ComputeJob.parse({"metadata": meta, "spec": body})
 
 

@@ -107,7 +107,11 @@ class World:
         await self.kube.patch_status(PROVIDERS, provider, "", {"status": body})
 
     async def job(self, name: str = "train", *, namespace: str = TEAM, **spec: Any) -> ComputeJob:
-        body = {"runLimit": "1h", "template": {"containers": [{"name": "main", "image": "example.com/work:1"}]}, **spec}
+        body = {
+            "runLimit": "1h",
+            "template": {"spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]}},
+            **spec,
+        }
         return ComputeJob.parse(await self._create(ComputeJob.info, {"name": name, "namespace": namespace}, body))
 
     async def account(self, wallet: str, namespace: str = TEAM, *, status: Any = None, **spec: Any) -> None:

@@ -34,7 +34,7 @@ def placed_job(state: str, name: str = "one") -> JSONObject:
         "spec": {
             "runLimit": "1h",
             "gpu": {"count": 1},
-            "template": {"containers": [{"name": "main", "image": "example.com/train:1"}]},
+            "template": {"spec": {"containers": [{"name": "main", "image": "example.com/train:1"}]}},
         },
         "status": {"state": state, "candidates": [offer], "conditions": [condition]},
     }
