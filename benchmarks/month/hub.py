@@ -259,13 +259,15 @@ def running_status(attempt: Attempt, lease: JSON, at: int, now: datetime, *, end
         "pods": [pod],
         "startedAt": before.get("startedAt") or lease["metadata"]["creationTimestamp"],
     }
-    running = ("False", "Ended") if ended else ("True", "Running")
+    conditions = [_condition("Running", "True", "Running", now)]
+    if ended:
+        conditions = [_condition("Running", "False", "Ended", now), _condition("Complete", "True", "Succeeded", now)]
     return {
         "state": "Succeeded" if ended else "Running",
         "workloadUID": f"w-{attempt.uid}",
         "observedGeneration": lease["metadata"]["generation"],
         "usage": usage | ({"finishedAt": _stamp(now)} if ended else {}),
-        "conditions": [_condition("Running", *running, now)],
+        "conditions": conditions,
     }
 
 
@@ -275,8 +277,9 @@ def leases(hub: MemoryHub) -> dict[str, JSON]:
 
 
 def _job(gpu: JSON, spec: JSON) -> JSON:
-    template = {"containers": [{"name": "main", "image": "registry.example/train:1"}]}
-    return {"gpu": gpu, "template": template, "runLimit": "48h", **spec}
+    pod = {"containers": [{"name": "main", "image": "registry.example/train:1"}]}
+    # 32e03ab reads the first form, the newer ones the second; each ignores the other.
+    return {"gpu": gpu, "template": {**pod, "spec": pod}, "runLimit": "48h", **spec}
 
 
 def _running_job(attempt: Attempt) -> JSON:

@@ -95,7 +95,7 @@ def test_runs_are_billed_for_their_real_length(report: dict[str, Any]) -> None:
     assert len(ran) >= 8
     for job in ran:
         spec = examples[job["name"]]["spec"]
-        seconds = int(spec["template"]["annotations"]["lab.fedgpu.dev/duration"].rstrip("s"))
+        seconds = int(spec["template"]["metadata"]["annotations"]["lab.fedgpu.dev/duration"].rstrip("s"))
         gpus = spec.get("replicas", 1) * spec["gpu"].get("count", 1)
         assert job["gpuSeconds"] > 0
         assert abs(job["gpuSeconds"] - seconds * gpus) <= 2 * gpus, job

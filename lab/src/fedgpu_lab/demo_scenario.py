@@ -116,7 +116,7 @@ def expectation(job: ComputeJob) -> str:
 
 def duration_of(job: ComputeJob) -> int:
     """Seconds that one replica runs in the lab."""
-    return int(job.spec.template.annotations[DURATION].removesuffix("s"))
+    return int(job.spec.template.metadata.annotations[DURATION].removesuffix("s"))
 
 
 def _tenant(account: ComputeAccount) -> Tenant:

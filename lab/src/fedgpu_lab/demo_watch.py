@@ -14,10 +14,10 @@ from rich.table import Table
 
 from fedgpu_lab.demo_scenario import Scenario, expectation
 from fedgpu_lab.demo_stage import Stage
-from fedgpu_operator.api.base import find, is_true
-from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.base import READY, find, is_true
+from fedgpu_operator.api.computeaccount import ComputeAccount, ComputeAccountStatus
+from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus
+from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 from fedgpu_operator.errors import KubeError, LabError
 
@@ -55,8 +55,8 @@ def wait_until_open(stage: Stage) -> None:
     def missing() -> str:
         providers = [GPUProvider.parse(each) for each in _list(stage, "gpuproviders")]
         accounts = [ComputeAccount.parse(each) for each in _list(stage, "computeaccounts")]
-        late = [f"{each.metadata.name} is {each.status.state}" for each in providers if each.status.state != "Ready"]
-        late += [f"account of {each.key} is {each.status.state}" for each in accounts if each.status.state != "Funded"]
+        late = [f"{each.metadata.name} is {each.status.state}" for each in providers if not _ready(each.status)]
+        late += [f"account of {each.key} is {each.status.state}" for each in accounts if not _ready(each.status)]
         return ", ".join(late)
 
     _wait(stage, missing, READY_PATIENCE_S)
@@ -104,10 +104,14 @@ def reason(job: ComputeJob) -> str:
 def as_expected(job: ComputeJob, expected: str) -> bool:
     """Whether the job ended as its author wrote into the example."""
     if expected == "Succeeded":
-        return job.status.state == "Succeeded"
+        return is_true(job.status.conditions, "Complete")
     if expected == "DryRun":
-        return job.status.state == "DryRun" and bool(job.status.candidates) and reason(job) == "DryRun"
-    return job.status.state == "Pending" and job.status.placement is None and reason(job) == expected
+        return _ready(job.status) and bool(job.status.candidates) and reason(job) == "DryRun"
+    return not job.status.ended and job.status.placement is None and reason(job) == expected
+
+
+def _ready(status: GPUProviderStatus | ComputeAccountStatus | ComputeJobStatus) -> bool:
+    return is_true(status.conditions, READY)
 
 
 @contextmanager
@@ -164,7 +168,7 @@ def _cells(job: ComputeJob) -> tuple[str, str, str]:
 
 
 def _ended(job: ComputeJob | None, expected: str) -> bool:
-    return job is not None and (as_expected(job, expected) or job.status.state in ("Succeeded", "Failed"))
+    return job is not None and (as_expected(job, expected) or job.status.ended)
 
 
 def _window_left(stage: Stage) -> int:
@@ -174,7 +178,11 @@ def _window_left(stage: Stage) -> int:
         return 0
     now = int(str(latest["timestamp"]), 16)
     epochs = [SettlementEpoch.parse(each).status for each in _list(stage, "settlementepochs")]
-    ends = [int(each.active_at.timestamp()) for each in epochs if each.state == "Finalized" and each.active_at]
+    ends = [
+        int(each.active_at.timestamp())
+        for each in epochs
+        if is_true(each.conditions, "Finalized") and not each.ended and each.active_at
+    ]
     return max((end - now + 1 for end in ends if end > now), default=0)
 
 

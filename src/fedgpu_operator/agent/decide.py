@@ -10,8 +10,8 @@ from typing import Final, Literal
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.settings import AgentSettings
-from fedgpu_operator.api.base import Condition, Finding, JSONObject, find, is_true, merge
-from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.base import READY, Condition, Finding, JSONObject, find, is_true, merge, standing
+from fedgpu_operator.api.computelease import ComputeLease, LeaseState, lease_state
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.faults import (
     LEASE_FENCED,
@@ -25,9 +25,6 @@ from fedgpu_operator.domain.faults import (
     WORKLOAD_VANISHED,
 )
 from fedgpu_operator.domain.usage import UsageReading
-
-LeaseState = Literal["Pending", "Running", "Suspended", "Stopping", "Succeeded", "Failed", "Stopped"]
-
 
 MAX_MESSAGE: Final = 1024
 
@@ -53,21 +50,27 @@ def update(
     return sorted(merge(conditions, findings, generation=generation, now=now), key=lambda condition: condition.type)
 
 
-def state_of(conditions: Sequence[Condition]) -> LeaseState:
-    """The one word for people."""
-    status = {condition.type: condition.status for condition in conditions}
-    reason = {condition.type: condition.reason for condition in conditions}
-    if status.get("Complete") == "True":
-        return "Succeeded"
-    if status.get("Failed") == "True":
-        return "Failed"
-    if reason.get("Running") == ConditionReason.STOPPED:
-        return "Stopped"
-    if reason.get("Running") == ConditionReason.STOPPING:
-        return "Stopping"
-    if status.get("Suspended") == "True":
-        return "Suspended"
-    return "Running" if status.get("Running") == "True" else "Pending"
+def with_readiness(conditions: Sequence[Condition], *, now: datetime, generation: int) -> list[Condition]:
+    """The conditions of a lease with what follows from them: `Ready`, and `Reconciling` or `Stalled`."""
+    state = lease_state(conditions)
+    known = (find(conditions, kind) for kind in _SAID_BY[state])
+    says = next((each for each in known if each is not None), None)
+    reason, message = (says.reason, says.message) if says is not None else (ConditionReason.WAITING, "")
+    ready = Finding(READY, "True" if state in ("Running", "Succeeded", "Stopped") else "False", reason)
+    found = standing(ready, message, stalled=state == "Failed")
+    return sorted(merge(conditions, found, generation=generation, now=now), key=lambda condition: condition.type)
+
+
+_SAID_BY: Final[Mapping[LeaseState, tuple[str, ...]]] = {
+    "Pending": ("Running", "Accepted"),
+    "Running": ("Running",),
+    "Suspended": ("Suspended",),
+    "Stopping": ("Running",),
+    "Succeeded": ("Complete",),
+    "Failed": ("Failed",),
+    "Stopped": ("Running",),
+}
+"""The condition that `Ready` of a lease in that state takes its reason from; the first that is there."""
 
 
 @dataclass(frozen=True, slots=True)

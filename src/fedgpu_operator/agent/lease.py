@@ -18,14 +18,14 @@ from fedgpu_operator.agent.decide import (
     decide,
     lost,
     refused,
-    state_of,
     update,
+    with_readiness,
 )
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import UsageSigner, shown
 from fedgpu_operator.agent.workload import Workloads
 from fedgpu_operator.api.base import JSONObject, find
-from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseStatus, LeaseUsage
+from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseStatus, LeaseUsage, has_ended, lease_state
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.errors import ConflictError, InvalidResourceError, KubeError
@@ -184,7 +184,7 @@ class LeaseReconciler:
             return False
         now = self._clock.now()
         conditions = update(lease.status.conditions, decision.verdicts, now=now, generation=lease.metadata.generation)
-        return ComputeLeaseStatus(state=state_of(conditions)).ended
+        return has_ended(conditions)
 
     async def _acknowledge(self, lease: ComputeLease) -> ComputeLease:
         """Tell the hub that nothing of an ended lease is left here, so that its object may go."""
@@ -311,13 +311,14 @@ class LeaseReconciler:
         self, lease: ComputeLease, decision: LeaseDecision, reading: UsageReading, workload_uid: str
     ) -> ComputeLeaseStatus:
         before, generation = lease.status, lease.metadata.generation
-        conditions = update(before.conditions, decision.verdicts, now=self._clock.now(), generation=generation)
+        now = self._clock.now()
+        conditions = update(before.conditions, decision.verdicts, now=now, generation=generation)
         draft = ComputeLeaseStatus(
             observed_generation=generation,
-            state=state_of(conditions),
+            state=lease_state(conditions),
             workload_uid=workload_uid or before.workload_uid,
             exit_message=(before.exit_message if decision.exit_message is None else decision.exit_message)[:1024],
-            conditions=conditions,
+            conditions=with_readiness(conditions, now=now, generation=generation),
         )
         if draft.ended and lease.spec.desired == "Stop" and workload_uid:
             # It came to its end while the stop was on its way: its Job is still to be cleared away.

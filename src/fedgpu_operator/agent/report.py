@@ -10,9 +10,9 @@ from datetime import datetime
 from statistics import median, quantiles
 from typing import Final
 
-from fedgpu_operator.agent.decide import ConditionState, update
+from fedgpu_operator.agent.decide import ConditionState
 from fedgpu_operator.agent.settings import AgentSettings
-from fedgpu_operator.api.base import find
+from fedgpu_operator.api.base import MAX_MESSAGE, READY, Condition, Finding, find, merge, standing
 from fedgpu_operator.api.providerreport import (
     ProbeResult,
     ProposedReceipt,
@@ -58,6 +58,16 @@ def unreachable(error: KubeError) -> ConditionState:
     )
 
 
+def conditions_of(
+    known: Sequence[Condition], why: ConditionState, *, now: datetime, generation: int
+) -> list[Condition]:
+    """`Reachable`, and `Ready` with what goes with it: what the member refuses stays refused until people act."""
+    message = why.message[:MAX_MESSAGE]
+    reachable = Finding("Reachable", why.status, why.reason, message)
+    ready = standing(Finding(READY, why.status, why.reason), message, stalled=why.status == "False")
+    return merge(known, (reachable, *ready), generation=generation, now=now)
+
+
 class Reporter:
     """The one writer of one ProviderReport; named after its provider."""
 
@@ -68,6 +78,8 @@ class Reporter:
         self._clock = clock
         self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
         self._written: ReportStatus | None = None
+        self._generation = 0
+        """Of the report as it was read or written last."""
 
     def measured(self, seconds: float) -> None:
         """Note one round trip to the member's API server."""
@@ -78,13 +90,14 @@ class Reporter:
         now = self._clock.now()
         before = await self._before()
         status = ReportStatus(
+            observed_generation=self._generation,
             observed_at=now,
             agent_version=self._settings.version,
             kubernetes_version=version[:64],
             products=products,
             round_trips_ms=list(self._round_trips),
             receipts=before.receipts,
-            conditions=update(before.conditions, {"Reachable": ANSWERING}, now=now, generation=0),
+            conditions=conditions_of(before.conditions, ANSWERING, now=now, generation=self._generation),
         )
         if not self._current(before, status, now):
             await self._write(status)
@@ -95,13 +108,14 @@ class Reporter:
         reachable = find(before.conditions, "Reachable")
         if reachable is not None and (reachable.status, reachable.reason) == (why.status, why.reason):
             return
-        conditions = update(before.conditions, {"Reachable": why}, now=self._clock.now(), generation=0)
-        await self._write(before.model_copy(update={"conditions": conditions}))
+        conditions = conditions_of(before.conditions, why, now=self._clock.now(), generation=self._generation)
+        update = {"observed_generation": self._generation, "conditions": conditions}
+        await self._write(before.model_copy(update=update))
 
     async def proposals(self) -> list[ProposedReceipt]:
         """The receipts that the hub asks to be signed now."""
         report = await self._load()
-        self._written = report.status
+        self._written, self._generation = report.status, report.metadata.generation
         return report.spec.receipts
 
     async def sign(self, receipts: list[SignedReceipt]) -> None:
@@ -120,7 +134,8 @@ class Reporter:
 
     async def _before(self) -> ReportStatus:
         if self._written is None:
-            self._written = (await self._load()).status
+            report = await self._load()
+            self._written, self._generation = report.status, report.metadata.generation
         return self._written
 
     async def _load(self) -> ProviderReport:
@@ -148,7 +163,8 @@ class Reporter:
             # Somebody deleted it: the next pass makes it again.
             self._written = None
             raise
-        self._written = ProviderReport.parse(answer).status
+        report = ProviderReport.parse(answer)
+        self._written, self._generation = report.status, report.metadata.generation
 
 
 BURST: Final = 5

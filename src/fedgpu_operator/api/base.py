@@ -137,6 +137,10 @@ class Condition(Model):
     observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that this judges.")
 
 
+ObservedGeneration: TypeAlias = Annotated[
+    int, Field(ge=-1, le=2**53, description="Generation of the spec that this status judges; -1 before the first time.")
+]
+"""Its default of -1 makes an object that nobody has judged yet read as in progress."""
 Conditions: TypeAlias = Annotated[
     list[Condition],
     Field(
@@ -340,11 +344,34 @@ class Finding:
     message: str = ""
 
 
+READY: Final = "Ready"
+RECONCILING: Final = "Reconciling"
+STALLED: Final = "Stalled"
+ABNORMAL: Final = (RECONCILING, STALLED)
+"""What kstatus reads before `Ready`; each is there only while it is True."""
+
+
+def standing(ready: Finding, message: str = "", *, stalled: bool = False) -> tuple[Finding, ...]:
+    """`Ready` and, unless it is True, the condition that tells tools whether waiting helps.
+
+    `Stalled` if only a change by people helps, otherwise `Reconciling`; its message is `message`, or that of `ready`.
+    """
+    if ready.status == "True":
+        return (ready,)
+    return ready, Finding(STALLED if stalled else RECONCILING, "True", ready.reason, message or ready.message)
+
+
 def merge(
     known: Sequence[Condition], findings: Iterable[Finding], *, generation: int, now: datetime
 ) -> list[Condition]:
-    """The known conditions with the findings put in; order of first appearance, messages cut to fit."""
-    merged = {condition.type: condition for condition in known}
+    """The known conditions with the findings put in; order of first appearance, messages cut to fit.
+
+    If `Ready` is among the findings, `Reconciling` and `Stalled` go unless they are found too.
+    """
+    findings = tuple(findings)
+    found = {finding.type for finding in findings}
+    gone = set(ABNORMAL) - found if READY in found else set()
+    merged = {condition.type: condition for condition in known if condition.type not in gone}
     for finding in findings:
         before = merged.get(finding.type)
         moved = before is None or before.status != finding.status

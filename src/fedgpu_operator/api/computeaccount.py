@@ -13,8 +13,10 @@ from fedgpu_operator.api.base import (
     DecimalUSD,
     KindInfo,
     Model,
+    ObservedGeneration,
     Resource,
     Rule,
+    Status,
     WalletAddress,
     WalletProof,
 )
@@ -41,13 +43,20 @@ class Expiring(Model):
     until: datetime = Field(description="Until when: its notice ends so much later that all work before is debited.")
 
 
+AccountState = Literal["Pending", "Funded", "Unfunded", "Unknown"]
+
+
+def account_state(funded: Status) -> AccountState:
+    """The one word for people of an account with that status of `Funded`."""
+    words: dict[Status, AccountState] = {"True": "Funded", "False": "Unfunded", "Unknown": "Unknown"}
+    return words[funded]
+
+
 class ComputeAccountStatus(Model):
     """How the account stands; written by the hub alone, balances as of finalized chain state."""
 
-    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that this status judges.")
-    state: Literal["Pending", "Funded", "Unfunded", "Unknown"] = Field(
-        default="Pending", description="One word for people, derived from the conditions."
-    )
+    observed_generation: ObservedGeneration = -1
+    state: AccountState = Field(default="Pending", description="One word for people, derived from the conditions.")
     balance: DecimalUSD = Field(default="0", description="Free escrow balance on chain, USD.")
     allocated: DecimalUSD = Field(default="0", description="Allocated to posted epochs and not yet claimed, USD.")
     pending: DecimalUSD = Field(default="0", description="Debited by an epoch in its challenge window, USD.")

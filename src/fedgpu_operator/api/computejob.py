@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -10,21 +10,26 @@ from pydantic import ConfigDict, Field
 
 from fedgpu_operator.api.base import (
     ATOMIC_MAP,
+    READY,
     SET_LIST,
     Column,
+    Condition,
     Conditions,
     DecimalUSD,
     Duration,
     KindInfo,
     Model,
     ObjectName,
+    ObservedGeneration,
     Resource,
     Rule,
     Word,
     ZonedInstant,
     cel,
+    is_true,
     parse_duration,
 )
+from fedgpu_operator.api.computelease import STOPPING
 from fedgpu_operator.api.jobspec import CHECKPOINT_RULES, Checkpoint, DataSpec, LatencySpec, PodTemplate, check_law
 from fedgpu_operator.api.rules import PlacementSpec
 from fedgpu_operator.domain.faults import Retries
@@ -104,13 +109,36 @@ class SettlementStatus(Model):
     claim_transaction: str = Field(default="", max_length=66, description="Transaction that paid the provider.")
 
 
+JobState = Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"]
+
+DRY_RUN: Final = "DryRun"
+"""Reason of `Ready` of a job that only asks what it would cost."""
+SUSPENSIONS: Final = frozenset({"Suspended", "SuspendedByMember", "Unfunded"})
+"""Reasons of `Running` of a job that does not run and goes on later."""
+
+
+def job_state(conditions: Iterable[Condition]) -> JobState:
+    """The one word for people of a job with these conditions."""
+    by_type = {condition.type: condition for condition in conditions}
+    if is_true(by_type.values(), "Complete"):
+        return "Succeeded"
+    if is_true(by_type.values(), "Failed"):
+        return "Failed"
+    ready, running = by_type.get(READY), by_type.get("Running")
+    if ready is not None and ready.reason == DRY_RUN:
+        return "DryRun"
+    if running is not None and running.status == "False" and running.reason in SUSPENSIONS:
+        return "Suspended"
+    if running is not None and (running.status != "False" or running.reason == STOPPING):
+        return "Running"
+    return "Placed" if is_true(by_type.values(), "Placed") else "Pending"
+
+
 class ComputeJobStatus(Model):
     """What became of the job; written by the hub alone."""
 
-    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that this status judges.")
-    state: Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"] = Field(
-        default="Pending", description="One word for people, derived from the conditions."
-    )
+    observed_generation: ObservedGeneration = -1
+    state: JobState = Field(default="Pending", description="One word for people, derived from the conditions.")
     reason: str = Field(
         default="", max_length=64, description="Why it is in that state: the reason of the condition that says so."
     )
@@ -126,6 +154,16 @@ class ComputeJobStatus(Model):
     usage: UsageStatus | None = Field(default=None, description="What was metered.")
     settlement: SettlementStatus | None = Field(default=None, description="How the charge was settled.")
     conditions: Conditions
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has succeeded, or failed and will not be tried again unless its spec changes."""
+        return is_true(self.conditions, "Complete") or is_true(self.conditions, "Failed")
+
+    @property
+    def decided(self) -> bool:
+        """Whether it has a place or has ended; one that waits is decided again, its answer compared with the last."""
+        return is_true(self.conditions, "Placed") or self.ended
 
 
 PRESETS: Final[Mapping[str, ExchangeRates]] = {
@@ -386,7 +424,7 @@ class ComputeJob(Resource):
     @property
     def billable_limit(self) -> int:
         """The most seconds of one attempt that can be billed: a pod may hold its GPUs through its grace period."""
-        return self.run_limit + self.spec.template.termination_grace_period_seconds
+        return self.run_limit + self.spec.template.spec.termination_grace_period_seconds
 
     def to_domain(self, *, spent: MicroUSD, avoid: Mapping[str, str], priority: int = 0, preempts: bool = False) -> Job:
         """The job as placement sees it.

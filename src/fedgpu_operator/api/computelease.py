@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import ClassVar, Final, Literal
 
@@ -10,6 +11,7 @@ from pydantic import ConfigDict, Field
 from fedgpu_operator.api.base import (
     ATOMIC_MAP,
     Column,
+    Condition,
     Conditions,
     DecimalUSD,
     Instant,
@@ -17,19 +19,24 @@ from fedgpu_operator.api.base import (
     KindInfo,
     Model,
     ObjectName,
+    ObservedGeneration,
     Resource,
     Rule,
     WalletOrNone,
     Word,
+    is_true,
 )
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.usage import PodUsage, UsageReading
 from fedgpu_operator.errors import InvalidResourceError
 
+LeaseState = Literal["Pending", "Running", "Suspended", "Stopping", "Succeeded", "Failed", "Stopped"]
+
 LEASE_LABEL = "fedgpu.dev/lease"
 PROVIDER_LABEL = "fedgpu.dev/provider"
 TENANT_LABEL = "fedgpu.dev/tenant"
 JOB_UID_LABEL = "fedgpu.dev/job-uid"
+RUNNING: Final = "Running"
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 """Between them lies every instant that a reading may hold: sums with it stay far from the ends of the calendar."""
@@ -213,13 +220,41 @@ class LeaseUsage(Model):
         )
 
 
+STOPPING: Final = "Stopping"
+STOPPED: Final = "Stopped"
+"""Reasons of a lease's `Running`: its stop is under way, and it was stopped because the hub asked for that."""
+
+
+def has_ended(conditions: Iterable[Condition]) -> bool:
+    """Whether a lease with these conditions has succeeded, failed or been stopped."""
+    return any(
+        each.status == "True" if each.type in ("Complete", "Failed") else (each.type, each.reason) == (RUNNING, STOPPED)
+        for each in conditions
+    )
+
+
+def lease_state(conditions: Iterable[Condition]) -> LeaseState:
+    """The one word for people of a lease with these conditions."""
+    by_type = {condition.type: condition for condition in conditions}
+    if is_true(by_type.values(), "Complete"):
+        return "Succeeded"
+    if is_true(by_type.values(), "Failed"):
+        return "Failed"
+    running = by_type.get(RUNNING)
+    if running is not None and running.reason == STOPPED:
+        return "Stopped"
+    if running is not None and running.reason == STOPPING:
+        return "Stopping"
+    if is_true(by_type.values(), "Suspended"):
+        return "Suspended"
+    return "Running" if running is not None and running.status == "True" else "Pending"
+
+
 class ComputeLeaseStatus(Model):
     """How it goes on the member; written by the agent alone."""
 
-    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that the agent acted on.")
-    state: Literal["Pending", "Running", "Suspended", "Stopping", "Succeeded", "Failed", "Stopped"] = Field(
-        default="Pending", description="One word for people, derived from the conditions."
-    )
+    observed_generation: ObservedGeneration = -1
+    state: LeaseState = Field(default="Pending", description="One word for people, derived from the conditions.")
     workload_uid: str = Field(default="", max_length=64, description="UID of the Job on the member.")
     exit_message: str = Field(default="", max_length=1024, description="How the workload ended, in words.")
     usage: LeaseUsage = Field(default_factory=LeaseUsage, description="Latest cumulative usage.")
@@ -228,7 +263,12 @@ class ComputeLeaseStatus(Model):
     @property
     def ended(self) -> bool:
         """Whether the workload is gone or done and will use nothing more."""
-        return self.state in {"Succeeded", "Failed", "Stopped"}
+        return has_ended(self.conditions)
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the member keeps the workload from running, and nothing stops it."""
+        return lease_state(self.conditions) == "Suspended"
 
 
 _FROZEN = (

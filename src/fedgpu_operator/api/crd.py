@@ -262,6 +262,9 @@ def root_schema(kind: type[Resource]) -> JSONObject:
         "metadata": {"type": "object"},
     }
     properties.update({name: fields[name] for name in ("spec", "status") if name in fields})
+    if "observedGeneration" in properties.get("status", {}).get("properties", {}):
+        # So that the default of observedGeneration is there before anybody wrote a status.
+        properties["status"]["default"] = {}
     root: JSONObject = {"type": "object"}
     if "description" in schema:
         root["description"] = schema["description"]

@@ -17,6 +17,7 @@ from fedgpu_operator.api.base import (
     DecimalUSD,
     KindInfo,
     Model,
+    ObservedGeneration,
     Resource,
     Rule,
     WalletAddress,
@@ -298,7 +299,7 @@ class Acceptance(Model):
 class GPUProviderStatus(Model):
     """What the hub knows of the provider; written by the hub alone."""
 
-    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that this status judges.")
+    observed_generation: ObservedGeneration = -1
     state: Literal["Pending", "Ready", "NotReady", "Unreachable"] = Field(
         default="Pending", description="One word for people, derived from the conditions."
     )

@@ -372,7 +372,7 @@ class Volume(Model):
         "json_schema_extra": cel(
             Rule(
                 "has(self.emptyDir) != has(self.downwardAPI)",
-                "template.volumes: a volume is of one kind, emptyDir or downwardAPI",
+                "template.spec.volumes: a volume is of one kind, emptyDir or downwardAPI",
             )
         )
     }
@@ -384,7 +384,7 @@ def _sizes(field: str, each: str) -> str:
 
 
 _TEXT: Final = (
-    "self.containers.map(c, "
+    "self.spec.containers.map(c, "
     + " + ".join(
         (
             _sizes("c.command", "size(x)"),
@@ -393,20 +393,44 @@ _TEXT: Final = (
             _sizes("c.volumeMounts", "size(x.mountPath)"),
         )
     )
-    + ").sum() + "
-    + "(has(self.annotations) ? self.annotations.map(k, size(k) + size(self.annotations[k])).sum() : 0)"
+    + ").sum() + (has(self.metadata) && has(self.metadata.annotations) ? "
+    + "self.metadata.annotations.map(k, size(k) + size(self.metadata.annotations[k])).sum() : 0)"
     + f" <= {MAX_TEXT}"
 )
 
 
-class PodTemplate(Model):
-    """What one replica runs. The operator adds the restricted security context and the GPUs."""
+class TemplateMetadata(Model):
+    """Metadata of the pods; the operator adds the labels."""
 
     annotations: dict[AnnotationKey, AnnotationValue] = Field(
         default_factory=dict,
         max_length=32,
         description="Annotations of the pods, for people to read: keys are one word, or of the domain fedgpu.dev.",
     )
+
+    model_config = Model.model_config | {
+        "json_schema_extra": cel(
+            Rule(
+                f"!has(self.annotations) || self.annotations.all(k, k.matches('^{ANNOTATION_KEY}$'))",
+                "template.metadata.annotations: a key must be one word without dots, e.g. team, or of the domain "
+                "fedgpu.dev, since others steer the node or its plugins; rename it, e.g. example.com/team to team",
+            )
+        )
+    }
+
+
+class PodSecurityContext(Model):
+    """Whose rights the containers run with."""
+
+    run_as_user: int = Field(
+        default=65532, ge=1, le=2**31 - 1, description="User id of all containers; root is not possible."
+    )
+    run_as_non_root: Literal[True] = Field(default=True, description="Always true; may be left out.")
+
+
+class PodSpec(Model):
+    """The part of a PodSpec that a job may set; a member runs it under Pod Security `restricted`."""
+
     containers: list[Container] = Field(
         min_length=1,
         max_length=4,
@@ -416,8 +440,11 @@ class PodTemplate(Model):
     volumes: list[Volume] = Field(
         default_factory=list, max_length=16, description="Volumes.", json_schema_extra=map_list("name")
     )
-    run_as_user: int = Field(
-        default=65532, ge=1, le=2**31 - 1, description="User id of all containers; root is not possible."
+    security_context: PodSecurityContext = Field(
+        default_factory=PodSecurityContext, description="Whose rights the containers run with."
+    )
+    restart_policy: Literal["Never"] = Field(
+        default="Never", description="Always Never: what follows a failure is in spec.retries of the job."
     )
     termination_grace_period_seconds: int = Field(
         default=30, ge=0, le=3600, description="Seconds between the request to stop and the kill."
@@ -426,26 +453,33 @@ class PodTemplate(Model):
     model_config = Model.model_config | {
         "json_schema_extra": cel(
             Rule(
-                f"!has(self.annotations) || self.annotations.all(k, k.matches('^{ANNOTATION_KEY}$'))",
-                "template.annotations: a key must be one word without dots, e.g. team, or of the domain fedgpu.dev, "
-                "since others steer the node or its plugins; rename it, e.g. example.com/team to team",
-            ),
-            Rule(
                 f"self.containers.all(c, !has(c.env) || c.env.all(e, !e.name.startsWith('{NVIDIA_PREFIX}') || "
                 f"e.name in {list(HARMLESS_NVIDIA)}))",
-                "template.containers: of the variables NVIDIA_* only NVIDIA_DRIVER_CAPABILITIES and "
+                "template.spec.containers: of the variables NVIDIA_* only NVIDIA_DRIVER_CAPABILITIES and "
                 "NVIDIA_TF32_OVERRIDE may be set, the member sets the others from spec.gpu; remove them from env",
-            ),
-            Rule(
-                _TEXT,
-                f"template: commands, arguments, environment, mount paths and annotations have at most {MAX_TEXT} "
-                "characters together; put scripts and data into the image or into a data set",
             ),
             Rule(
                 "self.containers.all(c, !has(c.volumeMounts) || c.volumeMounts.all(m, "
                 "has(self.volumes) && self.volumes.exists(v, v.name == m.name)))",
-                "template.containers: every volumeMounts name must be that of an entry in template.volumes",
+                "template.spec.containers: every volumeMounts name must be that of an entry in template.spec.volumes",
             ),
+        )
+    }
+
+
+class PodTemplate(Model):
+    """What one replica runs: the part of a PodTemplateSpec that is safe on somebody else's cluster, names as there."""
+
+    metadata: TemplateMetadata = Field(default_factory=TemplateMetadata, description="Metadata of the pods.")
+    spec: PodSpec = Field(description="Containers and volumes of the pods.")
+
+    model_config = Model.model_config | {
+        "json_schema_extra": cel(
+            Rule(
+                _TEXT,
+                f"template: commands, arguments, environment, mount paths and annotations have at most {MAX_TEXT} "
+                "characters together; put scripts and data into the image or into a data set",
+            )
         )
     }
 

@@ -17,6 +17,7 @@ from fedgpu_operator.api.base import (
     KindInfo,
     Model,
     ObjectName,
+    ObservedGeneration,
     Resource,
     WalletAddress,
     Word,
@@ -117,7 +118,7 @@ class ProbeResult(Model):
 class ReportStatus(Model):
     """The newest reading of the member cluster."""
 
-    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that the agent acted on.")
+    observed_generation: ObservedGeneration = -1
     observed_at: datetime | None = Field(default=None, description="When the member was last read.")
     agent_version: str = Field(default="", max_length=64, description="Version of the agent.")
     kubernetes_version: str = Field(default="", max_length=64, description="Version of the member's API server.")

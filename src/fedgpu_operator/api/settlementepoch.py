@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from fedgpu_operator.api.base import (
+    STALLED,
     Column,
+    Condition,
     Conditions,
     DecimalUSD,
     HexBytes32,
     KindInfo,
     Model,
+    ObservedGeneration,
     Resource,
     Rule,
     WalletAddress,
+    is_true,
 )
 
 
@@ -43,19 +48,39 @@ class EpochTransactions(Model):
     claim: str = Field(default="", max_length=66, description="Hash of the transaction that paid the providers.")
 
 
+EpochWord = Literal["Pending", "Posted", "Finalized", "Paid", "Cancelled"]
+
+
+def epoch_state(conditions: Iterable[Condition]) -> EpochWord:
+    """The one word for people of an epoch with these conditions."""
+    by_type = {condition.type: condition.status for condition in conditions}
+    if by_type.get(STALLED) == "True":
+        return "Cancelled"
+    words: tuple[EpochWord, ...] = ("Paid", "Finalized", "Posted")
+    return next((word for word in words if by_type.get(word) == "True"), "Pending")
+
+
 class SettlementEpochStatus(Model):
     """How far it got; read back from the chain at finalized, never inferred from a receipt alone."""
 
-    observed_generation: int = Field(default=0, ge=0, le=2**53, description="Generation that this status judges.")
-    state: Literal["Pending", "Posted", "Finalized", "Paid", "Cancelled"] = Field(
-        default="Pending", description="One word for people, derived from the conditions."
-    )
+    observed_generation: ObservedGeneration = -1
+    state: EpochWord = Field(default="Pending", description="One word for people, derived from the conditions.")
     transactions: EpochTransactions = Field(
         default_factory=EpochTransactions, description="Transactions of this epoch."
     )
     active_at: datetime | None = Field(default=None, description="When the challenge window ends, chain time.")
     paid: DecimalUSD = Field(default="0", description="Paid to providers under this root so far, USD.")
     conditions: Conditions
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it pays nothing (more); what it covered is settled by a later epoch."""
+        return is_true(self.conditions, STALLED)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is paid, or pays nothing any more."""
+        return self.cancelled or is_true(self.conditions, "Paid")
 
 
 class SettlementEpoch(Resource):

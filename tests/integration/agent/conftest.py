@@ -92,9 +92,11 @@ class Site:
             "replicas": replicas,
             "runLimit": f"{run_limit}s",
             "template": {
-                "annotations": dict(annotations or {}),
-                "containers": [{"name": "main", "image": "registry.invalid/work:1"}],
-                "terminationGracePeriodSeconds": grace,
+                "metadata": {"annotations": dict(annotations or {})},
+                "spec": {
+                    "containers": [{"name": "main", "image": "registry.invalid/work:1"}],
+                    "terminationGracePeriodSeconds": grace,
+                },
             },
         }
         job = ComputeJob.parse({"metadata": {"name": "job", "namespace": self.tenant, "uid": uid}, "spec": spec})

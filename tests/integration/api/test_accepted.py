@@ -52,6 +52,32 @@ def test_a_full_object_is_stored_whole_and_read_back(kind: type[Resource], desk:
         assert missing(stored[part], wire[part]) == []
 
 
+def test_the_template_of_a_job_can_be_pasted(desk: Any, sample: Sample) -> None:
+    """As `kubectl create job --dry-run=client -o yaml` writes it, with what a careful author adds."""
+    template = {
+        "metadata": {"annotations": {"team": "vision"}},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 60,
+            "securityContext": {"runAsUser": 1000, "runAsNonRoot": True},
+            "containers": [
+                {
+                    "name": "train",
+                    "image": "registry.example/train:1",
+                    "command": ["python", "train.py"],
+                    "resources": {"requests": {"cpu": "4", "memory": "16Gi"}},
+                    "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+                }
+            ],
+            "volumes": [{"name": "scratch", "emptyDir": {}}],
+        },
+    }
+    document = sample("minimal", "ComputeJob")
+    document["spec"]["template"] = template
+    stored = desk.read(desk.create(document))
+    assert missing(template, stored["spec"]["template"]) == []
+
+
 @per_kind
 def test_what_the_models_write_is_taken(kind: type[Resource], desk: Any, sample: Sample) -> None:
     """The operator writes what to_wire answers, defaults and empty lists included."""

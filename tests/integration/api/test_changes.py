@@ -25,7 +25,7 @@ def placed(desk: Any, sample: Sample) -> JSONObject:
 FROZEN: dict[str, object] = {
     "gpu": {"count": 4},
     "replicas": 3,
-    "template": {"runAsUser": 2000},
+    "template": {"spec": {"securityContext": {"runAsUser": 2000}}},
     "placement": {"groups": ["EEA"]},
     "latency": None,
     "data": {"outputGiB": 9},

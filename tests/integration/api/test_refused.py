@@ -15,7 +15,7 @@ Sample = Callable[[str, str], JSONObject]
 DROP: Final = object()
 """In place of a value: the field is taken away."""
 
-CONTAINER: Final = "spec.template.containers.0"
+CONTAINER: Final = "spec.template.spec.containers.0"
 SHOWN: Final = {
     "path": "asked",
     "fieldRef": {"fieldPath": "metadata.annotations['fedgpu.dev/checkpoint-requested']"},
@@ -49,7 +49,7 @@ def job(path: str, value: object, *words: str) -> Case:
 
 LAWFUL: Final[JSONObject] = {
     "runLimit": "10m",
-    "template": {"containers": [{"name": "main", "image": "registry.example/work:1"}]},
+    "template": {"spec": {"containers": [{"name": "main", "image": "registry.example/work:1"}]}},
     "data": {"sets": [{"name": "scans", "residency": {"countries": ["DE", "FR"]}}]},
 }
 
@@ -206,7 +206,7 @@ CASES: Final = {
         "among the excludedCountries of a data set",
     ),
     "policy not built yet": job("spec.failover", {"policy": "Teleport"}, "spec.failover.policy", '"KeepRunning"'),
-    "no containers": job("spec.template.containers", [], "spec.template.containers", "at least 1 items"),
+    "no containers": job("spec.template.spec.containers", [], "spec.template.spec.containers", "at least 1 items"),
     "container name in capitals": job(f"{CONTAINER}.name", "Main", "containers[0].name", "must be a DNS label"),
     "variable name with a dash": job(
         f"{CONTAINER}.env", [{"name": "MY-VAR", "value": "1"}], "env[0].name", "must be letters, digits and '_'"
@@ -227,7 +227,7 @@ CASES: Final = {
         f"{CONTAINER}.volumeMounts",
         [{"name": "data", "mountPath": "/data"}],
         "spec.template",
-        "every volumeMounts name must be that of an entry in template.volumes",
+        "every volumeMounts name must be that of an entry in template.spec.volumes",
     ),
     "mount at a relative path": job(
         f"{CONTAINER}.volumeMounts",
@@ -236,16 +236,19 @@ CASES: Final = {
         "must be an absolute path",
     ),
     "annotation of Kubernetes": job(
-        "spec.template.annotations",
-        {"container.apparmor.security.beta.kubernetes.io/main": "unconfined"},
+        "spec.template.metadata",
+        {"annotations": {"container.apparmor.security.beta.kubernetes.io/main": "unconfined"}},
         "spec.template",
         "a key must be one word without dots",
     ),
     "annotation of a mesh": job(
-        "spec.template.annotations", {"sidecar.istio.io/inject": "true"}, "spec.template", "rename it"
+        "spec.template.metadata", {"annotations": {"sidecar.istio.io/inject": "true"}}, "spec.template", "rename it"
     ),
     "annotation of a runtime, without a slash": job(
-        "spec.template.annotations", {"io.katacontainers.config.hypervisor.path": "/x"}, "spec.template", "rename it"
+        "spec.template.metadata",
+        {"annotations": {"io.katacontainers.config.hypervisor.path": "/x"}},
+        "spec.template",
+        "rename it",
     ),
     "variable that takes devices": job(
         f"{CONTAINER}.env",
@@ -253,38 +256,51 @@ CASES: Final = {
         "spec.template",
         "remove them from env",
     ),
-    "annotation key without end": job("spec.template.annotations", {"k" * 318: ""}, "at most 317 characters"),
-    "host network": job("spec.template.hostNetwork", True, UNKNOWN, "spec.template.hostNetwork"),
-    "host processes": job("spec.template.hostPID", True, UNKNOWN, "spec.template.hostPID"),
-    "node by name": job("spec.template.nodeName", "node-1", UNKNOWN, "spec.template.nodeName"),
-    "service account": job("spec.template.serviceAccountName", "admin", UNKNOWN, "serviceAccountName"),
-    "root": job("spec.template.runAsUser", 0, "spec.template.runAsUser", "greater than or equal to 1"),
+    "annotation key without end": job(
+        "spec.template.metadata", {"annotations": {"k" * 318: ""}}, "at most 317 characters"
+    ),
+    "host network": job("spec.template.spec.hostNetwork", True, UNKNOWN, "spec.template.spec.hostNetwork"),
+    "host processes": job("spec.template.spec.hostPID", True, UNKNOWN, "spec.template.spec.hostPID"),
+    "node by name": job("spec.template.spec.nodeName", "node-1", UNKNOWN, "spec.template.spec.nodeName"),
+    "service account": job("spec.template.spec.serviceAccountName", "admin", UNKNOWN, "serviceAccountName"),
+    "root": job(
+        "spec.template.spec.securityContext",
+        {"runAsUser": 0},
+        "spec.template.spec.securityContext.runAsUser",
+        "greater than or equal to 1",
+    ),
+    "restart on the member": job(
+        "spec.template.spec.restartPolicy", "OnFailure", "spec.template.spec.restartPolicy", '"Never"'
+    ),
     "privileged container": job(
         f"{CONTAINER}.securityContext", {"privileged": True}, UNKNOWN, "containers[0].securityContext"
     ),
     "path of the host": job(
-        "spec.template.volumes",
+        "spec.template.spec.volumes",
         [{"name": "root", "emptyDir": {}, "hostPath": {"path": "/"}}],
         UNKNOWN,
         "volumes[0].hostPath",
     ),
     "volume of no kind": job(
-        "spec.template.volumes", [{"name": "root"}], "spec.template.volumes[0]", "one kind, emptyDir or downwardAPI"
+        "spec.template.spec.volumes",
+        [{"name": "root"}],
+        "spec.template.spec.volumes[0]",
+        "one kind, emptyDir or downwardAPI",
     ),
     "volume of two kinds": job(
-        "spec.template.volumes",
+        "spec.template.spec.volumes",
         [{"name": "root", "emptyDir": {}, "downwardAPI": {"items": [SHOWN]}}],
-        "spec.template.volumes[0]",
+        "spec.template.spec.volumes[0]",
         "one kind, emptyDir or downwardAPI",
     ),
     "volume that shows the member's secrets": job(
-        "spec.template.volumes",
+        "spec.template.spec.volumes",
         [{"name": "root", "downwardAPI": {"items": [SHOWN | {"fieldRef": {"fieldPath": "spec.nodeName"}}]}}],
         "volumes[0].downwardAPI.items[0].fieldRef.fieldPath",
         "Unsupported value",
     ),
     "volume that writes elsewhere": job(
-        "spec.template.volumes",
+        "spec.template.spec.volumes",
         [{"name": "root", "downwardAPI": {"items": [SHOWN | {"path": "../x"}]}}],
         "volumes[0].downwardAPI.items[0].path",
         "must be a file name",
@@ -349,11 +365,11 @@ def test_the_refusal_names_the_field_and_the_fix(case: Case, counter: Any, sampl
 
 def test_who_switches_strict_validation_off_gets_nothing_privileged_stored(desk: Any, sample: Sample) -> None:
     document = sample("minimal", "ComputeJob")
-    template = document["spec"]["template"]
+    template = document["spec"]["template"]["spec"]
     template |= {"hostNetwork": True, "nodeName": "node-1", "serviceAccountName": "admin"}
     template["containers"][0]["securityContext"] = {"privileged": True}
     template["volumes"] = [{"name": "root", "emptyDir": {}, "hostPath": {"path": "/"}}]
-    stored = desk.create(document, "--validate=ignore")["spec"]["template"]
-    assert set(stored) == {"containers", "volumes", "runAsUser", "terminationGracePeriodSeconds"}
+    stored = desk.create(document, "--validate=ignore")["spec"]["template"]["spec"]
+    assert set(stored) == {"containers", "volumes", "restartPolicy", "terminationGracePeriodSeconds"}
     assert "securityContext" not in stored["containers"][0]
     assert set(stored["volumes"][0]) == {"name", "emptyDir"}

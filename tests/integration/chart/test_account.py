@@ -205,17 +205,25 @@ def test_only_a_finished_job_that_asked_for_it_can_be_deleted(
         refusal(lambda: hub.api.delete(mine))
 
 
-@pytest.mark.parametrize(("state", "deleted"), [("Paid", True), ("Cancelled", True), ("Finalized", False), ("", False)])
+@pytest.mark.parametrize(
+    ("conditions", "deleted"),
+    [
+        ({"Paid": "True", "Ready": "True"}, True),
+        ({"Paid": "False", "Stalled": "True/CancelledByGuardian"}, True),
+        ({"Finalized": "True", "Paid": "False"}, False),
+        ({}, False),
+    ],
+)
 def test_only_an_epoch_that_has_ended_can_be_deleted(
-    confined: ClusterApi, hub: Cluster, unique_name: Callable[[str], str], state: str, deleted: bool
+    confined: ClusterApi, hub: Cluster, unique_name: Callable[[str], str], conditions: dict[str, str], deleted: bool
 ) -> None:
     path, name = "/apis/fedgpu.dev/v1alpha1/settlementepochs", unique_name("epoch")
     body = yaml.safe_load((OBJECTS.parent / "full" / "settlementepoch.yaml").read_text())
     status, body["metadata"] = body.pop("status"), {"name": name}
     hub.api.create(path, body)
     try:
-        if state:
-            hub.api.patch(f"{path}/{name}/status", {"status": status | {"state": state}})
+        if conditions:
+            hub.api.patch(f"{path}/{name}/status", {"status": status | {"conditions": stated(**conditions)}})
         answer = refusal(lambda: confined.delete(f"{path}/{name}"))
         assert (answer == "") is deleted
         assert (EPOCHS in answer) is not deleted

@@ -129,8 +129,8 @@ def test_the_charts_account_is_enough_for_a_job_from_apply_to_its_deletion(
     running.until(running.healthy, "a healthy operator")
     hub.create_namespace(tenant)
     template = {
-        "annotations": {"lab.fedgpu.dev/duration": "2s"},
-        "containers": [{"name": "main", "image": "example.com/work:1"}],
+        "metadata": {"annotations": {"lab.fedgpu.dev/duration": "2s"}},
+        "spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]},
     }
     # By its own provider only: other tests share the hub.
     placement = {"providerSelector": {"matchLabels": {"owner": provider}}}

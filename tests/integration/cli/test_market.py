@@ -91,7 +91,7 @@ def job(namespace: str) -> Json:
         "spec": {
             "runLimit": "1h",
             "gpu": {"count": 2, "products": [L4]},
-            "template": {"containers": [{"name": "a", "image": "example.com/a:1"}]},
+            "template": {"spec": {"containers": [{"name": "a", "image": "example.com/a:1"}]}},
         },
     }
 

@@ -43,7 +43,7 @@ class Asker:
         body = {
             "runLimit": "1h",
             "gpu": {"count": 2, "products": [L4]},
-            "template": {"containers": [{"name": "a", "image": "example.com/a:1"}]},
+            "template": {"spec": {"containers": [{"name": "a", "image": "example.com/a:1"}]}},
         }
         return {
             "apiVersion": "fedgpu.dev/v1alpha1",

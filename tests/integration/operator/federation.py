@@ -130,9 +130,11 @@ class Tenant:
         """A job of one GPU for `run` seconds, anywhere; `run=""` runs until it is stopped."""
         notes = dict(annotations or {}) | ({"lab.fedgpu.dev/duration": run} if run else {})
         template = {
-            "annotations": notes,
-            "terminationGracePeriodSeconds": 5,
-            "containers": [{"name": "main", "image": "example.com/work:1"}],
+            "metadata": {"annotations": notes},
+            "spec": {
+                "terminationGracePeriodSeconds": 5,
+                "containers": [{"name": "main", "image": "example.com/work:1"}],
+            },
         }
         return manifest("ComputeJob", name, {"runLimit": "10m", "template": template, **spec}, self.namespace)
 

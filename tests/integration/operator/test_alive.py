@@ -89,8 +89,8 @@ class Hub:
 
     def apply(self, name: str, run: str) -> None:
         template = {
-            "annotations": {"lab.fedgpu.dev/duration": run},
-            "containers": [{"name": "main", "image": "example.com/work:1"}],
+            "metadata": {"annotations": {"lab.fedgpu.dev/duration": run}},
+            "spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]},
         }
         self.lab.hub.apply([manifest("ComputeJob", name, {"runLimit": "10m", "template": template}, "team")])
 

@@ -27,8 +27,7 @@ USD: Final = 200
 NOTICE: Final = 5 * 86_400
 """Longer than that of the federation's escrow."""
 CHECKPOINT: Final = "fedgpu.dev/checkpoint-requested"
-TEMPLATE: Final = {
-    "annotations": {"lab.fedgpu.dev/stop-delay": "2s"},
+POD: Final = {
     "terminationGracePeriodSeconds": 5,
     "containers": [
         {"name": "main", "image": "example.com/work:1", "volumeMounts": [{"name": "asked", "mountPath": "/asked"}]}
@@ -42,6 +41,7 @@ TEMPLATE: Final = {
         }
     ],
 }
+TEMPLATE: Final = {"metadata": {"annotations": {"lab.fedgpu.dev/stop-delay": "2s"}}, "spec": POD}
 
 
 class Purse:

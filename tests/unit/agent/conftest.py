@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from fedgpu_operator.agent.decide import ConditionState, state_of, update
+from fedgpu_operator.agent.decide import ConditionState, update
 from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.api.computelease import ComputeLease, LeaseUsage
+from fedgpu_operator.api.computelease import ComputeLease, LeaseUsage, lease_state
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.hub.services.workloads import render_workload
 
@@ -28,18 +28,23 @@ class Make:
     namespace = "fedgpu-tenant-team"
     product = "NVIDIA-L4"
 
-    def job(self, *, replicas: int = 1, gpus: int = 1, template: Object | None = None) -> ComputeJob:
+    def job(
+        self, *, replicas: int = 1, gpus: int = 1, template: Object | None = None, notes: dict[str, str] | None = None
+    ) -> ComputeJob:
+        pod = {"containers": [{"name": "main", "image": "work:1"}], **(template or {})}
         spec = {
             "gpu": {"count": gpus},
             "replicas": replicas,
             "runLimit": "60s",
-            "template": {"containers": [{"name": "main", "image": "work:1"}], **(template or {})},
+            "template": {"metadata": {"annotations": notes or {}}, "spec": pod},
         }
         return ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": self.uid}, "spec": spec})
 
-    def workload(self, *, replicas: int = 1, gpus: int = 1, template: Object | None = None) -> Object:
+    def workload(
+        self, *, replicas: int = 1, gpus: int = 1, template: Object | None = None, notes: dict[str, str] | None = None
+    ) -> Object:
         return render_workload(
-            self.job(replicas=replicas, gpus=gpus, template=template),
+            self.job(replicas=replicas, gpus=gpus, template=template, notes=notes),
             lease_name=self.lease_name,
             member_namespace=self.namespace,
             provider="prov",
@@ -65,7 +70,7 @@ class Make:
         conditions = update([], verdicts or {}, now=then, generation=1)
         status: Object = {
             "workloadUid": workload_uid,
-            "state": state_of(conditions),
+            "state": lease_state(conditions),
             "conditions": [condition.to_wire() for condition in conditions],
         }
         if usage is not None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.agent.decide import ConditionState, LeaseDecision, View, decide, state_of, update
+from fedgpu_operator.agent.decide import ConditionState, LeaseDecision, View, decide, update
 from fedgpu_operator.agent.pods import pod_facts
 from fedgpu_operator.agent.settings import AgentSettings
-from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.computelease import ComputeLease, lease_state
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.metering import measure
 
@@ -38,7 +38,7 @@ class Case:
 
     @property
     def state(self) -> str:
-        return state_of(self.conditions)
+        return lease_state(self.conditions)
 
     def reason(self, kind: str) -> str:
         return next((c.reason for c in self.conditions if c.type == kind), "")

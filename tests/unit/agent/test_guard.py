@@ -16,8 +16,8 @@ SHOWN = {
     "path": "checkpoint-requested",
     "fieldRef": {"fieldPath": "metadata.annotations['fedgpu.dev/checkpoint-requested']"},
 }
+NOTES = {"team": "a", "lab.fedgpu.dev/duration": "1s"}
 RICH = {
-    "annotations": {"team": "a", "lab.fedgpu.dev/duration": "1s"},
     "containers": [
         {
             "name": "main",
@@ -51,7 +51,7 @@ def _main(workload: Object) -> Object:
 def test_what_the_hub_renders_passes(make: Any) -> None:
     check_workload(make.lease())
     check_workload(make.lease(replicas=4, gpus=8))
-    check_workload(make.lease(workload=make.workload(template=RICH)))
+    check_workload(make.lease(workload=make.workload(template=RICH, notes=NOTES)))
 
 
 HOSTILE: dict[str, Callable[[Object], Any]] = {
@@ -142,7 +142,7 @@ HOSTILE: dict[str, Callable[[Object], Any]] = {
 
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
 def test_every_reach_past_the_lease_is_refused(make: Any, change: Callable[[Object], Any]) -> None:
-    workload = make.workload(template=RICH)
+    workload = make.workload(template=RICH, notes=NOTES)
     _pod(workload)["containers"][1]["resources"] = {}
     check_workload(make.lease(workload=copy.deepcopy(workload)))
     change(workload)

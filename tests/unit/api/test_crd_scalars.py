@@ -78,7 +78,7 @@ def test_an_object_that_a_newer_schema_let_through_is_refused_by_field() -> None
         ComputeJob.parse(
             {
                 "metadata": {"name": "job"},
-                "spec": {"runLimit": "forever", "template": {"containers": [{"name": "main", "image": "i"}]}},
+                "spec": {"runLimit": "forever", "template": {"spec": {"containers": [{"name": "main", "image": "i"}]}}},
             }
         )
     assert caught.value.why == "InvalidSpec"

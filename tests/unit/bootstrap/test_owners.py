@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.bootstrap.test_agents import GOOD, LEASES, NOW, PROVIDERS, Hub
 from tests.unit.hub.fakes import FakeClock
+from tests.unit.hub.world import condition
 
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.agent import Signing
@@ -359,7 +360,8 @@ async def test_a_lease_that_ended_needs_the_agent_again_when_its_member_is_to_be
     await owners.hub.lease(HONEST)
     await owners.note(HONEST, WITHDRAWN)
     ended = owners.hub.objects[LEASES.plural, f"fedgpu-provider-{HONEST}", "one"]
-    ended["status"] = {"state": "Succeeded", "observedGeneration": 1}
+    complete = condition("Complete", "True", "Succeeded", owners.clock.now())
+    ended["status"] = {"state": "Succeeded", "observedGeneration": 1, "conditions": [complete]}
     await owners.settle()
     assert owners.supervisor.on == {}, "its finished Job stays for its owner to look at"
     ended["spec"]["desired"] = "Stop"

@@ -58,7 +58,7 @@ def everywhere(unmet: int) -> Market:
 
 
 def job(name: str = "train", namespace: str | None = None, **spec: Any) -> Json:
-    body = {"runLimit": "2h", "template": {"containers": [{"name": "a", "image": "example.com/b:1"}]}, **spec}
+    body = {"runLimit": "2h", "template": {"spec": {"containers": [{"name": "a", "image": "example.com/b:1"}]}}, **spec}
     meta = {"name": name, **({"namespace": namespace} if namespace else {})}
     return {"apiVersion": "fedgpu.dev/v1alpha1", "kind": "ComputeJob", "metadata": meta, "spec": body}
 
@@ -264,7 +264,11 @@ def test_files_are_taken_as_kubectl_takes_them(
         (job(replicas=0), 1, "ComputeJob train: spec.replicas: "),
         (job(gpu={"count": "many"}), 1, "spec.gpu.count"),
         (job(gpu={"counts": 2}), 1, "unknown field spec.gpu.counts"),
-        (job(template={"containers": [{"name": "a", "image": "b", "comand": []}]}), 1, "containers[0].comand"),
+        (
+            job(template={"spec": {"containers": [{"name": "a", "image": "b", "comand": []}]}}),
+            1,
+            "containers[0].comand",
+        ),
         ({**job(), "apiVersion": "fedgpu.dev/v2"}, 1, "apiVersion: must be fedgpu.dev/v1alpha1"),
         ({**job(), "metadata": {}}, 1, "metadata.name: must be set"),
         (job(placement={"countries": ["XX"]}), 1, "spec.placement.countries.0: must be an ISO 3166-1 alpha-2"),

@@ -50,7 +50,7 @@ def job(name: str, *, namespace: str = "acme", **status: object) -> JSONObject:
         **API,
         "kind": "ComputeJob",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"runLimit": "1h", "template": {"containers": [{"name": "a", "image": "b"}]}},
+        "spec": {"runLimit": "1h", "template": {"spec": {"containers": [{"name": "a", "image": "b"}]}}},
         "status": {"state": "Pending", "conditions": [], **status},
     }
 

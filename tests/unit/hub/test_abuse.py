@@ -16,7 +16,8 @@ from fedgpu_operator.settlement import Cover
 
 def stubborn(grace: int) -> dict[str, Any]:
     """A template whose container may hold its GPUs for so long after the request to stop."""
-    return {"terminationGracePeriodSeconds": grace, "containers": [{"name": "main", "image": "example.com/work:1"}]}
+    pod = {"terminationGracePeriodSeconds": grace, "containers": [{"name": "main", "image": "example.com/work:1"}]}
+    return {"spec": pod}
 
 
 async def test_a_long_grace_is_reserved_and_billed_like_the_run_it_prolongs(world: World) -> None:

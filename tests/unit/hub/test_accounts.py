@@ -26,8 +26,9 @@ async def read(world: World, escrow: FakeEscrow, namespace: str = TEAM) -> Compu
 
 
 def reason(account: ComputeAccount) -> str:
-    (only,) = account.status.conditions
-    return f"{only.status} {only.reason}"
+    funded, ready, *_ = account.status.conditions
+    assert (funded.type, ready.type, ready.status, ready.reason) == ("Funded", "Ready", funded.status, funded.reason)
+    return f"{funded.status} {funded.reason}"
 
 
 async def test_what_is_reserved_accrued_and_available(world: World) -> None:
@@ -37,8 +38,8 @@ async def test_what_is_reserved_accrued_and_available(world: World) -> None:
     assert reason(await read(world, escrow)) == "True Funded"
     world.settlement = True
     await world.provider("berlin", "1.25", payout={"address": OTHER})
-    template = {"terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": "example.com/work:1"}]}
-    await world.job(gpu={"count": 4}, template=template)
+    pod = {"terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": "example.com/work:1"}]}
+    await world.job(gpu={"count": 4}, template={"spec": pod})
     await world.pass_once()
     assert world.says("Placed") == ("True", "Placed")
     status = (await read(world, escrow)).status

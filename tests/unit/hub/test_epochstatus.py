@@ -114,7 +114,10 @@ def known() -> SettlementEpoch:
 def test_stage_by_stage(given: EpochFacts, state: str, paid: str, words: list[str]) -> None:
     status = epoch_status(known(), given, NOW)
     assert (status.state, status.paid) == (state, paid)
-    assert [c.type for c in status.conditions] == ["Posted", "Finalized", "Paid"]
-    assert [f"{c.status} {c.reason}" for c in status.conditions] == words
+    steps, readiness = status.conditions[:3], [c.type for c in status.conditions[3:]]
+    assert [c.type for c in steps] == ["Posted", "Finalized", "Paid"]
+    assert [f"{c.status} {c.reason}" for c in steps] == words
+    abnormal = {"Paid": [], "Cancelled": ["Stalled"]}.get(state, ["Reconciling"])
+    assert readiness == ["Ready", *abnormal]
     assert (status.transactions.post, status.transactions.claim) == ("0xaa", "0xbb")
     assert (status.active_at is not None) == (given.state is not None)

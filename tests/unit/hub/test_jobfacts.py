@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.hub.world import condition
+from tests.unit.hub.world import end_conditions
 
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
@@ -24,7 +24,11 @@ OPEN = "(open)"
 
 def job(deleted: bool = False, **spec: Any) -> ComputeJob:
     meta = {"name": "train", "namespace": "team-a", "uid": "0" * 36} | ({"deletionTimestamp": PAST} if deleted else {})
-    body = {"runLimit": "1h", "template": {"containers": [{"name": "main", "image": "example.com/work:1"}]}, **spec}
+    body = {
+        "runLimit": "1h",
+        "template": {"spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]}},
+        **spec,
+    }
     return ComputeJob.parse({"metadata": meta, "spec": body})
 
 
@@ -133,8 +137,7 @@ def lease(state: str, stop: str = "", failed: str = "") -> ComputeLease:
         "workload": {},
         "stopReason": stop,
     }
-    conditions = [condition("Failed", "True", failed, NOW)] if failed else []
-    status = {"state": state, "conditions": conditions}
+    status = {"state": state, "conditions": end_conditions(state, failed or "Failed", NOW)}
     return ComputeLease.parse({"metadata": {"name": "lease"}, "spec": spec, "status": status})
 
 

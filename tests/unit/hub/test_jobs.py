@@ -272,7 +272,7 @@ async def test_a_template_that_cannot_be_rendered_is_refused_and_opens_no_attemp
     await world.provider("berlin")
     env = [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]
     container = {"name": "main", "image": "example.com/work:1", "env": env}
-    job = await world.job(template={"containers": [container]})
+    job = await world.job(template={"spec": {"containers": [container]}})
     await world.pass_once()
     await world.pass_once()
     assert world.see().status.state == "Failed"

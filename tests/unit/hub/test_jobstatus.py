@@ -29,7 +29,11 @@ def job(status: ComputeJobStatus | None = None, *, deleted: bool = False, **spec
     meta: dict[str, Any] = {"name": "train", "namespace": "team-a", "uid": UID, "generation": 3}
     if deleted:
         meta["deletionTimestamp"] = "2026-01-01T11:00:00Z"
-    body = {"runLimit": "1h", "template": {"containers": [{"name": "main", "image": "example.com/work:1"}]}, **spec}
+    body = {
+        "runLimit": "1h",
+        "template": {"spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]}},
+        **spec,
+    }
     parsed = ComputeJob.parse({"metadata": meta, "spec": body})
     return parsed if status is None else parsed.model_copy(update={"status": status})
 

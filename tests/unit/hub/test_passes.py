@@ -484,7 +484,7 @@ async def test_the_place_of_a_job_that_could_not_be_started_goes_to_another_at_o
     visible = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}
     for name in ("j0", "j1"):
         container = {"name": "main", "image": "x:1", "env": [visible] if name == bad else []}
-        await hub.job(name, namespace=TEAMS[0], gpu={"count": 4}, template={"containers": [container]})
+        await hub.job(name, namespace=TEAMS[0], gpu={"count": 4}, template={"spec": {"containers": [container]}})
     passes = 1
     while await hub.pass_once() == 0:
         passes += 1

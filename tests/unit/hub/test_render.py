@@ -22,7 +22,9 @@ MAIN = {"name": "main", "image": "work:1"}
 
 
 def rendered(template: dict[str, Any], *, gpus: int = 2, replicas: int = 3) -> dict[str, Any]:
-    spec = {"gpu": {"count": gpus}, "replicas": replicas, "runLimit": "60s", "template": template}
+    pod = {key: value for key, value in template.items() if key != "metadata"}
+    given = {"metadata": template.get("metadata", {}), "spec": pod}
+    spec = {"gpu": {"count": gpus}, "replicas": replicas, "runLimit": "60s", "template": given}
     job = ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": UID}, "spec": spec})
     return render_workload(
         job,
@@ -78,8 +80,8 @@ def test_the_template_arrives() -> None:
     shown = {"fieldPath": "metadata.annotations['fedgpu.dev/checkpoint-requested']"}
     asked = {"items": [{"path": "checkpoint-requested", "fieldRef": shown}]}
     template = {
-        "annotations": {"team": "b", "lab.fedgpu.dev/a": "b"},
-        "runAsUser": 1000,
+        "metadata": {"annotations": {"team": "b", "lab.fedgpu.dev/a": "b"}},
+        "securityContext": {"runAsUser": 1000},
         "terminationGracePeriodSeconds": 7,
         "containers": [
             {
@@ -109,14 +111,17 @@ def test_the_template_arrives() -> None:
     [
         ({"containers": [{**MAIN, "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}]}, "NVIDIA_VISIBLE"),
         ({"containers": [{**MAIN, "env": [{"name": "NVIDIA_MIG_CONFIG_DEVICES", "value": "all"}]}]}, "NVIDIA_MIG"),
-        ({"containers": [MAIN], "annotations": {"cdi.k8s.io/gpu": "nvidia.com/gpu=all"}}, "cdi.k8s.io"),
-        ({"containers": [MAIN], "annotations": {"k8s.v1.cni.cncf.io/networks": "x"}}, "cncf.io"),
-        ({"containers": [MAIN], "annotations": {"io.kubernetes.cri-o.Devices": "/dev/x"}}, "cri-o"),
-        ({"containers": [MAIN], "annotations": {"sidecar.istio.io/inject": "true"}}, "istio"),
-        ({"containers": [MAIN], "annotations": {"io.katacontainers.config.hypervisor.path": "/x"}}, "katacontainers"),
-        ({"containers": [MAIN], "annotations": {"evilfedgpu.dev/x": "y"}}, "evilfedgpu"),
-        ({"containers": [MAIN], "annotations": {"fedgpu.dev.evil.example/x": "y"}}, "evil.example"),
-        ({"containers": [MAIN], "annotations": {"team\n": "y"}}, "annotations"),
+        ({"containers": [MAIN], "metadata": {"annotations": {"cdi.k8s.io/gpu": "nvidia.com/gpu=all"}}}, "cdi.k8s.io"),
+        ({"containers": [MAIN], "metadata": {"annotations": {"k8s.v1.cni.cncf.io/networks": "x"}}}, "cncf.io"),
+        ({"containers": [MAIN], "metadata": {"annotations": {"io.kubernetes.cri-o.Devices": "/dev/x"}}}, "cri-o"),
+        ({"containers": [MAIN], "metadata": {"annotations": {"sidecar.istio.io/inject": "true"}}}, "istio"),
+        (
+            {"containers": [MAIN], "metadata": {"annotations": {"io.katacontainers.config.hypervisor.path": "/x"}}},
+            "katacontainers",
+        ),
+        ({"containers": [MAIN], "metadata": {"annotations": {"evilfedgpu.dev/x": "y"}}}, "evilfedgpu"),
+        ({"containers": [MAIN], "metadata": {"annotations": {"fedgpu.dev.evil.example/x": "y"}}}, "evil.example"),
+        ({"containers": [MAIN], "metadata": {"annotations": {"team\n": "y"}}}, "annotations"),
         *(
             ({"containers": [MAIN, {"name": "side", "image": "s", "env": [{"name": name, "value": "all"}]}]}, name)
             for name in ("NVIDIA_IMEX_CHANNELS", "NVIDIA_MOFED", "NVIDIA_NVSWITCH", "NVIDIA_GDS", "NVIDIA_NEW_THING")

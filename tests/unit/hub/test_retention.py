@@ -322,7 +322,7 @@ async def test_a_job_that_has_not_finished_is_never_deleted(world: World, state:
     states: dict[str, dict[str, Any]] = {
         "suspended": {"suspend": True},
         "dry run": {"dryRun": True},
-        "refused": {"template": {"containers": [{"name": "main", "image": "x:1", "env": [VISIBLE]}]}},
+        "refused": {"template": {"spec": {"containers": [{"name": "main", "image": "x:1", "env": [VISIBLE]}]}}},
         "retries": {"retries": {"errors": 1}},
     }
     spec |= states.get(state, {})

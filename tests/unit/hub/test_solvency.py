@@ -84,7 +84,7 @@ class Money(World):
     async def start(self, name: str = "train", run: str = "5h", gpus: int = 1, grace: int = GRACE) -> None:
         """A job that runs; its worst case is its run limit and its grace."""
         containers = [{"name": "main", "image": "example.com/work:1"}]
-        template = {"containers": containers, "terminationGracePeriodSeconds": grace}
+        template = {"spec": {"containers": containers, "terminationGracePeriodSeconds": grace}}
         await self.job(name, runLimit=run, gpu={"count": gpus}, template=template)
         await self.pass_once()
         assert self.says("Placed", name) == ("True", "Placed")

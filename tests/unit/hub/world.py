@@ -43,6 +43,14 @@ def condition(kind: str, status: str, reason: str, at: datetime, message: str = 
     return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": stamp}
 
 
+def end_conditions(state: str, reason: str, at: datetime) -> list[JSONObject]:
+    """What an agent says of a lease that has Succeeded, Failed for that reason, or Stopped."""
+    running = condition("Running", "False", "Stopped" if state == "Stopped" else "Ended", at)
+    if state == "Stopped":
+        return [running]
+    return [running, condition("Complete" if state == "Succeeded" else "Failed", "True", reason, at, "the words")]
+
+
 class World:
     """What a test says and sees; `pass_once` is one pass of a job loop that remembers nothing."""
 
@@ -100,7 +108,11 @@ class World:
         await self.kube.patch_status(PROVIDERS, provider, "", {"status": body})
 
     async def job(self, name: str = "train", *, namespace: str = TEAM, **spec: Any) -> ComputeJob:
-        body = {"runLimit": "1h", "template": {"containers": [{"name": "main", "image": "example.com/work:1"}]}, **spec}
+        body = {
+            "runLimit": "1h",
+            "template": {"spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]}},
+            **spec,
+        }
         return ComputeJob.parse(await self._create(ComputeJob.info, {"name": name, "namespace": namespace}, body))
 
     async def account(self, wallet: str, namespace: str = TEAM, *, status: Any = None, **spec: Any) -> None:
@@ -144,9 +156,7 @@ class World:
         final: bool = True,
     ) -> None:
         """The agent reports the end, with the last reading unless there is another to come."""
-        failed = [condition("Failed", "True", reason, self.clock.now(), "the words")] if state == "Failed" else []
-        running = condition("Running", "False", "Ended", self.clock.now())
-        await self._agent(lease, gpu_seconds, state, [running, *failed], final=final)
+        await self._agent(lease, gpu_seconds, state, end_conditions(state, reason, self.clock.now()), final=final)
 
     async def cleared(self, lease: ComputeLease) -> None:
         """The agent has acted on the newest generation of the lease."""

@@ -21,10 +21,11 @@ def placed_job(state: str, name: str = "one") -> JSONObject:
         "cost": "1.26",
         "score": 100,
     }
+    waits = state in ("Pending", "Suspended", "DryRun")
     condition = {
-        "type": "Placed",
-        "status": "True",
-        "reason": "Placed",
+        "type": "Failed" if state == "Failed" else "Placed",
+        "status": "False" if waits else "True",
+        "reason": state,
         "message": "least effective price of all that fit",
         "lastTransitionTime": "2026-11-23T08:00:00Z",
     }
@@ -33,7 +34,7 @@ def placed_job(state: str, name: str = "one") -> JSONObject:
         "spec": {
             "runLimit": "1h",
             "gpu": {"count": 1},
-            "template": {"containers": [{"name": "main", "image": "example.com/train:1"}]},
+            "template": {"spec": {"containers": [{"name": "main", "image": "example.com/train:1"}]}},
         },
         "status": {"state": state, "candidates": [offer], "conditions": [condition]},
     }

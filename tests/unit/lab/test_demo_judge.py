@@ -41,6 +41,7 @@ def status_of(job: ComputeJob) -> ComputeJobStatus:
     end = expectation(job)
     if end != "Succeeded":
         refused = [condition("Placed", true=False, reason=end, message="0/6 providers fit")]
+        refused += [condition("Ready", true=end == "DryRun", reason=end)]
         if end != "DryRun":
             return ComputeJobStatus(conditions=refused)
         candidate = {
@@ -72,6 +73,7 @@ def status_of(job: ComputeJob) -> ComputeJobStatus:
         settlement=SettlementStatus(epoch=1, claim_transaction="0x" + "ab" * 32),
         conditions=[
             condition("Placed", true=True, reason="Placed", message=message),
+            condition("Complete", true=True, reason="Succeeded"),
             condition("Settled", true=True, reason="Paid"),
         ],
     )
@@ -134,8 +136,12 @@ FALSEHOODS: Mapping[str, tuple[str, Callable[[ComputeJob], ComputeJob], str]] = 
     "billed three seconds per GPU too much": ("eu-fine-tuning", lambda job: bill(job, 56 + 12), "Metered"),
     "billed too little": ("batch-rendering", lambda job: bill(job, 48 - 12), "Metered"),
     "billed nothing": ("nightly-evaluation", lambda job: bill(job, 0), "Metered"),
-    "failed": ("green-upscaling", lambda job: with_status(job, state="Failed"), "Ends"),
-    "unsettled": ("green-upscaling", lambda job: with_status(job, conditions=job.status.conditions[:1]), "Settled"),
+    "failed": (
+        "green-upscaling",
+        lambda job: with_status(job, conditions=[condition("Failed", true=True, reason="ExitCode")]),
+        "Ends",
+    ),
+    "unsettled": ("green-upscaling", lambda job: with_status(job, conditions=job.status.conditions[:2]), "Settled"),
     "refused for another reason": (
         "over-budget",
         lambda job: with_status(job, conditions=[condition("Placed", true=False, reason="Unfunded")]),

@@ -101,7 +101,11 @@ def test_an_accounts_status_wakes_the_jobs_and_not_the_loop_that_wrote_it() -> N
 
 
 def finished(ttl: int | None, *, ended: bool) -> ComputeJob:
-    spec = {"runLimit": "1h", "template": {"containers": [{"name": "a", "image": "b"}]}, "ttlSecondsAfterFinished": ttl}
+    spec = {
+        "runLimit": "1h",
+        "template": {"spec": {"containers": [{"name": "a", "image": "b"}]}},
+        "ttlSecondsAfterFinished": ttl,
+    }
     at = "2026-01-01T00:00:00Z"
     failed = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "lastTransitionTime": at}
     status = {"observedGeneration": 1, "conditions": [failed] if ended else []}

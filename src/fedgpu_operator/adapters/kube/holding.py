@@ -92,8 +92,6 @@ class Twins:
         return part
 
 
-PLACED: Final = frozenset({"Placed", "Running", "Succeeded", "Failed"})
-"""States of a job that was decided on; one that waits is decided again, and its answer compared with the last."""
 PATIENCE_SECONDS: Final = 60.0
 """What is held of a kind that cannot be followed is read no longer than this."""
 LAW_PATIENCE_SECONDS: Final = 20.0
@@ -331,7 +329,7 @@ def _slim(obj: Resource, twins: Twins) -> Resource:
     """
     if isinstance(obj, ComputeLease) and obj.status.workload_uid:
         obj = obj.model_copy(update={"spec": obj.spec.model_copy(update={"workload": {}})})
-    elif isinstance(obj, ComputeJob) and obj.status.state in PLACED and obj.status.candidates:
+    elif isinstance(obj, ComputeJob) and obj.status.decided and obj.status.candidates:
         obj = obj.model_copy(update={"status": obj.status.model_copy(update={"candidates": []})})
     twins.share(obj)
     return obj

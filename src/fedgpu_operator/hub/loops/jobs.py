@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from zlib import crc32
 
-from fedgpu_operator.api.base import is_false, is_true
+from fedgpu_operator.api.base import READY, is_false, is_true
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.books import AttemptUsage, Stop
@@ -296,7 +296,7 @@ class JobLoop:
         """Whether nothing can happen to the job any more but deletion; it costs no look into the ledger."""
         return (
             job.metadata.deletion_timestamp is None
-            and job.status.state in ("Succeeded", "Failed")
+            and job.status.ended
             # What cannot be admitted shows as failed too, and may be admitted later.
             and not is_false(job.status.conditions, "Admitted")
             and (is_settled(job.status) or (not self._settlement and job.status.placement is not None))
@@ -482,4 +482,4 @@ def _quiet(facts: JobFacts, money: Upkeep) -> bool:
 
 def _connected(provider: str, state: HubState) -> bool:
     known = state.providers.get(provider)
-    return known is not None and known.status.state == "Ready"
+    return known is not None and is_true(known.status.conditions, READY)

@@ -32,7 +32,6 @@ EVERY: Final = timedelta(minutes=10)
 """Between two looks."""
 MOST_PER_LOOK: Final = 100
 """Epochs that one look asks the chain for."""
-_ENDED: Final = frozenset({"Paid", "Cancelled"})
 """States of a SettlementEpoch that no step follows; the chart's admission policy holds the operator to them."""
 _STOOD: Final = frozenset({EpochStage.PAID, EpochStage.CANCELLED, EpochStage.SUPERSEDED})
 
@@ -101,7 +100,7 @@ class EpochShelf:
         found = [
             shown
             for shown in await load_all(self._kube, SettlementEpoch)
-            if shown.status.state in _ENDED
+            if shown.status.ended
             and (shown.spec.chain_id, shown.spec.contract.lower()) == (self._escrow.chain_id, contract)
             and shown.spec.sequence <= most
             and shown.spec.period_end + self._keep <= now

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from fedgpu_operator.api.base import is_true
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.decision import Decision
@@ -52,7 +53,8 @@ def waiting_jobs(state: HubState) -> dict[str, ComputeJob]:
 
 def _has_ended(job: ComputeJob) -> bool:
     """A job that could not be read as a job says Failed too, but was placed nowhere."""
-    return job.status.state == "Succeeded" or (job.status.state == "Failed" and job.status.placement is not None)
+    status = job.status
+    return is_true(status.conditions, "Complete") or (status.ended and status.placement is not None)
 
 
 def holds(

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from fedgpu_operator.api.base import Finding, JSONObject, merge
-from fedgpu_operator.api.computejob import ComputeJob
+from fedgpu_operator.api.base import READY, Finding, JSONObject, merge, standing
+from fedgpu_operator.api.computejob import ComputeJob, job_state
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.providerreport import ProviderReport
@@ -152,7 +152,7 @@ def _settled(shown: HubView, books: Books) -> Iterator[Gap]:
         return
     owed = books.owed or {}
     for epoch in shown.epochs:
-        number, counts = epoch.spec.sequence, place.is_of(epoch) and epoch.status.state != "Cancelled"
+        number, counts = epoch.spec.sequence, place.is_of(epoch) and not epoch.status.cancelled
         if counts and number > books.newest_epoch:
             newest = f"the ledger's newest is {books.newest_epoch}" if books.newest_epoch else "the ledger has none"
             yield Gap(GapKind.EPOCH, epoch.metadata.name, f"epoch {number} was published, {newest}")
@@ -377,19 +377,18 @@ class LedgerCheck:
     async def _tell_jobs(self) -> None:
         """Every job that waits for a place says that it waits for the ledger."""
         text = f"the ledger is older than this hub: nothing is placed before it is reconciled; {FIX}"
-        finding = Finding("Placed", "False", ConditionReason.LEDGER_BEHIND, text)
+        placed = Finding("Placed", "False", ConditionReason.LEDGER_BEHIND, text)
+        found = (placed, *standing(Finding(READY, "False", ConditionReason.LEDGER_BEHIND), text))
 
         async def tell(job: ComputeJob) -> None:
             generation = job.metadata.generation
-            conditions = merge(job.status.conditions, [finding], generation=generation, now=self._clock.now())
-            update = {"conditions": conditions, "reason": ConditionReason.LEDGER_BEHIND, "state": "Pending"}
+            conditions = merge(job.status.conditions, found, generation=generation, now=self._clock.now())
+            update = {"conditions": conditions, "reason": ConditionReason.LEDGER_BEHIND, "state": job_state(conditions)}
             with one_of_many(job):
                 await self._jobs.write_status(job, job.status.model_copy(update=update))
 
-        jobs = await load_all(self._kube, ComputeJob)
-        await for_each(
-            tell, [job for job in jobs if job.status.state == "Pending" and not job.metadata.deletion_timestamp]
-        )
+        jobs = [job for job in await load_all(self._kube, ComputeJob) if not job.metadata.deletion_timestamp]
+        await for_each(tell, [job for job in jobs if job_state(job.status.conditions) == "Pending"])
 
 
 FROM_LEASE: Final = "reconciled-from-lease"

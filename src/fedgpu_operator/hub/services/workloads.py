@@ -20,7 +20,15 @@ from fedgpu_operator.api.computelease import (
     ComputeLeaseSpec,
     JobRef,
 )
-from fedgpu_operator.api.jobspec import Container, EmptyDir, PodTemplate, Volume, harmless_annotation, takes_devices
+from fedgpu_operator.api.jobspec import (
+    Container,
+    EmptyDir,
+    PodSpec,
+    PodTemplate,
+    Volume,
+    harmless_annotation,
+    takes_devices,
+)
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt
 from fedgpu_operator.domain.money import format_usd
@@ -85,31 +93,31 @@ def render_workload(
             "podReplacementPolicy": "Failed",
             "activeDeadlineSeconds": run_limit_seconds + BACKSTOP_SECONDS,
             "template": {
-                "metadata": {"labels": dict(labels), "annotations": dict(template.annotations)},
-                "spec": _pod_spec(template, gpus=job.spec.gpu.count, product=product),
+                "metadata": {"labels": dict(labels), "annotations": dict(template.metadata.annotations)},
+                "spec": _pod_spec(template.spec, gpus=job.spec.gpu.count, product=product),
             },
         },
     }
 
 
-def _pod_spec(template: PodTemplate, *, gpus: int, product: str) -> JSONObject:
+def _pod_spec(pod: PodSpec, *, gpus: int, product: str) -> JSONObject:
     return {
-        "restartPolicy": "Never",
+        "restartPolicy": pod.restart_policy,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": template.termination_grace_period_seconds,
+        "terminationGracePeriodSeconds": pod.termination_grace_period_seconds,
         "nodeSelector": {PRODUCT_LABEL: product},
         "tolerations": [{"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}],
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": template.run_as_user,
+            "runAsUser": pod.security_context.run_as_user,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [
             _container(container, gpus=gpus if position == 0 else 0)
-            for position, container in enumerate(template.containers)
+            for position, container in enumerate(pod.containers)
         ],
-        "volumes": [_volume(volume) for volume in template.volumes],
+        "volumes": [_volume(volume) for volume in pod.volumes],
     }
 
 
@@ -148,20 +156,20 @@ def _volume(volume: Volume) -> JSONObject:
 
 
 def _refuse_reserved(template: PodTemplate) -> None:
-    for key in template.annotations:
+    for key in template.metadata.annotations:
         if not harmless_annotation(key):
             raise InvalidResourceError(
                 ConditionReason.TEMPLATE_REFUSED,
-                f"spec.template.annotations: {key} could steer the node or its devices; use one word without dots, "
-                "or the domain fedgpu.dev",
+                f"spec.template.metadata.annotations: {key} could steer the node or its devices; use one word without "
+                "dots, or the domain fedgpu.dev",
             )
-    for container in template.containers:
+    for container in template.spec.containers:
         for variable in container.env:
             if takes_devices(variable.name):
                 raise InvalidResourceError(
                     ConditionReason.TEMPLATE_REFUSED,
-                    f"spec.template.containers[{container.name}].env: {variable.name} is set by the member from "
-                    "spec.gpu; remove it",
+                    f"spec.template.spec.containers[{container.name}].env: {variable.name} is set by the member "
+                    "from spec.gpu; remove it",
                 )
 
 
@@ -222,7 +230,7 @@ def _shape_of(job: ComputeJob) -> dict[str, Any]:
         "replicas": job.spec.replicas,
         "gpus_per_replica": job.spec.gpu.count,
         "run_limit_seconds": job.run_limit,
-        "grace_seconds": job.spec.template.termination_grace_period_seconds,
+        "grace_seconds": job.spec.template.spec.termination_grace_period_seconds,
     }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
-from fedgpu_operator.api.base import Finding, find, merge
-from fedgpu_operator.api.computeaccount import ComputeAccount, ComputeAccountStatus, Expiring
+from fedgpu_operator.api.base import READY, Finding, find, merge, standing
+from fedgpu_operator.api.computeaccount import ComputeAccount, ComputeAccountStatus, Expiring, account_state
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import AttemptUsage, PairTotal
 from fedgpu_operator.domain.money import MicroUSD, format_usd
@@ -25,7 +25,8 @@ JITTER: Final = timedelta(seconds=30)
 """An instant that is worked out anew in each pass moves by a second now and then: that alone is no news."""
 MAX_SHOWN: Final = 10**18 - 1
 """What a DecimalUSD field can show (µUSD)."""
-State = Literal["Pending", "Funded", "Unfunded", "Unknown"]
+NEEDS_CHANGE: Final = frozenset({"WalletUnproven", "WalletTaken"})
+"""Why an account is not funded and no deposit helps: its spec must change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,10 @@ def account_status(facts: AccountFacts, now: datetime, thresholds: Thresholds) -
     """The account's status from the facts; pure. Without an answer of the chain the last figures stay, marked so."""
     account, known = facts.account, facts.account.status
     reading = _read(facts, facts.chain, now, thresholds.lag) if facts.watched and facts.chain is not None else None
-    finding, state = _finding(facts, reading, thresholds)
-    conditions = merge(known.conditions, (finding,), generation=account.metadata.generation, now=now)
+    funded = _finding(facts, reading, thresholds)
+    found = (funded, *readiness(funded))
+    conditions = merge(known.conditions, found, generation=account.metadata.generation, now=now)
+    state = account_state(funded.status)
     if not facts.watched and facts.proof.status != "Unknown":
         # Figures that nobody keeps up must not be what work is reserved against once the wallet counts again.
         return ComputeAccountStatus(observed_generation=account.metadata.generation, state=state, conditions=conditions)
@@ -87,6 +90,12 @@ def account_status(facts: AccountFacts, now: datetime, thresholds: Thresholds) -
     return fresh.model_copy(
         update={"observed_block": facts.chain.block_number, "observed_at": now.replace(microsecond=0)}
     )
+
+
+def readiness(funded: Finding) -> tuple[Finding, ...]:
+    """`Ready` and what goes with it: an account is ready while new or running work is paid from it."""
+    ready = Finding(READY, funded.status, funded.reason)
+    return standing(ready, funded.message, stalled=funded.reason in NEEDS_CHANGE)
 
 
 def _read(facts: AccountFacts, chain: ChainSnapshot, now: datetime, lag: float) -> _Reading:
@@ -133,32 +142,30 @@ def _steady(known: datetime | None, now: datetime, seconds: int) -> datetime:
     return known if known is not None and timedelta() <= fresh - known <= JITTER else fresh
 
 
-def _finding(facts: AccountFacts, reading: _Reading | None, thresholds: Thresholds) -> tuple[Finding, State]:
+def _finding(facts: AccountFacts, reading: _Reading | None, thresholds: Thresholds) -> Finding:
     wallet = facts.account.spec.wallet
     if facts.proof.status == "Unknown":
-        return Finding(FUNDED, "Unknown", ConditionReason.CHAIN_UNREACHABLE, facts.proof.message), "Unknown"
+        return Finding(FUNDED, "Unknown", ConditionReason.CHAIN_UNREACHABLE, facts.proof.message)
     if not facts.proof.proven:
-        return Finding(FUNDED, "False", ConditionReason.WALLET_UNPROVEN, facts.proof.message), "Unfunded"
+        return Finding(FUNDED, "False", ConditionReason.WALLET_UNPROVEN, facts.proof.message)
     if not facts.owner:
         text = f"wallet {wallet} belongs to the account of another namespace already"
-        return Finding(FUNDED, "False", ConditionReason.WALLET_TAKEN, text), "Unfunded"
+        return Finding(FUNDED, "False", ConditionReason.WALLET_TAKEN, text)
     if reading is None:
         text = f"the chain does not answer, the figures are of the last finalized reading: {facts.error}"
-        return Finding(FUNDED, "Unknown", ConditionReason.CHAIN_UNREACHABLE, text), "Unknown"
+        return Finding(FUNDED, "Unknown", ConditionReason.CHAIN_UNREACHABLE, text)
     if reading.until is not None:
         return _running_out(facts, reading, reading.until, thresholds)
     if not reading.stands.cover.limit:
         text = f"wallet {wallet} has set no spend limit on the escrow: call setSpendLimit"
-        return Finding(FUNDED, "False", ConditionReason.NO_SPEND_LIMIT, text), "Unfunded"
+        return Finding(FUNDED, "False", ConditionReason.NO_SPEND_LIMIT, text)
     if not reading.stands.available(reading.owed):
         text = f"nothing of wallet {wallet} is left for new work: deposit to the escrow"
-        return Finding(FUNDED, "False", ConditionReason.NO_BALANCE, text), "Unfunded"
-    return Finding(FUNDED, "True", ConditionReason.FUNDED, "new work can be reserved"), "Funded"
+        return Finding(FUNDED, "False", ConditionReason.NO_BALANCE, text)
+    return Finding(FUNDED, "True", ConditionReason.FUNDED, "new work can be reserved")
 
 
-def _running_out(
-    facts: AccountFacts, reading: _Reading, until: datetime, thresholds: Thresholds
-) -> tuple[Finding, State]:
+def _running_out(facts: AccountFacts, reading: _Reading, until: datetime, thresholds: Thresholds) -> Finding:
     """Running work is not covered to its end: then that is what matters, before what new work could reserve."""
     known = find(facts.account.status.conditions, FUNDED)
     was_low = known is not None and known.reason in ALARMS
@@ -167,14 +174,12 @@ def _running_out(
     remedy = _remedy(reading)
     if at is FundingStage.EXHAUSTED:
         text = f"{paid} and is stopped; to have it run again: {remedy}"
-        return Finding(FUNDED, "False", ConditionReason.EXHAUSTED, text), "Unfunded"
+        return Finding(FUNDED, "False", ConditionReason.EXHAUSTED, text)
     if at is FundingStage.FUNDED:
         return Finding(
             FUNDED, "True", ConditionReason.FUNDED, f"{paid}, not to its end; no new work is taken; {remedy}"
-        ), "Funded"
-    return Finding(
-        FUNDED, "True", ConditionReason.FUNDING_LOW, f"{paid} and stopped then, unless you {remedy}"
-    ), "Funded"
+        )
+    return Finding(FUNDED, "True", ConditionReason.FUNDING_LOW, f"{paid} and stopped then, unless you {remedy}")
 
 
 def _remedy(reading: _Reading) -> str:

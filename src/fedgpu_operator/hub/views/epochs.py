@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final
 
-from fedgpu_operator.api.base import Finding, JSONObject, merge
+from fedgpu_operator.api.base import READY, Finding, JSONObject, merge, standing
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import (
     EpochTransactions,
     SettlementEpoch,
     SettlementEpochSpec,
     SettlementEpochStatus,
+    epoch_state,
 )
 from fedgpu_operator.domain.books import ChainTx, Epoch, EpochStage
 from fedgpu_operator.domain.money import format_usd
@@ -22,16 +23,6 @@ from fedgpu_operator.errors import Refusal
 from fedgpu_operator.ports import ResourceType
 
 EPOCHS: Final = ResourceType.of(SettlementEpoch.info)
-EpochWord = Literal["Pending", "Posted", "Finalized", "Paid", "Cancelled"]
-_STATES: Final[dict[EpochStage, EpochWord]] = {
-    EpochStage.PREPARED: "Pending",
-    EpochStage.POSTED: "Posted",
-    EpochStage.FINALIZED: "Finalized",
-    EpochStage.PAID: "Paid",
-    EpochStage.CANCELLED: "Cancelled",
-    EpochStage.ABANDONED: "Cancelled",
-    EpochStage.SUPERSEDED: "Cancelled",
-}
 
 
 _DEAD: Final = {
@@ -99,15 +90,23 @@ def epoch_status(known: SettlementEpoch, facts: EpochFacts, now: datetime) -> Se
     before = _paid_before(facts)
     books = facts.chain.books
     paid = sum(min(books[pair].paid + books[pair].deducted, total) for pair, total in facts.plan.pairs.items())
-    generation = known.metadata.generation
+    generation, found = known.metadata.generation, tuple(_findings(facts))
+    found = (*found, *_readiness(facts.epoch.stage, found))
+    conditions = merge(known.status.conditions, found, generation=generation, now=now)
     return SettlementEpochStatus(
         observed_generation=generation,
-        state=_STATES[facts.epoch.stage],
+        state=epoch_state(conditions),
         transactions=EpochTransactions(post=by_kind.get("post", ""), claim=by_kind.get("claim", "")),
         active_at=active_at or known.status.active_at,
         paid=format_usd(max(0, paid - before)),
-        conditions=merge(known.status.conditions, _findings(facts), generation=generation, now=now),
+        conditions=conditions,
     )
+
+
+def _readiness(stage: EpochStage, found: Sequence[Finding]) -> tuple[Finding, ...]:
+    """`Ready` once it is paid; until then the first step that is still to come says why not."""
+    of = next((each for each in found if each.status != "True"), found[-1])
+    return standing(Finding(READY, of.status, of.reason), of.message, stalled=stage in _DEAD)
 
 
 def _active_at(facts: EpochFacts) -> datetime | None:

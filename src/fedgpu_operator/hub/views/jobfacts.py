@@ -10,7 +10,7 @@ from typing import Final
 
 from fedgpu_operator.api.base import find, parse_duration
 from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.computelease import ComputeLease, lease_state
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt, AttemptUsage, Coverage
 from fedgpu_operator.domain.decision import Decision, Reason
@@ -173,9 +173,10 @@ def stop_reason(job: ComputeJob, now: datetime, *, funded: bool = True) -> str:
 
 def outcome_of(lease: ComputeLease) -> str:
     """The outcome of an ended lease, as the ledger keeps it; a failure is what its member claims, within its words."""
-    if lease.status.state == "Succeeded":
+    state = lease_state(lease.status.conditions)
+    if state == "Succeeded":
         return SUCCEEDED
-    if lease.status.state == "Stopped":
+    if state == "Stopped":
         return lease.spec.stop_reason or "Stopped"
     failed = find(lease.status.conditions, "Failed")
     return credible(failed.reason) if failed is not None else FAILED

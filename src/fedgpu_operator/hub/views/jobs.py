@@ -7,8 +7,27 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
-from fedgpu_operator.api.base import JOB_STATUS_BYTES, Condition, Finding, Model, find, is_true, merge, stored_bytes
-from fedgpu_operator.api.computejob import Candidate, ComputeJobStatus, PlacementStatus, SettlementStatus, UsageStatus
+from fedgpu_operator.api.base import (
+    JOB_STATUS_BYTES,
+    READY,
+    Condition,
+    Finding,
+    Model,
+    find,
+    is_true,
+    merge,
+    standing,
+    stored_bytes,
+)
+from fedgpu_operator.api.computejob import (
+    DRY_RUN,
+    Candidate,
+    ComputeJobStatus,
+    PlacementStatus,
+    SettlementStatus,
+    UsageStatus,
+    job_state,
+)
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt, Coverage, EpochStage
 from fedgpu_operator.domain.decision import Decision, Verdict
@@ -76,7 +95,6 @@ def _at_most(status: ComputeJobStatus) -> int:
 MAX_CANDIDATES: Final = 10
 MAX_SHOWN: Final = 10**18 - 1
 """What a DecimalUSD field can show (µUSD): a mad price times a long run must not make the status unwritable."""
-State = Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"]
 
 
 def job_status(
@@ -87,9 +105,10 @@ def job_status(
     `transactions` gives (post, claim) hashes by epoch number; `settlement` is whether this hub pays on chain at all.
     """
     job, known, where = facts.job, facts.job.status, phase(facts, now)
+    found = tuple(_FINDINGS[where](facts))
     findings = [
         replace(each, message=cut(each.message))
-        for each in (*_FINDINGS[where](facts), _settled(facts, settlement=settlement))
+        for each in (*found, _settled(facts, settlement=settlement), *_readiness(where, facts, found))
     ]
     ended = where in (Phase.FINISHED, Phase.INVALID, Phase.EXPIRED, Phase.DELETING)
     still = known.conditions if ended else [c for c in known.conditions if c.type not in ("Failed", "Complete")]
@@ -100,7 +119,7 @@ def job_status(
     completed = known.completion_time if _lease_is_gone(facts) else None
     status = ComputeJobStatus(
         observed_generation=job.metadata.generation,
-        state=_state(where, facts),
+        state=job_state(conditions),
         reason=_reason(where, conditions),
         placement=_placement(facts, newest),
         candidates=[_candidate(v) for v in facts.decision.verdicts[:MAX_CANDIDATES]]
@@ -131,17 +150,17 @@ def _usd(amount: int) -> str:
     return format_usd(min(amount, MAX_SHOWN))
 
 
-def _state(where: Phase, facts: JobFacts) -> State:
+def _readiness(where: Phase, facts: JobFacts, found: Sequence[Finding]) -> tuple[Finding, ...]:
+    """`Ready` and what goes with it: True if it runs, has succeeded, is suspended by its spec, or was answered."""
+    said = {each.type: each for each in found}
+    of = next(said[kind] for kind in _EXPLAINED_BY[where] if kind in said)
+    if where is Phase.DRY_RUN:
+        return standing(Finding(READY, "False" if facts.decision is None else "True", DRY_RUN), of.message)
     if where is Phase.ACTIVE:
-        state = facts.lease.status.state if facts.lease is not None else ""
-        if state == "Suspended":
-            return "Suspended"
-        return "Running" if state in ("Running", "Stopping") else "Placed"
-    if where is Phase.FINISHED:
-        return "Succeeded" if facts.newest is not None and facts.newest.outcome == SUCCEEDED else "Failed"
-    if where is Phase.PENDING and waits_for_money(facts):
-        return "Suspended"
-    return _STATES.get(where, facts.job.status.state)
+        return standing(Finding(READY, of.status, of.reason), of.message)
+    if where is Phase.SUSPENDED or of.type == "Complete":
+        return standing(Finding(READY, "True", of.reason))
+    return standing(Finding(READY, "False", of.reason), of.message, stalled=of.type == "Failed")
 
 
 def _reason(where: Phase, conditions: Sequence[Condition]) -> str:
@@ -159,13 +178,6 @@ _EXPLAINED_BY: Final[Mapping[Phase, tuple[str, ...]]] = {
     Phase.SUSPENDED: ("Running",),
     Phase.DRY_RUN: ("Placed",),
     Phase.PENDING: ("Placed",),
-}
-_STATES: Final[Mapping[Phase, State]] = {
-    Phase.INVALID: "Failed",
-    Phase.EXPIRED: "Failed",
-    Phase.SUSPENDED: "Suspended",
-    Phase.DRY_RUN: "DryRun",
-    Phase.PENDING: "Pending",
 }
 
 
@@ -261,7 +273,7 @@ def _active(facts: JobFacts) -> Iterable[Finding]:
     lease = facts.lease
     running = find(lease.status.conditions, "Running") if lease is not None else None
     suspended = find(lease.status.conditions, "Suspended") if lease is not None else None
-    if suspended is not None and lease is not None and lease.status.state == "Suspended":
+    if suspended is not None and lease is not None and lease.status.suspended:
         found.append(Finding("Running", "False", suspended.reason, suspended.message))
     elif running is None or running.reason == ConditionReason.WAITING:
         # That the member took it is said on the lease; here it would be one more write for each job.
