@@ -116,7 +116,7 @@ def decisions_table() -> str:
 SECTIONS: Mapping[str, Sequence[Section]] = {
     "docs/settlement.md": [("protocol", lambda: f"```mermaid\n{protocol.diagram()}```\n")],
     "docs/chains.md": [("answers", wordings.table)],
-    "docs/reasons.md": ("reasons", reasons.table),
+    "docs/reasons.md": [("reasons", reasons.table)],
     "docs/residency.md": [("law", lambda: law_tables.table(law_tables.load()))],
     "docs/configuration.md": [
         ("settings", lambda: settings_table(Settings)),

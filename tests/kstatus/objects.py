@@ -19,12 +19,12 @@ from fedgpu_operator.api.base import API_VERSION, Condition, Finding, JSONObject
 from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION
 from fedgpu_operator.domain.books import EpochStage
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.services.wallets import ProofVerdict
 from fedgpu_operator.hub.views.accounts import FUNDED, readiness
 from fedgpu_operator.hub.views.epochs import epoch_status
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.hub.views.providers import provider_status
+from fedgpu_operator.hub.views.wallets import ProofVerdict
 
 NOW: Final = jobs.NOW
 GENERATION: Final = 3

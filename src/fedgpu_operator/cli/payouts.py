@@ -144,7 +144,6 @@ async def _payout(
     from fedgpu_operator.adapters.chain import Patience
     from fedgpu_operator.adapters.chain.history import earnings_of, tenants_of
     from fedgpu_operator.adapters.chain.rpc import Rpc
-    from fedgpu_operator.cli.wallets import say
 
     async with Rpc(target.rpc, chain_id=target.chain_id, patience=Patience(LOG_READING_S, tell=say)) as rpc:
         standing = await earnings_of(rpc, target.escrow, who)
