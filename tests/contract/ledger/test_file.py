@@ -103,7 +103,7 @@ async def test_two_processes_may_create_the_file_together(path: Path) -> None:
         ("", "must be a file"),
         ("mysql://hub/ledger", "cannot use mysql"),
         ("://", "sqlite:///path"),
-        ("/nowhere/at/all/ledger.db", "does not exist"),
+        ("/nowhere/at/all/ledger.db", "ledger directory not found: /nowhere/at/all"),
     ],
 )
 async def test_a_place_that_cannot_keep_money_is_refused(location: str, why: str) -> None:
