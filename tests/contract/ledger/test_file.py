@@ -122,7 +122,7 @@ async def test_a_newer_a_foreign_and_a_broken_file_are_refused(tmp_path: Path) -
     broken.write_bytes(b"not a database at all" * 100)
     for path, why in [
         (newer, f"schema version {SCHEMA_VERSION + 1}"),
-        (foreign, "no fedgpu ledger"),
+        (foreign, "is not a fedgpu ledger"),
         (broken, "not a database"),
         (tmp_path, "cannot be opened"),
     ]:
