@@ -103,7 +103,7 @@ async def test_two_processes_may_create_the_file_together(path: Path) -> None:
         ("", "must be a file"),
         ("mysql://hub/ledger", "cannot use mysql"),
         ("://", "sqlite:///path"),
-        ("/nowhere/at/all/ledger.db", "does not exist"),
+        ("/nowhere/at/all/ledger.db", "ledger directory not found: /nowhere/at/all"),
     ],
 )
 async def test_a_place_that_cannot_keep_money_is_refused(location: str, why: str) -> None:
@@ -122,7 +122,7 @@ async def test_a_newer_a_foreign_and_a_broken_file_are_refused(tmp_path: Path) -
     broken.write_bytes(b"not a database at all" * 100)
     for path, why in [
         (newer, f"schema version {SCHEMA_VERSION + 1}"),
-        (foreign, "no fedgpu ledger"),
+        (foreign, "is not a fedgpu ledger"),
         (broken, "not a database"),
         (tmp_path, "cannot be opened"),
     ]:

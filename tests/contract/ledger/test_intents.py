@@ -138,7 +138,7 @@ async def test_an_intent_is_done_by_one_finalized_version(ledger: SqlLedger, now
     assert (await ledger.close_intent(intent.id, DONE)).state is DONE
     with pytest.raises(LedgerError, match="for good"):
         await ledger.close_intent(intent.id, DEAD)
-    with pytest.raises(LedgerError, match="no intent 77"):
+    with pytest.raises(LedgerError, match="intent 77 not found"):
         await ledger.close_intent(77, DONE)
 
 

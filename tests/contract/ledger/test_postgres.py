@@ -254,7 +254,7 @@ async def test_no_password_is_in_any_error(postgres_url: str, secret: str) -> No
 async def test_a_foreign_database_is_left_alone(postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as connection:
         connection.execute("CREATE TABLE photographs (name text)")
-    with pytest.raises(ConfigurationError, match="no fedgpu ledger"):
+    with pytest.raises(ConfigurationError, match="is not a fedgpu ledger"):
         await SqlLedger.open(postgres_url)
     with psycopg.connect(postgres_url) as connection:
         count = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()

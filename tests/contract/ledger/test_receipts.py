@@ -91,7 +91,7 @@ async def test_a_later_reading_takes_over_the_dispute_of_its_lease(ledger: SqlLe
         await ledger.dispute_usage(dispute(now, 2))
     assert [d.lease_name for d in await ledger.usage_disputes(tenant="team-other")] == ["other-1"]
     assert [d.sequence for d in await ledger.usage_disputes(lease_name="job-1", open_only=True)] == [4]
-    with pytest.raises(LedgerError, match="grants or refuses"):
+    with pytest.raises(LedgerError, match="ruled Granted or Refused, not Superseded"):
         await ledger.rule_usage_dispute("other-1", 3, SUPERSEDED, "", now)
 
 
