@@ -34,6 +34,9 @@ class Column:
     wide: bool = False
 
 
+READY_COLUMN: Final = Column("Ready", ".status.conditions[?(@.type=='Ready')].status", description="As its spec asks")
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A CEL rule; the message names the field and the fix."""
@@ -100,6 +103,8 @@ class KindInfo:
     namespaced: bool
     columns: tuple[Column, ...]
     rules: tuple[Rule, ...] = ()
+    selectable: tuple[str, ...] = ()
+    """JSON paths that `--field-selector` takes; strings, integers and booleans outside of lists."""
 
     @property
     def crd_name(self) -> str:

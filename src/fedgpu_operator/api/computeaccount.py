@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from fedgpu_operator.api.base import (
+    READY_COLUMN,
     Column,
     Conditions,
     DecimalUSD,
@@ -94,8 +95,10 @@ class ComputeAccount(Resource):
         singular="computeaccount",
         short_name="cacct",
         namespaced=True,
+        selectable=(".status.state", ".spec.wallet"),
         columns=(
             Column("State", ".status.state"),
+            READY_COLUMN,
             Column("Balance", ".status.balance", description="USD"),
             Column("Available", ".status.available", description="USD"),
             Column("Accrued", ".status.accrued", description="USD"),

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from fedgpu_operator.api.base import (
     ATOMIC_MAP,
     READY,
+    READY_COLUMN,
     SET_LIST,
     Column,
     Condition,
@@ -383,8 +384,10 @@ class ComputeJob(Resource):
         singular="computejob",
         short_name="cjob",
         namespaced=True,
+        selectable=(".status.state", ".status.placement.provider", ".spec.priorityClassName"),
         columns=(
             Column("State", ".status.state"),
+            READY_COLUMN,
             Column("Provider", ".status.placement.provider"),
             Column("Product", ".status.placement.product"),
             Column("Eff-Price", ".status.placement.effectivePrice", description="USD per GPU-hour"),

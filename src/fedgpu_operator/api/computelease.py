@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from fedgpu_operator.api.base import (
     ATOMIC_MAP,
+    READY_COLUMN,
     Column,
     Condition,
     Conditions,
@@ -298,8 +299,10 @@ class ComputeLease(Resource):
         singular="computelease",
         short_name="clease",
         namespaced=True,
+        selectable=(".status.state", ".spec.desired", ".spec.provider", ".spec.job.namespace", ".spec.job.name"),
         columns=(
             Column("State", ".status.state"),
+            READY_COLUMN,
             Column("Job", ".spec.job.name"),
             Column("Tenant", ".spec.job.namespace"),
             Column("Provider", ".spec.provider"),

@@ -232,6 +232,8 @@ def crd(kind: type[Resource]) -> JSONObject:
         "subresources": {"status": {}},
         "additionalPrinterColumns": [_column(column) for column in info.columns],
     }
+    if info.selectable:
+        version["selectableFields"] = [{"jsonPath": path} for path in info.selectable]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

@@ -10,6 +10,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from fedgpu_operator.api.base import (
+    READY_COLUMN,
     SET_LIST,
     Column,
     Conditions,
@@ -336,8 +337,10 @@ class GPUProvider(Resource):
         singular="gpuprovider",
         short_name="gpup",
         namespaced=False,
+        selectable=(".status.state", ".spec.location.country", ".spec.location.region"),
         columns=(
             Column("State", ".status.state", description="Pending, Ready, NotReady or Unreachable"),
+            READY_COLUMN,
             Column("Country", ".spec.location.country"),
             Column("Products", ".status.products", description="First product offered, and how many more"),
             Column("Price", ".status.price", description="USD per GPU-hour, from the cheapest to the dearest product"),
@@ -354,7 +357,7 @@ class GPUProvider(Resource):
             ),
             Column("Compliance", ".spec.compliance", wide=True),
             Column("RTT-ms", ".status.latency.p50Ms", "number", wide=True),
-            Column("Ready", ".status.conditions[?(@.type=='Ready')].reason", wide=True),
+            Column("Reason", ".status.conditions[?(@.type=='Ready')].reason", description="Why (not) ready", wide=True),
         ),
         rules=(
             Rule(

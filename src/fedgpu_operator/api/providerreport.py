@@ -9,6 +9,7 @@ from eth_utils.address import to_checksum_address
 from pydantic import Field
 
 from fedgpu_operator.api.base import (
+    READY_COLUMN,
     Column,
     Conditions,
     DecimalUSD,
@@ -169,8 +170,10 @@ class ProviderReport(Resource):
         singular="providerreport",
         short_name="gpur",
         namespaced=True,
+        selectable=(".spec.provider",),
         columns=(
             Column("Provider", ".spec.provider"),
+            READY_COLUMN,
             Column("Kubernetes", ".status.kubernetesVersion"),
             Column("Observed", ".status.observedAt", "date"),
             Column("Age", ".metadata.creationTimestamp", "date"),

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from fedgpu_operator.api.base import (
+    READY_COLUMN,
     STALLED,
     Column,
     Condition,
@@ -92,8 +93,10 @@ class SettlementEpoch(Resource):
         singular="settlementepoch",
         short_name="sepoch",
         namespaced=False,
+        selectable=(".status.state",),
         columns=(
             Column("State", ".status.state"),
+            READY_COLUMN,
             Column("Total", ".spec.total", description="USD debited"),
             Column("Tenants", ".spec.tenants", "integer"),
             Column("Providers", ".spec.providers", "integer"),

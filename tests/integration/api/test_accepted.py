@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.kstatus.rules import kstatus
 
 from fedgpu_operator.api.base import JSONObject, Resource
 from fedgpu_operator.api.crd import crd, to_yaml
@@ -41,7 +42,7 @@ def test_a_minimal_object_is_taken_and_read_back(kind: type[Resource], desk: Any
 def test_a_full_object_is_stored_whole_and_read_back(kind: type[Resource], desk: Any, sample: Sample) -> None:
     document = sample("full", kind.__name__)
     stored = desk.create(document)
-    assert "status" not in stored, "only the status subresource writes a status"
+    assert "conditions" not in stored.get("status", {}), "only the status subresource writes a status"
     if "status" in document:
         answer = desk.patch(stored, {"status": document["status"]}, "--subresource=status")
         assert answer.returncode == 0, answer.stderr
@@ -50,6 +51,22 @@ def test_a_full_object_is_stored_whole_and_read_back(kind: type[Resource], desk:
     for part in {"spec", "status"} & document.keys():
         assert missing(document[part], stored[part]) == []
         assert missing(stored[part], wire[part]) == []
+
+
+@per_kind
+def test_what_was_just_created_is_in_progress(kind: type[Resource], desk: Any, sample: Sample) -> None:
+    stored = desk.read(desk.create(sample("minimal", kind.__name__)))
+    # A policy has no status: it holds as soon as it is there.
+    assert kstatus(stored) == ("InProgress" if "status" in kind.model_fields else "Current")
+
+
+def test_leases_are_selected_by_their_fields(desk: Any, sample: Sample) -> None:
+    lease = sample("full", "ComputeLease")
+    stored = desk.create(lease)
+    for provider, names in ((lease["spec"]["provider"], [stored["metadata"]["name"]]), ("nobody", [])):
+        fields = f"spec.provider={provider},spec.desired={lease['spec']['desired']}"
+        found = json.loads(desk.kubectl("get", "computeleases", "-o", "json", "--field-selector", fields).stdout)
+        assert [each["metadata"]["name"] for each in found["items"]] == names
 
 
 def test_the_template_of_a_job_can_be_pasted(desk: Any, sample: Sample) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from fedgpu_operator.api.base import Column, JSONObject, KindInfo, Resource
+from fedgpu_operator.api.base import READY_COLUMN, Column, JSONObject, KindInfo, Resource
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.crd import VALIDATIONS, all_crds, crd, root_schema, to_yaml, walk
@@ -120,6 +120,18 @@ def test_columns_begin_with_state_and_tell_the_age(kind: type[Resource]) -> None
     assert Column("Age", ".metadata.creationTimestamp", "date") in narrow
     if "state" in root_schema(kind)["properties"].get("status", {}).get("properties", {}):
         assert (narrow[0].name, narrow[0].path) == ("State", ".status.state")
+    if "status" in root_schema(kind)["properties"]:
+        assert narrow[1] == READY_COLUMN
+
+
+@per_kind
+def test_selectable_fields_are_scalars_outside_of_lists(kind: type[Resource]) -> None:
+    root = root_schema(kind)
+    found = {path: (schema_at(root, path) or {}).get("type") for path in kind.info.selectable}
+    assert set(found.values()) <= {"string", "integer", "boolean"}, found
+    assert len(found) <= 8, "an API server takes no more"
+    (version,) = crd(kind)["spec"]["versions"]
+    assert version.get("selectableFields", []) == [{"jsonPath": path} for path in found]
 
 
 def test_wide_columns_have_priority_one() -> None:

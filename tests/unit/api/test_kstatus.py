@@ -9,6 +9,7 @@ import pytest
 from tests.kstatus.objects import Case, every_case
 from tests.kstatus.rules import kstatus
 
+from fedgpu_operator.api.base import Resource
 from fedgpu_operator.api.crd import root_schema
 from fedgpu_operator.api.registry import KINDS
 
@@ -46,3 +47,10 @@ def test_the_page_shows_the_same(repository: Path) -> None:
     page = (repository / "docs" / "conditions.md").read_text()
     rows = re.findall(r"^\| (\w+) \| ([^|]+) \| (InProgress|Current|Failed|Terminating) \|", page, re.MULTILINE)
     assert rows == [(case.kind, case.text, case.word) for case in CASES]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.info.kind)
+def test_the_page_shows_the_fields_that_can_be_selected(kind: type[Resource], repository: Path) -> None:
+    page = (repository / "docs" / "conditions.md").read_text()
+    (shown,) = re.findall(rf"^\| {kind.info.kind} \| (`[^|]*`) \|$", page, re.MULTILINE) or [""]
+    assert re.findall(r"`([^`]+)`", shown) == [path.removeprefix(".") for path in kind.info.selectable]
