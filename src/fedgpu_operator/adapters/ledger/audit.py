@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eth_utils.crypto import keccak
-from sqlalchemy import ColumnElement, Connection, Table, func, select, true
+from sqlalchemy import ColumnElement, Connection, Table, exists, func, select, true
 
 from fedgpu_operator.adapters.ledger import archives, segments
 from fedgpu_operator.adapters.ledger.epochs import bound, live_covers, named_in, parts_hash, parts_of
@@ -448,9 +448,10 @@ def _live_faults(connection: Connection) -> list[LedgerFault]:
                 faults.append(LedgerFault(lease_usage.name, str(row[0]), why))
             if len(faults) >= MOST_NAMED:
                 return faults
+    # Not NOT IN: PostgreSQL compares every row with every other there once the list outgrows its work_mem.
     lost = (
         select(usage_records.c.lease_name)
-        .where(usage_records.c.lease_name.not_in(select(lease_usage.c.lease_name)))
+        .where(~exists().where(lease_usage.c.lease_name == usage_records.c.lease_name))
         .order_by(usage_records.c.lease_name)
         .distinct()
         .limit(MOST_NAMED)
