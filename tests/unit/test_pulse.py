@@ -62,7 +62,7 @@ async def test_what_hangs_is_cancelled_and_the_place_is_named() -> None:
     async def work() -> None:
         await for_each(hang, [1, 2])
 
-    with pytest.raises(PassExpiredError, match=r"waiting for for_each\.<locals>\.one \(hub\.write:\d+\)"):
+    with pytest.raises(PassExpiredError, match=r"waiting for for_each\.<locals>\.one \(hub\.services\.writes:\d+\)"):
         await limited(work(), 0.01, Pulse("jobs"))
     assert sorted(ended) == [1, 2]
 

@@ -221,11 +221,11 @@ def test_the_committed_files_are_the_generated_ones(generate: ModuleType, reposi
 def test_check_names_what_differs_and_write_repairs_it(
     generate: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name, sections in generate.SECTIONS.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        marks = "".join(f"<!-- generated: {section} -->\n<!-- end: {section} -->\n" for section, _ in sections)
+        (tmp_path / name).write_text(f"above\n{marks}below\n")
     page = tmp_path / "docs" / "settlement.md"
-    page.parent.mkdir()
-    page.write_text("above\n<!-- generated: protocol -->\n<!-- end: protocol -->\nbelow\n")
-    (page.parent / "residency.md").write_text("<!-- generated: law -->\n<!-- end: law -->\n")
-    (page.parent / "chains.md").write_text("<!-- generated: answers -->\n<!-- end: answers -->\n")
     assert generate.main([], root=tmp_path) == 0
     assert generate.main(["--check"], root=tmp_path) == 0
     assert page.read_text().startswith("above\n")

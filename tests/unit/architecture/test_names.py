@@ -9,42 +9,9 @@ from typing import Final
 
 SOURCES: Final = Path(__file__).resolve().parents[3] / "src" / "fedgpu_operator"
 
-SHARED_FOR_NOW: Final = frozenset(
-    {
-        "Account",
-        "Asked",
-        "Fault",
-        "GpuModel",
-        "Held",
-        "Look",
-        "Past",
-        "Payout",
-        "Policy",
-        "Progress",
-        "Reading",
-        "Rests",
-        "Seen",
-        "Shown",
-        "Standing",
-        "Subject",
-        "Task",
-        "Tenant",
-        "Watched",
-        "Words",
-    }
-)
-"""Names that two modules still share. The list only shrinks: a name that is unique again must leave it."""
-
 
 def test_every_public_class_name_means_one_thing() -> None:
-    shared = shared_class_names(SOURCES)
-    new = {name: modules for name, modules in shared.items() if name not in SHARED_FOR_NOW}
-    assert new == {}, "rename all but one of these classes by what sets them apart"
-
-
-def test_the_list_of_shared_names_only_shrinks() -> None:
-    unique = sorted(SHARED_FOR_NOW - shared_class_names(SOURCES).keys())
-    assert unique == [], "these names are unique now: remove them from SHARED_FOR_NOW"
+    assert shared_class_names(SOURCES) == {}, "rename all but one of these classes by what sets them apart"
 
 
 def test_the_checker_finds_a_name_that_two_modules_define(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def rendered(template: dict[str, Any], *, gpus: int = 2, replicas: int = 3) -> d
 
 
 def test_a_job_that_grew_since_its_attempt_was_opened_gets_no_lease_of_it() -> None:
-    spec = {"gpu": {"count": 2}, "runLimit": "60s", "template": {"containers": [MAIN]}}
+    spec = {"gpu": {"count": 2}, "runLimit": "60s", "template": {"spec": {"containers": [MAIN]}}}
     job = ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": UID}, "spec": spec})
     agreed = AttemptRequest(UID, "r", "team", "train", "prov", "NVIDIA-L4", MicroUSD(1), 1, job.billable_limit)
     with pytest.raises(InvalidResourceError, match="2 GPUs") as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from fedgpu_operator.api.base import Resource
+from fedgpu_operator.api.base import Finding, Resource, merge
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
@@ -141,7 +142,8 @@ def test_the_end_of_a_lease_wakes_who_waits_for_it_to_end_an_agent(namespace: st
     open_ = lease(1, "1")
     after = None if gone else open_
     assert ("agents" in woken("computeleases", open_, after, namespace=namespace, ears=Ears("a"))) is wakes
-    ended = open_.model_copy(update={"status": open_.status.model_copy(update={"state": "Failed"})})
+    end = merge([], [Finding("Failed", "True", "WorkloadFailed")], generation=1, now=datetime.now(UTC))
+    ended = open_.model_copy(update={"status": open_.status.model_copy(update={"conditions": end})})
     assert "agents" not in woken("computeleases", ended, None, namespace=namespace, ears=Ears("a"))
 
 

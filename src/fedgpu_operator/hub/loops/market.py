@@ -48,7 +48,7 @@ SHARE: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class PriceHistory:
+class RecentPrices:
     """What the ledger says of the past, read at `at`: GPUs that came free, by provider and product, and prices."""
 
     at: datetime
@@ -97,7 +97,7 @@ class MarketLoop:
         self._plugins = plugins
         self._seen: SurveyedMarket | None = None
         self._kept: dict[tuple[str, str], PricePoint] = {}
-        self._past: PriceHistory | None = None
+        self._past: RecentPrices | None = None
         self._published: MarketDocument | None = None
         self._priorities = PriorityBook(kube, clock)
         self._rest_until = clock.now() + settle
@@ -178,7 +178,7 @@ class MarketLoop:
             ),
         )
 
-    async def _read_past(self, now: datetime) -> PriceHistory:
+    async def _read_past(self, now: datetime) -> RecentPrices:
         """Read anew where it is older than a document may be: these are the largest queries of a pass."""
         if self._past is None or now - self._past.at >= REPUBLISH:
             freed: Counter[tuple[str, str]] = Counter()
@@ -186,7 +186,7 @@ class MarketLoop:
                 freed[record.provider, record.product] += record.gpus
             hours = await self._ledger.price_history(now - HOURS, span=3600)
             days = await self._ledger.price_history(now - DAYS, span=86400)
-            self._past = PriceHistory(now, freed, (*hours, *days))
+            self._past = RecentPrices(now, freed, (*hours, *days))
         return self._past
 
     async def _publish(self, document: MarketDocument) -> None:
