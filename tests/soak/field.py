@@ -36,8 +36,8 @@ from fedgpu_operator.settings import Settings
 
 TENANTS: Final = 3
 DEPOSIT_USD: Final = 10_000
-EPOCH_S: Final = 60
-CHALLENGE_S: Final = 25
+EPOCH_S: Final = 15
+CHALLENGE_S: Final = 6
 """So short that an epoch is claimed before the next one is due."""
 TTL_S: Final = 60
 RUN_S: Final = (20, 60)

@@ -26,6 +26,9 @@ BOUNDS: Final[dict[str, float]] = {
 }
 """The most that a figure may rise per hour. What comes and goes by chance (jobs, connections) has room for a slope by
 chance: 40 objects are a thirtieth of the jobs of an hour."""
+CEILINGS: Final[dict[str, float]] = {"operator.sockets": 130, "operator.files": 150}
+"""Below which a figure may rise: connections to the hub are kept until the client's pool is full, which holds 100, and
+the chain, two members and the ledger have theirs beside them."""
 READINGS: Final = frozenset({"rows.usage_records", "rows.receipts", "rows.postings"})
 """What is written again and again while one attempt runs, and archived."""
 READING_ROWS: Final = 300
@@ -52,8 +55,8 @@ class Finding:
 
     @property
     def flat(self) -> bool:
-        """Whether it rises no faster than it may."""
-        return self.slope <= self.bound
+        """Whether it rises no faster than it may, or stays below the height at which it must stop."""
+        return self.slope <= self.bound or self.last <= CEILINGS.get(self.figure, -1.0)
 
 
 def judge(samples: Sequence[Sample]) -> list[Finding]:
