@@ -405,6 +405,21 @@ async def test_words_of_jobs_that_wait_are_brought_up_to_date_each_half_minute(f
     assert any("1 GPUs free" in each.message for each in waiting.status.candidates)
 
 
+async def test_of_a_queue_each_job_has_its_turn_once_in_a_half_minute(full: Hub, work: Work) -> None:
+    """Each pass of five seconds brings a part of the words up to date; six of them all, and none twice."""
+    report = full.kube.objects["providerreports", "fedgpu-provider-p0", "p0"]["status"]["products"][0]
+    product = dict(report, total=5, buckets=[{"free": 5, "nodes": 1}])
+    await full.kube.patch_status(REPORTS, "p0", "fedgpu-provider-p0", {"status": {"products": [product]}})
+    await full.pass_once()
+    looked: list[int] = []
+    for _ in range(6):
+        full.clock.forward(5)
+        await full.pass_once()
+        looked.append(len(work.looked))
+    assert (len(work.looked), len(set(work.looked))) == (4, 4)
+    assert looked[0] < 4, "not all at the same time"
+
+
 async def test_a_half_minute_in_which_nothing_changed_solves_nothing(full: Hub, work: Work) -> None:
     full.clock.forward(31)
     await full.pass_once()

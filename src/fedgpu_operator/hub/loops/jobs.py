@@ -18,6 +18,7 @@ from fedgpu_operator.domain.running import Hysteresis
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper, is_cleared
+from fedgpu_operator.hub.services.changes import ChangeDetector
 from fedgpu_operator.hub.services.costs import CostBook, FaultBook
 from fedgpu_operator.hub.services.moves import Mover, Usage
 from fedgpu_operator.hub.services.obligations import ObligationBook
@@ -221,6 +222,7 @@ class JobLoop:
         owed = ObligationBook(ledger, clock)
         self._keeper = AttemptKeeper(kube, ledger, clock, metrics, verifier or UsageVerifier(None), moved=owed.moved)
         self._memory = JobMemory()
+        self._jobs_counted, self._providers_counted = ChangeDetector(), ChangeDetector()
         self._orphaned = True
         self._money = MoneyWatch(kube, owed, clock, thresholds)
         self._writer = JobWriter(kube, clock, settlement=settlement)
@@ -273,17 +275,23 @@ class JobLoop:
             for facts in placed.waiting:
                 self._memory.answer(facts)
         await self._writer.send_events()
-        self._metrics.jobs(dict(Counter(job.status.state for job in state.jobs)))
-        waiting = (job for job in state.jobs if job.status.state == "Pending")
-        self._metrics.pending(Counter((job.metadata.namespace, job.status.reason) for job in waiting))
-        reach = {name: is_true(each.status.conditions, "Connected") for name, each in state.providers.items()}
-        self._metrics.providers(reach)
+        self._count(state)
         if placed.later or self._placer.must_wait(state, self._clock.now()):
             step = await self._mover.carry_on(state, self._entries)
             return 0.0 if placed.later else 1.0 if step is None else min(1.0, step)
         decided = [*placed.dispatched, *placed.others, *(placed.waiting if placed.anew else ())]
         step = await self._mover.move(decided, state, self._entries, anew=placed.anew)
         return self._next_deadline(state, money, step)
+
+    def _count(self, state: HubState) -> None:
+        """Show how many jobs are in which state and which providers answer, if that may have changed."""
+        if self._jobs_counted.changed(state.jobs):
+            self._metrics.jobs(dict(Counter(job.status.state for job in state.jobs)))
+            waiting = (job for job in state.jobs if job.status.state == "Pending")
+            self._metrics.pending(Counter((job.metadata.namespace, job.status.reason) for job in waiting))
+        if self._providers_counted.changed(state.providers.values()):
+            reach = {name: is_true(each.status.conditions, "Connected") for name, each in state.providers.items()}
+            self._metrics.providers(reach)
 
     def _next_deadline(self, state: HubState, money: Upkeep, step: float | None) -> float | None:
         now = self._clock.now()

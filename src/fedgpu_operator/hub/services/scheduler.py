@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
+from zlib import crc32
 
 from fedgpu_operator.api.base import MOST_STORED, JSONObject, excess_of_job
 from fedgpu_operator.api.computejob import ComputeJob
@@ -56,6 +57,10 @@ log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 128
 """Jobs that one pass dispatches; at 60 jobs a second that is two seconds."""
+TURNS: Final = 6
+"""Parts of the jobs that wait, by their UID. In each half minute every part has its turn, in which what is shown beside
+the reason is brought up to date; all at the same time would be the dearest pass of a long queue by far."""
+TURN_SECONDS: Final = 5
 REFUSALS: Final = frozenset({400, 403, 413, 422})
 """Answers to a write that will be the same the next time."""
 
@@ -184,9 +189,10 @@ class JobPlacer:
         self._decisions: dict[str, Decision] = {}
         self._priority: dict[str, int] = {}
         self._shown: dict[str, Words] = {}
-        self._thorough = -1
-        self._stale = False
-        """Whether a decision was made of which only the reasons were compared with what is shown."""
+        self._turn = -TURNS
+        """The newest one that was taken, counted from 1970."""
+        self._stale: set[int] = set()
+        """Turns of which a decision was made, and only its reason compared with what is shown."""
         self._unfit: dict[str, Unfit] = {}
         self._unfit_at = -1
 
@@ -216,7 +222,7 @@ class JobPlacer:
             view = self._view(basis, now)
             self._decisions = await asyncio.to_thread(self._solve, view, basis.dry, state, basis.awaited)
             self._priority = {uid: job.priority for uid, job in basis.jobs.items()}
-        placed = await self._carry_out(followed, resting, asked, state, anew=anew, tick=frame.tick)
+        placed = await self._carry_out(followed, resting, asked, state, anew=anew, due=self._due_turns(now))
         if placed.later or placed.failed:
             # What was decided for those that got no lease is still to be given: to them, or to others.
             self._basis = None
@@ -279,21 +285,50 @@ class JobPlacer:
         state: HubState,
         *,
         anew: bool,
-        tick: int,
+        due: frozenset[int],
     ) -> Placed:
         """Dispatch whom a place was found for; the others apart by whether something of them is to be written."""
+        if anew:
+            self._stale.update(range(TURNS))
+        chosen, others, waiting = self._sort_out(followed, resting, asked, anew=anew, due=due)
+        # A pass that took all of a long queue would keep what must stop waiting for its end.
+        now_on, later = chosen[:MOST_AT_ONCE], len(chosen) > MOST_AT_ONCE
+        done = await for_each(lambda facts: self._dispatch_apart(facts, state), now_on)
+        placed = [each for each in done if each is not None and each.invalid is None]
+        refused = [each for each in done if each is not None and each.invalid is not None]
+        others += refused
+        for each in refused:
+            if each.invalid is not None:
+                self._unfit[each.job.metadata.uid] = Unfit.of(each.job, each.invalid)
+        self._stale -= due
+        if 0 in due:
+            self._reader.only(asked)
+            self._shown = {uid: self._shown[uid] for uid in asked if uid in self._shown}
+        # A job that was refused is not asked about again for a while: its place goes to another at once.
+        return Placed(placed, others, waiting, later or bool(refused), anew, len(placed) < len(now_on))
+
+    def _sort_out(
+        self,
+        followed: Iterable[JobFacts],
+        resting: Iterable[JobFacts],
+        asked: Mapping[str, PendingJob],
+        *,
+        anew: bool,
+        due: frozenset[int],
+    ) -> tuple[list[JobFacts], list[JobFacts], list[JobFacts]]:
+        """Who has a place to go to, of whom something else is to be written, and who waits on unchanged."""
         chosen: list[JobFacts] = []
         others: list[JobFacts] = []
         waiting: list[JobFacts] = []
-        thorough, self._thorough = tick != self._thorough, tick
-        self._stale = self._stale or anew
-        look = anew or (thorough and self._stale)
         for facts in followed:
             facts = self._answered(facts, asked)
             self._note(facts)
             (chosen if _goes(facts) else others).append(facts)
         for facts in resting:
             uid = facts.job.metadata.uid
+            turn = _turn_of(uid)
+            thorough = turn in due
+            look = anew or (thorough and turn in self._stale)
             if not look and (uid not in asked or asked[uid].error is facts.invalid):
                 waiting.append(facts)
                 continue
@@ -308,21 +343,13 @@ class JobPlacer:
                 others.append(now)
             else:
                 waiting.append(now)
-        # A pass that took all of a long queue would keep what must stop waiting for its end.
-        now_on, later = chosen[:MOST_AT_ONCE], len(chosen) > MOST_AT_ONCE
-        done = await for_each(lambda facts: self._dispatch_apart(facts, state), now_on)
-        placed = [each for each in done if each is not None and each.invalid is None]
-        refused = [each for each in done if each is not None and each.invalid is not None]
-        others += refused
-        for each in refused:
-            if each.invalid is not None:
-                self._unfit[each.job.metadata.uid] = Unfit.of(each.job, each.invalid)
-        if thorough:
-            self._stale = False
-            self._reader.only(asked)
-            self._shown = {uid: self._shown[uid] for uid in asked if uid in self._shown}
-        # A job that was refused is not asked about again for a while: its place goes to another at once.
-        return Placed(placed, others, waiting, later or bool(refused), anew, len(placed) < len(now_on))
+        return chosen, others, waiting
+
+    def _due_turns(self, now: datetime) -> frozenset[int]:
+        """The turns whose time has come since the last pass."""
+        last, self._turn = self._turn, int(now.timestamp() // TURN_SECONDS)
+        passed = range(last + 1, self._turn + 1) if last <= self._turn < last + TURNS else range(TURNS)
+        return frozenset(number % TURNS for number in passed)
 
     def _says_the_same(self, facts: JobFacts) -> bool:
         """Whether a job at rest goes nowhere, for the reason that is shown."""
@@ -344,7 +371,7 @@ class JobPlacer:
         """Whether the status of a job at rest has to be written: its reason is another one, or it is time to look.
 
         The words beside the reason, with the candidates, change with every offer: they are brought up to date each half
-        minute, or every lease that ends would have the status of every job that waits written.
+        minute, a part of the jobs at a time, or each lease that ends would have every waiting job's status written.
         """
         if str(before.invalid or "") != str(now.invalid or ""):
             return True
@@ -481,6 +508,10 @@ class JobPlacer:
             return "", ""
         known = state.wallets
         return known.tenants.get(job.metadata.namespace, ""), known.payouts.get(chosen.provider, "")
+
+
+def _turn_of(uid: str) -> int:
+    return crc32(uid.encode()) % TURNS
 
 
 def _goes_by_time(job: Job) -> bool:
