@@ -98,7 +98,7 @@ def measure(made: Places, sources: Path, scene: Path, options: argparse.Namespac
         # Weighed while nothing is timed: on the other core, and what is timed counts its own CPU seconds.
         day = pool.submit(child, ["benchmarks.month.day", str(leases), str(hours)], sources, empty)
         found: Figures = {}
-        for part in ("passes", "off", "restart"):
+        for part in ("passes", "on", "off", "restart"):
             found |= child(["benchmarks.month.drive", part, str(scene)], sources, place)
         if sources == ROOT / "src":
             found |= child(["benchmarks.month.drive", "verify", str(scene)], sources, place)
@@ -220,7 +220,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--render", action="store_true", help="draw the docs' table from the file")
     parser.add_argument("--alone", action="store_true", help="the present build only")
     parser.add_argument("--engines", type=lambda text: tuple(text.split(",")), default=None)
-    parser.add_argument("--repeats", type=int, default=5, help="unchanged passes; the median counts")
+    parser.add_argument("--repeats", type=int, default=9, help="unchanged passes; the median counts")
     parser.add_argument("--changes", type=int, default=3, help="passes with each kind of change; the median counts")
     parser.add_argument("--leases", type=int, default=2, help="running leases of the day that is weighed")
     parser.add_argument("--hours", type=int, default=24, help="hours of that day")

@@ -1,7 +1,8 @@
 """Measures one build on one ledger that holds a month; `python -m benchmarks.month` starts it, once per build and part.
 
-    python -m benchmarks.month.drive passes SCENE    a pass, unchanged and with one change, settlement on; memory
-    python -m benchmarks.month.drive off SCENE       an unchanged pass without settlement, on the hub that `passes` left
+    python -m benchmarks.month.drive passes SCENE    a pass with one change, settlement on; memory
+    python -m benchmarks.month.drive on SCENE        an unchanged pass on the hub that `passes` left
+    python -m benchmarks.month.drive off SCENE       the same without settlement
     python -m benchmarks.month.drive restart SCENE   from an operator that knows nothing to the end of its first pass
     python -m benchmarks.month.drive verify SCENE    the audit of all of it
 
@@ -154,7 +155,7 @@ class Stage:
 
 
 async def passes(scene: Scene, location: str) -> Figures:
-    """Settlement on: the first pass over a month, unchanged ones, ones with a change, and the memory after them."""
+    """Settlement on: the first pass over a month, passes with a change, and the memory after them."""
     opened = time.perf_counter()
     await (await SqlLedger.open(location)).close()
     found: Figures = {"openSeconds": round(time.perf_counter() - opened, 2)}
@@ -165,9 +166,6 @@ async def passes(scene: Scene, location: str) -> Figures:
     found["first"] = stage.meter.taken[-1]
     await stage.report_all()
     found["passesToRest"] = await stage.settle()
-    for _ in range(scene.repeats):
-        await stage.pass_()
-    found["unchanged"] = stage.meter.medians()
     if not IS_BEFORE:
         found |= await _other_loops(stage)
     changes: dict[str, Callable[[int], Coroutine[Any, Any, None]]] = {
@@ -192,13 +190,25 @@ async def passes(scene: Scene, location: str) -> Figures:
     return found
 
 
+async def on(scene: Scene, location: str) -> Figures:
+    """Settlement on: an unchanged pass."""
+    return {"unchanged": await _unchanged(scene, location, scene.chain())}
+
+
 async def off(scene: Scene, location: str) -> Figures:
-    """Settlement off: an unchanged pass."""
-    stage = await _begun(scene, location, None, _left(scene))
+    """Settlement off: an unchanged pass, over the same hub."""
+    return {"unchangedOff": await _unchanged(scene, location, None)}
+
+
+async def _unchanged(scene: Scene, location: str, chain: StillChain | None) -> Figures:
+    """Both begin in a new process on the hub that `passes` left, so that their objects lie in memory alike."""
+    stage = await _begun(scene, location, chain, _left(scene))
+    if chain is not None:
+        await stage.pass_("accounts")
     await stage.settle()
     for _ in range(scene.repeats):
         await stage.pass_()
-    found = {"unchangedOff": stage.meter.medians()}
+    found = stage.meter.medians()
     await stage.operator.close()
     return found
 
@@ -275,7 +285,7 @@ def main() -> None:
     part, path = sys.argv[1:]
     logging.disable(logging.WARNING)
     scene: Scene = pickle.loads(Path(path).read_bytes())  # noqa: S301  # our parent's own file
-    parts = {"passes": passes, "off": off, "restart": restart, "verify": verify}
+    parts = {"passes": passes, "on": on, "off": off, "restart": restart, "verify": verify}
     print(json.dumps(asyncio.run(parts[part](scene, os.environ["LOCATION"]))))
 
 

@@ -15,7 +15,7 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.api.rules import PlacementPolicy
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.errors import LabError
 

@@ -32,7 +32,7 @@ from fedgpu_operator.api.base import (
 )
 from fedgpu_operator.api.computelease import STOPPING
 from fedgpu_operator.api.jobspec import CHECKPOINT_RULES, Checkpoint, DataSpec, LatencySpec, PodTemplate, check_law
-from fedgpu_operator.api.rules import PlacementSpec
+from fedgpu_operator.api.placementpolicy import PlacementSpec
 from fedgpu_operator.domain.faults import Retries
 from fedgpu_operator.domain.job import ExchangeRates, Job
 from fedgpu_operator.domain.money import MicroUSD, parse_usd

@@ -21,8 +21,8 @@ from fedgpu_operator.api.base import (
     map_list,
     parse_duration,
 )
+from fedgpu_operator.api.placementpolicy import DataResidency
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.api.rules import DataResidency
 from fedgpu_operator.domain.geo import Location, locate
 from fedgpu_operator.domain.job import DataSet, LatencyRule, PlacementRules
 from fedgpu_operator.domain.money import NOTHING, parse_usd

@@ -9,8 +9,8 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
 
 KINDS: Final[tuple[type[Resource], ...]] = (

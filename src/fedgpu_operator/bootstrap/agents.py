@@ -23,7 +23,7 @@ from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, SecretKeyRe
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import ConfigurationError, FedGPUError, InvalidResourceError, NotFoundError
 from fedgpu_operator.hub.services.attempts import wants_agent
-from fedgpu_operator.hub.services.store import load_all, load_namespaces, load_reading
+from fedgpu_operator.hub.services.hubstate import load_all, load_namespaces, load_reading
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.hub.views.acceptance import SecretKey, keeps_agent, secret_owners
 from fedgpu_operator.ports import SECRETS, Clock, Kube

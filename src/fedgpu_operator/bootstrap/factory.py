@@ -22,11 +22,11 @@ from fedgpu_operator.hub.loops.providers import ProviderLoop
 from fedgpu_operator.hub.loops.receipts import ReceiptLoop
 from fedgpu_operator.hub.loops.retention import EpochShelf, RetentionLoop
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
-from fedgpu_operator.hub.loops.settler import SettlerWatch
 from fedgpu_operator.hub.loops.vantages import VantageLoop
 from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.costs import CostBook
 from fedgpu_operator.hub.services.recovery import EscrowAddress, LedgerCheck, Reconciler
+from fedgpu_operator.hub.services.settler import SettlerWatch
 from fedgpu_operator.hub.services.signatures import SignerBook, UsageVerifier
 from fedgpu_operator.hub.services.snapshot import SETTLE
 from fedgpu_operator.hub.services.wallets import ProofBook

@@ -15,7 +15,7 @@ from fedgpu_operator.adapters.chain.signers import LocalSigner, RemoteSigner, Si
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import ChainError, ChainMismatchError, ConfigurationError, StatePrunedError
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
-from fedgpu_operator.hub.loops.settler import SettlerWatch
+from fedgpu_operator.hub.services.settler import SettlerWatch
 from fedgpu_operator.hub.services.terms import FATAL, Obstacle, TermsSource
 from fedgpu_operator.ports import Clock, Metrics
 from fedgpu_operator.settings import ChainSettings, SignerSettings

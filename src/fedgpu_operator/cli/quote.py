@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fedgpu_operator.adapters.kube.client import KubeClient
     from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.api.computeaccount import ComputeAccount
-    from fedgpu_operator.api.rules import PlacementPolicy
+    from fedgpu_operator.api.placementpolicy import PlacementPolicy
     from fedgpu_operator.cli.jobfiles import CheckedJob
     from fedgpu_operator.domain.decision import Decision, Verdict
     from fedgpu_operator.domain.job import Job, Policy
@@ -104,7 +104,7 @@ class QuoteInput:
 
 async def read_hub(hub: KubeClient, operator_namespace: str, namespaces: set[str]) -> QuoteInput:
     """Read all of it. Raises NotFoundError if no market is published, and the rest of the KubeError tree."""
-    from fedgpu_operator.api.rules import PlacementPolicy
+    from fedgpu_operator.api.placementpolicy import PlacementPolicy
     from fedgpu_operator.hub.services.escrow import published
     from fedgpu_operator.hub.services.market import published_market
     from fedgpu_operator.ports import ResourceType

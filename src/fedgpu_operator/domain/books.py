@@ -177,7 +177,7 @@ class LeaseCover:
 
 
 class EpochStage(StrEnum):
-    """Where an epoch stands. Cancelled and Abandoned epochs cover nothing; the others are live."""
+    """Where an epoch stands. Cancelled, Abandoned and Superseded epochs cover nothing; the others are live."""
 
     PREPARED = "Prepared"
     POSTED = "Posted"

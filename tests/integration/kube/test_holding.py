@@ -14,7 +14,7 @@ from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.holding import HoldingKube
 from fedgpu_operator.api.crd import all_crds
-from fedgpu_operator.api.rules import PlacementPolicy
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.ports import NAMESPACES, ResourceType
 
 POLICIES = ResourceType.of(PlacementPolicy.info)

@@ -24,7 +24,7 @@ from fedgpu_operator.errors import (
     StatePrunedError,
 )
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
-from fedgpu_operator.hub.loops.settler import SettlerWatch
+from fedgpu_operator.hub.services.settler import SettlerWatch
 from fedgpu_operator.hub.services.terms import Obstacle, TermsSource
 from fedgpu_operator.ports import Escrow
 from fedgpu_operator.settings import Settings

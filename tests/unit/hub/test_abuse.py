@@ -8,7 +8,7 @@ from tests.ledgers import attempts_of
 from tests.unit.hub.world import JOBS, PROVIDERS, World
 
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.hub.services.store import load_heartbeats
+from fedgpu_operator.hub.services.hubstate import load_heartbeats
 from fedgpu_operator.hub.views.funds import EscrowFunds, Exposure
 from fedgpu_operator.ports import COORDINATION_LEASES
 from fedgpu_operator.settlement import Cover

@@ -19,8 +19,8 @@ from fedgpu_operator.domain.offer import GpuModel, GpuNeed, Offer
 from fedgpu_operator.domain.running import Announced, MoveReason
 from fedgpu_operator.errors import ConflictError, KubeError
 from fedgpu_operator.hub.services.holds import HOLD, Hold, decide_held, holds, waiting_jobs
+from fedgpu_operator.hub.services.hubstate import load
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
-from fedgpu_operator.hub.services.store import load
 from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION, Notice, notice_of
 from fedgpu_operator.placement import Engine, Snapshot
 

@@ -9,7 +9,7 @@ import pytest
 from tests.ledgers import attempts_of, open_attempt
 from tests.unit.hub.world import JOBS, World
 
-from fedgpu_operator.api.rules import PlacementPolicy
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.domain.books import AttemptRequest
 from fedgpu_operator.domain.job import Policy
 from fedgpu_operator.domain.money import MicroUSD

@@ -16,7 +16,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import KubeError
 from fedgpu_operator.hub.loops.jobs import JobLoop
-from fedgpu_operator.hub.services.store import load
+from fedgpu_operator.hub.services.hubstate import load
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.ports import ResourceType
 

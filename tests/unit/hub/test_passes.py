@@ -20,8 +20,8 @@ from fedgpu_operator.api.base import JSONObject, find
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import DRAIN_ANNOTATION, GPUProvider
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.hub.loops.jobs import JobLoop
 from fedgpu_operator.hub.services.obligations import ObligationBook

@@ -14,8 +14,8 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.hub.services.costs import RunCosts
+from fedgpu_operator.hub.services.hubstate import load
 from fedgpu_operator.hub.services.snapshot import all_offers, domain_job, hosts_of
-from fedgpu_operator.hub.services.store import load
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 
 COOLDOWN = timedelta(seconds=300)

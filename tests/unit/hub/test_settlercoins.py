@@ -10,8 +10,8 @@ from tests.unit.hub.bank import Bank
 from fedgpu_operator.api.base import find
 from fedgpu_operator.domain.settlement import TxReceipt
 from fedgpu_operator.errors import ConflictError
-from fedgpu_operator.hub.loops import settler as settlercoins
-from fedgpu_operator.hub.loops.settler import SETTLER_FUNDED, SettlerWatch
+from fedgpu_operator.hub.services import settler as settlercoins
+from fedgpu_operator.hub.services.settler import SETTLER_FUNDED, SettlerWatch
 from fedgpu_operator.settlement.funding import Purse
 
 WARN = 3 * 86_400.0

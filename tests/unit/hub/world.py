@@ -14,8 +14,8 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.hub.loops.jobs import JobLoop
 from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.wallets import ProofBook

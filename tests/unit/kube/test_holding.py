@@ -15,7 +15,7 @@ from fedgpu_operator.adapters.kube.holding import LEASES, HoldingKube
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.api.rules import PlacementPolicy
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.errors import ConflictError, UnreachableError
 from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
 

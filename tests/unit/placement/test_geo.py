@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hack import law_tables
 
-from fedgpu_operator.api.rules import CountryGroup
+from fedgpu_operator.api.placementpolicy import CountryGroup
 from fedgpu_operator.domain.geo import (
     COUNTRIES,
     GROUPS,

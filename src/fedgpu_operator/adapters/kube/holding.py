@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from fedgpu_operator.api.base import GROUP, JSONObject, Resource
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.rules import PlacementPolicy
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.errors import ConflictError, InvalidResourceError
 from fedgpu_operator.ports import NAMESPACES, Kube, Listed, R, Reading, ResourceType, WatchEvent
 from fedgpu_operator.pulse import Pulse

@@ -12,7 +12,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.domain.books import AttemptUsage, PairTotal
 from fedgpu_operator.domain.settlement import ChainSnapshot
 from fedgpu_operator.errors import ChainError
-from fedgpu_operator.hub.services.store import load_all
+from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.writes import AccountWriter, one_of_many
 from fedgpu_operator.hub.views.accounts import ALARMS, FUNDED, AccountFacts, account_status

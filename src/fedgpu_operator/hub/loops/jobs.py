@@ -20,12 +20,12 @@ from fedgpu_operator.errors import InvalidResourceError, LedgerError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper, is_cleared
 from fedgpu_operator.hub.services.changes import ChangeDetector
 from fedgpu_operator.hub.services.costs import CostBook, FaultBook
+from fedgpu_operator.hub.services.hubstate import HubState, load
 from fedgpu_operator.hub.services.moves import Mover, Usage
 from fedgpu_operator.hub.services.obligations import ObligationBook
 from fedgpu_operator.hub.services.scheduler import JobPlacer
 from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.solvency import MoneyWatch, Upkeep
-from fedgpu_operator.hub.services.store import HubState, load
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import DELETED, UNSTARTED, JobFacts, Phase, phase

@@ -13,9 +13,9 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.providerreport import ProposedReceipt, ProviderReport
 from fedgpu_operator.domain.settlement import Pair, Receipt
 from fedgpu_operator.errors import ChainError
+from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.receipts import PairBook, draft, next_pairs, pair_books, still_stands
 from fedgpu_operator.hub.services.signatures import accepted_signer
-from fedgpu_operator.hub.services.store import load_all
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.hub.services.writes import ReportWriter, one_of_many

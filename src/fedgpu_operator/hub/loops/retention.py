@@ -21,7 +21,7 @@ from fedgpu_operator.errors import ChainError, ConflictError, ForbiddenError
 from fedgpu_operator.hub.loops.settlement import LOOKED_AT
 from fedgpu_operator.hub.services.attempts import is_cleared
 from fedgpu_operator.hub.services.epochs import withdraw_manifest
-from fedgpu_operator.hub.services.store import load_all
+from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.writes import EpochWriter, JobWriter, LeaseWriter, for_each, one_of_many
 from fedgpu_operator.ports import Clock, EpochBook, Escrow, Kube, Ledger
 

@@ -6,7 +6,7 @@ import logging
 
 from fedgpu_operator.api.providerreport import ProviderReport, VantageRef
 from fedgpu_operator.domain.vantage import Vantage
-from fedgpu_operator.hub.services.store import load_all
+from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.writes import ReportWriter, one_of_many
 from fedgpu_operator.ports import Kube
 

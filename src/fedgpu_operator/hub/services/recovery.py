@@ -23,7 +23,7 @@ from fedgpu_operator.domain.money import MicroUSD, format_usd, parse_usd
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import ChainError, LedgerUnreachableError, NotFoundError
 from fedgpu_operator.hub.services.billing import UsageBiller
-from fedgpu_operator.hub.services.store import load_all
+from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, outcome_of

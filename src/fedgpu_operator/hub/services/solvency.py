@@ -15,8 +15,8 @@ from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.errors import NotFoundError
 from fedgpu_operator.hub.services.changes import ChangeDetector
+from fedgpu_operator.hub.services.hubstate import HubState
 from fedgpu_operator.hub.services.obligations import ObligationBook, Obligations
-from fedgpu_operator.hub.services.store import HubState
 from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, one_of_many
 from fedgpu_operator.hub.views.funds import Outlook, account_funds, outlook
 from fedgpu_operator.hub.views.wallets import checksummed

@@ -14,8 +14,8 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ProviderReport
-from fedgpu_operator.api.rules import PlacementPolicy
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.costs import UNKNOWN, CostBook, RunCosts
 from fedgpu_operator.hub.services.wallets import ProofBook

@@ -16,7 +16,7 @@ from fedgpu_operator.domain.books import Epoch, TxState
 from fedgpu_operator.domain.transactions import Fees
 from fedgpu_operator.errors import ChainError, InvalidResourceError, KubeError, NotFoundError
 from fedgpu_operator.hub.services.costs import extent_of
-from fedgpu_operator.hub.services.store import load_all
+from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.writes import EpochWriter
 from fedgpu_operator.hub.views.epochs import EPOCHS, names_of
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
