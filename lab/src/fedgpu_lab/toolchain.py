@@ -90,7 +90,7 @@ def declared(folder: str) -> Path:
     if not path.is_dir():
         raise LabError(
             f"the lab needs a checkout of the project: {folder} declares its programs, and it is not part of the "
-            "installed package. Clone the repository and install it with `pip install -e .[lab]`."
+            "installed package. Clone the repository and install both packages of it with `pip install -e . -e lab`."
         )
     return path
 

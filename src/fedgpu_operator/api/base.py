@@ -413,7 +413,7 @@ MOST_STORED: Final = 3 * 2**19
 HEADROOM: Final = 256 * 1024
 """Bytes left for what others add: labels, annotations, finalizers and the field managers' bookkeeping."""
 JOB_STATUS_BYTES: Final = 32 * 1024
-"""The most that a ComputeJob's status weighs; `hub.statusfit` keeps it."""
+"""The most that a ComputeJob's status weighs; `fitted` in hub/views/jobs.py keeps it."""
 LEASE_STATUS_BYTES: Final = 512 * 1024
 """The most that a ComputeLease's status can weigh by its schema; a test writes the fullest one."""
 LEASE_METADATA_BYTES: Final = 8 * 1024

@@ -240,7 +240,8 @@ Quantity = Annotated[
 MAX_TEXT: Final = 131_072
 """Characters of a template's commands, arguments, environment, mount paths and annotations together.
 
-Stored, each may take six bytes, and a lease carries them all; `api.weight` has the limit they must stay below.
+Stored, each may take six bytes, and a lease carries them all; `excess_of_job` and `excess_of_lease` in api/base.py have
+the limits they must stay below.
 """
 Argument = Annotated[str, Field(max_length=65_536)]
 _WORD: Final = "[A-Za-z0-9]([-A-Za-z0-9_]*[A-Za-z0-9])?"

@@ -444,7 +444,7 @@ class JobLoop:
         """Let a deleted job go once every attempt has stopped and is in the ledger; True when it is gone.
 
         A member that answers has cleared away its workloads by then. At one that does not, the tombstones stay, and are
-        removed by `_collect` when it has come back and cleared them.
+        removed by `AttemptKeeper.collect` when it has come back and cleared them.
         """
         if facts.newest is not None and facts.newest.is_open:
             return False
