@@ -155,7 +155,9 @@ def types(stored: JSONObject) -> dict[str, str]:
 
 def test_a_status_written_with_the_object_is_ignored_and_a_spec_with_the_status_too(desk: Any, sample: Sample) -> None:
     stored = desk.create(sample("full", "ComputeJob"))
-    assert "status" not in stored
+    assert stored["status"] == {"observedGeneration": -1, "reason": "", "state": "Pending"}, (
+        "what the definition says before anybody has looked"
+    )
     answer = desk.patch(stored, {"spec": {"replicas": 9}, "status": {"state": "Placed"}}, "--subresource=status")
     assert answer.returncode == 0, answer.stderr
     after = desk.read(stored)

@@ -91,8 +91,8 @@ def run(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -
 def test_a_provider_and_a_job_are_served_and_nothing_of_kopf_is_left_on_them(run: KopfRun) -> None:
     run.hub.apply([manifest("GPUProvider", "alpha", offer("DE", "alpha", "1.25"))])
     template = {
-        "annotations": {"lab.fedgpu.dev/duration": "1s"},
-        "containers": [{"name": "main", "image": "example.com/work:1"}],
+        "metadata": {"annotations": {"lab.fedgpu.dev/duration": "1s"}},
+        "spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]},
     }
     run.hub.apply([manifest("ComputeJob", "work", {"runLimit": "10m", "template": template}, "team")])
     job = f"{API}/namespaces/team/computejobs/work"

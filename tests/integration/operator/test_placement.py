@@ -127,7 +127,7 @@ def test_a_wallet_of_somebody_else_pays_for_nothing(running: Federation) -> None
     eventually("the refusal", lambda: thief.account().get("state") == "Unfunded")
     try:
         for one in (squatter, thief):
-            (funded,) = one.account()["conditions"]
+            funded = next(each for each in one.account()["conditions"] if each["type"] == "Funded")
             assert (funded["status"], funded["reason"]) == ("False", "WalletUnproven")
             assert f"fedgpu account prove -n {one.namespace}" in funded["message"]
             one.apply(one.job("work"))
