@@ -54,3 +54,14 @@ def test_answers_together_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert held.held == (1, 50)
     held.put("small", 1, {}, ())
     assert held.held == (1, 1)
+
+
+def test_answers_that_a_write_made_untrue_go_even_if_nobody_asks_for_them_again() -> None:
+    """What is asked about each job once would otherwise stay until thousands of others push it out."""
+    held = Memo()
+    held.put("kept", 1, {"epochs": 0}, ())
+    for number in range(3 * calls.SWEEP):
+        held.put(("history of job", number), 1, {"attempts": number}, tuple(range(100)))
+        held.written(["UPDATE attempts SET ended_at = NULL"])
+    assert held.held[0] <= calls.SWEEP + 1
+    assert held.get("kept", 1) == (True, ())

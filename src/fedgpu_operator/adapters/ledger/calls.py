@@ -122,6 +122,9 @@ MOST = 4096
 MOST_ITEMS = 500_000
 """Items in them together, such as attempts or totals of pairs: a few hundred MB at most. The newest answer stays."""
 
+SWEEP = 128
+"""Puts between two looks for answers that a write has made untrue: nobody may ask for them again."""
+
 Answer = tuple[int, Mapping[str, int], object, int]
 """The token of the database, the version of each table it was read from, the answer, and how many items it has."""
 
@@ -133,6 +136,8 @@ class Memo:
         self._versions: dict[str, int] = {}
         self._held: OrderedDict[Hashable, Answer] = OrderedDict()
         self._items = 0
+        self._swept = 0
+        """Answers that were put since those that are not true any more were dropped."""
 
     @property
     def held(self) -> tuple[int, int]:
@@ -160,7 +165,7 @@ class Memo:
         if found is None:
             return False, None
         then, versions, value, _ = found
-        if then != token or any(self._versions.get(table, 0) != seen for table, seen in versions.items()):
+        if not self._holds(then, versions, token):
             self._drop(key)
             return False, None
         self._held.move_to_end(key)
@@ -175,8 +180,16 @@ class Memo:
             return
         self._held[key] = (token, versions, dict(value) if isinstance(value, dict) else value, items)
         self._items += items
+        self._swept += 1
+        if self._swept >= SWEEP:
+            self._swept = 0
+            for each in [each for each, (then, seen, *_) in self._held.items() if not self._holds(then, seen, token)]:
+                self._drop(each)
         while len(self._held) > MOST or (self._items > MOST_ITEMS and len(self._held) > 1):
             self._drop(next(iter(self._held)))
+
+    def _holds(self, then: int, versions: Mapping[str, int], token: int) -> bool:
+        return then == token and all(self._versions.get(table, 0) == seen for table, seen in versions.items())
 
     def _drop(self, key: Hashable) -> None:
         dropped = self._held.pop(key, None)
