@@ -22,7 +22,7 @@ from fedgpu_operator.api.providerreport import (
     SignedReceipt,
     VantageRef,
 )
-from fedgpu_operator.api.reasons import ConditionReason
+from fedgpu_operator.api.reasons import NEEDS_CHANGE, ConditionReason
 from fedgpu_operator.errors import (
     CertificateRefusedError,
     FedGPUError,
@@ -64,7 +64,7 @@ def conditions_of(
     """`Reachable`, and `Ready` with what goes with it: what the member refuses stays refused until people act."""
     message = why.message[:MAX_MESSAGE]
     reachable = Finding("Reachable", why.status, why.reason, message)
-    ready = standing(Finding(READY, why.status, why.reason), message, stalled=why.status == "False")
+    ready = standing(Finding(READY, why.status, why.reason), message, stalled=why.reason in NEEDS_CHANGE)
     return merge(known, (reachable, *ready), generation=generation, now=now)
 
 
