@@ -244,6 +244,16 @@ What may pass by itself is not here: an agent that could not be started, or a Se
 """
 
 
+PAYS_NOTHING: Final = frozenset(
+    {
+        ConditionReason.CANCELLED_BY_GUARDIAN,
+        ConditionReason.NOT_ACCEPTED,
+        ConditionReason.SUPERSEDED_BY_ANOTHER_SETTLER,
+    }
+)
+"""Why an epoch is not posted and never will be; the chart's admission rules name them too."""
+
+
 def table() -> str:
     """All reasons as a Markdown table, in alphabetical order."""
     rows = [f"| `{reason}` | {reason.meaning} |\n" for reason in sorted(ConditionReason)]
