@@ -151,7 +151,11 @@ class Stage:
     def _running(self) -> list[JSON]:
         found = leases(self.hub)
         ours = [found[name] for name in sorted(self.by_lease) if name in found]
-        return [lease for lease in ours if (lease.get("status") or {}).get("state") == "Running"]
+        return [lease for lease in ours if ("Running", "True") in _conditions(lease)]
+
+
+def _conditions(found: JSON) -> set[tuple[str, str]]:
+    return {(each["type"], each["status"]) for each in (found.get("status") or {}).get("conditions", [])}
 
 
 async def passes(scene: Scene, location: str) -> Figures:

@@ -22,7 +22,7 @@ from fedgpu_operator.api.providerreport import (
     SignedReceipt,
     VantageRef,
 )
-from fedgpu_operator.api.reasons import ConditionReason
+from fedgpu_operator.api.reasons import NEEDS_CHANGE, ConditionReason
 from fedgpu_operator.errors import (
     CertificateRefusedError,
     FedGPUError,
@@ -64,7 +64,7 @@ def conditions_of(
     """`Reachable`, and `Ready` with what goes with it: what the member refuses stays refused until people act."""
     message = why.message[:MAX_MESSAGE]
     reachable = Finding("Reachable", why.status, why.reason, message)
-    ready = standing(Finding(READY, why.status, why.reason), message, stalled=why.status == "False")
+    ready = standing(Finding(READY, why.status, why.reason), message, stalled=why.reason in NEEDS_CHANGE)
     return merge(known, (reachable, *ready), generation=generation, now=now)
 
 
@@ -104,9 +104,11 @@ class Reporter:
 
     async def silent(self, why: ConditionState) -> None:
         """Write that the member cannot be read; what was read before stays, with its age."""
-        before = await self._before()
+        # Read each time: its spec may have changed since, and nothing else looks at it while the member is silent.
+        before = (await self._read()).status
         reachable = find(before.conditions, "Reachable")
-        if reachable is not None and (reachable.status, reachable.reason) == (why.status, why.reason):
+        told = reachable is not None and (reachable.status, reachable.reason) == (why.status, why.reason)
+        if told and before.observed_generation == self._generation:
             return
         conditions = conditions_of(before.conditions, why, now=self._clock.now(), generation=self._generation)
         update = {"observed_generation": self._generation, "conditions": conditions}
@@ -114,9 +116,7 @@ class Reporter:
 
     async def proposals(self) -> list[ProposedReceipt]:
         """The receipts that the hub asks to be signed now."""
-        report = await self._load()
-        self._written, self._generation = report.status, report.metadata.generation
-        return report.spec.receipts
+        return (await self._read()).spec.receipts
 
     async def sign(self, receipts: list[SignedReceipt]) -> None:
         """Write these signatures in place of the ones before, if they differ."""
@@ -133,10 +133,13 @@ class Reporter:
         return young and before.model_copy(update=ignored) == after.model_copy(update=ignored)
 
     async def _before(self) -> ReportStatus:
-        if self._written is None:
-            report = await self._load()
-            self._written, self._generation = report.status, report.metadata.generation
-        return self._written
+        return (await self._read()).status if self._written is None else self._written
+
+    async def _read(self) -> ProviderReport:
+        """The report on the hub, made if it is not there; what is written next goes by it."""
+        report = await self._load()
+        self._written, self._generation = report.status, report.metadata.generation
+        return report
 
     async def _load(self) -> ProviderReport:
         name, namespace = self._provider, self._settings.namespace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -27,12 +27,13 @@ from fedgpu_operator.api.base import (
     Word,
     ZonedInstant,
     cel,
+    find,
     is_true,
     parse_duration,
 )
-from fedgpu_operator.api.computelease import STOPPING
 from fedgpu_operator.api.jobspec import CHECKPOINT_RULES, Checkpoint, DataSpec, LatencySpec, PodTemplate, check_law
 from fedgpu_operator.api.placementpolicy import PlacementSpec
+from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.faults import Retries
 from fedgpu_operator.domain.job import ExchangeRates, Job
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
@@ -112,27 +113,51 @@ class SettlementStatus(Model):
 
 JobState = Literal["Pending", "Placed", "Running", "Suspended", "Succeeded", "Failed", "DryRun"]
 
-DRY_RUN: Final = "DryRun"
+DRY_RUN: Final = ConditionReason.DRY_RUN
 """Reason of `Ready` of a job that only asks what it would cost."""
-SUSPENSIONS: Final = frozenset({"Suspended", "SuspendedByMember", "Unfunded"})
-"""Reasons of `Running` of a job that does not run and goes on later."""
+SUSPENSIONS: Final = frozenset({ConditionReason.SUSPENDED, ConditionReason.UNFUNDED})
+"""Reasons of `Running` of a job that has no place and is given none before its spec or its account changes."""
+WINDING_DOWN: Final = frozenset({ConditionReason.STOPPING, ConditionReason.DELETING})
+"""Reasons of `Running` of a job whose workload is being stopped: in its grace it still runs."""
 
 
 def job_state(conditions: Iterable[Condition]) -> JobState:
     """The one word for people of a job with these conditions."""
-    by_type = {condition.type: condition for condition in conditions}
-    if is_true(by_type.values(), "Complete"):
+    known = tuple(conditions)
+    if is_true(known, "Complete"):
         return "Succeeded"
-    if is_true(by_type.values(), "Failed"):
+    if is_true(known, "Failed"):
         return "Failed"
-    ready, running = by_type.get(READY), by_type.get("Running")
-    if ready is not None and ready.reason == DRY_RUN:
+    if _is_dry_run(known):
         return "DryRun"
-    if running is not None and running.status == "False" and running.reason in SUSPENSIONS:
+    if _is_suspended(known):
         return "Suspended"
-    if running is not None and (running.status != "False" or running.reason == STOPPING):
+    if _is_running(known):
         return "Running"
-    return "Placed" if is_true(by_type.values(), "Placed") else "Pending"
+    return "Placed" if is_true(known, "Placed") else "Pending"
+
+
+def _is_dry_run(conditions: Iterable[Condition]) -> bool:
+    ready = find(conditions, READY)
+    return ready is not None and ready.reason == DRY_RUN
+
+
+def _is_suspended(conditions: Sequence[Condition]) -> bool:
+    """Whether it does not run and goes on later: where it is, or once its spec or its account changes."""
+    running = find(conditions, "Running")
+    if running is None or running.status != "False":
+        return False
+    # Without a place the member's suspension is how the last attempt ended, and the next one is waited for.
+    by_member = running.reason == ConditionReason.SUSPENDED_BY_MEMBER and is_true(conditions, "Placed")
+    return by_member or running.reason in SUSPENSIONS
+
+
+def _is_running(conditions: Sequence[Condition]) -> bool:
+    running = find(conditions, "Running")
+    if running is None:
+        return False
+    stops = running.reason in WINDING_DOWN and is_true(conditions, "Placed")
+    return running.status != "False" or stops
 
 
 class ComputeJobStatus(Model):
@@ -165,6 +190,12 @@ class ComputeJobStatus(Model):
     def decided(self) -> bool:
         """Whether it has a place or has ended; one that waits is decided again, its answer compared with the last."""
         return is_true(self.conditions, "Placed") or self.ended
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a place: nothing of it runs, and neither its spec nor its account holds it back."""
+        known = self.conditions
+        return not (self.decided or _is_dry_run(known) or _is_suspended(known) or _is_running(known))
 
 
 PRESETS: Final[Mapping[str, ExchangeRates]] = {

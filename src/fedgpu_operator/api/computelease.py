@@ -221,15 +221,12 @@ class LeaseUsage(Model):
         )
 
 
-STOPPING: Final = "Stopping"
-STOPPED: Final = "Stopped"
-"""Reasons of a lease's `Running`: its stop is under way, and it was stopped because the hub asked for that."""
-
-
 def has_ended(conditions: Iterable[Condition]) -> bool:
     """Whether a lease with these conditions has succeeded, failed or been stopped."""
     return any(
-        each.status == "True" if each.type in ("Complete", "Failed") else (each.type, each.reason) == (RUNNING, STOPPED)
+        each.status == "True"
+        if each.type in ("Complete", "Failed")
+        else (each.type, each.reason) == (RUNNING, ConditionReason.STOPPED)
         for each in conditions
     )
 
@@ -242,9 +239,9 @@ def lease_state(conditions: Iterable[Condition]) -> LeaseState:
     if is_true(by_type.values(), "Failed"):
         return "Failed"
     running = by_type.get(RUNNING)
-    if running is not None and running.reason == STOPPED:
+    if running is not None and running.reason == ConditionReason.STOPPED:
         return "Stopped"
-    if running is not None and running.reason == STOPPING:
+    if running is not None and running.reason == ConditionReason.STOPPING:
         return "Stopping"
     if is_true(by_type.values(), "Suspended"):
         return "Suspended"

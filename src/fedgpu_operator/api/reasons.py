@@ -7,7 +7,7 @@ a kubelet or a node said that is passed on as a message.
 from __future__ import annotations
 
 from enum import StrEnum, unique
-from typing import Self
+from typing import Final, Self
 
 from fedgpu_operator.domain import faults
 from fedgpu_operator.domain.decision import Reason as Refused
@@ -215,6 +215,43 @@ class ConditionReason(StrEnum):
     SIGNER_HAS_CODE = "SignerHasCode", "The signer's account has code: it may refuse what its key signs."
     SIGNATURES_REFUSED = "SignaturesRefused", "The escrow refuses what the signer signs."
     METER_REFUSED = "MeterRefused", "The escrow refuses what the hub's meter signs."
+
+
+NEEDS_CHANGE: Final = frozenset(
+    {
+        ConditionReason.ACCEPTANCE_NOT_ENFORCED,
+        ConditionReason.CERTIFICATE_REFUSED,
+        ConditionReason.FORBIDDEN,
+        ConditionReason.KUBECONFIG_REFUSED,
+        ConditionReason.MEMBER_TOO_LARGE,
+        ConditionReason.NAMESPACE_TAKEN,
+        ConditionReason.NO_PAYOUT,
+        ConditionReason.NO_SIGNER_KEY,
+        ConditionReason.SECRET_REFUSED,
+        ConditionReason.SECRET_TAKEN,
+        ConditionReason.SIGNER_KEY_REFUSED,
+        ConditionReason.SIGNER_MISMATCH,
+        ConditionReason.SIGNER_REFUSED,
+        ConditionReason.UNAUTHORIZED,
+        ConditionReason.WALLET_TAKEN,
+        ConditionReason.WALLET_UNPROVEN,
+        ConditionReason.WITHDRAWN,
+    }
+)
+"""Why a provider, its report or an account is not ready and waiting does not help: people have to change something.
+
+What may pass by itself is not here: an agent that could not be started, or a Secret that is applied after its provider.
+"""
+
+
+PAYS_NOTHING: Final = frozenset(
+    {
+        ConditionReason.CANCELLED_BY_GUARDIAN,
+        ConditionReason.NOT_ACCEPTED,
+        ConditionReason.SUPERSEDED_BY_ANOTHER_SETTLER,
+    }
+)
+"""Why an epoch is not posted and never will be; the chart's admission rules name them too."""
 
 
 def table() -> str:

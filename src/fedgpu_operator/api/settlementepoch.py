@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -10,7 +10,6 @@ from pydantic import Field
 
 from fedgpu_operator.api.base import (
     READY_COLUMN,
-    STALLED,
     Column,
     Condition,
     Conditions,
@@ -22,8 +21,10 @@ from fedgpu_operator.api.base import (
     Resource,
     Rule,
     WalletAddress,
+    find,
     is_true,
 )
+from fedgpu_operator.api.reasons import PAYS_NOTHING
 
 
 class SettlementEpochSpec(Model):
@@ -52,13 +53,17 @@ class EpochTransactions(Model):
 EpochWord = Literal["Pending", "Posted", "Finalized", "Paid", "Cancelled"]
 
 
-def epoch_state(conditions: Iterable[Condition]) -> EpochWord:
+def epoch_state(conditions: Sequence[Condition]) -> EpochWord:
     """The one word for people of an epoch with these conditions."""
-    by_type = {condition.type: condition.status for condition in conditions}
-    if by_type.get(STALLED) == "True":
+    if _pays_nothing(conditions):
         return "Cancelled"
     words: tuple[EpochWord, ...] = ("Paid", "Finalized", "Posted")
-    return next((word for word in words if by_type.get(word) == "True"), "Pending")
+    return next((word for word in words if is_true(conditions, word)), "Pending")
+
+
+def _pays_nothing(conditions: Sequence[Condition]) -> bool:
+    posted = find(conditions, "Posted")
+    return posted is not None and posted.status == "False" and posted.reason in PAYS_NOTHING
 
 
 class SettlementEpochStatus(Model):
@@ -76,7 +81,7 @@ class SettlementEpochStatus(Model):
     @property
     def cancelled(self) -> bool:
         """Whether it pays nothing (more); what it covered is settled by a later epoch."""
-        return is_true(self.conditions, STALLED)
+        return _pays_nothing(self.conditions)
 
     @property
     def ended(self) -> bool:

@@ -69,10 +69,10 @@ class JobFile:
             spec = {} if self.stored is None else {"spec": self.stored}
             job = ComputeJob.model_validate({**self.document, **spec, "metadata": named, "status": {}})
         except ValidationError as error:
-            raise InvalidResourceError("InvalidSpec", f"{self.what}: {_refusal(ComputeJob, error)}") from error
+            raise _invalid(f"{self.what}: {_refusal(ComputeJob, error)}") from error
         known = job.spec.model_dump(mode="json", by_alias=True)
         if unknown := next(_unknown_fields(self.document.get("spec"), known), None):
-            raise InvalidResourceError("InvalidSpec", f"{self.what}: unknown field spec.{unknown}")
+            raise _invalid(f"{self.what}: unknown field spec.{unknown}")
         return job
 
 
@@ -161,6 +161,12 @@ def _loaded(name: str, text: str) -> list[object]:
         raise ConfigurationError(f"{name}: nested too deeply") from error
 
 
+def _invalid(text: str) -> InvalidResourceError:
+    from fedgpu_operator.api.reasons import ConditionReason
+
+    return InvalidResourceError(ConditionReason.INVALID_SPEC, text)
+
+
 def _members(document: object) -> Iterable[object]:
     if isinstance(document, dict) and document.get("kind") == "List" and isinstance(document.get("items"), list):
         members: list[object] = document["items"]
@@ -176,9 +182,9 @@ def _job_file(file: str, document: Mapping[str, object], given: str | None, own:
     name = named.get("name") or named.get("generateName")
     what = f"{file}: ComputeJob {name or '(no name)'}"
     if document.get("apiVersion") != f"{GROUP}/{VERSION}":
-        raise InvalidResourceError("InvalidSpec", f"{what}: apiVersion: must be {GROUP}/{VERSION}")
+        raise _invalid(f"{what}: apiVersion: must be {GROUP}/{VERSION}")
     if not isinstance(name, str):
-        raise InvalidResourceError("InvalidSpec", f"{what}: metadata.name: must be set")
+        raise _invalid(f"{what}: metadata.name: must be set")
     where = str(named.get("namespace") or given or own)
     if given and where != given:
         raise ConfigurationError(f"{what}: its namespace is {where}, but -n is {given}: leave one of them out")
@@ -252,7 +258,7 @@ async def _not_judged(hub: KubeClient, kind: ResourceType, file: JobFile, error:
     if not 400 <= error.status < 500 or error.status in (401, 409, 429) or missing:
         raise error
     text = str(error).split(f": {error.status}: ", 1)[-1]
-    raise InvalidResourceError("InvalidSpec", f"{file.what}: rejected by the API server: {text}") from error
+    raise _invalid(f"{file.what}: rejected by the API server: {text}") from error
 
 
 async def _may_create(hub: KubeClient, kind: ResourceType, namespace: str) -> bool:

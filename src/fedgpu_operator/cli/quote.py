@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from fedgpu_operator.hub.services.market import MarketDocument, QuotedOffer
     from fedgpu_operator.hub.services.priorities import Priorities
 
-FULL: Final = frozenset({"InsufficientGPUs", "ProviderFull"})
-"""Reasons that pass when running work ends: what an estimate of the wait can be made from."""
 SHOWN: Final = 20
 """Offers in a table; JSON and YAML have all of them."""
 COLUMNS: Final = ("FREE", "PRICE", "EFFECTIVE", "MAX COST", "LATENCY", "SCORE")
@@ -266,13 +264,16 @@ def wait(
     `hours` is None if that is not known; `why` says in words what was counted. All that waits counts as ahead: it is
     published without its priorities.
     """
+    from fedgpu_operator.api.reasons import ConditionReason
     from fedgpu_operator.domain.market import GLOBAL
 
     if chosen is not None:
         contested = offers[_name(chosen)].premium.high is None
         why = "waiting jobs want the same GPUs: priority decides" if contested else "it fits now"
         return {"hours": None if contested else 0.0, "why": why}
-    full = [each for each in decision.verdicts if each.reason in FULL]
+    # These pass when running work ends: from them an estimate of the wait can be made.
+    passing = (ConditionReason.INSUFFICIENT_GPUS, ConditionReason.PROVIDER_FULL)
+    full = [each for each in decision.verdicts if each.reason in passing]
     if not full:
         return {"hours": None, "why": "unknown: more than free GPUs is missing; see the verdicts"}
     freed = sum(offers[_name(each)].freed for each in full)

@@ -23,7 +23,7 @@ OBJECTS = Path(__file__).resolve().parents[1] / "api" / "objects" / "minimal"
 CONFINED = "writes only into the namespaces of providers"
 SPECS = "changes no spec of a ComputeJob or GPUProvider"
 JOBS = "deletes no ComputeJob but one that sets spec.ttlSecondsAfterFinished"
-EPOCHS = "deletes no SettlementEpoch but one that is Paid, or Stalled for good"
+EPOCHS = "deletes no SettlementEpoch but one that is Paid, or pays nothing any more"
 AUDITS = "must be allowed to update gpuproviders/audit"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
@@ -209,7 +209,11 @@ def test_only_a_finished_job_that_asked_for_it_can_be_deleted(
     ("conditions", "deleted"),
     [
         ({"Paid": "True", "Ready": "True"}, True),
-        ({"Paid": "False", "Stalled": "True/CancelledByGuardian"}, True),
+        ({"Posted": "False/CancelledByGuardian", "Paid": "False"}, True),
+        ({"Posted": "False/SupersededByAnotherSettler", "Paid": "False"}, True),
+        ({"Posted": "False/NotAccepted", "Paid": "False"}, True),
+        ({"Posted": "False/InsufficientFunds", "Paid": "False", "Stalled": "True/SettlerEmpty"}, False),
+        ({"Posted": "True/CancelledByGuardian", "Stalled": "True/CancelledByGuardian"}, False),
         ({"Finalized": "True", "Paid": "False"}, False),
         ({}, False),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 import fedgpu_operator
 from fedgpu_operator.api.base import Condition
-from fedgpu_operator.api.reasons import ConditionReason
+from fedgpu_operator.api.reasons import PAYS_NOTHING, ConditionReason
 from fedgpu_operator.domain import faults
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.running import MoveReason
@@ -30,8 +30,10 @@ ARGUMENT = {
     "SignatureVerdict": 0,
 }
 """Where a call takes its reason."""
-WRITERS = sorted(path for part in ("hub", "agent", "bootstrap") for path in (SOURCES / part).rglob("*.py"))
-NOT_SHOWN = {"InvalidConfigMap"}
+PURE = {"domain", "placement", "metering", "settlement"}
+"""Beneath the API or beside it: they may not import it."""
+WRITERS = sorted(path for path in SOURCES.rglob("*.py") if PURE.isdisjoint(path.relative_to(SOURCES).parts[:1]))
+NOT_SHOWN = {"InvalidConfigMap", "TooManyOffers"}
 """Words of errors that only a command prints."""
 
 
@@ -80,3 +82,9 @@ def test_each_reason_is_met_by_a_test() -> None:
                 elif isinstance(node, ast.Name):
                     met.add(node.id)
     assert [str(reason) for reason in ConditionReason if not {reason, reason.name} & met] == []
+
+
+def test_the_chart_lets_epochs_be_deleted_by_the_same_reasons(repository: Path) -> None:
+    rule = (repository / "helm" / "fedgpu-operator" / "templates" / "admission.yaml").read_text()
+    (named,) = re.findall(r"c\.type == 'Posted' && c\.status == 'False'\s+&& c\.reason in \[([^\]]*)\]", rule)
+    assert set(re.findall(r"'(\w+)'", named)) == PAYS_NOTHING

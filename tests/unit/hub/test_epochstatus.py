@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 from eth_utils.address import to_checksum_address
+from tests.unit.hub.world import condition
 
-from fedgpu_operator.api.settlementepoch import SettlementEpoch
+from fedgpu_operator.api.settlementepoch import SettlementEpoch, SettlementEpochStatus, epoch_state
 from fedgpu_operator.domain.books import ChainTx, Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import ZERO_HASH, ChainSnapshot, EpochState, PairState
@@ -108,6 +109,7 @@ def known() -> SettlementEpoch:
             ["True Broadcast", "True Finalized", "True Paid"],
         ),
         (facts(EpochStage.CANCELLED), "Cancelled", "0.00", ["False CancelledByGuardian"] * 3),
+        (facts(EpochStage.SUPERSEDED), "Cancelled", "0.00", ["False SupersededByAnotherSettler"] * 3),
         (facts(EpochStage.ABANDONED), "Cancelled", "0.00", ["False NotAccepted"] * 3),
     ],
 )
@@ -121,3 +123,22 @@ def test_stage_by_stage(given: EpochFacts, state: str, paid: str, words: list[st
     assert readiness == ["Ready", *abnormal]
     assert (status.transactions.post, status.transactions.claim) == ("0xaa", "0xbb")
     assert (status.active_at is not None) == (given.state is not None)
+
+
+@pytest.mark.parametrize("stage", EpochStage)
+def test_it_pays_nothing_by_its_steps_whatever_is_shown_of_them(stage: EpochStage) -> None:
+    """What is deleted and what is missing is decided by them, not by what tools and people read."""
+    status = epoch_status(known(), facts(stage, chain_time=OPENS), NOW)
+    steps = [each for each in status.conditions if each.type in ("Posted", "Finalized", "Paid")]
+    dead = stage in (EpochStage.ABANDONED, EpochStage.CANCELLED, EpochStage.SUPERSEDED)
+    for shown in (status, status.model_copy(update={"conditions": steps})):
+        assert shown.cancelled == dead
+        assert shown.ended == (dead or stage is EpochStage.PAID)
+        assert epoch_state(shown.conditions) == status.state
+
+
+def test_an_epoch_that_is_stalled_for_another_reason_is_not_cancelled() -> None:
+    """A transaction that no node takes may still be sent."""
+    steps = [condition("Posted", "False", "InsufficientFunds", NOW), condition("Stalled", "True", "SettlerEmpty", NOW)]
+    status = SettlementEpochStatus.model_validate({"conditions": steps})
+    assert (status.cancelled, status.ended, epoch_state(status.conditions)) == (False, False, "Pending")

@@ -126,6 +126,21 @@ async def test_a_ledger_of_yesterday_opens_nothing_and_leaves_alone_what_runs(
         assert "LedgerBehind: 1 gaps" in check.trouble()
 
 
+async def test_a_job_that_its_member_suspended_for_good_is_told_as_well(world: World, tmp_path: Path) -> None:
+    await world.provider("berlin")
+    async with backup(world, tmp_path) as old:
+        await world.job()
+        await world.pass_once()
+        await world.runs(world.lease, 8)
+        await world.ends(world.lease, "Failed", "SuspendedByMember", gpu_seconds=8)
+        await world.pass_once()
+        assert world.says("Running") == ("False", "SuspendedByMember")
+        world.ledger = old
+        await jobs_pass(world, check_of(world))
+        assert world.says("Placed") == ("False", "LedgerBehind")
+        assert (world.see().status.state, world.see().status.reason) == ("Pending", "LedgerBehind")
+
+
 async def test_it_opens_again_once_the_gaps_are_closed_without_a_restart(world: World, tmp_path: Path) -> None:
     await world.provider("berlin")
     async with backup(world, tmp_path) as old:

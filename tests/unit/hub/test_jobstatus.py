@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 
 import pytest
 from tests.unit.hub.world import condition
 
 from fedgpu_operator.api.base import find
-from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus
+from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus, JobState, job_state
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, Coverage, EpochStage
 from fedgpu_operator.domain.decision import Decision, Reason, Verdict
@@ -119,7 +120,13 @@ def says(status: ComputeJobStatus) -> dict[str, str]:
             "Failed",
             {"Failed": "True ExitCode", "Settled": "False AwaitingEpoch"},
         ),
-        (JobFacts(job(deleted=True), (usage(),), lease("Running")), "Pending", {"Running": "False Deleting"}),
+        (
+            JobFacts(job(), (usage("SuspendedByMember", 5),)),
+            "Pending",
+            {"Placed": "False Queued", "Running": "False SuspendedByMember"},
+        ),
+        (JobFacts(job(), (usage("NodeLost", 5),)), "Pending", {"Placed": "False Queued", "Running": "False NodeLost"}),
+        (JobFacts(job(deleted=True), decision=FULL), "Pending", {"Running": "False Deleting"}),
     ],
 )
 def test_each_phase_has_its_state_and_its_words(facts: JobFacts, state: str, wanted: dict[str, str]) -> None:
@@ -129,6 +136,36 @@ def test_each_phase_has_its_state_and_its_words(facts: JobFacts, state: str, wan
     said = says(status)
     assert wanted.items() <= said.items(), said
     assert all(c.observed_generation == 3 for c in status.conditions)
+
+
+def test_a_job_runs_while_its_deletion_waits_for_the_end_of_its_workload() -> None:
+    runs = job_status(JobFacts(job(), (usage(),), lease("Running", "True")), NOW, {})
+    status = job_status(JobFacts(job(runs, deleted=True), (usage(),), lease("Running", "True")), NOW, {})
+    assert (status.state, status.reason) == ("Running", "Deleting")
+
+
+SAID: dict[str, tuple[str, ...]] = {
+    "Placed": ("", "True Placed", "False Queued", "False Suspended"),
+    "Running": (
+        *("", "True Running", "Unknown Running", "True Stopping", "False Stopping", "False Deleting", "False Ended"),
+        *("False NotPlaced", "False Dispatching", "False Suspended", "False SuspendedByMember", "False Unfunded"),
+    ),
+    "Ready": ("", "True DryRun", "False Queued"),
+    "Complete": ("", "True Succeeded"),
+    "Failed": ("", "True ExitCode", "False ExitCode"),
+}
+
+
+def test_a_job_waits_exactly_while_its_state_is_pending() -> None:
+    states = set()
+    for said in product(*SAID.values()):
+        words = [(kind, *each.split()) for kind, each in zip(SAID, said, strict=True) if each]
+        found = [condition(kind, status, reason, NOW) for kind, status, reason in words]
+        judged = ComputeJobStatus.model_validate({"conditions": found})
+        state = job_state(judged.conditions)
+        assert judged.waits == (state == "Pending"), said
+        states.add(state)
+    assert states == set(get_args(JobState))
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,19 @@ async def test_gpus_that_came_free_are_counted_by_offer(world: World) -> None:
     assert offer.freed == 8
 
 
+async def test_a_job_that_waits_for_its_retry_is_demand_whatever_ended_its_attempt(world: World) -> None:
+    await world.provider("berlin", free={2: 1})
+    for outcome in ("SuspendedByMember", "NodeLost"):
+        await world.job(outcome.lower())
+        await world.pass_once()
+        (lease,) = (each for each in world.leases if each.spec.job.name == outcome.lower())
+        await world.runs(lease, 8)
+        await world.ends(lease, "Failed", outcome, gpu_seconds=8)
+        await world.pass_once()
+    await loop_of(world).pass_once()
+    assert (await read(world)).waiting_jobs == 2
+
+
 async def test_work_whose_law_cannot_be_met_is_no_demand(world: World) -> None:
     await world.provider("berlin", free={2: 1})
     await world.job("elsewhere", placement={"countries": ["US"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from tests.unit.hub.bank import Bank
 from tests.unit.hub.world import TEAM, World
 
@@ -23,6 +24,40 @@ async def test_jobs_that_wait_are_counted_by_namespace_and_reason(world: World) 
     await world.provider("berlin")
     await world.pass_once()
     await world.pass_once()
+    assert world.metrics.waiting == {}
+
+
+async def test_a_job_that_its_member_suspended_for_good_is_counted_while_it_waits_for_its_retry(world: World) -> None:
+    await world.provider("berlin")
+    await world.job()
+    await world.pass_once()
+    await world.runs(world.lease, 8)
+    await world.ends(world.lease, "Failed", "SuspendedByMember", gpu_seconds=8)
+    for _ in range(2):
+        await world.pass_once()
+    assert world.says("Running") == ("False", "SuspendedByMember")
+    assert world.metrics.waiting == {(TEAM, "CoolingDown"): 1}
+
+
+@pytest.mark.parametrize(("suspend", "state"), [(False, "Running"), (True, "Pending")])
+async def test_a_job_that_is_being_deleted_waits_for_no_place(world: World, suspend: bool, state: str) -> None:
+    await world.provider("berlin")
+    await world.job()
+    await world.pass_once()
+    await world.runs(world.lease, 8)
+    await world.pass_once()
+    if suspend:
+        await world.change("train", suspend=True)
+        await world.pass_once()
+        await world.ends(world.lease, "Stopped", "Stopped", gpu_seconds=8)
+        await world.pass_once()
+        # Its lease is made again, so that the member clears what it may have left: until then the job stays.
+        world.lose(world.lease)
+    await world.delete("train")
+    for _ in range(2):
+        await world.pass_once()
+    status = world.see().status
+    assert (status.state, status.reason) == (state, "Deleting")
     assert world.metrics.waiting == {}
 
 

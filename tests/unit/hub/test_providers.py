@@ -13,7 +13,9 @@ from tests.unit.hub.fakes import FakeClock
 from tests.unit.hub.world import H100, PROVIDERS, World, condition
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.api.base import find
+from fedgpu_operator.agent.decide import ConditionState
+from fedgpu_operator.agent.report import conditions_of
+from fedgpu_operator.api.base import ABNORMAL, find
 from fedgpu_operator.api.computelease import PROVIDER_LABEL
 from fedgpu_operator.api.gpuprovider import (
     ACCEPT_ANNOTATION,
@@ -65,6 +67,8 @@ def report(reachable: str = "True", reason: str = "Answering", trips: list[float
 WELL = ProviderFacts(provider(), report(), NOW, None, "fedgpu-provider-berlin", STOCK, 1)
 REFUSED = InvalidResourceError("KubeconfigRefused", "user.exec is refused: it would run a program")
 TAKEN = InvalidResourceError("NamespaceTaken", "namespace exists")
+NO_SECRET = InvalidResourceError("SecretNotFound", "Secret acme does not exist")
+HINDERED = InvalidResourceError("AgentNotStarted", "Unreachable: GET secrets/acme: 500")
 
 
 def judge(facts: ProviderFacts, now: datetime = NOW, mode: Mode = "OnCreate") -> GPUProviderStatus:
@@ -96,6 +100,35 @@ def test_silence_is_unknown_and_refusal_is_false(facts: ProviderFacts, after: in
     assert says(status, "Connected") == connected
     assert status.state == state
     assert status.free_gpus == (5 if connected.startswith("True") and facts.stock else 0), "nothing unheard of is free"
+
+
+REFUSALS = {
+    "Reconciling": ("AgentNotStarted", "SecretNotFound"),
+    "Stalled": (
+        *("SecretRefused", "SecretTaken", "KubeconfigRefused", "NamespaceTaken"),
+        *("NoSignerKey", "SignerKeyRefused", "SignerMismatch", "SignerRefused"),
+    ),
+}
+REPORTED = {
+    "False": ("Unauthorized", "Forbidden", "CertificateRefused", "MemberTooLarge"),
+    "Unknown": ("Unreachable", "AnswerTooLarge", "BudgetExceeded"),
+}
+
+
+@pytest.mark.parametrize(("kind", "why"), [(kind, why) for kind, found in REFUSALS.items() for why in found])
+def test_only_what_waiting_does_not_mend_is_stalled(kind: str, why: str) -> None:
+    status = judge(replace(WELL, refusal=InvalidResourceError(why, "in words")))
+    assert says(status, "Ready") == f"False {why}"
+    assert [each.type for each in status.conditions if each.type in ABNORMAL] == [kind]
+
+
+@pytest.mark.parametrize(("known", "why"), [(known, why) for known, found in REPORTED.items() for why in found])
+def test_a_provider_is_stalled_by_the_reasons_that_stall_its_report(known: Any, why: str) -> None:
+    status = judge(replace(WELL, report=report(known, why)))
+    reported = conditions_of([], ConditionState(known, why), now=NOW, generation=1)
+    kind = "Stalled" if known == "False" else "Reconciling"
+    for conditions in (status.conditions, reported):
+        assert [each.type for each in conditions if each.type in ABNORMAL] == [kind]
 
 
 def test_a_member_without_the_offered_gpus_is_not_ready() -> None:

@@ -287,7 +287,7 @@ class JobLoop:
         """Show how many jobs are in which state and which providers answer, if that may have changed."""
         if self._jobs_counted.changed(state.jobs):
             self._metrics.jobs(dict(Counter(job.status.state for job in state.jobs)))
-            waiting = (job for job in state.jobs if job.status.state == "Pending")
+            waiting = (job for job in state.jobs if job.status.waits and job.metadata.deletion_timestamp is None)
             self._metrics.pending(Counter((job.metadata.namespace, job.status.reason) for job in waiting))
         if self._providers_counted.changed(state.providers.values()):
             reach = {name: is_true(each.status.conditions, "Connected") for name, each in state.providers.items()}

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from fedgpu_operator.api.computejob import job_state
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.market import PriceBucket, PricePoint
 from fedgpu_operator.domain.vantage import Vantage
@@ -199,7 +198,7 @@ class MarketLoop:
 
 def _waits(facts: JobFacts, now: datetime) -> bool:
     """Whether the job is demand: nothing of it runs, and it may run now. Its status is taken for that."""
-    return job_state(facts.job.status.conditions) == "Pending" and phase(facts, now) is Phase.PENDING
+    return facts.job.status.waits and phase(facts, now) is Phase.PENDING
 
 
 def _is_news(known: PricePoint | None, point: PricePoint) -> bool:

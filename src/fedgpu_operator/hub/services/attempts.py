@@ -276,7 +276,9 @@ class AttemptKeeper:
             if (reason or _stops(attempt, lease)) and not lease.status.ended:
                 # One that is only on the lease, set by hand or by an older release, is taken over as it stands there.
                 since = lease.spec.stop_requested_at
-                attempt = await self._keep_stop(attempt, lease.spec.stop_reason or reason or "Stopped", since)
+                attempt = await self._keep_stop(
+                    attempt, lease.spec.stop_reason or reason or ConditionReason.STOPPED.value, since
+                )
                 if lease.spec.desired == "Run" and attempt.stop is not None:
                     lease = await self._leases.stop(lease, attempt.stop)
             if foreign_bytes(lease.metadata) > HEADROOM // 2:

@@ -388,7 +388,7 @@ class LedgerCheck:
                 await self._jobs.write_status(job, job.status.model_copy(update=update))
 
         jobs = [job for job in await load_all(self._kube, ComputeJob) if not job.metadata.deletion_timestamp]
-        await for_each(tell, [job for job in jobs if job_state(job.status.conditions) == "Pending"])
+        await for_each(tell, [job for job in jobs if job.status.waits])
 
 
 FROM_LEASE: Final = "reconciled-from-lease"

@@ -9,7 +9,7 @@ from typing import Final
 
 from fedgpu_operator.api.base import READY, Finding, find, merge, standing
 from fedgpu_operator.api.computeaccount import ComputeAccount, ComputeAccountStatus, Expiring, account_state
-from fedgpu_operator.api.reasons import ConditionReason
+from fedgpu_operator.api.reasons import NEEDS_CHANGE, ConditionReason
 from fedgpu_operator.domain.books import AttemptUsage, PairTotal
 from fedgpu_operator.domain.money import MicroUSD, format_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot, Pair
@@ -25,8 +25,6 @@ JITTER: Final = timedelta(seconds=30)
 """An instant that is worked out anew in each pass moves by a second now and then: that alone is no news."""
 MAX_SHOWN: Final = 10**18 - 1
 """What a DecimalUSD field can show (µUSD)."""
-NEEDS_CHANGE: Final = frozenset({"WalletUnproven", "WalletTaken"})
-"""Why an account is not funded and no deposit helps: its spec must change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,6 @@ def outcome_of(lease: ComputeLease) -> str:
     if state == "Succeeded":
         return SUCCEEDED
     if state == "Stopped":
-        return lease.spec.stop_reason or "Stopped"
+        return lease.spec.stop_reason or ConditionReason.STOPPED.value
     failed = find(lease.status.conditions, "Failed")
     return credible(failed.reason) if failed is not None else FAILED

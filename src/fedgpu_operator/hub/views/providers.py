@@ -10,22 +10,12 @@ from typing import Final, Literal
 from fedgpu_operator.api.base import Finding, find, is_true, merge, standing
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, GPUProviderStatus, Inventory, LatencyStatus
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.api.reasons import ConditionReason
+from fedgpu_operator.api.reasons import NEEDS_CHANGE, ConditionReason
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.views.acceptance import Mode, judge_acceptance, keeps_agent, kept_acceptance, location_finding
 from fedgpu_operator.hub.views.wallets import ProofVerdict
 
-NEEDS_CHANGE: Final = frozenset(
-    {
-        ConditionReason.SECRET_TAKEN,
-        ConditionReason.WITHDRAWN,
-        ConditionReason.NAMESPACE_TAKEN,
-        ConditionReason.NO_PAYOUT,
-        ConditionReason.WALLET_UNPROVEN,
-    }
-)
-"""Why a provider is not Ready and waiting does not help: its spec or a platform admin's decision must change."""
 MAX_GPUS: Final = 10_000_000
 """As many as a status can show."""
 
@@ -75,9 +65,16 @@ def provider_status(
     connected = _connected(facts, record, now, timeout)
     verified = Finding("Verified", "Unknown", ConditionReason.NOT_PROBED, "the GPUs themselves have not been probed")
     ready = _ready(accepted, connected, facts)
-    refused = ready.reason in NEEDS_CHANGE or (connected.status == "False" and ready.reason == connected.reason)
     located = location_finding(provider, audits=audits)
-    found = (accepted, connected, verified, *standing(ready, stalled=refused), located, facts.signed, facts.receipts)
+    found = (
+        accepted,
+        connected,
+        verified,
+        *standing(ready, stalled=ready.reason in NEEDS_CHANGE),
+        located,
+        facts.signed,
+        facts.receipts,
+    )
     conditions = merge(
         provider.status.conditions,
         [each for each in found if each is not None],
