@@ -129,7 +129,10 @@ async def _publish(kube: Kube, namespace: str, known: Published) -> None:
 
 
 async def _check_hub(kube: Kube) -> str:
-    """UID of the hub, which is that of its kube-system namespace; waits a while for an API server that is starting."""
+    """UID of the hub, which is that of its kube-system namespace; waits a while for an API server that is starting.
+
+    Raises UnreachableError for one that stays away: the start is tried again, and `/readyz` says why meanwhile.
+    """
     deadline = asyncio.get_running_loop().time() + HUB_PATIENCE_SECONDS
     while True:
         try:
@@ -146,7 +149,7 @@ async def _check_hub(kube: Kube) -> str:
                 f"the operator's identity may not do its work on the hub: {error}; "
                 "give it the rights of the chart's ClusterRole"
             ) from error
-        except UnreachableError as error:
+        except UnreachableError:
             if asyncio.get_running_loop().time() > deadline:
-                raise ConfigurationError(f"the hub's API server does not answer: {error}") from error
+                raise
             await asyncio.sleep(0.5)
