@@ -15,6 +15,7 @@ from fedgpu_operator.adapters.ledger import LIMIT_SECONDS, SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.api.base import Resource
 from fedgpu_operator.api.registry import KINDS
+from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
 from fedgpu_operator.bootstrap.factory import Factory
 from fedgpu_operator.bootstrap.health import HealthCheck
@@ -28,6 +29,9 @@ from fedgpu_operator.ports import NAMESPACES, Kube, ResourceType
 from fedgpu_operator.settings import Settings
 
 HUB_PATIENCE_SECONDS: Final = 15.0
+FIRST_PAUSE_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 4.0
+"""Between two tries to reach the hub at start."""
 
 
 @dataclass(slots=True)
@@ -134,6 +138,7 @@ async def _check_hub(kube: Kube) -> str:
     Raises UnreachableError for one that stays away: the start is tried again, and `/readyz` says why meanwhile.
     """
     deadline = asyncio.get_running_loop().time() + HUB_PATIENCE_SECONDS
+    backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
     while True:
         try:
             # Without the classes, jobs that name one would wait and all others be ordered as if there were no default.
@@ -152,4 +157,4 @@ async def _check_hub(kube: Kube) -> str:
         except UnreachableError:
             if asyncio.get_running_loop().time() > deadline:
                 raise
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(backoff.failed())
