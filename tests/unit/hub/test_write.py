@@ -14,7 +14,14 @@ from tests.unit.hub.world import JOBS, Crash, World
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.errors import ConflictError, InvalidResourceError
 from fedgpu_operator.hub.loops.loop import Loop
-from fedgpu_operator.hub.services.writes import PROVIDER_FINALIZER, ProviderWriter, emit, merge_diff, one_of_many, write_status
+from fedgpu_operator.hub.services.writes import (
+    PROVIDER_FINALIZER,
+    ProviderWriter,
+    emit,
+    merge_diff,
+    one_of_many,
+    write_status,
+)
 
 Json = dict[str, Any]
 VALUES = st.recursive(
