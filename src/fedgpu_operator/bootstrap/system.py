@@ -19,7 +19,7 @@ from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
 from fedgpu_operator.bootstrap.factory import Factory
 from fedgpu_operator.bootstrap.health import HealthCheck
-from fedgpu_operator.bootstrap.settlement import EscrowAccess, open_escrow
+from fedgpu_operator.bootstrap.settlement import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, EscrowAccess, open_escrow
 from fedgpu_operator.errors import ConfigurationError, ForbiddenError, NotFoundError, UnreachableError
 from fedgpu_operator.hub.loops.loop import Loop
 from fedgpu_operator.hub.services.escrow import Published, publish
@@ -29,9 +29,6 @@ from fedgpu_operator.ports import NAMESPACES, Kube, ResourceType
 from fedgpu_operator.settings import Settings
 
 HUB_PATIENCE_SECONDS: Final = 15.0
-FIRST_PAUSE_SECONDS: Final = 0.5
-LONGEST_PAUSE_SECONDS: Final = 4.0
-"""Between two tries to reach the hub at start."""
 
 
 @dataclass(slots=True)
