@@ -27,8 +27,11 @@ PROOF_SECONDS: Final = 2.0
 SYNC_PATIENCE_SECONDS: Final = 15.0
 """How long a reader waits for the first list before it is told that the server does not answer."""
 
+LIST_SECONDS: Final = 135.0
+"""After which a list ends by itself at the latest, whatever the server does (adapters/kube)."""
+
 BEAT_SECONDS: Final = 600.0
-"""A watch ends by itself after 320 s at the latest, a list after 135 s, whatever the server does (adapters/kube)."""
+"""A watch ends by itself after 320 s at the latest, a list after LIST_SECONDS."""
 
 MOST_DIGITS: Final = 20
 """Of a resourceVersion: it has 64 bits."""
@@ -317,9 +320,9 @@ class PolledReflector(Reflector[T]):
     """A Reflector that lists again and again; between two lists, `deliver` takes the events of another watch.
 
     Events of different objects come in any order, and there may be none for what vanished while nobody watched. So
-    only a list, every `every` seconds, shows how far everything is known, and an event counts if it is newer than the
-    last one. What was delivered as deleted since then does not come back with an older answer, event or list. What is
-    held is as old as the last list that succeeded, whatever is delivered.
+    only a list, begun `every` seconds after the last one began, shows how far everything is known, and an event counts
+    if it is newer than the last one. What was delivered as deleted since then does not come back with an older answer,
+    event or list. What is held is as old as the last list that succeeded, whatever is delivered.
     """
 
     def __init__(
@@ -334,16 +337,24 @@ class PolledReflector(Reflector[T]):
     ) -> None:
         super().__init__(kube, kind, read, changed, longest_pause=min(every, longest_pause))
         self._every = every
+        self._ended = self._listed
+        """When the last list that succeeded was complete."""
 
     async def relist(self) -> None:
         """As `Reflector.relist`; what was deleted before that list is forgotten."""
         await super().relist()
+        self._ended = time.monotonic()
         self._gone = {key: version for key, version in self._gone.items() if version > self._seen}
 
     def check(self, patience: float) -> None:
-        """Raises the KubeError for which there was no list within the last `patience` seconds."""
-        if self.silence() > patience:
-            raise self._trouble or UnreachableError(f"no list of {self.kind.plural} for {self.silence():.0f} s")
+        """Raises the KubeError of the last list if it failed, once what is held is older than `patience`.
+
+        A list that is under way is slow, and not in trouble, for as long as a list may take.
+        """
+        if self._trouble is not None and self.silence() > patience:
+            raise self._trouble
+        if time.monotonic() - self._ended > patience + LIST_SECONDS:
+            raise UnreachableError(f"no list of {self.kind.plural} for {self.silence():.0f} s")
 
     def deliver(self, obj: JSONObject, *, deleted: bool) -> None:
         """Take an event: the object as it is, or as it was at last."""
@@ -362,7 +373,7 @@ class PolledReflector(Reflector[T]):
         """Wait for the next list."""
         self._trouble = None
         self._proof = float("-inf")
-        await asyncio.sleep(self._every)
+        await asyncio.sleep(max(self._first_pause, self._listed + self._every - time.monotonic()))
 
 
 def _key(obj: JSONObject) -> Key:

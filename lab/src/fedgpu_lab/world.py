@@ -135,13 +135,6 @@ class Lab:
         """A program of the toolchain, such as kubectl or helm; made on first use."""
         return toolchain.ensure([name], self._progress)[name]
 
-    def add_member(self, spec: MemberSpec) -> Cluster:
-        """One more member cluster, ready for use."""
-        cluster = self._make_member(spec)
-        with self._progress.task(f"Starting member {spec.name}"):
-            cluster.start()
-        return cluster
-
     def close(self) -> None:
         """End all children in the right order and remove what they wrote; safe to call twice."""
         # Open connections would hold an API server's graceful end.

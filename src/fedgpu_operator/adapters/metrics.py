@@ -194,8 +194,8 @@ class PrometheusMetrics:
         for provider in sorted(connected)[:MOST_PROVIDERS]:
             self._connected.labels(provider).set(connected[provider])
 
-    def epoch_due(self, at: datetime) -> None:
-        self._due.set(at.timestamp())
+    def epoch_due(self, at: datetime | None) -> None:
+        self._due.set(nan if at is None else at.timestamp())
 
     def _namespace(self, name: str) -> str:
         if len(self._namespaces) < MOST_NAMESPACES:

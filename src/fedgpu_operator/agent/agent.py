@@ -11,14 +11,15 @@ from datetime import UTC
 from itertools import count
 from typing import Final
 
-from fedgpu_operator.agent.inventory import LIVE_PODS, PRODUCT_LABEL, Tally, live_pods_of
-from fedgpu_operator.agent.lease import LEASES, LeaseReconciler, Rests, Seen, Sight, Step
+from fedgpu_operator.agent.inventory import LIVE_PODS, Tally, live_pods_of
+from fedgpu_operator.agent.lease import LeaseReconciler, Rests, Seen, Sight, Step
 from fedgpu_operator.agent.report import Reporter, unreachable
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import ReceiptDesk, Signing, UsageSigner
 from fedgpu_operator.agent.watch import MemberWatch
 from fedgpu_operator.agent.workload import Identity, Workloads
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.jobspec import PRODUCT_LABEL
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ReportedProduct
 from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.errors import (
@@ -30,7 +31,7 @@ from fedgpu_operator.errors import (
     UnreachableError,
 )
 from fedgpu_operator.logs import about, alone, bind, bound
-from fedgpu_operator.ports import COORDINATION_LEASES, NODES, PODS, Clock, Holding, Kube
+from fedgpu_operator.ports import COORDINATION_LEASES, LEASES, NODES, PODS, Clock, Holding, Kube
 from fedgpu_operator.pulse import CANCEL_SECONDS, Pulse, limited
 
 log = logging.getLogger(__name__)

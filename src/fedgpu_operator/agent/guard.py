@@ -9,12 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedgpu_operator.api.base import wire_name
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.jobspec import harmless_annotation, takes_devices
+from fedgpu_operator.api.jobspec import GPU_RESOURCE, PRODUCT_LABEL, harmless_annotation, takes_devices
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import InvalidResourceError
 
-GPU_RESOURCE: Final = "nvidia.com/gpu"
-PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 LONGEST_BACKSTOP: Final = 3600
 """Seconds past the run limit within which the member itself must end the Job, should the agent be gone."""
 

@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from fedgpu_operator.agent.pods import GPU_RESOURCE, gpus_of, quantity, terminal
-from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.agent.pods import gpus_of, quantity, terminal
+from fedgpu_operator.api.base import MAX_NODES, JSONObject
+from fedgpu_operator.api.jobspec import GPU_RESOURCE, PRODUCT_LABEL
 from fedgpu_operator.api.providerreport import NodeBucket, ReportedProduct
 from fedgpu_operator.errors import ListTooLargeError
 
-PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 FAMILY_LABEL: Final = "nvidia.com/gpu.family"
 MEMORY_LABEL: Final = "nvidia.com/gpu.memory"
 SHARING_LABEL: Final = "nvidia.com/gpu.sharing-strategy"
 MAX_PRODUCTS: Final = 64
 MAX_BUCKETS: Final = 64
 MAX_GPUS_PER_NODE: Final = 1024
-MAX_NODES: Final = 100_000
 MAX_PODS: Final = 60_000
 """Pods that one count goes through: twice an ordinary large cluster, and about half of a member's budget."""
 LIVE_PODS: Final = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"

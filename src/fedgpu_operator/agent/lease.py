@@ -30,7 +30,7 @@ from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.errors import ConflictError, InvalidResourceError, KubeError
 from fedgpu_operator.metering import measure, worth_writing
-from fedgpu_operator.ports import Clock, Holding, Kube, ResourceType, read_back
+from fedgpu_operator.ports import LEASES, Clock, Holding, Kube, read_back
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ FRESH_SECONDS: Final = 2.0
 """An answer of the hub that is younger than this is as good as asking again: either may be overtaken at once."""
 METERED_SILENCE_SECONDS: Final = 15.0
 """A pod that the member last showed running is metered this far past the last word of the member, and no further."""
-LEASES: Final = ResourceType.of(ComputeLease.info)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import plausible
+from fedgpu_operator.api.jobspec import GPU_RESOURCE
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.faults import (
     IMAGE_PULL_FAILED,
@@ -29,7 +30,6 @@ from fedgpu_operator.domain.faults import (
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.metering import ContainerFacts, PodFacts
 
-GPU_RESOURCE: Final = "nvidia.com/gpu"
 INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
 TERMINAL: Final = frozenset({"Succeeded", "Failed"})
 MAX_MESSAGE: Final = 1000

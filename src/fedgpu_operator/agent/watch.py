@@ -9,10 +9,10 @@ from typing import Any, Final, TypeAlias
 
 from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.lease import Sight
-from fedgpu_operator.agent.pods import GPU_RESOURCE
 from fedgpu_operator.agent.workload import Identity, lease_of
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.jobspec import GPU_RESOURCE
 from fedgpu_operator.domain.text import REPLACEMENT, is_name
 from fedgpu_operator.errors import ListTooLargeError
 from fedgpu_operator.ports import EVENTS, JOBS, NAMESPACES, NODES, PODS, Kube, ResourceType

@@ -10,6 +10,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from fedgpu_operator.api.base import (
+    MAX_NODES,
     READY_COLUMN,
     SET_LIST,
     Column,
@@ -245,7 +246,7 @@ class Inventory(Model):
     product: Word = Field(description="GPU product.")
     architecture: str = Field(default="", max_length=63, description="GPU architecture, e.g. hopper.")
     memory_mi_b: int = Field(default=0, alias="memoryMiB", ge=0, le=10_000_000, description="Memory of one GPU, MiB.")
-    nodes: int = Field(ge=0, le=100_000, description="Schedulable nodes with this product.")
+    nodes: int = Field(ge=0, le=MAX_NODES, description="Schedulable nodes with this product.")
     total: int = Field(ge=0, le=10_000_000, description="Allocatable GPUs.")
     free: int = Field(ge=0, le=10_000_000, description="GPUs that can be let now.")
 

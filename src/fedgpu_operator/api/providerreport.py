@@ -9,6 +9,7 @@ from eth_utils.address import to_checksum_address
 from pydantic import Field
 
 from fedgpu_operator.api.base import (
+    MAX_NODES,
     READY_COLUMN,
     Column,
     Conditions,
@@ -37,7 +38,7 @@ class NodeBucket(Model):
     """Nodes of equal free capacity."""
 
     free: int = Field(ge=0, le=1024, description="GPUs on each of these nodes that no foreign pod holds.")
-    nodes: int = Field(ge=1, le=100_000, description="How many such nodes.")
+    nodes: int = Field(ge=1, le=MAX_NODES, description="How many such nodes.")
 
 
 class ReportedProduct(Model):

@@ -12,6 +12,7 @@ from pathlib import Path
 from fedgpu_operator.adapters.chain import EscrowClient
 from fedgpu_operator.adapters.chain.rpc import Endpoints
 from fedgpu_operator.adapters.chain.signers import LocalSigner, RemoteSigner, Signer, load_key
+from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import ChainError, ChainMismatchError, ConfigurationError, StatePrunedError
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
@@ -26,7 +27,9 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 15.0
 """How long the start waits for a chain or a signer that does not answer; after that the operator starts without."""
 LONGEST_READ_SECONDS = 15.0
-PAUSE_SECONDS = 0.5
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 4.0
+"""Between two tries at start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ async def await_terms(terms: TermsSource) -> None:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PATIENCE_SECONDS
+    backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
     while True:
         trouble = await _try_to_read(terms)
         for obstacle in FATAL:
@@ -111,7 +115,7 @@ async def await_terms(terms: TermsSource) -> None:
             return
         if loop.time() >= deadline:
             break
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(backoff.failed())
     if text := terms.obstacles.get(Obstacle.STATE_PRUNED):
         raise ConfigurationError(text)
     if trouble:

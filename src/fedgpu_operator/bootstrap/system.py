@@ -15,10 +15,11 @@ from fedgpu_operator.adapters.ledger import LIMIT_SECONDS, SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.api.base import Resource
 from fedgpu_operator.api.registry import KINDS
+from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
 from fedgpu_operator.bootstrap.factory import Factory
 from fedgpu_operator.bootstrap.health import HealthCheck
-from fedgpu_operator.bootstrap.settlement import EscrowAccess, open_escrow
+from fedgpu_operator.bootstrap.settlement import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, EscrowAccess, open_escrow
 from fedgpu_operator.errors import ConfigurationError, ForbiddenError, NotFoundError, UnreachableError
 from fedgpu_operator.hub.loops.loop import Loop
 from fedgpu_operator.hub.services.escrow import Published, publish
@@ -129,8 +130,12 @@ async def _publish(kube: Kube, namespace: str, known: Published) -> None:
 
 
 async def _check_hub(kube: Kube) -> str:
-    """UID of the hub, which is that of its kube-system namespace; waits a while for an API server that is starting."""
+    """UID of the hub, which is that of its kube-system namespace; waits a while for an API server that is starting.
+
+    Raises UnreachableError for one that stays away: the start is tried again, and `/readyz` says why meanwhile.
+    """
     deadline = asyncio.get_running_loop().time() + HUB_PATIENCE_SECONDS
+    backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
     while True:
         try:
             # Without the classes, jobs that name one would wait and all others be ordered as if there were no default.
@@ -146,7 +151,7 @@ async def _check_hub(kube: Kube) -> str:
                 f"the operator's identity may not do its work on the hub: {error}; "
                 "give it the rights of the chart's ClusterRole"
             ) from error
-        except UnreachableError as error:
+        except UnreachableError:
             if asyncio.get_running_loop().time() > deadline:
-                raise ConfigurationError(f"the hub's API server does not answer: {error}") from error
-            await asyncio.sleep(0.5)
+                raise
+            await asyncio.sleep(backoff.failed())

@@ -227,13 +227,13 @@ def _document(
         "priorityKnown": hub.priorities is not None,
         "fits": chosen is not None,
         "message": decision.message,
-        "placement": None if chosen is None else _offer_row(chosen, offers[_name(chosen)], wanted),
+        "placement": None if chosen is None else _offer_row(chosen, offers[chosen.offer], wanted),
         "wait": wait(wanted, decision, chosen, offers, hub.market),
         "policies": list(decision.policies) if hub.policies is not None else None,
         "namespaceLabelsKnown": hub.tenants[job.metadata.namespace].labels is not None,
         "rulesNotAsked": list(hub.market.own_rules),
         "accountKnown": hub.tenants[job.metadata.namespace].account_known,
-        "offers": [_offer_row(each, offers[_name(each)], wanted) for each in decision.verdicts],
+        "offers": [_offer_row(each, offers[each.offer], wanted) for each in decision.verdicts],
     }
 
 
@@ -245,9 +245,9 @@ def optimum(decision: Decision, offers: Mapping[str, QuotedOffer]) -> Verdict | 
     """
 
     def order(verdict: Verdict) -> tuple[bool, int, str]:
-        premium = offers[_name(verdict)].premium
+        premium = offers[verdict.offer].premium
         beyond = premium.low if premium.high is None else premium.high
-        return premium.high is None, verdict.effective_price + beyond, _name(verdict)
+        return premium.high is None, verdict.effective_price + beyond, verdict.offer
 
     return min((each for each in decision.verdicts if each.eligible), key=order, default=None)
 
@@ -268,7 +268,7 @@ def wait(
     from fedgpu_operator.domain.market import GLOBAL
 
     if chosen is not None:
-        contested = offers[_name(chosen)].premium.high is None
+        contested = offers[chosen.offer].premium.high is None
         why = "waiting jobs want the same GPUs: priority decides" if contested else "it fits now"
         return {"hours": None if contested else 0.0, "why": why}
     # These pass when running work ends: from them an estimate of the wait can be made.
@@ -276,7 +276,7 @@ def wait(
     full = [each for each in decision.verdicts if each.reason in passing]
     if not full:
         return {"hours": None, "why": "unknown: more than free GPUs is missing; see the verdicts"}
-    freed = sum(offers[_name(each)].freed for each in full)
+    freed = sum(offers[each.offer].freed for each in full)
     products = {each.product for each in full}
     ahead = max(
         (each.point.unmet for each in market.markets if each.point.region == GLOBAL and each.point.product in products),
@@ -301,10 +301,6 @@ def wait(
             + ("; longer, or never, if they must be free together on one node" if wanted.gpus > 1 else "")
         ),
     }
-
-
-def _name(verdict: Verdict) -> str:
-    return f"{verdict.provider}/{verdict.product}"
 
 
 def _offer_row(verdict: Verdict, quoted: QuotedOffer, wanted: Job) -> JSONObject:

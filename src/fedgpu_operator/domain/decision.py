@@ -62,6 +62,11 @@ class Verdict:
     score: int = 0
 
     @property
+    def offer(self) -> str:
+        """Name of the offer that was judged."""
+        return f"{self.provider}/{self.product}"
+
+    @property
     def eligible(self) -> bool:
         """Whether the offer may lawfully and practically serve the job."""
         return self.reason is None

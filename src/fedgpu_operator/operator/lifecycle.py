@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import kopf
 
 from fedgpu_operator.adapters.kube.connect import own_configuration
+from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.bootstrap import System, build
 from fedgpu_operator.domain.text import clean
 from fedgpu_operator.errors import ConfigurationError, FedGPUError
@@ -20,6 +20,10 @@ from fedgpu_operator.operator.outcomes import mapped
 from fedgpu_operator.settings import Settings
 
 log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS: Final = 1.0
+LAST_BACKOFF_SECONDS: Final = 20.0
+"""Between two tries of a request of Kopf's."""
 
 
 class Process:
@@ -119,7 +123,9 @@ class _Backoffs:
     """Seconds between tries of a request of Kopf's, without end: by default it ends the process after a minute."""
 
     def __iter__(self) -> Iterator[float]:
-        return itertools.chain((1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0), itertools.repeat(20.0))
+        backoff = Backoff(FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS)
+        while True:
+            yield backoff.failed()
 
 
 def _configure(settings: kopf.OperatorSettings) -> None:

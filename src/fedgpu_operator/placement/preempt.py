@@ -12,7 +12,7 @@ from typing import Final
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.running import Move, MoveReason, RunningJob
-from fedgpu_operator.placement.reservations import Reservations, likeness, load_of, mover, name_of, run_cost, saving
+from fedgpu_operator.placement.reservations import Reservations, likeness, load_of, mover, run_cost, saving
 
 MAX_HOPELESS: Final = 64
 """Kinds of waiting jobs without any way, after which a pass looks at no further ones."""
@@ -92,8 +92,8 @@ def _fits_now(reservations: Reservations, job: Job) -> bool:
     """Whether the job has a place without anybody's leaving; that place is then kept for it."""
     load = load_of(job)
     for verdict in reservations.options(job):
-        if reservations.room_now(name_of(verdict), load):
-            reservations.take_now(name_of(verdict), load)
+        if reservations.room_now(verdict.offer, load):
+            reservations.take_now(verdict.offer, load)
             reservations.pay(job.namespace, verdict.cost)
             return True
     return False
@@ -113,13 +113,13 @@ def _accept(reservations: Reservations, job: Job, way: _Way) -> None:
     reservations.pay(job.namespace, way.cost)
     for victim, there, _ in way.victims:
         if there is not None:
-            reservations.take_now(name_of(there), load_of(victim.job))
+            reservations.take_now(there.offer, load_of(victim.job))
             reservations.pay(victim.job.namespace, max(0, there.cost - victim.released))
 
 
 def _moves(job: Job, way: _Way) -> Iterator[Move]:
     for victim, there, saved in way.victims:
-        to = name_of(there) if there is not None else ""
+        to = there.offer if there is not None else ""
         text = f"preempted at {way.offer} by a job of priority {job.priority}, own priority {victim.job.priority}"
         text += f"; {to} is reserved for it" if to else "; queued for another offer"
         yield Move(victim.uid, victim.lease, MoveReason.PREEMPTED, to, job.uid, saved, text)
@@ -132,7 +132,7 @@ class _Search:
         self, reservations: Reservations, job: Job, running: Sequence[RunningJob], sites: frozenset[str]
     ) -> None:
         self._reservations, self._job, self._load = reservations, job, load_of(job)
-        self._verdicts = {name_of(verdict): verdict for verdict in reservations.options(job, at=sites)}
+        self._verdicts = {verdict.offer: verdict for verdict in reservations.options(job, at=sites)}
         self._sites: dict[str, list[RunningJob]] = defaultdict(list)
         for each in running:
             if each.offer in self._verdicts:
@@ -260,7 +260,7 @@ class _Places:
         for there, saved in options:
             mark = self._reservations.mark()
             if there is not None:
-                self._reservations.take_now(name_of(there), load_of(first.job))
+                self._reservations.take_now(there.offer, load_of(first.job))
                 self._reservations.pay(first.job.namespace, max(0, there.cost - first.released))
             for others in self._all(rest, exact=exact):
                 yield ((first, there, saved), *others)
@@ -271,11 +271,7 @@ class _Places:
         lawful = self._reservations.options(mover(victim), credit=victim.released)
         return list(
             islice(
-                (
-                    each
-                    for each in lawful
-                    if name_of(each) != self._left and self._reservations.room_now(name_of(each), load)
-                ),
+                (each for each in lawful if each.offer != self._left and self._reservations.room_now(each.offer, load)),
                 MAX_TARGETS,
             )
         )

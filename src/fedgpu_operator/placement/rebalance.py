@@ -10,7 +10,7 @@ from typing import Final
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, format_usd
 from fedgpu_operator.domain.running import Hysteresis, Move, MoveReason, RunningJob
-from fedgpu_operator.placement.reservations import Reservations, hourly, load_of, mover, name_of, saving
+from fedgpu_operator.placement.reservations import Reservations, hourly, load_of, mover, saving
 
 MAX_TARGETS: Final = 16
 """Offers that are weighed for one job, the least effective price first; those had room when the pass began."""
@@ -96,7 +96,7 @@ def _chance(reservations: Reservations, each: RunningJob, rules: Hysteresis, *, 
         saved = saving(each, here, verdict)
         if urgent or saved >= least:
             targets.append((saved, verdict))
-    targets.sort(key=lambda option: (-option[0], name_of(option[1])))
+    targets.sort(key=lambda option: (-option[0], option[1].offer))
     return _Chance(each, urgent, tuple(targets)) if targets else None
 
 
@@ -115,7 +115,7 @@ def _first(chance: _Chance) -> tuple[bool, int, int, str]:
 def _go(reservations: Reservations, chance: _Chance) -> Move | None:
     each, load = chance.running, load_of(chance.running.job)
     for saved, verdict in chance.targets:
-        name = name_of(verdict)
+        name = verdict.offer
         if not (
             _has_room(reservations, each, name) and reservations.affords(mover(each), verdict, credit=each.released)
         ):
@@ -137,8 +137,8 @@ def _options(reservations: Reservations, each: RunningJob, here: Verdict | None)
     wanted, credit = mover(each), each.released
     can_stay = here is not None and here.eligible and reservations.affords(wanted, here, credit=credit)
     own = [here] if here is not None and can_stay else []
-    others = (one for one in reservations.options(wanted, credit=credit) if name_of(one) != each.offer)
-    return merge(own, others, key=lambda verdict: (verdict.effective_price, name_of(verdict)))
+    others = (one for one in reservations.options(wanted, credit=credit) if one.offer != each.offer)
+    return merge(own, others, key=lambda verdict: (verdict.effective_price, verdict.offer))
 
 
 def _has_room(reservations: Reservations, each: RunningJob, name: str) -> bool:

@@ -171,7 +171,7 @@ class Reservations:
                 groups.setdefault(key, (each.job, set()))[1].add(each.offer)
         for key, (job, names) in groups.items():
             for verdict in self._evaluated(job, [self.offers[name] for name in sorted(names) if name in self.offers]):
-                self._here[key, name_of(verdict)] = verdict
+                self._here[key, verdict.offer] = verdict
 
     def _key(self, job: Job) -> Hashable:
         """The job's likeness, computed once."""
@@ -232,11 +232,6 @@ def saving(running: RunningJob, here: Verdict | None, there: Verdict | None) -> 
 def run_cost(job: Job, verdict: Verdict) -> int:
     """The effective cost of a whole run (µUSD), rounded up."""
     return -(-verdict.effective_price * job.gpus * job.run_limit // SECONDS_PER_HOUR)
-
-
-def name_of(verdict: Verdict) -> str:
-    """Name of the offer that was judged."""
-    return f"{verdict.provider}/{verdict.product}"
 
 
 def hourly(verdict: Verdict | None) -> int:

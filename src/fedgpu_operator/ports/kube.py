@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from fedgpu_operator.api.base import GROUP, VERSION, JSONObject, KindInfo, Resource
+from fedgpu_operator.api.computelease import ComputeLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ SECRETS = ResourceType("", "v1", "Secret", "secrets", namespaced=True)
 CONFIG_MAPS = ResourceType("", "v1", "ConfigMap", "configmaps", namespaced=True)
 EVENTS = ResourceType("", "v1", "Event", "events", namespaced=True)
 JOBS = ResourceType("batch", "v1", "Job", "jobs", namespaced=True)
+LEASES = ResourceType.of(ComputeLease.info)
 COORDINATION_LEASES = ResourceType("coordination.k8s.io", "v1", "Lease", "leases", namespaced=True)
 CRDS = ResourceType(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False

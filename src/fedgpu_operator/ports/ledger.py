@@ -157,6 +157,10 @@ class EpochBook(Protocol):
         """When the first attempt of all was opened."""
         ...
 
+    async def work_to_settle(self) -> bool:
+        """Whether work between two wallets is billed, at a price, beyond what live epochs cover."""
+        ...
+
     async def settlement_snapshot(self) -> SettlementSnapshot:
         """One consistent read of all pairs and of the leases that no live epoch covers to the end."""
         ...

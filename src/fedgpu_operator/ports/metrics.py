@@ -38,8 +38,8 @@ class Metrics(Protocol):
         """Whether each provider's member answers; providers of earlier calls are gone."""
         ...
 
-    def epoch_due(self, at: datetime) -> None:
-        """By when the next settlement epoch must be begun, whatever it costs."""
+    def epoch_due(self, at: datetime | None) -> None:
+        """By when the next settlement epoch must be begun, whatever it costs; None without work to settle."""
         ...
 
     def loop_failed(self, loop: str, reason: str) -> None:

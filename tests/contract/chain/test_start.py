@@ -57,7 +57,7 @@ def chain_settings(url: str, world: World, deployment: Deployment, tmp_path: Pat
 async def test_the_nth_request_of_the_start_may_be_lost_whichever_it_is(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settlement, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(settlement, "FIRST_PAUSE_SECONDS", 0.0)
     world.finalize()
     async with LossyEndpoint(world.chain.rpc_url) as endpoint:
         chain = chain_settings(endpoint.url, world, world.deployment, tmp_path)

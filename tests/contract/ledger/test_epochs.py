@@ -126,6 +126,25 @@ async def test_a_cover_is_lost_with_its_epoch_and_found_again_by_the_next(used: 
     assert (await coverage_of(used, "job-1")).epoch == 2
 
 
+async def test_there_is_work_to_settle_while_a_paid_lease_is_billed_beyond_its_cover(
+    ledger: SqlLedger, ask: Ask, now: datetime
+) -> None:
+    wallets = {"tenant_wallet": "0xT", "provider_wallet": "0xB"}
+    await open_attempt(ledger, ask(job_uid="free", price=MicroUSD(0), **wallets), now)
+    await open_attempt(ledger, ask(job_uid="nobody's"), now)
+    await open_attempt(ledger, ask(job_uid="paid", **wallets), now)
+    free, nobodys, paid = [each.attempt.lease_name for each in await ledger.open_attempts()]
+    for lease in (free, nobodys):
+        await ledger.record_usage(lease, 1, 100, now)
+    assert not await ledger.work_to_settle()
+    await ledger.record_usage(paid, 1, 100, now)
+    assert await ledger.work_to_settle()
+    await ledger.store_epoch(draft(now, "a", LeaseCover(paid, 100)), now)
+    assert not await ledger.work_to_settle()
+    await ledger.record_usage(paid, 2, 130, now)
+    assert await ledger.work_to_settle()
+
+
 async def test_an_epoch_that_covers_too_much_leaves_nothing_behind(used: SqlLedger, now: datetime) -> None:
     for cover in (LeaseCover("job-1", 101), LeaseCover("job-1", 0), LeaseCover("job-9", 1)):
         with pytest.raises(LedgerError, match=cover.lease_name):

@@ -44,6 +44,7 @@ def reads(ledger: SqlLedger) -> dict[str, Callable[[], Awaitable[object]]]:
         "pair_totals": ledger.pair_totals,
         "settlement_snapshot": ledger.settlement_snapshot,
         "first_work": ledger.first_work,
+        "work_to_settle": ledger.work_to_settle,
         "epochs": ledger.epochs,
         "epoch_headers": ledger.epoch_headers,
         "transactions": lambda: ledger.transactions(pending_only=True),
@@ -71,7 +72,7 @@ async def test_nothing_written_nothing_asked(held: SqlLedger, ask: Ask, now: dat
     assert await asked(held, statements) == set(reads(held))
     assert await asked(held, statements) == set()
     await held.record_usage("job-1", 1, 5, now)
-    assert await asked(held, statements) == {"open_attempts", "pair_totals", "settlement_snapshot"}
+    assert await asked(held, statements) == {"open_attempts", "pair_totals", "settlement_snapshot", "work_to_settle"}
     await held.store_epoch(draft(now, "a"), now)
     assert await asked(held, statements) == {"settlement_snapshot", "epochs", "epoch_headers", "head"} - {
         "settlement_snapshot"

@@ -13,9 +13,8 @@ from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.api.base import MOST_STORED, JSONObject, stored_bytes
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.errors import TooLargeError
-from fedgpu_operator.hub.services.workloads import LEASES
 from fedgpu_operator.hub.services.writes import patch_to_fit, relieve
-from fedgpu_operator.ports import NAMESPACES
+from fedgpu_operator.ports import LEASES, NAMESPACES
 
 ENVELOPE = 512
 """What etcd counts beside the object: its key, twice, and the transaction around it."""

@@ -142,6 +142,8 @@ def test_an_epoch_is_not_due_before_there_is_work_to_settle(metrics: Metrics, re
     assert isnan(due), "not 0: that would be an alarm"
     metrics.epoch_due(datetime(2026, 11, 1, tzinfo=UTC))
     assert registry.get_sample_value("fedgpu_epoch_due_timestamp_seconds") == 1793491200
+    metrics.epoch_due(None)
+    assert isnan(registry.get_sample_value("fedgpu_epoch_due_timestamp_seconds") or 0.0)
 
 
 def test_the_version_is_served(metrics: Metrics, registry: CollectorRegistry) -> None:

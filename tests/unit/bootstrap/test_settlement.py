@@ -80,7 +80,7 @@ def source(line: Line, clock: FakeClock | None = None, every: float = 60) -> Ter
 
 @pytest.fixture(autouse=True)
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settlement, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(settlement, "FIRST_PAUSE_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -279,7 +279,7 @@ class FakeMetrics:
     def providers(self, connected: Mapping[str, bool]) -> None:
         self.connected = dict(connected)
 
-    def epoch_due(self, at: datetime) -> None:
+    def epoch_due(self, at: datetime | None) -> None:
         self.due = at
 
     def loop_failed(self, loop: str, reason: str) -> None:

@@ -18,7 +18,8 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.hub.loops.providers import ProviderLoop
 from fedgpu_operator.hub.services import signatures as chainsigners
-from fedgpu_operator.hub.services.signatures import RECHECK, SignerBook
+from fedgpu_operator.hub.services.signatures import SignerBook
+from fedgpu_operator.hub.services.wallets import RECHECK
 from fedgpu_operator.settlement.typeddata import escrow_domain, receipt
 
 OTHER_TENANT = LocalSigner("0x" + "a2" * 32).address

@@ -131,6 +131,18 @@ async def test_a_conflict_is_no_failure_and_is_tried_again_soon() -> None:
     assert not metrics.failed
 
 
+async def test_a_pass_that_ends_in_a_conflict_is_no_success_and_keeps_the_backoff() -> None:
+    passes, metrics = Passes(*[ConflictError("changed")] * 3), FakeMetrics()
+    loop = Loop("jobs", passes, resync=3600, metrics=metrics)
+    assert [await loop._guarded_pass() for _ in range(3)] == [module.CONFLICT_SECONDS] * 3
+    assert metrics.passes == {("jobs", False): 3}, "its last success would stay fresh for ever"
+    await loop._guarded_pass()
+    assert metrics.passes == {("jobs", False): 3, ("jobs", True): 1}
+    passes.script = [LedgerError("torn"), ConflictError("changed"), LedgerError("torn")]
+    assert [await loop._guarded_pass() for _ in range(3)][2] >= 0.002
+    assert metrics.passes["jobs", False] == 6
+
+
 async def test_the_backoff_doubles_to_its_bound_and_a_good_pass_ends_it() -> None:
     passes = Passes(*[LedgerError("torn")] * 5)
     loop = Loop("jobs", passes, resync=3600, metrics=FakeMetrics())

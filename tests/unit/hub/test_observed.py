@@ -9,6 +9,7 @@ from tests.unit.hub.bank import Bank
 from tests.unit.hub.world import TEAM, World
 
 from fedgpu_operator.api.base import Condition
+from fedgpu_operator.domain.books import EpochStage
 
 
 async def test_jobs_that_wait_are_counted_by_namespace_and_reason(world: World) -> None:
@@ -128,9 +129,28 @@ async def test_an_epoch_is_due_so_long_after_the_first_work(world: World) -> Non
     assert world.metrics.due == began + at_most
 
 
+async def test_no_epoch_is_due_while_nothing_is_owed_beyond_the_last_one(bank: Bank) -> None:
+    await bank.to_the_end()
+    (epoch,) = await bank.ledger.epochs(1)
+    assert epoch.stage is EpochStage.PAID
+    assert bank.world.metrics.due is None, "it would be overdue for ever, with everything paid"
+    await bank.used(3600, "second")
+    await bank.step()
+    assert bank.world.metrics.due == epoch.created_at + bank.terms.at_most
+
+
+async def test_work_that_can_owe_nobody_makes_no_epoch_due(world: World) -> None:
+    bank = Bank(world)
+    await bank.used(3600, "without wallets", wallets=("", ""))
+    await bank.used(3600, "without a price", price=0)
+    await bank.step()
+    assert world.metrics.due is None
+
+
 async def test_an_epoch_is_due_so_long_after_the_one_before(bank: Bank) -> None:
     await bank.step()
     (epoch,) = await bank.ledger.epochs(1)
     bank.world.clock.forward(5)
+    await bank.used(3600, "second")
     await bank.step()
     assert bank.world.metrics.due == epoch.created_at + bank.terms.at_most

@@ -11,9 +11,17 @@ from hypothesis import strategies as st
 from tests.unit.hub.fakes import FakeMetrics
 from tests.unit.hub.world import JOBS, Crash, World
 
+from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.errors import ConflictError, InvalidResourceError
 from fedgpu_operator.hub.loops.loop import Loop
-from fedgpu_operator.hub.services.writes import emit, merge_diff, one_of_many, write_status
+from fedgpu_operator.hub.services.writes import (
+    PROVIDER_FINALIZER,
+    ProviderWriter,
+    emit,
+    merge_diff,
+    one_of_many,
+    write_status,
+)
 
 Json = dict[str, Any]
 VALUES = st.recursive(
@@ -133,3 +141,23 @@ async def test_what_goes_wrong_with_one_object_leaves_the_others_and_is_counted(
 async def test_nothing_holds_back_a_process_that_is_told_to_end(world: World) -> None:
     with pytest.raises(Crash), one_of_many(await world.job()):
         raise Crash
+
+
+async def test_a_finalizer_is_written_only_if_it_must_come_or_go_wherever_it_stands_among_others(world: World) -> None:
+    writer = ProviderWriter(world.kube, world.clock)
+    await world.provider("berlin")
+    held = world.kube.objects["gpuproviders", "", "berlin"]
+
+    def seen(*finalizers: str) -> GPUProvider:
+        held["metadata"]["finalizers"] = list(finalizers)
+        return GPUProvider.parse(held)
+
+    ours, foreign = PROVIDER_FINALIZER, "foregroundDeletion"
+    version = held["metadata"]["resourceVersion"]
+    assert not await writer.set_finalizer(seen(ours, foreign), held=True), "to reorder them is no need to write"
+    assert not await writer.set_finalizer(seen(foreign), held=False)
+    assert held["metadata"]["resourceVersion"] == version
+    assert await writer.set_finalizer(seen(foreign), held=True)
+    assert held["metadata"]["finalizers"] == [foreign, ours]
+    assert await writer.set_finalizer(seen(ours, foreign), held=False)
+    assert held["metadata"]["finalizers"] == [foreign]

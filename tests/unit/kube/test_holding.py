@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from fedgpu_operator.adapters.kube.holding import LEASES, HoldingKube
+from fedgpu_operator.adapters.kube.holding import HoldingKube
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.errors import ConflictError, UnreachableError
-from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
+from fedgpu_operator.ports import LEASES, Listed, ResourceType, WatchEvent
 
 LEASE = Path(__file__).parents[2] / "integration" / "api" / "objects" / "minimal" / "computelease.yaml"
 

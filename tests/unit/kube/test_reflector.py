@@ -456,9 +456,9 @@ async def test_what_is_delivered_does_not_make_an_old_list_young(monkeypatch: py
     server = Server()
     async with polled(server, obj("a", 3)) as follower:
         follower.held.check(20.0)
-        ahead = 25.0
+        ahead = 160.0
         follower.deliver(obj("a", 11))
-        with pytest.raises(UnreachableError, match="no list of jobs for 25 s"):
+        with pytest.raises(UnreachableError, match="no list of jobs for 160 s"):
             follower.held.check(20.0)
         server.lists.put_nowait(ForbiddenError("forbidden"))
         await follower.until(lambda: follower.held._trouble is not None)
@@ -467,3 +467,45 @@ async def test_what_is_delivered_does_not_make_an_old_list_young(monkeypatch: py
         server.lists.put_nowait(([obj("a", 11)], "12"))
         await follower.until(lambda: follower.held.silence() < 20)
         follower.held.check(20.0)
+
+
+class SlowServer:
+    """Lists that take `took` seconds of a clock of their own; each is asked for after a check of what is held."""
+
+    def __init__(self, took: float) -> None:
+        self.now, self.took = 0.0, took
+        self.begun: list[float] = []
+        self.held: PolledReflector[int] | None = None
+
+    async def pages(self, *_: object, **__: object) -> AsyncIterator[tuple[list[JSONObject], str]]:
+        self.begun.append(self.now)
+        self.now += self.took
+        if self.held is not None and len(self.begun) > 1:
+            self.held.check(20.0)
+        yield [obj("a", 3)], "10"
+
+    async def sleep(self, seconds: float) -> None:
+        if len(self.begun) == 3:
+            raise asyncio.CancelledError
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("took", "begun"), [(0.0, [0, 10, 20]), (7.0, [0, 10, 20]), (15.0, [0, 15.5, 31]), (120.0, [0, 120.5, 241])]
+)
+async def test_a_slow_list_is_followed_by_the_next_in_time_and_no_reading_fails_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, took: float, begun: list[float]
+) -> None:
+    server = SlowServer(took)
+    monkeypatch.setattr("fedgpu_operator.reflector.time", SimpleNamespace(monotonic=lambda: server.now))
+    server.held = PolledReflector(
+        server,  # type: ignore[arg-type]  # as above
+        JOBS,
+        lambda found: int(found["value"]),
+        lambda *_: None,
+        every=10.0,
+    )
+    monkeypatch.setattr("fedgpu_operator.reflector.asyncio.sleep", server.sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await server.held.run()
+    assert server.begun == begun

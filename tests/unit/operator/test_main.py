@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +15,7 @@ import pytest
 from fedgpu_lab.process import free_ports
 from fedgpu_operator import errors
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.backoff import SPREAD
 from fedgpu_operator.bootstrap import system
 from fedgpu_operator.bootstrap.system import System
 from fedgpu_operator.domain.text import is_clean
@@ -171,14 +173,15 @@ async def test_a_right_that_is_missing_is_named_at_the_start_and_not_by_a_job_th
         await system._check_hub(cast("Kube", Blind()))
 
 
-async def test_a_hub_that_is_starting_is_waited_for_and_one_that_never_answers_is_not(
+async def test_a_hub_that_is_starting_is_waited_for_and_one_that_stays_away_is_a_cause_that_may_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(system, "HUB_PATIENCE_SECONDS", 5.0)
     assert await system._check_hub(cast("Kube", Hub(UnreachableError("refused")))) == "the-hub"
     monkeypatch.setattr(system, "HUB_PATIENCE_SECONDS", -1.0)
-    with pytest.raises(ConfigurationError, match="does not answer: refused"):
+    with pytest.raises(UnreachableError, match="refused") as away:
         await system._check_hub(cast("Kube", Hub(UnreachableError("refused"))))
+    assert isinstance(outcomes.outcome(away.value), kopf.TemporaryError)
 
 
 class Built:
@@ -254,6 +257,17 @@ async def test_kopf_run_takes_its_settings_from_the_environment_and_its_probes_s
     built.hanging["jobs"] = "no sign of life, late by 3 s"
     with pytest.raises(kopf.PermanentError, match="jobs: no sign of life, late by 3 s"):
         await ACTIVITIES.alive(memo=memo)
+
+
+def test_a_request_of_kopf_is_tried_without_end_by_the_one_rule_with_its_jitter() -> None:
+    made = configured()
+    lifecycle._configure(made)
+    backoffs = cast("Iterable[float]", made.networking.error_backoffs)
+    for _ in range(2):
+        pauses = list(itertools.islice(backoffs, 40))
+        for pause, least in zip(pauses, [1.0, 2.0, 4.0, 8.0, 16.0, *[20.0] * 35], strict=True):
+            assert least <= pause <= least * (1 + SPREAD)
+        assert len(set(pauses[5:])) > 1, "many who lost one server do not return together"
 
 
 async def test_an_option_of_kopf_run_that_cannot_be_honoured_is_refused(settings: Settings) -> None:

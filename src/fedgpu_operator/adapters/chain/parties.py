@@ -192,10 +192,6 @@ class TenantWallet(Wallet):
         """Make `amount` base units of the test token for itself; no real token allows it."""
         return await self._send(token, "mint", self.address, amount, name="TestUSD")
 
-    async def approve(self, token: str, escrow: str, amount: int) -> str:
-        """Let the escrow take up to `amount` base units of the token."""
-        return await self._send(token, "approve", to_checksum_address(escrow), amount, name="TestUSD")
-
     async def allowance(self, token: str, escrow: str) -> int:
         """How many base units of the token the escrow may take now."""
         return await self._figure(token, "allowance", self.address, to_checksum_address(escrow), name="TestUSD")
@@ -239,10 +235,6 @@ class TenantWallet(Wallet):
         """Take the announced amount out, to its own address or to another, once the notice is over."""
         return await self._send(escrow, "withdraw", to_checksum_address(to or self.address))
 
-    async def collect(self, escrow: str, to: str | None = None) -> str:
-        """Fetch the bonds of disputes that it won."""
-        return await self._send(escrow, "collect", to_checksum_address(to or self.address))
-
     # ---------------------------------------------------------------- disputes
 
     async def bond_for(self, escrow: str, amount: int) -> int:
@@ -282,10 +274,6 @@ class ProviderWallet(Wallet):
         """What it can collect, at the newest block."""
         return await self._figure(escrow, "owed", self.address)
 
-    async def collect(self, escrow: str, to: str | None = None) -> str:
-        """Fetch what a refused transfer or a lost bond left for it."""
-        return await self._send(escrow, "collect", to_checksum_address(to or self.address))
-
     async def claim(self, escrow: str, epoch: int, claims: Sequence[Claim]) -> str:
         """Have leaves of the active epoch paid to their providers; anybody may."""
         return await self._dispatch(calls.claim(escrow, epoch, claims))
@@ -313,7 +301,3 @@ class ProviderWallet(Wallet):
     async def withdraw_stake(self, stake: str, to: str | None = None) -> str:
         """Take out what was on its way, once delay and locks are over."""
         return await self._send(stake, "withdraw", to_checksum_address(to or self.address), name="ProviderStake")
-
-    async def approve(self, token: str, spender: str, amount: int) -> str:
-        """Let the stake contract take up to `amount` base units of the token."""
-        return await self._send(token, "approve", to_checksum_address(spender), amount, name="TestUSD")

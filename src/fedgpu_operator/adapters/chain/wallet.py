@@ -149,6 +149,14 @@ class Wallet:
         await self._rpc.aclose()
         await self._sender.signer.aclose()
 
+    async def approve(self, token: str, spender: str, amount: int) -> str:
+        """Let a contract, such as the escrow, take up to `amount` base units of the token."""
+        return await self._send(token, "approve", to_checksum_address(spender), amount, name="TestUSD")
+
+    async def collect(self, escrow: str, to: str | None = None) -> str:
+        """Fetch what the escrow holds for it: bonds of disputes that it won, and what a refused transfer left."""
+        return await self._send(escrow, "collect", to_checksum_address(to or self.address))
+
     @property
     def address(self) -> ChecksumAddress:
         """The wallet's address."""

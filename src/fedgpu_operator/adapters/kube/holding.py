@@ -16,7 +16,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.errors import ConflictError, InvalidResourceError
-from fedgpu_operator.ports import NAMESPACES, Kube, Listed, R, Reading, ResourceType, WatchEvent
+from fedgpu_operator.ports import LEASES, NAMESPACES, Kube, Listed, R, Reading, ResourceType, WatchEvent
 from fedgpu_operator.pulse import Pulse
 from fedgpu_operator.reflector import LONGEST_PAUSE_SECONDS, Key, PolledReflector, Reflector
 
@@ -115,7 +115,6 @@ class Labelled:
     labels: dict[str, str]
 
 
-LEASES: Final = ResourceType.of(ComputeLease.info)
 Parsed: TypeAlias = Resource | Unreadable
 Changed: TypeAlias = Callable[[str, str, Resource | None, Resource | None], None]
 """(plural, namespace, before, after) of a change; an object that is absent or cannot be read is None."""

@@ -33,7 +33,7 @@ from sqlalchemy import (
 from fedgpu_operator.adapters.ledger import segments
 from fedgpu_operator.adapters.ledger.database import Database
 from fedgpu_operator.adapters.ledger.epochs import DEAD_STAGES, parts_of
-from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, canonical, genesis, raw
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, ROWS_AT_ONCE, canonical, genesis, raw
 from fedgpu_operator.adapters.ledger.schema import (
     archived_segments,
     attempts,
@@ -63,7 +63,6 @@ from fedgpu_operator.domain.ledger import (
 )
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
-ROWS_AT_ONCE = 5_000
 ROWS_TOGETHER = 25_000
 """Rows after which a run ends at the next epoch: an operator's writes wait while they are removed, for some seconds."""
 OVER = frozenset({EpochStage.PAID.value, *DEAD_STAGES})

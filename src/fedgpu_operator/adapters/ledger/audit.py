@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Table, exists, func, select, t
 
 from fedgpu_operator.adapters.ledger import archives, segments
 from fedgpu_operator.adapters.ledger.epochs import bound, live_covers, named_in, parts_hash, parts_of
-from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, genesis, head, raw, row_hash
+from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, ROWS_AT_ONCE, genesis, head, raw, row_hash
 from fedgpu_operator.adapters.ledger.journal import trial_balance
 from fedgpu_operator.adapters.ledger.schema import (
     CHAINED,
@@ -239,9 +239,6 @@ class _Files:
                 ]
         return []
 
-
-ROWS_AT_ONCE = 10_000
-"""Rows held in memory while a table is read."""
 
 MOST_NAMED = 20
 """Faults that are named of one table without a chain."""

@@ -18,13 +18,12 @@ from sqlalchemy import Connection, Integer, Table, delete, func, select, text
 
 from fedgpu_operator.adapters.ledger import audit, schema
 from fedgpu_operator.adapters.ledger.database import Database
-from fedgpu_operator.adapters.ledger.hashchain import Field, Insertion, head, raw
+from fedgpu_operator.adapters.ledger.hashchain import ROWS_AT_ONCE, Field, Insertion, head, raw
 from fedgpu_operator.adapters.ledger.schema import SCHEMA_VERSION, chain_heads, metadata, schema_version
 from fedgpu_operator.adapters.ledger.segments import Note, silent, sync_folder
 from fedgpu_operator.domain.ledger import Copied, LedgerAudit
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
-ROWS_AT_ONCE = 5_000
 PAGES_AT_ONCE = 4_096
 """Pages of 4 KiB that SQLite copies between two notes of progress."""
 

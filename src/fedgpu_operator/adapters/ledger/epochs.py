@@ -94,6 +94,21 @@ def settlement_snapshot(connection: Connection) -> SettlementSnapshot:
     return SettlementSnapshot(pairs, uncovered)
 
 
+def work_to_settle(connection: Connection) -> bool:
+    """Whether any lease between two wallets is billed, at a price, beyond what live epochs cover."""
+    owing = (
+        select(lease_usage.c.lease_name)
+        .join(attempts, attempts.c.lease_name == lease_usage.c.lease_name)
+        .where(
+            lease_usage.c.uncovered == 1,
+            attempts.c.price > 0,
+            attempts.c.tenant_wallet != "",
+            attempts.c.provider_wallet != "",
+        )
+    )
+    return connection.execute(owing.limit(1)).first() is not None
+
+
 def seal(connection: Connection) -> SealedBooks:
     """Make a usage checkpoint of every newer live row; the books at those figures, and the heads that bind them."""
     seal_live(connection)
@@ -412,6 +427,7 @@ class SqlEpochs(Calls):
     """Epochs and double entries of an open ledger (ports.EpochBook)."""
 
     first_work = from_memory(first_work)
+    work_to_settle = from_memory(work_to_settle)
     settlement_snapshot = from_memory(settlement_snapshot)
     head = from_memory(head)
     seal = in_transaction(seal)

@@ -49,7 +49,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """What a row's text holds, by table, in this order."""
 
-ROWS_AT_ONCE = 5000
+ROWS_AT_ONCE = 5_000
+"""Rows held in memory while a table is read or written."""
 
 Field = str | int | bytes | None
 """What a column holds; an instant is its microseconds."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, case, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from fedgpu_operator.adapters.ledger.calls import Calls, from_database, in_transaction
-from fedgpu_operator.adapters.ledger.schema import market_prices
+from fedgpu_operator.adapters.ledger.schema import UNIX_EPOCH, market_prices
 from fedgpu_operator.domain.market import PriceBucket, PricePoint
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
@@ -23,7 +23,6 @@ KEPT: Final[Mapping[int, timedelta]] = {
 """How long buckets of so many seconds are kept: the history stays bounded, whatever the operator's age."""
 KEY: Final = ("span", "product", "region", "start")
 LATEST: Final = ("at", "low", "high", "cheapest", "dearest", "free", "wanted", "unmet")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def record_prices(connection: Connection, points: Sequence[PricePoint]) -> int:
@@ -72,7 +71,7 @@ def price_history(
 def bucket_start(at: datetime, span: int) -> datetime:
     """The first instant of the bucket of `span` seconds that `at` lies in; buckets count from 1970 in UTC."""
     length = timedelta(seconds=span)
-    return _EPOCH + (at - _EPOCH) // length * length
+    return UNIX_EPOCH + (at - UNIX_EPOCH) // length * length
 
 
 def _row(point: PricePoint, span: int) -> dict[str, object]:

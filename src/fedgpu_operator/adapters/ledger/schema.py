@@ -31,7 +31,7 @@ from fedgpu_operator.errors import ConfigurationError
 SCHEMA_VERSION = 7
 """Number of the newest migration; the ledger's file carries it, so that an older release can name what it refuses."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 Text = String().with_variant(String(collation="C"), "postgresql")
@@ -42,12 +42,12 @@ def microseconds(instant: datetime) -> int:
     """The instant as the ledger keeps it: whole microseconds since 1970 in UTC; ValueError without a time zone."""
     if instant.tzinfo is None:
         raise ValueError(f"{instant!r} has no time zone")
-    return (instant - _EPOCH) // _MICROSECOND
+    return (instant - UNIX_EPOCH) // _MICROSECOND
 
 
 def instant(count: int) -> datetime:
     """The instant that is so many microseconds after 1970 in UTC."""
-    return _EPOCH + count * _MICROSECOND
+    return UNIX_EPOCH + count * _MICROSECOND
 
 
 class Instant(TypeDecorator[datetime]):

@@ -89,29 +89,30 @@ class Loop:
         began = time.monotonic()
         self._number += 1
         with counting_failures() as failures, bound(loop=self.name, **{"pass": self._number}):
-            delay = await self._one_pass()
-        self._metrics.loop_passed(self.name, time.monotonic() - began, succeeded=not self._setback)
+            delay, succeeded = await self._one_pass()
+        self._metrics.loop_passed(self.name, time.monotonic() - began, succeeded=succeeded)
         for reason, objects in failures.items():
             for _ in range(objects):
                 self._metrics.loop_failed(self.name, reason)
         return delay
 
-    async def _one_pass(self) -> float:
+    async def _one_pass(self) -> tuple[float, bool]:
+        """Seconds until the next pass, and whether this one succeeded; a conflict is no success, and no failure."""
         try:
             sooner = await limited(self._pass_once(), self._limit, self.pulse)
         except ConflictError as error:
             log.debug("%s: %s; loading again", self.name, error)
-            return CONFLICT_SECONDS
+            return CONFLICT_SECONDS, False
         except FedGPUError as error:
             self._complain(error)
-            return self._failed(error.reason)
+            return self._failed(error.reason), False
         except Exception:
             log.exception("%s: pass failed", self.name)
-            return self._failed("InternalError")
+            return self._failed("InternalError"), False
         self._setback = 0.0
         self._backoff.reset()
         self._complained = ""
-        return self._resync if sooner is None else min(sooner, self._resync)
+        return (self._resync if sooner is None else min(sooner, self._resync)), True
 
     def _complain(self, error: FedGPUError) -> None:
         """Log the error of a pass; one that lasts until somebody mends its cause is not repeated by each pass."""

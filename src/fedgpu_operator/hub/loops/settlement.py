@@ -136,7 +136,13 @@ class SettlementLoop:
         return self._poll
 
     async def _tell_due(self, known: Iterable[Epoch]) -> None:
-        """By when the next epoch must be begun: so long after the newest that stood, or after the first work."""
+        """By when the next epoch must be begun: so long after the newest that stood, or after the first work.
+
+        None is due while the newest ones cover all that is owed.
+        """
+        if not await self._ledger.work_to_settle():
+            self._metrics.epoch_due(None)
+            return
         since = next((epoch.created_at for epoch in known if epoch.stage not in protocol.DEAD), None)
         since = since or await self._ledger.first_work()
         if since is not None:

@@ -27,10 +27,10 @@ from fedgpu_operator.errors import (
 )
 from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.signatures import UsageVerifier
-from fedgpu_operator.hub.services.workloads import LEASES, first_lease, provider_namespace, remade_lease
+from fedgpu_operator.hub.services.workloads import first_lease, provider_namespace, remade_lease
 from fedgpu_operator.hub.services.writes import LeaseWriter, foreign_bytes
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, UNFUNDED, JobFacts, outcome_of, stop_reason
-from fedgpu_operator.ports import AttemptBook, Clock, Kube, Ledger, Metrics, ResourceType, read_back
+from fedgpu_operator.ports import LEASES, AttemptBook, Clock, Kube, Ledger, Metrics, ResourceType, read_back
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from fedgpu_operator.api.base import MAX_NODES
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUOffer, GPUProvider, Inventory, Network
 from fedgpu_operator.api.providerreport import ProviderReport, ReportedProduct
@@ -12,8 +13,6 @@ from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.offer import GpuModel, Offer, Probe, take
 from fedgpu_operator.hub.services.costs import UNKNOWN, RunCosts
 
-MAX_NODES: Final = 100_000
-"""As many as a status can show; a member that claims more shows these."""
 UNKNOWN_PRODUCT: Final = ReportedProduct(product="none", total=0, foreign=0)
 
 
@@ -111,6 +110,7 @@ def inventory(provider: GPUProvider, report: ProviderReport, leases: list[Comput
             product=product.product,
             architecture=product.architecture,
             memory_mi_b=product.memory_mi_b,
+            # A member that claims more shows as many as a status can.
             nodes=min(MAX_NODES, sum(bucket.nodes for bucket in product.buckets)),
             total=product.total,
             free=sum(g * n for g, n in free_histogram(product, leases, limits[product.product]).items()),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from fedgpu_operator.api.base import MAX_DECIMAL_USD
 from fedgpu_operator.api.providerreport import MAX_RECEIPTS, ProposedReceipt
 from fedgpu_operator.domain.books import PairLease, PairTotal
 from fedgpu_operator.domain.ledger import UsageDispute
@@ -13,9 +14,6 @@ from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD, accrue, for
 from fedgpu_operator.domain.settlement import Pair, Receipt
 from fedgpu_operator.metering import receipt_cumulative
 from fedgpu_operator.settlement.epochs import usage_root
-
-MOST_SHOWN = 10**18 - 1
-"""What a DecimalUSD field can show (µUSD); nothing honest comes near."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ def pair_books(totals: Iterable[PairTotal]) -> dict[Pair, PairBook]:
 
 def is_due(book: PairBook, last: Receipt | None, now: datetime, interval: timedelta) -> bool:
     """Whether a pair wants a new receipt after `last`: something new is owed, and it is time or nothing runs."""
-    if not 0 < book.cumulative <= MOST_SHOWN:
+    if not 0 < book.cumulative <= MAX_DECIMAL_USD:
         return False
     if last is None:
         return True
@@ -81,7 +79,7 @@ def draft(
     where something runs with the oldest reading of what runs: up to there nothing is missing.
     """
     cumulative = receipt_cumulative(accrue(lease.price, lease.gpu_seconds) for lease in leases)
-    if not 0 < cumulative <= MOST_SHOWN or (last is not None and cumulative <= last.cumulative):
+    if not 0 < cumulative <= MAX_DECIMAL_USD or (last is not None and cumulative <= last.cumulative):
         return None
     running = [lease.observed_at for lease in leases if lease.open and lease.observed_at is not None]
     seen = [lease.observed_at for lease in leases if lease.observed_at is not None]
@@ -92,7 +90,7 @@ def draft(
         cumulative=format_usd(cumulative),
         period_end=max(int(end.timestamp()), last.period_end if last is not None else 0),
         usage_root=usage_root((lease.lease_name, lease.gpu_seconds) for lease in leases),
-        disputed=format_usd(min(MOST_SHOWN, _disputed(leases, disputes))),
+        disputed=format_usd(min(MAX_DECIMAL_USD, _disputed(leases, disputes))),
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, Protocol
 
 from eth_typing import ChecksumAddress
@@ -19,6 +19,7 @@ from fedgpu_operator.domain.books import SignedUsage
 from fedgpu_operator.domain.ledger import CountersignedReceipt
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import ChainError, InvalidResourceError
+from fedgpu_operator.hub.services.wallets import ASKED_AT_ONCE, RECHECK
 from fedgpu_operator.hub.views.wallets import checksummed
 from fedgpu_operator.ports import Clock, ReceiptBook
 from fedgpu_operator.settlement.epochs import usage_statement
@@ -216,9 +217,6 @@ WARNED: Final = frozenset(
     }
 )
 """Reasons that are shown as a Warning too: receipts that were signed count nowhere."""
-RECHECK: Final = timedelta(minutes=1)
-"""A payout wallet may name another signer at any time; so often the escrow is asked, silent or not."""
-ASKED_AT_ONCE: Final = 16
 PATIENCE_SECONDS: Final = 5.0
 """How long a pass over providers waits for the chain at most: their heartbeats are judged in it as well."""
 

@@ -33,7 +33,8 @@ NO_PAYOUT: Final = "set spec.payout.address: this hub pays on chain"
 SKEW_SECONDS: Final = 300
 """How far a signer's clock may be ahead of ours."""
 RECHECK: Final = timedelta(minutes=1)
-"""A contract wallet may change its mind, so its answer is asked for again; so is a chain that was silent."""
+"""A contract wallet may change its mind, and a payout wallet name another signer: so often the chain is asked again,
+silent or not."""
 ASKED_AT_ONCE: Final = 16
 """Contracts; many namespaces with proofs that are nobody's must not hold up those of the others."""
 MOST_KEPT: Final = 50_000

@@ -16,11 +16,12 @@ from fedgpu_operator.api.computelease import (
     MAX_RUN_SECONDS,
     PROVIDER_LABEL,
     TENANT_LABEL,
-    ComputeLease,
     ComputeLeaseSpec,
     JobRef,
 )
 from fedgpu_operator.api.jobspec import (
+    GPU_RESOURCE,
+    PRODUCT_LABEL,
     Container,
     EmptyDir,
     PodSpec,
@@ -33,10 +34,8 @@ from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.ports import ResourceType
+from fedgpu_operator.ports import LEASES
 
-GPU_RESOURCE: Final = "nvidia.com/gpu"
-PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 BACKSTOP_SECONDS: Final = 2400
 """The agent stops a run at its limit; this much later the member does it alone, should the agent be gone.
 
@@ -184,7 +183,6 @@ def _namespace(prefix: str, name: str) -> str:
     return f"{stem}-{digest}"
 
 
-LEASES: Final = ResourceType.of(ComputeLease.info)
 USUAL_GRACE_SECONDS: Final = 30
 """Kubernetes' own default of `terminationGracePeriodSeconds`."""
 

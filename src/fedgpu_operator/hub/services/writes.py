@@ -433,10 +433,10 @@ class ProviderWriter(EventWriter[GPUProvider]):
 
     async def set_finalizer(self, provider: GPUProvider, *, held: bool) -> bool:
         """Add or remove the hub's finalizer; whether the object changed."""
+        if (PROVIDER_FINALIZER in provider.metadata.finalizers) == held:
+            return False
         finalizers = [name for name in provider.metadata.finalizers if name != PROVIDER_FINALIZER]
         finalizers += [PROVIDER_FINALIZER] if held else []
-        if finalizers == provider.metadata.finalizers:
-            return False
         await self._patch(provider, metadata={"finalizers": finalizers})
         return True
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from fedgpu_operator.api.base import READY, Finding, find, merge, standing
+from fedgpu_operator.api.base import MAX_DECIMAL_USD, READY, Finding, find, merge, standing
 from fedgpu_operator.api.computeaccount import ComputeAccount, ComputeAccountStatus, Expiring, account_state
 from fedgpu_operator.api.reasons import NEEDS_CHANGE, ConditionReason
 from fedgpu_operator.domain.books import AttemptUsage, PairTotal
@@ -23,8 +23,6 @@ ALARMS: Final = frozenset({ConditionReason.FUNDING_LOW, ConditionReason.EXHAUSTE
 BLOCK_NOTED_EVERY: Final = timedelta(minutes=1)
 JITTER: Final = timedelta(seconds=30)
 """An instant that is worked out anew in each pass moves by a second now and then: that alone is no news."""
-MAX_SHOWN: Final = 10**18 - 1
-"""What a DecimalUSD field can show (µUSD)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ def _figures(facts: AccountFacts, chain: ChainSnapshot, reading: _Reading, now: 
         "available": format_usd(stands.available(owed)),
         "leaving": _expiring(known.leaving, cover.leaving, now, cover.leaving_in),
         "former_limit": _expiring(known.former_limit, former, now, cover.limit_in),
-        "burn_per_hour": format_usd(min(reading.seen.burn_per_hour, MAX_SHOWN)),
+        "burn_per_hour": format_usd(min(reading.seen.burn_per_hour, MAX_DECIMAL_USD)),
         "funded_until": reading.until,
     }
 

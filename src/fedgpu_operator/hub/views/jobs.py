@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from fedgpu_operator.api.base import (
     JOB_STATUS_BYTES,
+    MAX_DECIMAL_USD,
     READY,
     Condition,
     Finding,
@@ -93,8 +94,6 @@ def _at_most(status: ComputeJobStatus) -> int:
 
 
 MAX_CANDIDATES: Final = 10
-MAX_SHOWN: Final = 10**18 - 1
-"""What a DecimalUSD field can show (µUSD): a mad price times a long run must not make the status unwritable."""
 
 
 def job_status(
@@ -147,7 +146,8 @@ def _told_before(facts: JobFacts, kind: str, reason: str) -> str:
 
 
 def _usd(amount: int) -> str:
-    return format_usd(min(amount, MAX_SHOWN))
+    # A mad price times a long run must not make the status unwritable.
+    return format_usd(min(amount, MAX_DECIMAL_USD))
 
 
 def _readiness(where: Phase, facts: JobFacts, found: Sequence[Finding]) -> tuple[Finding, ...]:
