@@ -21,6 +21,7 @@ from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.errors import FedGPUError
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
+from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.hub.views.wallets import cumulative_pairs
 from fedgpu_operator.ports import Escrow, Kube, Ledger
 from fedgpu_operator.settlement import Terms, protocol
@@ -135,8 +136,10 @@ async def settler(site: Site, trap: Trap) -> AsyncIterator[Settler]:
         EscrowClient(site.node_url, site.escrow, site.chain_id) as chain,
     ):
         clock = ChainClock((await chain.snapshot((), (), "latest")).timestamp)
+        hub = cast("Kube", Wired(kube, "kube", KUBE, trap))
         loop = SettlementLoop(
-            cast("Kube", Wired(kube, "kube", KUBE, trap)),
+            hub,
+            Writers(hub, clock),
             cast("Ledger", Wired(ledger, "ledger", LEDGER, trap)),
             cast("Escrow", Wired(escrow, "escrow", ESCROW, trap)),
             clock,

@@ -30,6 +30,7 @@ from fedgpu_operator.hub.services.settler import SettlerWatch
 from fedgpu_operator.hub.services.signatures import SignerBook, UsageVerifier
 from fedgpu_operator.hub.services.snapshot import SETTLE
 from fedgpu_operator.hub.services.wallets import ProofBook
+from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.placement import Plugins
 from fedgpu_operator.ports import Clock, Kube
 from fedgpu_operator.pulse import Pass
@@ -86,6 +87,11 @@ class Factory:
         return ProofBook(self.escrow, self.clock, hub=self.hub_uid) if self.escrow is not None else None
 
     @cached_property
+    def writers(self) -> Writers:
+        """The writer of each kind of the hub."""
+        return Writers(self.kube, self.clock, settlement=self.proofs is not None)
+
+    @cached_property
     def verifier(self) -> UsageVerifier:
         """Checks signatures under usage."""
         return UsageVerifier(hub_domain(self.place.chain_id, self.place.escrow) if self.place is not None else None)
@@ -101,6 +107,7 @@ class Factory:
         """Compares the ledger with hub and chain, and holds back what must not run on a ledger that is behind."""
         return LedgerCheck(
             self.kube,
+            self.writers,
             self.ledger,
             self.clock,
             self.metrics,
@@ -129,7 +136,7 @@ class Factory:
 
     def reconciler(self) -> Reconciler:
         """Puts back into the ledger what the hub's objects prove."""
-        biller = UsageBiller(self.kube, self.ledger, self.clock, self.metrics, self.verifier)
+        biller = UsageBiller(self.writers, self.ledger, self.clock, self.metrics, self.verifier)
         return Reconciler(self.kube, self.ledger, self.clock, biller)
 
     @cached_property
@@ -145,7 +152,7 @@ class Factory:
             "agents": self.supervisor.pass_once,
             "providers": self.provider_loop().pass_once,
             "jobs": self.check.jobs_held_back(_then_frozen(self.job_loop().pass_once)),
-            "vantages": VantageLoop(self.kube, self.settings.vantages).pass_once,
+            "vantages": VantageLoop(self.kube, self.writers, self.settings.vantages).pass_once,
             "market": self.market_loop().pass_once,
             # What it would delete is what a ledger that is behind is reconciled from.
             "retention": self.check.held_back(self.retention_loop().pass_once),
@@ -171,6 +178,7 @@ class Factory:
         settings = self.settings
         return ProviderLoop(
             self.kube,
+            self.writers,
             self.ledger,
             self.clock,
             proofs=self.proofs,
@@ -188,6 +196,7 @@ class Factory:
         settings = self.settings
         return JobLoop(
             self.kube,
+            self.writers,
             self.ledger,
             self.clock,
             self.metrics,
@@ -226,6 +235,7 @@ class Factory:
         if self.access is not None:
             shelf = EpochShelf(
                 self.kube,
+                self.writers,
                 self.ledger,
                 self.access.escrow,
                 self.clock,
@@ -234,6 +244,7 @@ class Factory:
             )
         return RetentionLoop(
             self.kube,
+            self.writers,
             self.ledger,
             self.clock,
             settlement=self.access is not None,
@@ -245,10 +256,18 @@ class Factory:
         chain, escrow = access.chain, access.escrow
         poll = min(POLL_SECONDS, chain.epoch_seconds)
         accounts = AccountLoop(
-            self.kube, self.ledger, escrow, self.clock, proofs=proofs, poll=poll, thresholds=self.thresholds
+            self.kube,
+            self.writers,
+            self.ledger,
+            escrow,
+            self.clock,
+            proofs=proofs,
+            poll=poll,
+            thresholds=self.thresholds,
         )
         coins = SettlerWatch(
             self.kube,
+            self.writers,
             self.ledger,
             escrow,
             self.clock,
@@ -260,6 +279,7 @@ class Factory:
         def settlement_loop() -> SettlementLoop:
             return SettlementLoop(
                 self.kube,
+                self.writers,
                 self.ledger,
                 escrow,
                 self.clock,
@@ -280,6 +300,7 @@ class Factory:
         if access.meter is not None:
             receipts = ReceiptLoop(
                 self.kube,
+                self.writers,
                 self.ledger,
                 self.clock,
                 proofs=proofs,

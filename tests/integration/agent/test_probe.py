@@ -24,6 +24,7 @@ from fedgpu_operator.cli import main
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.hub.loops.vantages import VantageLoop
+from fedgpu_operator.hub.services.writes import Writers
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "latency" / "prober-on-hub.yaml"
 DELAY_S = 0.03
@@ -89,7 +90,7 @@ def probe(provider: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, A
 async def ask(vantages: tuple[Vantage, ...]) -> None:
     hub = await connect()
     try:
-        await VantageLoop(hub, vantages).pass_once()
+        await VantageLoop(hub, Writers(hub, SystemClock()), vantages).pass_once()
     finally:
         await hub.close()
 

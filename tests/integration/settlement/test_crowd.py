@@ -23,6 +23,7 @@ from fedgpu_operator.domain.settlement import Deployment
 from fedgpu_operator.domain.transactions import Fees
 from fedgpu_operator.errors import NotTakenError, Refusal
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
+from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.settlement import MAX_TX_GAS, Terms, claims, parse_manifest
 
 CHALLENGE = 3600
@@ -59,8 +60,10 @@ class Office:
     loop: SettlementLoop = field(init=False)
 
     def __post_init__(self) -> None:
+        hub = FakeHub(FakeKube(self.clock))
         self.loop = SettlementLoop(
-            FakeHub(FakeKube(self.clock)),
+            hub,
+            Writers(hub, self.clock),
             self.ledger,
             self.escrow,
             self.clock,

@@ -18,6 +18,7 @@ from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, AWAITS_ANNOTATION
 from fedgpu_operator.bootstrap import agents
 from fedgpu_operator.bootstrap.agents import AgentSupervisor, PushAgent
 from fedgpu_operator.hub.loops.providers import ProviderLoop
+from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.settings import Settings
 
@@ -70,6 +71,7 @@ class Owners:
         ledger: Any = NoLedger()
         return ProviderLoop(
             self.hub,
+            Writers(self.hub, self.clock),
             ledger,
             self.clock,
             proofs=None,

@@ -38,6 +38,7 @@ class Bank:
         """A loop that begins now."""
         return SettlementLoop(
             self.world.kube,
+            self.world.writers,
             self.ledger,
             self.escrow,
             self.world.clock,

@@ -30,6 +30,7 @@ class Office:
         world = self.world
         await ReceiptLoop(
             world.kube,
+            world.writers,
             world.ledger,
             world.clock,
             proofs=world.proofs,

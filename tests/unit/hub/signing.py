@@ -26,7 +26,9 @@ async def funded(world: World, *, signer: LocalSigner | None = SIGNER, **job: An
     payout = {"address": PAYOUT} | ({"signer": signer.address} if signer is not None else {})
     await world.provider("berlin", "3.60", payout=payout)
     await world.account(TENANT)
-    await AccountLoop(world.kube, world.ledger, escrow, world.clock, proofs=world.proofs, poll=3).pass_once()
+    await AccountLoop(
+        world.kube, world.writers, world.ledger, escrow, world.clock, proofs=world.proofs, poll=3
+    ).pass_once()
     await world.job(**job)
     await world.pass_once()
     return world.lease

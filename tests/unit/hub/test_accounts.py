@@ -21,7 +21,9 @@ OTHER = str(to_checksum_address("0x" + "cc" * 20))
 
 
 async def read(world: World, escrow: FakeEscrow, namespace: str = TEAM) -> ComputeAccount:
-    await AccountLoop(world.kube, world.ledger, escrow, world.clock, proofs=world.proofs, poll=3).pass_once()
+    await AccountLoop(
+        world.kube, world.writers, world.ledger, escrow, world.clock, proofs=world.proofs, poll=3
+    ).pass_once()
     return ComputeAccount.parse(world.kube.objects["computeaccounts", namespace, "default"])
 
 

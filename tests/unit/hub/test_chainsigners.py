@@ -185,6 +185,7 @@ async def test_a_provider_without_a_signer_has_no_receipts(
 async def test_it_stands_in_the_status_and_is_told_once_but_stops_no_work(paid: World, book: SignerBook) -> None:
     loop = ProviderLoop(
         paid.kube,
+        paid.writers,
         paid.ledger,
         paid.clock,
         proofs=paid.proofs,

@@ -92,7 +92,15 @@ def test_an_epoch_that_never_stood_is_over_after_the_same_time() -> None:
 
 def shelf(bank: Bank) -> EpochShelf:
     """One that remembers nothing."""
-    return EpochShelf(bank.world.kube, bank.ledger, bank.escrow, bank.world.clock, namespace="fedgpu-system", keep=KEEP)
+    return EpochShelf(
+        bank.world.kube,
+        bank.world.writers,
+        bank.ledger,
+        bank.escrow,
+        bank.world.clock,
+        namespace="fedgpu-system",
+        keep=KEEP,
+    )
 
 
 def shown(bank: Bank) -> list[str]:

@@ -51,7 +51,9 @@ async def backup(world: World, tmp_path: Path) -> AsyncIterator[SqlLedger]:
 
 
 def check_of(world: World, escrow: FakeEscrow | None = None) -> LedgerCheck:
-    return LedgerCheck(world.kube, world.ledger, world.clock, world.metrics, namespace=SPACE, escrow=escrow)
+    return LedgerCheck(
+        world.kube, world.writers, world.ledger, world.clock, world.metrics, namespace=SPACE, escrow=escrow
+    )
 
 
 async def jobs_pass(world: World, check: LedgerCheck) -> None:
@@ -64,7 +66,7 @@ async def gaps_of(world: World, escrow: FakeEscrow | None = None) -> list[str]:
 
 
 async def repaired(world: World, losses: set[str] | None = None) -> tuple[str, ...]:
-    biller = UsageBiller(world.kube, world.ledger, world.clock, world.metrics, UsageVerifier(None))
+    biller = UsageBiller(world.writers, world.ledger, world.clock, world.metrics, UsageVerifier(None))
     gaps = await compare(world.kube, world.ledger, SPACE, None)
     found = await Reconciler(world.kube, world.ledger, world.clock, biller).repair(gaps, losses or set())
     return found.lines

@@ -12,6 +12,7 @@ from fedgpu_operator.api.base import find
 from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, GPUProvider, GPUProviderStatus
 from fedgpu_operator.hub.loops.providers import ProviderLoop
 from fedgpu_operator.hub.services.inventory import offers
+from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.hub.views.acceptance import location_finding
 
 BERLIN = {"country": "DE", "region": "eu-central-1", "latitude": 52.5, "longitude": 13.4}
@@ -55,6 +56,7 @@ def test_only_the_location_that_was_confirmed_is_audited(made: GPUProvider, reas
 def loop_of(world: World, clock: FakeClock, *, audits: bool) -> ProviderLoop:
     return ProviderLoop(
         world.kube,
+        Writers(world.kube, clock),
         world.ledger,
         clock,
         proofs=None,

@@ -17,6 +17,7 @@ from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import KubeError
 from fedgpu_operator.hub.loops.jobs import JobLoop
 from fedgpu_operator.hub.services.hubstate import load
+from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.ports import ResourceType
 
@@ -32,6 +33,7 @@ class Follower:
         self.ledger = CountingLedger(world.ledger)
         self.loop = JobLoop(
             self.kube,
+            Writers(self.kube, world.clock),
             self.ledger,
             world.clock,
             world.metrics,

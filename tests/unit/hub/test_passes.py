@@ -67,6 +67,7 @@ class Hub(World):
     def _made(self) -> JobLoop:
         return JobLoop(
             self.kube,
+            self.writers,
             self.books,
             self.clock,
             self.metrics,

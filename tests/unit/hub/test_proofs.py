@@ -240,7 +240,9 @@ async def test_memory_is_bounded(book: ProofBook, monkeypatch: pytest.MonkeyPatc
 
 
 async def read(world: World, escrow: FakeEscrow, namespace: str = TEAM) -> Condition:
-    await AccountLoop(world.kube, world.ledger, escrow, world.clock, proofs=world.proofs, poll=3).pass_once()
+    await AccountLoop(
+        world.kube, world.writers, world.ledger, escrow, world.clock, proofs=world.proofs, poll=3
+    ).pass_once()
     seen = ComputeAccount.parse(world.kube.objects[ACCOUNTS.plural, namespace, "default"])
     found = find(seen.status.conditions, "Funded")
     assert found is not None

@@ -268,6 +268,7 @@ class Hub:
         for _ in range(times):
             loop = ProviderLoop(
                 self.world.kube,
+                self.world.writers,
                 self.world.ledger,
                 self.world.clock,
                 proofs=self.world.proofs,

@@ -24,7 +24,7 @@ VISIBLE = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}
 
 def keeper(world: World) -> RetentionLoop:
     """A retention loop that remembers nothing, as after a restart."""
-    return RetentionLoop(world.kube, world.ledger, world.clock, settlement=world.settlement, keep=KEEP)
+    return RetentionLoop(world.kube, world.writers, world.ledger, world.clock, settlement=world.settlement, keep=KEEP)
 
 
 async def tidy(world: World) -> float | None:

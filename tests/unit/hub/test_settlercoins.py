@@ -24,7 +24,9 @@ GAS = 90_000
 def watch(bank: Bank) -> SettlerWatch:
     """One of a process that has just started."""
     world = bank.world
-    return SettlerWatch(world.kube, bank.ledger, bank.escrow, world.clock, world.metrics, fee_cap=1_000, warn=WARN)
+    return SettlerWatch(
+        world.kube, world.writers, bank.ledger, bank.escrow, world.clock, world.metrics, fee_cap=1_000, warn=WARN
+    )
 
 
 def seen(bank: Bank) -> Purse:

@@ -50,6 +50,7 @@ class Money(World):
         self.escrow.final.block += 1
         loop = AccountLoop(
             self.kube,
+            self.writers,
             self.ledger,
             self.escrow,
             self.clock,
@@ -364,7 +365,14 @@ async def test_an_end_that_moves_by_a_second_is_no_news(money: Money) -> None:
     money.announce(10, 4 * 3600)
     money.escrow.final.timestamp += 100
     loop = AccountLoop(
-        money.kube, money.ledger, money.escrow, money.clock, proofs=money.proofs, poll=3, thresholds=lambda: THRESHOLDS
+        money.kube,
+        money.writers,
+        money.ledger,
+        money.escrow,
+        money.clock,
+        proofs=money.proofs,
+        poll=3,
+        thresholds=lambda: THRESHOLDS,
     )
     await loop.pass_once()
     known, writes = money.seen().status, len(money.kube.writes)

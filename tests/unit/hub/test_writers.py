@@ -67,6 +67,27 @@ def test_a_write_elsewhere_is_found(line: str) -> None:
     assert list(writes_of(f"async def late() -> None:\n    {line}\n"))
 
 
+def made_in(source: str) -> Iterator[str]:
+    """The calls that make a writer, or all of them."""
+    names = {each.__name__ for each in writers().values()} | {"Writers"}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in names:
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", sorted(HUB.rglob("*.py")), ids=lambda path: str(path.relative_to(HUB)))
+def test_no_loop_or_service_makes_a_writer(path: Path) -> None:
+    """A writer remembers what it has not sent and what was refused: two of one kind know half of it each."""
+    if path.relative_to(HUB) != WRITERS:
+        assert not list(made_in(path.read_text(encoding="utf-8"))), "take it from the Factory's Writers"
+
+
+def test_the_factory_makes_the_writers_once() -> None:
+    assert list(made_in("self._jobs = writes.JobWriter(kube, clock)\nall_ = Writers(kube, clock)")) != []
+    found = list(made_in((HUB.parent / "bootstrap" / "factory.py").read_text(encoding="utf-8")))
+    assert found == ["Writers(self.kube, self.clock, settlement=self.proofs is not None)"]
+
+
 def test_each_kind_that_the_hub_writes_has_one_writer() -> None:
     assert writers().keys() == {kind.info.kind for kind in KINDS} - READ_ONLY
 

@@ -19,6 +19,7 @@ from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.hub.loops.jobs import JobLoop
 from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.wallets import ProofBook
+from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.ports import NAMESPACES, ResourceType
 from fedgpu_operator.settlement import Thresholds
 from fedgpu_operator.settlement.typeddata import TypedData, account_proof, hub_domain, provider_proof
@@ -175,10 +176,16 @@ class World:
         self.kube.restart()
         return await self.loop().pass_once()
 
+    @property
+    def writers(self) -> Writers:
+        """The writers of a process that has just started."""
+        return Writers(self.kube, self.clock, settlement=self.settlement)
+
     def loop(self) -> JobLoop:
         """A job loop that knows nothing yet."""
         return JobLoop(
             self.kube,
+            self.writers,
             self.ledger,
             self.clock,
             self.metrics,

@@ -14,7 +14,7 @@ from fedgpu_operator.domain.settlement import ChainSnapshot
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.wallets import ProofBook
-from fedgpu_operator.hub.services.writes import AccountWriter, one_of_many
+from fedgpu_operator.hub.services.writes import Writers, one_of_many
 from fedgpu_operator.hub.views.accounts import ALARMS, FUNDED, AccountFacts, account_status
 from fedgpu_operator.hub.views.wallets import checksummed, cumulative_pairs, tenant_wallets
 from fedgpu_operator.ports import AttemptBook, Clock, Escrow, Kube
@@ -29,6 +29,7 @@ class AccountLoop:
     def __init__(
         self,
         kube: Kube,
+        writers: Writers,
         ledger: AttemptBook,
         escrow: Escrow,
         clock: Clock,
@@ -38,7 +39,7 @@ class AccountLoop:
         thresholds: Callable[[], Thresholds] = Thresholds,
     ) -> None:
         self._kube = kube
-        self._writer = AccountWriter(kube, clock)
+        self._writer = writers.accounts
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock

@@ -27,7 +27,7 @@ from fedgpu_operator.hub.services.scheduler import JobPlacer
 from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.solvency import MoneyWatch, Upkeep
 from fedgpu_operator.hub.services.wallets import ProofBook
-from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, for_each, one_of_many
+from fedgpu_operator.hub.services.writes import Writers, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import DELETED, UNSTARTED, JobFacts, Phase, phase
 from fedgpu_operator.hub.views.jobs import failed_attempt, is_settled
 from fedgpu_operator.placement import BUILT_IN, Plugins
@@ -194,6 +194,7 @@ class JobLoop:
     def __init__(
         self,
         kube: Kube,
+        writers: Writers,
         ledger: Ledger,
         clock: Clock,
         metrics: Metrics,
@@ -210,7 +211,7 @@ class JobLoop:
         keep: float = 3600.0,
     ) -> None:
         self._kube = kube
-        self._leases = LeaseWriter(kube, clock)
+        self._leases = writers.leases
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
@@ -218,14 +219,16 @@ class JobLoop:
         self._costs = costs
         self._keep = timedelta(seconds=keep)
         """How long a lease stays after its attempt has ended."""
-        self._settlement = settlement = proofs is not None
+        self._settlement = proofs is not None
         owed = ObligationBook(ledger, clock)
-        self._keeper = AttemptKeeper(kube, ledger, clock, metrics, verifier or UsageVerifier(None), moved=owed.moved)
+        self._keeper = AttemptKeeper(
+            kube, writers, ledger, clock, metrics, verifier or UsageVerifier(None), moved=owed.moved
+        )
         self._memory = JobMemory()
         self._jobs_counted, self._providers_counted = ChangeDetector(), ChangeDetector()
         self._orphaned = True
-        self._money = MoneyWatch(kube, owed, clock, thresholds)
-        self._writer = JobWriter(kube, clock, settlement=settlement)
+        self._money = MoneyWatch(kube, writers, owed, clock, thresholds)
+        self._writer = writers.jobs
         self._faults = FaultBook(ledger, clock, timedelta(seconds=cooldown))
         self._placer = JobPlacer(
             kube,
@@ -243,7 +246,7 @@ class JobLoop:
             vantages=vantages,
         )
         self._mover = Mover(
-            kube,
+            writers,
             clock,
             metrics,
             self._keeper,

@@ -18,7 +18,7 @@ from fedgpu_operator.hub.services.inventory import inventory
 from fedgpu_operator.hub.services.signatures import RECEIPTS_VALID, WARNED, SignerBook, UsageVerifier, usage_signed
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.workloads import provider_namespace
-from fedgpu_operator.hub.services.writes import PROVIDER_FINALIZER, ProviderWriter, one_of_many
+from fedgpu_operator.hub.services.writes import PROVIDER_FINALIZER, Writers, one_of_many
 from fedgpu_operator.hub.views.acceptance import Mode, SecretKey, audit_lost, secret_owners, secret_taken
 from fedgpu_operator.hub.views.providers import ProviderFacts, provider_status
 from fedgpu_operator.ports import AttemptBook, Clock, Kube
@@ -36,6 +36,7 @@ class ProviderLoop:
     def __init__(
         self,
         kube: Kube,
+        writers: Writers,
         ledger: AttemptBook,
         clock: Clock,
         *,
@@ -49,7 +50,7 @@ class ProviderLoop:
         signers: SignerBook | None = None,
     ) -> None:
         self._kube = kube
-        self._writer = ProviderWriter(kube, clock)
+        self._writer = writers.providers
         self._ledger = ledger
         self._clock = clock
         self._proofs = proofs

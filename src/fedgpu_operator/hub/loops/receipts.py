@@ -18,7 +18,7 @@ from fedgpu_operator.hub.services.receipts import PairBook, draft, next_pairs, p
 from fedgpu_operator.hub.services.signatures import accepted_signer
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.workloads import provider_namespace
-from fedgpu_operator.hub.services.writes import ReportWriter, one_of_many
+from fedgpu_operator.hub.services.writes import Writers, one_of_many
 from fedgpu_operator.ports import Clock, Kube, Ledger, TypedSigner
 from fedgpu_operator.settlement.typeddata import SigningDomain, receipt, signed_by
 
@@ -52,6 +52,7 @@ class ReceiptLoop:
     def __init__(
         self,
         kube: Kube,
+        writers: Writers,
         ledger: Ledger,
         clock: Clock,
         *,
@@ -62,7 +63,7 @@ class ReceiptLoop:
         interval: float,
     ) -> None:
         self._kube = kube
-        self._writer = ReportWriter(kube)
+        self._writer = writers.reports
         self._ledger = ledger
         self._clock = clock
         self._proofs = proofs

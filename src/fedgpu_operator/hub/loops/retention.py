@@ -22,7 +22,7 @@ from fedgpu_operator.hub.loops.settlement import LOOKED_AT
 from fedgpu_operator.hub.services.attempts import is_cleared
 from fedgpu_operator.hub.services.epochs import withdraw_manifest
 from fedgpu_operator.hub.services.hubstate import load_all
-from fedgpu_operator.hub.services.writes import EpochWriter, JobWriter, LeaseWriter, for_each, one_of_many
+from fedgpu_operator.hub.services.writes import Writers, for_each, one_of_many
 from fedgpu_operator.ports import Clock, EpochBook, Escrow, Kube, Ledger
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,18 @@ class EpochShelf:
     """
 
     def __init__(
-        self, kube: Kube, ledger: EpochBook, escrow: Escrow, clock: Clock, *, namespace: str, keep: float
+        self,
+        kube: Kube,
+        writers: Writers,
+        ledger: EpochBook,
+        escrow: Escrow,
+        clock: Clock,
+        *,
+        namespace: str,
+        keep: float,
     ) -> None:
         self._kube = kube
-        self._writer = EpochWriter(kube, clock)
+        self._writer = writers.epochs
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock
@@ -179,6 +187,7 @@ class RetentionLoop:
     def __init__(
         self,
         kube: Kube,
+        writers: Writers,
         ledger: Ledger,
         clock: Clock,
         *,
@@ -187,7 +196,7 @@ class RetentionLoop:
         shelf: Housekeeping | None = None,
     ) -> None:
         self._kube = kube
-        self._jobs, self._leases = JobWriter(kube, clock), LeaseWriter(kube, clock)
+        self._jobs, self._leases = writers.jobs, writers.leases
         self._ledger = ledger
         self._clock = clock
         self._settlement = settlement

@@ -26,7 +26,7 @@ from fedgpu_operator.errors import (
 from fedgpu_operator.hub.services.disputes import ANSWER, CLOSE, DisputeKeeper, Errand
 from fedgpu_operator.hub.services.epochs import Planner, look_at_root, publish_manifest
 from fedgpu_operator.hub.services.transactions import FREE, Fate, IntentProgress, IntentSender, Smaller
-from fedgpu_operator.hub.services.writes import EpochWriter
+from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.hub.views.epochs import EpochBlocker, EpochFacts
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.settlement import (
@@ -68,6 +68,7 @@ class SettlementLoop:
     def __init__(
         self,
         kube: Kube,
+        writers: Writers,
         ledger: Ledger,
         escrow: Escrow,
         clock: Clock,
@@ -81,7 +82,7 @@ class SettlementLoop:
         opens: Callable[[], bool] = lambda: True,
     ) -> None:
         self._kube = kube
-        self._writer = EpochWriter(kube, clock)
+        self._writer = writers.epochs
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock

@@ -7,7 +7,7 @@ import logging
 from fedgpu_operator.api.providerreport import ProviderReport, VantageRef
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.hub.services.hubstate import load_all
-from fedgpu_operator.hub.services.writes import ReportWriter, one_of_many
+from fedgpu_operator.hub.services.writes import Writers, one_of_many
 from fedgpu_operator.ports import Kube
 
 log = logging.getLogger(__name__)
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 class VantageLoop:
     """Keeps `spec.vantages` of all reports at what the operator was told."""
 
-    def __init__(self, kube: Kube, vantages: tuple[Vantage, ...]) -> None:
+    def __init__(self, kube: Kube, writers: Writers, vantages: tuple[Vantage, ...]) -> None:
         self._kube = kube
-        self._writer = ReportWriter(kube)
+        self._writer = writers.reports
         self._asked = [VantageRef(name=each.name, url=each.url) for each in sorted(vantages, key=lambda v: v.name)]
 
     async def pass_once(self) -> float | None:

@@ -28,7 +28,7 @@ from fedgpu_operator.errors import (
 from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.workloads import first_lease, provider_namespace, remade_lease
-from fedgpu_operator.hub.services.writes import LeaseWriter, foreign_bytes
+from fedgpu_operator.hub.services.writes import Writers, foreign_bytes
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, UNFUNDED, JobFacts, outcome_of, stop_reason
 from fedgpu_operator.ports import LEASES, AttemptBook, Clock, Kube, Ledger, Metrics, ResourceType, read_back
 
@@ -89,6 +89,7 @@ class AttemptKeeper:
     def __init__(
         self,
         kube: Kube,
+        writers: Writers,
         ledger: Ledger,
         clock: Clock,
         metrics: Metrics,
@@ -99,11 +100,11 @@ class AttemptKeeper:
         """`moved` is called with its namespace after an attempt was opened or ended, or may have been."""
         self._moved = moved
         self._kube = kube
-        self._leases = LeaseWriter(kube, clock)
+        self._leases = writers.leases
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
-        self._biller = UsageBiller(kube, ledger, clock, metrics, verifier)
+        self._biller = UsageBiller(writers, ledger, clock, metrics, verifier)
         self._opener = Opener(ledger, clock)
 
     async def usage(self, job_uid: str) -> tuple[AttemptUsage, ...]:

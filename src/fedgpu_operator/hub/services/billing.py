@@ -16,9 +16,9 @@ from fedgpu_operator.domain.ledger import UsageDispute, UsageDisputeState
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.signatures import SignatureVerdict, UsageVerifier
-from fedgpu_operator.hub.services.writes import UNSIGNED_SINCE, JobWriter, LeaseWriter
+from fedgpu_operator.hub.services.writes import UNSIGNED_SINCE, Writers
 from fedgpu_operator.metering import HubObservation, bill, disputed, tolerance
-from fedgpu_operator.ports import Clock, Kube, Metrics, UsageBook
+from fedgpu_operator.ports import Clock, Metrics, UsageBook
 from fedgpu_operator.settlement.epochs import instant, usage_detail
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,10 @@ money is not held for ever."""
 class UsageBiller:
     """The only one that writes usage into the ledger."""
 
-    def __init__(self, kube: Kube, ledger: UsageBook, clock: Clock, metrics: Metrics, verifier: UsageVerifier) -> None:
-        self._jobs, self._leases = JobWriter(kube, clock), LeaseWriter(kube, clock)
+    def __init__(
+        self, writers: Writers, ledger: UsageBook, clock: Clock, metrics: Metrics, verifier: UsageVerifier
+    ) -> None:
+        self._jobs, self._leases = writers.jobs, writers.leases
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics

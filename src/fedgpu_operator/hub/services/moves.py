@@ -25,7 +25,7 @@ from fedgpu_operator.hub.services.changes import ChangeDetector
 from fedgpu_operator.hub.services.holds import HOLD, Freed, waiting_jobs
 from fedgpu_operator.hub.services.hubstate import HubState
 from fedgpu_operator.hub.services.inventory import UNKNOWN_PRODUCT, free_histogram
-from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, ProviderWriter, one_of_many
+from fedgpu_operator.hub.services.writes import Writers, one_of_many
 from fedgpu_operator.hub.views.jobfacts import MOVED, JobFacts, Phase, phase
 from fedgpu_operator.hub.views.notices import Notice, notice_of
 from fedgpu_operator.hub.views.providers import is_ready
@@ -33,7 +33,7 @@ from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.moves import replan
 from fedgpu_operator.placement.registry import BUILT_IN, Plugins
 from fedgpu_operator.placement.reservations import Reservations
-from fedgpu_operator.ports import Clock, Kube, Metrics
+from fedgpu_operator.ports import Clock, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class Mover:
 
     def __init__(
         self,
-        kube: Kube,
+        writers: Writers,
         clock: Clock,
         metrics: Metrics,
         keeper: AttemptKeeper,
@@ -197,8 +197,8 @@ class Mover:
         plugins: Plugins = BUILT_IN,
     ) -> None:
         self._plugins = plugins
-        self._jobs, self._leases = JobWriter(kube, clock), LeaseWriter(kube, clock)
-        self._provider_writer = ProviderWriter(kube, clock)
+        self._jobs, self._leases = writers.jobs, writers.leases
+        self._provider_writer = writers.providers
         self._clock = clock
         self._metrics = metrics
         self._keeper = keeper

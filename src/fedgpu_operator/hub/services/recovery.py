@@ -25,7 +25,7 @@ from fedgpu_operator.errors import ChainError, LedgerUnreachableError, NotFoundE
 from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.workloads import provider_namespace
-from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
+from fedgpu_operator.hub.services.writes import Writers, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, outcome_of
 from fedgpu_operator.hub.views.wallets import cumulative_pairs
 from fedgpu_operator.ports import CONFIG_MAPS, Clock, Escrow, Kube, Ledger, Metrics
@@ -260,11 +260,19 @@ class LedgerCheck:
     """Compares at the start, and after the connection that writes was made again; `gaps` are what was found last."""
 
     def __init__(
-        self, kube: Kube, ledger: Ledger, clock: Clock, metrics: Metrics, *, namespace: str, escrow: Escrow | None
+        self,
+        kube: Kube,
+        writers: Writers,
+        ledger: Ledger,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        namespace: str,
+        escrow: Escrow | None,
     ) -> None:
         self._kube, self._ledger, self._clock, self._metrics = kube, ledger, clock, metrics
         self._namespace, self._escrow = namespace, escrow
-        self._jobs = JobWriter(kube, clock)
+        self._jobs = writers.jobs
         self._lock = asyncio.Lock()
         self._compared: int | None = None
         """The ledger's session that was compared with the hub."""

@@ -17,7 +17,7 @@ from fedgpu_operator.domain.transactions import Fees
 from fedgpu_operator.errors import ChainError, InvalidResourceError, KubeError, NotFoundError
 from fedgpu_operator.hub.services.costs import extent_of
 from fedgpu_operator.hub.services.hubstate import load_all
-from fedgpu_operator.hub.services.writes import EpochWriter
+from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.hub.views.epochs import EPOCHS, names_of
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.settlement.fees import WEI
@@ -60,10 +60,19 @@ class SettlerWatch:
     """
 
     def __init__(
-        self, kube: Kube, ledger: Ledger, escrow: Escrow, clock: Clock, metrics: Metrics, *, fee_cap: int, warn: float
+        self,
+        kube: Kube,
+        writers: Writers,
+        ledger: Ledger,
+        escrow: Escrow,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        fee_cap: int,
+        warn: float,
     ) -> None:
         self._kube = kube
-        self._writer = EpochWriter(kube, clock)
+        self._writer = writers.epochs
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock

@@ -17,7 +17,7 @@ from fedgpu_operator.errors import NotFoundError
 from fedgpu_operator.hub.services.changes import ChangeDetector
 from fedgpu_operator.hub.services.hubstate import HubState
 from fedgpu_operator.hub.services.obligations import ObligationBook, Obligations
-from fedgpu_operator.hub.services.writes import JobWriter, LeaseWriter, one_of_many
+from fedgpu_operator.hub.services.writes import Writers, one_of_many
 from fedgpu_operator.hub.views.funds import Outlook, account_funds, outlook
 from fedgpu_operator.hub.views.wallets import checksummed
 from fedgpu_operator.ports import Clock, Kube, ResourceType
@@ -154,9 +154,11 @@ ACCOUNTS = ResourceType.of(ComputeAccount.info)
 class MoneyWatch:
     """Looks once per pass. It stops nothing itself: that is the attempts' keeper's."""
 
-    def __init__(self, kube: Kube, owed: ObligationBook, clock: Clock, thresholds: Callable[[], Thresholds]) -> None:
+    def __init__(
+        self, kube: Kube, writers: Writers, owed: ObligationBook, clock: Clock, thresholds: Callable[[], Thresholds]
+    ) -> None:
         self._kube = kube
-        self._jobs, self._leases = JobWriter(kube, clock), LeaseWriter(kube, clock)
+        self._jobs, self._leases = writers.jobs, writers.leases
         self._owed = owed
         self._clock = clock
         self._thresholds = thresholds

@@ -498,5 +498,20 @@ class EpochWriter(EventWriter[SettlementEpoch]):
         await self._delete(epoch)
 
 
+class Writers:
+    """The writer of each kind, over one hub; made once and shared, since what one remembers counts for all its users.
+
+    `settlement` is whether this hub pays on chain.
+    """
+
+    def __init__(self, kube: Kube, clock: Clock, *, settlement: bool = False) -> None:
+        self.jobs = JobWriter(kube, clock, settlement=settlement)
+        self.leases = LeaseWriter(kube, clock)
+        self.providers = ProviderWriter(kube, clock)
+        self.accounts = AccountWriter(kube, clock)
+        self.reports = ReportWriter(kube)
+        self.epochs = EpochWriter(kube, clock)
+
+
 def _stamp(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
