@@ -30,6 +30,9 @@ SYNC_PATIENCE_SECONDS: Final = 15.0
 LIST_SECONDS: Final = 135.0
 """After which a list ends by itself at the latest, whatever the server does (adapters/kube)."""
 
+SLOW_SECONDS: Final = 30.0
+"""How much longer than its patience a reader waits for a list that is under way."""
+
 BEAT_SECONDS: Final = 600.0
 """A watch ends by itself after 320 s at the latest, a list after LIST_SECONDS."""
 
@@ -349,11 +352,11 @@ class PolledReflector(Reflector[T]):
     def check(self, patience: float) -> None:
         """Raises the KubeError of the last list if it failed, once what is held is older than `patience`.
 
-        A list that is under way is slow, and not in trouble, for as long as a list may take.
+        A list that is under way is slow, and not in trouble, for SLOW_SECONDS: what it would show may be the law.
         """
         if self._trouble is not None and self.silence() > patience:
             raise self._trouble
-        if time.monotonic() - self._ended > patience + LIST_SECONDS:
+        if time.monotonic() - self._ended > patience + SLOW_SECONDS:
             raise UnreachableError(f"no list of {self.kind.plural} for {self.silence():.0f} s")
 
     def deliver(self, obj: JSONObject, *, deleted: bool) -> None:

@@ -491,7 +491,7 @@ class SlowServer:
 
 
 @pytest.mark.parametrize(
-    ("took", "begun"), [(0.0, [0, 10, 20]), (7.0, [0, 10, 20]), (15.0, [0, 15.5, 31]), (120.0, [0, 120.5, 241])]
+    ("took", "begun"), [(0.0, [0, 10, 20]), (7.0, [0, 10, 20]), (15.0, [0, 15.5, 31]), (40.0, [0, 40.5, 81])]
 )
 async def test_a_slow_list_is_followed_by_the_next_in_time_and_no_reading_fails_meanwhile(
     monkeypatch: pytest.MonkeyPatch, took: float, begun: list[float]
@@ -509,3 +509,21 @@ async def test_a_slow_list_is_followed_by_the_next_in_time_and_no_reading_fails_
     with pytest.raises(asyncio.CancelledError):
         await server.held.run()
     assert server.begun == begun
+
+
+async def test_what_is_older_than_patience_and_a_slow_list_is_read_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = SlowServer(0.0)
+    monkeypatch.setattr("fedgpu_operator.reflector.time", SimpleNamespace(monotonic=lambda: server.now))
+    held = PolledReflector(
+        server,  # type: ignore[arg-type]  # as above
+        JOBS,
+        lambda found: int(found["value"]),
+        lambda *_: None,
+        every=10.0,
+    )
+    await held.relist()
+    server.now += 49
+    held.check(20.0)
+    server.now += 2
+    with pytest.raises(UnreachableError, match="no list of "):
+        held.check(20.0)
