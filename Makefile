@@ -10,7 +10,7 @@ PYTHON ?= $(shell for each in python3.13 python3.12 python3.11 python3; do \
 	echo $$each; break; fi; done)
 
 .PHONY: help demo test lint contracts unit integration chaos e2e fmt pins clean \
-	chains orders audit test-kstatus bench bench-gas bench-ledger bench-signatures bench-member bench-placement bench-e2e \
+	chains orders mutants audit test-kstatus bench bench-gas bench-ledger bench-signatures bench-member bench-placement bench-e2e \
 	bench-month bench-watches soak chaos-settlement
 .DEFAULT_GOAL := help
 
@@ -65,6 +65,10 @@ chains: $(VENV)/.installed ## the chain adapter on a real geth, which is built f
 orders: $(VENV)/.installed ## what may happen to an attempt, in every order of three events; minutes
 	TEST_LONGEST_ORDER=3 $(BIN)/python -m pytest tests/unit/hub/test_orders.py
 
+mutants: $(VENV)/.installed ## whether tests notice mutants of metering and settlement; half an hour
+	$(BIN)/python -m mutmut run
+	$(BIN)/python -m hack.mutants
+
 audit: $(VENV)/.installed ## slither, halmos, coverage, deep states and mutants of the contracts; long
 	$(BIN)/python -m hack.audit_contracts all
 
@@ -108,5 +112,5 @@ pins: $(VENV)/.installed ## write the versions installed now into hack/constrain
 	@mv $(VENV)/pins hack/constraints.txt
 
 clean: ## remove what was built here; the lab's programs stay in your cache directory
-	rm -rf $(VENV) build dist contracts/out contracts/cache contracts/node_modules
+	rm -rf $(VENV) build dist mutants contracts/out contracts/cache contracts/node_modules
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
