@@ -31,8 +31,14 @@ def test_what_levels_off_is_flat_however_it_began() -> None:
 
 def test_a_leak_is_missed_by_its_own_name() -> None:
     assert missed(hour(operator__rssMiB=lambda s: 150 + s / 60, operator__files=lambda _: 60)) == {"operator.rssMiB"}
-    assert missed(hour(operator__files=lambda s: 60 + s // 120)) == {"operator.files"}
+    assert missed(hour(operator__files=lambda s: 130 + s // 120)) == {"operator.files"}
     assert missed(hour(alpha__pods=lambda s: s / 6)) == {"alpha.pods"}
+
+
+def test_what_something_holds_to_a_ceiling_may_rise_below_it() -> None:
+    assert missed(hour(operator__files=lambda s: 60 + s // 120)) == set(), "the pool of connections fills"
+    assert missed(hour(hub__settlementepochs=lambda s: s / 36)) == set()
+    assert missed(hour(hub__settlementepochs=lambda s: s / 30)) == {"hub.settlementepochs"}
 
 
 def test_a_sawtooth_of_archiving_is_flat_and_rows_that_stay_are_not() -> None:
