@@ -326,6 +326,8 @@ class KubeClient:
             # TLS's farewell waits for the peer, which may never answer.
             await pool.connector.close(abort_ssl=True)
         await self._api.close()
+        # What was aborted, a handshake included, closes its socket in the next turn of the loop.
+        await asyncio.sleep(0)
 
     # ---- inside
 
