@@ -42,8 +42,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("chain_kind", kinds, indirect=True, scope="session")
 
 
-# Before xdist's own, which reads the marks.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is for a chain that this run does not ask for; each room (folder) stays on one worker of xdist.
 
