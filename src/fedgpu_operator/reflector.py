@@ -27,14 +27,11 @@ PROOF_SECONDS: Final = 2.0
 SYNC_PATIENCE_SECONDS: Final = 15.0
 """How long a reader waits for the first list before it is told that the server does not answer."""
 
-LIST_SECONDS: Final = 135.0
-"""After which a list ends by itself at the latest, whatever the server does (adapters/kube)."""
-
 SLOW_SECONDS: Final = 30.0
 """How much longer than its patience a reader waits for a list that is under way."""
 
 BEAT_SECONDS: Final = 600.0
-"""A watch ends by itself after 320 s at the latest, a list after LIST_SECONDS."""
+"""A watch ends by itself after 320 s at the latest, a list after 135 s, whatever the server does (adapters/kube)."""
 
 MOST_DIGITS: Final = 20
 """Of a resourceVersion: it has 64 bits."""
