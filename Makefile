@@ -43,8 +43,8 @@ contracts: $(VENV)/.installed ## the contracts' own tests, and that the packaged
 unit: $(VENV)/.installed ## the pure core; seconds
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit
 
-integration: $(VENV)/.installed ## real API servers, a real chain, a real database; two rooms at a time
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/contract tests/integration
+integration: $(VENV)/.installed ## real API servers, a real chain, a real database; two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract tests/integration
 
 chaos: $(VENV)/.installed ## settlement, killed at every write and lied to by its chain
 	$(BIN)/python -m pytest tests/chaos

@@ -43,13 +43,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is for a chain that this run does not ask for; each room (folder) stays on one worker of xdist.
-
-    Rooms share clusters with those before them: workers get them in the order of the collection, as one process does.
-    """
-    for item in items:
-        room = item.path.parent.relative_to(config.rootpath)
-        item.add_marker(pytest.mark.xdist_group("/".join(room.parts[:3])))
+    """Leave out what is for a chain that this run does not ask for."""
     left_out = [item for item in items if _kind(item) not in (None, *CHAINS)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

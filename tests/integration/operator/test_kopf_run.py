@@ -1,4 +1,7 @@
-"""`kopf run -m fedgpu_operator.operator`, as users of Kopf start an operator, with settings from the environment."""
+"""`kopf run -m fedgpu_operator.operator`, as users of Kopf start an operator, with settings from the environment.
+
+One story, in the order of its tests.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,6 @@ from fedgpu_lab.chart import NAMESPACE
 from fedgpu_lab.process import free_ports
 from fedgpu_lab.progress import progress_for
 
-pytestmark = pytest.mark.xdist_group("kopf run")
-"""Its tests are one story, in their order."""
 KOPF = [sys.executable, "-m", "kopf", "run", "-m", "fedgpu_operator.operator", "--standalone"]
 
 
