@@ -121,7 +121,7 @@ async def load(world: World) -> AsyncIterator[Load]:
 def job(name: str) -> dict[str, Any]:
     """One GPU for an hour, of the shape of the README's first job."""
     pod = {"containers": [{"name": "main", "image": "example.com/train:1", "command": ["python", "train.py"]}]}
-    spec = {"runLimit": "1h", "gpu": {"count": 1}, "template": {"spec": pod}}
+    spec = {"runLimitSeconds": 3600, "gpu": {"count": 1}, "template": {"spec": pod}}
     meta = {"name": name, "namespace": "team"}
     return {"apiVersion": "fedgpu.dev/v1alpha1", "kind": "ComputeJob", "metadata": meta, "spec": spec}
 

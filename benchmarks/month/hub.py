@@ -278,8 +278,9 @@ def leases(hub: MemoryHub) -> dict[str, JSON]:
 
 def _job(gpu: JSON, spec: JSON) -> JSON:
     pod = {"containers": [{"name": "main", "image": "registry.example/train:1"}]}
-    # 32e03ab reads the first form, the newer ones the second; each ignores the other.
-    return {"gpu": gpu, "template": {**pod, "spec": pod}, "runLimit": "48h", **spec}
+    # 32e03ab reads one form, the newer ones another; each ignores the other.
+    limits = {"runLimit": "48h", "runLimitSeconds": 172_800}
+    return {"gpu": gpu, "template": {**pod, "spec": pod}, **limits, **spec}
 
 
 def _running_job(attempt: Attempt) -> JSON:
@@ -332,7 +333,8 @@ def _product(index: int, busy: int) -> JSON:
     """All of its GPUs are taken."""
     total = max(NODE_GPUS, -(-busy // NODE_GPUS) * NODE_GPUS)
     facts = {"product": offer_of(index)[0], "architecture": "hopper", "memoryMiB": 81559}
-    return {**facts, "total": total, "foreign": total - busy, "buckets": []}
+    taken = {"foreign": total - busy, "gpusInUseByOthers": total - busy}
+    return {**facts, "total": total, **taken, "buckets": [], "freeGPUHistogram": []}
 
 
 def _condition(kind: str, status: str, reason: str, at: datetime) -> JSON:

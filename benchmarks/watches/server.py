@@ -24,7 +24,7 @@ VERBS: Final = ["create", "delete", "get", "list", "patch", "update", "watch"]
 def job(number: int, version: int) -> dict[str, Any]:
     """A placed job as an API server stores it, with field owners: about 4 kB."""
     owned: dict[str, Any] = {
-        f"f:{word}": {f"f:part-{part}": {} for part in range(8)} for word in ("gpu", "template", "runLimit")
+        f"f:{word}": {f"f:part-{part}": {} for part in range(8)} for word in ("gpu", "template", "runLimitSeconds")
     }
     fields = {
         "operation": "Apply",
@@ -64,7 +64,7 @@ def job(number: int, version: int) -> dict[str, Any]:
             "finalizers": ["fedgpu.dev/lease"],
             "managedFields": [{"manager": each, **fields} for each in ("kubectl", "fedgpu", "fedgpu-status")],
         },
-        "spec": {"runLimit": "1h", "gpu": {"count": 1}, "template": template},
+        "spec": {"runLimitSeconds": 3600, "gpu": {"count": 1}, "template": template},
         "status": status,
     }
 

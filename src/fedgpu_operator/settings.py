@@ -449,17 +449,17 @@ class Settings(Group):
     acceptance: Literal["OnCreate", "Manual"] = setting(
         "OnCreate",
         "`OnCreate` accepts a provider as it was created by somebody who may `update` `gpuproviders/accept`; `Manual` "
-        "waits until somebody with that right puts the hash that its `Accepted` condition shows into the annotation "
-        "`fedgpu.dev/accept`. What others create, and any later change to location, compliance, payout, its keys or "
-        "the connection, needs the annotation in both. See [rbac.md](rbac.md#acceptance).",
+        "waits until somebody with that right puts the hash that its `Accepted` condition shows into "
+        "`spec.acceptance.hash`. What others create, and any later change to location, compliance, payout, its keys or "
+        "the connection, needs the hash in both. See [rbac.md](rbac.md#acceptance).",
         chart="`settings.acceptance`",
     )
     acceptance_enforced: Flag = setting(
         "false",
         "`true` says that this hub restricts who may accept a provider, and lets an acceptance count; with `false` "
         "nothing new is accepted (`AcceptanceNotEnforced`), since owners could accept themselves. What was accepted "
-        "before stays. Set it by hand only if a policy of your own holds both annotations, or only platform admins may "
-        "write GPUProviders.",
+        "before stays. Set it by hand only if a policy of your own guards `spec.acceptance`, or only platform admins "
+        "may write GPUProviders.",
         chart="`rbac.confineByAdmission` or `rbac.acceptanceEnforcedElsewhere`",
     )
     default_deny: Flag = setting(

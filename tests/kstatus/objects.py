@@ -16,7 +16,6 @@ from tests.unit.hub.world import condition
 from fedgpu_operator.agent.decide import ConditionState, update, with_readiness
 from fedgpu_operator.agent.report import ANSWERING, conditions_of
 from fedgpu_operator.api.base import API_VERSION, Condition, Finding, JSONObject, Model, merge
-from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION
 from fedgpu_operator.domain.books import EpochStage
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.views.accounts import FUNDED, readiness
@@ -117,7 +116,7 @@ def _providers() -> Iterator[Case]:
 
     well, made = providers.WELL, providers.provider
     paid = replace(well, provider=made(payout=providers.PAID))
-    withdrawn = made(well_status(), annotations={ACCEPT_ANNOTATION: "withdrawn"})
+    withdrawn = made(well_status(), acceptance={"withdrawn": True})
     yield case("awaits acceptance", "InProgress", acceptance="Manual")
     yield case("acceptance is not enforced", "Failed", enforced=False)
     yield case("acceptance withdrawn", "Failed", replace(well, provider=withdrawn))

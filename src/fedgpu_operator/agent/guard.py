@@ -11,6 +11,7 @@ from fedgpu_operator.api.base import wire_name
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.jobspec import GPU_RESOURCE, PRODUCT_LABEL, harmless_annotation, takes_devices
 from fedgpu_operator.api.reasons import ConditionReason
+from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import InvalidResourceError
 
 LONGEST_BACKSTOP: Final = 3600
@@ -190,7 +191,7 @@ def _complaints(lease: ComputeLease, workload: _Workload) -> Iterator[str]:
     if workload.metadata.name != lease.metadata.name or workload.metadata.namespace != spec.member_namespace:
         yield "its name and namespace are not those of the lease"
     if (job.completions, job.parallelism) != (spec.replicas, spec.replicas):
-        yield f"the lease is for {spec.replicas} replicas"
+        yield f"the lease is for {counted(spec.replicas, 'replica')}"
     if not spec.run_limit_seconds <= job.active_deadline_seconds <= spec.run_limit_seconds + LONGEST_BACKSTOP:
         yield f"activeDeadlineSeconds must lie within {LONGEST_BACKSTOP} s after the run limit"
     if pod.node_selector != {PRODUCT_LABEL: spec.product}:

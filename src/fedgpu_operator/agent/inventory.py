@@ -45,8 +45,8 @@ def live_pods_of(node: str) -> str:
 class Tally:
     """Counts a member's GPUs from pages of its nodes and then of its pods, none of which is held.
 
-    `ours` judges a pod's labels: our own pods are left out of `foreign`, the hub subtracts its leases itself. GPUs that
-    a node shares out in slices are left out: one of those is not a whole GPU.
+    `ours` judges a pod's labels: our own pods are left out of `gpusInUseByOthers`, the hub subtracts its leases
+    itself. GPUs that a node shares out in slices are left out: one of those is not a whole GPU.
     """
 
     def __init__(self, ours: Callable[[Mapping[str, str]], bool]) -> None:
@@ -96,8 +96,10 @@ def _product(name: str, nodes: list[_GpuNode], foreign: Mapping[str, int]) -> Re
         architecture=min((node.family for node in nodes if node.family), default=""),
         memory_mi_b=min(memories, default=0),
         total=sum(node.gpus for node in nodes),
-        foreign=sum(min(node.gpus, foreign.get(node.name, 0)) for node in nodes),
-        buckets=[NodeBucket(free=gpus, nodes=free[gpus]) for gpus in sorted(free, reverse=True)[:MAX_BUCKETS]],
+        gpus_in_use_by_others=sum(min(node.gpus, foreign.get(node.name, 0)) for node in nodes),
+        free_gpu_histogram=[
+            NodeBucket(free=gpus, nodes=free[gpus]) for gpus in sorted(free, reverse=True)[:MAX_BUCKETS]
+        ],
     )
 
 

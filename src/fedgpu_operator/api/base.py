@@ -71,7 +71,9 @@ The API server reads and writes that bookkeeping anew with every request; for si
 """
 
 HINT: Final = "x-fedgpu-hint"
-"""Schema extra beside a pattern: the CRD then says these words instead of quoting a regular expression."""
+"""Schema extra beside a pattern: who breaks it then reads these words too, not a regular expression alone."""
+FORM: Final = "x-fedgpu-form"
+"""Schema extra beside a hint: a shorter pattern, for the schema alone, where the one that is checked is a long list."""
 
 
 def hint(text: str) -> JSONObject:
@@ -216,7 +218,10 @@ CountryCode: TypeAlias = Annotated[
     Field(
         pattern=_country_pattern(),
         max_length=64,
-        json_schema_extra=hint("must be an ISO 3166-1 alpha-2 country code in capitals, e.g. DE, US or GB (not UK)"),
+        json_schema_extra={
+            **hint("must be an ISO 3166-1 alpha-2 country code in capitals, e.g. DE, US or GB (not UK)"),
+            FORM: "^[A-Z]{2}$",
+        },
     ),
 ]
 """ISO 3166-1 alpha-2."""
@@ -232,6 +237,8 @@ Word: TypeAlias = Annotated[
     ),
 ]
 """A label-value-like word: a product, a region, a claim."""
+MAX_RUN_SECONDS: Final = 720 * 3600
+"""Thirty days: the longest that one attempt may run."""
 MAX_NODES: Final = 100_000
 """Nodes of one product that a report or a status can show."""
 MAX_DECIMAL_USD: Final = 10**18 - 1
@@ -247,16 +254,27 @@ DecimalUSD: TypeAlias = Annotated[
     ),
 ]
 """A decimal string in USD with at most six places: 1 base unit is 0.000001 USD."""
-Duration: TypeAlias = Annotated[
+Latitude: TypeAlias = Annotated[
     str,
     Field(
-        min_length=2,
-        max_length=20,
-        pattern=r"^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,7}s)?$",
-        json_schema_extra=hint("must be hours, minutes and seconds in that order, e.g. 1h30m or 90s"),
+        max_length=12,
+        pattern=r"^-?(90([.]0{1,6})?|[1-8]?[0-9]([.][0-9]{1,6})?)$",
+        description="Degrees north as a decimal string, e.g. '50.11'.",
+        json_schema_extra=hint("must be degrees from -90 to 90 as a decimal string, e.g. '50.11'"),
     ),
 ]
-"""Hours, minutes and seconds, e.g. ``1h30m`` or ``90s``."""
+"""Degrees north, -90 to 90, as a decimal string: a spec has no floating-point numbers, which writers round each their
+own way."""
+Longitude: TypeAlias = Annotated[
+    str,
+    Field(
+        max_length=12,
+        pattern=r"^-?(180([.]0{1,6})?|(1[0-7][0-9]|[1-9]?[0-9])([.][0-9]{1,6})?)$",
+        description="Degrees east as a decimal string, e.g. '8.68'.",
+        json_schema_extra=hint("must be degrees from -180 to 180 as a decimal string, e.g. '8.68'"),
+    ),
+]
+"""Degrees east, -180 to 180, as a decimal string."""
 _INSTANT: Final = WithJsonSchema(
     {
         "type": "string",
@@ -316,30 +334,6 @@ class WalletProof(Model):
     issued_at: int = Field(ge=0, le=2**40, description="When it was signed, Unix seconds; part of what is signed.")
 
 
-def parse_duration(text: str) -> int:
-    """Seconds of a `Duration`; the pattern was checked by the schema.
-
-    >>> parse_duration("1h30m")
-    5400
-    """
-    total, digits = 0, ""
-    for char in text:
-        if char.isdigit():
-            digits += char
-        else:
-            total += int(digits) * {"h": 3600, "m": 60, "s": 1}[char]
-            digits = ""
-    return total
-
-
-def format_duration(seconds: int) -> str:
-    """The shortest `Duration` of that many seconds."""
-    hours, rest = divmod(seconds, 3600)
-    minutes, secs = divmod(rest, 60)
-    text = "".join(f"{value}{unit}" for value, unit in ((hours, "h"), (minutes, "m"), (secs, "s")) if value)
-    return text or "0s"
-
-
 Status = Literal["True", "False", "Unknown"]
 
 
@@ -356,8 +350,9 @@ class Finding:
 READY: Final = "Ready"
 RECONCILING: Final = "Reconciling"
 STALLED: Final = "Stalled"
-ABNORMAL: Final = (RECONCILING, STALLED)
-"""What kstatus reads before `Ready`; each is there only while it is True."""
+DRAINING: Final = "Draining"
+PASSING: Final = frozenset({RECONCILING, STALLED, DRAINING})
+"""Conditions that are there only while they are True; of these, kstatus reads the first two before `Ready`."""
 
 
 def standing(ready: Finding, message: str = "", *, stalled: bool = False) -> tuple[Finding, ...]:
@@ -375,11 +370,11 @@ def merge(
 ) -> list[Condition]:
     """The known conditions with the findings put in; order of first appearance, messages cut to fit.
 
-    If `Ready` is among the findings, `Reconciling` and `Stalled` go unless they are found too.
+    If `Ready` is among the findings, those of `PASSING` go unless they are found too.
     """
     findings = tuple(findings)
     found = {finding.type for finding in findings}
-    gone = set(ABNORMAL) - found if READY in found else set()
+    gone = PASSING - found if READY in found else set()
     merged = {condition.type: condition for condition in known if condition.type not in gone}
     for finding in findings:
         before = merged.get(finding.type)

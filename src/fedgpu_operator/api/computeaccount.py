@@ -69,7 +69,7 @@ class ComputeAccountStatus(Model):
         default="0",
         description="Part of all charges ever that needs no further debit, USD: paid, set aside, disputed or refunded.",
     )
-    leaving: Expiring | None = Field(
+    pending_withdrawal: Expiring | None = Field(
         default=None, description="An announced withdrawal; it is taken off the balance already."
     )
     former_limit: Expiring | None = Field(

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from fedgpu_operator.api.base import (
     ATOMIC_MAP,
+    MAX_RUN_SECONDS,
     READY,
     READY_COLUMN,
     SET_LIST,
@@ -17,7 +18,6 @@ from fedgpu_operator.api.base import (
     Condition,
     Conditions,
     DecimalUSD,
-    Duration,
     KindInfo,
     Model,
     ObjectName,
@@ -29,7 +29,6 @@ from fedgpu_operator.api.base import (
     cel,
     find,
     is_true,
-    parse_duration,
 )
 from fedgpu_operator.api.jobspec import CHECKPOINT_RULES, Checkpoint, DataSpec, LatencySpec, PodTemplate, check_law
 from fedgpu_operator.api.placementpolicy import PlacementSpec
@@ -38,6 +37,7 @@ from fedgpu_operator.domain.faults import Retries
 from fedgpu_operator.domain.job import ExchangeRates, Job
 from fedgpu_operator.domain.money import MicroUSD, parse_usd
 from fedgpu_operator.domain.offer import GpuNeed
+from fedgpu_operator.domain.running import MAX_NOTICE
 
 ComponentName = Annotated[str, Field(min_length=1, max_length=32)]
 
@@ -253,17 +253,9 @@ class Disruption(Model):
         default=False, description="Whether it may be moved for work of higher priority, or where moving saves money."
     )
     max_moves: int = Field(default=1, ge=0, le=100, description="At most this often over the job's life.")
-    notice: Duration = Field(default="60s", description="Time between the announcement and the stop, at most 1h.")
-
-    model_config = Model.model_config | {
-        "json_schema_extra": cel(
-            Rule(
-                "!self.notice.matches('^([0-9]+[hms])+$') || duration(self.notice) <= duration('1h')",
-                "disruption.notice: at most 1h, e.g. 2m",
-                ".notice",
-            )
-        )
-    }
+    notice_seconds: int = Field(
+        default=60, ge=0, le=MAX_NOTICE, description="Seconds between the announcement of a move and the stop."
+    )
 
 
 class Strategy(Model):
@@ -354,9 +346,13 @@ class ComputeJobSpec(Model):
     budget: DecimalUSD | None = Field(
         default=None,
         description="Most that the job may cost over all attempts, USD. An offer that would cost more "
-        "for runLimit and the termination grace is refused, so the job never starts what it cannot pay.",
+        "for runLimitSeconds and the termination grace is refused, so the job never starts what it cannot pay.",
     )
-    run_limit: Duration = Field(description="Longest run of one attempt, e.g. 1h30m; the workload is stopped then.")
+    run_limit_seconds: int = Field(
+        ge=1,
+        le=MAX_RUN_SECONDS,
+        description="Longest run of one attempt in seconds, e.g. 5400; the workload is stopped then.",
+    )
     deadline: ZonedInstant | None = Field(default=None, description="Instant at which the job is stopped for good.")
     failover: Failover = Field(default_factory=Failover, description="What happens when the member falls silent.")
     suspend: bool = Field(default=False, description="Stop the workload and the meter; false lets it be placed again.")
@@ -369,17 +365,7 @@ class ComputeJobSpec(Model):
     )
     dry_run: bool = Field(default=False, description="Answer with offers, cost and verdicts; reserve and run nothing.")
 
-    model_config = Model.model_config | {
-        "json_schema_extra": cel(
-            Rule(
-                "!self.runLimit.matches('^([0-9]+[hms])+$') || "
-                "(duration(self.runLimit) >= duration('1s') && duration(self.runLimit) <= duration('720h'))",
-                "runLimit: between 1s and 720h, e.g. 90m",
-                ".runLimit",
-            ),
-            *CHECKPOINT_RULES,
-        )
-    }
+    model_config = Model.model_config | {"json_schema_extra": cel(*CHECKPOINT_RULES)}
 
 
 _FROZEN = (
@@ -396,7 +382,7 @@ _FROZEN = (
     "priorityClassName",
     "strategy",
     "maxPricePerGPUHour",
-    "runLimit",
+    "runLimitSeconds",
     "failover",
 )
 
@@ -453,7 +439,7 @@ class ComputeJob(Resource):
     @property
     def run_limit(self) -> int:
         """Seconds after which an attempt is told to stop."""
-        return parse_duration(self.spec.run_limit)
+        return self.spec.run_limit_seconds
 
     @property
     def billable_limit(self) -> int:
@@ -488,7 +474,7 @@ class ComputeJob(Resource):
             avoid=avoid,
             data=data,
             output_mib=spec.data.output_gi_b * 1024 if spec.data else 0,
-            checkpoint_seconds=parse_duration(spec.checkpoint.interval) if spec.checkpoint else None,
+            checkpoint_seconds=spec.checkpoint.interval_seconds if spec.checkpoint else None,
             checkpoint_country=(spec.checkpoint.country or "") if spec.checkpoint else "",
             priority=priority,
             preempts=preempts,

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from fedgpu_operator.api.base import (
     ATOMIC_MAP,
+    MAX_RUN_SECONDS,
     READY_COLUMN,
     Column,
     Condition,
@@ -25,9 +26,11 @@ from fedgpu_operator.api.base import (
     Rule,
     WalletOrNone,
     Word,
+    ZonedInstant,
     is_true,
 )
 from fedgpu_operator.api.reasons import ConditionReason
+from fedgpu_operator.domain.running import MoveReason
 from fedgpu_operator.domain.usage import PodUsage, UsageReading
 from fedgpu_operator.errors import InvalidResourceError
 
@@ -45,8 +48,7 @@ LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 
 MAX_REPLICAS: Final = 64
 MAX_GPUS_PER_REPLICA: Final = 16
-MAX_RUN_SECONDS: Final = 2_592_000
-"""30 days."""
+MAX_WHY: Final = 1024
 
 
 def plausible(at: datetime | None) -> datetime | None:
@@ -68,8 +70,22 @@ class JobRef(Model):
     uid: str = Field(min_length=36, max_length=36, description="UID of the job.")
 
 
+class LeaseMove(Model):
+    """An announced move: the attempt is stopped at `stopAt` and the job placed again, unless it is called off."""
+
+    reason: MoveReason = Field(description="Preempted or Rebalanced.")
+    to: str = Field(
+        default="", max_length=320, description="Offer whose capacity is held, provider/product; empty: none."
+    )
+    serves: str = Field(default="", max_length=64, description="UID of the job that it makes room for.")
+    stop_at: ZonedInstant = Field(description="When the workload is stopped.")
+    held_until: ZonedInstant = Field(description="Until when capacity is held for the move.")
+    priority: int = Field(ge=-(2**31), le=2**31 - 1, description="Priority of the moved job.")
+    why: str = Field(max_length=MAX_WHY, description="Why, in words.")
+
+
 class ComputeLeaseSpec(Model):
-    """What was agreed; nothing but the stop and the request for a checkpoint changes afterwards."""
+    """What was agreed; only the stop, the request for a checkpoint and an announced move change afterwards."""
 
     model_config = ConfigDict(json_schema_extra=ATOMIC_MAP)
 
@@ -111,6 +127,7 @@ class ComputeLeaseSpec(Model):
         default=None,
         description="When the workload was asked to save its work, because the money for it runs out.",
     )
+    move: LeaseMove | None = Field(default=None, description="An announced move; gone once it is called off.")
     workload: JSONObject | None = Field(
         default=None,
         description="The batch/v1 Job that this lease starts. Absent where the object was made again, or has stopped: "

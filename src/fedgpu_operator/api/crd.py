@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel
 
-from fedgpu_operator.api.base import GROUP, HINT, VERSION, Column, JSONObject, KindInfo, Resource
+from fedgpu_operator.api.base import FORM, GROUP, HINT, VERSION, Column, JSONObject, KindInfo, Resource
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import ConfigurationError
 
@@ -23,7 +23,7 @@ _KEPT: Final = (
 )  # fmt: skip
 _STATUS: Final = re.compile(r"\w+\.status\b")
 """Written by programs: a pattern costs the API server a fraction of a CEL rule, at every write of the object."""
-_DROPPED: Final = frozenset({"title", "$defs", HINT})
+_DROPPED: Final = frozenset({"title", "$defs", HINT, FORM})
 _HANDLED: Final = frozenset(
     {"const", "exclusiveMinimum", "exclusiveMaximum", "items", "properties", "additionalProperties",
      "propertyNames", "patternProperties", "uniqueItems", "anyOf"}
@@ -182,10 +182,15 @@ def _key_rules(names: JSONObject, out: JSONObject) -> None:
 
 
 def _worded_pattern(node: JSONObject, out: JSONObject) -> None:
-    """Where there is a hint, people get its words: the pattern and the least length become one CEL rule."""
+    """Where there is a hint, people get its words: the pattern and the least length become one CEL rule too.
+
+    Programs that read the schema (editors, generators of clients) keep the pattern, or the shorter `FORM` of it.
+    """
     if HINT not in node:
         return
-    conditions = [_matches("self", out.pop("pattern"))] if "pattern" in out else []
+    conditions = [_matches("self", out["pattern"])] if "pattern" in out else []
+    if FORM in node:
+        out["pattern"] = node[FORM]
     if "minLength" in out:
         conditions.append(f"self.size() >= {out.pop('minLength')}")
     _add_rule(out, " && ".join(conditions), node[HINT])

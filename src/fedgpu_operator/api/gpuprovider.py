@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import datetime
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,8 @@ from fedgpu_operator.api.base import (
     CountryCode,
     DecimalUSD,
     KindInfo,
+    Latitude,
+    Longitude,
     Model,
     ObservedGeneration,
     Resource,
@@ -32,16 +34,14 @@ from fedgpu_operator.api.base import (
 )
 from fedgpu_operator.domain.geo import Location
 
-AUDIT_ANNOTATION: Final = "fedgpu.dev/location-audited"
-"""Holds the hash of the location that a platform admin has confirmed; `fedgpu provider audit` writes it."""
-ACCEPT_ANNOTATION: Final = "fedgpu.dev/accept"
-"""Holds the hash of the spec that is accepted, or `WITHDRAWN`; `fedgpu provider accept` writes it."""
-WITHDRAWN: Final = "withdrawn"
-AWAITS_ANNOTATION: Final = "fedgpu.dev/awaits-acceptance"
-"""`AWAITS` on it: somebody without the right to accept created it or changed what is bound; that accepts nothing."""
-AWAITS: Final = "true"
-DRAIN_ANNOTATION: Final = "fedgpu.dev/drain"
-"""Nothing new goes to the provider, and what may be moved leaves it; anything but "" and "false" says so."""
+HalfHash = Annotated[
+    str,
+    Field(
+        max_length=32,
+        pattern=r"^[0-9a-f]{32}$",
+        json_schema_extra=hint("must be a hash as `fedgpu provider accept` or `audit` shows it: 32 hex digits"),
+    ),
+]
 
 
 class ProviderLocation(Model):
@@ -49,8 +49,8 @@ class ProviderLocation(Model):
 
     country: CountryCode = Field(description="Country (ISO 3166-1 alpha-2) in which the GPUs stand, e.g. DE.")
     region: Word | None = Field(default=None, description="The owner's name of the region, e.g. eu-central-1.")
-    latitude: float | None = Field(default=None, ge=-90, le=90, description="Degrees north.")
-    longitude: float | None = Field(default=None, ge=-180, le=180, description="Degrees east.")
+    latitude: Latitude | None = None
+    longitude: Longitude | None = None
 
     model_config = Model.model_config | {
         "json_schema_extra": cel(
@@ -63,7 +63,8 @@ class ProviderLocation(Model):
 
     def to_domain(self) -> Location:
         """The same as a domain value."""
-        return Location(self.country, self.region or "", self.latitude, self.longitude)
+        north, east = (None if each is None else float(each) for each in (self.latitude, self.longitude))
+        return Location(self.country, self.region or "", north, east)
 
     def audit_hash(self) -> str:
         """Half a SHA-256, in hex: what an audit binds. Any change of the location makes another one."""
@@ -197,8 +198,36 @@ class Payout(Model):
         return [self.address.lower(), (self.signer or "").lower(), *key]
 
 
+class AcceptanceRequest(Model):
+    """What the platform says of the offer. Only who may `update` `gpuproviders/accept` writes `hash` and `withdrawn`,
+    or takes `awaited` back.
+    """
+
+    awaited: bool = Field(
+        default=False,
+        description="Set by who creates a provider, or changes what an acceptance binds, without the right to accept "
+        "it: so it is not accepted by being created.",
+    )
+    hash: HalfHash | None = Field(
+        default=None,
+        description="Hash of the location, compliance, payout and connection that are accepted; "
+        "`fedgpu provider accept` writes it.",
+    )
+    withdrawn: bool = Field(
+        default=False, description="Takes the acceptance back: no new work; what runs is metered to its end."
+    )
+
+
+class LocationAudit(Model):
+    """Which location a platform admin has confirmed; only who may `update` `gpuproviders/audit` writes it."""
+
+    hash: HalfHash | None = Field(
+        default=None, description="Hash of the confirmed location; `fedgpu provider audit` writes it."
+    )
+
+
 class GPUProviderSpec(Model):
-    """The owner's offer."""
+    """The owner's offer, and what owner and platform ask of the hub with it."""
 
     display_name: str | None = Field(default=None, max_length=128, description="Name for people.")
     location: ProviderLocation = Field(
@@ -221,6 +250,14 @@ class GPUProviderSpec(Model):
     network: Network | None = Field(default=None, description="How data comes in and what it costs to take it out.")
     limits: ProviderLimits = Field(default_factory=ProviderLimits, description="What the owner allows.")
     payout: Payout | None = Field(default=None, description="Where earnings go; needed to be paid on chain.")
+    drain: bool = Field(default=False, description="Nothing new goes to the provider, and what may be moved leaves it.")
+    acceptance: AcceptanceRequest = Field(
+        default_factory=AcceptanceRequest,
+        description="The platform's word on the offer; needs a right of its own.",
+    )
+    location_audit: LocationAudit = Field(
+        default_factory=LocationAudit, description="The confirmed location; needs a right of its own."
+    )
 
     def acceptance_hash(self, *, keys: bool = True) -> str:
         """Half a SHA-256, in hex, over what acceptance binds: location, compliance, payout and its keys, connection.
@@ -302,7 +339,7 @@ class GPUProviderStatus(Model):
     """What the hub knows of the provider; written by the hub alone."""
 
     observed_generation: ObservedGeneration = -1
-    state: Literal["Pending", "Ready", "NotReady", "Unreachable"] = Field(
+    state: Literal["Pending", "Ready", "Draining", "NotReady", "Unreachable"] = Field(
         default="Pending", description="One word for people, derived from the conditions."
     )
     namespace: str = Field(default="", max_length=63, description="The provider's namespace on the hub.")
@@ -340,7 +377,7 @@ class GPUProvider(Resource):
         namespaced=False,
         selectable=(".status.state", ".spec.location.country", ".spec.location.region"),
         columns=(
-            Column("State", ".status.state", description="Pending, Ready, NotReady or Unreachable"),
+            Column("State", ".status.state", description="Pending, Ready, Draining, NotReady or Unreachable"),
             READY_COLUMN,
             Column("Country", ".spec.location.country"),
             Column("Products", ".status.products", description="First product offered, and how many more"),
@@ -376,15 +413,10 @@ class GPUProvider(Resource):
     @property
     def location_audited(self) -> bool:
         """Whether a platform admin has confirmed exactly the location that is stated now."""
-        return self.metadata.annotations.get(AUDIT_ANNOTATION) == self.spec.location.audit_hash()
+        return self.spec.location_audit.hash == self.spec.location.audit_hash()
 
     @property
     def accepted(self) -> bool:
         """Whether the spec of this moment is the one that was accepted, and the acceptance was not withdrawn."""
         known = self.status.acceptance
         return known is not None and known.withdrawn_at is None and known.hash == self.spec.acceptance_hash()
-
-    @property
-    def draining(self) -> bool:
-        """Whether it is to become empty."""
-        return self.metadata.annotations.get(DRAIN_ANNOTATION, "false") not in ("", "false")

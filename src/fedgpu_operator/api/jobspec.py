@@ -9,9 +9,11 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from fedgpu_operator.api.base import (
+    MAX_RUN_SECONDS,
     CountryCode,
     DecimalUSD,
-    Duration,
+    Latitude,
+    Longitude,
     Model,
     ObjectName,
     Rule,
@@ -19,7 +21,6 @@ from fedgpu_operator.api.base import (
     cel,
     hint,
     map_list,
-    parse_duration,
 )
 from fedgpu_operator.api.placementpolicy import DataResidency
 from fedgpu_operator.api.reasons import ConditionReason
@@ -101,21 +102,14 @@ class DataSpec(Model):
 class Checkpoint(Model):
     """How the job saves its work."""
 
-    interval: Duration = Field(description="How often the work is saved, e.g. 10m; an interruption loses half of it.")
+    interval_seconds: int = Field(
+        ge=1,
+        le=MAX_RUN_SECONDS,
+        description="Seconds between two savings of the work, e.g. 600; an interruption loses half of them.",
+    )
     country: CountryCode | None = Field(
         default=None, description="Country in which checkpoints are kept; needed where a data set has a residency."
     )
-
-    model_config = Model.model_config | {
-        "json_schema_extra": cel(
-            Rule(
-                "!self.interval.matches('^([0-9]+[hms])+$') || "
-                "(duration(self.interval) >= duration('1s') && duration(self.interval) <= duration('720h'))",
-                "checkpoint.interval: between 1s and 720h, e.g. 10m",
-                ".interval",
-            )
-        )
-    }
 
 
 CHECKPOINT_RULES = (
@@ -182,8 +176,8 @@ class Origin(Model):
     vantage: Word | None = Field(default=None, description="A measuring point of this hub, by name.")
     region: Word | None = Field(default=None, description="A well-known cloud region, e.g. ap-southeast-1.")
     country: CountryCode | None = Field(default=None, description="A country (ISO 3166-1 alpha-2): its centre.")
-    latitude: float | None = Field(default=None, ge=-90, le=90, description="Degrees north.")
-    longitude: float | None = Field(default=None, ge=-180, le=180, description="Degrees east.")
+    latitude: Latitude | None = None
+    longitude: Longitude | None = None
 
     model_config = Model.model_config | {
         "json_schema_extra": cel(
@@ -201,7 +195,9 @@ class LatencySpec(Model):
 
     origin: Origin = Field(alias="from", description="Where the users are.")
     max_ms: int | None = Field(default=None, ge=1, le=10_000, description="Longest round trip in ms.")
-    max_age: Duration = Field(default="24h", description="Oldest measurement that may satisfy maxMs.")
+    max_age_seconds: int = Field(
+        default=86_400, ge=1, le=2**31 - 1, description="Age in seconds up to which a measurement may satisfy maxMs."
+    )
     allow_estimate: bool = Field(
         default=False,
         description="Let a great-circle estimate (a lower bound) satisfy maxMs where no measurement exists.",
@@ -209,14 +205,14 @@ class LatencySpec(Model):
 
     def to_domain(self) -> LatencyRule:
         """The same as a domain value; raises InvalidResourceError (`UnknownPlace`)."""
-        where, max_age = self.origin, parse_duration(self.max_age)
+        where, max_age = self.origin, self.max_age_seconds
         if where.vantage is not None:
             # Where it stands is the hub's to say: `with_vantages` fills it in.
             named = frozenset({where.vantage})
             return LatencyRule(Location(""), self.max_ms, self.allow_estimate, named, max_age)
         point = None
         if where.latitude is not None and where.longitude is not None:
-            point = (where.latitude, where.longitude)
+            point = (float(where.latitude), float(where.longitude))
         try:
             origin = locate(country=where.country or "", region=where.region or "", coordinates=point)
         except ValueError as error:

@@ -42,7 +42,7 @@ class NodeBucket(Model):
 
 
 class ReportedProduct(Model):
-    """One GPU product as the member's nodes show it; pods of our own leases are left out of `held`."""
+    """One GPU product as the member's nodes show it; pods of our own leases are left out of `gpusInUseByOthers`."""
 
     product: Word = Field(description="Value of nvidia.com/gpu.product.")
     architecture: str = Field(default="", max_length=63, description="Value of nvidia.com/gpu.family.")
@@ -50,11 +50,11 @@ class ReportedProduct(Model):
         default=0, alias="memoryMiB", ge=0, le=10_000_000, description="nvidia.com/gpu.memory, MiB."
     )
     total: int = Field(ge=0, le=10_000_000, description="Allocatable GPUs on schedulable nodes.")
-    foreign: int = Field(ge=0, le=10_000_000, description="GPUs held by pods that are not ours.")
-    buckets: list[NodeBucket] = Field(
+    gpus_in_use_by_others: int = Field(ge=0, le=10_000_000, description="GPUs held by pods that are not ours.")
+    free_gpu_histogram: list[NodeBucket] = Field(
         default_factory=list,
         max_length=64,
-        description="Free-GPU histogram: allocatable minus foreign pods, by node.",
+        description="How many nodes have how many GPUs free: allocatable minus those in use by others.",
     )
 
 

@@ -179,6 +179,7 @@ class ConditionReason(StrEnum):
     MEMBER_TOO_LARGE = "MemberTooLarge", "The member has more objects than may be held of one member."
     TERMINATING = "Terminating", "The provider is being deleted and takes no new work."
     DRAINING = "Draining", "Nothing new goes there, and what may be moved leaves."
+    DRAINED = "Drained", "The provider that was to be emptied holds no work any more."
     NO_GPUS = "NoGPUs", "No schedulable node has a GPU of an offered product."
     NO_PAYOUT = "NoPayout", "The hub pays on chain and the provider names no payout wallet."
     NOT_PROBED = "NotProbed", "The GPUs themselves have not been probed."

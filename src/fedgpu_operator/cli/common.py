@@ -411,11 +411,6 @@ def mark(holds: bool | None) -> str:
     return "-" if holds is None else "✓" if holds else "✗"
 
 
-def counted(number: int, what: str) -> str:
-    """``1 job``, ``2 jobs``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def instant(at: datetime | int) -> str:
     """A date with time zone, or a Unix time, in UTC as of RFC 3339, to the second."""
     when = datetime.fromtimestamp(at, UTC) if isinstance(at, int) else at.astimezone(UTC)

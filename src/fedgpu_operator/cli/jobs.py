@@ -13,12 +13,12 @@ from fedgpu_operator.cli.common import (
     Output,
     OutputOption,
     conditions_table,
-    counted,
     namespace_of,
     plain_table,
     print_data,
     with_hub,
 )
+from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import ConfigurationError
 
 if TYPE_CHECKING:

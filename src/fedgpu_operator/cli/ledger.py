@@ -17,7 +17,6 @@ from fedgpu_operator.cli.common import (
     Output,
     OutputOption,
     TargetOptions,
-    counted,
     mark,
     open_escrow,
     plain_table,
@@ -25,6 +24,7 @@ from fedgpu_operator.cli.common import (
     register,
 )
 from fedgpu_operator.cli.ledger_maintenance import faults_document, heads_document, rows_table
+from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 if TYPE_CHECKING:

@@ -20,13 +20,13 @@ from fedgpu_operator.cli.common import (
     Output,
     OutputOption,
     TargetOptions,
-    counted,
     hours_or_days,
     open_escrow,
     open_hub,
     plain_table,
     print_data,
 )
+from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from fedgpu_operator.cli.common import (
     OperatorNamespaceOption,
     Output,
     OutputOption,
-    counted,
     hours_or_days,
     instant,
     plain_table,
     print_data,
     with_hub,
 )
+from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import ConfigurationError
 
 if TYPE_CHECKING:

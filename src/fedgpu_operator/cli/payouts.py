@@ -18,7 +18,6 @@ from fedgpu_operator.cli.common import (
     OutputOption,
     TargetOptions,
     address,
-    counted,
     find_target,
     flat,
     plain_table,
@@ -28,6 +27,7 @@ from fedgpu_operator.cli.common import (
 )
 from fedgpu_operator.cli.manifests import plan_of_root
 from fedgpu_operator.cli.wallets import payout_wallets, provider_wallet, session
+from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import ChainError, ConfigurationError, KubeError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from fedgpu_operator.cli.common import (
 )
 from fedgpu_operator.cli.prove import prove_provider
 from fedgpu_operator.cli.wallets import session
-from fedgpu_operator.domain.text import clean
+from fedgpu_operator.domain.text import clean, counted
 from fedgpu_operator.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from fedgpu_operator.adapters.chain import ProviderWallet
     from fedgpu_operator.adapters.kube.client import KubeClient
+    from fedgpu_operator.api.base import JSONObject
     from fedgpu_operator.api.gpuprovider import GPUProvider, SecretKeyRef
     from fedgpu_operator.api.providerreport import ProbeResult
     from fedgpu_operator.cli.wallets import WalletSession
@@ -57,15 +58,13 @@ def accept(
 
     Without an option nothing is changed; --confirm accepts exactly what is shown.
     """
-    from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, WITHDRAWN
-
-    _show_annotated(
+    _show_confirmed(
         name,
-        ACCEPT_ANNOTATION,
         confirm=confirm,
         withdraw=withdraw,
-        confirmed=lambda provider: provider.spec.acceptance_hash(),
-        withdrawn=WITHDRAWN,
+        # A hash that stays beside `withdrawn` would say what the next acceptance is of.
+        confirmed=lambda provider: {"acceptance": {"hash": provider.spec.acceptance_hash(), "withdrawn": None}},
+        withdrawn={"acceptance": {"hash": None, "withdrawn": True}},
         described=_acceptance,
         context=context,
     )
@@ -91,20 +90,19 @@ def _acceptance(provider: GPUProvider) -> str:
 
 def _standing(provider: GPUProvider) -> list[str]:
     from fedgpu_operator.api.base import find
-    from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, WITHDRAWN
     from fedgpu_operator.api.reasons import ConditionReason
 
     name, known = provider.metadata.name, provider.status.acceptance
-    noted, digest = provider.metadata.annotations.get(ACCEPT_ANNOTATION), provider.spec.acceptance_hash()
+    asked = provider.spec.acceptance
     said = find(provider.status.conditions, "Accepted")
     fix = f"to accept   fedgpu provider accept {name} --confirm"
-    if noted == WITHDRAWN:
+    if asked.withdrawn:
         return ["acceptance  withdrawn: no new work; remaining leases are metered to their end", fix]
     if provider.accepted and known is not None:
         return [f"acceptance  accepted as shown on {instant(known.accepted_at)}"]
     if said is not None and said.reason in (ConditionReason.ACCEPTANCE_NOT_ENFORCED, ConditionReason.SECRET_TAKEN):
         return [f"acceptance  refused: {said.message}"]
-    if noted == digest:
+    if asked.hash == provider.spec.acceptance_hash():
         return ["acceptance  given as shown; the operator applies it with its next pass"]
     if known is not None:
         return [
@@ -131,15 +129,12 @@ def audit(
 
     Without an option nothing is changed; --confirm confirms exactly the location shown.
     """
-    from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION
-
-    _show_annotated(
+    _show_confirmed(
         name,
-        AUDIT_ANNOTATION,
         confirm=confirm,
         withdraw=withdraw,
-        confirmed=lambda provider: provider.spec.location.audit_hash(),
-        withdrawn=None,
+        confirmed=lambda provider: {"locationAudit": {"hash": provider.spec.location.audit_hash()}},
+        withdrawn={"locationAudit": None},
         described=_audit,
         context=context,
     )
@@ -148,7 +143,6 @@ def audit(
 def _audit(provider: GPUProvider) -> str:
     """What the hub holds of the location, for people."""
     from fedgpu_operator.api.base import find
-    from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION
     from fedgpu_operator.api.reasons import ConditionReason
     from fedgpu_operator.hub.views.acceptance import LOCATION_AUDITED
 
@@ -157,34 +151,33 @@ def _audit(provider: GPUProvider) -> str:
     if location.region is not None:
         lines.append(f"region      {location.region}")
     if location.latitude is not None and location.longitude is not None:
-        lines.append(f"coordinates {location.latitude:g} north, {location.longitude:g} east")
+        lines.append(f"coordinates {location.latitude} north, {location.longitude} east")
     lines.append(f"hash        {location.audit_hash()}")
     if provider.location_audited and said is not None and said.reason == ConditionReason.AUDIT_NOT_ENFORCED:
         lines.append(f"location    self-declared: {said.message}")
     elif provider.location_audited:
         lines.append("location    audited: confirmed as shown by a platform admin")
     else:
-        changed = AUDIT_ANNOTATION in provider.metadata.annotations
+        changed = provider.spec.location_audit.hash is not None
         why = "changed after it was confirmed" if changed else "not confirmed"
         lines.append(f"location    self-declared: {why}")
         lines.append(f"to confirm  fedgpu provider audit {provider.metadata.name} --confirm")
     return "\n".join(lines) + "\n"
 
 
-def _show_annotated(
+def _show_confirmed(
     name: str,
-    annotation: str,
     *,
     confirm: bool,
     withdraw: bool,
-    confirmed: Callable[[GPUProvider], str],
-    withdrawn: str | None,
+    confirmed: Callable[[GPUProvider], JSONObject],
+    withdrawn: JSONObject,
     described: Callable[[GPUProvider], str],
     context: str | None,
 ) -> None:
-    """Print a GPUProvider as `described`, after its annotation was set if `confirm` or `withdraw` is given.
+    """Print a GPUProvider as `described`, after its spec was patched if `confirm` or `withdraw` is given.
 
-    To `confirm` sets it to `confirmed` of the provider, to `withdraw` sets it to `withdrawn`, None for no annotation.
+    To `confirm` writes `confirmed` of the provider, to `withdraw` writes `withdrawn`; both are merged into the spec.
     Raises ConfigurationError if both are given, and the KubeError tree.
     """
     if confirm and withdraw:
@@ -199,11 +192,33 @@ def _show_annotated(
         if not confirm and not withdraw:
             return provider
         # Guarded: what is confirmed is what was read here, whatever its owner writes meanwhile.
-        value = confirmed(provider) if confirm else withdrawn
-        meta = {**provider.metadata.guard(), "annotations": {annotation: value}}
-        return GPUProvider.parse(await hub.patch(kind, name, "", {"metadata": meta}))
+        spec = confirmed(provider) if confirm else withdrawn
+        return GPUProvider.parse(await hub.patch(kind, name, "", {"metadata": provider.metadata.guard(), "spec": spec}))
 
     sys.stdout.write(clean(described(with_hub(work, context))))
+
+
+@register(app, "drain")
+def drain(
+    name: Annotated[str, typer.Argument(help="Name of the GPUProvider.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Let the provider be given work again.")] = False,
+    context: ContextOption = None,
+) -> None:
+    """Empty a provider: nothing new goes there, and work that may be moved leaves.
+
+    Work that may not be moved stays to its end. Events of the GPUProvider say how much that is.
+    """
+
+    async def work(hub: KubeClient) -> GPUProvider:
+        from fedgpu_operator.api.gpuprovider import GPUProvider
+        from fedgpu_operator.ports import ResourceType
+
+        kind = ResourceType.of(GPUProvider.info)
+        return GPUProvider.parse(await hub.patch(kind, name, "", {"spec": {"drain": None if undo else True}}))
+
+    leases = counted(with_hub(work, context).status.leases, "lease")
+    what = "no longer drained" if undo else f"draining; {leases} there now"
+    sys.stdout.write(f"gpuprovider/{name} {what}\n")
 
 
 register(app, "prove")(prove_provider)

@@ -16,7 +16,7 @@ from fedgpu_operator.cli.common import (
     OperatorNamespaceOption,
     Output,
     OutputOption,
-    counted,
+    duration_text,
     instant,
     namespace_of,
     plain_table,
@@ -24,6 +24,7 @@ from fedgpu_operator.cli.common import (
     with_hub,
 )
 from fedgpu_operator.cli.jobfiles import check_job, read_jobs
+from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import ForbiddenError, InvalidResourceError, NotFoundError
 
 if TYPE_CHECKING:
@@ -345,7 +346,7 @@ def quotes_text(document: JSONObject) -> list[Table | str]:
 
 
 def _quote_text(each: JSONObject) -> list[Table | str]:
-    size = f"{counted(each['gpus'], 'GPU')} for at most {_hours(each['runLimitSeconds'])}"
+    size = f"{counted(each['gpus'], 'GPU')} for at most {duration_text(each['runLimitSeconds'])}"
     head = f"{each['namespace']}/{each['name']}: {size}"
     lines: list[Table | str] = [head, f"  {each['message']}", ""]
     here = each["placement"]
@@ -371,12 +372,6 @@ def _quote_text(each: JSONObject) -> list[Table | str]:
         lines.append(f"{counted(len(each['offers']) - SHOWN, 'more offer')}: see -o json.")
     lines.append(f"As of {each['at']}. Nothing was applied; prices can change until the job is placed.")
     return lines
-
-
-def _hours(seconds: int) -> str:
-    from fedgpu_operator.api.base import format_duration
-
-    return format_duration(seconds)
 
 
 def _place(offer: JSONObject) -> str:

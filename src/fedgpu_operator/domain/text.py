@@ -21,6 +21,11 @@ UNSAFE: Final = re.compile(f"[{_CONTROLS}{_SEPARATORS}{_BIDI}{_SURROGATES}]")
 _NAME: Final = re.compile(rf"[!-~]{{1,{MAX_NAME}}}")
 
 
+def counted(number: int, what: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def is_clean(text: str) -> bool:
     """Whether the text can be encoded and does nothing to the terminal that shows it."""
     return UNSAFE.search(text) is None

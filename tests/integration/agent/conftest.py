@@ -90,7 +90,7 @@ class Site:
         spec = {
             "gpu": {"count": gpus},
             "replicas": replicas,
-            "runLimit": f"{run_limit}s",
+            "runLimitSeconds": run_limit,
             "template": {
                 "metadata": {"annotations": dict(annotations or {})},
                 "spec": {

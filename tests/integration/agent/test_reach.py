@@ -35,7 +35,7 @@ async def test_the_report_shows_the_members_gpus_and_our_own_pods_are_not_foreig
     report = await eventually("a report after the start", fresh)
     (product,) = report.status.products
     assert (product.product, product.architecture, product.memory_mi_b) == (site.product, "hopper", 81559)
-    assert (product.total, product.foreign) == (16, 0)
+    assert (product.total, product.gpus_in_use_by_others) == (16, 0)
     assert report.status.kubernetes_version.startswith("v1.")
     assert report.status.round_trips_ms
     assert all(0 < trip < 5000 for trip in report.status.round_trips_ms)
@@ -53,10 +53,14 @@ async def test_a_foreign_pod_is_counted(site: Any, eventually: Any, unique_name:
 
         async def counted() -> Any:
             report = (await site.report()).status if await reachable(site) else None
-            return report.products if report and report.products and report.products[0].foreign == 5 else None
+            return (
+                report.products
+                if report and report.products and report.products[0].gpus_in_use_by_others == 5
+                else None
+            )
 
         (product,) = await eventually("the foreign pod in the report", counted)
-        assert [(bucket.free, bucket.nodes) for bucket in product.buckets] == [(8, 1), (3, 1)]
+        assert [(bucket.free, bucket.nodes) for bucket in product.free_gpu_histogram] == [(8, 1), (3, 1)]
     finally:
         site.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 

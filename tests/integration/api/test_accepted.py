@@ -127,7 +127,7 @@ def test_the_category_lists_what_belongs_to_a_tenant(desk: Any, sample: Sample) 
 
 
 def test_people_who_ask_get_the_field_explained(installed: Any) -> None:
-    answer = installed.kubectl("explain", "computejob.spec.runLimit")
+    answer = installed.kubectl("explain", "computejob.spec.runLimitSeconds")
     assert "Longest run of one attempt" in answer.stdout
 
 

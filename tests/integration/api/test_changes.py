@@ -29,13 +29,13 @@ FROZEN: dict[str, object] = {
     "placement": {"groups": ["EEA"]},
     "latency": None,
     "data": {"outputGiB": 9},
-    "checkpoint": {"interval": "1h"},
+    "checkpoint": {"intervalSeconds": 3600},
     "disruption": {"maxMoves": 9},
     "retries": {"errors": 9},
     "priorityClassName": "someday",
     "strategy": {"preset": "Cheapest", "rates": None},
     "maxPricePerGPUHour": "9.99",
-    "runLimit": "2h",
+    "runLimitSeconds": 7200,
     "failover": None,
 }
 

@@ -22,7 +22,8 @@ SHOWN: Final = {
 }
 COUNTRY: Final = "must be an ISO 3166-1 alpha-2 country code in capitals, e.g. DE, US or GB"
 MONEY: Final = "must be a decimal string of US dollars, not negative, with at most six places"
-DURATION: Final = "must be hours, minutes and seconds in that order, e.g. 1h30m or 90s"
+DEGREES: Final = "must be degrees from -90 to 90 as a decimal string"
+MONTH: Final = "should be less than or equal to 2592000"
 WALLET: Final = "must be a chain address: 0x and 40 hex digits"
 SIGNATURE: Final = "must be a signature in hex: 0x and an even number of digits"
 UNKNOWN: Final = "unknown field"
@@ -48,7 +49,7 @@ def job(path: str, value: object, *words: str) -> Case:
 
 
 LAWFUL: Final[JSONObject] = {
-    "runLimit": "10m",
+    "runLimitSeconds": 600,
     "template": {"spec": {"containers": [{"name": "main", "image": "registry.example/work:1"}]}},
     "data": {"sets": [{"name": "scans", "residency": {"countries": ["DE", "FR"]}}]},
 }
@@ -59,10 +60,22 @@ CASES: Final = {
     "country in small letters": provider("spec.location.country", "de", "spec.location.country", COUNTRY),
     "country that ISO never gave": provider("spec.location.country", "UK", "(not UK)"),
     "no country": provider("spec.location.country", DROP, "spec.location.country", "Required value"),
-    "latitude alone": provider("spec.location.latitude", 50.1, "spec.location", "set both or neither"),
+    "latitude alone": provider("spec.location.latitude", "50.1", "spec.location", "set both or neither"),
     "latitude off the globe": provider(
-        "spec.location", {"country": "DE", "latitude": 91, "longitude": 0}, "latitude", "less than or equal to 90"
+        "spec.location", {"country": "DE", "latitude": "91", "longitude": "0"}, "latitude", DEGREES
     ),
+    "latitude beside the pole": provider(
+        "spec.location", {"country": "DE", "latitude": "90.000001", "longitude": "0"}, "latitude", DEGREES
+    ),
+    "longitude past the date line": provider(
+        "spec.location", {"country": "DE", "latitude": "0", "longitude": "-180.5"}, "longitude", "-180 to 180"
+    ),
+    "latitude as a number": provider(
+        "spec.location", {"country": "DE", "latitude": 50.1, "longitude": 8.7}, "latitude", "must be of type string"
+    ),
+    "acceptance of no hash": provider("spec.acceptance", {"hash": "yes"}, "spec.acceptance.hash", "32 hex digits"),
+    "audit of no hash": provider("spec.locationAudit", {"hash": "yes"}, "spec.locationAudit.hash", "32 hex digits"),
+    "drained in words": provider("spec.drain", "yes", "spec.drain", "must be of type boolean"),
     "negative price": provider("spec.offers.0.pricePerGPUHour", "-1", "spec.offers[0].pricePerGPUHour", MONEY),
     "price as a number": provider(
         "spec.offers.0.pricePerGPUHour", 1.25, "spec.offers[0].pricePerGPUHour", "must be of type string"
@@ -118,12 +131,10 @@ CASES: Final = {
     ),
     "name too long for a namespace": provider("metadata.name", "p" * 41, "metadata.name", "at most 40 characters"),
     # ComputeJob
-    "run limit forever": job("spec.runLimit", "forever", "spec.runLimit", DURATION),
-    "run limit without a unit": job("spec.runLimit", "90", "spec.runLimit", DURATION),
-    "run limit of one character": job("spec.runLimit", "5", "spec.runLimit", DURATION),
-    "run limit of nothing": job("spec.runLimit", "0s", "spec.runLimit", "between 1s and 720h"),
-    "run limit of months": job("spec.runLimit", "721h", "spec.runLimit", "between 1s and 720h"),
-    "no run limit": job("spec.runLimit", DROP, "spec.runLimit", "Required value"),
+    "run limit in words": job("spec.runLimitSeconds", "1h30m", "spec.runLimitSeconds", "must be of type integer"),
+    "run limit of nothing": job("spec.runLimitSeconds", 0, "spec.runLimitSeconds", "greater than or equal to 1"),
+    "run limit of months": job("spec.runLimitSeconds", 2_592_001, "spec.runLimitSeconds", MONTH),
+    "no run limit": job("spec.runLimitSeconds", DROP, "spec.runLimitSeconds", "Required value"),
     "preset and rates": job(
         "spec.strategy",
         {"preset": "Cheapest", "rates": {"usdPerMs": "1"}},
@@ -157,7 +168,7 @@ CASES: Final = {
     "latency from two places": job(
         "spec.latency", {"from": {"country": "SG", "region": "ap-southeast-1"}}, "latency.from", "exactly one of"
     ),
-    "latency of half a point": job("spec.latency", {"from": {"latitude": 1.3}}, "latitude with longitude"),
+    "latency of half a point": job("spec.latency", {"from": {"latitude": "1.3"}}, "latitude with longitude"),
     "data at a provider and in a country": job(
         "spec.data",
         {"sets": [{"name": "scans", "provider": "alpha", "country": "DE"}]},
@@ -181,17 +192,21 @@ CASES: Final = {
         "spec.network", {"egressPricePerGiB": "-0.01"}, "spec.network.egressPricePerGiB", MONEY
     ),
     "a line of nothing": provider("spec.network", {"ingressMbps": 0}, "spec.network.ingressMbps", "equal to 1"),
-    "checkpoints without end": job("spec.checkpoint", {"interval": "0s"}, "spec.checkpoint.interval", "1s and 720h"),
-    "notice of hours": job("spec.disruption", {"notice": "2h"}, "spec.disruption.notice", "at most 1h"),
+    "checkpoints without end": job(
+        "spec.checkpoint", {"intervalSeconds": 0}, "spec.checkpoint.intervalSeconds", "equal to 1"
+    ),
+    "notice of hours": job(
+        "spec.disruption", {"noticeSeconds": 7200}, "spec.disruption.noticeSeconds", "equal to 3600"
+    ),
     "checkpoints of lawful data nowhere": job(
         "spec",
-        {**LAWFUL, "checkpoint": {"interval": "10m"}},
+        {**LAWFUL, "checkpoint": {"intervalSeconds": 600}},
         "spec.checkpoint",
         "needed, since a data set has a residency",
     ),
     "checkpoints outside the data's countries": job(
         "spec",
-        {**LAWFUL, "checkpoint": {"interval": "10m", "country": "US"}},
+        {**LAWFUL, "checkpoint": {"intervalSeconds": 600, "country": "US"}},
         "spec.checkpoint",
         "not among the countries of a data set's residency",
     ),
@@ -200,7 +215,7 @@ CASES: Final = {
         {
             **LAWFUL,
             "data": {"sets": [{"name": "scans", "residency": {"groups": ["EU"], "excludedCountries": ["HU"]}}]},
-            "checkpoint": {"interval": "10m", "country": "HU"},
+            "checkpoint": {"intervalSeconds": 600, "country": "HU"},
         },
         "spec.checkpoint",
         "among the excludedCountries of a data set",

@@ -14,7 +14,7 @@ import yaml
 from fedgpu_lab.api import ClusterApi
 from fedgpu_lab.chart import NAMESPACE
 from fedgpu_lab.cluster import Cluster
-from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, AWAITS_ANNOTATION, GPUProvider
+from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import ForbiddenError, KubeError
 from fedgpu_operator.hub.services.workloads import provider_namespace
@@ -273,9 +273,10 @@ def test_no_owner_confirms_its_own_location(confined: ClusterApi, hub: Cluster, 
     """Whoever may write GPUProviders may change all of one but its audit; that takes a right of its own."""
     (api, name), path = owner, "/apis/fedgpu.dev/v1alpha1/gpuproviders"
     body = yaml.safe_load((OBJECTS / "gpuprovider.yaml").read_text())
-    body["metadata"], mine = {"name": name, "annotations": {AWAITS_ANNOTATION: "true"}}, f"{path}/{name}"
+    body["metadata"], mine = {"name": name}, f"{path}/{name}"
+    body["spec"]["acceptance"] = {"awaited": True}
     audited, withdrawn, made_up = (
-        {"metadata": {"annotations": {AUDIT_ANNOTATION: value}}}
+        {"spec": {"locationAudit": {"hash": value}}}
         for value in (GPUProvider.parse(body).spec.location.audit_hash(), None, "0" * 32)
     )
 

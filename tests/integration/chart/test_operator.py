@@ -135,7 +135,7 @@ def test_the_charts_account_is_enough_for_a_job_from_apply_to_its_deletion(
     # By its own provider only: other tests share the hub.
     placement = {"providerSelector": {"matchLabels": {"owner": provider}}}
     hub.kubectl("label", "gpuprovider", provider, f"owner={provider}")
-    spec = {"runLimit": "5m", "template": template, "placement": placement}
+    spec = {"runLimitSeconds": 300, "template": template, "placement": placement}
     hub.apply([manifest("ComputeJob", {"name": "work", "namespace": tenant}, spec)])
     path = f"{API}/namespaces/{tenant}/computejobs/work"
     running.until(lambda: running.condition(path, "Complete"), "a complete job")

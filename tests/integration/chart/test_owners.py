@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,15 +17,7 @@ import yaml
 from fedgpu_lab.api import ClusterApi
 from fedgpu_lab.chart import NAMESPACE, Helm
 from fedgpu_lab.cluster import Cluster
-from fedgpu_operator.api.gpuprovider import (
-    ACCEPT_ANNOTATION,
-    AUDIT_ANNOTATION,
-    AWAITS_ANNOTATION,
-    DRAIN_ANNOTATION,
-    WITHDRAWN,
-    Acceptance,
-    GPUProvider,
-)
+from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
 from fedgpu_operator.errors import KubeError, NotFoundError
 from fedgpu_operator.hub.services.workloads import provider_namespace
 
@@ -40,8 +33,8 @@ DRY = "?dryRun=All"
 ALLOWED = ""
 ROLE = " cannot "
 """In what RBAC says when a role is missing."""
-ACCEPT = "metadata.annotations[fedgpu.dev/accept]: setting, changing or removing it needs the right"
-AWAITS = 'metadata.annotations[fedgpu.dev/awaits-acceptance]: must be "true"'
+ACCEPT = "spec.acceptance: setting, changing or removing hash or withdrawn needs the right"
+AWAITS = "spec.acceptance.awaited: must be true"
 AUDITS = "must be allowed to update gpuproviders/audit"
 STATUS = "status.acceptance: only the operator writes it"
 
@@ -82,10 +75,11 @@ def until(holds: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
         time.sleep(0.1)
 
 
-def offer(name: str, **notes: str) -> Json:
-    """A GPUProvider with these annotations."""
+def offer(name: str, **acceptance: str | bool) -> Json:
+    """A GPUProvider with that `spec.acceptance`."""
     body: Json = yaml.safe_load((OBJECTS / "gpuprovider.yaml").read_text())
-    body["metadata"] = {"name": name, "annotations": notes}
+    body["metadata"] = {"name": name}
+    body["spec"]["acceptance"] = acceptance
     body["spec"]["connection"]["kubeconfigSecretRef"] = {"name": name}
     return body
 
@@ -94,8 +88,8 @@ def digest(name: str) -> str:
     return GPUProvider.parse(offer(name)).spec.acceptance_hash()
 
 
-def noted(key: str, value: str | None) -> Json:
-    return {"metadata": {"annotations": {key: value}}}
+def said(**acceptance: str | bool | None) -> Json:
+    return {"spec": {"acceptance": acceptance}}
 
 
 @pytest.fixture(scope="module")
@@ -139,13 +133,15 @@ def people(
         owners.append(
             {"provider": each.provider, "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": home}]}
         )
-        notes = {ACCEPT_ANNOTATION: digest(each.provider), AWAITS_ANNOTATION: "true"}
-        hub.api.create(PROVIDERS, offer(each.provider, **notes))
+        hub.api.create(PROVIDERS, offer(each.provider, hash=digest(each.provider), awaited=True))
     hub.apply([one for one in helm.template({"rbac": {"owners": owners}}) if "-owner-" in one["metadata"]["name"]])
     try:
         one, it = made.anna, f"{PROVIDERS}/{made.anna.provider}{DRY}"
-        until(lambda: ACCEPT in refusal(lambda: one.api.patch(it, noted(ACCEPT_ANNOTATION, "x"))), "the policy")
-        until(lambda: not refusal(lambda: made.platform.api.patch(it, noted("team", "x"))), "the roles")
+        until(lambda: ACCEPT in refusal(lambda: one.api.patch(it, said(hash="0" * 32))), "the policy")
+        until(
+            lambda: not refusal(lambda: made.platform.api.patch(it, {"metadata": {"annotations": {"team": "x"}}})),
+            "the roles",
+        )
         yield made
     finally:
         for each in (made.anna, made.bert):
@@ -161,18 +157,18 @@ def patched(change: Json, sub: str = "") -> Act:
     return lambda who, name: who.api.patch(f"{PROVIDERS}/{name}{sub}{DRY}", change)
 
 
-def annotated(key: str, value: str | None) -> Act:
-    return patched(noted(key, value))
+def accepted(**acceptance: str | bool | None) -> Act:
+    return patched(said(**acceptance))
 
 
-def created(**notes: str) -> Act:
+def created(**acceptance: str | bool) -> Act:
     """Under a name that is free: nobody has a role for it by name."""
-    return lambda who, name: who.api.create(PROVIDERS + DRY, offer(f"new-{name}", **notes))
+    return lambda who, name: who.api.create(PROVIDERS + DRY, offer(f"new-{name}", **acceptance))
 
 
 def replaced(who: Person, name: str) -> object:
     """As `kubectl replace` with a file that knows nothing of the acceptance."""
-    body = offer(name, **{AWAITS_ANNOTATION: "true"})
+    body = offer(name, awaited=True)
     body["metadata"]["resourceVersion"] = who.api.get(f"{PROVIDERS}/{name}")["metadata"]["resourceVersion"]
     return who.api.update(f"{PROVIDERS}/{name}{DRY}", body)
 
@@ -213,20 +209,20 @@ MATRIX: dict[str, tuple[Act, str, str, str, str]] = {
     "change its offer": (patched({"spec": {"displayName": "x"}}), ALLOWED, ROLE, ALLOWED, ROLE),
     "move it to another country": (patched({"spec": {"location": {"country": "DE"}}}), ALLOWED, ROLE, ALLOWED, ROLE),
     "name another's Secret": (patched(OWN_SECRET), ALLOWED, ROLE, ALLOWED, ROLE),
-    "drain it": (annotated(DRAIN_ANNOTATION, "true"), ALLOWED, ROLE, ALLOWED, ROLE),
-    "accept it": (annotated(ACCEPT_ANNOTATION, "0" * 32), ACCEPT, ROLE, ALLOWED, ROLE),
-    "withdraw its acceptance": (annotated(ACCEPT_ANNOTATION, WITHDRAWN), ACCEPT, ROLE, ALLOWED, ROLE),
-    "remove its acceptance": (annotated(ACCEPT_ANNOTATION, None), ACCEPT, ROLE, ALLOWED, ROLE),
+    "drain it": (patched({"spec": {"drain": True}}), ALLOWED, ROLE, ALLOWED, ROLE),
+    "accept it": (accepted(hash="0" * 32), ACCEPT, ROLE, ALLOWED, ROLE),
+    "withdraw its acceptance": (accepted(withdrawn=True), ACCEPT, ROLE, ALLOWED, ROLE),
+    "remove its acceptance": (accepted(hash=None), ACCEPT, ROLE, ALLOWED, ROLE),
     "replace it without its acceptance": (replaced, ACCEPT, ROLE, ALLOWED, ROLE),
-    "claim that it does not wait": (annotated(AWAITS_ANNOTATION, None), AWAITS, ROLE, ALLOWED, ROLE),
-    "claim that otherwise": (annotated(AWAITS_ANNOTATION, "false"), AWAITS, ROLE, ALLOWED, ROLE),
-    "audit it": (annotated(AUDIT_ANNOTATION, "0" * 32), AUDITS, ROLE, ALLOWED, ROLE),
+    "claim that it does not wait": (accepted(awaited=None), AWAITS, ROLE, ALLOWED, ROLE),
+    "claim that otherwise": (accepted(awaited=False), AWAITS, ROLE, ALLOWED, ROLE),
+    "audit it": (patched({"spec": {"locationAudit": {"hash": "0" * 32}}}), AUDITS, ROLE, ALLOWED, ROLE),
     "write its status": (patched({"status": {"state": "Ready"}}, "/status"), ROLE, ROLE, ROLE, ROLE),
     "delete it": (removed, ALLOWED, ROLE, ALLOWED, ROLE),
-    "create one that waits": (created(**{AWAITS_ANNOTATION: "true"}), ALLOWED, ALLOWED, ALLOWED, ROLE),
+    "create one that waits": (created(awaited=True), ALLOWED, ALLOWED, ALLOWED, ROLE),
     "create one as if accepted": (created(), AWAITS, AWAITS, ALLOWED, ROLE),
     "create one with an acceptance": (
-        created(**{AWAITS_ANNOTATION: "true", ACCEPT_ANNOTATION: "0" * 32}),
+        created(awaited=True, hash="0" * 32),
         ACCEPT,
         ACCEPT,
         ALLOWED,
@@ -252,14 +248,14 @@ def test_what_each_can_do_to_a_provider(people: People, what: str) -> None:
 
 
 def test_an_owner_works_with_kubectl_as_people_do(people: People) -> None:
-    """Its file carries `awaits-acceptance` for good; what it does not say of the acceptance stays as it is."""
+    """Its file carries `acceptance.awaited` for good; what it does not say of the acceptance stays as it is."""
     hub, anna = people.hub, people.anna
     name = f"kubectl-{uuid4().hex[:8]}"
-    mine = offer(name, **{AWAITS_ANNOTATION: "true"}) | {"apiVersion": "fedgpu.dev/v1alpha1", "kind": "GPUProvider"}
+    mine = offer(name, awaited=True) | {"apiVersion": "fedgpu.dev/v1alpha1", "kind": "GPUProvider"}
     as_anna = ("--kubeconfig", str(anna.kubeconfig))
     hub.kubectl(*as_anna, "create", "-f", "-", input=yaml.safe_dump(mine))
     try:
-        hub.kubectl("annotate", "gpup", name, f"{ACCEPT_ANNOTATION}={digest(name)}")
+        hub.kubectl("patch", "gpup", name, "--type=merge", "-p", json.dumps(said(hash=digest(name))))
         owner = {"kind": "ServiceAccount", "name": "anna", "namespace": people.tenants_namespace}
         rules = [{"apiGroups": ["fedgpu.dev"], "resources": ["gpuproviders"], "verbs": ["*"], "resourceNames": [name]}]
         hub.api.create(f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
@@ -271,8 +267,8 @@ def test_an_owner_works_with_kubectl_as_people_do(people: People) -> None:
             hub.kubectl(*as_anna, *way, "-f", "-", input=yaml.safe_dump(mine))
             found = hub.api.get(f"{PROVIDERS}/{name}")
             assert found["spec"]["displayName"] == " ".join(way)
-            assert found["metadata"]["annotations"][ACCEPT_ANNOTATION] == digest(name)
-        stolen = {**mine, "metadata": {**mine["metadata"], "annotations": {ACCEPT_ANNOTATION: "0" * 32}}}
+            assert found["spec"]["acceptance"] == {"awaited": True, "hash": digest(name), "withdrawn": False}
+        stolen = {**mine, "spec": {**mine["spec"], "acceptance": {"awaited": True, "hash": "0" * 32}}}
         for way in (("apply",), ("apply", "--server-side", "--force-conflicts"), ("replace",)):
             done = hub.kubectl(*as_anna, *way, "-f", "-", input=yaml.safe_dump(stolen), check=False)
             assert done.returncode != 0
@@ -303,17 +299,17 @@ def test_what_an_admin_created_is_accepted_as_created_and_as_nobody_else_changed
     path = f"{PROVIDERS}/{anna.provider}"
     before = hub.api.get(path)["spec"]
     payout = {"address": "0x" + "11" * 20, "signer": "0x" + "22" * 20, "signerKeySecretRef": {"name": "a", "key": "k"}}
-    hub.api.patch(path, {**noted(AWAITS_ANNOTATION, None), "spec": {"payout": payout}})
+    hub.api.patch(path, {"spec": {"payout": payout, "acceptance": {"awaited": None}}})
     try:
         for what, change in BOUND.items():
             assert AWAITS in refusal(lambda it=change: anna.api.patch(path + DRY, {"spec": it})), what  # type: ignore[misc]
-            marked = {**noted(AWAITS_ANNOTATION, "true"), "spec": change}
+            marked = {"spec": {**change, "acceptance": {"awaited": True}}}
             assert refusal(lambda it=marked: anna.api.patch(path + DRY, it)) == "", what  # type: ignore[misc]
             assert refusal(lambda it=change: people.platform.api.patch(path + DRY, {"spec": it})) == "", what  # type: ignore[misc]
         for what, change in FREE.items():
             assert refusal(lambda it=change: anna.api.patch(path + DRY, {"spec": it})) == "", what  # type: ignore[misc]
     finally:
-        hub.api.patch(path, {**noted(AWAITS_ANNOTATION, "true"), "spec": {"payout": None, **before}})
+        hub.api.patch(path, {"spec": {"payout": None, **before}})
 
 
 def test_not_even_a_careless_role_for_the_status_makes_an_owner_accepted(people: People) -> None:
@@ -335,7 +331,7 @@ def test_not_even_a_careless_role_for_the_status_makes_an_owner_accepted(people:
 
 def test_the_operator_may_write_the_acceptance_but_not_accept(people: People, operator: ClusterApi) -> None:
     it = f"{PROVIDERS}/{people.anna.provider}"
-    assert ACCEPT in refusal(lambda: operator.patch(it + DRY, noted(ACCEPT_ANNOTATION, WITHDRAWN)))
+    assert ACCEPT in refusal(lambda: operator.patch(it + DRY, said(withdrawn=True)))
     record = {"hash": digest(people.anna.provider), "acceptedAt": "2026-01-01T00:00:00Z"}
     operator.patch(f"{it}/status{DRY}", {"status": {"acceptance": record}})
     operator.patch(it + DRY, {"metadata": {"finalizers": ["fedgpu.dev/provider"]}})

@@ -89,7 +89,7 @@ def job(namespace: str) -> Json:
         "kind": "ComputeJob",
         "metadata": {"name": "asked", "namespace": namespace},
         "spec": {
-            "runLimit": "1h",
+            "runLimitSeconds": 3600,
             "gpu": {"count": 2, "products": [L4]},
             "template": {"spec": {"containers": [{"name": "a", "image": "example.com/a:1"}]}},
         },

@@ -41,7 +41,7 @@ class Asker:
 
     def job(self, **spec: Any) -> Json:
         body = {
-            "runLimit": "1h",
+            "runLimitSeconds": 3600,
             "gpu": {"count": 2, "products": [L4]},
             "template": {"spec": {"containers": [{"name": "a", "image": "example.com/a:1"}]}},
         }
@@ -130,14 +130,14 @@ async def offer_published(namespace: str) -> None:
 def test_what_the_schema_and_its_rules_refuse_gets_no_quote(asker: Asker) -> None:
     scans = {"sets": [{"name": "scans", "residency": {"countries": ["DE", "FR"]}}]}
     asker.refused(
-        asker.job(data=scans, checkpoint={"interval": "10m"}),
+        asker.job(data=scans, checkpoint={"intervalSeconds": 600}),
         "spec.checkpoint",
         "needed, since a data set has a residency",
     )
     asker.refused(
         asker.job(strategy={"preset": "Cheapest", "rates": {"usdPerMs": "1"}}), "set either preset or rates, not both"
     )
-    asker.refused(asker.job(runLimit="721h"), "runLimit", "between 1s and 720h")
+    asker.refused(asker.job(runLimitSeconds=2595600), "runLimitSeconds", "less than or equal to 2592000")
     asker.refused(asker.job(replica=2), 'unknown field "spec.replica"')
     asker.refused(asker.job(replicas=65), "spec.replicas", "less than or equal to 64")
     asker.refused(asker.job(deadline="2030-01-01"), "spec.deadline", "must be an instant of the years 1970 to 2999")
@@ -199,7 +199,7 @@ def test_what_it_takes_is_quoted_and_not_stored(asker: Asker) -> None:
     assert asker.stored() == []
     asker.hub.apply([asker.job()])
     assert "already has one of this name" in asker.quoted(asker.job())["checked"]
-    asker.refused(asker.job(runLimit="721h"), "between 1s and 720h")
+    asker.refused(asker.job(runLimitSeconds=2595600), "less than or equal to 2592000")
     nameless = asker.job()
     nameless["metadata"] = {"generateName": "asked-", "namespace": asker.namespace}
     assert asker.quoted(nameless)["name"] == "asked-"

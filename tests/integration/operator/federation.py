@@ -136,7 +136,7 @@ class Tenant:
                 "containers": [{"name": "main", "image": "example.com/work:1"}],
             },
         }
-        return manifest("ComputeJob", name, {"runLimit": "10m", "template": template, **spec}, self.namespace)
+        return manifest("ComputeJob", name, {"runLimitSeconds": 600, "template": template, **spec}, self.namespace)
 
     def path(self, name: str) -> str:
         return f"{API}/namespaces/{self.namespace}/computejobs/{name}"

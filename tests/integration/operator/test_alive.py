@@ -92,7 +92,7 @@ class Hub:
             "metadata": {"annotations": {"lab.fedgpu.dev/duration": run}},
             "spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]},
         }
-        self.lab.hub.apply([manifest("ComputeJob", name, {"runLimit": "10m", "template": template}, "team")])
+        self.lab.hub.apply([manifest("ComputeJob", name, {"runLimitSeconds": 600, "template": template}, "team")])
 
     def job(self, name: str) -> Json:
         return dict(self.lab.hub.api.get(f"{API}/namespaces/team/computejobs/{name}").get("status") or {})

@@ -97,7 +97,7 @@ def test_a_provider_and_a_job_are_served_and_nothing_of_kopf_is_left_on_them(run
         "metadata": {"annotations": {"lab.fedgpu.dev/duration": "1s"}},
         "spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]},
     }
-    run.hub.apply([manifest("ComputeJob", "work", {"runLimit": "10m", "template": template}, "team")])
+    run.hub.apply([manifest("ComputeJob", "work", {"runLimitSeconds": 600, "template": template}, "team")])
     job = f"{API}/namespaces/team/computejobs/work"
     run.until("the job's success", lambda: run.hub.api.get(job).get("status", {}).get("state") == "Succeeded", 90)
     for path in (job, f"{API}/gpuproviders/alpha"):

@@ -13,7 +13,7 @@ NOTICE = 4
 MOVABLE: dict[str, Any] = {
     "run": "",
     "disruption": {"reclaimable": True, "notice": f"{NOTICE}s"},
-    "checkpoint": {"interval": "5s"},
+    "checkpoint": {"intervalSeconds": 5},
 }
 US = {"countries": ["US"]}
 CLASS = "urgent-in-tests"
@@ -97,8 +97,8 @@ def test_a_class_that_nobody_made_is_said(tenant: Tenant) -> None:
 
 def test_a_lower_price_moves_work_only_where_it_pays(running: Federation, tenant: Tenant) -> None:
     tenant.apply(
-        tenant.job("long", gpu={"count": 4}, runLimit="2h", **MOVABLE),
-        tenant.job("short", runLimit="2m", **MOVABLE),
+        tenant.job("long", gpu={"count": 4}, runLimitSeconds=7200, **MOVABLE),
+        tenant.job("short", runLimitSeconds=120, **MOVABLE),
     )
     for name in ("long", "short"):
         _runs_at(tenant, name, "beta", 1)
@@ -125,7 +125,7 @@ def test_a_draining_provider_empties(running: Federation, tenant: Tenant) -> Non
     tenant.apply(tenant.job("leaves", gpu={"count": 4}, **MOVABLE), tenant.job("bound", run="", placement=US))
     _runs_at(tenant, "leaves", "beta", 1)
     _runs_at(tenant, "bound", "beta", 1)
-    _drain(running, "beta", "true")
+    _drain(running, "beta", True)
     try:
         _runs_at(tenant, "leaves", "alpha", 2)
         tenant.apply(tenant.job("new", run="1s"))
@@ -135,11 +135,10 @@ def test_a_draining_provider_empties(running: Federation, tenant: Tenant) -> Non
         said = {event["message"] for event in events if event["reason"] == "Draining"}
         assert any("1 of them stay to their end" in text for text in said), said
     finally:
-        _drain(running, "beta", None)
+        _drain(running, "beta", False)
     tenant.apply(tenant.job("back", run="1s"))
     assert tenant.until_state("back", "Succeeded")["placement"]["provider"] == "beta"
 
 
-def _drain(running: Federation, provider: str, value: str | None) -> None:
-    annotations = {"fedgpu.dev/drain": value}
-    running.hub.api.patch(f"{API}/gpuproviders/{provider}", {"metadata": {"annotations": annotations}})
+def _drain(running: Federation, provider: str, value: bool) -> None:
+    running.hub.api.patch(f"{API}/gpuproviders/{provider}", {"spec": {"drain": value}})

@@ -7,17 +7,21 @@ from collections.abc import Iterator
 import pytest
 from tests.integration.operator.federation import API, COUNTRIES, Federation, Tenant, eventually, manifest, offer
 
-from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, AWAITS_ANNOTATION, WITHDRAWN, GPUProvider
+from fedgpu_operator.api.gpuprovider import GPUProvider
 
 ALPHA = f"{API}/gpuproviders/alpha"
 ALONE = {"countries": [COUNTRIES["alpha"]]}
 
 
-def accept(federation: Federation, name: str, value: str | None = None) -> None:
-    """As a platform admin does it: the spec of this moment, unless something else is said."""
+def accept(federation: Federation, name: str) -> None:
+    """As a platform admin does it: the spec of this moment."""
     path = f"{API}/gpuproviders/{name}"
     digest = GPUProvider.parse(federation.hub.api.get(path)).spec.acceptance_hash()
-    federation.hub.api.patch(path, {"metadata": {"annotations": {ACCEPT_ANNOTATION: value or digest}}})
+    federation.hub.api.patch(path, {"spec": {"acceptance": {"hash": digest, "withdrawn": None}}})
+
+
+def withdraw(federation: Federation, name: str) -> None:
+    federation.hub.api.patch(f"{API}/gpuproviders/{name}", {"spec": {"acceptance": {"hash": None, "withdrawn": True}}})
 
 
 def until_reason(federation: Federation, name: str, kind: str, reason: str) -> None:
@@ -34,7 +38,7 @@ def thief(running: Federation) -> Iterator[str]:
     """A provider whose owner may not accept it, and which names alpha's Secret."""
     name = "a-thief"
     body = manifest("GPUProvider", name, offer("DE", "alpha", "0.01"))
-    body["metadata"]["annotations"] = {AWAITS_ANNOTATION: "true"}
+    body["spec"]["acceptance"] = {"awaited": True}
     running.hub.api.create(f"{API}/gpuproviders", body)
     yield name
     running.hub.api.delete(f"{API}/gpuproviders/{name}")
@@ -68,7 +72,7 @@ def test_a_withdrawn_provider_is_metered_and_stopped_and_then_left_alone(tenant:
     tenant.apply(tenant.job("long", run="", placement=ALONE))
     tenant.until_state("long", "Running")
     ended = running.operator.log.read_text().count("agent of provider alpha ended")
-    accept(running, "alpha", WITHDRAWN)
+    withdraw(running, "alpha")
     try:
         until_reason(running, "alpha", "Accepted", "Withdrawn")
         tenant.apply(tenant.job("next", placement=ALONE))

@@ -28,9 +28,9 @@ def decided(federation: Federation) -> Iterator[Tenant]:
         tenant.job("capped", maxPricePerGPUHour="0.50"),
         tenant.job("europe", placement={"groups": ["EU"]}),
         tenant.job("nowhere", placement={"countries": ["JP"]}),
-        tenant.job("dry", dryRun=True, runLimit="1h"),
-        tenant.job("budget", budget="0.10", runLimit="1h"),
-        tenant.job("rich", runLimit="200h"),
+        tenant.job("dry", dryRun=True, runLimitSeconds=3600),
+        tenant.job("budget", budget="0.10", runLimitSeconds=3600),
+        tenant.job("rich", runLimitSeconds=720000),
         tenant.job("huge", gpu={"count": 16}),
         tenant.job("hipaa", placement={"compliance": ["HIPAA"]}),
     )

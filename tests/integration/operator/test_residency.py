@@ -56,7 +56,7 @@ def refusals(tenant: Tenant, name: str) -> dict[str, str]:
 def test_data_of_the_eea_stays_there_also_on_its_second_attempt(
     clinic: Tenant, running: Federation, tmp_path: Path
 ) -> None:
-    job = clinic.job("scan", run="", data={"sets": [SCANS]}, checkpoint={"interval": "10m", "country": "DE"})
+    job = clinic.job("scan", run="", data={"sets": [SCANS]}, checkpoint={"intervalSeconds": 600, "country": "DE"})
     clinic.apply(job)
     first = clinic.until_state("scan", "Running")["placement"]
     assert (first["provider"], first["attempt"]) == ("alpha", 1)
@@ -108,8 +108,8 @@ def test_what_a_run_costs_beside_its_price_is_told_part_by_part(clinic: Tenant) 
         clinic.job(
             "dear",
             dryRun=True,
-            runLimit="995s",
-            checkpoint={"interval": "200s"},
+            runLimitSeconds=995,
+            checkpoint={"intervalSeconds": 200},
             data={"sets": [far, near], "outputGiB": 1},
         )
     )

@@ -55,13 +55,13 @@ class Purse:
     @property
     def left(self) -> float:
         """Seconds for which running work may still count on what was announced, by the account's own status."""
-        until = datetime.fromisoformat(self._tenant.account()["leaving"]["until"])
+        until = datetime.fromisoformat(self._tenant.account()["pendingWithdrawal"]["until"])
         return (until - datetime.now(UTC)).total_seconds()
 
     def announce(self, usd: int) -> None:
         """A withdrawal of that much, final on chain and seen by the operator."""
         self._send(lambda wallet, escrow: wallet.request_withdraw(escrow, usd * 10**6))
-        eventually("the announcement on the account", lambda: self._tenant.account().get("leaving"))
+        eventually("the announcement on the account", lambda: self._tenant.account().get("pendingWithdrawal"))
 
     def wait_until_left(self, seconds: int) -> None:
         """The chain's clock jumps to so long before what was announced stops to count."""
@@ -109,7 +109,7 @@ def test_a_withdrawal_while_a_job_runs_stops_it_in_time_and_a_deposit_brings_it_
     running: Federation, tenant: Tenant
 ) -> None:
     purse = Purse(running, tenant)
-    tenant.apply(tenant.job("work", run="", runLimit="100h", template=TEMPLATE, placement={"countries": ["DE"]}))
+    tenant.apply(tenant.job("work", run="", runLimitSeconds=360000, template=TEMPLATE, placement={"countries": ["DE"]}))
     tenant.until_state("work", "Running")
     eventually("what runs on the account", lambda: tenant.account().get("burnPerHour") == PRICES["alpha"])
     assert "fundedUntil" not in tenant.account(), "it is reserved to its end"
@@ -142,7 +142,7 @@ def test_a_withdrawal_while_a_job_runs_stops_it_in_time_and_a_deposit_brings_it_
 
     eventually("all of it to be debited", lambda: _debited(running, tenant))
     purse.take()
-    eventually("the money to be gone", lambda: "leaving" not in tenant.account())
+    eventually("the money to be gone", lambda: "pendingWithdrawal" not in tenant.account())
     assert tenant.status("work")["state"] == "Suspended"
     purse.pay_in(USD)
     status = tenant.until_state("work", "Running")

@@ -68,7 +68,7 @@ def test_deadline_and_run_limit_end_a_run_for_good(tenant: Tenant) -> None:
     deadline = (datetime.now(UTC) + timedelta(seconds=12)).strftime("%Y-%m-%dT%H:%M:%SZ")
     tenant.apply(
         tenant.job("dated", run="", placement=GERMAN, deadline=deadline),
-        tenant.job("limited", run="", placement=GERMAN, runLimit="4s"),
+        tenant.job("limited", run="", placement=GERMAN, runLimitSeconds=4),
         tenant.job("late", run="", placement=GERMAN, deadline="2020-01-01T00:00:00Z"),
     )
     tenant.until("late", "Failed", "True", "DeadlineExceeded")

@@ -35,7 +35,7 @@ class Make:
         spec = {
             "gpu": {"count": gpus},
             "replicas": replicas,
-            "runLimit": "60s",
+            "runLimitSeconds": 60,
             "template": {"metadata": {"annotations": notes or {}}, "spec": pod},
         }
         return ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": self.uid}, "spec": spec})

@@ -137,7 +137,7 @@ async def test_a_member_is_counted_by_what_can_hold_gpus_and_for_a_tenth_of_the_
     agent = Agent("prov", Silent(hub=True), Slow(), AgentSettings("ns", "hub", inventory_interval=10.0), Clock())
     products = await agent._inventory()
     assert products is not None
-    assert [(each.total, each.foreign) for each in products] == [(16, 4)]
+    assert [(each.total, each.gpus_in_use_by_others) for each in products] == [(16, 4)]
     assert asked == [
         ("nodes", "nvidia.com/gpu.product", ""),
         ("pods", "", "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"),
@@ -166,7 +166,7 @@ async def test_of_a_few_nodes_with_gpus_only_their_own_pods_are_asked_for(make: 
     agent = Agent("prov", Silent(hub=True), Mixed(), AgentSettings("ns", "hub"), Clock())
     products = await agent._inventory()
     assert products is not None
-    assert [(each.total, each.foreign) for each in products] == [(16, 4)]
+    assert [(each.total, each.gpus_in_use_by_others) for each in products] == [(16, 4)]
     ended = "status.phase!=Succeeded,status.phase!=Failed"
     pods = [("pods", "", f"spec.nodeName={node},{ended}") for node in "ab"]
     assert asked == [("nodes", "nvidia.com/gpu.product", ""), *pods]

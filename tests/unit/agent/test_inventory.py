@@ -40,13 +40,13 @@ def test_free_is_allocatable_minus_foreign(make: Any) -> None:
     ]
     (product,) = inventory(nodes, pods, OURS.ours)
     assert (product.product, product.architecture, product.memory_mi_b) == ("NVIDIA-L4", "ada-lovelace", 23034)
-    assert (product.total, product.foreign) == (24, 5)
-    assert [(bucket.free, bucket.nodes) for bucket in product.buckets] == [(8, 2), (3, 1)]
+    assert (product.total, product.gpus_in_use_by_others) == (24, 5)
+    assert [(bucket.free, bucket.nodes) for bucket in product.free_gpu_histogram] == [(8, 2), (3, 1)]
 
 
 def test_a_terminating_pod_still_holds_its_gpus(make: Any) -> None:
     (product,) = inventory([make.node("a")], [make.pod(gpus=4, node="a", deleting=True)], OURS.ours)
-    assert product.foreign == 4
+    assert product.gpus_in_use_by_others == 4
 
 
 def test_only_this_hubs_pods_of_this_provider_are_ours(make: Any) -> None:
@@ -56,7 +56,7 @@ def test_only_this_hubs_pods_of_this_provider_are_ours(make: Any) -> None:
         make.pod(uid="3", gpus=1, node="a", labels=LABELS | {PROVIDER_LABEL: "other"}),
     ]
     (product,) = inventory([make.node("a")], pods, OURS.ours)
-    assert product.foreign == 3
+    assert product.gpus_in_use_by_others == 3
 
 
 def test_nodes_that_could_not_take_our_work_do_not_count(make: Any) -> None:
@@ -105,4 +105,4 @@ def test_garbled_nodes_never_crash_and_never_leave_the_schema(
     }
     for found in inventory([node, {"metadata": gpus}], [{"spec": {"nodeName": "n", "containers": taints}}], OURS.ours):
         assert found.product == product
-        assert sum(bucket.nodes for bucket in found.buckets) == 1
+        assert sum(bucket.nodes for bucket in found.free_gpu_histogram) == 1

@@ -14,7 +14,7 @@ from tests.unit.hub.world import condition
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.agent import Signing
 from fedgpu_operator.api.base import find
-from fedgpu_operator.api.gpuprovider import ACCEPT_ANNOTATION, AWAITS_ANNOTATION, WITHDRAWN, GPUProvider
+from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.bootstrap import agents
 from fedgpu_operator.bootstrap.agents import AgentSupervisor, PushAgent
 from fedgpu_operator.hub.loops.providers import ProviderLoop
@@ -111,18 +111,19 @@ class Owners:
             "location": {"country": "DE"},
             "connection": {"kubeconfigSecretRef": {"name": secret}},
             "offers": [{"product": "NVIDIA-L4", "pricePerGPUHour": "1"}],
+            "acceptance": {"awaited": awaits},
         }
-        notes = {AWAITS_ANNOTATION: "true"} if awaits else {}
-        await self.hub.create(PROVIDERS, {"metadata": {"name": name, "annotations": notes}, "spec": spec})
+        await self.hub.create(PROVIDERS, {"metadata": {"name": name}, "spec": spec})
 
     async def name_secret(self, name: str, secret: str) -> None:
         await self.hub.change(name, connection={"kubeconfigSecretRef": {"name": secret}})
 
-    async def note(self, name: str, value: str | None) -> None:
-        await self.hub.patch(PROVIDERS, name, "", {"metadata": {"annotations": {ACCEPT_ANNOTATION: value}}})
-
     async def accept(self, name: str) -> None:
-        await self.note(name, self.see(name).spec.acceptance_hash())
+        said = {"hash": self.see(name).spec.acceptance_hash(), "withdrawn": None}
+        await self.hub.patch(PROVIDERS, name, "", {"spec": {"acceptance": said}})
+
+    async def withdraw(self, name: str) -> None:
+        await self.hub.patch(PROVIDERS, name, "", {"spec": {"acceptance": {"hash": None, "withdrawn": True}}})
 
     async def wipe(self, name: str) -> None:
         self.hub.objects[PROVIDERS.plural, "", name].pop("status", None)
@@ -338,7 +339,7 @@ async def test_a_withdrawn_provider_keeps_its_agent_until_its_last_lease_is_gone
     await owners.create(HONEST, HONEST, awaits=False)
     await owners.settle()
     await owners.hub.lease(HONEST)
-    await owners.note(HONEST, WITHDRAWN)
+    await owners.withdraw(HONEST)
     await owners.settle()
     assert owners.says(HONEST) == ("False", "Withdrawn")
     assert not is_ready(owners.see(HONEST))
@@ -360,7 +361,7 @@ async def test_a_lease_that_ended_needs_the_agent_again_when_its_member_is_to_be
     await owners.create(HONEST, HONEST, awaits=False)
     await owners.settle()
     await owners.hub.lease(HONEST)
-    await owners.note(HONEST, WITHDRAWN)
+    await owners.withdraw(HONEST)
     ended = owners.hub.objects[LEASES.plural, f"fedgpu-provider-{HONEST}", "one"]
     complete = condition("Complete", "True", "Succeeded", owners.clock.now())
     ended["status"] = {"state": "Succeeded", "observedGeneration": 1, "conditions": [complete]}
@@ -378,7 +379,7 @@ async def test_a_lease_that_ended_needs_the_agent_again_when_its_member_is_to_be
 async def test_without_leases_the_agent_of_a_withdrawn_provider_ends_at_the_next_pass(owners: Owners) -> None:
     await owners.create(HONEST, HONEST, awaits=False)
     await owners.settle()
-    await owners.note(HONEST, WITHDRAWN)
+    await owners.withdraw(HONEST)
     await owners.settle()
     assert owners.supervisor.on == {}
     record = owners.see(HONEST).status.acceptance
@@ -386,7 +387,7 @@ async def test_without_leases_the_agent_of_a_withdrawn_provider_ends_at_the_next
     assert record.withdrawn_at == NOW, "what was accepted stays on record"
 
     await owners.create(THIEF, HONEST, awaits=False)
-    await owners.note(HONEST, None)
+    await owners.hub.patch(PROVIDERS, HONEST, "", {"spec": {"acceptance": None}})
     await owners.hub.change(HONEST, displayName="Honest")
     await owners.settle()
     assert owners.says(HONEST) == ("False", "Withdrawn"), "no owner and no creation undoes it"

@@ -62,15 +62,25 @@ class FakeHub:
         return {**obj, "status": {"allowed": self.may}}
 
     async def patch(self, kind: ResourceType, name: str, namespace: str, patch: JSONObject) -> JSONObject:
-        """Merges into the annotations alone; remembers what was asked."""
+        """Merges into the spec alone; remembers what was asked."""
         found = await self.get(kind, name, namespace)
         self.patches.append(patch)
-        notes = found["metadata"].setdefault("annotations", {}) | patch["metadata"]["annotations"]
-        found["metadata"]["annotations"] = {key: value for key, value in notes.items() if value is not None}
+        found["spec"] = merged(found["spec"], patch["spec"])
         return found
 
     async def close(self) -> None:
         self.closed = True
+
+
+def merged(value: JSONObject, patch: JSONObject) -> JSONObject:
+    """As RFC 7386 has it."""
+    result = dict(value)
+    for key, change in patch.items():
+        if change is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key) or {}, change) if isinstance(change, dict) else change
+    return result
 
 
 def carries(obj: JSONObject, selector: str) -> bool:

@@ -58,7 +58,11 @@ def everywhere(unmet: int) -> Market:
 
 
 def job(name: str = "train", namespace: str | None = None, **spec: Any) -> Json:
-    body = {"runLimit": "2h", "template": {"spec": {"containers": [{"name": "a", "image": "example.com/b:1"}]}}, **spec}
+    body = {
+        "runLimitSeconds": 7200,
+        "template": {"spec": {"containers": [{"name": "a", "image": "example.com/b:1"}]}},
+        **spec,
+    }
     meta = {"name": name, **({"namespace": namespace} if namespace else {})}
     return {"apiVersion": "fedgpu.dev/v1alpha1", "kind": "ComputeJob", "metadata": meta, "spec": body}
 

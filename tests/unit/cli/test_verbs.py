@@ -50,7 +50,7 @@ def job(name: str, *, namespace: str = "acme", **status: object) -> JSONObject:
         **API,
         "kind": "ComputeJob",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"runLimit": "1h", "template": {"spec": {"containers": [{"name": "a", "image": "b"}]}}},
+        "spec": {"runLimitSeconds": 3600, "template": {"spec": {"containers": [{"name": "a", "image": "b"}]}}},
         "status": {"state": "Pending", "conditions": [], **status},
     }
 
@@ -161,10 +161,9 @@ def test_an_acceptance_is_of_what_was_shown_and_can_be_withdrawn(hub: FakeHub, r
     assert hub.patches == [], "looking changes nothing"
     _, out, _ = run("provider", "accept", "spree", "--confirm")
     assert "the operator applies it with its next pass" in out
-    assert hub.patches[0]["metadata"] == {
-        "uid": "u-1",
-        "resourceVersion": "7",
-        "annotations": {"fedgpu.dev/accept": shown.spec.acceptance_hash()},
+    assert hub.patches[0] == {
+        "metadata": {"uid": "u-1", "resourceVersion": "7"},
+        "spec": {"acceptance": {"hash": shown.spec.acceptance_hash(), "withdrawn": None}},
     }, "what the owner changes meanwhile is not accepted"
     hub.objects[0]["status"]["acceptance"] = Acceptance.of(shown.spec, datetime(2026, 1, 1, tzinfo=UTC)).to_wire()
     assert "accepted as shown on 2026-01-01T00:00:00Z" in run("provider", "accept", "spree")[1]
@@ -175,7 +174,7 @@ def test_an_acceptance_is_of_what_was_shown_and_can_be_withdrawn(hub: FakeHub, r
     assert "refused: Secret x belongs to provider fjord" in run("provider", "accept", "spree")[1]
     _, out, _ = run("provider", "accept", "spree", "--withdraw")
     assert "acceptance  withdrawn" in out
-    assert hub.patches[-1]["metadata"]["annotations"] == {"fedgpu.dev/accept": "withdrawn"}
+    assert hub.patches[-1]["spec"] == {"acceptance": {"hash": None, "withdrawn": True}}
     assert run("provider", "accept", "spree", "--confirm", "--withdraw")[0] != 0
 
 
@@ -288,18 +287,15 @@ def test_data_without_such_text_is_written_as_it_reads(hub: FakeHub, run: Run) -
 
 
 @pytest.mark.parametrize(
-    ("verb", "condition_type", "reason", "mark"),
-    [
-        ("accept", "Accepted", "SecretTaken", None),
-        ("audit", "LocationAudited", "AuditNotEnforced", "fedgpu.dev/location-audited"),
-    ],
+    ("verb", "condition_type", "reason"),
+    [("accept", "Accepted", "SecretTaken"), ("audit", "LocationAudited", "AuditNotEnforced")],
 )
 def test_no_word_about_a_provider_can_steer_the_terminal(
-    hub: FakeHub, run: Run, verb: str, condition_type: str, reason: str, mark: str | None
+    hub: FakeHub, run: Run, verb: str, condition_type: str, reason: str
 ) -> None:
     seen = provider("spree", "1", free=8)
-    if mark is not None:
-        seen["metadata"]["annotations"] = {mark: GPUProvider.parse(seen).spec.location.audit_hash()}
+    if verb == "audit":
+        seen["spec"]["locationAudit"] = {"hash": GPUProvider.parse(seen).spec.location.audit_hash()}
     seen["status"]["conditions"] = [condition(condition_type, "False", reason, f"denied {STEERING}")]
     hub.objects = [seen]
     code, out, _ = run("provider", verb, "spree")

@@ -22,10 +22,10 @@ def stubborn(grace: int) -> dict[str, Any]:
 
 async def test_a_long_grace_is_reserved_and_billed_like_the_run_it_prolongs(world: World) -> None:
     await world.provider("berlin")
-    await world.job(runLimit="1s", template=stubborn(3600), budget="1.00")
+    await world.job(runLimitSeconds=1, template=stubborn(3600), budget="1.00")
     await world.pass_once()
     assert world.says("Placed") == ("False", "OverBudget"), "the grace is part of the worst case"
-    await world.job("rich", runLimit="1s", template=stubborn(3600), budget="2.00")
+    await world.job("rich", runLimitSeconds=1, template=stubborn(3600), budget="2.00")
     await world.pass_once()
     world.clock.forward(3601)
     await world.ends(world.lease, "Failed", "RunLimitExceeded", gpu_seconds=3601)

@@ -7,18 +7,13 @@ from typing import Any
 
 import pytest
 
-from fedgpu_operator.api.gpuprovider import (
-    ACCEPT_ANNOTATION,
-    AWAITS_ANNOTATION,
-    WITHDRAWN,
-    Acceptance,
-    GPUProvider,
-)
+from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
 from fedgpu_operator.hub.views.acceptance import Mode, judge_acceptance, secret_owners
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 OLD: dict[str, Any] = {"compliance": []}
 NEW: dict[str, Any] = {"compliance": ["HIPAA"]}
+WITHDRAWN = "withdrawn"
 
 
 def provider(
@@ -32,16 +27,19 @@ def provider(
     name: str = "berlin",
     after: float = 0,
 ) -> GPUProvider:
-    """One whose spec has that change; `accepted` is the change that the hub accepted, `after` when (seconds)."""
-    notes = {ACCEPT_ANNOTATION: accept} if accept is not None else {}
-    notes |= {AWAITS_ANNOTATION: "true"} if awaits else {}
+    """One whose spec has that change; `accepted` is the change that the hub accepted, `after` when (seconds).
+
+    `accept` is the hash that a platform admin wrote, or `WITHDRAWN`.
+    """
+    said = {"withdrawn": True} if accept == WITHDRAWN else {"hash": accept}
     body = {
         "location": {"country": "DE"},
         "connection": {"kubeconfigSecretRef": {"name": "berlin"}},
         "offers": [{"product": "NVIDIA-L4", "pricePerGPUHour": "1.25"}],
+        "acceptance": {"awaited": awaits, **said},
         **change,
     }
-    meta = {"name": name, "generation": generation, "annotations": notes}
+    meta = {"name": name, "generation": generation}
     made = GPUProvider.parse({"metadata": meta, "spec": body})
     if accepted is None:
         return made
@@ -58,7 +56,7 @@ HASH = {"old": provider(OLD).spec.acceptance_hash(), "new": provider(NEW).spec.a
     [
         (provider(), "Accepted", "AwaitingAcceptance"),
         (provider(awaits=True), "AwaitingAcceptance", "AwaitingAcceptance"),
-        # Whoever changed it had the right: without it, the annotation is there.
+        # Whoever changed it had the right: without it, it says that it awaits acceptance.
         (provider(generation=2), "Accepted", "AwaitingAcceptance"),
         (provider(generation=2, awaits=True), "AwaitingAcceptance", "AwaitingAcceptance"),
         (provider(accept=HASH["old"], awaits=True, generation=7), "Accepted", "Accepted"),
@@ -86,7 +84,8 @@ def test_who_accepts_a_provider_and_what_takes_it_back(made: GPUProvider, on_cre
             assert record is not None
             assert (record.hash, record.withdrawn_at) == (made.spec.acceptance_hash(), None)
         else:
-            assert f"{ACCEPT_ANNOTATION}={made.spec.acceptance_hash()}" in finding.message, "the fix is in the message"
+            assert made.spec.acceptance_hash() in finding.message, "what would be accepted is in the message"
+            assert "fedgpu provider accept berlin --confirm" in finding.message, "and so is how"
             assert (record is None) == (made.status.acceptance is None), "what was accepted stays on record"
 
 

@@ -169,9 +169,9 @@ async def test_errors_of_the_workload_end_the_job_unless_it_asks_for_more(world:
 @pytest.mark.parametrize(
     ("spec", "seconds", "runs"),
     [
-        ({"checkpoint": {"interval": "10m"}, "retries": {"infrastructure": 0}}, 600, True),
-        ({"checkpoint": {"interval": "10m"}}, 1, True),
-        ({"checkpoint": {"interval": "10m"}, "retries": {"infrastructure": 0}}, 599, False),
+        ({"checkpoint": {"intervalSeconds": 600}, "retries": {"infrastructure": 0}}, 600, True),
+        ({"checkpoint": {"intervalSeconds": 600}}, 1, True),
+        ({"checkpoint": {"intervalSeconds": 600}, "retries": {"infrastructure": 0}}, 599, False),
         ({}, 600, True),
         ({"retries": {"infrastructure": 0}}, 600, False),
     ],

@@ -102,7 +102,13 @@ def test_an_account_that_was_never_read_has_no_standing() -> None:
     account = ComputeAccount.parse({"metadata": {"name": "default"}, "spec": spec})
     assert account_funds(account) is None
     leaving = {"amount": "3.00", "until": "2026-01-01T00:01:00Z"}
-    status = {"balance": "5.00", "secured": "1.25", "epochLimit": "2.00", "observedBlock": 7, "leaving": leaving}
+    status = {
+        "balance": "5.00",
+        "secured": "1.25",
+        "epochLimit": "2.00",
+        "observedBlock": 7,
+        "pendingWithdrawal": leaving,
+    }
     read = ComputeAccount.parse({"metadata": {"name": "default"}, "spec": spec, "status": status})
     cover = Cover(MicroUSD(5_000_000), MicroUSD(2_000_000))
     assert account_funds(read) == EscrowFunds(cover, MicroUSD(1_250_000)), "new work counts on nothing that leaves"

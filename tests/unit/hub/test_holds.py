@@ -21,11 +21,14 @@ from fedgpu_operator.errors import ConflictError, KubeError
 from fedgpu_operator.hub.services.holds import HOLD, Hold, decide_held, holds, waiting_jobs
 from fedgpu_operator.hub.services.hubstate import load
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
-from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION, Notice, notice_of
+from fedgpu_operator.hub.views.notices import Notice, notice_of
 from fedgpu_operator.placement import Engine, Snapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-MOVABLE: dict[str, Any] = {"disruption": {"reclaimable": True, "notice": "60s"}, "checkpoint": {"interval": "1m"}}
+MOVABLE: dict[str, Any] = {
+    "disruption": {"reclaimable": True, "noticeSeconds": 60},
+    "checkpoint": {"intervalSeconds": 60},
+}
 
 
 def job(uid: str, gpus: int, priority: int) -> Job:
@@ -113,10 +116,8 @@ async def test_a_new_place_is_held_for_two_minutes_before_the_stop_and_no_longer
     lease = await _running(world)
     stop = world.clock.now() + timedelta(hours=1)
     move = Announced(MoveReason.REBALANCED, to=f"paris/{H100}")
-    text = Notice(move, stop, stop + HOLD, 0, "why").to_text()
-    told = lease.model_copy(
-        update={"metadata": lease.metadata.model_copy(update={"annotations": {MOVE_ANNOTATION: text}})}
-    )
+    notice = Notice(move, stop, stop + HOLD, 0, "why").to_wire()
+    told = ComputeLease.parse({**lease.to_wire(), "spec": {**lease.spec.to_wire(), "move": notice}})
     waiting = waiting_jobs(await load(world.kube))
     assert holds([told], waiting, {}, stop - HOLD - timedelta(seconds=1)) == ()
     assert [hold.offer for hold in holds([told], waiting, {}, stop - HOLD)] == [f"paris/{H100}"]

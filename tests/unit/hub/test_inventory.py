@@ -18,7 +18,7 @@ Histogram = dict[int, int]
 def product(buckets: Histogram, name: str = H100) -> ReportedProduct:
     total = sum(free * nodes for free, nodes in buckets.items())
     listed = [NodeBucket(free=free, nodes=nodes) for free, nodes in buckets.items()]
-    return ReportedProduct(product=name, total=total, foreign=0, buckets=listed)
+    return ReportedProduct(product=name, total=total, gpus_in_use_by_others=0, free_gpu_histogram=listed)
 
 
 def lease(gpus: int, replicas: int = 1, name: str = H100) -> ComputeLease:

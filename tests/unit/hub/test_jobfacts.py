@@ -25,7 +25,7 @@ OPEN = "(open)"
 def job(deleted: bool = False, **spec: Any) -> ComputeJob:
     meta = {"name": "train", "namespace": "team-a", "uid": "0" * 36} | ({"deletionTimestamp": PAST} if deleted else {})
     body = {
-        "runLimit": "1h",
+        "runLimitSeconds": 3600,
         "template": {"spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]}},
         **spec,
     }

@@ -262,7 +262,7 @@ async def test_the_accounts_cap_per_job_is_a_budget(world: World) -> None:
     await world.provider("berlin", "1.25")
     await world.account("0x" + "11" * 20, maxPerJob="1.24")
     await world.job("hour")
-    await world.job("short", runLimit="59m")
+    await world.job("short", runLimitSeconds=3540)
     await world.pass_once()
     assert world.says("Placed", "hour") == ("False", "OverBudget")
     assert world.says("Placed", "short") == ("True", "Placed")
@@ -296,7 +296,7 @@ async def test_a_job_that_names_no_place_on_earth_fails_with_the_field(world: Wo
 async def test_a_price_beyond_all_measure_stops_nobody_else(world: World) -> None:
     await world.provider("berlin", "1.25")
     await world.provider("mad", "999999999999")
-    await world.job(gpu={"count": 8}, runLimit="720h")
+    await world.job(gpu={"count": 8}, runLimitSeconds=2592000)
     await world.pass_once()
     assert world.says("Placed") == ("True", "Placed")
 

@@ -31,7 +31,7 @@ def job(status: ComputeJobStatus | None = None, *, deleted: bool = False, **spec
     if deleted:
         meta["deletionTimestamp"] = "2026-01-01T11:00:00Z"
     body = {
-        "runLimit": "1h",
+        "runLimitSeconds": 3600,
         "template": {"spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]}},
         **spec,
     }

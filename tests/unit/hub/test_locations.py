@@ -9,13 +9,13 @@ from tests.unit.hub.fakes import FakeClock
 from tests.unit.hub.world import H100, PROVIDERS, World
 
 from fedgpu_operator.api.base import find
-from fedgpu_operator.api.gpuprovider import AUDIT_ANNOTATION, GPUProvider, GPUProviderStatus
+from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
 from fedgpu_operator.hub.loops.providers import ProviderLoop
 from fedgpu_operator.hub.services.inventory import offers
 from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.hub.views.acceptance import location_finding
 
-BERLIN = {"country": "DE", "region": "eu-central-1", "latitude": 52.5, "longitude": 13.4}
+BERLIN = {"country": "DE", "region": "eu-central-1", "latitude": "52.5", "longitude": "13.4"}
 
 
 def provider(audited: dict[str, Any] | None = None, **spec: Any) -> GPUProvider:
@@ -26,10 +26,9 @@ def provider(audited: dict[str, Any] | None = None, **spec: Any) -> GPUProvider:
         "offers": [{"product": H100, "pricePerGPUHour": "1.25"}],
         **spec,
     }
-    notes = {}
     if audited is not None:
-        notes[AUDIT_ANNOTATION] = provider(location=audited).spec.location.audit_hash()
-    return GPUProvider.parse({"metadata": {"name": "berlin", "annotations": notes}, "spec": body})
+        body["locationAudit"] = {"hash": provider(location=audited).spec.location.audit_hash()}
+    return GPUProvider.parse({"metadata": {"name": "berlin"}, "spec": body})
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def provider(audited: dict[str, Any] | None = None, **spec: Any) -> GPUProvider:
         (provider(BERLIN, offers=[{"product": H100, "pricePerGPUHour": "9"}]), "Audited"),
         (provider(BERLIN, location={**BERLIN, "country": "US"}), "LocationChanged"),
         (provider(BERLIN, location={**BERLIN, "region": "eu-central-2"}), "LocationChanged"),
-        (provider(BERLIN, location={**BERLIN, "latitude": 52.6}), "LocationChanged"),
+        (provider(BERLIN, location={**BERLIN, "latitude": "52.6"}), "LocationChanged"),
         (provider(BERLIN, location={"country": "DE"}), "LocationChanged"),
     ],
 )
@@ -71,7 +70,7 @@ def loop_of(world: World, clock: FakeClock, *, audits: bool) -> ProviderLoop:
 async def test_where_owners_could_confirm_themselves_nothing_is_audited(world: World, clock: FakeClock) -> None:
     await world.provider("berlin", free={8: 1})
     seen = GPUProvider.parse(world.kube.objects[PROVIDERS.plural, "", "berlin"])
-    note = {"metadata": {"annotations": {AUDIT_ANNOTATION: seen.spec.location.audit_hash()}}}
+    note = {"spec": {"locationAudit": {"hash": seen.spec.location.audit_hash()}}}
     await world.kube.patch(PROVIDERS, "berlin", "", note)
 
     async def judged(*, audits: bool) -> tuple[str, bool, bool]:
@@ -100,7 +99,7 @@ async def test_status_shows_it_and_an_event_tells_of_the_loss(world: World, cloc
         return status.location_audited, found.reason if found else ""
 
     seen = GPUProvider.parse(world.kube.objects[PROVIDERS.plural, "", "berlin"])
-    note = {"metadata": {"annotations": {AUDIT_ANNOTATION: seen.spec.location.audit_hash()}}}
+    note = {"spec": {"locationAudit": {"hash": seen.spec.location.audit_hash()}}}
     assert await judged({}) == (False, "SelfDeclared")
     assert await judged(note) == (True, "Audited")
     assert ("Warning", "LocationChanged") not in world.events()

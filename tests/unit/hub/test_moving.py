@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 from tests.ledgers import attempts_of
-from tests.unit.hub.world import H100, LEASES, PROVIDERS, World
+from tests.unit.hub.world import H100, PROVIDERS, World
 
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
-from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION, notice_of
+from fedgpu_operator.hub.views.notices import notice_of
 
-MOVABLE: dict[str, Any] = {"disruption": {"reclaimable": True, "notice": "60s"}, "checkpoint": {"interval": "1m"}}
+MOVABLE: dict[str, Any] = {
+    "disruption": {"reclaimable": True, "noticeSeconds": 60},
+    "checkpoint": {"intervalSeconds": 60},
+}
 
 
 async def _classes(world: World) -> None:
@@ -115,7 +118,7 @@ async def test_nobody_is_moved_who_must_not_be(world: World, mine: dict[str, Any
     await world.job("urgent", gpu={"count": 8}, priorityClassName=other)
     await world.pass_once()
     lease = _lease(world, "work")
-    assert (lease.spec.desired, lease.metadata.annotations) == ("Run", {})
+    assert (lease.spec.desired, lease.spec.move) == ("Run", None)
 
 
 async def test_a_move_is_called_off_when_it_serves_nobody_any_more(world: World) -> None:
@@ -301,7 +304,7 @@ async def test_a_draining_provider_empties_and_gets_nothing_new(world: World) ->
     await world.job("stays", gpu={"count": 8})
     await world.pass_once()
     await world.provider("paris", "2.00", country="FR")
-    await world.kube.patch(PROVIDERS, "berlin", "", {"metadata": {"annotations": {"fedgpu.dev/drain": "true"}}})
+    await world.kube.patch(PROVIDERS, "berlin", "", {"spec": {"drain": True}})
     await world.pass_once()
     assert ("Normal", "Draining") in world.events()
     await world.job("new", gpu={"count": 1})
@@ -310,17 +313,6 @@ async def test_a_draining_provider_empties_and_gets_nothing_new(world: World) ->
     await _stopped(world)
     assert _lease(world, "work").spec.provider == "paris"
     assert _lease(world, "stays").spec.desired == "Run"
-    await world.kube.patch(PROVIDERS, "berlin", "", {"metadata": {"annotations": {"fedgpu.dev/drain": None}}})
+    await world.kube.patch(PROVIDERS, "berlin", "", {"spec": {"drain": None}})
     await world.pass_once()
     assert _lease(world, "new").spec.provider == "berlin"
-
-
-@pytest.mark.parametrize("text", ["", "{}", "not json", '{"reason": "Preempted"}', '{"stopAt": "2026-01-01T00:00:00"}'])
-async def test_an_annotation_that_is_not_the_hubs_means_nothing(world: World, text: str) -> None:
-    await world.provider("berlin")
-    lease = await _running(world)
-    meta = {"annotations": {MOVE_ANNOTATION: text}}
-    await world.kube.patch(LEASES, lease.metadata.name, lease.metadata.namespace, {"metadata": meta})
-    await world.pass_once()
-    assert notice_of(_lease(world, "work")) is None
-    assert _lease(world, "work").spec.desired == "Run"

@@ -19,7 +19,7 @@ from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.base import JSONObject, find
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.gpuprovider import DRAIN_ANNOTATION, GPUProvider
+from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.books import AttemptUsage
@@ -145,7 +145,7 @@ Step = Callable[[Hub, Random], Awaitable[None]]
 
 
 async def _job_comes(hub: Hub, chance: Random) -> None:
-    spec: dict[str, Any] = {"gpu": {"count": chance.randint(1, 4)}, "runLimit": f"{chance.randint(1, 5)}h"}
+    spec: dict[str, Any] = {"gpu": {"count": chance.randint(1, 4)}, "runLimitSeconds": 3600 * chance.randint(1, 5)}
     if chance.random() < 0.2:
         spec["replicas"] = 2
     if chance.random() < 0.2:
@@ -199,7 +199,9 @@ async def _work_ends(hub: Hub, chance: Random) -> None:
 async def _capacity_moves(hub: Hub, chance: Random) -> None:
     _, name = chance.choice(hub.names("gpuproviders"))
     meta = hub.kube.objects["providerreports", f"fedgpu-provider-{name}", name]
-    product = dict(meta["status"]["products"][0], total=8, buckets=[{"free": chance.randint(1, 8), "nodes": 1}])
+    product = dict(
+        meta["status"]["products"][0], total=8, freeGPUHistogram=[{"free": chance.randint(1, 8), "nodes": 1}]
+    )
     await hub.kube.patch_status(REPORTS, name, f"fedgpu-provider-{name}", {"status": {"products": [product]}})
 
 
@@ -393,7 +395,7 @@ async def test_capacity_that_is_free_goes_to_one_that_waits_in_the_very_pass(ful
 
 async def test_words_of_jobs_that_wait_are_brought_up_to_date_each_half_minute(full: Hub, work: Work) -> None:
     report = full.kube.objects["providerreports", "fedgpu-provider-p0", "p0"]["status"]["products"][0]
-    product = dict(report, total=5, buckets=[{"free": 5, "nodes": 1}])
+    product = dict(report, total=5, freeGPUHistogram=[{"free": 5, "nodes": 1}])
     await full.kube.patch_status(REPORTS, "p0", "fedgpu-provider-p0", {"status": {"products": [product]}})
     before = full.words()
     await full.pass_once()
@@ -409,7 +411,7 @@ async def test_words_of_jobs_that_wait_are_brought_up_to_date_each_half_minute(f
 async def test_of_a_queue_each_job_has_its_turn_once_in_a_half_minute(full: Hub, work: Work) -> None:
     """Each pass of five seconds brings a part of the words up to date; six of them all, and none twice."""
     report = full.kube.objects["providerreports", "fedgpu-provider-p0", "p0"]["status"]["products"][0]
-    product = dict(report, total=5, buckets=[{"free": 5, "nodes": 1}])
+    product = dict(report, total=5, freeGPUHistogram=[{"free": 5, "nodes": 1}])
     await full.kube.patch_status(REPORTS, "p0", "fedgpu-provider-p0", {"status": {"products": [product]}})
     await full.pass_once()
     looked: list[int] = []
@@ -579,8 +581,10 @@ async def _newcomer(hub: Hub, name: str, price: str, country: str = "DE", **spec
 async def _reports(hub: Hub, name: str, free: int = 8) -> None:
     meta = {"name": name, "namespace": f"fedgpu-provider-{name}"}
     bucket = {"free": free, "nodes": 1}
-    product = {"product": H100, "architecture": "hopper", "memoryMiB": 81559, "total": 8, "foreign": 0}
-    await hub._create(ProviderReport.info, meta, {"provider": name}, {"products": [product | {"buckets": [bucket]}]})
+    product = {"product": H100, "architecture": "hopper", "memoryMiB": 81559, "total": 8, "gpusInUseByOthers": 0}
+    await hub._create(
+        ProviderReport.info, meta, {"provider": name}, {"products": [product | {"freeGPUHistogram": [bucket]}]}
+    )
     await hub.ready(name)
 
 
@@ -616,7 +620,7 @@ async def test_a_provider_that_is_to_become_empty_before_it_reports_is_waited_fo
         await hub.pass_once()
         await hub.pass_once()
         assert hub.leases == []
-        await hub.kube.patch(PROVIDERS, "new", "", {"metadata": {"annotations": {DRAIN_ANNOTATION: "true"}}})
+        await hub.kube.patch(PROVIDERS, "new", "", {"spec": {"drain": True}})
         await hub.pass_once()
         assert [lease.spec.provider for lease in hub.leases] == ["p0"]
 

@@ -140,12 +140,12 @@ SCANS = {"name": "scans", "residency": {"groups": ["EEA"]}}
         ({"latency": {"from": {"vantage": "mars"}, "maxMs": 5}}, "UnknownPlace", "unknown vantage 'mars'"),
         ({"data": {"sets": [{"name": "x", "provider": "ghost"}]}}, "UnknownProvider", "no GPUProvider ghost"),
         (
-            {"data": {"sets": [SCANS]}, "checkpoint": {"interval": "10m", "country": "CH"}},
+            {"data": {"sets": [SCANS]}, "checkpoint": {"intervalSeconds": 600, "country": "CH"}},
             "CheckpointOutsideResidency",
             "CH is no country in which data set scans may be kept",
         ),
         (
-            {"data": {"sets": [SCANS]}, "checkpoint": {"interval": "10m"}},
+            {"data": {"sets": [SCANS]}, "checkpoint": {"intervalSeconds": 600}},
             "CheckpointOutsideResidency",
             "it is not known",
         ),

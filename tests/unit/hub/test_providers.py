@@ -15,10 +15,9 @@ from tests.unit.hub.world import H100, PROVIDERS, World, condition
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.agent.decide import ConditionState
 from fedgpu_operator.agent.report import conditions_of
-from fedgpu_operator.api.base import ABNORMAL, find
+from fedgpu_operator.api.base import PASSING, find
 from fedgpu_operator.api.computelease import PROVIDER_LABEL
 from fedgpu_operator.api.gpuprovider import (
-    ACCEPT_ANNOTATION,
     GPUProvider,
     GPUProviderStatus,
     Inventory,
@@ -38,7 +37,7 @@ STOCK = [Inventory(product=H100, nodes=1, total=8, free=5)]
 
 def provider(
     status: GPUProviderStatus | None = None,
-    annotations: dict[str, str] | None = None,
+    acceptance: dict[str, Any] | None = None,
     deleted: bool = False,
     **spec: Any,
 ) -> GPUProvider:
@@ -46,9 +45,10 @@ def provider(
         "location": {"country": "DE"},
         "connection": {"kubeconfigSecretRef": {"name": "berlin"}},
         "offers": [{"product": H100, "pricePerGPUHour": "1.25"}],
+        "acceptance": acceptance or {},
         **spec,
     }
-    meta: dict[str, Any] = {"name": "berlin", "generation": 1, "annotations": annotations or {}}
+    meta: dict[str, Any] = {"name": "berlin", "generation": 1}
     if deleted:
         meta["deletionTimestamp"] = "2026-01-01T11:00:00Z"
     made = GPUProvider.parse({"metadata": meta, "spec": body})
@@ -119,7 +119,7 @@ REPORTED = {
 def test_only_what_waiting_does_not_mend_is_stalled(kind: str, why: str) -> None:
     status = judge(replace(WELL, refusal=InvalidResourceError(why, "in words")))
     assert says(status, "Ready") == f"False {why}"
-    assert [each.type for each in status.conditions if each.type in ABNORMAL] == [kind]
+    assert [each.type for each in status.conditions if each.type in PASSING] == [kind]
 
 
 @pytest.mark.parametrize(("known", "why"), [(known, why) for known, found in REPORTED.items() for why in found])
@@ -128,7 +128,7 @@ def test_a_provider_is_stalled_by_the_reasons_that_stall_its_report(known: Any, 
     reported = conditions_of([], ConditionState(known, why), now=NOW, generation=1)
     kind = "Stalled" if known == "False" else "Reconciling"
     for conditions in (status.conditions, reported):
-        assert [each.type for each in conditions if each.type in ABNORMAL] == [kind]
+        assert [each.type for each in conditions if each.type in PASSING] == [kind]
 
 
 def test_a_member_without_the_offered_gpus_is_not_ready() -> None:
@@ -199,20 +199,20 @@ def test_acceptance_binds_location_claims_wallet_and_endpoint(change: dict[str, 
         digest = changed.spec.acceptance_hash()
         found = find(status.conditions, "Accepted")
         assert found is not None
-        assert f"{ACCEPT_ANNOTATION}={digest}" in found.message, "the fix is in the message"
-        again = judge(replace(WELL, provider=provider(status, {ACCEPT_ANNOTATION: digest}, **change)))
+        assert f"accepts {digest} with: fedgpu provider accept" in found.message, "the fix is in the message"
+        again = judge(replace(WELL, provider=provider(status, {"hash": digest}, **change)))
         assert says(again, "Accepted") == "True Accepted"
         assert again.acceptance is not None
         assert again.acceptance.hash == digest
 
 
-def test_in_manual_mode_only_the_right_annotation_accepts() -> None:
+def test_in_manual_mode_only_the_right_hash_accepts() -> None:
     assert says(judge(WELL, mode="Manual"), "Accepted") == "False AwaitingAcceptance"
     assert judge(WELL, mode="Manual").acceptance is None
-    wrong = replace(WELL, provider=provider(annotations={ACCEPT_ANNOTATION: "0" * 12}))
+    wrong = replace(WELL, provider=provider(acceptance={"hash": "0" * 32}))
     assert says(judge(wrong, mode="Manual"), "Accepted") == "False AwaitingAcceptance"
     digest = provider().spec.acceptance_hash()
-    right = replace(WELL, provider=provider(annotations={ACCEPT_ANNOTATION: digest}))
+    right = replace(WELL, provider=provider(acceptance={"hash": digest}))
     assert says(judge(right, mode="Manual"), "Accepted") == "True Accepted"
 
 

@@ -24,7 +24,7 @@ MAIN = {"name": "main", "image": "work:1"}
 def rendered(template: dict[str, Any], *, gpus: int = 2, replicas: int = 3) -> dict[str, Any]:
     pod = {key: value for key, value in template.items() if key != "metadata"}
     given = {"metadata": template.get("metadata", {}), "spec": pod}
-    spec = {"gpu": {"count": gpus}, "replicas": replicas, "runLimit": "60s", "template": given}
+    spec = {"gpu": {"count": gpus}, "replicas": replicas, "runLimitSeconds": 60, "template": given}
     job = ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": UID}, "spec": spec})
     return render_workload(
         job,
@@ -37,7 +37,7 @@ def rendered(template: dict[str, Any], *, gpus: int = 2, replicas: int = 3) -> d
 
 
 def test_a_job_that_grew_since_its_attempt_was_opened_gets_no_lease_of_it() -> None:
-    spec = {"gpu": {"count": 2}, "runLimit": "60s", "template": {"spec": {"containers": [MAIN]}}}
+    spec = {"gpu": {"count": 2}, "runLimitSeconds": 60, "template": {"spec": {"containers": [MAIN]}}}
     job = ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": UID}, "spec": spec})
     agreed = AttemptRequest(UID, "r", "team", "train", "prov", "NVIDIA-L4", MicroUSD(1), 1, job.billable_limit)
     with pytest.raises(InvalidResourceError, match="2 GPUs") as refused:

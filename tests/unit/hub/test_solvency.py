@@ -82,11 +82,11 @@ class Money(World):
     def chain(self, state: AccountState) -> None:
         self.escrow.final.accounts[WALLET] = state
 
-    async def start(self, name: str = "train", run: str = "5h", gpus: int = 1, grace: int = GRACE) -> None:
+    async def start(self, name: str = "train", run: int = 18_000, gpus: int = 1, grace: int = GRACE) -> None:
         """A job that runs; its worst case is its run limit and its grace."""
         containers = [{"name": "main", "image": "example.com/work:1"}]
         template = {"spec": {"containers": containers, "terminationGracePeriodSeconds": grace}}
-        await self.job(name, runLimit=run, gpu={"count": gpus}, template=template)
+        await self.job(name, runLimitSeconds=run, gpu={"count": gpus}, template=template)
         await self.pass_once()
         assert self.says("Placed", name) == ("True", "Placed")
         await self.runs(next(lease for lease in self.leases if lease.spec.job.name == name))
@@ -208,9 +208,9 @@ async def test_a_lower_limit_is_a_rate_and_epochs_that_run_make_room_again(money
 
 
 async def test_the_youngest_stops_in_time_for_the_oldest_to_finish(money: Money) -> None:
-    await money.start("old", "2h", gpus=1)
+    await money.start("old", 7200, gpus=1)
     money.clock.forward(1)
-    await money.start("young", "1h", gpus=7)
+    await money.start("young", 3600, gpus=7)
     money.announce(7, 1)
     due = await money.forward(60) or 0
     assert money.desired() == [("old", "Run", ""), ("young", "Run", "")]
@@ -227,7 +227,7 @@ async def test_the_youngest_stops_in_time_for_the_oldest_to_finish(money: Money)
     await money.forward(1)
     assert (used + 7230) / 3600 == pytest.approx(3, abs=8 * REACTION / 3600), "all that the old one may still need"
     assert money.see("young").status.state == "Suspended"
-    await money.job("other", runLimit="5m")
+    await money.job("other", runLimitSeconds=300)
     for _ in range(7):
         await money.forward(1000)
         assert money.desired()[0] == ("old", "Run", "")
@@ -236,9 +236,9 @@ async def test_the_youngest_stops_in_time_for_the_oldest_to_finish(money: Money)
 
 
 async def test_what_has_ended_costs_nothing_more_and_is_asked_nothing(money: Money) -> None:
-    await money.start("old", "2h")
+    await money.start("old", 7200)
     money.clock.forward(1)
-    await money.start("young", "1h", gpus=7)
+    await money.start("young", 3600, gpus=7)
     await money.ends(money.leases[1], gpu_seconds=7, final=False)
     money.announce(7, 1)
     await money.forward(1)
@@ -246,9 +246,9 @@ async def test_what_has_ended_costs_nothing_more_and_is_asked_nothing(money: Mon
 
 
 async def test_what_is_stopping_costs_money_until_its_grace_is_over(money: Money) -> None:
-    await money.start("old", "1h")
+    await money.start("old", 3600)
     money.clock.forward(1)
-    await money.start("young", "30m", gpus=7, grace=1800)
+    await money.start("young", 1800, gpus=7, grace=1800)
     await money.change("young", suspend=True)
     await money.pass_once()
     money.announce(8, 1)
@@ -324,7 +324,7 @@ async def test_a_proof_taken_back_takes_no_new_work_and_the_wallet_is_still_watc
 
 async def test_a_job_nobody_can_read_is_stopped_as_well(money: Money) -> None:
     await money.start()
-    money.kube.objects["computejobs", TEAM, "train"]["spec"]["runLimit"] = "a shape of tomorrow"
+    money.kube.objects["computejobs", TEAM, "train"]["spec"]["runLimitSeconds"] = "a shape of tomorrow"
     money.announce(10, 1)
     await money.forward(1)
     assert money.desired() == [("train", "Stop", "Unfunded")]
@@ -394,7 +394,7 @@ async def test_suspending_by_hand_comes_first(money: Money) -> None:
 
 
 async def test_a_job_that_was_stopped_waits_for_gpus_as_any_other(money: Money) -> None:
-    await money.start(gpus=2, run="2h")
+    await money.start(gpus=2, run=7200)
     money.announce(10, 1)
     await money.forward(1)
     await money.ends(money.lease, "Stopped", gpu_seconds=2)

@@ -87,8 +87,8 @@ class World:
             "architecture": "hopper",
             "memoryMiB": 81559,
             "total": total,
-            "foreign": 0,
-            "buckets": [{"free": gpus, "nodes": nodes} for gpus, nodes in buckets.items()],
+            "gpusInUseByOthers": 0,
+            "freeGPUHistogram": [{"free": gpus, "nodes": nodes} for gpus, nodes in buckets.items()],
         }
         meta = {"name": name, "namespace": f"fedgpu-provider-{name}"}
         await self._create(ProviderReport.info, meta, {"provider": name}, {"products": [product]})
@@ -110,7 +110,7 @@ class World:
 
     async def job(self, name: str = "train", *, namespace: str = TEAM, **spec: Any) -> ComputeJob:
         body = {
-            "runLimit": "1h",
+            "runLimitSeconds": 3600,
             "template": {"spec": {"containers": [{"name": "main", "image": "example.com/work:1"}]}},
             **spec,
         }

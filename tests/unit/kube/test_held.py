@@ -32,7 +32,7 @@ def placed_job(state: str, name: str = "one") -> JSONObject:
     job: JSONObject = {
         "metadata": {"name": name, "namespace": "team", "uid": f"uid-{name}", "resourceVersion": "7"},
         "spec": {
-            "runLimit": "1h",
+            "runLimitSeconds": 3600,
             "gpu": {"count": 1},
             "template": {"spec": {"containers": [{"name": "main", "image": "example.com/train:1"}]}},
         },

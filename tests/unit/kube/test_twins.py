@@ -17,7 +17,12 @@ def raw(number: int, **spec: object) -> JSONObject:
     condition = {"type": "Admitted", "status": "True", "reason": "Admitted", "lastTransitionTime": NOW.isoformat()}
     return {
         "metadata": {"name": f"job-{number}", "namespace": "team", "uid": f"uid-{number}"},
-        "spec": {"runLimit": "1h", "gpu": {"count": 1}, "template": {"spec": {"containers": [container]}}, **spec},
+        "spec": {
+            "runLimitSeconds": 3600,
+            "gpu": {"count": 1},
+            "template": {"spec": {"containers": [container]}},
+            **spec,
+        },
         "status": {"state": "Placed", "conditions": [condition]},
     }
 

@@ -103,7 +103,7 @@ def test_an_accounts_status_wakes_the_jobs_and_not_the_loop_that_wrote_it() -> N
 
 def finished(ttl: int | None, *, ended: bool) -> ComputeJob:
     spec = {
-        "runLimit": "1h",
+        "runLimitSeconds": 3600,
         "template": {"spec": {"containers": [{"name": "a", "image": "b"}]}},
         "ttlSecondsAfterFinished": ttl,
     }

@@ -13,7 +13,7 @@ from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.offer import GpuModel, Offer, Probe, take
 from fedgpu_operator.hub.services.costs import UNKNOWN, RunCosts
 
-UNKNOWN_PRODUCT: Final = ReportedProduct(product="none", total=0, foreign=0)
+UNKNOWN_PRODUCT: Final = ReportedProduct(product="none", total=0, gpus_in_use_by_others=0)
 
 
 def free_histogram(product: ReportedProduct, leases: Iterable[ComputeLease], max_gpus: int | None) -> dict[int, int]:
@@ -22,7 +22,7 @@ def free_histogram(product: ReportedProduct, leases: Iterable[ComputeLease], max
     The member's scheduler may have laid our pods elsewhere than `take` assumes: a histogram is advice, and a miss
     comes back as a rejection by the member.
     """
-    free = {bucket.free: bucket.nodes for bucket in product.buckets if bucket.free > 0}
+    free = {bucket.free: bucket.nodes for bucket in product.free_gpu_histogram if bucket.free > 0}
     let = 0
     for lease in leases:
         if lease.spec.product != product.product:
@@ -111,7 +111,7 @@ def inventory(provider: GPUProvider, report: ProviderReport, leases: list[Comput
             architecture=product.architecture,
             memory_mi_b=product.memory_mi_b,
             # A member that claims more shows as many as a status can.
-            nodes=min(MAX_NODES, sum(bucket.nodes for bucket in product.buckets)),
+            nodes=min(MAX_NODES, sum(bucket.nodes for bucket in product.free_gpu_histogram)),
             total=product.total,
             free=sum(g * n for g, n in free_histogram(product, leases, limits[product.product]).items()),
         )

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from fedgpu_operator.api.base import parse_duration
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, plausible
 from fedgpu_operator.api.gpuprovider import GPUProvider
@@ -18,7 +17,8 @@ from fedgpu_operator.domain.books import AttemptUsage
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.offer import Histogram
-from fedgpu_operator.domain.running import MAX_NOTICE, Announced, Hysteresis, Move, RunningJob
+from fedgpu_operator.domain.running import Announced, Hysteresis, Move, RunningJob
+from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
 from fedgpu_operator.hub.services.changes import ChangeDetector
@@ -144,7 +144,7 @@ def _running(each: MovableJob, job: Job, now: datetime) -> RunningJob:
         seconds=max(1, _whole(now - began)) if began is not None else 0,
         resident=_whole(now - newest.created_at) if newest is not None else 0,
         moves_left=moves_left(each.facts),
-        notice=min(MAX_NOTICE, parse_duration(each.facts.job.spec.disruption.notice)),
+        notice=each.facts.job.spec.disruption.notice_seconds,
         grace=lease.spec.grace_seconds,
         announced=each.notice.move if each.notice is not None else None,
     )
@@ -264,7 +264,7 @@ class Mover:
             if notice is None or (notice.move.serves and notice.move.serves not in waiting):
                 continue
             to = state.providers.get(notice.move.to.partition("/")[0])
-            if notice.move.to and (to is None or to.draining or not is_ready(to)):
+            if notice.move.to and (to is None or to.spec.drain or not is_ready(to)):
                 continue
             if now < notice.stop_at:
                 due.append((notice.stop_at - now).total_seconds())
@@ -294,7 +294,7 @@ class Mover:
             board,
             [jobs[uid] for facts in self._waiting if (uid := facts.job.metadata.uid) in jobs],
             running,
-            draining=frozenset(name for name, provider in state.providers.items() if provider.draining),
+            draining=frozenset(name for name, provider in state.providers.items() if provider.spec.drain),
             nominated=nominated,
             rules=self._rules if anew else None,
         )
@@ -306,7 +306,7 @@ class Mover:
         if self._providers.changed(state.providers.values()):
             prices = {
                 name: (
-                    each.draining,
+                    each.spec.drain,
                     is_ready(each),
                     [(offer.product, offer.price_per_gpu_hour) for offer in each.spec.offers],
                 )
@@ -365,12 +365,12 @@ class Mover:
     async def _tell_drained(self, state: HubState) -> None:
         """Say beside each draining provider what stays there because nobody may move it."""
         if self._watched.changed(state.providers.values()):
-            self._draining = {name: provider for name, provider in state.providers.items() if provider.draining}
+            self._draining = {name: provider for name, provider in state.providers.items() if provider.spec.drain}
         jobs = {job.metadata.uid: job for job in state.jobs} if self._draining else {}
         for name, provider in self._draining.items():
             here = [jobs.get(lease.spec.job.uid) for lease in state.leases_of(name)]
             stays = sum(1 for job in here if job is None or not job.spec.disruption.reclaimable)
-            text = f"draining: {len(here)} leases are here, {stays} of them stay to their end: they are not reclaimable"
+            text = f"draining: {counted(len(here), 'lease')} here, of which {stays} may not be moved"
             if self._told.get(name) != text:
                 with one_of_many(provider):
                     await self._provider_writer.event(provider, "Normal", ConditionReason.DRAINING, text)

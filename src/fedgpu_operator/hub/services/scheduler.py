@@ -46,7 +46,6 @@ from fedgpu_operator.hub.services.snapshot import (
 from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, WRITE_REFUSED, JobFacts, Phase, phase, resumes_at
 from fedgpu_operator.hub.views.jobs import MAX_CANDIDATES
-from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION
 from fedgpu_operator.logs import bound
 from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
 from fedgpu_operator.placement.problem import Solution
@@ -258,7 +257,7 @@ class JobPlacer:
         awaited = self._newcomers.awaited(state, now)
         owed = await self._owed.look() if state.wallets is not None else Obligations()
         if self._leases.changed(state.leases.values()):
-            self._told = tuple(each for each in state.leases.values() if MOVE_ANNOTATION in each.metadata.annotations)
+            self._told = tuple(each for each in state.leases.values() if each.spec.move is not None)
         held = self._held(jobs, state, now)
         freed = freed_of(state) if held else None
         return Basis(

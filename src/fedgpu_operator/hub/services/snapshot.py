@@ -111,7 +111,7 @@ def offers_of(name: str, state: HubState) -> tuple[Offer, ...]:
     """The offers of one provider of the state, as `all_offers` has them."""
     provider = state.providers[name]
     payable = state.wallets is None or name in state.wallets.payouts
-    ready = is_ready(provider) and not provider.draining and payable
+    ready = is_ready(provider) and not provider.spec.drain and payable
     return tuple(offers(provider, state.reports.get(name), state.leases_of(name), ready=ready, costs=state.costs))
 
 
@@ -246,7 +246,7 @@ def imagined(offers: Iterable[Offer], state: HubState, awaited: Awaiting) -> tup
 
 def _imagined(offer: Offer, state: HubState, models: Mapping[str, GpuModel]) -> Offer:
     provider, paid = state.providers[offer.provider], state.wallets is not None
-    ready = provider.metadata.deletion_timestamp is None and not provider.draining
+    ready = provider.metadata.deletion_timestamp is None and not provider.spec.drain
     limit = next((each.max_gpus for each in provider.spec.offers if each.product == offer.gpu.product), None)
     free: Mapping[int, int] = {MAX_GPUS_PER_REPLICA: NODES}
     return replace(

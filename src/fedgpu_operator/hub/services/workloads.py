@@ -6,14 +6,13 @@ import hashlib
 import re
 from typing import Any, Final
 
-from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.base import MAX_RUN_SECONDS, JSONObject
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import (
     JOB_UID_LABEL,
     LEASE_LABEL,
     MAX_GPUS_PER_REPLICA,
     MAX_REPLICAS,
-    MAX_RUN_SECONDS,
     PROVIDER_LABEL,
     TENANT_LABEL,
     ComputeLeaseSpec,

@@ -35,7 +35,7 @@ from fedgpu_operator.errors import (
 from fedgpu_operator.hub.views.epochs import EpochFacts, epoch_object, epoch_status, names_of
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.jobs import JobEvent, job_events, job_status
-from fedgpu_operator.hub.views.notices import MOVE_ANNOTATION, Notice
+from fedgpu_operator.hub.views.notices import Notice
 from fedgpu_operator.logs import about, bound
 from fedgpu_operator.ports import EVENTS, NAMESPACES, Clock, Kube, ResourceType, read_back
 
@@ -319,13 +319,13 @@ class LeaseWriter(EventWriter[ComputeLease]):
 
     async def announce_move(self, lease: ComputeLease, notice: Notice, *, checkpoint: bool) -> ComputeLease:
         """Announce a move, or change what was announced; `checkpoint` is whether the workload is to save its work."""
-        spec = {"checkpointRequestedAt": _stamp(self._clock.now())} if checkpoint else None
+        asked: JSONObject = {"checkpointRequestedAt": _stamp(self._clock.now())} if checkpoint else {}
         log.info("lease %s: %s is announced for %s", lease.metadata.name, notice.move.reason, notice.stop_at)
-        return await self._patch(lease, metadata={"annotations": {MOVE_ANNOTATION: notice.to_text()}}, spec=spec)
+        return await self._patch(lease, spec={"move": notice.to_wire(), **asked})
 
     async def cancel_move(self, lease: ComputeLease) -> ComputeLease:
         """Remove the announcement of a move."""
-        return await self._patch(lease, metadata={"annotations": {MOVE_ANNOTATION: None}})
+        return await self._patch(lease, spec={"move": None})
 
     async def note_unsigned(self, lease: ComputeLease) -> None:
         """Note on a lease that ended that its last reading cannot be billed, and since when.

@@ -8,10 +8,6 @@ from typing import Final, Literal
 
 from fedgpu_operator.api.base import Finding, find
 from fedgpu_operator.api.gpuprovider import (
-    ACCEPT_ANNOTATION,
-    AUDIT_ANNOTATION,
-    AWAITS_ANNOTATION,
-    WITHDRAWN,
     Acceptance,
     GPUProvider,
     GPUProviderSpec,
@@ -75,10 +71,9 @@ def keeps_agent(provider: GPUProvider, known: Acceptance | None) -> bool:
 
 
 def kept_acceptance(provider: GPUProvider, now: datetime) -> Acceptance | None:
-    """What was accepted before, marked as withdrawn if the annotation asks for that."""
+    """What was accepted before, marked as withdrawn if the spec asks for that."""
     known = provider.status.acceptance
-    asked = provider.metadata.annotations.get(ACCEPT_ANNOTATION) == WITHDRAWN
-    if known is None or known.withdrawn_at is not None or not asked:
+    if known is None or known.withdrawn_at is not None or not provider.spec.acceptance.withdrawn:
         return known
     return known.model_copy(update={"withdrawn_at": now.replace(microsecond=0)})
 
@@ -99,8 +94,9 @@ def judge_acceptance(
         )
     if taken:
         return _finding("False", ConditionReason.SECRET_TAKEN, f"{taken}; name another Secret"), known
-    asked = provider.metadata.annotations.get(ACCEPT_ANNOTATION) == digest
-    if asked or (known is None and mode == "OnCreate" and _as_created(provider)):
+    asked = provider.spec.acceptance
+    as_created = known is None and mode == "OnCreate" and _as_created(provider)
+    if as_created or (asked.hash == digest and not asked.withdrawn):
         if enforced:
             record = Acceptance.of(provider.spec, now.replace(microsecond=0))
             return _finding("True", ConditionReason.ACCEPTED, f"accepted as {digest}"), record
@@ -110,10 +106,10 @@ def judge_acceptance(
         )
         return _finding("False", ConditionReason.ACCEPTANCE_NOT_ENFORCED, text), known
     fix = (
-        "who may update gpuproviders/accept accepts it with: "
-        f"kubectl annotate gpup {provider.metadata.name} {ACCEPT_ANNOTATION}={digest} --overwrite"
+        f"who may update gpuproviders/accept accepts {digest} with: "
+        f"fedgpu provider accept {provider.metadata.name} --confirm"
     )
-    if withdrawn or provider.metadata.annotations.get(ACCEPT_ANNOTATION) == WITHDRAWN:
+    if withdrawn or asked.withdrawn:
         return _finding("False", ConditionReason.WITHDRAWN, f"a platform admin withdrew the acceptance; {fix}"), known
     if known is not None:
         why = "location, compliance, payout or connection changed, and the change has not been accepted"
@@ -133,11 +129,11 @@ def _finding(status: Literal["True", "False"], reason: ConditionReason, message:
 def _as_created(provider: GPUProvider) -> bool:
     """Whether all that an acceptance binds was written by people with the right to accept it.
 
-    The chart's policy lets nobody else create a provider, or change what is bound, without the annotation that says
-    that it awaits acceptance; and nobody else removes that.
+    The chart's policy lets nobody else create a provider, or change what is bound, without `acceptance.awaited`; and
+    nobody else takes that back.
     """
-    notes = provider.metadata.annotations
-    return ACCEPT_ANNOTATION not in notes and AWAITS_ANNOTATION not in notes
+    asked = provider.spec.acceptance
+    return not asked.awaited and not asked.withdrawn and asked.hash is None
 
 
 LOCATION_AUDITED: Final = "LocationAudited"
@@ -164,7 +160,7 @@ def location_finding(provider: GPUProvider, *, audits: bool) -> Finding:
             f"a platform admin has confirmed that it stands in {place}",
         )
     fix = f"a platform admin confirms it with: fedgpu provider audit {name} --confirm"
-    if AUDIT_ANNOTATION in provider.metadata.annotations:
+    if provider.spec.location_audit.hash is not None:
         text = f"the location is not the one that was confirmed; {fix}"
         return Finding(LOCATION_AUDITED, "False", ConditionReason.LOCATION_CHANGED, text)
     return Finding(LOCATION_AUDITED, "False", ConditionReason.SELF_DECLARED, f"{place} is the owner's word; {fix}")

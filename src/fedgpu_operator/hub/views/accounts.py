@@ -117,7 +117,7 @@ def _figures(facts: AccountFacts, chain: ChainSnapshot, reading: _Reading, now: 
         "settled": format_usd(sum(chain.books[pair].paid for pair in reading.charged if pair in chain.books)),
         "secured": format_usd(stands.secured),
         "available": format_usd(stands.available(owed)),
-        "leaving": _expiring(known.leaving, cover.leaving, now, cover.leaving_in),
+        "pending_withdrawal": _expiring(known.pending_withdrawal, cover.leaving, now, cover.leaving_in),
         "former_limit": _expiring(known.former_limit, former, now, cover.limit_in),
         "burn_per_hour": format_usd(min(reading.seen.burn_per_hour, MAX_DECIMAL_USD)),
         "funded_until": reading.until,

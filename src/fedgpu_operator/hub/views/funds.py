@@ -87,7 +87,7 @@ def account_funds(account: ComputeAccount, now: datetime | None = None) -> Escro
     status = account.status
     if not status.observed_block:
         return None
-    leaving, leaving_in = _expiring(status.leaving, now)
+    leaving, leaving_in = _expiring(status.pending_withdrawal, now)
     former_limit, limit_in = _expiring(status.former_limit, now)
     cover = Cover(
         balance=parse_usd(status.balance),

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from itertools import takewhile
 from typing import Final
 
-from fedgpu_operator.api.base import find, parse_duration
+from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, lease_state
 from fedgpu_operator.api.reasons import ConditionReason
@@ -84,7 +84,7 @@ class JobFacts:
         if self.newest is None or self.newest.is_open:
             return None
         spec = self.job.spec
-        interval = parse_duration(spec.checkpoint.interval) if spec.checkpoint is not None else None
+        interval = spec.checkpoint.interval_seconds if spec.checkpoint is not None else None
         ended = [
             Ended(entry.attempt.outcome, -(-entry.gpu_seconds // entry.attempt.terms.gpus))
             for entry in self.usage

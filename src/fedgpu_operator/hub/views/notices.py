@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
-from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.running import Announced, MoveReason
-
-MOVE_ANNOTATION: Final = "fedgpu.dev/move"
-"""On a ComputeLease: the move that was announced, as JSON; the hub alone writes it and reads it."""
+from fedgpu_operator.api.base import JSONObject
+from fedgpu_operator.api.computelease import MAX_WHY, ComputeLease, LeaseMove
+from fedgpu_operator.domain.running import Announced
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,26 +23,27 @@ class Notice:
     priority: int
     why: str
 
-    def to_text(self) -> str:
-        """As the annotation holds it."""
-        times = {"stopAt": self.stop_at.isoformat(), "heldUntil": self.held_until.isoformat()}
-        return json.dumps({**asdict(self.move), **times, "priority": self.priority, "why": self.why}, sort_keys=True)
+    def to_wire(self) -> JSONObject:
+        """As the lease's spec holds it."""
+        told = LeaseMove(
+            reason=self.move.reason,
+            to=self.move.to,
+            serves=self.move.serves,
+            stop_at=self.stop_at,
+            held_until=self.held_until,
+            priority=self.priority,
+            why=self.why[:MAX_WHY],
+        )
+        return told.to_wire()
 
 
 def notice_of(lease: ComputeLease) -> Notice | None:
-    """The announced move of a lease; None where there is none, or where the annotation is not the hub's."""
-    text = lease.metadata.annotations.get(MOVE_ANNOTATION, "")
-    if not text:
+    """The announced move of a lease; None where there is none."""
+    said = lease.spec.move
+    if said is None:
         return None
-    try:
-        said = json.loads(text)
-        move = Announced(MoveReason(said["reason"]), str(said["to"]), str(said["serves"]))
-        stop_at, held_until = (datetime.fromisoformat(said[name]) for name in ("stopAt", "heldUntil"))
-        if stop_at.tzinfo is None or held_until.tzinfo is None:
-            return None
-        return Notice(move, stop_at, held_until, int(said["priority"]), str(said["why"]))
-    except (KeyError, TypeError, ValueError):
-        return None
+    move = Announced(said.reason, said.to, said.serves)
+    return Notice(move, said.stop_at, said.held_until, said.priority, said.why)
 
 
 def words(lease: ComputeLease) -> str:

@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from statistics import median, quantiles
 from typing import Final, Literal
 
-from fedgpu_operator.api.base import Finding, find, is_true, merge, standing
+from fedgpu_operator.api.base import DRAINING, Finding, find, is_true, merge, standing
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, GPUProviderStatus, Inventory, LatencyStatus
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.api.reasons import NEEDS_CHANGE, ConditionReason
 from fedgpu_operator.domain.money import parse_usd
+from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.views.acceptance import Mode, judge_acceptance, keeps_agent, kept_acceptance, location_finding
 from fedgpu_operator.hub.views.wallets import ProofVerdict
@@ -72,6 +73,7 @@ def provider_status(
         verified,
         *standing(ready, stalled=ready.reason in NEEDS_CHANGE),
         located,
+        _draining(facts),
         facts.signed,
         facts.receipts,
     )
@@ -81,10 +83,10 @@ def provider_status(
         generation=provider.metadata.generation,
         now=now,
     )
-    fresh = connected.status == "True"
+    lets = ready.status == "True" and not provider.spec.drain
     return GPUProviderStatus(
         observed_generation=provider.metadata.generation,
-        state=_state(accepted, connected, ready),
+        state="Draining" if ready.status == "True" and not lets else _state(accepted, connected, ready),
         namespace=facts.namespace,
         acceptance=record,
         location_audited=located.status == "True",
@@ -92,7 +94,7 @@ def provider_status(
         products=_products(provider),
         price=_price(provider),
         total_gpus=min(MAX_GPUS, sum(entry.total for entry in facts.stock)),
-        free_gpus=min(MAX_GPUS, sum(entry.free for entry in facts.stock)) if fresh else 0,
+        free_gpus=min(MAX_GPUS, sum(entry.free for entry in facts.stock)) if lets else 0,
         leases=facts.leases,
         latency=_latency(facts.report) or provider.status.latency,
         conditions=conditions,
@@ -126,7 +128,8 @@ def _connected(facts: ProviderFacts, record: Acceptance | None, now: datetime, t
 
 def _ready(accepted: Finding, connected: Finding, facts: ProviderFacts) -> Finding:
     if facts.provider.metadata.deletion_timestamp is not None:
-        text = f"takes no new work; {max(facts.leases, facts.running)} leases still run"
+        left = max(facts.leases, facts.running)
+        text = f"takes no new work; {counted(left, 'lease')} left"
         return Finding("Ready", "False", ConditionReason.TERMINATING, text)
     for finding in (accepted, connected):
         if finding.status != "True":
@@ -142,6 +145,16 @@ def _ready(accepted: Finding, connected: Finding, facts: ProviderFacts) -> Findi
             f"no schedulable node carries nvidia.com/gpu.product of {offered}",
         )
     return Finding("Ready", "True", ConditionReason.READY, "")
+
+
+def _draining(facts: ProviderFacts) -> Finding | None:
+    """How far it is from being empty; None where nobody asked for that."""
+    if not facts.provider.spec.drain:
+        return None
+    left = max(facts.leases, facts.running)
+    if not left:
+        return Finding(DRAINING, "True", ConditionReason.DRAINED, "takes no new work, and none is left")
+    return Finding(DRAINING, "True", ConditionReason.DRAINING, f"takes no new work; {counted(left, 'lease')} left")
 
 
 def _products(provider: GPUProvider) -> str:

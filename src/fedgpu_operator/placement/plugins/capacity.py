@@ -8,6 +8,7 @@ import numpy as np
 
 from fedgpu_operator.domain.decision import Reason
 from fedgpu_operator.domain.offer import Offer, room
+from fedgpu_operator.domain.text import counted
 from fedgpu_operator.placement.context import BoolVector, Context, IntVector, OfferRefusal
 from fedgpu_operator.placement.table import OfferTable
 
@@ -25,8 +26,8 @@ def refusal(ctx: Context, offer: Offer) -> OfferRefusal | None:
         return None
     return OfferRefusal(
         Reason.INSUFFICIENT_GPUS,
-        f"insufficient GPUs: {ctx.job.replicas} replicas with {need} GPUs on one node requested, "
-        f"{fits} fit ({offer.free_gpus} GPUs free)",
+        f"insufficient GPUs: {counted(ctx.job.replicas, 'replica')} with {counted(need, 'GPU')} on one node requested, "
+        f"{fits} fit ({counted(offer.free_gpus, 'GPU')} free)",
     )
 
 
