@@ -204,9 +204,9 @@ def drain(
     undo: Annotated[bool, typer.Option("--undo", help="Let the provider be given work again.")] = False,
     context: ContextOption = None,
 ) -> None:
-    """Empty a provider: nothing new goes there, and work that may be moved leaves.
+    """Place nothing new on a provider, and empty it.
 
-    Work that may not be moved stays to its end. Events of the GPUProvider say how much that is.
+    Work that may be moved leaves; other work stays to its end. The condition Draining says how much is left.
     """
 
     async def work(hub: KubeClient) -> GPUProvider:

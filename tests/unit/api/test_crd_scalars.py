@@ -10,9 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from fedgpu_operator.api.base import (
     CountryCode,
     DecimalUSD,
+    HexBytes32,
     Latitude,
     Longitude,
-    HexBytes32,
     WalletAddress,
     Word,
     wire_name,

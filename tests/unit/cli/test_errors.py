@@ -59,6 +59,7 @@ WRONG: dict[str, tuple[str, str]] = {
         "berlin --confirm --withdraw",
         "--confirm and --withdraw exclude each other: give one of them",
     ),
+    "provider drain": ("", "missing argument 'name'"),
     "provider audit": ("berlin --confirm --withdraw", "--confirm and --withdraw exclude each other: give one of them"),
     "provider prove": (
         "berlin --signature 0x12",

@@ -178,6 +178,16 @@ def test_an_acceptance_is_of_what_was_shown_and_can_be_withdrawn(hub: FakeHub, r
     assert run("provider", "accept", "spree", "--confirm", "--withdraw")[0] != 0
 
 
+def test_a_provider_is_drained_and_given_work_again(hub: FakeHub, run: Run) -> None:
+    seen = provider("spree", "1", free=8)
+    seen["status"]["leases"] = 1
+    hub.objects = [seen]
+    assert run("provider", "drain", "spree") == (0, "gpuprovider/spree draining; 1 lease there now\n", "")
+    assert hub.patches[-1] == {"spec": {"drain": True}}
+    assert run("provider", "drain", "spree", "--undo") == (0, "gpuprovider/spree no longer drained\n", "")
+    assert hub.patches[-1] == {"spec": {"drain": None}}
+
+
 def test_no_offers_is_said_in_words(hub: FakeHub, run: Run) -> None:
     assert run("offers") == (0, "No offers found: no GPUProvider has been applied yet.\n", "")
 

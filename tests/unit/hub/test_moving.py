@@ -305,6 +305,7 @@ async def test_a_draining_provider_empties_and_gets_nothing_new(world: World) ->
     await world.pass_once()
     await world.provider("paris", "2.00", country="FR")
     await world.kube.patch(PROVIDERS, "berlin", "", {"spec": {"drain": True}})
+    await world.ready("berlin")
     await world.pass_once()
     assert ("Normal", "Draining") in world.events()
     await world.job("new", gpu={"count": 1})
@@ -314,5 +315,6 @@ async def test_a_draining_provider_empties_and_gets_nothing_new(world: World) ->
     assert _lease(world, "work").spec.provider == "paris"
     assert _lease(world, "stays").spec.desired == "Run"
     await world.kube.patch(PROVIDERS, "berlin", "", {"spec": {"drain": None}})
+    await world.ready("berlin")
     await world.pass_once()
     assert _lease(world, "new").spec.provider == "berlin"

@@ -405,7 +405,7 @@ async def test_words_of_jobs_that_wait_are_brought_up_to_date_each_half_minute(f
     await full.pass_once()
     assert len(work.looked) == 4
     waiting = full.see(work.looked[0], next(s for s, n in full.names("computejobs") if n == work.looked[0]))
-    assert any("1 GPUs free" in each.message for each in waiting.status.candidates)
+    assert any("1 GPU free" in each.message for each in waiting.status.candidates)
 
 
 async def test_of_a_queue_each_job_has_its_turn_once_in_a_half_minute(full: Hub, work: Work) -> None:

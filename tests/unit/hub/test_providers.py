@@ -99,7 +99,30 @@ def test_silence_is_unknown_and_refusal_is_false(facts: ProviderFacts, after: in
     status = judge(facts, NOW + timedelta(seconds=after))
     assert says(status, "Connected") == connected
     assert status.state == state
-    assert status.free_gpus == (5 if connected.startswith("True") and facts.stock else 0), "nothing unheard of is free"
+    assert status.free_gpus == (5 if state == "Ready" else 0), "free is what can be let"
+
+
+@pytest.mark.parametrize(
+    ("leases", "running", "reason", "words"),
+    [
+        (2, 1, "Draining", "takes no new work; 2 leases left"),
+        (0, 1, "Draining", "takes no new work; 1 lease left"),
+        (0, 0, "Drained", "takes no new work, and none is left"),
+    ],
+)
+def test_a_provider_that_is_drained_says_so_and_how_far_it_is(
+    leases: int, running: int, reason: str, words: str
+) -> None:
+    facts = replace(WELL, leases=leases, running=running)
+    drained = judge(replace(facts, provider=provider(drain=True)))
+    found = find(drained.conditions, "Draining")
+    assert found is not None
+    assert (found.status, found.reason, found.message) == ("True", reason, words)
+    assert (drained.state, drained.free_gpus, says(drained, "Ready")) == ("Draining", 0, "True Ready")
+    back = judge(replace(facts, provider=provider(drained)))
+    assert (back.state, back.free_gpus, says(back, "Draining")) == ("Ready", 5, "")
+    silent = judge(replace(facts, provider=provider(drain=True), heartbeat=None, report=None))
+    assert (silent.state, says(silent, "Draining")) == ("Pending", f"True {reason}")
 
 
 REFUSALS = {
