@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,9 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from enum import IntEnum
 from pathlib import Path
+from typing import Final
 
 from fedgpu_lab import watchdog
 from fedgpu_operator.errors import LabError
@@ -172,13 +174,27 @@ def end(children: Iterable[Child], *, grace: float = 4.0) -> None:
                 child.reap(10.0)
 
 
+FIRST_PORT: Final = 10_000
+LAST_PORT: Final = 32_767
+"""Below the ports that systems give to outgoing connections (Linux from 32768, IANA from 49152): a server that is to
+listen on one of those in a moment may find it taken."""
+
+
 def free_ports(count: int) -> list[int]:
-    """Distinct loopback ports that were free a moment ago; all are held at once so that none comes twice."""
+    """Distinct loopback ports that were free a moment ago; all are held at once so that none comes twice.
+
+    Raises LabError where the system has not so many.
+    """
+    chance = random.Random()  # noqa: S311  # of its own: a seed that a test sets would give all of them the same ports
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+        for port in chance.sample(range(FIRST_PORT, LAST_PORT + 1), LAST_PORT + 1 - FIRST_PORT):
+            if len(found) == count:
+                return found
+            with suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+    raise LabError(f"no {count} free ports from {FIRST_PORT} to {LAST_PORT}: end what listens there")
 
 
 def _clean_environment() -> dict[str, str]:

@@ -331,7 +331,8 @@ def test_not_even_a_careless_role_for_the_status_makes_an_owner_accepted(people:
 
 def test_the_operator_may_write_the_acceptance_but_not_accept(people: People, operator: ClusterApi) -> None:
     it = f"{PROVIDERS}/{people.anna.provider}"
-    assert ACCEPT in refusal(lambda: operator.patch(it + DRY, said(withdrawn=True)))
+    told = refusal(lambda: operator.patch(it + DRY, said(withdrawn=True)))
+    assert ACCEPT in told or "the fedgpu operator changes no spec" in told, "two rules forbid it; one is quoted"
     record = {"hash": digest(people.anna.provider), "acceptedAt": "2026-01-01T00:00:00Z"}
     operator.patch(f"{it}/status{DRY}", {"status": {"acceptance": record}})
     operator.patch(it + DRY, {"metadata": {"finalizers": ["fedgpu.dev/provider"]}})

@@ -12,7 +12,7 @@ from tests.integration.operator.federation import API, PRICES, Federation, Json,
 NOTICE = 4
 MOVABLE: dict[str, Any] = {
     "run": "",
-    "disruption": {"reclaimable": True, "notice": f"{NOTICE}s"},
+    "disruption": {"reclaimable": True, "noticeSeconds": NOTICE},
     "checkpoint": {"intervalSeconds": 5},
 }
 US = {"countries": ["US"]}
@@ -114,10 +114,13 @@ def test_a_lower_price_moves_work_only_where_it_pays(running: Federation, tenant
 
 
 def _offer(running: Federation, provider: str, price: str) -> None:
-    offers = [{"product": "NVIDIA-H100-80GB-HBM3", "pricePerGPUHour": price}]
+    _change(running, provider, {"offers": [{"product": "NVIDIA-H100-80GB-HBM3", "pricePerGPUHour": price}]})
+
+
+def _change(running: Federation, provider: str, spec: Json) -> None:
     path = f"{API}/gpuproviders/{provider}"
-    generation = running.hub.api.patch(path, {"spec": {"offers": offers}})["metadata"]["generation"]
-    eventually("the offer to stand", lambda: running.provider(provider).get("observedGeneration") == generation)
+    generation = running.hub.api.patch(path, {"spec": spec})["metadata"]["generation"]
+    eventually("the change to stand", lambda: running.provider(provider).get("observedGeneration") == generation)
     running.until_provider(provider, "Ready", "True")
 
 
@@ -133,7 +136,7 @@ def test_a_draining_provider_empties(running: Federation, tenant: Tenant) -> Non
         assert _lease(tenant, "bound")["spec"]["desired"] == "Run"
         events = running.hub.api.get("/api/v1/namespaces/default/events")["items"]
         said = {event["message"] for event in events if event["reason"] == "Draining"}
-        assert any("1 of them stay to their end" in text for text in said), said
+        assert any("of which 1 may not be moved" in text for text in said), said
     finally:
         _drain(running, "beta", False)
     tenant.apply(tenant.job("back", run="1s"))
@@ -141,4 +144,4 @@ def test_a_draining_provider_empties(running: Federation, tenant: Tenant) -> Non
 
 
 def _drain(running: Federation, provider: str, value: bool) -> None:
-    running.hub.api.patch(f"{API}/gpuproviders/{provider}", {"spec": {"drain": value}})
+    _change(running, provider, {"drain": value})
