@@ -222,8 +222,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--engines", type=lambda text: tuple(text.split(",")), default=None)
     parser.add_argument("--repeats", type=int, default=9, help="unchanged passes; the median counts")
     parser.add_argument("--changes", type=int, default=3, help="passes with each kind of change; the median counts")
-    parser.add_argument("--leases", type=int, default=2, help="running leases of the day that is weighed")
-    parser.add_argument("--hours", type=int, default=24, help="hours of that day")
+    parser.add_argument("--leases", type=int, default=8, help="running leases that are weighed")
+    parser.add_argument("--hours", type=int, default=12, help="hours that are weighed")
     options = parser.parse_args()
     if options.engines is None:
         options.engines = ("sqlite",) if options.quick else ENGINES

@@ -6,6 +6,7 @@ Named as Kueue names its own, where it has the like. docs/metrics.md is generate
 from __future__ import annotations
 
 import platform
+from collections import Counter as Counts
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from math import nan
@@ -43,6 +44,8 @@ class PrometheusMetrics:
         build = Info("fedgpu_build", "The operator's version, and the Python that it runs on.", registry=self.registry)
         build.info({"version": __version__, "python_version": platform.python_version()})
         self._namespaces: set[str] = set()
+        self._shown = Counts[tuple[str, str]]()
+        """What `_pending` holds, by namespace and reason."""
         self._pending = Gauge(
             "fedgpu_pending_jobs",
             "Jobs that wait to be placed, by namespace and the reason in their status; (other) holds namespaces beyond "
@@ -182,9 +185,16 @@ class PrometheusMetrics:
         self._waited.labels(label).observe(waited)
 
     def pending(self, jobs: Mapping[tuple[str, str], int]) -> None:
-        self._pending.clear()
+        found = Counts[tuple[str, str]]()
         for (namespace, reason), count in jobs.items():
-            self._pending.labels(self._namespace(namespace), reason).inc(count)
+            found[self._namespace(namespace), reason] += count
+        # Hundreds of series, of which one or two changed.
+        for gone in self._shown.keys() - found.keys():
+            self._pending.remove(*gone)
+        for labels, count in found.items():
+            if self._shown[labels] != count:
+                self._pending.labels(*labels).set(count)
+        self._shown = found
 
     def evicted(self, reason: str) -> None:
         self._evicted.labels(reason if reason in OUTCOMES else OTHER).inc()

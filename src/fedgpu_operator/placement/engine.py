@@ -67,6 +67,7 @@ class Engine:
         self._judge: Judge | None = None
         self._offers: tuple[Offer, ...] = ()
         self._aside: tuple[tuple[Offer, ...], Judge] | None = None
+        self._spoken: explain.Spoken | None = None
 
     def decide(self, snapshot: Snapshot, *, clearing: bool = False) -> PassResult:
         """A decision with its words for every job."""
@@ -135,10 +136,13 @@ class Engine:
     def _decisions(self, placement: Placement) -> tuple[Decision, ...]:
         ranked: list[tuple[int, Decision]] = []
         misses: explain.Misses = {}
+        spoken = explain.Spoken(placement.table, self._spoken)
         for judged, flows in zip(placement.classes, placement.solution.flows, strict=True):
             rank = -judged.ctx.job.priority
-            words = _Words(judged, placement, self._guard, misses)
+            words = _Words(judged, placement, self._guard, misses, spoken)
             ranked += [(rank, words.decision(uid, offer)) for uid, offer in _members(judged, flows)]
+        spoken.forget()
+        self._spoken = spoken
         ranked.sort(key=lambda each: (each[0], each[1].job_uid))
         return tuple(decision for _, decision in ranked)
 
@@ -146,8 +150,16 @@ class Engine:
 class _Words:
     """The decisions of one class: jobs that got the same share all but their uid."""
 
-    def __init__(self, judged: JudgedClass, placement: Placement, guard: Guard, misses: explain.Misses) -> None:
+    def __init__(
+        self,
+        judged: JudgedClass,
+        placement: Placement,
+        guard: Guard,
+        misses: explain.Misses,
+        spoken: explain.Spoken,
+    ) -> None:
         self._misses = misses
+        self._spoken = spoken
         self._judged = judged
         self._placement = placement
         self._guard = guard
@@ -163,7 +175,7 @@ class _Words:
         verdicts = self._verdicts.get(left)
         if verdicts is None:
             verdicts = explain.Verdicts(self._judged, self._placement.table, self._guard, left, self._misses)
-            self._verdicts[left] = verdicts
+            self._verdicts[left] = self._spoken.add(verdicts)
         made = explain.waiting(uid, verdicts) if offer is None else explain.placed(uid, verdicts, offer)
         self._known[left, offer] = made
         return made

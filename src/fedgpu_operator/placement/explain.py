@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import overload
+from types import MappingProxyType
+from typing import Final, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedgpu_operator.domain.decision import Decision, Reason, Verdict
 from fedgpu_operator.domain.money import MicroUSD, format_usd
@@ -15,10 +17,14 @@ from fedgpu_operator.placement.judge import Gate, JudgedClass
 from fedgpu_operator.placement.plugins import latency
 from fedgpu_operator.placement.plugins.budget import run_cost
 from fedgpu_operator.placement.registry import Filter, Guard
-from fedgpu_operator.placement.table import OfferTable
+from fedgpu_operator.placement.table import OfferTable, moved
 
 Misses = dict[tuple[int, int], dict[str, int]]
 """Histograms by the identity of the gates and of the mask that they leave, which classes of one pass share."""
+MOST_CARRIED: Final = 64
+"""Verdicts of one class that the next pass takes over at most; of one that was read in full, none is."""
+Part = tuple[str, IntVector]
+NOWHERE: Final[frozenset[int]] = frozenset()
 
 
 class Verdicts(Sequence[Verdict]):
@@ -40,9 +46,31 @@ class Verdicts(Sequence[Verdict]):
         self._misses = {} if misses is None else misses
         self._table = table
         self._guard = guard
-        self._left = left
+        self.left = left
         self._made: dict[int, Verdict] = {}
         self._cut: dict[tuple[int | None, int | None, int | None], tuple[Verdict, ...]] = {}
+
+    def follow(self, before: Verdicts, drift: Drift) -> None:
+        """Take over the verdicts of the pass before that would be the same now; `drift` is from its offers to ours."""
+        old, new = before.judged, self.judged
+        if len(before._made) > MOST_CARRIED or before.left != self.left or not old.is_judged_as(new):
+            return
+        refused, priced = drift.of_gates(old.gates, new.gates), drift.of_parts(old.parts, new.parts)
+        if refused is None or priced is None:
+            return
+        reordered = drift.between(old.eligible, new.eligible) or drift.between(old.price, new.price)
+        if not reordered and "_order" in before.__dict__:
+            self._order = before._order
+        changed = drift.touched.union(refused, priced, reordered)
+        scored = not reordered or before._best == self._best
+        self._made = {
+            offer: verdict
+            for offer, verdict in before._made.items()
+            # What a third party's plugin failed to say is asked again.
+            if offer not in changed
+            and verdict.reason != Reason.PLUGIN_FAILED
+            and (scored or verdict.reason is not None)
+        }
 
     def __len__(self) -> int:
         return len(self._table)
@@ -174,7 +202,7 @@ class Verdicts(Sequence[Verdict]):
         return OfferRefusal(
             Reason.UNFUNDED,
             f"insufficient funds: a full run costs up to {format_usd(cost)} USD, "
-            f"the account has {format_usd(self._left or 0)} USD left",
+            f"the account has {format_usd(self.left or 0)} USD left",
         )
 
     def _said(self, gate: Gate, i: int) -> OfferRefusal:
@@ -208,6 +236,72 @@ class Verdicts(Sequence[Verdict]):
         result = np.zeros(len(self), dtype=np.int64)
         result[refused] = [depth[self._said(gate, i).reason] for i in refused]
         return result
+
+
+class Drift:
+    """Where the offers of two passes, and what was computed over them, differ; each pair is compared once.
+
+    Both passes have offers of the same names.
+    """
+
+    def __init__(self, old: OfferTable, new: OfferTable) -> None:
+        self.touched = frozenset(moved(old.offers, new.offers))
+        self._rows: dict[tuple[int, int], frozenset[int]] = {}
+        self._tuples: dict[tuple[int, int], frozenset[int] | None] = {}
+
+    def between(self, old: NDArray[np.generic], new: NDArray[np.generic]) -> frozenset[int]:
+        """The offers for which two rows differ."""
+        if old is new:
+            return NOWHERE
+        name = id(old), id(new)
+        known = self._rows.get(name)
+        if known is None:
+            known = self._rows[name] = frozenset(np.flatnonzero(old != new).tolist())
+        return known
+
+    def of_gates(self, old: Sequence[Gate], new: Sequence[Gate]) -> frozenset[int] | None:
+        """The offers on which the filters differ; None where it is not the same filters that have something to say."""
+        name = id(old), id(new)
+        if name not in self._tuples:
+            same = [(each.plugin, each.broken) for each in old] == [(each.plugin, each.broken) for each in new]
+            rows = zip(old, new, strict=False)
+            found = NOWHERE.union(*(self.between(one.mask, two.mask) for one, two in rows))
+            self._tuples[name] = found if same else None
+        return self._tuples[name]
+
+    def of_parts(self, old: Sequence[Part], new: Sequence[Part]) -> frozenset[int] | None:
+        """The offers to whose price something else is added; None where it is not the same parts that are."""
+        name = id(old), id(new)
+        if name not in self._tuples:
+            same = [part for part, _ in old] == [part for part, _ in new]
+            rows = zip(old, new, strict=False)
+            self._tuples[name] = NOWHERE.union(*(self.between(a, b) for (_, a), (_, b) in rows)) if same else None
+        return self._tuples[name]
+
+
+class Spoken:
+    """The verdicts of one pass; those of classes that are still judged alike go on from the pass before."""
+
+    def __init__(self, table: OfferTable, before: Spoken | None) -> None:
+        self.table = table
+        self.verdicts: dict[tuple[str, int | None], Verdicts] = {}
+        """By the uid of the job that stands for the class, and what it could still commit."""
+        self._before: Mapping[tuple[str, int | None], Verdicts] = MappingProxyType({})
+        if before is not None and before.table.names == table.names:
+            self._before, self._drift = before.verdicts, Drift(before.table, table)
+
+    def add(self, verdicts: Verdicts) -> Verdicts:
+        """The same verdicts, with what is known of them."""
+        name = verdicts.judged.ctx.job.uid, verdicts.left
+        before = self._before.get(name)
+        if before is not None:
+            verdicts.follow(before, self._drift)
+        self.verdicts[name] = verdicts
+        return verdicts
+
+    def forget(self) -> None:
+        """Let go of the pass before, once this one is done."""
+        self._before = MappingProxyType({})
 
 
 def placed(uid: str, verdicts: Verdicts, offer: int) -> Decision:

@@ -114,9 +114,10 @@ class JudgedClass:
     `eligible` (bool) and `price` (int64, effective, µUSD per GPU-hour; it means nothing if not eligible) have shape
     (offers,), are read-only, and the same object where they are equal. `gates` are the filters that have something to
     say, in order; `parts` what is added to the price, by component. `payer` is the namespace whose funds bind the jobs
-    (None: unlimited).
+    (None: unlimited). `key` is the group's.
     """
 
+    key: Hashable
     ctx: Context
     members: Uids
     payer: str | None
@@ -124,6 +125,13 @@ class JudgedClass:
     price: IntVector
     gates: tuple[Gate, ...]
     parts: tuple[tuple[str, IntVector], ...]
+
+    def is_judged_as(self, other: JudgedClass) -> bool:
+        """Whether all plugins say the same of both wherever their masks and rows are equal."""
+        latency = self.ctx.job.latency
+        # Whether a measurement counts goes by its age, and is shown where no rule asks for it.
+        timeless = self.ctx.now == other.ctx.now or latency is None or not latency.vantages
+        return timeless and self.key == other.key
 
     @property
     def seconds(self) -> int:
@@ -197,7 +205,9 @@ class Judge:
         passed = self._passed.get(name)
         if passed is None:
             passed = self._passed[name] = self._pass(group, price.shut)
-        return JudgedClass(group.ctx, group.members, group.payer, passed[0], price.price, passed[1], price.parts)
+        return JudgedClass(
+            group.key, group.ctx, group.members, group.payer, passed[0], price.price, passed[1], price.parts
+        )
 
     def _pass(self, group: JobGroup, shut: tuple[Gate, ...]) -> tuple[BoolVector, tuple[Gate, ...]]:
         """Where all filters let the group through, and the filters that have something to say."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from math import inf, isnan
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from fedgpu_operator import __version__
 from fedgpu_operator.adapters.metrics import MOST_MARKETS, MOST_NAMESPACES, OTHER, PrometheusMetrics
@@ -100,6 +100,25 @@ def test_pending_jobs_are_counted_as_they_are_now(metrics: Metrics, registry: Co
     metrics.pending({("team-a", "InsufficientGPUs"): 3, ("team-b", "Unfunded"): 1})
     metrics.pending({("team-a", "InsufficientGPUs"): 2})
     assert series(registry, "fedgpu_pending_jobs") == {("team-a", "InsufficientGPUs"): 2}
+
+
+def test_of_pending_jobs_only_what_changed_is_touched(
+    metrics: Metrics, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queues = {(f"team-{number}", "Unfunded"): 1 for number in range(MOST_NAMESPACES + 2)}
+    metrics.pending(queues)
+    touched: list[tuple[str, ...]] = []
+    labels = Gauge.labels
+
+    def noted(gauge: Gauge, *names: str) -> Gauge:
+        touched.append(names)
+        return labels(gauge, *names)
+
+    monkeypatch.setattr(Gauge, "labels", noted)
+    metrics.pending(queues | {("team-1", "Unfunded"): 2})
+    assert touched == [("team-1", "Unfunded")]
+    assert series(registry, "fedgpu_pending_jobs")["team-1", "Unfunded"] == 2
+    assert series(registry, "fedgpu_pending_jobs")[OTHER, "Unfunded"] == 2
 
 
 def test_an_attempt_that_places_something_is_a_success(metrics: Metrics, registry: CollectorRegistry) -> None:

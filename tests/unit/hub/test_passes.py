@@ -18,14 +18,17 @@ from tests.unit.hub.world import H100, PROVIDERS, World
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.base import JSONObject, find
 from fedgpu_operator.api.computeaccount import ComputeAccount
+from fedgpu_operator.api.computejob import ComputeJobStatus
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.books import AttemptUsage
+from fedgpu_operator.hub.loops import jobs as jobs_loop
 from fedgpu_operator.hub.loops.jobs import JobLoop
 from fedgpu_operator.hub.services.obligations import ObligationBook
 from fedgpu_operator.hub.services.signatures import UsageVerifier
+from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.placement import Engine
 from fedgpu_operator.ports import ResourceType
@@ -391,6 +394,31 @@ async def test_capacity_that_is_free_goes_to_one_that_waits_in_the_very_pass(ful
     work.solves = 0
     await full.pass_once()
     assert (work.looked, work.solves) == ([], 0)
+
+
+async def test_a_job_that_comes_has_nothing_of_the_others_worked_out_again(
+    full: Hub, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither whether they wait, for the metrics, nor what is remembered of them, which a turn of their words shows."""
+    counted: list[str] = []
+    kept: list[str] = []
+    waits, slim = ComputeJobStatus.waits, jobs_loop._slim
+
+    def seen(status: ComputeJobStatus) -> bool:
+        counted.append(status.reason)
+        return bool(waits.fget(status))  # type: ignore[attr-defined]
+
+    def slimmed(facts: JobFacts) -> JobFacts:
+        kept.append(facts.job.metadata.name)
+        return slim(facts)
+
+    monkeypatch.setattr(ComputeJobStatus, "waits", property(seen))
+    monkeypatch.setattr(jobs_loop, "_slim", slimmed)
+    full.clock.forward(31)
+    await full.job("late", namespace="team-a", gpu={"count": 3})
+    await full.pass_once()
+    assert (work.looked, work.solves) == (["late"], 1)
+    assert (len(counted), kept) == (1, ["late"])
 
 
 async def test_words_of_jobs_that_wait_are_brought_up_to_date_each_half_minute(full: Hub, work: Work) -> None:

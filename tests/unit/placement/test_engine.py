@@ -202,6 +202,39 @@ def test_only_what_changed_is_judged_again() -> None:
         assert asked == expected
 
 
+def test_a_verdict_is_made_again_only_where_it_may_say_something_else() -> None:
+    engine = Engine()
+    offer = Offer("a", GpuModel("L4", 23_034, "ada"), MicroUSD(900_000), Location("NO"), {1: 2})
+    job = Job("uid0", "lab", "train", GpuNeed(count=4), 1, 3600)
+    offers = tuple(replace(offer, provider=name) for name in "abc")
+    first = Snapshot(datetime(2026, 1, 1, tzinfo=UTC), (job,), offers, funds={"lab": None})
+    later = replace(first, now=first.now + timedelta(seconds=5))
+    another = replace(later, jobs=(job, replace(job, uid="uid1", gpu=GpuNeed(count=2))))
+    fuller = replace(later, offers=(offers[0], replace(offers[1], free={1: 1}), offers[2]))
+    dearer = replace(fuller, offers=(*fuller.offers[:2], replace(offers[2], price=MicroUSD(1_000_000))))
+    fits = replace(dearer, offers=(replace(offers[0], free={4: 1}), *dearer.offers[1:]))
+    cheaper = replace(fits, offers=(fits.offers[0], replace(offers[1], free={4: 1}, price=MicroUSD(1)), fits.offers[2]))
+    alone = replace(dearer, offers=cheaper.offers[:2])
+    last: dict[str, Verdict] = {}
+    for snapshot, expected in [
+        (first, "abc"),
+        (later, ""),
+        (another, ""),
+        (fuller, "b"),
+        (fuller, ""),
+        (dearer, "c"),
+        (fits, "a"),
+        # What is eligible is scored by the cheapest.
+        (cheaper, "ab"),
+        (alone, "ab"),
+    ]:
+        (decision, *_) = engine.decide(snapshot).decisions
+        seen = {each.provider: each for each in decision.verdicts[:3]}
+        assert "".join(sorted(name for name, each in seen.items() if last.get(name) is not each)) == expected
+        assert decision.verdicts == decide(snapshot)[0].verdicts
+        last = seen
+
+
 def test_asking_what_one_job_would_get_elsewhere_costs_the_next_pass_nothing() -> None:
     asked: list[str] = []
 

@@ -18,7 +18,7 @@ from fedgpu_operator.domain.running import Hysteresis
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper, is_cleared
-from fedgpu_operator.hub.services.changes import ChangeDetector
+from fedgpu_operator.hub.services.changes import ChangeDetector, Tally
 from fedgpu_operator.hub.services.costs import CostBook, FaultBook
 from fedgpu_operator.hub.services.hubstate import HubState, load
 from fedgpu_operator.hub.services.moves import Mover, Usage
@@ -226,6 +226,7 @@ class JobLoop:
         )
         self._memory = JobMemory()
         self._jobs_counted, self._providers_counted = ChangeDetector(), ChangeDetector()
+        self._jobs = Tally(_counted_as)
         self._orphaned = True
         self._money = MoneyWatch(kube, writers, owed, clock, thresholds)
         self._writer = writers.jobs
@@ -289,9 +290,13 @@ class JobLoop:
     def _count(self, state: HubState) -> None:
         """Show how many jobs are in which state and which providers answer, if that may have changed."""
         if self._jobs_counted.changed(state.jobs):
-            self._metrics.jobs(dict(Counter(job.status.state for job in state.jobs)))
-            waiting = (job for job in state.jobs if job.status.waits and job.metadata.deletion_timestamp is None)
-            self._metrics.pending(Counter((job.metadata.namespace, job.status.reason) for job in waiting))
+            states, waiting = Counter[str](), Counter[tuple[str, str]]()
+            for (name, queue), count in self._jobs.look(state.jobs).items():
+                states[name] += count
+                if queue is not None:
+                    waiting[queue] += count
+            self._metrics.jobs(states)
+            self._metrics.pending(waiting)
         if self._providers_counted.changed(state.providers.values()):
             reach = {name: is_true(each.status.conditions, "Connected") for name, each in state.providers.items()}
             self._metrics.providers(reach)
@@ -479,6 +484,12 @@ class JobLoop:
             if missing and kept and attempt.terms.provider in state.providers:
                 stopped.append(await self._keeper.bury(entry, stop))
         return stopped
+
+
+def _counted_as(job: ComputeJob) -> tuple[str, tuple[str, str] | None]:
+    """The job's state and, where it waits for a place, its namespace and the reason."""
+    waits = job.status.waits and job.metadata.deletion_timestamp is None
+    return job.status.state, (job.metadata.namespace, job.status.reason) if waits else None
 
 
 def _quiet(facts: JobFacts, money: Upkeep) -> bool:

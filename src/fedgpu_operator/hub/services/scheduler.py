@@ -341,7 +341,7 @@ class JobPlacer:
                 self._note(now)
                 others.append(now)
             else:
-                waiting.append(now)
+                waiting.append(facts if _is_known(facts, now) else now)
         return chosen, others, waiting
 
     def _due_turns(self, now: datetime) -> frozenset[int]:
@@ -547,6 +547,14 @@ def _goes_to(decision: Decision, awaited: Awaiting) -> bool:
 def _gist(decision: Decision) -> Gist:
     chosen = decision.chosen
     return (decision.reason, "", "", 0) if chosen is None else (None, chosen.provider, chosen.product, chosen.price)
+
+
+def _is_known(before: JobFacts, now: JobFacts) -> bool:
+    """Whether what this pass says of a job at rest is what is remembered of it, which is without the verdicts."""
+    one, two = before.decision, now.decision
+    if one is None or two is None or before.invalid is not now.invalid or before.priority != now.priority:
+        return False
+    return (one.chosen, one.reason, one.message, one.policies) == (two.chosen, two.reason, two.message, two.policies)
 
 
 def _words(decision: Decision) -> Words:
