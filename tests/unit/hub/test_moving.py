@@ -64,7 +64,7 @@ async def test_lower_work_gets_notice_goes_and_comes_back(world: World) -> None:
     assert lease.spec.checkpoint_requested_at == world.clock.now(), "its workload is asked to save its work"
     assert ("Warning", "MoveAnnounced") in world.events()
     await world.pass_once()
-    assert "is stopped at 2026-01-01T12:01:10Z" in world.message("Running", "work")
+    assert "will be stopped at 2026-01-01T12:01:10Z" in world.message("Running", "work")
     world.clock.forward(59)
     assert await world.pass_once() == pytest.approx(1.0), "the next step is the stop"
     assert _lease(world, "work").spec.desired == "Run"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from fedgpu_operator.api.base import (
@@ -22,6 +22,7 @@ from fedgpu_operator.api.base import (
 )
 from fedgpu_operator.api.computejob import (
     DRY_RUN,
+    WINDING_DOWN,
     Candidate,
     ComputeJobStatus,
     PlacementStatus,
@@ -29,6 +30,7 @@ from fedgpu_operator.api.computejob import (
     UsageStatus,
     job_state,
 )
+from fedgpu_operator.api.computelease import ComputeLease, lease_state
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.books import Attempt, Coverage, EpochStage
 from fedgpu_operator.domain.decision import Decision, Verdict
@@ -38,6 +40,8 @@ from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.hub.views.jobfacts import (
     DEADLINE,
     MOST_REFUSED,
+    MOVED,
+    SUSPENDED,
     UNFUNDED,
     UNSTARTED,
     JobFacts,
@@ -47,7 +51,7 @@ from fedgpu_operator.hub.views.jobfacts import (
     unstarted,
     waits_for_money,
 )
-from fedgpu_operator.hub.views.notices import words
+from fedgpu_operator.hub.views.notices import move_reason, words
 
 MAX_MESSAGE: Final = 768
 """Bytes of a condition's message as it is stored: conditions and the longest list of policies fit together."""
@@ -157,7 +161,9 @@ def _readiness(where: Phase, facts: JobFacts, found: Sequence[Finding]) -> tuple
     if where is Phase.DRY_RUN:
         return standing(Finding(READY, "False" if facts.decision is None else "True", DRY_RUN), of.message)
     if where is Phase.ACTIVE:
-        return standing(Finding(READY, of.status, of.reason), of.message)
+        # A workload in its grace period still runs, and is not what the spec asks for any more.
+        status = "False" if of.reason in WINDING_DOWN else of.status
+        return standing(Finding(READY, status, of.reason), of.message)
     if where is Phase.SUSPENDED or of.type == "Complete":
         return standing(Finding(READY, "True", of.reason))
     return standing(Finding(READY, "False", of.reason), of.message, stalled=of.type == "Failed")
@@ -243,6 +249,9 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
         told = _told_before(facts, "Running", newest.outcome)
         text = told or f"{attempt_failed(facts)}; {retries_used(step)}"
         running = Finding("Running", "False", newest.outcome, text)
+    moved = _moved(facts)
+    if moved:
+        running = Finding("Running", "False", facts.attempts[-1].outcome, moved)
     if decision is None and (resumes := resumes_at(facts)) is not None:
         text = (
             f"{unstarted(facts)} attempts in a row could not be started, the last one as {facts.attempts[-1].outcome}; "
@@ -255,7 +264,7 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
             running,
         )
     if decision is None or decision.chosen is not None:
-        text = "waiting for the next placement pass"
+        text = moved or "waiting for the next placement pass"
         return (
             Finding("Admitted", "True", ConditionReason.ADMITTED),
             Finding("Placed", "False", ConditionReason.QUEUED, text),
@@ -268,9 +277,48 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
     return (admitted, Finding("Placed", "False", word, decision.message), running)
 
 
+def _moved(facts: JobFacts) -> str:
+    """What becomes of a job that was stopped to be placed again; empty unless that is how its newest attempt ended."""
+    newest, lease = facts.newest, facts.lease
+    if newest is None or newest.outcome not in MOVED:
+        return ""
+    if told := _told_before(facts, "Running", newest.outcome):
+        return told
+    why = move_reason(newest.outcome, lease.spec.move if lease is not None else None)
+    return f"stopped at {newest.terms.provider} to be placed again: {why}; waiting for the next placement pass"
+
+
+_STOPPED_FOR: Final[Mapping[str, str]] = {
+    SUSPENDED: "spec.suspend is set",
+    DEADLINE: "spec.deadline has passed",
+    UNFUNDED: "the account's money for it has ended",
+}
+
+
+def _stopping(lease: ComputeLease) -> Finding:
+    """`Running` of an attempt that the hub stops, until its last usage is billed."""
+    reason = lease.spec.stop_reason
+    why = _STOPPED_FOR.get(reason) or move_reason(reason, lease.spec.move) or reason
+    if lease.status.ended:
+        text = f"the workload was stopped: {why}; its last usage is being billed"
+        return Finding("Running", "False", ConditionReason.STOPPED, text)
+    running = find(lease.status.conditions, "Running")
+    text = f"the workload is being stopped: {why}"
+    if lease.spec.stop_requested_at is not None:
+        until = lease.spec.stop_requested_at + timedelta(seconds=lease.spec.grace_seconds)
+        text = f"{text}; its grace period of {lease.spec.grace_seconds} s runs until {until:%Y-%m-%dT%H:%M:%SZ}"
+    return Finding("Running", running.status if running is not None else "False", ConditionReason.STOPPING, text)
+
+
 def _active(facts: JobFacts) -> Iterable[Finding]:
     found = [Finding("Admitted", "True", ConditionReason.ADMITTED), _placed(facts)]
     lease = facts.lease
+    if (
+        lease is not None
+        and lease.spec.desired == "Stop"
+        and lease_state(lease.status.conditions) not in ("Succeeded", "Failed")
+    ):
+        return [*found, _stopping(lease)]
     running = find(lease.status.conditions, "Running") if lease is not None else None
     suspended = find(lease.status.conditions, "Suspended") if lease is not None else None
     if suspended is not None and lease is not None and lease.status.suspended:
@@ -297,6 +345,11 @@ def _finished(facts: JobFacts) -> Iterable[Finding]:
         return [*found, Finding("Complete" if outcome == SUCCEEDED else "Failed", "True", outcome, told)]
     if outcome == SUCCEEDED:
         return [*found, Finding("Complete", "True", SUCCEEDED, detail or "every replica succeeded")]
+    if outcome == DEADLINE:
+        detail = (
+            "spec.deadline passed while the job ran: its workload was stopped and is not started again; "
+            "what ran stays billed"
+        )
     if outcome in UNSTARTED:
         detail = f"{unstarted(facts)} attempts in a row could not be started; the job's Events say what was refused"
     step = facts.next_step

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import MAX_WHY, ComputeLease, LeaseMove
-from fedgpu_operator.domain.running import Announced
+from fedgpu_operator.domain.running import Announced, MoveReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +53,18 @@ def words(lease: ComputeLease) -> str:
     notice = notice_of(lease)
     if notice is None or lease.status.ended:
         return ""
-    return f"is stopped at {notice.stop_at:%Y-%m-%dT%H:%M:%SZ} and placed again: {notice.why}"
+    return f"will be stopped at {notice.stop_at:%Y-%m-%dT%H:%M:%SZ} and placed again: {notice.why}"
+
+
+def move_reason(outcome: str, announced: LeaseMove | None) -> str:
+    """Why a lease with that outcome was moved, as it was announced; empty if the outcome is not that of a move."""
+    if outcome not in _UNANNOUNCED:
+        return ""
+    return announced.why if announced is not None and announced.why else _UNANNOUNCED[MoveReason(outcome)]
+
+
+_UNANNOUNCED: Final[Mapping[MoveReason, str]] = {
+    MoveReason.PREEMPTED: "work of higher priority needs its GPUs",
+    MoveReason.REBALANCED: "a better place was found",
+}
+"""By kind of move, its reason if the announcement is gone."""
