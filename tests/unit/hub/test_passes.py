@@ -65,17 +65,9 @@ class Hub(World):
         self._loop = self._made() if lasting else None
 
     def _made(self) -> JobLoop:
-        return JobLoop(
-            self.kube,
-            self.writers,
-            self.books,
-            self.clock,
-            self.metrics,
-            proofs=self.proofs,
-            default_deny=False,
-            cooldown=300.0,
-            verifier=UsageVerifier(None),
-        )
+        made = self.factory(ledger=self.books)
+        made.verifier = UsageVerifier(None)
+        return made.job_loop()
 
     async def pass_once(self) -> float | None:
         if self._loop is None:

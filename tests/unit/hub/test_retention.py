@@ -24,7 +24,7 @@ VISIBLE = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}
 
 def keeper(world: World) -> RetentionLoop:
     """A retention loop that remembers nothing, as after a restart."""
-    return RetentionLoop(world.kube, world.writers, world.ledger, world.clock, settlement=world.settlement, keep=KEEP)
+    return world.factory(workload_retention_seconds=KEEP).retention_loop()
 
 
 async def tidy(world: World) -> float | None:

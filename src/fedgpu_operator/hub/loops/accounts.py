@@ -36,7 +36,7 @@ class AccountLoop:
         *,
         proofs: ProofBook,
         poll: float,
-        thresholds: Callable[[], Thresholds] = Thresholds,
+        thresholds: Callable[[], Thresholds],
     ) -> None:
         self._kube = kube
         self._writer = writers.accounts

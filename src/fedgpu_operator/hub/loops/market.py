@@ -28,7 +28,7 @@ from fedgpu_operator.hub.services.snapshot import (
 )
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.views.jobfacts import JobFacts, Phase, phase
-from fedgpu_operator.placement import BUILT_IN, Plugins, Snapshot
+from fedgpu_operator.placement import Plugins, Snapshot
 from fedgpu_operator.placement.market import MarketView, survey_snapshot
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
 
@@ -78,11 +78,12 @@ class MarketLoop:
         *,
         namespace: str,
         proofs: ProofBook | None,
+        costs: CostBook,
+        priorities: PriorityBook,
+        plugins: Plugins,
         default_deny: bool,
-        vantages: tuple[Vantage, ...] = (),
-        costs: CostBook | None = None,
-        settle: timedelta = timedelta(0),
-        plugins: Plugins = BUILT_IN,
+        vantages: tuple[Vantage, ...],
+        settle: timedelta,
     ) -> None:
         self._kube = kube
         self._ledger = ledger
@@ -98,7 +99,7 @@ class MarketLoop:
         self._kept: dict[tuple[str, str], PricePoint] = {}
         self._past: RecentPrices | None = None
         self._published: MarketDocument | None = None
-        self._priorities = PriorityBook(kube, clock)
+        self._priorities = priorities
         self._rest_until = clock.now() + settle
 
     async def pass_once(self) -> float | None:

@@ -42,12 +42,12 @@ class ProviderLoop:
         *,
         proofs: ProofBook | None,
         acceptance: Mode,
-        enforced: bool = False,
-        audits: bool = False,
+        enforced: bool,
+        audits: bool,
         heartbeat_timeout: float,
         refusals: Mapping[str, InvalidResourceError],
-        verifier: UsageVerifier | None = None,
-        signers: SignerBook | None = None,
+        verifier: UsageVerifier,
+        signers: SignerBook | None,
     ) -> None:
         self._kube = kube
         self._writer = writers.providers
@@ -59,7 +59,7 @@ class ProviderLoop:
         self._audits = audits
         self._timeout = timedelta(seconds=heartbeat_timeout)
         self._refusals = refusals
-        self._verifier = verifier or UsageVerifier(None)
+        self._verifier = verifier
         self._signers = signers
         self._owned: dict[SecretKey, GPUProvider] = {}
 

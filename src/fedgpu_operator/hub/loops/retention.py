@@ -193,7 +193,7 @@ class RetentionLoop:
         *,
         settlement: bool,
         keep: float,
-        shelf: Housekeeping | None = None,
+        shelf: Housekeeping | None,
     ) -> None:
         self._kube = kube
         self._jobs, self._leases = writers.jobs, writers.leases

@@ -23,9 +23,9 @@ from fedgpu_operator.errors import (
     RevertedError,
     StatePrunedError,
 )
-from fedgpu_operator.hub.services.disputes import ANSWER, CLOSE, DisputeKeeper, Errand
+from fedgpu_operator.hub.services.disputes import ANSWER, DisputeKeeper, Errand
 from fedgpu_operator.hub.services.epochs import Planner, look_at_root, publish_manifest
-from fedgpu_operator.hub.services.transactions import FREE, Fate, IntentProgress, IntentSender, Smaller
+from fedgpu_operator.hub.services.transactions import CLAIM, FREE, POST, Fate, IntentProgress, IntentSender
 from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.hub.views.epochs import EpochBlocker, EpochFacts
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
@@ -45,8 +45,6 @@ from fedgpu_operator.settlement import (
 log = logging.getLogger(__name__)
 
 
-POST: Final = "post"
-CLAIM: Final = "claim"
 LOOKED_AT: Final = 20
 """Epochs, newest first, that a pass looks at: all that can still change, and a few more."""
 _SEEN: Final = {
@@ -74,30 +72,30 @@ class SettlementLoop:
         clock: Clock,
         metrics: Metrics,
         *,
+        sender: IntentSender,
+        planner: Planner,
+        disputes: DisputeKeeper,
         namespace: str,
         terms: Terms,
-        fee_cap: int,
         poll: float,
         auto_claim: bool,
-        opens: Callable[[], bool] = lambda: True,
+        opens: Callable[[], bool],
     ) -> None:
+        """`opens` is whether an epoch may be begun or sent: not while the ledger is older than the world."""
         self._kube = kube
         self._writer = writers.epochs
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock
         self._metrics = metrics
-        smaller: dict[str, Smaller] = dict.fromkeys((ANSWER, CLOSE), self._fewer_bundled)
-        smaller[CLAIM] = self._fewer_leaves
-        self._sender = IntentSender(ledger, escrow, clock, fee_cap=fee_cap, smaller=smaller)
+        self._sender = sender
+        self._planner = planner
+        self._disputes = disputes
         self._terms = terms
-        self._planner = Planner(ledger, escrow, clock, terms)
-        self._disputes = DisputeKeeper(ledger, escrow, clock)
         self._namespace = namespace
         self._poll = poll
         self._auto_claim = auto_claim
         self._opens = opens
-        """Whether an epoch may be begun or sent: not while the ledger is older than the world."""
         self._closed: set[int] = set()
         """Ended epochs that were published by this process; a restart publishes them once more."""
         self._plans: dict[str, EpochPlan] = {}
@@ -424,19 +422,6 @@ class SettlementLoop:
             if not (less := fewer(batch, share_that_fits(gas, room))):
                 return call
             batch = less
-
-    def _fewer_leaves(self, call: Call, share: Fraction) -> Call | None:
-        """A claim of a share of a claim's leaves; the rest is claimed by the next one."""
-        chain_epoch, leaves = self._escrow.claimed(call)
-        less = fewer(leaves, share)
-        return self._escrow.call_claim(chain_epoch, less) if less else None
-
-    def _fewer_bundled(self, call: Call, share: Fraction) -> Call | None:
-        """A share of the calls of a bundle; the rest is found as still to be done by a later pass."""
-        less = fewer(self._escrow.call_bundled(call), share)
-        if len(less) < 2:
-            return less[0] if less else None
-        return self._escrow.call_bundle(call.to or "", less)
 
     def _note(self, epoch: Epoch, progress: IntentProgress | None) -> None:
         """Remember what stands against an epoch's transaction, for its status; nothing once it is on its way."""

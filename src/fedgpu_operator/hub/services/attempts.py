@@ -26,7 +26,6 @@ from fedgpu_operator.errors import (
     NotFoundError,
 )
 from fedgpu_operator.hub.services.billing import UsageBiller
-from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.workloads import first_lease, provider_namespace, remade_lease
 from fedgpu_operator.hub.services.writes import Writers, foreign_bytes
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, UNFUNDED, JobFacts, outcome_of, stop_reason
@@ -93,9 +92,9 @@ class AttemptKeeper:
         ledger: Ledger,
         clock: Clock,
         metrics: Metrics,
-        verifier: UsageVerifier,
+        biller: UsageBiller,
         *,
-        moved: Callable[[str], None] = lambda _: None,
+        moved: Callable[[str], None],
     ) -> None:
         """`moved` is called with its namespace after an attempt was opened or ended, or may have been."""
         self._moved = moved
@@ -104,7 +103,7 @@ class AttemptKeeper:
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
-        self._biller = UsageBiller(writers, ledger, clock, metrics, verifier)
+        self._biller = biller
         self._opener = Opener(ledger, clock)
 
     async def usage(self, job_uid: str) -> tuple[AttemptUsage, ...]:

@@ -31,7 +31,7 @@ from fedgpu_operator.hub.views.notices import Notice, notice_of
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.moves import replan
-from fedgpu_operator.placement.registry import BUILT_IN, Plugins
+from fedgpu_operator.placement.registry import Plugins
 from fedgpu_operator.placement.reservations import Reservations
 from fedgpu_operator.ports import Clock, Metrics
 
@@ -193,8 +193,8 @@ class Mover:
         view: View,
         *,
         forget: Callable[[str], None],
-        rules: Hysteresis | None = None,
-        plugins: Plugins = BUILT_IN,
+        rules: Hysteresis,
+        plugins: Plugins,
     ) -> None:
         self._plugins = plugins
         self._jobs, self._leases = writers.jobs, writers.leases
@@ -204,7 +204,7 @@ class Mover:
         self._keeper = keeper
         self._forget = forget
         self._view = view
-        self._rules = rules or Hysteresis()
+        self._rules = rules
         self._left: dict[str, JobFacts] = {}
         self._waiting: list[JobFacts] = []
         self._told: dict[str, str] = {}

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 from zlib import crc32
 
@@ -23,11 +23,9 @@ from fedgpu_operator.domain.job import Job, Policy
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Histogram, Offer
 from fedgpu_operator.domain.settlement import Pair
-from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, KubeError, TooLargeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
 from fedgpu_operator.hub.services.changes import ChangeDetector, same_objects
-from fedgpu_operator.hub.services.costs import FaultBook
 from fedgpu_operator.hub.services.holds import Hold, decide_held, holds, waiting_jobs
 from fedgpu_operator.hub.services.hubstate import HubState
 from fedgpu_operator.hub.services.moves import freed_of
@@ -47,9 +45,9 @@ from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, WRITE_REFUSED, JobFacts, Phase, phase, resumes_at
 from fedgpu_operator.hub.views.jobs import MAX_CANDIDATES
 from fedgpu_operator.logs import bound
-from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
+from fedgpu_operator.placement import Engine, Plugins, Snapshot
 from fedgpu_operator.placement.problem import Solution
-from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, read_back
+from fedgpu_operator.ports import Clock, Kube, Metrics, read_back
 
 log = logging.getLogger(__name__)
 
@@ -154,25 +152,22 @@ class JobPlacer:
     def __init__(
         self,
         kube: Kube,
-        ledger: Ledger,
         clock: Clock,
         metrics: Metrics,
         keeper: AttemptKeeper,
         writer: JobWriter,
+        reader: JobReader,
+        owed: ObligationBook,
         *,
         default_deny: bool,
-        cooldown: timedelta,
-        faults: FaultBook,
         forget: Callable[[str], None],
-        owed: ObligationBook | None = None,
-        plugins: Plugins = BUILT_IN,
-        vantages: tuple[Vantage, ...] = (),
+        plugins: Plugins,
     ) -> None:
         self._engine = Engine(plugins)
         self._foreign = bool(plugins.foreign)
-        self._reader = JobReader(kube, clock, faults, cooldown=cooldown, vantages=vantages)
+        self._reader = reader
         self._stock = OfferBook()
-        self._owed = owed or ObligationBook(ledger, clock)
+        self._owed = owed
         self._forget = forget
         self._kube = kube
         self._clock = clock
