@@ -36,7 +36,8 @@ from fedgpu_operator.domain.ledger import ChainHead, LedgerHead
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD
 from fedgpu_operator.domain.settlement import ZERO_HASH
 from fedgpu_operator.settlement import build_epoch
-from fedgpu_operator.settlement.epochs import KIND, canonical
+from fedgpu_operator.settlement.epochs import KIND
+from fedgpu_operator.settlement.evidence import canonical
 
 SCHEMA: Final = 3
 BEGAN: Final = microseconds(START)

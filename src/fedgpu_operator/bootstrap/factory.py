@@ -26,7 +26,7 @@ from fedgpu_operator.hub.loops.vantages import VantageLoop
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
 from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.costs import CostBook, FaultBook
-from fedgpu_operator.hub.services.disputes import DisputeKeeper
+from fedgpu_operator.hub.services.dispute_answers import DisputeKeeper
 from fedgpu_operator.hub.services.epochs import Planner
 from fedgpu_operator.hub.services.moves import Mover
 from fedgpu_operator.hub.services.obligations import ObligationBook

@@ -24,7 +24,7 @@ from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import DisputeState, EpochPlan, Receipt
 from fedgpu_operator.domain.transactions import Call, Fees
 from fedgpu_operator.errors import ChainMismatchError, RevertedError
-from fedgpu_operator.hub.services.disputes import DisputeKeeper
+from fedgpu_operator.hub.services.dispute_answers import DisputeKeeper
 from fedgpu_operator.hub.services.signatures import SignerBook
 from fedgpu_operator.hub.services.wallets import RECHECK
 from fedgpu_operator.settlement import Room, claims

@@ -9,7 +9,7 @@ from tests.unit.hub.world import LEASES, TEAM, World
 
 from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.settlement.epochs import usage_statement
+from fedgpu_operator.settlement.evidence import usage_statement
 from fedgpu_operator.settlement.typeddata import hub_domain
 
 TENANT = LocalSigner("0x" + "a1" * 32).address

@@ -22,7 +22,7 @@ from fedgpu_operator.domain.books import PairLease
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.hub.services.receipts import draft
-from fedgpu_operator.settlement.epochs import usage_root
+from fedgpu_operator.settlement.evidence import usage_root
 from fedgpu_operator.settlement.typeddata import receipt, recover
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

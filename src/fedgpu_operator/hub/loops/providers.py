@@ -19,8 +19,8 @@ from fedgpu_operator.hub.services.signatures import RECEIPTS_VALID, WARNED, Sign
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.hub.services.writes import PROVIDER_FINALIZER, Writers, one_of_many
-from fedgpu_operator.hub.views.acceptance import Mode, SecretKey, audit_lost, secret_owners, secret_taken
 from fedgpu_operator.hub.views.providers import ProviderFacts, provider_status
+from fedgpu_operator.hub.views.trust import Mode, SecretKey, audit_lost, secret_owners, secret_taken
 from fedgpu_operator.ports import AttemptBook, Clock, Kube
 
 log = logging.getLogger(__name__)

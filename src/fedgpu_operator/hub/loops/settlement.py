@@ -23,7 +23,7 @@ from fedgpu_operator.errors import (
     RevertedError,
     StatePrunedError,
 )
-from fedgpu_operator.hub.services.disputes import ANSWER, DisputeKeeper, Errand
+from fedgpu_operator.hub.services.dispute_answers import ANSWER, DisputeKeeper, Errand
 from fedgpu_operator.hub.services.epochs import Planner, look_at_root, publish_manifest
 from fedgpu_operator.hub.services.transactions import CLAIM, FREE, POST, Fate, IntentProgress, IntentSender
 from fedgpu_operator.hub.services.writes import Writers

@@ -19,7 +19,7 @@ from fedgpu_operator.hub.services.signatures import SignatureVerdict, UsageVerif
 from fedgpu_operator.hub.services.writes import UNSIGNED_SINCE, Writers
 from fedgpu_operator.metering import HubObservation, bill, disputed, tolerance
 from fedgpu_operator.ports import Clock, Metrics, UsageBook
-from fedgpu_operator.settlement.epochs import instant, usage_detail
+from fedgpu_operator.settlement.evidence import instant, usage_detail
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from fedgpu_operator.domain.ledger import UsageDispute
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD, accrue, format_usd
 from fedgpu_operator.domain.settlement import Pair, Receipt
 from fedgpu_operator.metering import receipt_cumulative
-from fedgpu_operator.settlement.epochs import usage_root
+from fedgpu_operator.settlement.evidence import usage_root
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from fedgpu_operator.errors import (
     Refusal,
     RevertedError,
 )
-from fedgpu_operator.hub.services.disputes import ANSWER, CLOSE
+from fedgpu_operator.hub.services.dispute_answers import ANSWER, CLOSE
 from fedgpu_operator.ports import Clock, Escrow, TransactionBook
 from fedgpu_operator.settlement import (
     GAS_MARGIN,
