@@ -16,7 +16,7 @@ from tests.unit.hub.world import condition
 from fedgpu_operator.agent.decide import ConditionState, update, with_readiness
 from fedgpu_operator.agent.report import ANSWERING, conditions_of
 from fedgpu_operator.api.base import API_VERSION, Condition, Finding, JSONObject, Model, merge
-from fedgpu_operator.domain.books import EpochStage
+from fedgpu_operator.domain.settlement import EpochStage
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.views.accounts import FUNDED, readiness
 from fedgpu_operator.hub.views.epochs import epoch_status

@@ -22,7 +22,7 @@ from tests.integration.operator.federation import (
 )
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import SignedUsage
+from fedgpu_operator.domain.attempts import SignedUsage
 from fedgpu_operator.domain.ledger import CountersignedReceipt
 from fedgpu_operator.settlement.evidence import usage_root
 

@@ -18,10 +18,10 @@ from fedgpu_lab.process import Watchdog, end
 from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.bootstrap.factory import Factory
-from fedgpu_operator.domain.books import AttemptRequest, ChainTx, Epoch, EpochStage, TxState, UsageRecord
+from fedgpu_operator.domain.attempts import AttemptRequest, UsageRecord
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import Deployment
-from fedgpu_operator.domain.transactions import Fees
+from fedgpu_operator.domain.settlement import Deployment, Epoch, EpochStage
+from fedgpu_operator.domain.transactions import ChainTx, Fees, TxState
 from fedgpu_operator.errors import NotTakenError, Refusal
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
 from fedgpu_operator.settings import Settings

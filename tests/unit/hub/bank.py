@@ -12,7 +12,7 @@ from tests.unit.hub.world import TEAM, World
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.transactions import Call, Fees
 from fedgpu_operator.hub.loops.settlement import SettlementLoop

@@ -19,9 +19,10 @@ from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, Coverage, EpochStage
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage
 from fedgpu_operator.domain.decision import Decision, Reason, Verdict
 from fedgpu_operator.domain.money import parse_usd
+from fedgpu_operator.domain.settlement import Coverage, EpochStage
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.attempts import wants_agent
 from fedgpu_operator.hub.services.inventory import inventory

@@ -17,7 +17,7 @@ from tests.unit.hub.world import H100, LEASES, TEAM, World
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError, LedgerUnreachableError
 from fedgpu_operator.hub.services.recovery import (

@@ -14,9 +14,10 @@ from tests.unit.hub.world import condition
 from fedgpu_operator.api.base import Condition, find
 from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus, JobState, job_state
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, Coverage, EpochStage
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage
 from fedgpu_operator.domain.decision import Decision, Reason, Verdict
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import Coverage, EpochStage
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.jobs import is_settled, job_events, job_status

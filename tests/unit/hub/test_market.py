@@ -9,7 +9,7 @@ import pytest
 from tests.ledgers import open_attempt
 from tests.unit.hub.world import H100, World
 
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD

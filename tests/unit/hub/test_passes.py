@@ -22,7 +22,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.domain.books import AttemptUsage
+from fedgpu_operator.domain.attempts import AttemptUsage
 from fedgpu_operator.hub.loops.jobs import JobLoop
 from fedgpu_operator.hub.services.obligations import ObligationBook
 from fedgpu_operator.hub.services.signatures import UsageVerifier

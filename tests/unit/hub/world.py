@@ -26,7 +26,7 @@ from fedgpu_operator.settlement import Thresholds
 from fedgpu_operator.settlement.typeddata import TypedData, account_proof, hub_domain, provider_proof
 
 H100 = "NVIDIA-H100-80GB-HBM3"
-JOBS = ResourceType.of(ComputeJob.info)
+COMPUTE_JOBS = ResourceType.of(ComputeJob.info)
 LEASES = ResourceType.of(ComputeLease.info)
 PROVIDERS = ResourceType.of(GPUProvider.info)
 REPORTS = ResourceType.of(ProviderReport.info)
@@ -139,10 +139,10 @@ class World:
         await self._create(PlacementPolicy.info, {"name": name}, spec)
 
     async def change(self, name: str, namespace: str = TEAM, **spec: Any) -> None:
-        await self.kube.patch(JOBS, name, namespace, {"spec": spec})
+        await self.kube.patch(COMPUTE_JOBS, name, namespace, {"spec": spec})
 
     async def delete(self, name: str, namespace: str = TEAM) -> None:
-        await self.kube.delete(JOBS, name, namespace)
+        await self.kube.delete(COMPUTE_JOBS, name, namespace)
 
     async def runs(self, lease: ComputeLease, gpu_seconds: int = 1) -> None:
         """The agent reports that the workload runs."""
@@ -221,10 +221,10 @@ class World:
     # ---- what is there
 
     def see(self, name: str = "train", namespace: str = TEAM) -> ComputeJob:
-        return ComputeJob.parse(self.kube.objects[JOBS.plural, namespace, name])
+        return ComputeJob.parse(self.kube.objects[COMPUTE_JOBS.plural, namespace, name])
 
     def exists(self, name: str = "train", namespace: str = TEAM) -> bool:
-        return (JOBS.plural, namespace, name) in self.kube.objects
+        return (COMPUTE_JOBS.plural, namespace, name) in self.kube.objects
 
     def says(self, kind: str, name: str = "train", namespace: str = TEAM) -> tuple[str, str]:
         """(status, reason) of a job's condition."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.domain.books import AttemptUsage, PairTotal
+from fedgpu_operator.domain.attempts import AttemptUsage, PairTotal
 from fedgpu_operator.domain.settlement import ChainSnapshot
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.services.hubstate import load_all

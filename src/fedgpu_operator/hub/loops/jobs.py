@@ -13,7 +13,7 @@ from zlib import crc32
 from fedgpu_operator.api.base import READY, is_false, is_true
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import AttemptUsage, Stop
+from fedgpu_operator.domain.attempts import AttemptUsage, Stop
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper, is_cleared
 from fedgpu_operator.hub.services.changes import ChangeDetector

@@ -8,10 +8,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
-from fedgpu_operator.domain.books import Epoch, EpochStage, TxState
-from fedgpu_operator.domain.ledger import Intent
-from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, EpochState, Pair
-from fedgpu_operator.domain.transactions import Call
+from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, Epoch, EpochPlan, EpochStage, EpochState, Pair
+from fedgpu_operator.domain.transactions import Call, Intent, TxState
 from fedgpu_operator.errors import (
     ChainError,
     ChainMismatchError,

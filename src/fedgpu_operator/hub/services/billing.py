@@ -11,7 +11,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import Attempt
+from fedgpu_operator.domain.attempts import Attempt
 from fedgpu_operator.domain.ledger import UsageDispute, UsageDisputeState
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.errors import InvalidResourceError

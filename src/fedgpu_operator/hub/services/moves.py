@@ -13,7 +13,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, plausible
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import AttemptUsage
+from fedgpu_operator.domain.attempts import AttemptUsage
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.offer import Histogram

@@ -9,7 +9,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from fedgpu_operator.domain.books import AttemptUsage, PairTotal
+from fedgpu_operator.domain.attempts import AttemptUsage, PairTotal
 from fedgpu_operator.domain.money import NOTHING
 from fedgpu_operator.hub.views.funds import (
     Exposure,

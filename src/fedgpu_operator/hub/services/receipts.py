@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from fedgpu_operator.api.base import MAX_DECIMAL_USD
 from fedgpu_operator.api.providerreport import MAX_RECEIPTS, ProposedReceipt
-from fedgpu_operator.domain.books import PairLease, PairTotal
+from fedgpu_operator.domain.attempts import PairLease, PairTotal
 from fedgpu_operator.domain.ledger import UsageDispute
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD, accrue, format_usd
 from fedgpu_operator.domain.settlement import Pair, Receipt

@@ -18,7 +18,7 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, lease_name
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage, lease_name
 from fedgpu_operator.domain.money import MicroUSD, format_usd, parse_usd
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import ChainError, LedgerUnreachableError, NotFoundError

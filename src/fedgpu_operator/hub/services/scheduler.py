@@ -17,7 +17,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import Attempt
+from fedgpu_operator.domain.attempts import Attempt
 from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.job import Job, Policy
 from fedgpu_operator.domain.money import MicroUSD

@@ -15,7 +15,7 @@ from fedgpu_operator.api.base import Finding
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import SignedUsage
+from fedgpu_operator.domain.attempts import SignedUsage
 from fedgpu_operator.domain.ledger import CountersignedReceipt
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import ChainError, InvalidResourceError

@@ -12,7 +12,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import AttemptUsage
+from fedgpu_operator.domain.attempts import AttemptUsage
 from fedgpu_operator.errors import NotFoundError
 from fedgpu_operator.hub.services.changes import ChangeDetector
 from fedgpu_operator.hub.services.hubstate import HubState

@@ -18,10 +18,8 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Final
 
-from fedgpu_operator.domain.books import ChainTx, TxState
-from fedgpu_operator.domain.ledger import FINAL_TX, Intent, IntentCall, IntentState
 from fedgpu_operator.domain.settlement import SignedTx, TxReceipt
-from fedgpu_operator.domain.transactions import Call, Fees
+from fedgpu_operator.domain.transactions import FINAL_TX, Call, ChainTx, Fees, Intent, IntentCall, IntentState, TxState
 from fedgpu_operator.errors import (
     ChainError,
     ChainMismatchError,

@@ -23,7 +23,7 @@ from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
 from fedgpu_operator.api.providerreport import ProposedReceipt, ProviderReport, VantageRef
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
-from fedgpu_operator.domain.books import Stop
+from fedgpu_operator.domain.attempts import Stop
 from fedgpu_operator.errors import (
     AlreadyExistsError,
     ConflictError,

@@ -10,7 +10,7 @@ from typing import Final
 from fedgpu_operator.api.base import MAX_DECIMAL_USD, READY, Finding, find, merge, standing
 from fedgpu_operator.api.computeaccount import ComputeAccount, ComputeAccountStatus, Expiring, account_state
 from fedgpu_operator.api.reasons import NEEDS_CHANGE, ConditionReason
-from fedgpu_operator.domain.books import AttemptUsage, PairTotal
+from fedgpu_operator.domain.attempts import AttemptUsage, PairTotal
 from fedgpu_operator.domain.money import MicroUSD, format_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot, Pair
 from fedgpu_operator.hub.views.funds import EscrowFunds, Exposure, Outlook, chain_funds, exposure, outlook

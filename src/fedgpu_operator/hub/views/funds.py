@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from fedgpu_operator.api.computeaccount import ComputeAccount, Expiring
-from fedgpu_operator.domain.books import AttemptUsage, PairTotal
+from fedgpu_operator.domain.attempts import AttemptUsage, PairTotal
 from fedgpu_operator.domain.money import NOTHING, SECONDS_PER_HOUR, MicroUSD, accrue, parse_usd
 from fedgpu_operator.domain.settlement import ChainSnapshot, Pair
 from fedgpu_operator.settlement import Burn, Cover, CoveragePlan, cover_of, plan

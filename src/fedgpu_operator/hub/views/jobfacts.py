@@ -12,11 +12,12 @@ from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, lease_state
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import Attempt, AttemptUsage, Coverage
+from fedgpu_operator.domain.attempts import Attempt, AttemptUsage
 from fedgpu_operator.domain.decision import Decision, Reason
 from fedgpu_operator.domain.faults import FAILED, SUCCEEDED, Ended, NextStep, credible, next_step
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.running import MoveReason
+from fedgpu_operator.domain.settlement import Coverage
 from fedgpu_operator.errors import InvalidResourceError
 
 SUSPENDED: Final = ConditionReason.SUSPENDED.value

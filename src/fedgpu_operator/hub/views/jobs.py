@@ -32,11 +32,12 @@ from fedgpu_operator.api.computejob import (
 )
 from fedgpu_operator.api.computelease import ComputeLease, lease_state
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import Attempt, Coverage, EpochStage
+from fedgpu_operator.domain.attempts import Attempt
 from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.faults import SUCCEEDED, SUSPENDED_BY_MEMBER, NextStep, outcome_row
 from fedgpu_operator.domain.geo import LAW_DATE
 from fedgpu_operator.domain.money import format_usd
+from fedgpu_operator.domain.settlement import Coverage, EpochStage
 from fedgpu_operator.hub.views.jobfacts import (
     DEADLINE,
     MOST_REFUSED,

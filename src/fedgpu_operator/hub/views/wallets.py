@@ -12,7 +12,7 @@ from eth_utils.address import to_checksum_address
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.domain.books import PairTotal
+from fedgpu_operator.domain.attempts import PairTotal
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.metering import receipt_cumulative
