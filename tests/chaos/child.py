@@ -21,7 +21,7 @@ from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.bootstrap.factory import Factory, PingableLedger
 from fedgpu_operator.errors import FedGPUError
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
-from fedgpu_operator.hub.views.wallets import cumulative_pairs
+from fedgpu_operator.hub.views.accounts import cumulative_pairs
 from fedgpu_operator.ports import Escrow, Kube
 from fedgpu_operator.settings import Settings
 from fedgpu_operator.settlement import Terms, protocol

@@ -18,12 +18,11 @@ from fedgpu_operator.agent.report import ANSWERING, conditions_of
 from fedgpu_operator.api.base import API_VERSION, Condition, Finding, JSONObject, Model, merge
 from fedgpu_operator.domain.settlement import EpochStage
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.views.accounts import FUNDED, readiness
+from fedgpu_operator.hub.views.accounts import FUNDED, ProofVerdict, readiness
 from fedgpu_operator.hub.views.epochs import epoch_status
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.hub.views.providers import provider_status
-from fedgpu_operator.hub.views.wallets import ProofVerdict
 
 NOW: Final = jobs.NOW
 GENERATION: Final = 3

@@ -19,24 +19,22 @@ from fedgpu_operator.hub.loops.jobs import JobLoop, JobMemory
 from fedgpu_operator.hub.loops.loop import Loop
 from fedgpu_operator.hub.loops.market import MarketLoop
 from fedgpu_operator.hub.loops.providers import ProviderLoop
-from fedgpu_operator.hub.loops.receipts import ReceiptLoop
+from fedgpu_operator.hub.loops.reports import ReceiptLoop, VantageLoop
 from fedgpu_operator.hub.loops.retention import EpochShelf, RetentionLoop
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
-from fedgpu_operator.hub.loops.vantages import VantageLoop
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
 from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.costs import CostBook, FaultBook
 from fedgpu_operator.hub.services.dispute_answers import DisputeKeeper
 from fedgpu_operator.hub.services.epochs import Planner
 from fedgpu_operator.hub.services.moves import Mover
-from fedgpu_operator.hub.services.obligations import ObligationBook
 from fedgpu_operator.hub.services.priorities import PriorityBook
 from fedgpu_operator.hub.services.recovery import EscrowAddress, LedgerCheck, Reconciler
 from fedgpu_operator.hub.services.scheduler import JobPlacer
 from fedgpu_operator.hub.services.settler import SettlerWatch
 from fedgpu_operator.hub.services.signatures import SignerBook, UsageVerifier
 from fedgpu_operator.hub.services.snapshot import SETTLE, JobReader
-from fedgpu_operator.hub.services.solvency import MoneyWatch
+from fedgpu_operator.hub.services.solvency import MoneyWatch, ObligationBook
 from fedgpu_operator.hub.services.transactions import IntentSender, smaller_calls
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.writes import Writers

@@ -25,13 +25,13 @@ from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.settlement import Coverage, EpochStage
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.attempts import wants_agent
-from fedgpu_operator.hub.services.inventory import inventory
+from fedgpu_operator.hub.services.hubstate import inventory
 from fedgpu_operator.hub.services.workloads import provider_namespace
+from fedgpu_operator.hub.views.accounts import ProofVerdict
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.hub.views.providers import ProviderFacts, provider_status
 from fedgpu_operator.hub.views.trust import Mode, secret_owners, secret_taken
-from fedgpu_operator.hub.views.wallets import ProofVerdict
 
 CASES: Final = Path(__file__).with_name("cases")
 INPUT: Final = ".input.yaml"

@@ -9,7 +9,7 @@ from tests.unit.hub.world import COMPUTE_JOBS, PROVIDERS, World
 
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.hub.services.hubstate import load_heartbeats
-from fedgpu_operator.hub.views.funds import EscrowFunds, Exposure
+from fedgpu_operator.hub.views.accounts import EscrowFunds, Exposure
 from fedgpu_operator.ports import COORDINATION_LEASES
 from fedgpu_operator.settlement import Cover
 

@@ -11,9 +11,9 @@ from tests.unit.hub.world import TEAM, World
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.hub.services.hubstate import load
-from fedgpu_operator.hub.services.obligations import Obligations
 from fedgpu_operator.hub.services.snapshot import funds_by_namespace
-from fedgpu_operator.hub.views.wallets import tenant_wallets
+from fedgpu_operator.hub.services.solvency import Obligations
+from fedgpu_operator.hub.views.accounts import tenant_wallets
 
 WALLET = str(to_checksum_address("0x" + "aa" * 20))
 OTHER = str(to_checksum_address("0x" + "cc" * 20))

@@ -19,8 +19,8 @@ from fedgpu_operator.domain.decision import Decision, Reason, Verdict
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Coverage, EpochStage
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.views.jobfacts import JobFacts
-from fedgpu_operator.hub.views.jobs import is_settled, job_events, job_status
+from fedgpu_operator.hub.views.jobfacts import JobFacts, job_events
+from fedgpu_operator.hub.views.jobs import is_settled, job_status
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 UID = "0" * 36

@@ -11,7 +11,7 @@ from tests.unit.hub.world import H100, PROVIDERS, World
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
 from fedgpu_operator.hub.loops.providers import ProviderLoop
-from fedgpu_operator.hub.services.inventory import offers
+from fedgpu_operator.hub.services.hubstate import offers
 from fedgpu_operator.hub.views.trust import location_finding
 
 BERLIN = {"country": "DE", "region": "eu-central-1", "latitude": "52.5", "longitude": "13.4"}

@@ -10,7 +10,7 @@ from tests.unit.hub.world import H100, PROVIDERS, World
 
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
-from fedgpu_operator.hub.views.notices import notice_of
+from fedgpu_operator.hub.views.jobfacts import notice_of
 
 MOVABLE: dict[str, Any] = {
     "disruption": {"reclaimable": True, "noticeSeconds": 60},

@@ -24,8 +24,8 @@ from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.attempts import AttemptUsage
 from fedgpu_operator.hub.loops.jobs import JobLoop
-from fedgpu_operator.hub.services.obligations import ObligationBook
 from fedgpu_operator.hub.services.signatures import UsageVerifier
+from fedgpu_operator.hub.services.solvency import ObligationBook
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.placement import Engine
 from fedgpu_operator.ports import ResourceType

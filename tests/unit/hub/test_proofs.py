@@ -18,8 +18,8 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.errors import ChainUnreachableError
 from fedgpu_operator.hub.services.hubstate import load
-from fedgpu_operator.hub.services.obligations import Obligations
 from fedgpu_operator.hub.services.snapshot import all_offers, funds_by_namespace
+from fedgpu_operator.hub.services.solvency import Obligations
 from fedgpu_operator.hub.services.wallets import ASKED_AT_ONCE, RECHECK, SKEW_SECONDS, ProofBook
 from fedgpu_operator.ports import ResourceType
 from fedgpu_operator.settlement.typeddata import (

@@ -24,8 +24,8 @@ from fedgpu_operator.api.gpuprovider import (
 )
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.errors import InvalidResourceError, LedgerUnreachableError
+from fedgpu_operator.hub.views.accounts import ProofVerdict
 from fedgpu_operator.hub.views.providers import ProviderFacts, awaits_report, is_ready, provider_status
-from fedgpu_operator.hub.views.wallets import ProofVerdict
 from fedgpu_operator.ports import NAMESPACES, ResourceType
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

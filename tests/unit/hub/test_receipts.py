@@ -21,7 +21,7 @@ from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.attempts import PairLease
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
-from fedgpu_operator.hub.services.receipts import draft
+from fedgpu_operator.hub.loops.reports import draft
 from fedgpu_operator.settlement.evidence import usage_root
 from fedgpu_operator.settlement.typeddata import receipt, recover
 

@@ -15,8 +15,15 @@ from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.writes import Writers, one_of_many
-from fedgpu_operator.hub.views.accounts import ALARMS, FUNDED, AccountFacts, account_status
-from fedgpu_operator.hub.views.wallets import checksummed, cumulative_pairs, tenant_wallets
+from fedgpu_operator.hub.views.accounts import (
+    ALARMS,
+    FUNDED,
+    AccountFacts,
+    account_status,
+    checksummed,
+    cumulative_pairs,
+    tenant_wallets,
+)
 from fedgpu_operator.ports import AttemptBook, Clock, Escrow, Kube
 from fedgpu_operator.settlement import Thresholds
 

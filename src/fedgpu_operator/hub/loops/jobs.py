@@ -24,8 +24,8 @@ from fedgpu_operator.hub.services.scheduler import JobPlacer
 from fedgpu_operator.hub.services.solvency import MoneyWatch, Upkeep
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.writes import Writers, for_each, one_of_many
-from fedgpu_operator.hub.views.jobfacts import DELETED, UNSTARTED, JobFacts, Phase, phase
-from fedgpu_operator.hub.views.jobs import failed_attempt, is_settled
+from fedgpu_operator.hub.views.jobfacts import DELETED, UNSTARTED, JobFacts, Phase, failed_attempt, phase
+from fedgpu_operator.hub.views.jobs import is_settled
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,6 @@ from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.costs import CostBook
 from fedgpu_operator.hub.services.hubstate import HubState, load
 from fedgpu_operator.hub.services.market import MarketDocument, QuotedOffer, publish_market
-from fedgpu_operator.hub.services.obligations import Obligations
 from fedgpu_operator.hub.services.priorities import PriorityBook
 from fedgpu_operator.hub.services.snapshot import (
     all_offers,
@@ -26,6 +25,7 @@ from fedgpu_operator.hub.services.snapshot import (
     hosts_of,
     policies_by_namespace,
 )
+from fedgpu_operator.hub.services.solvency import Obligations
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.views.jobfacts import JobFacts, Phase, phase
 from fedgpu_operator.placement import Plugins, Snapshot

@@ -13,8 +13,7 @@ from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError, LedgerUnreachableError
 from fedgpu_operator.hub.services.attempts import wants_agent
-from fedgpu_operator.hub.services.hubstate import HubState, load, load_heartbeats
-from fedgpu_operator.hub.services.inventory import inventory
+from fedgpu_operator.hub.services.hubstate import HubState, inventory, load, load_heartbeats
 from fedgpu_operator.hub.services.signatures import RECEIPTS_VALID, WARNED, SignerBook, UsageVerifier, usage_signed
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.workloads import provider_namespace

@@ -28,7 +28,7 @@ from fedgpu_operator.domain.settlement import (
 )
 from fedgpu_operator.errors import AlreadyExistsError, NotFoundError, NotTakenError, Refusal, RevertedError
 from fedgpu_operator.hub.services.transactions import FREE
-from fedgpu_operator.hub.views.wallets import cumulative_pairs
+from fedgpu_operator.hub.views.accounts import cumulative_pairs
 from fedgpu_operator.metering import covers
 from fedgpu_operator.ports import CONFIG_MAPS, Clock, Escrow, Kube, Ledger
 from fedgpu_operator.settlement import (

@@ -15,7 +15,7 @@ from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Histogram, Offer, take
 from fedgpu_operator.hub.services.hubstate import HubState
-from fedgpu_operator.hub.views.notices import notice_of
+from fedgpu_operator.hub.views.jobfacts import notice_of
 from fedgpu_operator.placement import Snapshot
 
 HOLD: Final = timedelta(seconds=120)

@@ -23,11 +23,9 @@ from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
 from fedgpu_operator.hub.services.changes import ChangeDetector
 from fedgpu_operator.hub.services.holds import HOLD, Freed, waiting_jobs
-from fedgpu_operator.hub.services.hubstate import HubState
-from fedgpu_operator.hub.services.inventory import UNKNOWN_PRODUCT, free_histogram
+from fedgpu_operator.hub.services.hubstate import UNKNOWN_PRODUCT, HubState, free_histogram
 from fedgpu_operator.hub.services.writes import Writers, one_of_many
-from fedgpu_operator.hub.views.jobfacts import MOVED, JobFacts, Phase, phase
-from fedgpu_operator.hub.views.notices import Notice, notice_of
+from fedgpu_operator.hub.views.jobfacts import MOVED, JobFacts, Notice, Phase, notice_of, phase
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.moves import replan

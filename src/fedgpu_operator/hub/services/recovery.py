@@ -26,8 +26,8 @@ from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.hub.services.writes import Writers, for_each, one_of_many
+from fedgpu_operator.hub.views.accounts import cumulative_pairs
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, outcome_of
-from fedgpu_operator.hub.views.wallets import cumulative_pairs
 from fedgpu_operator.ports import CONFIG_MAPS, Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.pulse import Pass
 

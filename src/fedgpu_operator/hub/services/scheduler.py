@@ -29,7 +29,6 @@ from fedgpu_operator.hub.services.changes import ChangeDetector, same_objects
 from fedgpu_operator.hub.services.holds import Hold, decide_held, holds, waiting_jobs
 from fedgpu_operator.hub.services.hubstate import HubState
 from fedgpu_operator.hub.services.moves import freed_of
-from fedgpu_operator.hub.services.obligations import ObligationBook, Obligations
 from fedgpu_operator.hub.services.snapshot import (
     Awaiting,
     Frame,
@@ -41,6 +40,7 @@ from fedgpu_operator.hub.services.snapshot import (
     funds_by_namespace,
     imagined,
 )
+from fedgpu_operator.hub.services.solvency import ObligationBook, Obligations
 from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, WRITE_REFUSED, JobFacts, Phase, phase, resumes_at
 from fedgpu_operator.hub.views.jobs import MAX_CANDIDATES

@@ -20,7 +20,7 @@ from fedgpu_operator.domain.ledger import CountersignedReceipt
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import ChainError, InvalidResourceError
 from fedgpu_operator.hub.services.wallets import ASKED_AT_ONCE, RECHECK
-from fedgpu_operator.hub.views.wallets import checksummed
+from fedgpu_operator.hub.views.accounts import checksummed
 from fedgpu_operator.ports import Clock, ReceiptBook
 from fedgpu_operator.settlement.evidence import usage_statement
 from fedgpu_operator.settlement.typeddata import SigningDomain, escrow_domain, receipt, recover

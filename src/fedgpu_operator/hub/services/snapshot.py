@@ -21,11 +21,10 @@ from fedgpu_operator.domain.vantage import Vantage, with_vantages
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.changes import ChangeDetector, same_objects
 from fedgpu_operator.hub.services.costs import UNKNOWN, FaultBook, RunCosts, ending_of
-from fedgpu_operator.hub.services.hubstate import HubState
-from fedgpu_operator.hub.services.inventory import cut, offers
-from fedgpu_operator.hub.services.obligations import Obligations
+from fedgpu_operator.hub.services.hubstate import HubState, cut, offers
 from fedgpu_operator.hub.services.priorities import Priorities, PriorityBook
-from fedgpu_operator.hub.views.funds import account_funds
+from fedgpu_operator.hub.services.solvency import Obligations
+from fedgpu_operator.hub.views.accounts import account_funds
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.providers import awaits_report, is_ready
 from fedgpu_operator.placement import Snapshot

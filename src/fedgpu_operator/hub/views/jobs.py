@@ -1,11 +1,11 @@
-"""A job's status and Events from its facts: conditions, state, candidates, usage and settlement; pure."""
+"""A job's status from its facts: conditions, state, candidates, usage and settlement; pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
 from fedgpu_operator.api.base import (
     JOB_STATUS_BYTES,
@@ -34,12 +34,13 @@ from fedgpu_operator.api.computelease import ComputeLease, lease_state
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.attempts import Attempt
 from fedgpu_operator.domain.decision import Decision, Verdict
-from fedgpu_operator.domain.faults import SUCCEEDED, SUSPENDED_BY_MEMBER, NextStep, outcome_row
+from fedgpu_operator.domain.faults import SUCCEEDED
 from fedgpu_operator.domain.geo import LAW_DATE
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.domain.settlement import Coverage, EpochStage
 from fedgpu_operator.hub.views.jobfacts import (
     DEADLINE,
+    MAX_MESSAGE,
     MOST_REFUSED,
     MOVED,
     SUSPENDED,
@@ -47,24 +48,17 @@ from fedgpu_operator.hub.views.jobfacts import (
     UNSTARTED,
     JobFacts,
     Phase,
+    attempt_failed,
+    cut,
+    failed,
+    move_reason,
     phase,
     resumes_at,
+    retries_used,
     unstarted,
     waits_for_money,
+    words,
 )
-from fedgpu_operator.hub.views.notices import move_reason, words
-
-MAX_MESSAGE: Final = 768
-"""Bytes of a condition's message as it is stored: conditions and the longest list of policies fit together."""
-
-
-def cut(message: str, most: int = MAX_MESSAGE) -> str:
-    """The longest beginning of the message that is stored in at most `most` bytes."""
-    kept = message[:most]
-    while (size := stored_bytes(kept) - len('""')) > most:
-        # A letter takes six bytes at most, so never too much is cut at once.
-        kept = kept[: len(kept) - max(1, (size - most) // 6)]
-    return kept
 
 
 def fitted(status: ComputeJobStatus) -> ComputeJobStatus:
@@ -376,26 +370,6 @@ def _word(decision: Decision) -> str:
     return decision.reason if decision.reason is not None else ConditionReason.NO_ELIGIBLE_PROVIDER
 
 
-def failed(outcome: str) -> bool:
-    """Whether an attempt that ended so failed, and was not stopped by the hub."""
-    return not outcome_row(outcome).hub
-
-
-def attempt_failed(facts: JobFacts) -> str:
-    """Which attempt failed where and how, in the words of its member; there must be one."""
-    newest, lease = facts.attempts[-1], facts.lease
-    words_of = f": {lease.status.exit_message}" if lease is not None and lease.status.exit_message else ""
-    text = f"attempt {newest.attempt} at {newest.terms.provider} ended as {newest.outcome}{words_of}"
-    return cut(text, MAX_MESSAGE - 128)
-
-
-def retries_used(step: NextStep) -> str:
-    """How much of a budget of retries is gone, in words."""
-    if step.retry is None:
-        return "this uses no retries"
-    return f"{step.used} of {step.limit} retries of spec.retries.{step.retry} used"
-
-
 def _where(verdict: Verdict) -> str:
     return f"{verdict.provider} ({verdict.product}) at {format_usd(verdict.price)} USD per GPU-hour"
 
@@ -520,53 +494,3 @@ def _settlement(facts: JobFacts, transactions: Mapping[int, tuple[str, str]]) ->
 def is_settled(status: ComputeJobStatus) -> bool:
     """Whether nothing of this job is left to pay."""
     return is_true(status.conditions, "Settled")
-
-
-QUIET: Final = frozenset({ConditionReason.QUEUED, ConditionReason.NOT_PLACED})
-"""Reasons that say only that nothing has been decided yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobEvent:
-    """One Event about a job."""
-
-    type: Literal["Normal", "Warning"]
-    reason: str
-    message: str
-
-
-def failed_attempt(facts: JobFacts) -> JobEvent | None:
-    """The Event for an attempt that has just failed and is followed by another one, maybe in the same pass."""
-    step, newest = facts.next_step, facts.newest
-    if step is None or newest is None or not step.again or not failed(newest.outcome):
-        return None
-    return JobEvent("Warning", newest.outcome, f"{attempt_failed(facts)}; {retries_used(step)}")
-
-
-def job_events(before: ComputeJobStatus, after: ComputeJobStatus) -> Iterator[JobEvent]:
-    """An Event for each condition that newly says something a person would want to be told."""
-    for condition in after.conditions:
-        known = find(before.conditions, condition.type)
-        if known is None or (known.status, known.reason) != (condition.status, condition.reason):
-            event = _event(condition)
-            # A workload that is being stopped still runs: only that it began is news.
-            old_news = condition.type == "Running" and known is not None and known.status == condition.status
-            if event is not None and not old_news:
-                yield event
-
-
-def _event(condition: Condition) -> JobEvent | None:
-    message = condition.message or condition.reason
-    match condition.type, condition.status:
-        case "Placed", "False" if condition.reason in (ConditionReason.DRY_RUN, ConditionReason.SUSPENDED):
-            return JobEvent("Normal", condition.reason, message)
-        case "Placed", "False" if condition.reason not in QUIET:
-            return JobEvent("Warning", condition.reason, message)
-        case ("Failed", "True") | ("Running", "False") if condition.reason == SUSPENDED_BY_MEMBER:
-            return JobEvent("Warning", condition.reason, message)
-        case "Failed", "True":
-            return JobEvent("Warning", condition.reason, message)
-        case (("Placed" | "Running" | "Complete" | "Settled"), "True"):
-            return JobEvent("Normal", condition.type, message)
-        case _:
-            return None

@@ -14,8 +14,8 @@ from fedgpu_operator.api.reasons import NEEDS_CHANGE, ConditionReason
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.hub.views.accounts import ProofVerdict
 from fedgpu_operator.hub.views.trust import Mode, judge_acceptance, keeps_agent, kept_acceptance, location_finding
-from fedgpu_operator.hub.views.wallets import ProofVerdict
 
 MAX_GPUS: Final = 10_000_000
 """As many as a status can show."""
