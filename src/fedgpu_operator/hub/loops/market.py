@@ -148,7 +148,11 @@ class MarketLoop:
 
     async def _keep(self, points: Sequence[PricePoint], now: datetime) -> None:
         """Points that say something new, or whose market has had none for an hour; and the old ones go."""
-        fresh = [point for point in points if _is_news(self._kept.get(point.market), point)]
+        fresh = []
+        for point in points:
+            known = self._kept.get(point.market)
+            if known is None or point.at - known.at >= REPEAT or replace(known, at=point.at) != point:
+                fresh.append(point)
         if fresh:
             await self._ledger.record_prices(fresh)
             await self._ledger.forget_prices(now)
@@ -191,7 +195,7 @@ class MarketLoop:
 
     async def _publish(self, document: MarketDocument) -> None:
         old = self._published
-        if old is not None and document.at - old.at < REPUBLISH and _same(old, document):
+        if old is not None and document.at - old.at < REPUBLISH and _timeless(old) == _timeless(document):
             return
         await publish_market(self._kube, self._namespace, document)
         self._published = document
@@ -202,16 +206,8 @@ def _waits(facts: JobFacts, now: datetime) -> bool:
     return facts.job.status.waits and phase(facts, now) is Phase.PENDING
 
 
-def _is_news(known: PricePoint | None, point: PricePoint) -> bool:
-    return known is None or point.at - known.at >= REPEAT or replace(known, at=point.at) != point
-
-
-def _same(old: MarketDocument, new: MarketDocument) -> bool:
-    """Whether readers would learn nothing: all but the instants, which always differ."""
-    return _timeless(old) == _timeless(new)
-
-
 def _timeless(document: MarketDocument) -> object:
+    """What readers learn from a document: all but the instants, which always differ."""
     markets = [replace(each, point=replace(each.point, at=_NEVER)) for each in document.markets]
     return markets, document.offers, document.waiting_jobs, document.waiting_gpus, document.certified
 

@@ -72,7 +72,10 @@ class ProviderLoop:
         owners = self._owners(state.providers)
         lingering = {lease.spec.provider for lease in state.leases.values() if wants_agent(lease)}
         # One after another, the oldest first: who is accepted with a Secret owns it before the next is judged.
-        for provider in sorted(state.providers.values(), key=_age):
+        oldest_first = sorted(
+            state.providers.values(), key=lambda each: (str(each.metadata.creation_timestamp), each.metadata.name)
+        )
+        for provider in oldest_first:
             with one_of_many(provider):
                 name = provider.metadata.name
                 leases = state.leases_of(name)
@@ -167,7 +170,3 @@ class ProviderLoop:
         if after is not None and (before is None or (before.status, before.reason) != (after.status, after.reason)):
             text = after.message or f"provider is {status.state}"
             await self._writer.event(provider, "Normal" if after.status == "True" else "Warning", after.reason, text)
-
-
-def _age(provider: GPUProvider) -> tuple[str, str]:
-    return str(provider.metadata.creation_timestamp), provider.metadata.name

@@ -117,8 +117,9 @@ class SettlementLoop:
         """Show what ended, take what is on its way one step further, or begin the next."""
         self._found = None
         known = await self._ledger.epochs(limit=LOOKED_AT)
-        self._plans = {hash_: plan for hash_, plan in self._plans.items() if hash_ in _hashes(known)}
-        self._refused = {number: self._refused[number] for number in _numbers(known) & self._refused.keys()}
+        hashes, numbers = {each.draft.manifest_hash for each in known}, {each.number for each in known}
+        self._plans = {hash_: plan for hash_, plan in self._plans.items() if hash_ in hashes}
+        self._refused = {number: why for number, why in self._refused.items() if number in numbers}
         await self._show_ended(known)
         await self._tell_due(known)
         live = [epoch for epoch in reversed(known) if epoch.stage in protocol.LIVE]
@@ -359,7 +360,9 @@ class SettlementLoop:
         claimed = await self._claim_progress(epoch)
         chain = await self._chain(plan)
         state = await self._escrow.finalized_epoch(epoch.chain_epoch or 0)
-        ours = chain.active_epoch == epoch.chain_epoch or await self._is_ours(chain.active_epoch)
+        ours = chain.active_epoch == epoch.chain_epoch or any(
+            known.chain_epoch == chain.active_epoch for known in await self._ledger.epoch_headers(limit=LOOKED_AT)
+        )
         sight, wanted = look_at_root(epoch, plan, chain, state, ours=ours)
         step = protocol.step(epoch.stage, sight)
         claiming = step.act is Act.CLAIM and self._auto_claim and wanted and claimed is None and not chain.paused
@@ -373,9 +376,6 @@ class SettlementLoop:
             await self._planner.keep_books()
             self._metrics.paid(state.total)
         return epoch if step.stage is epoch.stage else await self._ledger.mark_epoch(epoch.number, step.stage)
-
-    async def _is_ours(self, chain_epoch: int) -> bool:
-        return any(known.chain_epoch == chain_epoch for known in await self._ledger.epoch_headers(limit=LOOKED_AT))
 
     async def _claim_progress(self, epoch: Epoch) -> Intent | None:
         """The transaction that must end before the next claim; driven on where it is this epoch's own."""
@@ -447,11 +447,3 @@ class SettlementLoop:
             log.warning("epoch %d cannot be shown on the hub: %s", epoch.number, error)
             return False
         return True
-
-
-def _hashes(epochs: Iterable[Epoch]) -> set[str]:
-    return {epoch.draft.manifest_hash for epoch in epochs}
-
-
-def _numbers(epochs: Iterable[Epoch]) -> set[int]:
-    return {epoch.number for epoch in epochs}
