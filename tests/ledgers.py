@@ -10,8 +10,9 @@ from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.attempts import usage_of_row, usage_query
 from fedgpu_operator.adapters.ledger.calls import from_database
 from fedgpu_operator.adapters.ledger.schema import attempts, lease_usage, postings, usage_records
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, Coverage, UsageRecord
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage, UsageRecord
 from fedgpu_operator.domain.ledger import Posting, PostingKind
+from fedgpu_operator.domain.settlement import Coverage
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.ports import AttemptBook, EpochBook
 

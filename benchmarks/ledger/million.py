@@ -32,7 +32,7 @@ from benchmarks.machine import machine
 
 from fedgpu_lab.postgres import running
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest, SignedUsage, UsageRecord
+from fedgpu_operator.domain.attempts import AttemptRequest, SignedUsage, UsageRecord
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import ZERO_HASH
 from fedgpu_operator.settlement import build_epoch

@@ -85,7 +85,7 @@ async def _now(settings: Settings, hub: Any, clock: StepClock, ledger: SqlLedger
     from fedgpu_operator.api.registry import KINDS
     from fedgpu_operator.bootstrap.factory import Factory
     from fedgpu_operator.bootstrap.settlement import EscrowAccess
-    from fedgpu_operator.hub.services.terms import TermsSource
+    from fedgpu_operator.hub.services.escrow import TermsSource
 
     kube: Any = HoldingKube(hub, KINDS, lambda *_: None)
     access = None

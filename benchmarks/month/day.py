@@ -27,16 +27,9 @@ import psycopg
 from benchmarks.month.history import ESCROW, HOUR, START, wallet
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import (
-    AttemptRequest,
-    EpochDraft,
-    EpochLine,
-    EpochStage,
-    LeaseCover,
-    SignedUsage,
-)
+from fedgpu_operator.domain.attempts import AttemptRequest, SignedUsage
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import ZERO_HASH
+from fedgpu_operator.domain.settlement import ZERO_HASH, EpochDraft, EpochLine, EpochStage, LeaseCover
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.settings import Settings
 

@@ -31,12 +31,12 @@ from sqlalchemy.engine import make_url
 from fedgpu_operator.adapters.ledger.epochs import parts_hash
 from fedgpu_operator.adapters.ledger.hashchain import Field, genesis, row_hash
 from fedgpu_operator.adapters.ledger.schema import STEPS, microseconds
-from fedgpu_operator.domain.books import EpochLine, LeaseCover
 from fedgpu_operator.domain.ledger import ChainHead, LedgerHead
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD
-from fedgpu_operator.domain.settlement import ZERO_HASH
+from fedgpu_operator.domain.settlement import ZERO_HASH, EpochLine, LeaseCover
 from fedgpu_operator.settlement import build_epoch
-from fedgpu_operator.settlement.epochs import KIND, canonical
+from fedgpu_operator.settlement.epochs import KIND
+from fedgpu_operator.settlement.evidence import canonical
 
 SCHEMA: Final = 3
 BEGAN: Final = microseconds(START)

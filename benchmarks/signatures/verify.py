@@ -30,7 +30,7 @@ from hexbytes import HexBytes
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.domain.usage import PodUsage, UsageReading
-from fedgpu_operator.settlement.epochs import usage_statement
+from fedgpu_operator.settlement.evidence import usage_statement
 from fedgpu_operator.settlement.typeddata import (
     SigningDomain,
     TypedData,

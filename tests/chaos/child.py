@@ -18,12 +18,12 @@ from fedgpu_operator.adapters.chain import EscrowClient
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.adapters.metrics import PrometheusMetrics
+from fedgpu_operator.bootstrap.factory import Factory, PingableLedger
 from fedgpu_operator.errors import FedGPUError
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
-from fedgpu_operator.hub.services.writes import Writers
-from fedgpu_operator.hub.views.wallets import cumulative_pairs
-from fedgpu_operator.ports import Escrow, Kube, Ledger
+from fedgpu_operator.hub.views.accounts import cumulative_pairs
+from fedgpu_operator.ports import Escrow, Kube
+from fedgpu_operator.settings import Settings
 from fedgpu_operator.settlement import Terms, protocol
 
 log = logging.getLogger(__name__)
@@ -137,18 +137,15 @@ async def settler(site: Site, trap: Trap) -> AsyncIterator[Settler]:
     ):
         clock = ChainClock((await chain.snapshot((), (), "latest")).timestamp)
         hub = cast("Kube", Wired(kube, "kube", KUBE, trap))
-        loop = SettlementLoop(
-            hub,
-            Writers(hub, clock),
-            cast("Ledger", Wired(ledger, "ledger", LEDGER, trap)),
+        books = cast("PingableLedger", Wired(ledger, "ledger", LEDGER, trap))
+        settings = Settings.from_env({"FEDGPU_NAMESPACE": NAMESPACE})
+        loop = Factory(settings, hub, books, clock=clock).settlement_loop(
             cast("Escrow", Wired(escrow, "escrow", ESCROW, trap)),
-            clock,
-            PrometheusMetrics(),
-            namespace=NAMESPACE,
-            terms=Terms(every=timedelta(0), at_most=timedelta(days=1)),
+            Terms(every=timedelta(0), at_most=timedelta(days=1)),
             fee_cap=site.fee_cap,
             poll=1,
             auto_claim=True,
+            opens=lambda: True,
         )
         try:
             yield Settler(site, loop, ledger, escrow, chain, clock)

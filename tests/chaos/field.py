@@ -29,9 +29,9 @@ from fedgpu_lab.process import Watchdog, end
 from fedgpu_operator.adapters.chain import Periods, TenantWallet, deploy
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.crd import all_crds
-from fedgpu_operator.domain.books import AttemptRequest, EpochStage
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD
-from fedgpu_operator.domain.settlement import Deployment, Pair
+from fedgpu_operator.domain.settlement import Deployment, EpochStage, Pair
 
 CHALLENGE = 600
 PERIODS = Periods(challenge=CHALLENGE, ruling=CHALLENGE, exit_after=CHALLENGE, longest_epoch=CHALLENGE)

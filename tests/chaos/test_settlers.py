@@ -15,7 +15,7 @@ from tests.chaos.faults import Fault, Mode
 from tests.chaos.field import PATIENCE_S, Range
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import EpochStage
+from fedgpu_operator.domain.settlement import EpochStage
 
 pytestmark = pytest.mark.chains("anvil")
 

@@ -16,14 +16,13 @@ from tests.unit.hub.world import condition
 from fedgpu_operator.agent.decide import ConditionState, update, with_readiness
 from fedgpu_operator.agent.report import ANSWERING, conditions_of
 from fedgpu_operator.api.base import API_VERSION, Condition, Finding, JSONObject, Model, merge
-from fedgpu_operator.domain.books import EpochStage
+from fedgpu_operator.domain.settlement import EpochStage
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.views.accounts import FUNDED, readiness
+from fedgpu_operator.hub.views.accounts import FUNDED, ProofVerdict, readiness
 from fedgpu_operator.hub.views.epochs import epoch_status
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.hub.views.providers import provider_status
-from fedgpu_operator.hub.views.wallets import ProofVerdict
 
 NOW: Final = jobs.NOW
 GENERATION: Final = 3
@@ -82,6 +81,7 @@ def _jobs() -> Iterator[Case]:
     taken_away = lease("Suspended", "False", "SuspendedByMember")
     status = taken_away.status.model_copy(update={"conditions": _suspended()})
     taken_away = taken_away.model_copy(update={"status": status})
+    stopping = lease("Stopping", "True", "Stopping", desired="Stop")
     yield case("waits for a place", "InProgress", JobFacts(job(), decision=jobs.FULL))
     yield case("waits for funds", "InProgress", JobFacts(job(), decision=jobs.BROKE))
     yield case("an attempt failed, another follows", "InProgress", JobFacts(job(), (usage("WorkloadEvicted", 5),)))
@@ -89,6 +89,8 @@ def _jobs() -> Iterator[Case]:
     yield case("placed, not running yet", "InProgress", JobFacts(job(), (usage(),), decision=jobs.CHOSEN))
     yield case("suspended by the member", "InProgress", JobFacts(job(), (usage(),), taken_away))
     yield case("runs", "Current", JobFacts(job(), (usage(),), lease("Running", "True")))
+    yield case("its workload is being stopped", "InProgress", JobFacts(job(suspend=True), (usage(),), stopping))
+    yield case("moved away", "InProgress", JobFacts(job(), (usage("Rebalanced", 5),)))
     yield case("suspended by its spec", "Current", JobFacts(job(suspend=True)))
     yield case("dry run, not answered yet", "InProgress", JobFacts(job(dryRun=True)))
     yield case("dry run, answered", "Current", JobFacts(job(dryRun=True), decision=jobs.CHOSEN))

@@ -18,7 +18,7 @@ from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.metering import tolerance
 from fedgpu_operator.ports import Clock, TypedSigner
-from fedgpu_operator.settlement.epochs import usage_statement
+from fedgpu_operator.settlement.evidence import usage_statement
 from fedgpu_operator.settlement.typeddata import SigningDomain, TypedData, escrow_domain, hub_domain, receipt, signed_by
 
 log = logging.getLogger(__name__)

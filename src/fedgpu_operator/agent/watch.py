@@ -15,7 +15,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.jobspec import GPU_RESOURCE
 from fedgpu_operator.domain.text import REPLACEMENT, is_name
 from fedgpu_operator.errors import ListTooLargeError
-from fedgpu_operator.ports import EVENTS, JOBS, NAMESPACES, NODES, PODS, Kube, ResourceType
+from fedgpu_operator.ports import BATCH_JOBS, EVENTS, NAMESPACES, NODES, PODS, Kube, ResourceType
 from fedgpu_operator.reflector import Bound, Key, Reflector, weight
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def _of(part: Part) -> Callable[[JSONObject], JSONObject]:
 
 KEPT: Final[Mapping[ResourceType, Callable[[JSONObject], JSONObject]]] = {
     PODS: _of(_POD),
-    JOBS: _of(_JOB),
+    BATCH_JOBS: _of(_JOB),
     NODES: _of(_NODE),
     EVENTS: _of(_EVENT),
     NAMESPACES: _of(_NAMESPACE),
@@ -213,7 +213,7 @@ class MemberWatch:
             bound, labels = Bound(weight, self._most), identity.selector
             return Reflector(member, kind, KEPT[kind], changed, labels=labels, longest_pause=longest_pause, bound=bound)
 
-        self._jobs = follow(JOBS, self._job_changed)
+        self._jobs = follow(BATCH_JOBS, self._job_changed)
         self._pods = follow(PODS, self._pod_changed)
         self._job_of: dict[str, JSONObject] = {}
         self._pods_of: dict[str, dict[str, JSONObject]] = {}
@@ -267,7 +267,7 @@ class MemberWatch:
         """
         labels = self._identity.selector_of(lease)
         async with self._looks:
-            jobs, _ = await self._member.list(JOBS, labels=labels)
+            jobs, _ = await self._member.list(BATCH_JOBS, labels=labels)
             pods, _ = await self._member.list(PODS, labels=labels)
         if len(pods) > MOST_PODS:
             raise crowded(lease)

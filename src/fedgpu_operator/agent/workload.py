@@ -25,7 +25,7 @@ from fedgpu_operator.errors import (
     NotFoundError,
     RejectedError,
 )
-from fedgpu_operator.ports import EVENTS, JOBS, NAMESPACES, PODS, Kube, ResourceType
+from fedgpu_operator.ports import BATCH_JOBS, EVENTS, NAMESPACES, PODS, Kube, ResourceType
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +114,9 @@ class Workloads:
         if not known:
             await self._ensure_namespace(namespace, tenant)
         try:
-            return self._took(await self._member.create(JOBS, stamped))
+            return self._took(await self._member.create(BATCH_JOBS, stamped))
         except AlreadyExistsError:
-            job = await self._member.get(JOBS, lease.metadata.name, namespace)
+            job = await self._member.get(BATCH_JOBS, lease.metadata.name, namespace)
         except (ForbiddenError, NotFoundError):
             # The namespace may have gone, or be going, since it was looked at.
             if not known:
@@ -132,7 +132,7 @@ class Workloads:
     async def remove(self, job: JSONObject | None, pods: Sequence[JSONObject]) -> None:
         """Ask for the end of a Job with its pods, or of pods that lost their Job; what is ending already is left so."""
         if job is not None:
-            await self._delete(JOBS, job)
+            await self._delete(BATCH_JOBS, job)
             return
         for pod in pods:
             if not podlib.terminal(pod):
@@ -148,7 +148,7 @@ class Workloads:
         if asked is None:
             return
         stamp = asked.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        for kind, obj in ((JOBS, job), *((PODS, pod) for pod in pods if not podlib.terminal(pod))):
+        for kind, obj in ((BATCH_JOBS, job), *((PODS, pod) for pod in pods if not podlib.terminal(pod))):
             meta = obj["metadata"]
             if (meta.get("annotations") or {}).get(CHECKPOINT_ANNOTATION) == stamp or meta.get("deletionTimestamp"):
                 continue

@@ -25,7 +25,7 @@ from fedgpu_operator.errors import ConfigurationError, FedGPUError, InvalidResou
 from fedgpu_operator.hub.services.attempts import wants_agent
 from fedgpu_operator.hub.services.hubstate import load_all, load_namespaces, load_reading
 from fedgpu_operator.hub.services.workloads import provider_namespace
-from fedgpu_operator.hub.views.acceptance import SecretKey, keeps_agent, secret_owners
+from fedgpu_operator.hub.views.trust import SecretKey, keeps_agent, secret_owners
 from fedgpu_operator.ports import SECRETS, Clock, Kube
 from fedgpu_operator.pulse import Pulse
 from fedgpu_operator.settings import Settings

@@ -16,8 +16,8 @@ from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import ChainError, ChainMismatchError, ConfigurationError, StatePrunedError
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
+from fedgpu_operator.hub.services.escrow import FATAL, Obstacle, TermsSource
 from fedgpu_operator.hub.services.settler import SettlerWatch
-from fedgpu_operator.hub.services.terms import FATAL, Obstacle, TermsSource
 from fedgpu_operator.ports import Clock, Metrics
 from fedgpu_operator.settings import ChainSettings, SignerSettings
 from fedgpu_operator.settlement import Terms

@@ -53,7 +53,7 @@ class System:
             ledger,
             factory.access,
             factory.supervisor,
-            factory.metrics,
+            factory.prometheus,
             factory.loops(),
             factory.health,
             factory.check,

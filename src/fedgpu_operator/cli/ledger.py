@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from fedgpu_operator.adapters.ledger import SqlLedger
     from fedgpu_operator.api.base import JSONObject
-    from fedgpu_operator.domain.books import Epoch
     from fedgpu_operator.domain.ledger import LedgerAudit, TrialBalance
+    from fedgpu_operator.domain.settlement import Epoch
     from fedgpu_operator.domain.transactions import PostedEpoch
     from fedgpu_operator.settlement.verify import EpochCheck
 
@@ -114,7 +114,7 @@ async def anchored(books: SqlLedger, given: TargetOptions) -> EpochCheck:
 
     The audit of the ledger itself shows that those heads are where its chains passed. Raises the ChainError tree.
     """
-    from fedgpu_operator.domain.books import EpochStage
+    from fedgpu_operator.domain.settlement import EpochStage
     from fedgpu_operator.settlement.verify import EpochCheck
 
     stages = (EpochStage.FINALIZED, EpochStage.PAID)

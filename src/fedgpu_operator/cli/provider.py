@@ -144,7 +144,7 @@ def _audit(provider: GPUProvider) -> str:
     """What the hub holds of the location, for people."""
     from fedgpu_operator.api.base import find
     from fedgpu_operator.api.reasons import ConditionReason
-    from fedgpu_operator.hub.views.acceptance import LOCATION_AUDITED
+    from fedgpu_operator.hub.views.trust import LOCATION_AUDITED
 
     location, said = provider.spec.location, find(provider.status.conditions, LOCATION_AUDITED)
     lines = [f"provider    {provider.metadata.name}", f"country     {location.country}"]
@@ -286,7 +286,7 @@ def probe(
     async def measure(hub: KubeClient) -> list[ProbeResult]:
         from fedgpu_operator.adapters.clock import SystemClock
         from fedgpu_operator.adapters.latency import HttpRoundTrips
-        from fedgpu_operator.agent.report import Prober
+        from fedgpu_operator.agent.prober import Prober
         from fedgpu_operator.errors import KubeError
         from fedgpu_operator.hub.services.workloads import provider_namespace
 

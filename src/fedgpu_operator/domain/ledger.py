@@ -1,4 +1,4 @@
-"""What the ledger keeps beside attempts and epochs: intents, receipts, disputes, postings, audit, archives."""
+"""What the ledger keeps as evidence: receipts, usage disputes, postings, heads and archives; values only."""
 
 from __future__ import annotations
 
@@ -9,55 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
-from fedgpu_operator.domain.books import SettlementSnapshot, TxState, UsageRecord
+from fedgpu_operator.domain.attempts import UsageRecord
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import Pair, Receipt
-
-FINAL_TX = frozenset({TxState.FINALIZED, TxState.REVERTED, TxState.REPLACED})
-"""States that a transaction never leaves."""
-
-
-class IntentState(StrEnum):
-    """Open: may still take effect. Done: one version of it is finalized. Dead: no version of it ever will be."""
-
-    OPEN = "Open"
-    DONE = "Done"
-    DEAD = "Dead"
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """One thing to do on chain, written before anything is signed for it.
-
-    All its transactions are versions of one another: same sender, same nonce, so at most one of them can ever count.
-    `to` and `data` are the call as it was first meant; IntentCall has those that took its place.
-    `key` says what it is for, such as ``post:12``; `epoch` is the ledger's number. `to` is the called contract.
-    """
-
-    id: int
-    key: str
-    kind: str
-    epoch: int | None
-    sender: str
-    nonce: int
-    to: str
-    data: bytes
-    created_at: datetime
-    state: IntentState = IntentState.OPEN
-
-
-@dataclass(frozen=True, slots=True)
-class IntentCall:
-    """A call of an intent: number 0 is the one it was written with, each later one replaced the one before it.
-
-    `why` is what stood against the one before: the words of the nodes, or the limit that it exceeded.
-    """
-
-    number: int
-    to: str
-    data: bytes
-    why: str
-    created_at: datetime
+from fedgpu_operator.domain.settlement import Pair, Receipt, SettlementSnapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Settlement as values: what the chain holds, what an epoch says, what a claim paid; no hashing and no IO.
+"""Settlement as values: what the chain holds, an epoch and how far it got, what a claim paid; no hashing and no IO.
 
 Addresses are EIP-55 strings, hashes and roots lower-case ``0x…`` strings of 32 bytes, amounts µUSD, times Unix
 seconds of the chain's clock. A pair is always (tenant, provider).
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 
+from fedgpu_operator.domain.attempts import PairTotal, UncoveredLease
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
 
 ZERO_HASH = "0x" + "00" * 32
@@ -305,3 +308,106 @@ class Deployment:
     timelock: str = ""
     batch: str = ""
     block: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementSnapshot:
+    """One consistent read: every pair that owes something, and the leases no live epoch covers to the end."""
+
+    pairs: tuple[PairTotal, ...]
+    uncovered: tuple[UncoveredLease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseCover:
+    """An epoch pays for this lease up to `gpu_seconds`, cumulative."""
+
+    lease_name: str
+    gpu_seconds: int
+
+
+class EpochStage(StrEnum):
+    """Where an epoch stands. Cancelled, Abandoned and Superseded epochs cover nothing; the others are live."""
+
+    PREPARED = "Prepared"
+    POSTED = "Posted"
+    FINALIZED = "Finalized"
+    PAID = "Paid"
+    CANCELLED = "Cancelled"
+    """Was on chain and the guardian took it back before it became active."""
+    ABANDONED = "Abandoned"
+    """Never reached the chain: the intent was stale or the contract refused it."""
+    SUPERSEDED = "Superseded"
+    """Stood on chain, but another settler's root became active before all of it was paid: the rest is settled again."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochLine:
+    """One line of a root: the wallets are kept as they were given for this epoch."""
+
+    tenant: str
+    provider: str
+    tenant_wallet: str
+    provider_wallet: str
+    cumulative: MicroUSD
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDraft:
+    """An epoch before it is on chain; hashes and roots are ``0x…`` strings, `total` is the sum of debits in µUSD.
+
+    `ledger_head` is the text of the ledger's hash chains at that moment (LedgerHead): every later audit is held to it.
+    """
+
+    seq: int
+    prev_root: str
+    root: str
+    manifest: bytes
+    manifest_hash: str
+    period_end: datetime
+    total: MicroUSD
+    lines: tuple[EpochLine, ...]
+    covers: tuple[LeaseCover, ...]
+    ledger_head: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A stored epoch: `number` is the ledger's own rising number, `chain_epoch` the contract's, once known."""
+
+    number: int
+    draft: EpochDraft
+    stage: EpochStage
+    created_at: datetime
+    chain_epoch: int | None = None
+    post_tx: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EpochHeader:
+    """An epoch without its manifest, lines and covers; fields as those of Epoch and EpochDraft."""
+
+    number: int
+    seq: int
+    root: str
+    manifest_hash: str
+    stage: EpochStage
+    created_at: datetime
+    chain_epoch: int | None = None
+    post_tx: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How far one lease is settled: `epoch` and `stage` are those of the newest live epoch that covers it."""
+
+    lease_name: str
+    gpu_seconds: int
+    covered_gpu_seconds: int
+    epoch: int | None
+    stage: EpochStage | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is billed so far lies in a live epoch; true for a lease that used nothing."""
+        return self.covered_gpu_seconds >= self.gpu_seconds

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from fedgpu_operator.domain.books import LeaseCover, SettlementSnapshot, UncoveredLease
+from fedgpu_operator.domain.attempts import UncoveredLease
 from fedgpu_operator.domain.money import SECONDS_PER_HOUR, MicroUSD, accrue
-from fedgpu_operator.domain.settlement import Pair
+from fedgpu_operator.domain.settlement import LeaseCover, Pair, SettlementSnapshot
 from fedgpu_operator.domain.usage import UsageReading
 
 DEFAULT_GRACE = 30

@@ -8,11 +8,11 @@ from __future__ import annotations
 from fedgpu_operator.ports.clock import Clock
 from fedgpu_operator.ports.escrow import Escrow
 from fedgpu_operator.ports.kube import (
+    BATCH_JOBS,
     CONFIG_MAPS,
     COORDINATION_LEASES,
     CRDS,
     EVENTS,
-    JOBS,
     LEASES,
     NAMESPACES,
     NODES,
@@ -41,11 +41,11 @@ from fedgpu_operator.ports.roundtrips import RoundTrips
 from fedgpu_operator.ports.signer import TypedSigner
 
 __all__ = [
+    "BATCH_JOBS",
     "CONFIG_MAPS",
     "COORDINATION_LEASES",
     "CRDS",
     "EVENTS",
-    "JOBS",
     "LEASES",
     "NAMESPACES",
     "NODES",

@@ -37,7 +37,7 @@ PODS = ResourceType("", "v1", "Pod", "pods", namespaced=True)
 SECRETS = ResourceType("", "v1", "Secret", "secrets", namespaced=True)
 CONFIG_MAPS = ResourceType("", "v1", "ConfigMap", "configmaps", namespaced=True)
 EVENTS = ResourceType("", "v1", "Event", "events", namespaced=True)
-JOBS = ResourceType("batch", "v1", "Job", "jobs", namespaced=True)
+BATCH_JOBS = ResourceType("batch", "v1", "Job", "jobs", namespaced=True)
 LEASES = ResourceType.of(ComputeLease.info)
 COORDINATION_LEASES = ResourceType("coordination.k8s.io", "v1", "Lease", "leases", namespaced=True)
 CRDS = ResourceType(

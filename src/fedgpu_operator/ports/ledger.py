@@ -11,29 +11,18 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from fedgpu_operator.domain.books import (
+from fedgpu_operator.domain.attempts import (
     Attempt,
     AttemptRequest,
     AttemptUsage,
-    ChainTx,
-    Coverage,
-    Epoch,
-    EpochDraft,
-    EpochHeader,
-    EpochStage,
     PairLease,
     PairTotal,
-    SettlementSnapshot,
     SignedUsage,
-    TxState,
     UsageRecord,
 )
 from fedgpu_operator.domain.faults import Ending
 from fedgpu_operator.domain.ledger import (
     CountersignedReceipt,
-    Intent,
-    IntentCall,
-    IntentState,
     LedgerHead,
     Position,
     Posting,
@@ -42,7 +31,17 @@ from fedgpu_operator.domain.ledger import (
     UsageDisputeState,
 )
 from fedgpu_operator.domain.market import PriceBucket, PricePoint, ProviderRecord
-from fedgpu_operator.domain.settlement import Pair, Receipt
+from fedgpu_operator.domain.settlement import (
+    Coverage,
+    Epoch,
+    EpochDraft,
+    EpochHeader,
+    EpochStage,
+    Pair,
+    Receipt,
+    SettlementSnapshot,
+)
+from fedgpu_operator.domain.transactions import ChainTx, Intent, IntentCall, IntentState, TxState
 from fedgpu_operator.errors import LedgerError
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fedgpu_operator.domain.books import EpochStage
+from fedgpu_operator.domain.settlement import EpochStage
 
 
 class EpochSight(StrEnum):

@@ -16,7 +16,7 @@ from tests.contract.ledger.intruder import Intruder
 from fedgpu_lab.postgres import Postgres
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.schema import metadata, schema_version
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.ports import Ledger
 

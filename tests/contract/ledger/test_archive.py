@@ -21,10 +21,10 @@ from tests.ledgers import open_attempt, postings_of
 
 from fedgpu_operator.adapters.ledger import SqlLedger, archives, copies, segments, usage
 from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, genesis, row_hash
-from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochLine, EpochStage, LeaseCover, SignedUsage
+from fedgpu_operator.domain.attempts import AttemptRequest, SignedUsage
 from fedgpu_operator.domain.ledger import Archived, ArchiveWish, LedgerAudit, Position, PostingKind, UsageDispute
 from fedgpu_operator.domain.money import MicroUSD, accrue
-from fedgpu_operator.domain.settlement import Receipt
+from fedgpu_operator.domain.settlement import EpochDraft, EpochLine, EpochStage, LeaseCover, Receipt
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 Ask = Callable[..., AttemptRequest]

@@ -11,7 +11,7 @@ import pytest
 from tests.ledgers import attempts_of, current_attempt, open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, Stop
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, Stop
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 

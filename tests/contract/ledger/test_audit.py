@@ -14,10 +14,10 @@ from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.hashchain import COLUMNS, genesis, row_hash
-from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochLine, EpochStage, LeaseCover, SignedUsage
+from fedgpu_operator.domain.attempts import AttemptRequest, SignedUsage
 from fedgpu_operator.domain.ledger import ChainHead, LedgerAudit, LedgerHead, Position, PostingKind
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import Receipt
+from fedgpu_operator.domain.settlement import EpochDraft, EpochLine, EpochStage, LeaseCover, Receipt
 from fedgpu_operator.errors import LedgerError
 
 Ask = Callable[..., AttemptRequest]

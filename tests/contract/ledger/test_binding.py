@@ -12,10 +12,9 @@ from eth_utils.crypto import keccak
 from tests.contract.ledger.intruder import Intruder
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import EpochDraft
 from fedgpu_operator.domain.ledger import BoundEscrow, Position, PostingKind
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import Receipt
+from fedgpu_operator.domain.settlement import EpochDraft, Receipt
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 OLD, NEW = "0x000000000000000000000000000000000000dEaD", "0x000000000000000000000000000000000000bEEF"

@@ -11,7 +11,7 @@ import pytest
 from tests.ledgers import open_attempt, readings_of
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest, UsageRecord
+from fedgpu_operator.domain.attempts import AttemptRequest, UsageRecord
 from fedgpu_operator.domain.ledger import BulkResult
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import ZERO_HASH

@@ -20,19 +20,11 @@ from tests.ledgers import open_attempt
 from fedgpu_operator.adapters.ledger import SqlLedger, copies
 from fedgpu_operator.adapters.ledger.database import Database
 from fedgpu_operator.adapters.ledger.schema import Instant, metadata, schema_version
-from fedgpu_operator.domain.books import (
-    AttemptRequest,
-    ChainTx,
-    EpochDraft,
-    EpochLine,
-    EpochStage,
-    LeaseCover,
-    SignedUsage,
-    TxState,
-)
-from fedgpu_operator.domain.ledger import IntentState, Position, PostingKind, UsageDispute, UsageDisputeState
+from fedgpu_operator.domain.attempts import AttemptRequest, SignedUsage
+from fedgpu_operator.domain.ledger import Position, PostingKind, UsageDispute, UsageDisputeState
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import Receipt
+from fedgpu_operator.domain.settlement import EpochDraft, EpochLine, EpochStage, LeaseCover, Receipt
+from fedgpu_operator.domain.transactions import ChainTx, IntentState, TxState
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 Ask = Callable[..., AttemptRequest]

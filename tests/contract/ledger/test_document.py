@@ -15,7 +15,7 @@ from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.hashchain import COLUMNS
-from fedgpu_operator.domain.books import AttemptRequest, SignedUsage
+from fedgpu_operator.domain.attempts import AttemptRequest, SignedUsage
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "ledger.md"
 

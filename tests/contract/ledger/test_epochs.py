@@ -10,18 +10,11 @@ import pytest
 from tests.ledgers import coverage_of, open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import (
-    AttemptRequest,
-    ChainTx,
-    Coverage,
-    EpochDraft,
-    EpochLine,
-    EpochStage,
-    LeaseCover,
-    TxState,
-)
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.ledger import LedgerHead
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import Coverage, EpochDraft, EpochLine, EpochStage, LeaseCover
+from fedgpu_operator.domain.transactions import ChainTx, TxState
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.metering import covers
 

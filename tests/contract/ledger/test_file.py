@@ -16,7 +16,7 @@ import pytest
 from tests.ledgers import attempts_of, current_attempt, open_attempt
 
 from fedgpu_operator.adapters.ledger import SCHEMA_VERSION, SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 Ask = Callable[..., AttemptRequest]

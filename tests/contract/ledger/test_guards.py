@@ -10,10 +10,11 @@ from tests.contract.ledger.intruder import Intruder
 from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest, ChainTx, EpochDraft, EpochLine, LeaseCover, TxState
-from fedgpu_operator.domain.ledger import IntentState, Position, PostingKind, UsageDispute, UsageDisputeState
+from fedgpu_operator.domain.attempts import AttemptRequest
+from fedgpu_operator.domain.ledger import Position, PostingKind, UsageDispute, UsageDisputeState
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import Receipt
+from fedgpu_operator.domain.settlement import EpochDraft, EpochLine, LeaseCover, Receipt
+from fedgpu_operator.domain.transactions import ChainTx, IntentState, TxState
 
 Ask = Callable[..., AttemptRequest]
 

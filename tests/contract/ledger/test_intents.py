@@ -9,8 +9,7 @@ import pytest
 from tests.contract.ledger.intruder import Intruder
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import ChainTx, TxState
-from fedgpu_operator.domain.ledger import Intent, IntentCall, IntentState
+from fedgpu_operator.domain.transactions import ChainTx, Intent, IntentCall, IntentState, TxState
 from fedgpu_operator.errors import LedgerError
 
 OPEN, DONE, DEAD = IntentState.OPEN, IntentState.DONE, IntentState.DEAD

@@ -13,8 +13,9 @@ from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.usage import CHECKPOINT
-from fedgpu_operator.domain.books import AttemptRequest, EpochStage, LeaseCover, SignedUsage, UsageRecord
+from fedgpu_operator.domain.attempts import AttemptRequest, SignedUsage, UsageRecord
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import EpochStage, LeaseCover
 from fedgpu_operator.errors import LedgerError
 
 Ask = Callable[..., AttemptRequest]

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest, PairLease
+from fedgpu_operator.domain.attempts import AttemptRequest, PairLease
 from fedgpu_operator.domain.money import MicroUSD
 
 TENANT, PROVIDER, OTHER = ("0x" + digit * 40 for digit in "123")

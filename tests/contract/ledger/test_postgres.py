@@ -18,7 +18,7 @@ from tests.ledgers import attempts_of, current_attempt, open_attempt
 
 from fedgpu_lab.postgres import Postgres, running
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.errors import ConfigurationError, LedgerError, LedgerUnreachableError
 
 Ask = Callable[..., AttemptRequest]

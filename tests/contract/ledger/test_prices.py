@@ -11,7 +11,7 @@ import pytest
 from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.faults import Ending
 from fedgpu_operator.domain.market import PricePoint, ProviderRecord
 from fedgpu_operator.domain.money import MicroUSD

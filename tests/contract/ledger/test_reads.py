@@ -15,10 +15,11 @@ from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.database import TABLES, tables_read, tables_written
-from fedgpu_operator.domain.books import AttemptRequest, ChainTx, EpochStage
-from fedgpu_operator.domain.ledger import IntentState, Position, PostingKind
+from fedgpu_operator.domain.attempts import AttemptRequest
+from fedgpu_operator.domain.ledger import Position, PostingKind
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import Receipt
+from fedgpu_operator.domain.settlement import EpochStage, Receipt
+from fedgpu_operator.domain.transactions import ChainTx, IntentState
 
 Ask = Callable[..., AttemptRequest]
 

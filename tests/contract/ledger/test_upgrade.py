@@ -23,7 +23,8 @@ from fedgpu_operator.adapters.ledger.hashchain import COLUMNS
 from fedgpu_operator.adapters.ledger.schema import CHAINED, STEPS, metadata
 from fedgpu_operator.cli import ledger_maintenance
 from fedgpu_operator.cli.common import TargetOptions
-from fedgpu_operator.domain.books import Coverage, EpochStage, UsageRecord
+from fedgpu_operator.domain.attempts import UsageRecord
+from fedgpu_operator.domain.settlement import Coverage, EpochStage
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 SCHEMA_1 = Path(__file__).with_name("schema1.sql")

@@ -11,7 +11,7 @@ import pytest
 from tests.ledgers import open_attempt, readings_of
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest, PairTotal, SignedUsage, UsageRecord
+from fedgpu_operator.domain.attempts import AttemptRequest, PairTotal, SignedUsage, UsageRecord
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 

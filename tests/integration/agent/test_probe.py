@@ -23,7 +23,7 @@ from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.cli import main
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.vantage import Vantage
-from fedgpu_operator.hub.loops.vantages import VantageLoop
+from fedgpu_operator.hub.loops.reports import VantageLoop
 from fedgpu_operator.hub.services.writes import Writers
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "latency" / "prober-on-hub.yaml"

@@ -10,7 +10,7 @@ from fedgpu_operator.agent import Signing
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.providerreport import ProposedReceipt, ProviderReport
 from fedgpu_operator.ports import ResourceType
-from fedgpu_operator.settlement.epochs import usage_statement
+from fedgpu_operator.settlement.evidence import usage_statement
 from fedgpu_operator.settlement.typeddata import escrow_domain, hub_domain, receipt, recover
 
 REPORTS = ResourceType.of(ProviderReport.info)

@@ -13,8 +13,7 @@ from fedgpu_lab.chain import Account
 from fedgpu_lab.chart import NAMESPACE
 from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.kube.connect import connect
-from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochStage
-from fedgpu_operator.domain.settlement import EpochPlan
+from fedgpu_operator.domain.settlement import Epoch, EpochDraft, EpochPlan, EpochStage
 from fedgpu_operator.hub.services import epochs as manifests
 from fedgpu_operator.hub.services.epochs import publish_manifest
 from fedgpu_operator.hub.services.escrow import Published, publish

@@ -14,10 +14,10 @@ from tests.ledgers import open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger, archives
 from fedgpu_operator.cli import main
-from fedgpu_operator.domain.books import AttemptRequest, EpochDraft, EpochStage
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.ledger import ArchiveWish, Position, PostingKind
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import EpochPlan
+from fedgpu_operator.domain.settlement import EpochDraft, EpochPlan, EpochStage
 from fedgpu_operator.settlement import build_epoch
 
 if TYPE_CHECKING:

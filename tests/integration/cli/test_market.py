@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,16 @@ import yaml
 
 from fedgpu_lab.chart import NAMESPACE
 from fedgpu_lab.cluster import Cluster
-from fedgpu_operator.adapters.clock import SystemClock
 from fedgpu_operator.adapters.kube.connect import connect
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.adapters.metrics import PrometheusMetrics
+from fedgpu_operator.bootstrap.factory import Factory
 from fedgpu_operator.cli import main
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.market import Premium
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import GpuModel, Offer
-from fedgpu_operator.hub.loops.market import MarketLoop
 from fedgpu_operator.hub.services.market import QuotedOffer, publish_market, published_market
+from fedgpu_operator.settings import Settings
 
 L4 = "NVIDIA-L4-market-test"
 Json = dict[str, Any]
@@ -63,10 +62,8 @@ async def looked(ledger: Path) -> None:
     kube = await connect()
     try:
         async with await SqlLedger.open(ledger) as books:
-            loop = MarketLoop(
-                kube, books, SystemClock(), PrometheusMetrics(), namespace=NAMESPACE, proofs=None, default_deny=False
-            )
-            await loop.pass_once()
+            settings = Settings.from_env({"FEDGPU_NAMESPACE": NAMESPACE})
+            await Factory(settings, kube, books).market_loop(settle=timedelta(0)).pass_once()
     finally:
         await kube.close()
 

@@ -20,7 +20,7 @@ from fedgpu_operator.errors import (
     RejectedError,
     UnreachableError,
 )
-from fedgpu_operator.ports import COORDINATION_LEASES, JOBS, NAMESPACES, SECRETS
+from fedgpu_operator.ports import BATCH_JOBS, COORDINATION_LEASES, NAMESPACES, SECRETS
 
 Object = dict[str, Any]
 
@@ -97,9 +97,9 @@ async def test_a_patch_is_guarded_by_uid_and_version(kube: KubeClient, namespace
 async def test_a_status_patch_touches_the_status_alone(kube: KubeClient, namespace: str) -> None:
     pod = {"restartPolicy": "Never", "containers": [{"name": "x", "image": "x"}]}
     job = {"metadata": {"name": "j", "namespace": namespace}, "spec": {"suspend": True, "template": {"spec": pod}}}
-    await kube.create(JOBS, job)
+    await kube.create(BATCH_JOBS, job)
     patch = {"status": {"ready": 0}, "metadata": {"labels": {"x": "y"}}, "spec": {"suspend": False}}
-    after = await kube.patch_status(JOBS, "j", namespace, patch)
+    after = await kube.patch_status(BATCH_JOBS, "j", namespace, patch)
     assert after["status"]["ready"] == 0
     assert after["spec"]["suspend"] is True
 

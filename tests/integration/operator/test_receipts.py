@@ -22,9 +22,9 @@ from tests.integration.operator.federation import (
 )
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import SignedUsage
+from fedgpu_operator.domain.attempts import SignedUsage
 from fedgpu_operator.domain.ledger import CountersignedReceipt
-from fedgpu_operator.settlement.epochs import usage_root
+from fedgpu_operator.settlement.evidence import usage_root
 
 SIGNER = str(Account.from_key(SIGNER_KEYS["alpha"]).address)
 RECEIPT = "(address,address,uint64,uint40,bytes32)"

@@ -17,13 +17,14 @@ from fedgpu_lab.chains import make_chain
 from fedgpu_lab.process import Watchdog, end
 from fedgpu_operator.adapters.chain import EscrowClient, Periods, TenantWallet, deploy
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest, ChainTx, Epoch, EpochStage, TxState, UsageRecord
+from fedgpu_operator.bootstrap.factory import Factory
+from fedgpu_operator.domain.attempts import AttemptRequest, UsageRecord
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import Deployment
-from fedgpu_operator.domain.transactions import Fees
+from fedgpu_operator.domain.settlement import Deployment, Epoch, EpochStage
+from fedgpu_operator.domain.transactions import ChainTx, Fees, TxState
 from fedgpu_operator.errors import NotTakenError, Refusal
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
-from fedgpu_operator.hub.services.writes import Writers
+from fedgpu_operator.settings import Settings
 from fedgpu_operator.settlement import MAX_TX_GAS, Terms, claims, parse_manifest
 
 CHALLENGE = 3600
@@ -61,18 +62,14 @@ class Office:
 
     def __post_init__(self) -> None:
         hub = FakeHub(FakeKube(self.clock))
-        self.loop = SettlementLoop(
-            hub,
-            Writers(hub, self.clock),
-            self.ledger,
+        factory = Factory(Settings.from_env({}), hub, self.ledger, clock=self.clock, metrics=FakeMetrics())
+        self.loop = factory.settlement_loop(
             self.escrow,
-            self.clock,
-            FakeMetrics(),
-            namespace="fedgpu-system",
-            terms=Terms(every=timedelta(minutes=1), at_most=timedelta(days=1)),
+            Terms(every=timedelta(minutes=1), at_most=timedelta(days=1)),
             fee_cap=500 * 10**9,
             poll=1,
             auto_claim=True,
+            opens=lambda: True,
         )
 
     async def owe(self, providers: Sequence[str]) -> None:

@@ -19,12 +19,11 @@ from fedgpu_operator.adapters.chain.calls import MULTICALL3
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.base import Finding
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.domain.books import EpochDraft, EpochStage
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import DisputeState, EpochPlan, Receipt
+from fedgpu_operator.domain.settlement import DisputeState, EpochDraft, EpochPlan, EpochStage, Receipt
 from fedgpu_operator.domain.transactions import Call, Fees
 from fedgpu_operator.errors import ChainMismatchError, RevertedError
-from fedgpu_operator.hub.services.disputes import DisputeKeeper
+from fedgpu_operator.hub.services.dispute_answers import DisputeKeeper
 from fedgpu_operator.hub.services.signatures import SignerBook
 from fedgpu_operator.hub.services.wallets import RECHECK
 from fedgpu_operator.settlement import Room, claims

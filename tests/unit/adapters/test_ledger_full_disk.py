@@ -14,7 +14,7 @@ from tests.ledgers import attempts_of, open_attempt
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.adapters.ledger.database import Database
-from fedgpu_operator.domain.books import Attempt, AttemptRequest
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 

@@ -10,8 +10,8 @@ from eth_utils.crypto import keccak
 
 from fedgpu_operator.adapters.ledger import SqlLedger, calls
 from fedgpu_operator.adapters.ledger.calls import Memo
-from fedgpu_operator.domain.books import EpochDraft, EpochStage
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import EpochDraft, EpochStage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from fedgpu_operator.agent import pods as podlib
 from fedgpu_operator.agent.watch import KEPT, MAX_ENTRIES, MAX_TEXT
 from fedgpu_operator.agent.workload import HUB_LABEL
 from fedgpu_operator.api.computelease import LEASE_LABEL
-from fedgpu_operator.ports import EVENTS, JOBS, NAMESPACES, NODES, PODS, ResourceType
+from fedgpu_operator.ports import BATCH_JOBS, EVENTS, NAMESPACES, NODES, PODS, ResourceType
 from fedgpu_operator.reflector import weight
 
 KINDS = sorted(KEPT, key=lambda kind: kind.plural)
@@ -68,7 +68,7 @@ def test_a_run_is_metered_and_ends_as_the_whole_objects_say(make: Any) -> None:
     kept = [KEPT[PODS](each) for each in pods]
     assert [podlib.pod_facts(each) for each in kept] == [podlib.pod_facts(each) for each in pods]
     job = make.member_job(("Failed", "PodFailurePolicy"))
-    assert podlib.outcome(KEPT[JOBS](job), kept) == podlib.outcome(job, pods)
+    assert podlib.outcome(KEPT[BATCH_JOBS](job), kept) == podlib.outcome(job, pods)
     for whole, less in zip(pods, kept, strict=True):
         assert podlib.hindrance([less], replicas=1, ever=1, events="") == podlib.hindrance(
             [whole], replicas=1, ever=1, events=""

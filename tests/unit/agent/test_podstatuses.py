@@ -14,7 +14,7 @@ from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.watch import KEPT
 from fedgpu_operator.domain.faults import OUTCOMES
 from fedgpu_operator.metering import measure
-from fedgpu_operator.ports import JOBS, PODS
+from fedgpu_operator.ports import BATCH_JOBS, PODS
 
 SETTINGS = AgentSettings("ns", "hub")
 ACCEPTED = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("False", "Waiting")}
@@ -28,7 +28,7 @@ def step(make: Any, case: dict[str, Any], *, waited: float = 3600.0, others: tup
     pod["spec"]["containers"][0]["resources"]["limits"] |= case.get("limits", {})
     # As a member's client keeps them: a field that is read here and not kept there would be missing in earnest.
     pods = tuple(KEPT[PODS](each) for each in (pod, *others))
-    job = KEPT[JOBS](make.member_job(("Failed", "BackoffLimitExceeded")) if "ends" in case else make.member_job())
+    job = KEPT[BATCH_JOBS](make.member_job(("Failed", "BackoffLimitExceeded")) if "ends" in case else make.member_job())
     lease = make.lease(replicas=len(pods), verdicts=ACCEPTED, since=waited, workload_uid="job-uid")
     reading = measure(map(pod_facts, pods), make.now, None)
     return decide(View(lease, job, pods, (), reading, make.now, events=case.get("events", "")), SETTINGS)

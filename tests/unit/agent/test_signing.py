@@ -14,7 +14,7 @@ from fedgpu_operator.agent.lease import LeaseReconciler
 from fedgpu_operator.agent.signing import Signing, UsageSigner
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.usage import UsageReading
-from fedgpu_operator.settlement.epochs import usage_statement
+from fedgpu_operator.settlement.evidence import usage_statement
 from fedgpu_operator.settlement.typeddata import hub_domain, recover, signed_by
 
 CHAIN, ESCROW, PAYOUT = 31337, "0x" + "11" * 20, "0x" + "22" * 20

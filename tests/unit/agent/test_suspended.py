@@ -12,7 +12,7 @@ from fedgpu_operator.agent.decide import ConditionState
 from fedgpu_operator.agent.pods import suspended
 from fedgpu_operator.agent.watch import KEPT
 from fedgpu_operator.api.base import JSONObject, find
-from fedgpu_operator.ports import JOBS
+from fedgpu_operator.ports import BATCH_JOBS
 
 RUNNING = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("True", "Running")}
 ACCEPTED = {"Accepted": ConditionState("True", "Accepted"), "Running": ConditionState("False", "Waiting")}
@@ -48,7 +48,7 @@ def test_the_wish_counts_before_the_controller_has_acted_and_the_condition_where
 def test_what_is_held_of_a_job_says_whether_it_is_suspended() -> None:
     for suspend in (True, False):
         sent = {"metadata": {"name": "x"}, "spec": {"suspend": suspend, "template": {}}, "status": {}}
-        assert suspended(KEPT[JOBS](sent)) == suspend
+        assert suspended(KEPT[BATCH_JOBS](sent)) == suspend
 
 
 async def test_a_suspension_shows_at_the_next_look_and_is_not_metered(make: Any) -> None:

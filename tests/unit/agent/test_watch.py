@@ -15,7 +15,7 @@ from fedgpu_operator.agent.workload import HUB_LABEL, Identity
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import LEASE_LABEL, PROVIDER_LABEL
 from fedgpu_operator.errors import AnswerTooLargeError
-from fedgpu_operator.ports import JOBS, PODS, Listed, ResourceType, WatchEvent
+from fedgpu_operator.ports import BATCH_JOBS, PODS, Listed, ResourceType, WatchEvent
 from fedgpu_operator.reflector import weight
 
 OURS = Identity("hub", "prov")
@@ -168,7 +168,7 @@ async def test_a_pod_that_changes_its_lease_leaves_the_one_before() -> None:
 
 def test_jobs_are_kept_without_what_their_pods_are_made_of() -> None:
     job = {"metadata": {"name": "j"}, "spec": {"template": {"spec": {"containers": []}}, "suspend": True}}
-    assert KEPT[JOBS](job)["spec"] == {"suspend": True}
+    assert KEPT[BATCH_JOBS](job)["spec"] == {"suspend": True}
 
 
 async def test_names_of_leases_that_nobody_has_are_not_remembered() -> None:

@@ -29,11 +29,26 @@ def test_without_a_chain_there_is_no_loop_that_settles(tmp_path: Path) -> None:
 
 def test_a_service_is_made_once_and_shared() -> None:
     made = factory({})
-    for name in ("plugins", "verifier", "costs", "check", "supervisor", "health"):
+    for name in (
+        "plugins",
+        "verifier",
+        "costs",
+        "check",
+        "supervisor",
+        "health",
+        "memory",
+        "placer",
+        "keeper",
+        "biller",
+    ):
         assert getattr(made, name) is getattr(made, name), name
     loops = made.loops()
     assert loops["agents"]._pass_once == made.supervisor.pass_once
     assert loops["health"]._pass_once == made.health.pass_once
+    jobs = made.job_loop()
+    assert (jobs._placer, jobs._keeper, jobs._mover) == (made.placer, made.keeper, made.mover)
+    assert made.placer._keeper is made.mover._keeper is made.keeper
+    assert made.keeper._biller is made.reconciler()._biller
 
 
 def test_usage_is_verified_for_the_escrow_that_was_named_though_there_is_no_access_to_it() -> None:

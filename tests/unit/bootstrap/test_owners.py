@@ -17,8 +17,8 @@ from fedgpu_operator.api.base import find
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.bootstrap import agents
 from fedgpu_operator.bootstrap.agents import AgentSupervisor, PushAgent
+from fedgpu_operator.bootstrap.factory import Factory
 from fedgpu_operator.hub.loops.providers import ProviderLoop
-from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.settings import Settings
 
@@ -69,17 +69,10 @@ class Owners:
 
     def provider_loop(self) -> ProviderLoop:
         ledger: Any = NoLedger()
-        return ProviderLoop(
-            self.hub,
-            Writers(self.hub, self.clock),
-            ledger,
-            self.clock,
-            proofs=None,
-            acceptance="OnCreate",
-            enforced=True,
-            heartbeat_timeout=30,
-            refusals=self.supervisor.refusals,
-        )
+        settings = Settings.from_env({"FEDGPU_ACCEPTANCE_ENFORCED": "true"})
+        factory = Factory(settings, self.hub, ledger, clock=self.clock)
+        factory.supervisor = self.supervisor
+        return factory.provider_loop()
 
     async def settle(self) -> None:
         """Until nothing more is written."""

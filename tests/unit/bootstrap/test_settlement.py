@@ -24,8 +24,8 @@ from fedgpu_operator.errors import (
     StatePrunedError,
 )
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
+from fedgpu_operator.hub.services.escrow import Obstacle, TermsSource
 from fedgpu_operator.hub.services.settler import SettlerWatch
-from fedgpu_operator.hub.services.terms import Obstacle, TermsSource
 from fedgpu_operator.ports import Escrow
 from fedgpu_operator.settings import Settings
 from fedgpu_operator.settlement import lag_of

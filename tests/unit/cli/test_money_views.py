@@ -19,12 +19,14 @@ from fedgpu_operator.cli.disputes import ZERO, OpenCases, cases_document
 from fedgpu_operator.cli.ledger import judge_anchor
 from fedgpu_operator.cli.payouts import ProviderBooks, due_leaves, payout_row
 from fedgpu_operator.cli.settle import EscrowView, chain_of, rows_of
-from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import (
     AccountState,
     ChainSnapshot,
     DisputeState,
+    Epoch,
+    EpochDraft,
+    EpochStage,
     EpochState,
     ExitState,
     PairState,

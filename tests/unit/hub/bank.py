@@ -12,7 +12,7 @@ from tests.unit.hub.world import TEAM, World
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.transactions import Call, Fees
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
@@ -36,18 +36,8 @@ class Bank:
 
     def loop(self) -> SettlementLoop:
         """A loop that begins now."""
-        return SettlementLoop(
-            self.world.kube,
-            self.world.writers,
-            self.ledger,
-            self.escrow,
-            self.world.clock,
-            self.world.metrics,
-            namespace="fedgpu-system",
-            terms=self.terms,
-            fee_cap=1_000,
-            poll=1,
-            auto_claim=self.auto_claim,
+        return self.world.factory(ledger=self.ledger).settlement_loop(
+            self.escrow, self.terms, fee_cap=1_000, poll=1, auto_claim=self.auto_claim, opens=lambda: True
         )
 
     async def step(self, *, mine: bool = True, final: bool = True, loop: SettlementLoop | None = None) -> None:

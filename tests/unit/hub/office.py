@@ -11,7 +11,6 @@ from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import ReceiptDesk, Signing
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.domain.ledger import CountersignedReceipt
-from fedgpu_operator.hub.loops.receipts import ReceiptLoop
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.settlement.typeddata import escrow_domain
 
@@ -28,17 +27,7 @@ class Office:
 
     async def hub(self) -> None:
         world = self.world
-        await ReceiptLoop(
-            world.kube,
-            world.writers,
-            world.ledger,
-            world.clock,
-            proofs=world.proofs,
-            meter=METER,
-            rules=world.wallets,
-            domain=self.domain,
-            interval=INTERVAL,
-        ).pass_once()
+        await world.factory().receipt_loop(world.wallets, world.proofs, METER, interval=INTERVAL).pass_once()
 
     async def agent(self, key: LocalSigner = SIGNER, payout: str = PAYOUT) -> None:
         await self.desk(key, payout).serve(self.world.leases)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from tests.unit.hub.fakes import FakeClock, FakeKube
-from tests.unit.hub.world import HUB, JOBS, LEASES, TEAM, Crash, World
+from tests.unit.hub.world import COMPUTE_JOBS, HUB, LEASES, TEAM, Crash, World
 
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.agent.lease import LeaseReconciler, Sight
@@ -18,8 +18,7 @@ from fedgpu_operator.api.base import JSONObject, Resource
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.errors import KubeError, UnreachableError
 from fedgpu_operator.hub.loops.jobs import JobLoop
-from fedgpu_operator.ports import JOBS as MEMBER_JOBS
-from fedgpu_operator.ports import PODS, Kube, ResourceType
+from fedgpu_operator.ports import BATCH_JOBS, PODS, Kube, ResourceType
 
 PROVIDER = "berlin"
 R = TypeVar("R", bound=Resource)
@@ -37,7 +36,7 @@ class Member(FakeKube):
 
     async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
         made = await super().create(kind, obj)
-        if kind != MEMBER_JOBS:
+        if kind != BATCH_JOBS:
             return made
         meta = made["metadata"]
         self.starts[meta["name"]] += 1
@@ -61,12 +60,12 @@ class Member(FakeKube):
         self, kind: ResourceType, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
     ) -> None:
         await super().delete(kind, name, namespace, uid=uid)
-        if kind == MEMBER_JOBS:
+        if kind == BATCH_JOBS:
             self.objects.pop((PODS.plural, namespace, f"{name}-0"), None)
 
     @property
     def jobs(self) -> dict[str, JSONObject]:
-        return {lease_of(obj): obj for (plural, *_), obj in self.objects.items() if plural == MEMBER_JOBS.plural}
+        return {lease_of(obj): obj for (plural, *_), obj in self.objects.items() if plural == BATCH_JOBS.plural}
 
     def sight(self, ever: set[str]) -> Sight:
         pods = {lease_of(obj): (obj,) for (plural, *_), obj in self.objects.items() if plural == PODS.plural}
@@ -113,7 +112,7 @@ class Scene:
 
     async def remove_workload(self) -> None:
         for name, job in self.member.jobs.items():
-            await self.member.delete(MEMBER_JOBS, name, job["metadata"]["namespace"])
+            await self.member.delete(BATCH_JOBS, name, job["metadata"]["namespace"])
 
     async def kill(self) -> None:
         self._restart()
@@ -188,7 +187,7 @@ class Scene:
 
     @property
     def exists(self) -> bool:
-        return (JOBS.plural, TEAM, self.name) in self.world.kube.objects
+        return (COMPUTE_JOBS.plural, TEAM, self.name) in self.world.kube.objects
 
     @property
     def leases(self) -> list[ComputeLease]:

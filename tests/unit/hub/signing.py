@@ -9,8 +9,7 @@ from tests.unit.hub.world import LEASES, TEAM, World
 
 from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.hub.loops.accounts import AccountLoop
-from fedgpu_operator.settlement.epochs import usage_statement
+from fedgpu_operator.settlement.evidence import usage_statement
 from fedgpu_operator.settlement.typeddata import hub_domain
 
 TENANT = LocalSigner("0x" + "a1" * 32).address
@@ -26,9 +25,7 @@ async def funded(world: World, *, signer: LocalSigner | None = SIGNER, **job: An
     payout = {"address": PAYOUT} | ({"signer": signer.address} if signer is not None else {})
     await world.provider("berlin", "3.60", payout=payout)
     await world.account(TENANT)
-    await AccountLoop(
-        world.kube, world.writers, world.ledger, escrow, world.clock, proofs=world.proofs, poll=3
-    ).pass_once()
+    await world.factory().account_loop(escrow, world.proofs, poll=3).pass_once()
     await world.job(**job)
     await world.pass_once()
     return world.lease

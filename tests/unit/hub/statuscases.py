@@ -19,18 +19,19 @@ from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, Coverage, EpochStage
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage
 from fedgpu_operator.domain.decision import Decision, Reason, Verdict
 from fedgpu_operator.domain.money import parse_usd
+from fedgpu_operator.domain.settlement import Coverage, EpochStage
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.attempts import wants_agent
-from fedgpu_operator.hub.services.inventory import inventory
+from fedgpu_operator.hub.services.hubstate import inventory
 from fedgpu_operator.hub.services.workloads import provider_namespace
-from fedgpu_operator.hub.views.acceptance import Mode, secret_owners, secret_taken
+from fedgpu_operator.hub.views.accounts import ProofVerdict
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.hub.views.providers import ProviderFacts, provider_status
-from fedgpu_operator.hub.views.wallets import ProofVerdict
+from fedgpu_operator.hub.views.trust import Mode, secret_owners, secret_taken
 
 CASES: Final = Path(__file__).with_name("cases")
 INPUT: Final = ".input.yaml"

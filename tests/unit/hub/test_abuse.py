@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tests.ledgers import attempts_of
-from tests.unit.hub.world import JOBS, PROVIDERS, World
+from tests.unit.hub.world import COMPUTE_JOBS, PROVIDERS, World
 
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.hub.services.hubstate import load_heartbeats
-from fedgpu_operator.hub.views.funds import EscrowFunds, Exposure
+from fedgpu_operator.hub.views.accounts import EscrowFunds, Exposure
 from fedgpu_operator.ports import COORDINATION_LEASES
 from fedgpu_operator.settlement import Cover
 
@@ -54,7 +54,7 @@ async def test_a_job_that_cannot_be_read_any_more_is_metered_to_its_end(world: W
     await world.provider("berlin")
     job = await world.job()
     await world.pass_once()
-    world.kube.objects[JOBS.plural, "team-a", "train"]["spec"]["deadline"] = "2030-02-30T00:00:00Z"
+    world.kube.objects[COMPUTE_JOBS.plural, "team-a", "train"]["spec"]["deadline"] = "2030-02-30T00:00:00Z"
     world.clock.forward(60)
     await world.ends(world.lease, gpu_seconds=60)
     await world.pass_once()

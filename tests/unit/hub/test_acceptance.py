@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
-from fedgpu_operator.hub.views.acceptance import Mode, judge_acceptance, secret_owners
+from fedgpu_operator.hub.views.trust import Mode, judge_acceptance, secret_owners
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 OLD: dict[str, Any] = {"compliance": []}

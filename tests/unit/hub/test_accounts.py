@@ -10,20 +10,17 @@ from tests.unit.hub.world import TEAM, World
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.hub.loops.accounts import AccountLoop
 from fedgpu_operator.hub.services.hubstate import load
-from fedgpu_operator.hub.services.obligations import Obligations
 from fedgpu_operator.hub.services.snapshot import funds_by_namespace
-from fedgpu_operator.hub.views.wallets import tenant_wallets
+from fedgpu_operator.hub.services.solvency import Obligations
+from fedgpu_operator.hub.views.accounts import tenant_wallets
 
 WALLET = str(to_checksum_address("0x" + "aa" * 20))
 OTHER = str(to_checksum_address("0x" + "cc" * 20))
 
 
 async def read(world: World, escrow: FakeEscrow, namespace: str = TEAM) -> ComputeAccount:
-    await AccountLoop(
-        world.kube, world.writers, world.ledger, escrow, world.clock, proofs=world.proofs, poll=3
-    ).pass_once()
+    await world.factory().account_loop(escrow, world.proofs, poll=3).pass_once()
     return ComputeAccount.parse(world.kube.objects["computeaccounts", namespace, "default"])
 
 

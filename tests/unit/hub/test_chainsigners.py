@@ -16,7 +16,6 @@ from fedgpu_operator.api.base import find
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
-from fedgpu_operator.hub.loops.providers import ProviderLoop
 from fedgpu_operator.hub.services import signatures as chainsigners
 from fedgpu_operator.hub.services.signatures import SignerBook
 from fedgpu_operator.hub.services.wallets import RECHECK
@@ -183,18 +182,9 @@ async def test_a_provider_without_a_signer_has_no_receipts(
 
 
 async def test_it_stands_in_the_status_and_is_told_once_but_stops_no_work(paid: World, book: SignerBook) -> None:
-    loop = ProviderLoop(
-        paid.kube,
-        paid.writers,
-        paid.ledger,
-        paid.clock,
-        proofs=paid.proofs,
-        acceptance="OnCreate",
-        enforced=True,
-        heartbeat_timeout=30,
-        refusals={},
-        signers=book,
-    )
+    factory = paid.factory()
+    factory.proofs, factory.signers = paid.proofs, book
+    loop = factory.provider_loop()
     for _ in range(4):
         await loop.pass_once()
     status = GPUProvider.parse(paid.kube.objects[PROVIDERS.plural, "", "berlin"]).status

@@ -9,9 +9,10 @@ from tests.ledgers import open_attempt
 from tests.unit.hub.fakes import FakeClock
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import AttemptRequest, Epoch, EpochDraft, EpochLine, EpochStage, LeaseCover
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.market import ProviderRecord
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import Epoch, EpochDraft, EpochLine, EpochStage, LeaseCover
 from fedgpu_operator.domain.transactions import FeeView
 from fedgpu_operator.errors import ChainUnreachableError
 from fedgpu_operator.hub.services.costs import REFRESH, WINDOW, CostBook, extent_of, interruptions

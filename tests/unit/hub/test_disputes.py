@@ -30,7 +30,7 @@ from fedgpu_operator.errors import (
     RevertedError,
     StatePrunedError,
 )
-from fedgpu_operator.hub.services.disputes import CALL_GAS, REFUSED, UNREAD, DisputeKeeper
+from fedgpu_operator.hub.services.dispute_answers import CALL_GAS, REFUSED, UNREAD, DisputeKeeper
 from fedgpu_operator.settlement import Room
 from fedgpu_operator.settlement.typeddata import NO_ADDRESS, escrow_domain, receipt
 

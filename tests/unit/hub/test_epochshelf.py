@@ -12,9 +12,8 @@ from tests.unit.hub.chain import WINDOW
 from tests.unit.hub.world import Crash
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
-from fedgpu_operator.domain.settlement import ChainSnapshot, EpochState
+from fedgpu_operator.domain.settlement import ChainSnapshot, Epoch, EpochDraft, EpochStage, EpochState
 from fedgpu_operator.domain.terms import EscrowPeriods
 from fedgpu_operator.errors import ForbiddenError
 from fedgpu_operator.hub.loops import retention as epochshelf

@@ -9,9 +9,17 @@ from eth_utils.address import to_checksum_address
 from tests.unit.hub.world import condition
 
 from fedgpu_operator.api.settlementepoch import SettlementEpoch, SettlementEpochStatus, epoch_state
-from fedgpu_operator.domain.books import ChainTx, Epoch, EpochDraft, EpochStage
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import ZERO_HASH, ChainSnapshot, EpochState, PairState
+from fedgpu_operator.domain.settlement import (
+    ZERO_HASH,
+    ChainSnapshot,
+    Epoch,
+    EpochDraft,
+    EpochStage,
+    EpochState,
+    PairState,
+)
+from fedgpu_operator.domain.transactions import ChainTx
 from fedgpu_operator.hub.views.epochs import EpochFacts, epoch_status
 from fedgpu_operator.settlement import build_epoch
 

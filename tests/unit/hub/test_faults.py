@@ -10,7 +10,7 @@ from tests.ledgers import open_attempt
 from tests.unit.hub.world import H100, World, condition
 
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.hub.services.costs import FaultBook
 

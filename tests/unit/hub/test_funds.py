@@ -10,10 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, PairTotal
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage, PairTotal
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import AccountState, ChainSnapshot, PairState
-from fedgpu_operator.hub.views.funds import EscrowFunds, Exposure, account_funds, chain_funds, exposure, outlook, run_of
+from fedgpu_operator.hub.views.accounts import (
+    EscrowFunds,
+    Exposure,
+    account_funds,
+    chain_funds,
+    exposure,
+    outlook,
+    run_of,
+)
 from fedgpu_operator.settlement import Burn, Cover
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -17,10 +17,9 @@ from tests.unit.hub.world import H100, LEASES, TEAM, World
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError, LedgerUnreachableError
-from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.recovery import (
     AGAIN,
     FROM_LEASE,
@@ -29,7 +28,6 @@ from fedgpu_operator.hub.services.recovery import (
     Gap,
     GapKind,
     LedgerCheck,
-    Reconciler,
     accept,
     compare,
     compare_chain,
@@ -51,9 +49,9 @@ async def backup(world: World, tmp_path: Path) -> AsyncIterator[SqlLedger]:
 
 
 def check_of(world: World, escrow: FakeEscrow | None = None) -> LedgerCheck:
-    return LedgerCheck(
-        world.kube, world.writers, world.ledger, world.clock, world.metrics, namespace=SPACE, escrow=escrow
-    )
+    factory = world.factory(namespace=SPACE)
+    factory.escrow = escrow
+    return factory.check
 
 
 async def jobs_pass(world: World, check: LedgerCheck) -> None:
@@ -66,9 +64,10 @@ async def gaps_of(world: World, escrow: FakeEscrow | None = None) -> list[str]:
 
 
 async def repaired(world: World, losses: set[str] | None = None) -> tuple[str, ...]:
-    biller = UsageBiller(world.writers, world.ledger, world.clock, world.metrics, UsageVerifier(None))
     gaps = await compare(world.kube, world.ledger, SPACE, None)
-    found = await Reconciler(world.kube, world.ledger, world.clock, biller).repair(gaps, losses or set())
+    factory = world.factory()
+    factory.verifier = UsageVerifier(None)
+    found = await factory.reconciler().repair(gaps, losses or set())
     return found.lines
 
 

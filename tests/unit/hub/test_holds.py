@@ -21,7 +21,7 @@ from fedgpu_operator.errors import ConflictError, KubeError
 from fedgpu_operator.hub.services.holds import HOLD, Hold, decide_held, holds, waiting_jobs
 from fedgpu_operator.hub.services.hubstate import load
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
-from fedgpu_operator.hub.views.notices import Notice, notice_of
+from fedgpu_operator.hub.views.jobfacts import Notice, notice_of
 from fedgpu_operator.placement import Engine, Snapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,7 +10,7 @@ from tests.unit.hub.world import H100
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.providerreport import NodeBucket, ProviderReport, ReportedProduct
-from fedgpu_operator.hub.services.inventory import free_histogram, inventory, offers
+from fedgpu_operator.hub.services.hubstate import free_histogram, inventory, offers
 
 Histogram = dict[int, int]
 

@@ -12,7 +12,7 @@ from tests.unit.hub.world import end_conditions
 
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.views.jobfacts import MOST_REFUSED, JobFacts, Phase, outcome_of, phase, resumes_at, stop_reason

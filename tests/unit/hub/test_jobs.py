@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 from tests.ledgers import attempts_of, open_attempt
-from tests.unit.hub.world import JOBS, World
+from tests.unit.hub.world import COMPUTE_JOBS, World
 
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.job import Policy
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
@@ -90,7 +90,7 @@ async def test_a_job_that_vanished_during_the_pass_starts_nothing(world: World) 
 
     def vanish(verb: str, plural: str, name: str) -> None:
         if plural == "computejobs":
-            world.kube.objects.pop((JOBS.plural, "team-a", "train"), None)
+            world.kube.objects.pop((COMPUTE_JOBS.plural, "team-a", "train"), None)
 
     world.kube.before = vanish
     await world.pass_once()
@@ -104,7 +104,7 @@ async def test_a_job_made_anew_under_the_same_name_does_not_inherit_the_decision
 
     def replace(verb: str, plural: str, name: str) -> None:
         if (verb, plural) == ("patch", "computejobs"):
-            world.kube.objects[JOBS.plural, "team-a", "train"]["metadata"]["uid"] = "0" * 36
+            world.kube.objects[COMPUTE_JOBS.plural, "team-a", "train"]["metadata"]["uid"] = "0" * 36
             world.kube.before = lambda *_: None
 
     world.kube.before = replace

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.ledgers import attempts_of, open_attempt
-from tests.unit.hub.world import JOBS, LEASES, TEAM, World, condition
+from tests.unit.hub.world import COMPUTE_JOBS, LEASES, TEAM, World, condition
 
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 
 
@@ -248,7 +248,7 @@ async def test_an_attempt_whose_job_and_lease_are_gone_is_stopped_billed_and_clo
     job, lease = world.see(), world.lease
     await world.runs(lease, 1)
     await world.pass_once()
-    world.kube.objects.pop((JOBS.plural, TEAM, "train"))
+    world.kube.objects.pop((COMPUTE_JOBS.plural, TEAM, "train"))
     world.lose(lease)
     world.clock.forward(4)
     await world.pass_once()
@@ -369,7 +369,7 @@ async def test_what_was_said_to_have_failed_for_good_is_not_brought_back_by_anot
     await world.ends(lease, "Failed", "WorkloadEvicted", gpu_seconds=5)
     await world.ledger.end_attempt(lease.metadata.name, "WorkloadEvicted", world.clock.now())
     said = {"state": "Failed", "conditions": [condition("Failed", "True", "WorkloadEvicted", world.clock.now())]}
-    await world.kube.patch_status(JOBS, "train", TEAM, {"status": said})
+    await world.kube.patch_status(COMPUTE_JOBS, "train", TEAM, {"status": said})
     world.clock.forward(86_400)
     for suspend in (True, False):
         await world.change("train", suspend=suspend)

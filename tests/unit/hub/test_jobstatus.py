@@ -11,15 +11,16 @@ from typing import Any, get_args
 import pytest
 from tests.unit.hub.world import condition
 
-from fedgpu_operator.api.base import find
+from fedgpu_operator.api.base import Condition, find
 from fedgpu_operator.api.computejob import ComputeJob, ComputeJobStatus, JobState, job_state
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, Coverage, EpochStage
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage
 from fedgpu_operator.domain.decision import Decision, Reason, Verdict
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import Coverage, EpochStage
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.views.jobfacts import JobFacts
-from fedgpu_operator.hub.views.jobs import is_settled, job_events, job_status
+from fedgpu_operator.hub.views.jobfacts import JobFacts, job_events
+from fedgpu_operator.hub.views.jobs import is_settled, job_status
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 UID = "0" * 36
@@ -44,7 +45,7 @@ def usage(outcome: str = "", gpu_seconds: int = 0, attempt: int = 1) -> AttemptU
     return AttemptUsage(Attempt(terms, attempt, NOW, NOW if outcome else None, outcome), gpu_seconds, 1)
 
 
-def lease(state: str, running: str = "", why: str = "Running") -> ComputeLease:
+def lease(state: str, running: str = "", why: str = "Running", **agreed: Any) -> ComputeLease:
     spec = {
         "job": {"namespace": "team-a", "name": "train", "uid": UID},
         "attempt": 1,
@@ -57,6 +58,7 @@ def lease(state: str, running: str = "", why: str = "Running") -> ComputeLease:
         "runLimitSeconds": 9,
         "memberNamespace": "n",
         "workload": {},
+        **agreed,
     }
     conditions = [condition("Running", running, why, NOW)] if running else []
     stamps = {"startedAt": "2026-01-01T11:50:00Z", "finishedAt": "2026-01-01T11:55:00Z"}
@@ -142,6 +144,80 @@ def test_a_job_runs_while_its_deletion_waits_for_the_end_of_its_workload() -> No
     runs = job_status(JobFacts(job(), (usage(),), lease("Running", "True")), NOW, {})
     status = job_status(JobFacts(job(runs, deleted=True), (usage(),), lease("Running", "True")), NOW, {})
     assert (status.state, status.reason) == ("Running", "Deleting")
+
+
+def stopping(reason: str, state: str = "Running", why: str = "Running", **agreed: Any) -> ComputeLease:
+    status = "False" if state in ("Pending", "Stopped") else "True"
+    asked = {"desired": "Stop", "stopReason": reason, "stopRequestedAt": "2026-01-01T12:00:00Z", **agreed}
+    return lease(state, status, why, **asked)
+
+
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [
+        ("Suspended", "spec.suspend is set"),
+        ("DeadlineExceeded", "spec.deadline has passed"),
+        ("Unfunded", "the account's money for it has ended"),
+        ("Preempted", "work of higher priority needs its GPUs"),
+        ("Rebalanced", "a better place was found"),
+    ],
+)
+def test_a_job_that_is_stopped_says_why_and_until_when_its_grace_runs(reason: str, why: str) -> None:
+    for told in (stopping(reason), stopping(reason, "Stopping", "Stopping")):
+        status = job_status(JobFacts(job(), (usage(),), told), NOW, {})
+        text = f"the workload is being stopped: {why}; its grace period of 30 s runs until 2026-01-01T12:00:30Z"
+        running = find(status.conditions, "Running")
+        assert running is not None
+        assert (running.status, running.reason, running.message) == ("True", "Stopping", text)
+        assert (status.state, status.reason) == ("Running", "Stopping")
+        assert says(status).items() >= {"Ready": "False Stopping", "Reconciling": "True Stopping"}.items()
+
+
+def test_a_stop_of_what_has_not_started_is_no_start_of_it() -> None:
+    for told in (lease("Pending", desired="Stop", stopReason="Suspended"), stopping("Suspended", "Pending", "Waiting")):
+        assert says(job_status(JobFacts(job(), (usage(),), told), NOW, {}))["Running"] == "False Stopping"
+
+
+def test_a_job_reconciles_until_the_last_usage_of_its_stopped_workload_is_billed() -> None:
+    status = job_status(JobFacts(job(), (usage(),), stopping("Suspended", "Stopped", "Stopped")), NOW, {})
+    running = find(status.conditions, "Running")
+    assert running is not None
+    assert running.message == "the workload was stopped: spec.suspend is set; its last usage is being billed"
+    assert says(status).items() >= {"Running": "False Stopped", "Reconciling": "True Stopped"}.items()
+
+
+def test_a_workload_that_ended_by_itself_before_its_stop_is_not_called_stopped() -> None:
+    told = lease("Succeeded", "False", "Ended", desired="Stop", stopReason="Suspended")
+    complete = Condition.model_validate(condition("Complete", "True", "Succeeded", NOW))
+    told.status.conditions.append(complete)
+    assert says(job_status(JobFacts(job(), (usage(),), told), NOW, {}))["Running"] == "False Ended"
+
+
+def test_a_job_that_its_agent_stops_is_not_ready_either() -> None:
+    status = job_status(JobFacts(job(), (usage(),), lease("Stopping", "True", "Stopping")), NOW, {})
+    assert says(status).items() >= {"Ready": "False Stopping", "Reconciling": "True Stopping"}.items()
+
+
+@pytest.mark.parametrize("outcome", ["Preempted", "Rebalanced"])
+def test_a_job_that_was_moved_says_that_it_is_placed_again(outcome: str) -> None:
+    move = {
+        "reason": outcome,
+        "stopAt": "2026-01-01T12:00:00Z",
+        "heldUntil": "2026-01-01T12:02:00Z",
+        "priority": 0,
+        "why": "provider berlin is draining",
+    }
+    told = stopping(outcome, "Stopped", "Stopped", move=move)
+    status = job_status(JobFacts(job(), (usage(outcome, 5),), told), NOW, {})
+    text = "stopped at berlin to be placed again: provider berlin is draining; waiting for the next placement pass"
+    messages = {each.type: (each.reason, each.message) for each in status.conditions}
+    assert messages["Running"] == (outcome, text)
+    assert messages["Placed"] == messages["Reconciling"] == ("Queued", text)
+    # Once its lease is gone, what was told is kept; a decision has its own words.
+    later = job_status(JobFacts(job(status), (usage(outcome, 5),), decision=FULL), NOW, {})
+    messages = {each.type: (each.reason, each.message) for each in later.conditions}
+    assert messages["Running"] == (outcome, text)
+    assert messages["Placed"] == ("InsufficientGPUs", FULL.message)
 
 
 SAID: dict[str, tuple[str, ...]] = {

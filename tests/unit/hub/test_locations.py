@@ -11,9 +11,8 @@ from tests.unit.hub.world import H100, PROVIDERS, World
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
 from fedgpu_operator.hub.loops.providers import ProviderLoop
-from fedgpu_operator.hub.services.inventory import offers
-from fedgpu_operator.hub.services.writes import Writers
-from fedgpu_operator.hub.views.acceptance import location_finding
+from fedgpu_operator.hub.services.hubstate import offers
+from fedgpu_operator.hub.views.trust import location_finding
 
 BERLIN = {"country": "DE", "region": "eu-central-1", "latitude": "52.5", "longitude": "13.4"}
 
@@ -52,19 +51,8 @@ def test_only_the_location_that_was_confirmed_is_audited(made: GPUProvider, reas
     assert reason == "Audited" or "fedgpu provider audit berlin --confirm" in finding.message, "the fix is in the words"
 
 
-def loop_of(world: World, clock: FakeClock, *, audits: bool) -> ProviderLoop:
-    return ProviderLoop(
-        world.kube,
-        Writers(world.kube, clock),
-        world.ledger,
-        clock,
-        proofs=None,
-        acceptance="OnCreate",
-        enforced=True,
-        audits=audits,
-        heartbeat_timeout=30,
-        refusals={},
-    )
+def loop_of(world: World, *, audits: bool) -> ProviderLoop:
+    return world.factory(location_audit=audits).provider_loop()
 
 
 async def test_where_owners_could_confirm_themselves_nothing_is_audited(world: World, clock: FakeClock) -> None:
@@ -74,8 +62,8 @@ async def test_where_owners_could_confirm_themselves_nothing_is_audited(world: W
     await world.kube.patch(PROVIDERS, "berlin", "", note)
 
     async def judged(*, audits: bool) -> tuple[str, bool, bool]:
-        await loop_of(world, clock, audits=audits).pass_once()
-        await loop_of(world, clock, audits=audits).pass_once()
+        await loop_of(world, audits=audits).pass_once()
+        await loop_of(world, audits=audits).pass_once()
         found = GPUProvider.parse(world.kube.objects[PROVIDERS.plural, "", "berlin"])
         finding = find(found.status.conditions, "LocationAudited")
         (offer,) = offers(found, None, [], ready=True)
@@ -88,7 +76,7 @@ async def test_where_owners_could_confirm_themselves_nothing_is_audited(world: W
 
 async def test_status_shows_it_and_an_event_tells_of_the_loss(world: World, clock: FakeClock) -> None:
     await world.provider("berlin", free={8: 1})
-    loop = loop_of(world, clock, audits=True)
+    loop = loop_of(world, audits=True)
 
     async def judged(patch: dict[str, Any]) -> tuple[bool, str]:
         await world.kube.patch(PROVIDERS, "berlin", "", patch)

@@ -9,7 +9,7 @@ import pytest
 from tests.ledgers import open_attempt
 from tests.unit.hub.world import H100, World
 
-from fedgpu_operator.domain.books import AttemptRequest
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.market import PricePoint
 from fedgpu_operator.domain.money import MicroUSD
@@ -27,9 +27,7 @@ SPACE = "fedgpu-system"
 
 
 def loop_of(world: World) -> MarketLoop:
-    return MarketLoop(
-        world.kube, world.ledger, world.clock, world.metrics, namespace=SPACE, proofs=None, default_deny=False
-    )
+    return world.factory(namespace=SPACE).market_loop(settle=timedelta(0))
 
 
 async def read(world: World) -> MarketDocument:
@@ -116,16 +114,7 @@ async def test_nothing_is_solved_or_written_again_where_nothing_changed(
 
 
 async def test_a_new_process_waits_for_reports_before_its_first_look(world: World) -> None:
-    loop = MarketLoop(
-        world.kube,
-        world.ledger,
-        world.clock,
-        world.metrics,
-        namespace=SPACE,
-        proofs=None,
-        default_deny=False,
-        settle=timedelta(seconds=10),
-    )
+    loop = world.factory(namespace=SPACE).market_loop()
     world.clock.forward(4)
     assert await loop.pass_once() == 6.0
     with pytest.raises(NotFoundError):

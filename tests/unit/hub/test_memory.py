@@ -15,9 +15,7 @@ from fedgpu_operator.adapters.kube.holding import HoldingKube
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.registry import KINDS
 from fedgpu_operator.errors import KubeError
-from fedgpu_operator.hub.loops.jobs import JobLoop
 from fedgpu_operator.hub.services.hubstate import load
-from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.ports import ResourceType
 
@@ -31,16 +29,7 @@ class Follower:
         self.world = world
         self.kube = HoldingKube(world.kube.server, KINDS, lambda *_: None)
         self.ledger = CountingLedger(world.ledger)
-        self.loop = JobLoop(
-            self.kube,
-            Writers(self.kube, world.clock),
-            self.ledger,
-            world.clock,
-            world.metrics,
-            proofs=None,
-            default_deny=False,
-            cooldown=300.0,
-        )
+        self.loop = world.factory(kube=self.kube, ledger=self.ledger).job_loop()
 
     async def see(self) -> None:
         """All that happened on the hub is known."""

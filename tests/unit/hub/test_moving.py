@@ -10,7 +10,7 @@ from tests.unit.hub.world import H100, PROVIDERS, World
 
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
-from fedgpu_operator.hub.views.notices import notice_of
+from fedgpu_operator.hub.views.jobfacts import notice_of
 
 MOVABLE: dict[str, Any] = {
     "disruption": {"reclaimable": True, "noticeSeconds": 60},
@@ -64,7 +64,7 @@ async def test_lower_work_gets_notice_goes_and_comes_back(world: World) -> None:
     assert lease.spec.checkpoint_requested_at == world.clock.now(), "its workload is asked to save its work"
     assert ("Warning", "MoveAnnounced") in world.events()
     await world.pass_once()
-    assert "is stopped at 2026-01-01T12:01:10Z" in world.message("Running", "work")
+    assert "will be stopped at 2026-01-01T12:01:10Z" in world.message("Running", "work")
     world.clock.forward(59)
     assert await world.pass_once() == pytest.approx(1.0), "the next step is the stop"
     assert _lease(world, "work").spec.desired == "Run"

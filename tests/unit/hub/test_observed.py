@@ -9,7 +9,7 @@ from tests.unit.hub.bank import Bank
 from tests.unit.hub.world import TEAM, World
 
 from fedgpu_operator.api.base import Condition
-from fedgpu_operator.domain.books import EpochStage
+from fedgpu_operator.domain.settlement import EpochStage
 
 
 async def test_jobs_that_wait_are_counted_by_namespace_and_reason(world: World) -> None:

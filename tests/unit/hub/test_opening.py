@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from fedgpu_operator.domain.books import Attempt, AttemptRequest
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.hub.services.attempts import Opener

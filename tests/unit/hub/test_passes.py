@@ -23,11 +23,11 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.domain.books import AttemptUsage
+from fedgpu_operator.domain.attempts import AttemptUsage
 from fedgpu_operator.hub.loops import jobs as jobs_loop
 from fedgpu_operator.hub.loops.jobs import JobLoop
-from fedgpu_operator.hub.services.obligations import ObligationBook
 from fedgpu_operator.hub.services.signatures import UsageVerifier
+from fedgpu_operator.hub.services.solvency import ObligationBook
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.placement import Engine
@@ -68,17 +68,9 @@ class Hub(World):
         self._loop = self._made() if lasting else None
 
     def _made(self) -> JobLoop:
-        return JobLoop(
-            self.kube,
-            self.writers,
-            self.books,
-            self.clock,
-            self.metrics,
-            proofs=self.proofs,
-            default_deny=False,
-            cooldown=300.0,
-            verifier=UsageVerifier(None),
-        )
+        made = self.factory(ledger=self.books)
+        made.verifier = UsageVerifier(None)
+        return made.job_loop()
 
     async def pass_once(self) -> float | None:
         if self._loop is None:

@@ -11,7 +11,7 @@ from tests.unit.hub.world import World
 
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.hub.services.costs import RunCosts
 from fedgpu_operator.hub.services.hubstate import load

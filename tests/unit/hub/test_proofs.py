@@ -17,10 +17,9 @@ from fedgpu_operator.api.base import Condition, JSONObject, find
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.errors import ChainUnreachableError
-from fedgpu_operator.hub.loops.accounts import AccountLoop
 from fedgpu_operator.hub.services.hubstate import load
-from fedgpu_operator.hub.services.obligations import Obligations
 from fedgpu_operator.hub.services.snapshot import all_offers, funds_by_namespace
+from fedgpu_operator.hub.services.solvency import Obligations
 from fedgpu_operator.hub.services.wallets import ASKED_AT_ONCE, RECHECK, SKEW_SECONDS, ProofBook
 from fedgpu_operator.ports import ResourceType
 from fedgpu_operator.settlement.typeddata import (
@@ -240,9 +239,7 @@ async def test_memory_is_bounded(book: ProofBook, monkeypatch: pytest.MonkeyPatc
 
 
 async def read(world: World, escrow: FakeEscrow, namespace: str = TEAM) -> Condition:
-    await AccountLoop(
-        world.kube, world.writers, world.ledger, escrow, world.clock, proofs=world.proofs, poll=3
-    ).pass_once()
+    await world.factory().account_loop(escrow, world.proofs, poll=3).pass_once()
     seen = ComputeAccount.parse(world.kube.objects[ACCOUNTS.plural, namespace, "default"])
     found = find(seen.status.conditions, "Funded")
     assert found is not None

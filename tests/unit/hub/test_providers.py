@@ -24,9 +24,8 @@ from fedgpu_operator.api.gpuprovider import (
 )
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.errors import InvalidResourceError, LedgerUnreachableError
-from fedgpu_operator.hub.loops.providers import ProviderLoop
+from fedgpu_operator.hub.views.accounts import ProofVerdict
 from fedgpu_operator.hub.views.providers import ProviderFacts, awaits_report, is_ready, provider_status
-from fedgpu_operator.hub.views.wallets import ProofVerdict
 from fedgpu_operator.ports import NAMESPACES, ResourceType
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -289,18 +288,10 @@ class Hub:
 
     async def passes(self, times: int = 1) -> None:
         for _ in range(times):
-            loop = ProviderLoop(
-                self.world.kube,
-                self.world.writers,
-                self.world.ledger,
-                self.world.clock,
-                proofs=self.world.proofs,
-                acceptance="OnCreate",
-                enforced=True,
-                heartbeat_timeout=30,
-                refusals=self.refusals,
-            )
-            assert await loop.pass_once() == 10
+            factory = self.world.factory()
+            factory.proofs = self.world.proofs
+            factory.supervisor.refusals = self.refusals
+            assert await factory.provider_loop().pass_once() == 10
 
     async def add(self, name: str = "berlin") -> None:
         spec = provider().spec.to_wire()

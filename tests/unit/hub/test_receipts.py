@@ -18,11 +18,11 @@ from fedgpu_operator.agent.report import Reporter
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.providerreport import ProviderReport
-from fedgpu_operator.domain.books import PairLease
+from fedgpu_operator.domain.attempts import PairLease
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import Receipt
-from fedgpu_operator.hub.services.receipts import draft
-from fedgpu_operator.settlement.epochs import usage_root
+from fedgpu_operator.hub.loops.reports import draft
+from fedgpu_operator.settlement.evidence import usage_root
 from fedgpu_operator.settlement.typeddata import receipt, recover
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 from tests.ledgers import attempts_of
-from tests.unit.hub.world import JOBS, LEASES, TEAM, World
+from tests.unit.hub.world import COMPUTE_JOBS, LEASES, TEAM, World
 
 from fedgpu_operator.api.base import HEADROOM, JOB_STATUS_BYTES, MOST_STORED, JSONObject, stored_bytes
 from fedgpu_operator.errors import ConflictError, ForbiddenError, RejectedError, TooLargeError, UnreachableError
@@ -16,7 +16,7 @@ from fedgpu_operator.hub.views.jobfacts import MOST_REFUSED, WRITE_REFUSED
 
 
 def _job(world: World) -> JSONObject:
-    return world.kube.objects[JOBS.plural, TEAM, "train"]
+    return world.kube.objects[COMPUTE_JOBS.plural, TEAM, "train"]
 
 
 def _desired(world: World) -> str:
@@ -58,7 +58,7 @@ async def test_a_full_job_is_told_of_once_and_opens_no_attempt(world: World) -> 
     tried: list[str] = []
 
     def full(verb: str, plural: str, name: str) -> None:
-        if plural == JOBS.plural:
+        if plural == COMPUTE_JOBS.plural:
             tried.append(verb)
             raise TooLargeError("etcdserver: request is too large", status=413)
 
@@ -72,7 +72,7 @@ async def test_a_full_job_is_told_of_once_and_opens_no_attempt(world: World) -> 
     assert world.events() == [("Warning", "StatusRefused")]
 
 
-@pytest.mark.parametrize("plural", [JOBS.plural, LEASES.plural])
+@pytest.mark.parametrize("plural", [COMPUTE_JOBS.plural, LEASES.plural])
 @pytest.mark.parametrize("error", [TooLargeError("too large", status=413), ForbiddenError("quota", status=403)])
 async def test_refused_writes_end_in_a_bounded_number_of_attempts_and_a_condition(
     world: World, plural: str, error: RejectedError
@@ -84,9 +84,13 @@ async def test_refused_writes_end_in_a_bounded_number_of_attempts_and_a_conditio
     def refuse(verb: str, written: str, name: str) -> None:
         dispatch = (
             verb == "create"
-            or world.kube.objects[JOBS.plural, TEAM, "train"].get("status", {}).get("placement") is None
+            or world.kube.objects[COMPUTE_JOBS.plural, TEAM, "train"].get("status", {}).get("placement") is None
         )
-        if (written, verb) in ((LEASES.plural, "create"), (JOBS.plural, "status")) and written == plural and dispatch:
+        if (
+            (written, verb) in ((LEASES.plural, "create"), (COMPUTE_JOBS.plural, "status"))
+            and written == plural
+            and dispatch
+        ):
             raise copy.copy(error)
 
     world.kube.before = refuse

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedgpu_operator.agent.guard import check_workload
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import Attempt, AttemptRequest
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.workloads import first_lease, member_namespace, provider_namespace, render_workload

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from tests.unit.hub.signing import funded
-from tests.unit.hub.world import JOBS, LEASES, TEAM, Crash, World
+from tests.unit.hub.world import COMPUTE_JOBS, LEASES, TEAM, Crash, World
 
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import EpochDraft, EpochStage, LeaseCover
 from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import EpochDraft, EpochStage, LeaseCover
 from fedgpu_operator.errors import ForbiddenError
 from fedgpu_operator.hub.loops import retention
 from fedgpu_operator.hub.loops.retention import RetentionLoop
@@ -24,7 +24,7 @@ VISIBLE = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}
 
 def keeper(world: World) -> RetentionLoop:
     """A retention loop that remembers nothing, as after a restart."""
-    return RetentionLoop(world.kube, world.writers, world.ledger, world.clock, settlement=world.settlement, keep=KEEP)
+    return world.factory(workload_retention_seconds=KEEP).retention_loop()
 
 
 async def tidy(world: World) -> float | None:
@@ -304,8 +304,8 @@ async def test_a_ttl_that_is_removed_at_the_last_moment_is_obeyed(world: World) 
     await ended(world, ttlSecondsAfterFinished=0)
 
     def removed(verb: str, plural: str, name: str) -> None:
-        if (verb, plural) == ("delete", JOBS.plural):
-            found = world.kube.objects[JOBS.plural, TEAM, name]
+        if (verb, plural) == ("delete", COMPUTE_JOBS.plural):
+            found = world.kube.objects[COMPUTE_JOBS.plural, TEAM, name]
             found["spec"].pop("ttlSecondsAfterFinished")
             found["metadata"]["resourceVersion"] += "0"
 
@@ -371,7 +371,7 @@ async def test_a_hub_that_does_not_allow_it_is_named_and_asked_again_later(world
 
     def refuse(verb: str, plural: str, name: str) -> None:
         nonlocal tries
-        if (verb, plural) == ("delete", JOBS.plural):
+        if (verb, plural) == ("delete", COMPUTE_JOBS.plural):
             tries += 1
             raise ForbiddenError("computejobs is forbidden", status=403)
 
@@ -439,4 +439,4 @@ async def test_200_jobs_come_and_go_and_leave_nothing(world: World) -> None:
 
 
 def _left(world: World) -> list[tuple[str, str, str]]:
-    return [key for key in world.kube.objects if key[0] in (JOBS.plural, LEASES.plural)]
+    return [key for key in world.kube.objects if key[0] in (COMPUTE_JOBS.plural, LEASES.plural)]

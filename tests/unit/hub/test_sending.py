@@ -13,11 +13,9 @@ from tests.unit.hub.chain import CALL_GAS, FakeEscrow
 from tests.unit.hub.world import World
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.books import ChainTx, TxState
-from fedgpu_operator.domain.ledger import Intent, IntentState
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
 from fedgpu_operator.domain.settlement import AccountState, Claim, Line, SignedTx
-from fedgpu_operator.domain.transactions import Call, Fees, Nonces
+from fedgpu_operator.domain.transactions import Call, ChainTx, Fees, Intent, IntentState, Nonces, TxState
 from fedgpu_operator.errors import ChainUnreachableError, LedgerError, NotTakenError, Refusal, RevertedError
 from fedgpu_operator.hub.services.transactions import FREE, PATIENCE, Fate, IntentSender
 from fedgpu_operator.settlement import MAX_TX_GAS, fewer

@@ -14,10 +14,11 @@ from tests.unit.hub.chain import WINDOW
 from tests.unit.hub.world import PROVIDERS, TEAM, Crash, World
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.domain.books import AttemptRequest, EpochStage, TxState
+from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.ledger import LedgerHead
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import DisputeState, TxReceipt
+from fedgpu_operator.domain.settlement import DisputeState, EpochStage, TxReceipt
+from fedgpu_operator.domain.transactions import TxState
 from fedgpu_operator.errors import ChainUnreachableError, StatePrunedError, UnreachableError
 from fedgpu_operator.ports import ResourceType
 

@@ -17,7 +17,6 @@ from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.settlement import AccountState
-from fedgpu_operator.hub.loops.accounts import AccountLoop
 from fedgpu_operator.hub.services.solvency import REACTION
 from fedgpu_operator.settlement import Thresholds
 
@@ -48,17 +47,7 @@ class Money(World):
         """One pass of the account loop, on a chain whose clock is ours."""
         self.escrow.final.timestamp = int(self.clock.now().timestamp())
         self.escrow.final.block += 1
-        loop = AccountLoop(
-            self.kube,
-            self.writers,
-            self.ledger,
-            self.escrow,
-            self.clock,
-            proofs=self.proofs,
-            poll=3,
-            thresholds=lambda: self.thresholds,
-        )
-        await loop.pass_once()
+        await self.factory().account_loop(self.escrow, self.proofs, poll=3).pass_once()
         return self.seen()
 
     def seen(self) -> ComputeAccount:
@@ -364,16 +353,7 @@ async def test_an_end_that_moves_by_a_second_is_no_news(money: Money) -> None:
     await money.start()
     money.announce(10, 4 * 3600)
     money.escrow.final.timestamp += 100
-    loop = AccountLoop(
-        money.kube,
-        money.writers,
-        money.ledger,
-        money.escrow,
-        money.clock,
-        proofs=money.proofs,
-        poll=3,
-        thresholds=lambda: THRESHOLDS,
-    )
+    loop = money.factory().account_loop(money.escrow, money.proofs, poll=3)
     await loop.pass_once()
     known, writes = money.seen().status, len(money.kube.writes)
     for _ in range(5):

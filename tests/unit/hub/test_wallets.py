@@ -11,8 +11,8 @@ from tests.unit.hub.world import PROVIDERS, World
 
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.gpuprovider import GPUProvider
-from fedgpu_operator.domain.books import PairTotal
-from fedgpu_operator.hub.views.wallets import cumulative_pairs, payout_wallets, tenant_wallets
+from fedgpu_operator.domain.attempts import PairTotal
+from fedgpu_operator.hub.views.accounts import cumulative_pairs, payout_wallets, tenant_wallets
 
 A, B, C = (str(to_checksum_address("0x" + pair * 20)) for pair in ("aa", "bb", "cc"))
 

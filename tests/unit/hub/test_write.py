@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.hub.fakes import FakeMetrics
-from tests.unit.hub.world import JOBS, Crash, World
+from tests.unit.hub.world import COMPUTE_JOBS, Crash, World
 
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.errors import ConflictError, InvalidResourceError
@@ -68,7 +68,7 @@ async def test_a_status_goes_out_once_and_only_onto_the_version_that_was_read(wo
 
 async def test_a_status_is_never_written_onto_another_object_of_that_name(world: World) -> None:
     old = await world.job()
-    await world.kube.delete(JOBS, "train", "team-a")
+    await world.kube.delete(COMPUTE_JOBS, "train", "team-a")
     await world.job()
     with pytest.raises(ConflictError):
         await write_status(world.kube, old, old.status, old.status.model_copy(update={"state": "Running"}))

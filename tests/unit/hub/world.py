@@ -16,21 +16,23 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.bootstrap.factory import Factory, PingableLedger
 from fedgpu_operator.hub.loops.jobs import JobLoop
-from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.writes import Writers
-from fedgpu_operator.ports import NAMESPACES, ResourceType
+from fedgpu_operator.ports import NAMESPACES, Kube, ResourceType
+from fedgpu_operator.settings import Settings
 from fedgpu_operator.settlement import Thresholds
 from fedgpu_operator.settlement.typeddata import TypedData, account_proof, hub_domain, provider_proof
 
 H100 = "NVIDIA-H100-80GB-HBM3"
-JOBS = ResourceType.of(ComputeJob.info)
+COMPUTE_JOBS = ResourceType.of(ComputeJob.info)
 LEASES = ResourceType.of(ComputeLease.info)
 PROVIDERS = ResourceType.of(GPUProvider.info)
 REPORTS = ResourceType.of(ProviderReport.info)
 TEAM = "team-a"
 HUB = "11111111-2222-3333-4444-555555555555"
+SETTINGS = Settings.from_env({"FEDGPU_ACCEPTANCE_ENFORCED": "true"})
 ISSUED = 1_767_000_000
 """When the proofs of these tests were signed: some days before their clock begins."""
 
@@ -137,10 +139,10 @@ class World:
         await self._create(PlacementPolicy.info, {"name": name}, spec)
 
     async def change(self, name: str, namespace: str = TEAM, **spec: Any) -> None:
-        await self.kube.patch(JOBS, name, namespace, {"spec": spec})
+        await self.kube.patch(COMPUTE_JOBS, name, namespace, {"spec": spec})
 
     async def delete(self, name: str, namespace: str = TEAM) -> None:
-        await self.kube.delete(JOBS, name, namespace)
+        await self.kube.delete(COMPUTE_JOBS, name, namespace)
 
     async def runs(self, lease: ComputeLease, gpu_seconds: int = 1) -> None:
         """The agent reports that the workload runs."""
@@ -176,25 +178,29 @@ class World:
         self.kube.restart()
         return await self.loop().pass_once()
 
+    def factory(self, *, kube: Kube | None = None, ledger: PingableLedger | None = None, **settings: Any) -> Factory:
+        """The services of a process that has just started."""
+        made = Factory(
+            SETTINGS.model_copy(update={"default_deny": self.default_deny, **settings}),
+            kube or self.kube,
+            ledger or self.ledger,
+            hub_uid=HUB,
+            escrow=self.wallets if self.settlement else None,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+        made.proofs = self.proofs if self.settlement else None
+        made.thresholds = lambda: self.thresholds
+        return made
+
     @property
     def writers(self) -> Writers:
         """The writers of a process that has just started."""
-        return Writers(self.kube, self.clock, settlement=self.settlement)
+        return self.factory().writers
 
     def loop(self) -> JobLoop:
         """A job loop that knows nothing yet."""
-        return JobLoop(
-            self.kube,
-            self.writers,
-            self.ledger,
-            self.clock,
-            self.metrics,
-            proofs=self.proofs if self.settlement else None,
-            default_deny=self.default_deny,
-            cooldown=300.0,
-            thresholds=lambda: self.thresholds,
-            verifier=UsageVerifier(hub_domain(self.wallets.chain_id, self.wallets.escrow) if self.settlement else None),
-        )
+        return self.factory().job_loop()
 
     async def crash(self, verb: str, plural: str) -> None:
         """One pass in which the process dies right before its first such write."""
@@ -215,10 +221,10 @@ class World:
     # ---- what is there
 
     def see(self, name: str = "train", namespace: str = TEAM) -> ComputeJob:
-        return ComputeJob.parse(self.kube.objects[JOBS.plural, namespace, name])
+        return ComputeJob.parse(self.kube.objects[COMPUTE_JOBS.plural, namespace, name])
 
     def exists(self, name: str = "train", namespace: str = TEAM) -> bool:
-        return (JOBS.plural, namespace, name) in self.kube.objects
+        return (COMPUTE_JOBS.plural, namespace, name) in self.kube.objects
 
     def says(self, kind: str, name: str = "train", namespace: str = TEAM) -> tuple[str, str]:
         """(status, reason) of a job's condition."""

@@ -30,7 +30,7 @@ from fedgpu_operator.errors import (
     ListTooLargeError,
     UnreachableError,
 )
-from fedgpu_operator.ports import JOBS, NAMESPACES, NODES, PODS
+from fedgpu_operator.ports import BATCH_JOBS, NAMESPACES, NODES, PODS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ODD = "\ud800\x1b[31m\x9b\u202e\x00"
@@ -107,9 +107,9 @@ async def test_each_call_takes_as_much_as_it_can_mean() -> None:
     async with member(lambda _: json.dumps(pod()).encode() + large) as client:
         for call in (
             client.get(PODS, "a", "ns"),
-            client.create(JOBS, pod()),
-            client.patch(JOBS, "a", "ns", {}),
-            client.delete(JOBS, "a", "ns"),
+            client.create(BATCH_JOBS, pod()),
+            client.patch(BATCH_JOBS, "a", "ns", {}),
+            client.delete(BATCH_JOBS, "a", "ns"),
         ):
             with pytest.raises(AnswerTooLargeError):
                 await call
@@ -291,9 +291,9 @@ async def test_what_identifies_an_object_is_refused_and_never_altered(field: str
 async def test_only_what_was_sent_without_a_name_may_come_back_without_one() -> None:
     """A review of access has none; an object that lost its name on the way is no answer."""
     async with member(lambda _: {"metadata": {}, "status": {"allowed": True}}) as client:
-        assert (await client.create(JOBS, {"metadata": {}}))["metadata"]["name"] == ""
+        assert (await client.create(BATCH_JOBS, {"metadata": {}}))["metadata"]["name"] == ""
         with pytest.raises(UnreachableError, match="without a name"):
-            await client.create(JOBS, pod())
+            await client.create(BATCH_JOBS, pod())
 
 
 @pytest.mark.parametrize("version", [ODD, "v1 35", "x" * 254, ["v1"], {"a": 1}])
@@ -307,7 +307,7 @@ async def test_a_version_is_a_word(version: object) -> None:
 async def test_a_field_of_another_type_is_not_there(part: object) -> None:
     odd = {"metadata": pod()["metadata"] | {"labels": part}, "spec": part, "status": part}
     async with member(lambda _: listed(odd)) as client:
-        for kind in (PODS, JOBS, NODES, NAMESPACES):
+        for kind in (PODS, BATCH_JOBS, NODES, NAMESPACES):
             (found,), _ = await client.list(kind)
             assert found["metadata"]["name"] == "a"
             assert all(isinstance(each, dict) for each in found.values())

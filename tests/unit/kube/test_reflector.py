@@ -13,7 +13,7 @@ import pytest
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.errors import ForbiddenError, GoneError, KubeError, UnreachableError
-from fedgpu_operator.ports import JOBS, Listed, ResourceType, WatchEvent
+from fedgpu_operator.ports import BATCH_JOBS, Listed, ResourceType, WatchEvent
 from fedgpu_operator.reflector import PolledReflector, Reflector
 
 
@@ -71,7 +71,7 @@ class Follower:
         self._news = asyncio.Event()
         self.held: Reflector[int] = Reflector(
             server,  # type: ignore[arg-type]  # of a client it needs no more than this
-            JOBS,
+            BATCH_JOBS,
             lambda found: int(found["value"]),
             self._changed,
             longest_pause=longest_pause,
@@ -302,7 +302,7 @@ def reflector(
     """One that does not run by itself, and notes what it shows."""
     return Reflector(
         server,  # type: ignore[arg-type]  # of a client it needs no more than this
-        JOBS,
+        BATCH_JOBS,
         read,
         lambda key, *_: shown.append(key[1]),
     )
@@ -386,7 +386,7 @@ class Polled(Follower):
         super().__init__(server)
         self.held = PolledReflector(
             server,  # type: ignore[arg-type]  # as above
-            JOBS,
+            BATCH_JOBS,
             lambda found: int(found["value"]),
             self._changed,
             every=0.01,
@@ -500,7 +500,7 @@ async def test_a_slow_list_is_followed_by_the_next_in_time_and_no_reading_fails_
     monkeypatch.setattr("fedgpu_operator.reflector.time", SimpleNamespace(monotonic=lambda: server.now))
     server.held = PolledReflector(
         server,  # type: ignore[arg-type]  # as above
-        JOBS,
+        BATCH_JOBS,
         lambda found: int(found["value"]),
         lambda *_: None,
         every=10.0,
@@ -516,7 +516,7 @@ async def test_what_is_older_than_patience_and_a_slow_list_is_read_no_more(monke
     monkeypatch.setattr("fedgpu_operator.reflector.time", SimpleNamespace(monotonic=lambda: server.now))
     held = PolledReflector(
         server,  # type: ignore[arg-type]  # as above
-        JOBS,
+        BATCH_JOBS,
         lambda found: int(found["value"]),
         lambda *_: None,
         every=10.0,

@@ -19,7 +19,7 @@ from fedgpu_operator.ports import PODS, ResourceType
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Handler], AbstractAsyncContextManager[KubeClient]]
 Labels = tuple[str, ...]
-JOBS = ResourceType.of(ComputeJob.info)
+COMPUTE_JOBS = ResourceType.of(ComputeJob.info)
 
 
 def counts() -> Counter[Labels]:
@@ -51,11 +51,11 @@ async def test_each_request_is_counted_by_verb_kind_and_status(
         await client.get(PODS, "x", "team-a")
         await client.list(PODS)
         await client.create(PODS, {"metadata": {"name": "x", "namespace": "team-a"}})
-        await client.patch(JOBS, "x", "team-a", {})
-        await client.patch_status(JOBS, "x", "team-a", {})
+        await client.patch(COMPUTE_JOBS, "x", "team-a", {})
+        await client.patch_status(COMPUTE_JOBS, "x", "team-a", {})
         for name in ("gone", "torn"):
             with suppress(KubeError):
-                await client.get(JOBS, name, "team-a")
+                await client.get(COMPUTE_JOBS, name, "team-a")
     assert counted() == {
         ("hub", "get", "pods", "200"): 1,
         ("hub", "list", "pods", "200"): 1,

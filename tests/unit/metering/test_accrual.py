@@ -7,8 +7,9 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgpu_operator.domain.books import LeaseCover, PairTotal, SettlementSnapshot, UncoveredLease
+from fedgpu_operator.domain.attempts import PairTotal, UncoveredLease
 from fedgpu_operator.domain.money import MicroUSD, accrue, charge
+from fedgpu_operator.domain.settlement import LeaseCover, SettlementSnapshot
 from fedgpu_operator.metering import covers, receipt_cumulative
 
 LEASES = st.lists(st.tuples(st.integers(0, 10**8), st.integers(0, 10**7)), max_size=20)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedgpu_operator.api.computelease import LeaseUsage
 from fedgpu_operator.domain.usage import PodUsage, UsageReading
-from fedgpu_operator.settlement.epochs import canonical, usage_detail, usage_hash, usage_root, usage_statement
+from fedgpu_operator.settlement.evidence import canonical, usage_detail, usage_hash, usage_root, usage_statement
 from fedgpu_operator.settlement.typeddata import hub_domain
 
 T0 = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedgpu_operator.domain.books import EpochStage
+from fedgpu_operator.domain.settlement import EpochStage
 from fedgpu_operator.settlement import Act, EpochSight, protocol
 
 ENDED = {EpochStage.PAID} | protocol.DEAD

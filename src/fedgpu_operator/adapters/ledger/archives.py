@@ -49,18 +49,18 @@ from fedgpu_operator.adapters.ledger.schema import (
     usage_disputes,
     usage_records,
 )
-from fedgpu_operator.domain.books import EpochStage
 from fedgpu_operator.domain.ledger import (
     ARCHIVED_CHAINS,
     EPOCH_CHAIN,
     Archived,
     ArchiveWish,
     ChainHead,
-    IntentState,
     LedgerHead,
     Segment,
     UsageDisputeState,
 )
+from fedgpu_operator.domain.settlement import EpochStage
+from fedgpu_operator.domain.transactions import IntentState
 from fedgpu_operator.errors import ConfigurationError, LedgerError
 
 ROWS_TOGETHER = 25_000

@@ -12,8 +12,8 @@ from fedgpu_operator.adapters.ledger.calls import Calls, from_database, from_mem
 from fedgpu_operator.adapters.ledger.hashchain import Field, append, stamp
 from fedgpu_operator.adapters.ledger.schema import attempts, lease_usage
 from fedgpu_operator.adapters.ledger.usage import PairChange, PairKey, add_to_totals, chunks, seal_live, totals_of
-from fedgpu_operator.domain import books
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, PairLease, Stop
+from fedgpu_operator.domain import attempts as books
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage, PairLease, Stop
 from fedgpu_operator.domain.faults import SUCCEEDED, Ending
 from fedgpu_operator.domain.market import ProviderRecord
 from fedgpu_operator.domain.money import MicroUSD

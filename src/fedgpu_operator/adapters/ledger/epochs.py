@@ -42,7 +42,10 @@ from fedgpu_operator.adapters.ledger.schema import (
     receipts,
 )
 from fedgpu_operator.adapters.ledger.usage import PAIR, chunks, seal_live, totals_of
-from fedgpu_operator.domain.books import (
+from fedgpu_operator.domain.attempts import UncoveredLease
+from fedgpu_operator.domain.ledger import EPOCH_CHAIN, BoundEscrow, SealedBooks
+from fedgpu_operator.domain.money import MicroUSD
+from fedgpu_operator.domain.settlement import (
     Coverage,
     Epoch,
     EpochDraft,
@@ -51,10 +54,7 @@ from fedgpu_operator.domain.books import (
     EpochStage,
     LeaseCover,
     SettlementSnapshot,
-    UncoveredLease,
 )
-from fedgpu_operator.domain.ledger import EPOCH_CHAIN, BoundEscrow, SealedBooks
-from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.settlement import protocol
 

@@ -10,8 +10,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from fedgpu_operator.adapters.ledger.calls import Calls, from_memory, in_transaction
 from fedgpu_operator.adapters.ledger.schema import chain_intents, chain_txs, intent_calls
-from fedgpu_operator.domain.books import ChainTx, TxState
-from fedgpu_operator.domain.ledger import FINAL_TX, Intent, IntentCall, IntentState
+from fedgpu_operator.domain.transactions import FINAL_TX, ChainTx, Intent, IntentCall, IntentState, TxState
 from fedgpu_operator.errors import LedgerError
 
 

@@ -26,7 +26,7 @@ from fedgpu_operator.adapters.ledger.schema import (
     usage_disputes,
     usage_records,
 )
-from fedgpu_operator.domain.books import PairTotal, SignedUsage, UsageRecord
+from fedgpu_operator.domain.attempts import PairTotal, SignedUsage, UsageRecord
 from fedgpu_operator.domain.ledger import BulkResult, RefusedUsage, UsageDispute, UsageDisputeState
 from fedgpu_operator.domain.money import MicroUSD, accrue
 from fedgpu_operator.errors import LedgerError

@@ -9,14 +9,21 @@ from dataclasses import replace
 
 from fedgpu_operator.api.base import find
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.domain.books import AttemptUsage, PairTotal
+from fedgpu_operator.domain.attempts import AttemptUsage, PairTotal
 from fedgpu_operator.domain.settlement import ChainSnapshot
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.writes import Writers, one_of_many
-from fedgpu_operator.hub.views.accounts import ALARMS, FUNDED, AccountFacts, account_status
-from fedgpu_operator.hub.views.wallets import checksummed, cumulative_pairs, tenant_wallets
+from fedgpu_operator.hub.views.accounts import (
+    ALARMS,
+    FUNDED,
+    AccountFacts,
+    account_status,
+    checksummed,
+    cumulative_pairs,
+    tenant_wallets,
+)
 from fedgpu_operator.ports import AttemptBook, Clock, Escrow, Kube
 from fedgpu_operator.settlement import Thresholds
 
@@ -36,7 +43,7 @@ class AccountLoop:
         *,
         proofs: ProofBook,
         poll: float,
-        thresholds: Callable[[], Thresholds] = Thresholds,
+        thresholds: Callable[[], Thresholds],
     ) -> None:
         self._kube = kube
         self._writer = writers.accounts

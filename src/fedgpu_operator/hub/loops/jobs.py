@@ -13,26 +13,20 @@ from zlib import crc32
 from fedgpu_operator.api.base import READY, is_false, is_true
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.domain.books import AttemptUsage, Stop
-from fedgpu_operator.domain.running import Hysteresis
-from fedgpu_operator.domain.vantage import Vantage
+from fedgpu_operator.domain.attempts import AttemptUsage, Stop
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper, is_cleared
 from fedgpu_operator.hub.services.changes import ChangeDetector, Tally
 from fedgpu_operator.hub.services.costs import CostBook, FaultBook
 from fedgpu_operator.hub.services.hubstate import HubState, load
 from fedgpu_operator.hub.services.moves import Mover, Usage
-from fedgpu_operator.hub.services.obligations import ObligationBook
 from fedgpu_operator.hub.services.scheduler import JobPlacer
-from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.solvency import MoneyWatch, Upkeep
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.writes import Writers, for_each, one_of_many
-from fedgpu_operator.hub.views.jobfacts import DELETED, UNSTARTED, JobFacts, Phase, phase
-from fedgpu_operator.hub.views.jobs import failed_attempt, is_settled
-from fedgpu_operator.placement import BUILT_IN, Plugins
+from fedgpu_operator.hub.views.jobfacts import DELETED, UNSTARTED, JobFacts, Phase, failed_attempt, phase
+from fedgpu_operator.hub.views.jobs import is_settled
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
-from fedgpu_operator.settlement import Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -194,68 +188,40 @@ class JobLoop:
     def __init__(
         self,
         kube: Kube,
-        writers: Writers,
         ledger: Ledger,
         clock: Clock,
         metrics: Metrics,
         *,
+        writers: Writers,
         proofs: ProofBook | None,
-        default_deny: bool,
-        cooldown: float,
-        plugins: Plugins = BUILT_IN,
-        vantages: tuple[Vantage, ...] = (),
-        verifier: UsageVerifier | None = None,
-        thresholds: Callable[[], Thresholds] = Thresholds,
-        rebalance: Hysteresis | None = None,
-        costs: CostBook | None = None,
-        keep: float = 3600.0,
+        costs: CostBook,
+        faults: FaultBook,
+        money: MoneyWatch,
+        keeper: AttemptKeeper,
+        placer: JobPlacer,
+        mover: Mover,
+        memory: JobMemory,
+        keep: float,
     ) -> None:
+        """`keep` is for how many seconds a lease stays after its attempt has ended."""
         self._kube = kube
-        self._leases = writers.leases
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
+        self._writer, self._leases = writers.jobs, writers.leases
         self._proofs = proofs
-        self._costs = costs
-        self._keep = timedelta(seconds=keep)
-        """How long a lease stays after its attempt has ended."""
         self._settlement = proofs is not None
-        owed = ObligationBook(ledger, clock)
-        self._keeper = AttemptKeeper(
-            kube, writers, ledger, clock, metrics, verifier or UsageVerifier(None), moved=owed.moved
-        )
-        self._memory = JobMemory()
+        self._costs = costs
+        self._faults = faults
+        self._money = money
+        self._keeper = keeper
+        self._placer = placer
+        self._mover = mover
+        self._memory = memory
+        self._keep = timedelta(seconds=keep)
         self._jobs_counted, self._providers_counted = ChangeDetector(), ChangeDetector()
         self._jobs = Tally(_counted_as)
         self._orphaned = True
-        self._money = MoneyWatch(kube, writers, owed, clock, thresholds)
-        self._writer = writers.jobs
-        self._faults = FaultBook(ledger, clock, timedelta(seconds=cooldown))
-        self._placer = JobPlacer(
-            kube,
-            ledger,
-            clock,
-            metrics,
-            self._keeper,
-            self._writer,
-            default_deny=default_deny,
-            cooldown=timedelta(seconds=cooldown),
-            faults=self._faults,
-            forget=self._memory.forget,
-            owed=owed,
-            plugins=plugins,
-            vantages=vantages,
-        )
-        self._mover = Mover(
-            writers,
-            clock,
-            metrics,
-            self._keeper,
-            self._placer.view,
-            forget=self._memory.forget,
-            rules=rebalance,
-            plugins=plugins,
-        )
 
     async def pass_once(self) -> float | None:
         """One pass over all jobs; asks for the next at the nearest deadline, or when some money comes to its end."""

@@ -17,7 +17,6 @@ from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.costs import CostBook
 from fedgpu_operator.hub.services.hubstate import HubState, load
 from fedgpu_operator.hub.services.market import MarketDocument, QuotedOffer, publish_market
-from fedgpu_operator.hub.services.obligations import Obligations
 from fedgpu_operator.hub.services.priorities import PriorityBook
 from fedgpu_operator.hub.services.snapshot import (
     all_offers,
@@ -26,9 +25,10 @@ from fedgpu_operator.hub.services.snapshot import (
     hosts_of,
     policies_by_namespace,
 )
+from fedgpu_operator.hub.services.solvency import Obligations
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.views.jobfacts import JobFacts, Phase, phase
-from fedgpu_operator.placement import BUILT_IN, Plugins, Snapshot
+from fedgpu_operator.placement import Plugins, Snapshot
 from fedgpu_operator.placement.market import MarketView, survey_snapshot
 from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics
 
@@ -78,11 +78,12 @@ class MarketLoop:
         *,
         namespace: str,
         proofs: ProofBook | None,
+        costs: CostBook,
+        priorities: PriorityBook,
+        plugins: Plugins,
         default_deny: bool,
-        vantages: tuple[Vantage, ...] = (),
-        costs: CostBook | None = None,
-        settle: timedelta = timedelta(0),
-        plugins: Plugins = BUILT_IN,
+        vantages: tuple[Vantage, ...],
+        settle: timedelta,
     ) -> None:
         self._kube = kube
         self._ledger = ledger
@@ -98,7 +99,7 @@ class MarketLoop:
         self._kept: dict[tuple[str, str], PricePoint] = {}
         self._past: RecentPrices | None = None
         self._published: MarketDocument | None = None
-        self._priorities = PriorityBook(kube, clock)
+        self._priorities = priorities
         self._rest_until = clock.now() + settle
 
     async def pass_once(self) -> float | None:
@@ -147,7 +148,11 @@ class MarketLoop:
 
     async def _keep(self, points: Sequence[PricePoint], now: datetime) -> None:
         """Points that say something new, or whose market has had none for an hour; and the old ones go."""
-        fresh = [point for point in points if _is_news(self._kept.get(point.market), point)]
+        fresh = []
+        for point in points:
+            known = self._kept.get(point.market)
+            if known is None or point.at - known.at >= REPEAT or replace(known, at=point.at) != point:
+                fresh.append(point)
         if fresh:
             await self._ledger.record_prices(fresh)
             await self._ledger.forget_prices(now)
@@ -190,7 +195,7 @@ class MarketLoop:
 
     async def _publish(self, document: MarketDocument) -> None:
         old = self._published
-        if old is not None and document.at - old.at < REPUBLISH and _same(old, document):
+        if old is not None and document.at - old.at < REPUBLISH and _timeless(old) == _timeless(document):
             return
         await publish_market(self._kube, self._namespace, document)
         self._published = document
@@ -201,16 +206,8 @@ def _waits(facts: JobFacts, now: datetime) -> bool:
     return facts.job.status.waits and phase(facts, now) is Phase.PENDING
 
 
-def _is_news(known: PricePoint | None, point: PricePoint) -> bool:
-    return known is None or point.at - known.at >= REPEAT or replace(known, at=point.at) != point
-
-
-def _same(old: MarketDocument, new: MarketDocument) -> bool:
-    """Whether readers would learn nothing: all but the instants, which always differ."""
-    return _timeless(old) == _timeless(new)
-
-
 def _timeless(document: MarketDocument) -> object:
+    """What readers learn from a document: all but the instants, which always differ."""
     markets = [replace(each, point=replace(each.point, at=_NEVER)) for each in document.markets]
     return markets, document.offers, document.waiting_jobs, document.waiting_gpus, document.certified
 

@@ -13,14 +13,13 @@ from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.errors import AlreadyExistsError, InvalidResourceError, LedgerUnreachableError
 from fedgpu_operator.hub.services.attempts import wants_agent
-from fedgpu_operator.hub.services.hubstate import HubState, load, load_heartbeats
-from fedgpu_operator.hub.services.inventory import inventory
+from fedgpu_operator.hub.services.hubstate import HubState, inventory, load, load_heartbeats
 from fedgpu_operator.hub.services.signatures import RECEIPTS_VALID, WARNED, SignerBook, UsageVerifier, usage_signed
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.hub.services.writes import PROVIDER_FINALIZER, Writers, one_of_many
-from fedgpu_operator.hub.views.acceptance import Mode, SecretKey, audit_lost, secret_owners, secret_taken
 from fedgpu_operator.hub.views.providers import ProviderFacts, provider_status
+from fedgpu_operator.hub.views.trust import Mode, SecretKey, audit_lost, secret_owners, secret_taken
 from fedgpu_operator.ports import AttemptBook, Clock, Kube
 
 log = logging.getLogger(__name__)
@@ -42,12 +41,12 @@ class ProviderLoop:
         *,
         proofs: ProofBook | None,
         acceptance: Mode,
-        enforced: bool = False,
-        audits: bool = False,
+        enforced: bool,
+        audits: bool,
         heartbeat_timeout: float,
         refusals: Mapping[str, InvalidResourceError],
-        verifier: UsageVerifier | None = None,
-        signers: SignerBook | None = None,
+        verifier: UsageVerifier,
+        signers: SignerBook | None,
     ) -> None:
         self._kube = kube
         self._writer = writers.providers
@@ -59,7 +58,7 @@ class ProviderLoop:
         self._audits = audits
         self._timeout = timedelta(seconds=heartbeat_timeout)
         self._refusals = refusals
-        self._verifier = verifier or UsageVerifier(None)
+        self._verifier = verifier
         self._signers = signers
         self._owned: dict[SecretKey, GPUProvider] = {}
 
@@ -73,7 +72,10 @@ class ProviderLoop:
         owners = self._owners(state.providers)
         lingering = {lease.spec.provider for lease in state.leases.values() if wants_agent(lease)}
         # One after another, the oldest first: who is accepted with a Secret owns it before the next is judged.
-        for provider in sorted(state.providers.values(), key=_age):
+        oldest_first = sorted(
+            state.providers.values(), key=lambda each: (str(each.metadata.creation_timestamp), each.metadata.name)
+        )
+        for provider in oldest_first:
             with one_of_many(provider):
                 name = provider.metadata.name
                 leases = state.leases_of(name)
@@ -168,7 +170,3 @@ class ProviderLoop:
         if after is not None and (before is None or (before.status, before.reason) != (after.status, after.reason)):
             text = after.message or f"provider is {status.state}"
             await self._writer.event(provider, "Normal" if after.status == "True" else "Warning", after.reason, text)
-
-
-def _age(provider: GPUProvider) -> tuple[str, str]:
-    return str(provider.metadata.creation_timestamp), provider.metadata.name

@@ -14,8 +14,8 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
-from fedgpu_operator.domain.books import AttemptUsage, Coverage, Epoch, EpochStage, Stop
-from fedgpu_operator.domain.settlement import ChainSnapshot, EpochState
+from fedgpu_operator.domain.attempts import AttemptUsage, Stop
+from fedgpu_operator.domain.settlement import ChainSnapshot, Coverage, Epoch, EpochStage, EpochState
 from fedgpu_operator.domain.terms import EscrowPeriods
 from fedgpu_operator.errors import ChainError, ConflictError, ForbiddenError
 from fedgpu_operator.hub.loops.settlement import LOOKED_AT
@@ -193,7 +193,7 @@ class RetentionLoop:
         *,
         settlement: bool,
         keep: float,
-        shelf: Housekeeping | None = None,
+        shelf: Housekeeping | None,
     ) -> None:
         self._kube = kube
         self._jobs, self._leases = writers.jobs, writers.leases

@@ -8,10 +8,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
-from fedgpu_operator.domain.books import Epoch, EpochStage, TxState
-from fedgpu_operator.domain.ledger import Intent
-from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, EpochPlan, EpochState, Pair
-from fedgpu_operator.domain.transactions import Call
+from fedgpu_operator.domain.settlement import ChainSnapshot, Claim, Epoch, EpochPlan, EpochStage, EpochState, Pair
+from fedgpu_operator.domain.transactions import Call, Intent, TxState
 from fedgpu_operator.errors import (
     ChainError,
     ChainMismatchError,
@@ -23,9 +21,9 @@ from fedgpu_operator.errors import (
     RevertedError,
     StatePrunedError,
 )
-from fedgpu_operator.hub.services.disputes import ANSWER, CLOSE, DisputeKeeper, Errand
+from fedgpu_operator.hub.services.dispute_answers import ANSWER, DisputeKeeper, Errand
 from fedgpu_operator.hub.services.epochs import Planner, look_at_root, publish_manifest
-from fedgpu_operator.hub.services.transactions import FREE, Fate, IntentProgress, IntentSender, Smaller
+from fedgpu_operator.hub.services.transactions import CLAIM, FREE, POST, Fate, IntentProgress, IntentSender
 from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.hub.views.epochs import EpochBlocker, EpochFacts
 from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics
@@ -45,8 +43,6 @@ from fedgpu_operator.settlement import (
 log = logging.getLogger(__name__)
 
 
-POST: Final = "post"
-CLAIM: Final = "claim"
 LOOKED_AT: Final = 20
 """Epochs, newest first, that a pass looks at: all that can still change, and a few more."""
 _SEEN: Final = {
@@ -74,30 +70,30 @@ class SettlementLoop:
         clock: Clock,
         metrics: Metrics,
         *,
+        sender: IntentSender,
+        planner: Planner,
+        disputes: DisputeKeeper,
         namespace: str,
         terms: Terms,
-        fee_cap: int,
         poll: float,
         auto_claim: bool,
-        opens: Callable[[], bool] = lambda: True,
+        opens: Callable[[], bool],
     ) -> None:
+        """`opens` is whether an epoch may be begun or sent: not while the ledger is older than the world."""
         self._kube = kube
         self._writer = writers.epochs
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock
         self._metrics = metrics
-        smaller: dict[str, Smaller] = dict.fromkeys((ANSWER, CLOSE), self._fewer_bundled)
-        smaller[CLAIM] = self._fewer_leaves
-        self._sender = IntentSender(ledger, escrow, clock, fee_cap=fee_cap, smaller=smaller)
+        self._sender = sender
+        self._planner = planner
+        self._disputes = disputes
         self._terms = terms
-        self._planner = Planner(ledger, escrow, clock, terms)
-        self._disputes = DisputeKeeper(ledger, escrow, clock)
         self._namespace = namespace
         self._poll = poll
         self._auto_claim = auto_claim
         self._opens = opens
-        """Whether an epoch may be begun or sent: not while the ledger is older than the world."""
         self._closed: set[int] = set()
         """Ended epochs that were published by this process; a restart publishes them once more."""
         self._plans: dict[str, EpochPlan] = {}
@@ -121,8 +117,9 @@ class SettlementLoop:
         """Show what ended, take what is on its way one step further, or begin the next."""
         self._found = None
         known = await self._ledger.epochs(limit=LOOKED_AT)
-        self._plans = {hash_: plan for hash_, plan in self._plans.items() if hash_ in _hashes(known)}
-        self._refused = {number: self._refused[number] for number in _numbers(known) & self._refused.keys()}
+        hashes, numbers = {each.draft.manifest_hash for each in known}, {each.number for each in known}
+        self._plans = {hash_: plan for hash_, plan in self._plans.items() if hash_ in hashes}
+        self._refused = {number: why for number, why in self._refused.items() if number in numbers}
         await self._show_ended(known)
         await self._tell_due(known)
         live = [epoch for epoch in reversed(known) if epoch.stage in protocol.LIVE]
@@ -363,7 +360,9 @@ class SettlementLoop:
         claimed = await self._claim_progress(epoch)
         chain = await self._chain(plan)
         state = await self._escrow.finalized_epoch(epoch.chain_epoch or 0)
-        ours = chain.active_epoch == epoch.chain_epoch or await self._is_ours(chain.active_epoch)
+        ours = chain.active_epoch == epoch.chain_epoch or any(
+            known.chain_epoch == chain.active_epoch for known in await self._ledger.epoch_headers(limit=LOOKED_AT)
+        )
         sight, wanted = look_at_root(epoch, plan, chain, state, ours=ours)
         step = protocol.step(epoch.stage, sight)
         claiming = step.act is Act.CLAIM and self._auto_claim and wanted and claimed is None and not chain.paused
@@ -377,9 +376,6 @@ class SettlementLoop:
             await self._planner.keep_books()
             self._metrics.paid(state.total)
         return epoch if step.stage is epoch.stage else await self._ledger.mark_epoch(epoch.number, step.stage)
-
-    async def _is_ours(self, chain_epoch: int) -> bool:
-        return any(known.chain_epoch == chain_epoch for known in await self._ledger.epoch_headers(limit=LOOKED_AT))
 
     async def _claim_progress(self, epoch: Epoch) -> Intent | None:
         """The transaction that must end before the next claim; driven on where it is this epoch's own."""
@@ -425,19 +421,6 @@ class SettlementLoop:
                 return call
             batch = less
 
-    def _fewer_leaves(self, call: Call, share: Fraction) -> Call | None:
-        """A claim of a share of a claim's leaves; the rest is claimed by the next one."""
-        chain_epoch, leaves = self._escrow.claimed(call)
-        less = fewer(leaves, share)
-        return self._escrow.call_claim(chain_epoch, less) if less else None
-
-    def _fewer_bundled(self, call: Call, share: Fraction) -> Call | None:
-        """A share of the calls of a bundle; the rest is found as still to be done by a later pass."""
-        less = fewer(self._escrow.call_bundled(call), share)
-        if len(less) < 2:
-            return less[0] if less else None
-        return self._escrow.call_bundle(call.to or "", less)
-
     def _note(self, epoch: Epoch, progress: IntentProgress | None) -> None:
         """Remember what stands against an epoch's transaction, for its status; nothing once it is on its way."""
         if progress is not None and progress.fate in (Fate.NOT_TAKEN, Fate.REFUSED) and progress.why:
@@ -464,11 +447,3 @@ class SettlementLoop:
             log.warning("epoch %d cannot be shown on the hub: %s", epoch.number, error)
             return False
         return True
-
-
-def _hashes(epochs: Iterable[Epoch]) -> set[str]:
-    return {epoch.draft.manifest_hash for epoch in epochs}
-
-
-def _numbers(epochs: Iterable[Epoch]) -> set[int]:
-    return {epoch.number for epoch in epochs}

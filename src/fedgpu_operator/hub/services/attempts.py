@@ -14,7 +14,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, Stop
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage, Stop
 from fedgpu_operator.domain.decision import Verdict
 from fedgpu_operator.domain.faults import SUCCEEDED
 from fedgpu_operator.domain.settlement import Pair
@@ -26,7 +26,6 @@ from fedgpu_operator.errors import (
     NotFoundError,
 )
 from fedgpu_operator.hub.services.billing import UsageBiller
-from fedgpu_operator.hub.services.signatures import UsageVerifier
 from fedgpu_operator.hub.services.workloads import first_lease, provider_namespace, remade_lease
 from fedgpu_operator.hub.services.writes import Writers, foreign_bytes
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, UNFUNDED, JobFacts, outcome_of, stop_reason
@@ -79,7 +78,7 @@ class Opener:
                     answer.set_result((each, now))
 
 
-JOBS = ResourceType.of(ComputeJob.info)
+COMPUTE_JOBS = ResourceType.of(ComputeJob.info)
 JOB_GONE: Final = ConditionReason.JOB_GONE.value
 
 
@@ -93,9 +92,9 @@ class AttemptKeeper:
         ledger: Ledger,
         clock: Clock,
         metrics: Metrics,
-        verifier: UsageVerifier,
+        biller: UsageBiller,
         *,
-        moved: Callable[[str], None] = lambda _: None,
+        moved: Callable[[str], None],
     ) -> None:
         """`moved` is called with its namespace after an attempt was opened or ended, or may have been."""
         self._moved = moved
@@ -104,7 +103,7 @@ class AttemptKeeper:
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
-        self._biller = UsageBiller(writers, ledger, clock, metrics, verifier)
+        self._biller = biller
         self._opener = Opener(ledger, clock)
 
     async def usage(self, job_uid: str) -> tuple[AttemptUsage, ...]:
@@ -181,7 +180,7 @@ class AttemptKeeper:
         spec, or a lease, that merely was not seen yet must not end an attempt that runs.
         """
         meta = facts.job.metadata
-        job = read_back(self._kube, ComputeJob, await self._kube.get(JOBS, meta.name, meta.namespace))
+        job = read_back(self._kube, ComputeJob, await self._kube.get(COMPUTE_JOBS, meta.name, meta.namespace))
         if job.metadata.uid != meta.uid:
             raise ConflictError(f"job {facts.job.key} is another object by now")
         facts, placement = replace(facts, job=job), job.status.placement
@@ -236,7 +235,7 @@ class AttemptKeeper:
     async def _job_exists(self, attempt: Attempt) -> bool:
         """Asked by name: an object that merely could not be read must not look like one that is gone."""
         try:
-            job = await self._kube.get(JOBS, attempt.terms.job_name, attempt.terms.tenant)
+            job = await self._kube.get(COMPUTE_JOBS, attempt.terms.job_name, attempt.terms.tenant)
         except NotFoundError:
             return False
         return bool(job["metadata"]["uid"] == attempt.terms.job_uid)

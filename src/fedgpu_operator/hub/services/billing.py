@@ -11,7 +11,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import Attempt
+from fedgpu_operator.domain.attempts import Attempt
 from fedgpu_operator.domain.ledger import UsageDispute, UsageDisputeState
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.errors import InvalidResourceError
@@ -19,7 +19,7 @@ from fedgpu_operator.hub.services.signatures import SignatureVerdict, UsageVerif
 from fedgpu_operator.hub.services.writes import UNSIGNED_SINCE, Writers
 from fedgpu_operator.metering import HubObservation, bill, disputed, tolerance
 from fedgpu_operator.ports import Clock, Metrics, UsageBook
-from fedgpu_operator.settlement.epochs import instant, usage_detail
+from fedgpu_operator.settlement.evidence import instant, usage_detail
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from fedgpu_operator.domain.books import Attempt, Epoch, EpochStage
+from fedgpu_operator.domain.attempts import Attempt
 from fedgpu_operator.domain.faults import COOLING, INTERRUPTIONS, SUCCEEDED, Ending, cooling, memory_of
 from fedgpu_operator.domain.market import ProviderRecord
 from fedgpu_operator.domain.money import NOTHING, SECONDS_PER_HOUR, MicroUSD
+from fedgpu_operator.domain.settlement import Epoch, EpochStage
 from fedgpu_operator.domain.transactions import FeeView
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.placement.plugins.rerun import HOURS_PER_MH, PRIOR_PER_MH

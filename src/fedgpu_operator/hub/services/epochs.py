@@ -11,13 +11,24 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from fedgpu_operator.api.base import GROUP, JSONObject
-from fedgpu_operator.domain.books import Epoch, EpochDraft, EpochLine, EpochStage, SettlementSnapshot
 from fedgpu_operator.domain.ledger import LedgerHead
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
-from fedgpu_operator.domain.settlement import NO_BOOKS, ChainSnapshot, EpochPlan, EpochState, Funding, Pair
+from fedgpu_operator.domain.settlement import (
+    NO_BOOKS,
+    ChainSnapshot,
+    Epoch,
+    EpochDraft,
+    EpochLine,
+    EpochPlan,
+    EpochStage,
+    EpochState,
+    Funding,
+    Pair,
+    SettlementSnapshot,
+)
 from fedgpu_operator.errors import AlreadyExistsError, NotFoundError, NotTakenError, Refusal, RevertedError
 from fedgpu_operator.hub.services.transactions import FREE
-from fedgpu_operator.hub.views.wallets import cumulative_pairs
+from fedgpu_operator.hub.views.accounts import cumulative_pairs
 from fedgpu_operator.metering import covers
 from fedgpu_operator.ports import CONFIG_MAPS, Clock, Escrow, Kube, Ledger
 from fedgpu_operator.settlement import (

@@ -15,7 +15,7 @@ from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Histogram, Offer, take
 from fedgpu_operator.hub.services.hubstate import HubState
-from fedgpu_operator.hub.views.notices import notice_of
+from fedgpu_operator.hub.views.jobfacts import notice_of
 from fedgpu_operator.placement import Snapshot
 
 HOLD: Final = timedelta(seconds=120)
@@ -107,7 +107,10 @@ def decide_held(view: Snapshot, held: Sequence[Hold], freed: Freed, decide: Deci
     own = sorted((job for job in view.jobs if job.uid in owners), key=lambda job: (job.uid in begun, -job.priority))
     groups: list[tuple[list[Job], Sequence[Hold]]] = [
         ([job for job in view.jobs if job.priority > most and job.uid not in owners], ()),
-        *(([job], _others(held, job)) for job in own[:MOST_APART]),
+        *(
+            ([job], [hold for hold in held if hold.uid != job.uid and hold.priority >= job.priority])
+            for job in own[:MOST_APART]
+        ),
         (own[MOST_APART:], held),
         ([job for job in view.jobs if job.priority <= most and job.uid not in owners], held),
     ]
@@ -120,10 +123,6 @@ def decide_held(view: Snapshot, held: Sequence[Hold], freed: Freed, decide: Deci
             decided += found
             view = _charged(view, jobs, found)
     return decided
-
-
-def _others(held: Sequence[Hold], job: Job) -> list[Hold]:
-    return [hold for hold in held if hold.uid != job.uid and hold.priority >= job.priority]
 
 
 def _left(held: Sequence[Hold], offers: Sequence[Offer], freed: Freed) -> tuple[Offer, ...]:

@@ -13,7 +13,7 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, plausible
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import AttemptUsage
+from fedgpu_operator.domain.attempts import AttemptUsage
 from fedgpu_operator.domain.job import Job
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.offer import Histogram
@@ -23,15 +23,13 @@ from fedgpu_operator.errors import InvalidResourceError, KubeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
 from fedgpu_operator.hub.services.changes import ChangeDetector
 from fedgpu_operator.hub.services.holds import HOLD, Freed, waiting_jobs
-from fedgpu_operator.hub.services.hubstate import HubState
-from fedgpu_operator.hub.services.inventory import UNKNOWN_PRODUCT, free_histogram
+from fedgpu_operator.hub.services.hubstate import UNKNOWN_PRODUCT, HubState, free_histogram
 from fedgpu_operator.hub.services.writes import Writers, one_of_many
-from fedgpu_operator.hub.views.jobfacts import MOVED, JobFacts, Phase, phase
-from fedgpu_operator.hub.views.notices import Notice, notice_of
+from fedgpu_operator.hub.views.jobfacts import MOVED, JobFacts, Notice, Phase, notice_of, phase
 from fedgpu_operator.hub.views.providers import is_ready
 from fedgpu_operator.placement import Snapshot
 from fedgpu_operator.placement.moves import replan
-from fedgpu_operator.placement.registry import BUILT_IN, Plugins
+from fedgpu_operator.placement.registry import Plugins
 from fedgpu_operator.placement.reservations import Reservations
 from fedgpu_operator.ports import Clock, Metrics
 
@@ -193,8 +191,8 @@ class Mover:
         view: View,
         *,
         forget: Callable[[str], None],
-        rules: Hysteresis | None = None,
-        plugins: Plugins = BUILT_IN,
+        rules: Hysteresis,
+        plugins: Plugins,
     ) -> None:
         self._plugins = plugins
         self._jobs, self._leases = writers.jobs, writers.leases
@@ -204,7 +202,7 @@ class Mover:
         self._keeper = keeper
         self._forget = forget
         self._view = view
-        self._rules = rules or Hysteresis()
+        self._rules = rules
         self._left: dict[str, JobFacts] = {}
         self._waiting: list[JobFacts] = []
         self._told: dict[str, str] = {}

@@ -18,7 +18,7 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
-from fedgpu_operator.domain.books import Attempt, AttemptRequest, AttemptUsage, lease_name
+from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage, lease_name
 from fedgpu_operator.domain.money import MicroUSD, format_usd, parse_usd
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import ChainError, LedgerUnreachableError, NotFoundError
@@ -26,8 +26,8 @@ from fedgpu_operator.hub.services.billing import UsageBiller
 from fedgpu_operator.hub.services.hubstate import load_all
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.hub.services.writes import Writers, for_each, one_of_many
+from fedgpu_operator.hub.views.accounts import cumulative_pairs
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, outcome_of
-from fedgpu_operator.hub.views.wallets import cumulative_pairs
 from fedgpu_operator.ports import CONFIG_MAPS, Clock, Escrow, Kube, Ledger, Metrics
 from fedgpu_operator.pulse import Pass
 

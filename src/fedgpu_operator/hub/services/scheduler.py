@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 from zlib import crc32
 
@@ -17,21 +17,18 @@ from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import Attempt
+from fedgpu_operator.domain.attempts import Attempt
 from fedgpu_operator.domain.decision import Decision, Verdict
 from fedgpu_operator.domain.job import Job, Policy
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.domain.offer import Histogram, Offer
 from fedgpu_operator.domain.settlement import Pair
-from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.errors import InvalidResourceError, KubeError, TooLargeError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper
 from fedgpu_operator.hub.services.changes import ChangeDetector, same_objects
-from fedgpu_operator.hub.services.costs import FaultBook
 from fedgpu_operator.hub.services.holds import Hold, decide_held, holds, waiting_jobs
 from fedgpu_operator.hub.services.hubstate import HubState
 from fedgpu_operator.hub.services.moves import freed_of
-from fedgpu_operator.hub.services.obligations import ObligationBook, Obligations
 from fedgpu_operator.hub.services.snapshot import (
     Awaiting,
     Frame,
@@ -43,13 +40,14 @@ from fedgpu_operator.hub.services.snapshot import (
     funds_by_namespace,
     imagined,
 )
+from fedgpu_operator.hub.services.solvency import ObligationBook, Obligations
 from fedgpu_operator.hub.services.writes import JobWriter, for_each, one_of_many
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED, WRITE_REFUSED, JobFacts, Phase, phase, resumes_at
 from fedgpu_operator.hub.views.jobs import MAX_CANDIDATES
 from fedgpu_operator.logs import bound
-from fedgpu_operator.placement import BUILT_IN, Engine, Plugins, Snapshot
+from fedgpu_operator.placement import Engine, Plugins, Snapshot
 from fedgpu_operator.placement.problem import Solution
-from fedgpu_operator.ports import Clock, Kube, Ledger, Metrics, read_back
+from fedgpu_operator.ports import Clock, Kube, Metrics, read_back
 
 log = logging.getLogger(__name__)
 
@@ -154,25 +152,22 @@ class JobPlacer:
     def __init__(
         self,
         kube: Kube,
-        ledger: Ledger,
         clock: Clock,
         metrics: Metrics,
         keeper: AttemptKeeper,
         writer: JobWriter,
+        reader: JobReader,
+        owed: ObligationBook,
         *,
         default_deny: bool,
-        cooldown: timedelta,
-        faults: FaultBook,
         forget: Callable[[str], None],
-        owed: ObligationBook | None = None,
-        plugins: Plugins = BUILT_IN,
-        vantages: tuple[Vantage, ...] = (),
+        plugins: Plugins,
     ) -> None:
         self._engine = Engine(plugins)
         self._foreign = bool(plugins.foreign)
-        self._reader = JobReader(kube, clock, faults, cooldown=cooldown, vantages=vantages)
+        self._reader = reader
         self._stock = OfferBook()
-        self._owed = owed or ObligationBook(ledger, clock)
+        self._owed = owed
         self._forget = forget
         self._kube = kube
         self._clock = clock

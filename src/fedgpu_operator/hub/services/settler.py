@@ -12,8 +12,8 @@ from typing import Final
 from fedgpu_operator.api.base import Finding, Status, find, merge
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
-from fedgpu_operator.domain.books import Epoch, TxState
-from fedgpu_operator.domain.transactions import Fees
+from fedgpu_operator.domain.settlement import Epoch
+from fedgpu_operator.domain.transactions import Fees, TxState
 from fedgpu_operator.errors import ChainError, InvalidResourceError, KubeError, NotFoundError
 from fedgpu_operator.hub.services.costs import extent_of
 from fedgpu_operator.hub.services.hubstate import load_all

@@ -15,14 +15,14 @@ from fedgpu_operator.api.base import Finding
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import SignedUsage
+from fedgpu_operator.domain.attempts import SignedUsage
 from fedgpu_operator.domain.ledger import CountersignedReceipt
 from fedgpu_operator.domain.terms import Role
 from fedgpu_operator.errors import ChainError, InvalidResourceError
 from fedgpu_operator.hub.services.wallets import ASKED_AT_ONCE, RECHECK
-from fedgpu_operator.hub.views.wallets import checksummed
+from fedgpu_operator.hub.views.accounts import checksummed
 from fedgpu_operator.ports import Clock, ReceiptBook
-from fedgpu_operator.settlement.epochs import usage_statement
+from fedgpu_operator.settlement.evidence import usage_statement
 from fedgpu_operator.settlement.typeddata import SigningDomain, escrow_domain, receipt, recover
 
 log = logging.getLogger(__name__)

@@ -21,15 +21,13 @@ from fedgpu_operator.domain.vantage import Vantage, with_vantages
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.changes import ChangeDetector, same_objects
 from fedgpu_operator.hub.services.costs import UNKNOWN, FaultBook, RunCosts, ending_of
-from fedgpu_operator.hub.services.hubstate import HubState
-from fedgpu_operator.hub.services.inventory import cut, offers
-from fedgpu_operator.hub.services.obligations import Obligations
+from fedgpu_operator.hub.services.hubstate import HubState, cut, offers
 from fedgpu_operator.hub.services.priorities import Priorities, PriorityBook
-from fedgpu_operator.hub.views.funds import account_funds
+from fedgpu_operator.hub.services.solvency import Obligations
+from fedgpu_operator.hub.views.accounts import account_funds
 from fedgpu_operator.hub.views.jobfacts import JobFacts
 from fedgpu_operator.hub.views.providers import awaits_report, is_ready
 from fedgpu_operator.placement import Snapshot
-from fedgpu_operator.ports import Clock, Kube
 
 SHOWN: Final = 256
 """Letters of a member's message that a verdict shows; the status cuts the whole at as many."""
@@ -308,9 +306,9 @@ class JobReader:
     """Reads the jobs of one loop; what is remembered spares work, and a fresh reader gives equal jobs."""
 
     def __init__(
-        self, kube: Kube, clock: Clock, faults: FaultBook, *, cooldown: timedelta, vantages: tuple[Vantage, ...]
+        self, priorities: PriorityBook, faults: FaultBook, *, cooldown: timedelta, vantages: tuple[Vantage, ...]
     ) -> None:
-        self._priorities = PriorityBook(kube, clock)
+        self._priorities = priorities
         self._faults = faults
         self._cooldown = cooldown
         self._vantages = vantages

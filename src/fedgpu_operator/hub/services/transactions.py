@@ -18,10 +18,8 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Final
 
-from fedgpu_operator.domain.books import ChainTx, TxState
-from fedgpu_operator.domain.ledger import FINAL_TX, Intent, IntentCall, IntentState
 from fedgpu_operator.domain.settlement import SignedTx, TxReceipt
-from fedgpu_operator.domain.transactions import Call, Fees
+from fedgpu_operator.domain.transactions import FINAL_TX, Call, ChainTx, Fees, Intent, IntentCall, IntentState, TxState
 from fedgpu_operator.errors import (
     ChainError,
     ChainMismatchError,
@@ -30,6 +28,7 @@ from fedgpu_operator.errors import (
     Refusal,
     RevertedError,
 )
+from fedgpu_operator.hub.services.dispute_answers import ANSWER, CLOSE
 from fedgpu_operator.ports import Clock, Escrow, TransactionBook
 from fedgpu_operator.settlement import (
     GAS_MARGIN,
@@ -38,6 +37,7 @@ from fedgpu_operator.settlement import (
     NonceState,
     Room,
     data_size,
+    fewer,
     first_fees,
     highest,
     next_action,
@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 
 PATIENCE: Final = timedelta(seconds=60)
 """How long a transaction that a node has may stay out of every block before its fee is raised all the same."""
+POST: Final = "post"
+CLAIM: Final = "claim"
+"""Kinds of intents; those of disputes are ANSWER and CLOSE."""
 FREE: Final = "free"
 """Kind of a version that does nothing: it uses up the nonce of an intent that no node will ever take."""
 GIVES_WAY: Final = "it gives way to "
@@ -61,6 +64,25 @@ MORE_GAS: Final = Fraction(3, 2)
 
 Smaller = Callable[[Call, Fraction], Call | None]
 """A call that does about that share of the given one, and certainly less; None where nothing less can be done."""
+
+
+def smaller_calls(escrow: Escrow) -> dict[str, Smaller]:
+    """By kind of intent, what makes less of its call. A post is whole or not at all."""
+
+    def fewer_leaves(call: Call, share: Fraction) -> Call | None:
+        """A claim of a share of a claim's leaves; the rest is claimed by the next one."""
+        chain_epoch, leaves = escrow.claimed(call)
+        less = fewer(leaves, share)
+        return escrow.call_claim(chain_epoch, less) if less else None
+
+    def fewer_bundled(call: Call, share: Fraction) -> Call | None:
+        """A share of the calls of a bundle; the rest is found as still to be done by a later pass."""
+        less = fewer(escrow.call_bundled(call), share)
+        if len(less) < 2:
+            return less[0] if less else None
+        return escrow.call_bundle(call.to or "", less)
+
+    return {CLAIM: fewer_leaves, ANSWER: fewer_bundled, CLOSE: fewer_bundled}
 
 
 class Fate(Enum):
@@ -100,14 +122,14 @@ class IntentSender:
         clock: Clock,
         *,
         fee_cap: int,
-        smaller: Mapping[str, Smaller] | None = None,
+        smaller: Mapping[str, Smaller],
     ) -> None:
         """`smaller` makes less of a call, by kind of intent; calls of any other kind are whole or not at all."""
         self._ledger = ledger
         self._escrow = escrow
         self._clock = clock
         self._fee_cap = fee_cap
-        self._smaller = dict(smaller or {})
+        self._smaller = smaller
         self._most: int | None = None
         """Gas that nodes were found to take, after they had called a call too large that fits by `gas_cap`."""
         self._height_at: dict[str, int] = {}

@@ -17,12 +17,7 @@ from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.gpuprovider import GPUProvider, Payout
 from fedgpu_operator.errors import ChainError
 from fedgpu_operator.hub.services.changes import ChangeDetector
-from fedgpu_operator.hub.views.wallets import (
-    ProofVerdict,
-    Wallets,
-    payout_wallets,
-    tenant_wallets,
-)
+from fedgpu_operator.hub.views.accounts import ProofVerdict, Wallets, payout_wallets, tenant_wallets
 from fedgpu_operator.ports import Clock
 from fedgpu_operator.settlement.typeddata import TypedData, account_proof, hub_domain, provider_proof, signed_by
 

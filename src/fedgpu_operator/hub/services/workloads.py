@@ -30,7 +30,7 @@ from fedgpu_operator.api.jobspec import (
     takes_devices,
 )
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import Attempt
+from fedgpu_operator.domain.attempts import Attempt
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.ports import LEASES

@@ -23,7 +23,7 @@ from fedgpu_operator.api.gpuprovider import GPUProvider, GPUProviderStatus
 from fedgpu_operator.api.providerreport import ProposedReceipt, ProviderReport, VantageRef
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.api.settlementepoch import SettlementEpoch
-from fedgpu_operator.domain.books import Stop
+from fedgpu_operator.domain.attempts import Stop
 from fedgpu_operator.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -33,9 +33,8 @@ from fedgpu_operator.errors import (
     TooLargeError,
 )
 from fedgpu_operator.hub.views.epochs import EpochFacts, epoch_object, epoch_status, names_of
-from fedgpu_operator.hub.views.jobfacts import JobFacts
-from fedgpu_operator.hub.views.jobs import JobEvent, job_events, job_status
-from fedgpu_operator.hub.views.notices import Notice
+from fedgpu_operator.hub.views.jobfacts import JobEvent, JobFacts, Notice, job_events
+from fedgpu_operator.hub.views.jobs import job_status
 from fedgpu_operator.logs import about, bound
 from fedgpu_operator.ports import EVENTS, NAMESPACES, Clock, Kube, ResourceType, read_back
 

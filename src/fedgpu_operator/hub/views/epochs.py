@@ -16,9 +16,9 @@ from fedgpu_operator.api.settlementepoch import (
     SettlementEpochStatus,
     epoch_state,
 )
-from fedgpu_operator.domain.books import ChainTx, Epoch, EpochStage
 from fedgpu_operator.domain.money import format_usd
-from fedgpu_operator.domain.settlement import ChainSnapshot, EpochPlan, EpochState
+from fedgpu_operator.domain.settlement import ChainSnapshot, Epoch, EpochPlan, EpochStage, EpochState
+from fedgpu_operator.domain.transactions import ChainTx
 from fedgpu_operator.errors import Refusal
 from fedgpu_operator.ports import ResourceType
 

@@ -1,23 +1,101 @@
-"""What is known of one job and which phase that puts it in: pure, from the job, its attempts and its lease."""
+"""What is known of one job: its facts, the phase that they put it in, its announced move, and its Events; pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from itertools import takewhile
-from typing import Final
+from typing import Final, Literal
 
-from fedgpu_operator.api.base import find
-from fedgpu_operator.api.computejob import ComputeJob
-from fedgpu_operator.api.computelease import ComputeLease, lease_state
+from fedgpu_operator.api.base import (
+    Condition,
+    JSONObject,
+    find,
+    stored_bytes,
+)
+from fedgpu_operator.api.computejob import (
+    ComputeJob,
+    ComputeJobStatus,
+)
+from fedgpu_operator.api.computelease import MAX_WHY, ComputeLease, LeaseMove, lease_state
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import Attempt, AttemptUsage, Coverage
+from fedgpu_operator.domain.attempts import Attempt, AttemptUsage
 from fedgpu_operator.domain.decision import Decision, Reason
-from fedgpu_operator.domain.faults import FAILED, SUCCEEDED, Ended, NextStep, credible, next_step
+from fedgpu_operator.domain.faults import (
+    FAILED,
+    SUCCEEDED,
+    SUSPENDED_BY_MEMBER,
+    Ended,
+    NextStep,
+    credible,
+    next_step,
+    outcome_row,
+)
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.running import MoveReason
+from fedgpu_operator.domain.running import Announced, MoveReason
+from fedgpu_operator.domain.settlement import Coverage
 from fedgpu_operator.errors import InvalidResourceError
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An announced move: what it is, when the workload is stopped, until when its capacity is held, and why.
+
+    `priority` is that of the mover.
+    """
+
+    move: Announced
+    stop_at: datetime
+    held_until: datetime
+    priority: int
+    why: str
+
+    def to_wire(self) -> JSONObject:
+        """As the lease's spec holds it."""
+        told = LeaseMove(
+            reason=self.move.reason,
+            to=self.move.to,
+            serves=self.move.serves,
+            stop_at=self.stop_at,
+            held_until=self.held_until,
+            priority=self.priority,
+            why=self.why[:MAX_WHY],
+        )
+        return told.to_wire()
+
+
+def notice_of(lease: ComputeLease) -> Notice | None:
+    """The announced move of a lease; None where there is none."""
+    said = lease.spec.move
+    if said is None:
+        return None
+    move = Announced(said.reason, said.to, said.serves)
+    return Notice(move, said.stop_at, said.held_until, said.priority, said.why)
+
+
+def words(lease: ComputeLease) -> str:
+    """What a person should know of the announced move of a lease that still runs; empty where there is none."""
+    notice = notice_of(lease)
+    if notice is None or lease.status.ended:
+        return ""
+    return f"will be stopped at {notice.stop_at:%Y-%m-%dT%H:%M:%SZ} and placed again: {notice.why}"
+
+
+def move_reason(outcome: str, announced: LeaseMove | None) -> str:
+    """Why a lease with that outcome was moved, as it was announced; empty if the outcome is not that of a move."""
+    if outcome not in _UNANNOUNCED:
+        return ""
+    return announced.why if announced is not None and announced.why else _UNANNOUNCED[MoveReason(outcome)]
+
+
+_UNANNOUNCED: Final[Mapping[MoveReason, str]] = {
+    MoveReason.PREEMPTED: "work of higher priority needs its GPUs",
+    MoveReason.REBALANCED: "a better place was found",
+}
+"""By kind of move, its reason if the announcement is gone."""
+
 
 SUSPENDED: Final = ConditionReason.SUSPENDED.value
 DELETED: Final = ConditionReason.DELETED.value
@@ -180,3 +258,86 @@ def outcome_of(lease: ComputeLease) -> str:
         return lease.spec.stop_reason or ConditionReason.STOPPED.value
     failed = find(lease.status.conditions, "Failed")
     return credible(failed.reason) if failed is not None else FAILED
+
+
+MAX_MESSAGE: Final = 768
+"""Bytes of a condition's message as it is stored: conditions and the longest list of policies fit together."""
+
+
+def cut(message: str, most: int = MAX_MESSAGE) -> str:
+    """The longest beginning of the message that is stored in at most `most` bytes."""
+    kept = message[:most]
+    while (size := stored_bytes(kept) - len('""')) > most:
+        # A letter takes six bytes at most, so never too much is cut at once.
+        kept = kept[: len(kept) - max(1, (size - most) // 6)]
+    return kept
+
+
+def failed(outcome: str) -> bool:
+    """Whether an attempt that ended so failed, and was not stopped by the hub."""
+    return not outcome_row(outcome).hub
+
+
+def attempt_failed(facts: JobFacts) -> str:
+    """Which attempt failed where and how, in the words of its member; there must be one."""
+    newest, lease = facts.attempts[-1], facts.lease
+    words_of = f": {lease.status.exit_message}" if lease is not None and lease.status.exit_message else ""
+    text = f"attempt {newest.attempt} at {newest.terms.provider} ended as {newest.outcome}{words_of}"
+    return cut(text, MAX_MESSAGE - 128)
+
+
+def retries_used(step: NextStep) -> str:
+    """How much of a budget of retries is gone, in words."""
+    if step.retry is None:
+        return "this uses no retries"
+    return f"{step.used} of {step.limit} retries of spec.retries.{step.retry} used"
+
+
+QUIET: Final = frozenset({ConditionReason.QUEUED, ConditionReason.NOT_PLACED})
+"""Reasons that say only that nothing has been decided yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One Event about a job."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def failed_attempt(facts: JobFacts) -> JobEvent | None:
+    """The Event for an attempt that has just failed and is followed by another one, maybe in the same pass."""
+    step, newest = facts.next_step, facts.newest
+    if step is None or newest is None or not step.again or not failed(newest.outcome):
+        return None
+    return JobEvent("Warning", newest.outcome, f"{attempt_failed(facts)}; {retries_used(step)}")
+
+
+def job_events(before: ComputeJobStatus, after: ComputeJobStatus) -> Iterator[JobEvent]:
+    """An Event for each condition that newly says something a person would want to be told."""
+    for condition in after.conditions:
+        known = find(before.conditions, condition.type)
+        if known is None or (known.status, known.reason) != (condition.status, condition.reason):
+            event = _event(condition)
+            # A workload that is being stopped still runs: only that it began is news.
+            old_news = condition.type == "Running" and known is not None and known.status == condition.status
+            if event is not None and not old_news:
+                yield event
+
+
+def _event(condition: Condition) -> JobEvent | None:
+    message = condition.message or condition.reason
+    match condition.type, condition.status:
+        case "Placed", "False" if condition.reason in (ConditionReason.DRY_RUN, ConditionReason.SUSPENDED):
+            return JobEvent("Normal", condition.reason, message)
+        case "Placed", "False" if condition.reason not in QUIET:
+            return JobEvent("Warning", condition.reason, message)
+        case ("Failed", "True") | ("Running", "False") if condition.reason == SUSPENDED_BY_MEMBER:
+            return JobEvent("Warning", condition.reason, message)
+        case "Failed", "True":
+            return JobEvent("Warning", condition.reason, message)
+        case (("Placed" | "Running" | "Complete" | "Settled"), "True"):
+            return JobEvent("Normal", condition.type, message)
+        case _:
+            return None

@@ -1,11 +1,11 @@
-"""A job's status and Events from its facts: conditions, state, candidates, usage and settlement; pure."""
+"""A job's status from its facts: conditions, state, candidates, usage and settlement; pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
 
 from fedgpu_operator.api.base import (
     JOB_STATUS_BYTES,
@@ -22,6 +22,7 @@ from fedgpu_operator.api.base import (
 )
 from fedgpu_operator.api.computejob import (
     DRY_RUN,
+    WINDING_DOWN,
     Candidate,
     ComputeJobStatus,
     PlacementStatus,
@@ -29,37 +30,35 @@ from fedgpu_operator.api.computejob import (
     UsageStatus,
     job_state,
 )
+from fedgpu_operator.api.computelease import ComputeLease, lease_state
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.books import Attempt, Coverage, EpochStage
+from fedgpu_operator.domain.attempts import Attempt
 from fedgpu_operator.domain.decision import Decision, Verdict
-from fedgpu_operator.domain.faults import SUCCEEDED, SUSPENDED_BY_MEMBER, NextStep, outcome_row
+from fedgpu_operator.domain.faults import SUCCEEDED
 from fedgpu_operator.domain.geo import LAW_DATE
 from fedgpu_operator.domain.money import format_usd
+from fedgpu_operator.domain.settlement import Coverage, EpochStage
 from fedgpu_operator.hub.views.jobfacts import (
     DEADLINE,
+    MAX_MESSAGE,
     MOST_REFUSED,
+    MOVED,
+    SUSPENDED,
     UNFUNDED,
     UNSTARTED,
     JobFacts,
     Phase,
+    attempt_failed,
+    cut,
+    failed,
+    move_reason,
     phase,
     resumes_at,
+    retries_used,
     unstarted,
     waits_for_money,
+    words,
 )
-from fedgpu_operator.hub.views.notices import words
-
-MAX_MESSAGE: Final = 768
-"""Bytes of a condition's message as it is stored: conditions and the longest list of policies fit together."""
-
-
-def cut(message: str, most: int = MAX_MESSAGE) -> str:
-    """The longest beginning of the message that is stored in at most `most` bytes."""
-    kept = message[:most]
-    while (size := stored_bytes(kept) - len('""')) > most:
-        # A letter takes six bytes at most, so never too much is cut at once.
-        kept = kept[: len(kept) - max(1, (size - most) // 6)]
-    return kept
 
 
 def fitted(status: ComputeJobStatus) -> ComputeJobStatus:
@@ -157,7 +156,9 @@ def _readiness(where: Phase, facts: JobFacts, found: Sequence[Finding]) -> tuple
     if where is Phase.DRY_RUN:
         return standing(Finding(READY, "False" if facts.decision is None else "True", DRY_RUN), of.message)
     if where is Phase.ACTIVE:
-        return standing(Finding(READY, of.status, of.reason), of.message)
+        # A workload in its grace period still runs, and is not what the spec asks for any more.
+        status = "False" if of.reason in WINDING_DOWN else of.status
+        return standing(Finding(READY, status, of.reason), of.message)
     if where is Phase.SUSPENDED or of.type == "Complete":
         return standing(Finding(READY, "True", of.reason))
     return standing(Finding(READY, "False", of.reason), of.message, stalled=of.type == "Failed")
@@ -243,6 +244,9 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
         told = _told_before(facts, "Running", newest.outcome)
         text = told or f"{attempt_failed(facts)}; {retries_used(step)}"
         running = Finding("Running", "False", newest.outcome, text)
+    moved = _moved(facts)
+    if moved:
+        running = Finding("Running", "False", facts.attempts[-1].outcome, moved)
     if decision is None and (resumes := resumes_at(facts)) is not None:
         text = (
             f"{unstarted(facts)} attempts in a row could not be started, the last one as {facts.attempts[-1].outcome}; "
@@ -255,7 +259,7 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
             running,
         )
     if decision is None or decision.chosen is not None:
-        text = "waiting for the next placement pass"
+        text = moved or "waiting for the next placement pass"
         return (
             Finding("Admitted", "True", ConditionReason.ADMITTED),
             Finding("Placed", "False", ConditionReason.QUEUED, text),
@@ -268,9 +272,48 @@ def _pending(facts: JobFacts) -> Iterable[Finding]:
     return (admitted, Finding("Placed", "False", word, decision.message), running)
 
 
+def _moved(facts: JobFacts) -> str:
+    """What becomes of a job that was stopped to be placed again; empty unless that is how its newest attempt ended."""
+    newest, lease = facts.newest, facts.lease
+    if newest is None or newest.outcome not in MOVED:
+        return ""
+    if told := _told_before(facts, "Running", newest.outcome):
+        return told
+    why = move_reason(newest.outcome, lease.spec.move if lease is not None else None)
+    return f"stopped at {newest.terms.provider} to be placed again: {why}; waiting for the next placement pass"
+
+
+_STOPPED_FOR: Final[Mapping[str, str]] = {
+    SUSPENDED: "spec.suspend is set",
+    DEADLINE: "spec.deadline has passed",
+    UNFUNDED: "the account's money for it has ended",
+}
+
+
+def _stopping(lease: ComputeLease) -> Finding:
+    """`Running` of an attempt that the hub stops, until its last usage is billed."""
+    reason = lease.spec.stop_reason
+    why = _STOPPED_FOR.get(reason) or move_reason(reason, lease.spec.move) or reason
+    if lease.status.ended:
+        text = f"the workload was stopped: {why}; its last usage is being billed"
+        return Finding("Running", "False", ConditionReason.STOPPED, text)
+    running = find(lease.status.conditions, "Running")
+    text = f"the workload is being stopped: {why}"
+    if lease.spec.stop_requested_at is not None:
+        until = lease.spec.stop_requested_at + timedelta(seconds=lease.spec.grace_seconds)
+        text = f"{text}; its grace period of {lease.spec.grace_seconds} s runs until {until:%Y-%m-%dT%H:%M:%SZ}"
+    return Finding("Running", running.status if running is not None else "False", ConditionReason.STOPPING, text)
+
+
 def _active(facts: JobFacts) -> Iterable[Finding]:
     found = [Finding("Admitted", "True", ConditionReason.ADMITTED), _placed(facts)]
     lease = facts.lease
+    if (
+        lease is not None
+        and lease.spec.desired == "Stop"
+        and lease_state(lease.status.conditions) not in ("Succeeded", "Failed")
+    ):
+        return [*found, _stopping(lease)]
     running = find(lease.status.conditions, "Running") if lease is not None else None
     suspended = find(lease.status.conditions, "Suspended") if lease is not None else None
     if suspended is not None and lease is not None and lease.status.suspended:
@@ -297,6 +340,11 @@ def _finished(facts: JobFacts) -> Iterable[Finding]:
         return [*found, Finding("Complete" if outcome == SUCCEEDED else "Failed", "True", outcome, told)]
     if outcome == SUCCEEDED:
         return [*found, Finding("Complete", "True", SUCCEEDED, detail or "every replica succeeded")]
+    if outcome == DEADLINE:
+        detail = (
+            "spec.deadline passed while the job ran: its workload was stopped and is not started again; "
+            "what ran stays billed"
+        )
     if outcome in UNSTARTED:
         detail = f"{unstarted(facts)} attempts in a row could not be started; the job's Events say what was refused"
     step = facts.next_step
@@ -320,26 +368,6 @@ _FINDINGS: Final[Mapping[Phase, Callable[[JobFacts], Iterable[Finding]]]] = {
 
 def _word(decision: Decision) -> str:
     return decision.reason if decision.reason is not None else ConditionReason.NO_ELIGIBLE_PROVIDER
-
-
-def failed(outcome: str) -> bool:
-    """Whether an attempt that ended so failed, and was not stopped by the hub."""
-    return not outcome_row(outcome).hub
-
-
-def attempt_failed(facts: JobFacts) -> str:
-    """Which attempt failed where and how, in the words of its member; there must be one."""
-    newest, lease = facts.attempts[-1], facts.lease
-    words_of = f": {lease.status.exit_message}" if lease is not None and lease.status.exit_message else ""
-    text = f"attempt {newest.attempt} at {newest.terms.provider} ended as {newest.outcome}{words_of}"
-    return cut(text, MAX_MESSAGE - 128)
-
-
-def retries_used(step: NextStep) -> str:
-    """How much of a budget of retries is gone, in words."""
-    if step.retry is None:
-        return "this uses no retries"
-    return f"{step.used} of {step.limit} retries of spec.retries.{step.retry} used"
 
 
 def _where(verdict: Verdict) -> str:
@@ -466,53 +494,3 @@ def _settlement(facts: JobFacts, transactions: Mapping[int, tuple[str, str]]) ->
 def is_settled(status: ComputeJobStatus) -> bool:
     """Whether nothing of this job is left to pay."""
     return is_true(status.conditions, "Settled")
-
-
-QUIET: Final = frozenset({ConditionReason.QUEUED, ConditionReason.NOT_PLACED})
-"""Reasons that say only that nothing has been decided yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobEvent:
-    """One Event about a job."""
-
-    type: Literal["Normal", "Warning"]
-    reason: str
-    message: str
-
-
-def failed_attempt(facts: JobFacts) -> JobEvent | None:
-    """The Event for an attempt that has just failed and is followed by another one, maybe in the same pass."""
-    step, newest = facts.next_step, facts.newest
-    if step is None or newest is None or not step.again or not failed(newest.outcome):
-        return None
-    return JobEvent("Warning", newest.outcome, f"{attempt_failed(facts)}; {retries_used(step)}")
-
-
-def job_events(before: ComputeJobStatus, after: ComputeJobStatus) -> Iterator[JobEvent]:
-    """An Event for each condition that newly says something a person would want to be told."""
-    for condition in after.conditions:
-        known = find(before.conditions, condition.type)
-        if known is None or (known.status, known.reason) != (condition.status, condition.reason):
-            event = _event(condition)
-            # A workload that is being stopped still runs: only that it began is news.
-            old_news = condition.type == "Running" and known is not None and known.status == condition.status
-            if event is not None and not old_news:
-                yield event
-
-
-def _event(condition: Condition) -> JobEvent | None:
-    message = condition.message or condition.reason
-    match condition.type, condition.status:
-        case "Placed", "False" if condition.reason in (ConditionReason.DRY_RUN, ConditionReason.SUSPENDED):
-            return JobEvent("Normal", condition.reason, message)
-        case "Placed", "False" if condition.reason not in QUIET:
-            return JobEvent("Warning", condition.reason, message)
-        case ("Failed", "True") | ("Running", "False") if condition.reason == SUSPENDED_BY_MEMBER:
-            return JobEvent("Warning", condition.reason, message)
-        case "Failed", "True":
-            return JobEvent("Warning", condition.reason, message)
-        case (("Placed" | "Running" | "Complete" | "Settled"), "True"):
-            return JobEvent("Normal", condition.type, message)
-        case _:
-            return None

@@ -14,8 +14,8 @@ from fedgpu_operator.api.reasons import NEEDS_CHANGE, ConditionReason
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.hub.views.acceptance import Mode, judge_acceptance, keeps_agent, kept_acceptance, location_finding
-from fedgpu_operator.hub.views.wallets import ProofVerdict
+from fedgpu_operator.hub.views.accounts import ProofVerdict
+from fedgpu_operator.hub.views.trust import Mode, judge_acceptance, keeps_agent, kept_acceptance, location_finding
 
 MAX_GPUS: Final = 10_000_000
 """As many as a status can show."""
@@ -111,7 +111,10 @@ def _accepted(facts: ProviderFacts, now: datetime, mode: Mode, *, enforced: bool
 def _connected(facts: ProviderFacts, record: Acceptance | None, now: datetime, timeout: timedelta) -> Finding:
     if facts.refusal is not None:
         return Finding("Connected", "False", facts.refusal.why, str(facts.refusal))
-    if record is not None and not keeps_agent(facts.provider, record) and not facts.lingering:
+    if record is None:
+        text = "no agent runs: the provider has not been accepted"
+        return Finding("Connected", "Unknown", ConditionReason.NOT_ACCEPTED, text)
+    if not keeps_agent(facts.provider, record) and not facts.lingering:
         text = "no agent runs: the accepted connection is not in force and no lease is left on it"
         return Finding("Connected", "Unknown", ConditionReason.NOT_ACCEPTED, text)
     reachable = find(facts.report.status.conditions, "Reachable") if facts.report else None

@@ -15,7 +15,6 @@ from fedgpu_operator.domain.settlement import (
     NO_BOOKS,
     Answer,
     ChainSnapshot,
-    Claim,
     DisputeState,
     EpochPlan,
     EpochState,
@@ -60,7 +59,7 @@ def answers_to(
         return
     for claim in sorted(claims(plan) if plan is not None else (), key=lambda claim: claim.provider.lower()):
         kept = receipts.get((dispute.tenant, claim.provider))
-        index = _index(claim, dispute.tenant)
+        index = next((index for index, line in enumerate(claim.lines) if line.tenant == dispute.tenant), None)
         if kept is not None and index is not None:
             yield ReceiptAnswer(kept, replace(_answer(domain, kept), lines=claim.lines, index=index, proof=claim.proof))
 
@@ -110,10 +109,6 @@ def _answer(domain: SigningDomain, kept: CountersignedReceipt) -> Answer:
         meter_signature=kept.meter_signature,
         provider_signature=kept.provider_signature,
     )
-
-
-def _index(claim: Claim, tenant: str) -> int | None:
-    return next((index for index, line in enumerate(claim.lines) if line.tenant == tenant), None)
 
 
 def _clamp(value: int, most: int) -> int:
