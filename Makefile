@@ -66,9 +66,8 @@ chains: $(VENV)/.installed ## the chain adapter on a real geth, which is built f
 orders: $(VENV)/.installed ## what may happen to an attempt, in every order of three events; minutes
 	TEST_LONGEST_ORDER=3 $(BIN)/python -m pytest tests/unit/hub/test_orders.py
 
-mutants: $(VENV)/.installed ## whether tests notice mutants of metering and settlement; half an hour
-	$(BIN)/python -m mutmut run
-	$(BIN)/python -m hack.mutants
+mutants: $(VENV)/.installed ## whether tests notice mutants of metering and settlement, half an hour; or of FILE, by TESTS
+	$(if $(FILE),$(BIN)/python -m hack.mutants $(FILE) $(TESTS),$(BIN)/python -m mutmut run && $(BIN)/python -m hack.mutants)
 
 audit: $(VENV)/.installed ## slither, halmos, coverage, deep states and mutants of the contracts; long
 	$(BIN)/python -m hack.audit_contracts all
