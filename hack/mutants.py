@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -73,6 +74,8 @@ def run_part(file: str, tests: Sequence[str]) -> Path:
     """Run mutmut on one file in a folder that shows it the project with other settings; where its results are."""
     folder = ROOT / PARTS / Path(file).stem
     folder.mkdir(parents=True, exist_ok=True)
+    # Else mutmut would let the answers of an earlier run stand, whatever the tests are by now.
+    shutil.rmtree(folder / "mutants", ignore_errors=True)
     for each in ROOT.iterdir():
         link = folder / each.name
         if not each.name.startswith(".") and each.name not in ("mutants", "pyproject.toml") and not link.is_symlink():
