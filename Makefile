@@ -41,10 +41,11 @@ contracts: $(VENV)/.installed ## the contracts' own tests, and that the packaged
 	$(BIN)/python hack/build_contracts.py --check --test
 
 unit: $(VENV)/.installed ## the pure core; seconds
-	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit
+	$(BIN)/python -m pytest -n auto --dist worksteal --timeout 300 tests/unit
 
+# A worker that a hanging test has ended is not started again: with loadfile, that test would hang it each time.
 integration: $(VENV)/.installed ## real API servers, a real chain, a real database; two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract tests/integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 tests/contract tests/integration
 
 chaos: $(VENV)/.installed ## settlement, killed at every write and lied to by its chain
 	$(BIN)/python -m pytest tests/chaos
@@ -65,9 +66,8 @@ chains: $(VENV)/.installed ## the chain adapter on a real geth, which is built f
 orders: $(VENV)/.installed ## what may happen to an attempt, in every order of three events; minutes
 	TEST_LONGEST_ORDER=3 $(BIN)/python -m pytest tests/unit/hub/test_orders.py
 
-mutants: $(VENV)/.installed ## whether tests notice mutants of metering and settlement; half an hour
-	$(BIN)/python -m mutmut run
-	$(BIN)/python -m hack.mutants
+mutants: $(VENV)/.installed ## whether tests notice mutants of metering and settlement, half an hour; or of FILE, by TESTS
+	$(if $(FILE),$(BIN)/python -m hack.mutants $(FILE) $(TESTS),$(BIN)/python -m mutmut run && $(BIN)/python -m hack.mutants)
 
 audit: $(VENV)/.installed ## slither, halmos, coverage, deep states and mutants of the contracts; long
 	$(BIN)/python -m hack.audit_contracts all

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,6 +27,9 @@ ANY_CHAIN = ("anvil", "hardhat", "geth")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "chains(*kinds): the chains of fedgpu_lab/chains.py on which a test makes sense")
+    config.addinivalue_line(
+        "markers", "story: each test of the module builds on those before it, so they keep their order"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +48,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is for a chain that this run does not ask for."""
+    """Leave out what is for a chain that this run does not ask for, and give stories their order back."""
     left_out = [item for item in items if _kind(item) not in (None, *CHAINS)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    _order_stories(items)
+
+
+def _order_stories(items: list[pytest.Item]) -> None:
+    """Sort the tests of each module that is a story by their lines: pytest-randomly has shuffled them."""
+    stories: defaultdict[Path, list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        if item.get_closest_marker("story") is not None:
+            stories[item.path].append(place)
+    for places in stories.values():
+        told = sorted((items[place] for place in places), key=lambda item: item.location[1] or 0)
+        for place, item in zip(places, told, strict=True):
+            items[place] = item
 
 
 def _kind(item: pytest.Item) -> str | None:

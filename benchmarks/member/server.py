@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+
+from fedgpu_lab.loopback import Query, serve
 
 PRODUCT = "nvidia.com/gpu.product"
 VERSION = b'{"gitVersion":"v1.36.3"}'
@@ -144,7 +144,7 @@ def pod(number: int, member: Member) -> str:
     return text
 
 
-def listed(member: Member, path: str, query: dict[str, list[str]]) -> tuple[list[str], str]:
+def listed(member: Member, path: str, query: Query) -> tuple[list[str], str]:
     """A page and where it goes on, empty at the end."""
     begin, limit = int(query.get("continue", ["0"])[0]), int(query.get("limit", ["500"])[0])
     if path.endswith("/nodes"):
@@ -167,8 +167,9 @@ def listed(member: Member, path: str, query: dict[str, list[str]]) -> tuple[list
     return [pod(number, member) for number in range(begin, int(last_pod))], more
 
 
-async def answer(member: Member, path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def answer(name: str, path: str, query: Query) -> AsyncIterator[bytes]:
     """The parts of a body."""
+    member = MEMBERS[name]
     if "watch" in query:
         for version in count(40_000):
             event = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(version)}}}
@@ -186,33 +187,5 @@ async def answer(member: Member, path: str, query: dict[str, list[str]]) -> Asyn
         yield b"]}"
 
 
-async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One connection."""
-    try:
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            url = urlsplit(head.split(b" ", 2)[1].decode())
-            _, name, *rest = url.path.split("/")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
-            async for part in answer(MEMBERS[name], "/" + "/".join(rest), parse_qs(url.query)):
-                writer.write(b"%x\r\n" % len(part) + part + b"\r\n")
-                await writer.drain()
-            writer.write(b"0\r\n\r\n")
-            await writer.drain()
-    except (OSError, asyncio.IncompleteReadError):
-        pass
-    finally:
-        writer.transport.abort()
-
-
-async def main(cert: str, key: str) -> None:
-    """Serve until standard input ends."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-
-
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    asyncio.run(serve(answer, *sys.argv[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_a_package_passes_if_enough_of_its_mutants_died_and_all_were_checked(
     write(tmp_path, "metering/usage.py", codes)
     write(tmp_path, "hub/loops/jobs.py", {})  # copied, and not mutated
     monkeypatch.setattr(mutants, "FOUND", tmp_path)
-    assert mutants.main() == rc
+    assert mutants.main([]) == rc
     out, err = capsys.readouterr()
     assert line in (out + err).splitlines()
 
@@ -50,3 +51,19 @@ def test_each_package_is_held_to_it_by_itself(tmp_path: Path) -> None:
         "hub/services": (2, ["d"]),
         "metering": (0, ["a"]),
     }
+
+
+def test_a_part_is_one_file_and_its_own_judges() -> None:
+    pyproject = (mutants.ROOT / "pyproject.toml").read_text()
+    part = mutants.settings_of_part(pyproject, "src/fedgpu_operator/hub/services/costs.py", ["tests/unit/hub"])
+    whole, changed = tomllib.loads(pyproject), tomllib.loads(part)
+    assert changed["tool"].pop("mutmut") == whole["tool"].pop("mutmut") | {
+        "only_mutate": ["src/fedgpu_operator/hub/services/costs.py"],
+        "pytest_add_cli_args_test_selection": ["tests/unit/hub"],
+    }
+    assert changed == whole
+
+
+def test_a_part_is_refused_where_the_settings_are_written_otherwise() -> None:
+    with pytest.raises(SystemExit, match="has 0 lines that set only_mutate"):
+        mutants.settings_of_part("", "a.py", ["tests"])

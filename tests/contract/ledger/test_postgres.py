@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import psycopg
@@ -17,7 +20,7 @@ from sqlalchemy import Connection
 from tests.ledgers import attempts_of, current_attempt, open_attempt
 
 from fedgpu_lab.postgres import Postgres, running
-from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.adapters.ledger import SqlLedger, schema
 from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.errors import ConfigurationError, LedgerError, LedgerUnreachableError
 
@@ -26,7 +29,7 @@ Ask = Callable[..., AttemptRequest]
 KEEPER = """
 import asyncio, sys
 from datetime import UTC, datetime
-from fedgpu_operator.adapters.ledger import SqlLedger
+from fedgpu_operator.adapters.ledger import SqlLedger, schema
 
 async def main():
     ledger = await SqlLedger.open(sys.stdin.readline().strip())
@@ -201,7 +204,8 @@ async def until_it_answers(ledger: SqlLedger) -> None:
 
 
 async def test_an_operator_lets_go_of_a_server_that_hangs(own: Postgres, ask: Ask, now: datetime) -> None:
-    ledger = await SqlLedger.open(own.create(), limit=0.5)
+    url = own.create()
+    ledger = await SqlLedger.open(url, limit=0.5)
     await asyncio.to_thread(own.pause)
     try:
         with pytest.raises(LedgerUnreachableError):
@@ -210,6 +214,56 @@ async def test_an_operator_lets_go_of_a_server_that_hangs(own: Postgres, ask: As
             await ledger.close()
     finally:
         await asyncio.to_thread(own.resume)
+    with left_alone_by_the_collector():
+        # The thread that waited for the server connects again, and takes the lock with that.
+        await asyncio.to_thread(ledger._threads._writer.shutdown)
+        await asyncio.to_thread(until_none_is_left, url)
+
+
+async def test_a_reading_that_ends_after_the_ledger_was_closed_leaves_no_connection(postgres_url: str) -> None:
+    ledger, begun = await SqlLedger.open(postgres_url), threading.Event()
+
+    def slow(connection: Connection) -> None:
+        begun.set()
+        connection.exec_driver_sql("SELECT pg_sleep(0.5)")
+
+    reading = asyncio.create_task(ledger._look(slow))
+    await asyncio.to_thread(begun.wait)
+    reading.cancel()
+    await ledger.close()
+    with left_alone_by_the_collector():
+        await asyncio.to_thread(ledger._threads._readers.shutdown)
+        await asyncio.to_thread(until_none_is_left, postgres_url)
+
+
+async def test_a_ledger_that_cannot_be_prepared_leaves_no_connection(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise LedgerError("no")
+
+    monkeypatch.setattr(schema, "prepare", refuse)
+    with left_alone_by_the_collector():
+        with pytest.raises(LedgerError, match="no"):
+            await SqlLedger.open(postgres_url)
+        await asyncio.to_thread(until_none_is_left, postgres_url)
+
+
+@contextmanager
+def left_alone_by_the_collector() -> Iterator[None]:
+    """It would close what nobody else does."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def until_none_is_left(url: str) -> None:
+    deadline = time.monotonic() + 15
+    while left := sessions(url, "all"):
+        assert time.monotonic() < deadline, f"still connected: {left}"
+        time.sleep(0.02)
 
 
 async def test_only_an_operators_statements_are_ended_by_the_server(postgres_url: str) -> None:

@@ -18,7 +18,6 @@ from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.agent import Agent, AgentSettings, Signing
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.api.providerreport import ProviderReport
 from fedgpu_operator.hub.services.workloads import member_namespace, provider_namespace, render_workload
 from fedgpu_operator.ports import PODS, ResourceType
@@ -168,17 +167,9 @@ def eventually() -> Callable[..., Awaitable[Any]]:
     return _eventually
 
 
-@pytest.fixture(scope="session")
-def kinds(hub: Cluster) -> None:
-    """The CRDs, served."""
-    hub.apply(all_crds())
-    names = [f"crd/{crd['metadata']['name']}" for crd in all_crds()]
-    hub.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
-
-
 @pytest.fixture
 async def site(
-    kinds: None, hub: Cluster, members: Mapping[str, Cluster], unique_name: Callable[[str], str]
+    kinds: Cluster, hub: Cluster, members: Mapping[str, Cluster], unique_name: Callable[[str], str]
 ) -> AsyncIterator[Site]:
     """A provider whose member is alpha (16 H100), with nothing started."""
     async with AsyncExitStack() as stack:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,13 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.commands import run
 
 from fedgpu_lab.chart import NAMESPACE
 from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.kube.connect import connect
 from fedgpu_operator.adapters.ledger import SqlLedger
 from fedgpu_operator.bootstrap.factory import Factory
-from fedgpu_operator.cli import main
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.market import Premium
 from fedgpu_operator.domain.money import MicroUSD
@@ -48,13 +46,6 @@ def become(hub: Cluster, operator_service_account: str, tmp_path: Path, monkeypa
         monkeypatch.setenv("KUBECONFIG", str(path))
 
     return become
-
-
-def run(*arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main(list(arguments))
-    return code, out.getvalue(), err.getvalue()
 
 
 async def looked(ledger: Path) -> None:

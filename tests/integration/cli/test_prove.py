@@ -17,7 +17,6 @@ from eth_utils.address import to_checksum_address
 
 from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.api.computeaccount import ComputeAccount
-from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.cli import main
 from fedgpu_operator.hub.services.wallets import ProofBook
@@ -94,14 +93,6 @@ class Desk:
             return mine[self.name].proven, theirs[self.name].proven
 
         return asyncio.run(judge())
-
-
-@pytest.fixture(scope="module")
-def kinds(hub: Cluster) -> Cluster:
-    """The hub with our kinds."""
-    hub.apply(all_crds())
-    hub.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
-    return hub
 
 
 @pytest.fixture

@@ -8,12 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
-
 from fedgpu_lab.cluster import Cluster
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.adapters.kube.holding import HoldingKube
-from fedgpu_operator.api.crd import all_crds
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.ports import NAMESPACES, ResourceType
 
@@ -59,15 +56,8 @@ async def following(client: KubeClient, prefix: str) -> AsyncIterator[Held]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-@pytest.fixture
-def kinds(hub: Cluster) -> None:
-    hub.apply(all_crds())
-    names = [f"crd/{crd['metadata']['name']}" for crd in all_crds()]
-    hub.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
-
-
 async def test_what_others_write_and_delete_is_followed(
-    kinds: None, hub: Cluster, kube: KubeClient, unique_name: Callable[[str], str]
+    kinds: Cluster, hub: Cluster, kube: KubeClient, unique_name: Callable[[str], str]
 ) -> None:
     prefix = unique_name("p")
     async with following(kube, prefix) as held:
@@ -83,7 +73,7 @@ async def test_what_others_write_and_delete_is_followed(
 
 
 async def test_our_own_write_is_held_when_its_answer_is_there(
-    kinds: None, hub: Cluster, kube: KubeClient, unique_name: Callable[[str], str]
+    kinds: Cluster, hub: Cluster, kube: KubeClient, unique_name: Callable[[str], str]
 ) -> None:
     prefix = unique_name("p")
     async with following(kube, prefix) as held:
@@ -99,7 +89,7 @@ async def test_our_own_write_is_held_when_its_answer_is_there(
 
 
 async def test_what_was_deleted_while_nobody_looked_is_gone(
-    kinds: None, hub: Cluster, kube: KubeClient, unique_name: Callable[[str], str]
+    kinds: Cluster, hub: Cluster, kube: KubeClient, unique_name: Callable[[str], str]
 ) -> None:
     prefix = unique_name("p")
     await kube.create(POLICIES, policy(f"{prefix}-stays"))

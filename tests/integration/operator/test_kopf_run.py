@@ -22,6 +22,8 @@ from fedgpu_lab.chart import NAMESPACE
 from fedgpu_lab.process import free_ports
 from fedgpu_lab.progress import progress_for
 
+pytestmark = pytest.mark.story
+
 KOPF = [sys.executable, "-m", "kopf", "run", "-m", "fedgpu_operator.operator", "--standalone"]
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.commands import run
 from tests.integration.operator.federation import COUNTRIES, PRICES, Tenant, eventually
 
 from fedgpu_lab.chart import NAMESPACE
-from fedgpu_operator.cli import main
 
 Json = dict[str, Any]
 
@@ -29,13 +27,6 @@ def user(tenant: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ten
     monkeypatch.setenv("KUBECONFIG", str(path))
     monkeypatch.setenv("FEDGPU_NAMESPACE", NAMESPACE)
     return tenant
-
-
-def run(*arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main(list(arguments))
-    return code, out.getvalue(), err.getvalue()
 
 
 def told(*arguments: str) -> Json:

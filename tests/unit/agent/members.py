@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
+
+from fedgpu_lab.loopback import Query, serve
 
 MIB = 2**20
 ODD = "\ud800 \x1b]0;owned\x07\x1b[31m \x9b2J \u202egnp \x00"
@@ -49,14 +49,14 @@ def failed_job(labels: dict[str, str]) -> dict[str, Any]:
     return {"metadata": {**meta, "labels": labels}, "status": {"conditions": [condition]}}
 
 
-def labels_of(query: dict[str, list[str]]) -> dict[str, str]:
+def labels_of(query: Query) -> dict[str, str]:
     """Such labels as the selector wants."""
     words = query.get("labelSelector", [""])[0].split(",")
     found = dict(word.split("=") for word in words if "=" in word)
     return {"fedgpu.dev/lease": "some-lease", **found}
 
 
-async def honest(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def honest(path: str, query: Query) -> AsyncIterator[bytes]:
     """A small cluster with one node; its watches live and say so."""
     if "watch" in query:
         for version in count(8):
@@ -69,7 +69,7 @@ async def honest(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]
         yield listed([node("n")] if path.endswith("/nodes") else [])
 
 
-async def version(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def version(path: str, query: Query) -> AsyncIterator[bytes]:
     """63 MiB where kilobytes would do."""
     if path != "/version":
         async for part in honest(path, query):
@@ -88,7 +88,7 @@ def heavy(filling: str, size: int) -> Iterator[bytes]:
     yield b"]}"
 
 
-async def pages(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def pages(path: str, query: Query) -> AsyncIterator[bytes]:
     """Lists without end, in pages of ten megabytes of small objects."""
     if path == "/version" or "watch" in query:
         async for part in honest(path, query):
@@ -102,7 +102,7 @@ async def pages(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
     yield listed(found, **{"continue": str(at + 1)})
 
 
-async def dense(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def dense(path: str, query: Query) -> AsyncIterator[bytes]:
     """Pages of objects that take twenty times their size in memory once they are parsed."""
     if path == "/version" or "watch" in query:
         async for part in honest(path, query):
@@ -116,7 +116,7 @@ async def dense(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
     yield b"]}"
 
 
-async def crumbs(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def crumbs(path: str, query: Query) -> AsyncIterator[bytes]:
     """Pages of pods in which all that is kept is made of empty braces: twenty times their size once it is kept."""
     if path == "/version" or "watch" in query or path.endswith("/nodes"):
         async for part in honest(path, query):
@@ -133,7 +133,7 @@ async def crumbs(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]
     yield b"]}"
 
 
-async def flood(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def flood(path: str, query: Query) -> AsyncIterator[bytes]:
     """Watches that tell of new pods and their ends, as fast as they are read; each more than a minute's allowance.
 
     It ends, since this process serves the honest member as well and must not be kept from it by a reader that is gone.
@@ -153,7 +153,7 @@ async def flood(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
         yield "".join(json.dumps(event) + "\n" for event in events).encode()
 
 
-async def drip(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def drip(path: str, query: Query) -> AsyncIterator[bytes]:
     """One byte after the other, for ever."""
     yield b"{"
     while True:
@@ -161,7 +161,7 @@ async def drip(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
         await asyncio.sleep(0.05)
 
 
-async def texts(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def texts(path: str, query: Query) -> AsyncIterator[bytes]:
     """Nothing is large; the words are odd, and the pods of all namespaces may not be read."""
     if path.endswith("/nodes"):
         odd = node("n")
@@ -181,7 +181,7 @@ SHRUNK = False
 """Whether the members that can shrink have done so: asked for with the path ``/shrink``."""
 
 
-async def crowd(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def crowd(path: str, query: Query) -> AsyncIterator[bytes]:
     """Pods that never end, on a node that exists, until it shrinks."""
     if path.endswith("/pods") and "labelSelector" not in query and not SHRUNK:
         at = int(query.get("continue", ["0"])[0])
@@ -191,7 +191,7 @@ async def crowd(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
         yield part
 
 
-async def swollen(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def swollen(path: str, query: Query) -> AsyncIterator[bytes]:
     """Of our own pods more than may be followed, until it shrinks; of each lease only its own Job, and no pod."""
     labels = labels_of(query)
     if path.endswith("/pods") and labels["fedgpu.dev/lease"] == "some-lease" and not SHRUNK and "watch" not in query:
@@ -206,7 +206,7 @@ async def swollen(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes
         yield part
 
 
-async def shrink(path: str, query: dict[str, list[str]]) -> AsyncIterator[bytes]:
+async def shrink(path: str, query: Query) -> AsyncIterator[bytes]:
     """Those that can shrink do."""
     global SHRUNK  # the state of this process
     SHRUNK = True
@@ -217,46 +217,9 @@ SERVED = (honest, version, pages, dense, crumbs, flood, drip, texts, swollen, cr
 MEMBERS = {each.__name__: each for each in SERVED}
 
 
-async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            url = urlsplit(head.split(b" ", 2)[1].decode())
-            _, member, *rest = url.path.split("/")
-            answer = MEMBERS[member]("/" + "/".join(rest), parse_qs(url.query))
-            try:
-                await send(writer, answer)
-            except PermissionError as error:
-                body = json.dumps({"kind": "Status", "code": 403, "message": str(error)}).encode()
-                writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-    except (OSError, asyncio.IncompleteReadError):
-        pass
-    finally:
-        writer.transport.abort()
-
-
-async def send(writer: asyncio.StreamWriter, answer: AsyncIterator[bytes]) -> None:
-    begun = False
-    async for part in answer:
-        if not begun:
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
-            begun = True
-        if writer.transport.is_closing():
-            raise ConnectionError
-        writer.write(b"%x\r\n" % len(part) + part + b"\r\n")
-        await writer.drain()
-    writer.write(b"0\r\n\r\n")
-    await writer.drain()
-
-
-async def main(cert: str, key: str) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
-    # It ends with its parent, which holds the other end of standard input.
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+def answer(member: str, path: str, query: Query) -> AsyncIterator[bytes]:
+    return MEMBERS[member](path, query)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    asyncio.run(serve(answer, *sys.argv[1:]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 LOOPS: Final = Path(__file__).resolve().parents[3] / "src" / "fedgpu_operator" / "hub" / "loops"
-OWN: Final = frozenset({"ChangeDetector"})
+OWN: Final = frozenset({"ChangeDetector", "ObjectCounts"})
 """What a loop remembers of its own passes is no service."""
 VALUES: Final = frozenset({"IntentProgress", "MarketDocument", "Obligations", "QuotedOffer"})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from fedgpu_operator.hub.services.changes import Tally
+from fedgpu_operator.hub.services.changes import ObjectCounts
 
 
 class Thing:
@@ -28,7 +28,7 @@ def test_a_tally_counts_all_and_asks_only_those_that_it_does_not_know() -> None:
         asked.append(thing)
         return thing.colour
 
-    tally, chance, things = Tally(says), Random(1), list[Thing]()
+    tally, chance, things = ObjectCounts(says), Random(1), list[Thing]()
     for _ in range(50):
         things = [each for each in things if chance.random() < 0.8]
         new = [Thing(chance.choice(["red", "green", "blue"])) for _ in range(chance.randint(0, 3))]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from tests.unit.hub.world import H100, World
 
+from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.decision import Decision
@@ -35,15 +38,22 @@ def job(uid: str, gpus: int, priority: int) -> Job:
     return Job(uid, "lab", uid, GpuNeed(gpus), 1, 3600, priority=priority)
 
 
-def offer(name: str, free: dict[int, int], price: int = 1) -> Offer:
-    return Offer(name, GpuModel(H100, 81559, "hopper"), MicroUSD(price * 1_000_000), Location("DE"), free)
+def offer(name: str, free: dict[int, int], price: int = 1, *, slots: int | None = None, product: str = H100) -> Offer:
+    model = GpuModel(product, 81559, "hopper")
+    return Offer(name, model, MicroUSD(price * 1_000_000), Location("DE"), free, lease_slots=slots)
 
 
 def decided(
-    jobs: Sequence[Job], offers: Sequence[Offer], held: Sequence[Hold], **freed: dict[int, int]
+    jobs: Sequence[Job],
+    offers: Sequence[Offer],
+    held: Sequence[Hold],
+    funds: int | None = None,
+    **freed: dict[int, int],
 ) -> dict[str, str]:
+    """Where each job goes, "" for nowhere; `funds` in USD, None for no end of it."""
     engine = Engine()
-    view = Snapshot(NOW, tuple(jobs), tuple(offers), funds={"lab": None})
+    money = None if funds is None else MicroUSD(funds * 1_000_000)
+    view = Snapshot(NOW, tuple(jobs), tuple(offers), funds={"lab": money})
 
     def decide(part: Snapshot) -> Sequence[Decision]:
         return engine.decide(part).decisions
@@ -57,15 +67,20 @@ def room(uid: str, gpus: int, priority: int, provider: str, *after: str) -> Hold
 
 
 @pytest.mark.parametrize("apart", [0, 32])
-def test_who_room_is_made_for_takes_nobody_elses(monkeypatch: pytest.MonkeyPatch, apart: int) -> None:
+@pytest.mark.parametrize("priority", [5, 9])
+def test_who_room_is_made_for_takes_nobody_elses(monkeypatch: pytest.MonkeyPatch, apart: int, priority: int) -> None:
     """`low` would be served at once by the free half of what becomes `high`'s node."""
     monkeypatch.setattr("fedgpu_operator.hub.services.holds.MOST_APART", apart)
-    held = [room("high", 8, 9, "berlin", "lease-a"), room("low", 4, 5, "paris", "lease-b")]
+    held = [room("high", 8, 9, "berlin", "lease-a"), room("low", 4, priority, "paris", "lease-b")]
     offers = [offer("berlin", {4: 1}), offer("paris", {}, 2)]
-    assert decided([job("high", 8, 9), job("low", 4, 5)], offers, held, berlin={8: 1}, paris={4: 1}) == {
-        "high": "",
-        "low": "",
-    }
+    jobs = [job("high", 8, 9), job("low", 4, priority)]
+    assert decided(jobs, offers, held, berlin={8: 1}, paris={4: 1}) == {"high": "", "low": ""}
+
+
+def test_whose_room_is_there_comes_before_who_still_waits_for_it() -> None:
+    held = [room("late", 8, 9, "berlin", "lease-a"), room("ready", 8, 5, "berlin")]
+    found = decided([job("late", 8, 9), job("ready", 8, 5)], [offer("berlin", {8: 1})], held, berlin={8: 2})
+    assert found == {"ready": "berlin", "late": ""}
 
 
 def test_what_is_held_for_lower_work_binds_no_higher_and_its_own_binds_nobody() -> None:
@@ -76,6 +91,146 @@ def test_what_is_held_for_lower_work_binds_no_higher_and_its_own_binds_nobody() 
     ready = [room("low", 4, 5, "paris")]
     found = decided([job("low", 4, 5), job("other", 4, 5)], [offer("paris", {4: 1})], ready, paris={4: 1})
     assert found == {"low": "paris", "other": ""}
+
+
+ELSEWHERE = room("mover", 8, 5, "rome")
+"""With it those of a higher priority than 5 are decided on before the others."""
+A100 = "NVIDIA-A100-SXM4-80GB"
+
+
+@pytest.mark.parametrize(
+    ("offers", "funds", "second"),
+    [
+        ([offer("berlin", {8: 2})], None, "berlin"),
+        ([offer("berlin", {8: 1})], None, ""),
+        ([offer("berlin", {8: 2}, slots=2)], None, "berlin"),
+        ([offer("berlin", {8: 2}, slots=1)], None, ""),
+        ([offer("berlin", {8: 1}, slots=1), offer("berlin", {8: 1}, 2, slots=1, product=A100)], None, ""),
+        ([offer("berlin", {8: 1}, slots=1), offer("paris", {8: 1}, 2, slots=1)], None, "paris"),
+        ([offer("berlin", {8: 2})], 20, "berlin"),
+        ([offer("berlin", {8: 2})], 12, ""),
+    ],
+)
+def test_what_is_decided_first_is_taken_for_those_that_come_after(
+    offers: list[Offer], funds: int | None, second: str
+) -> None:
+    """Its GPUs, its lease among those that its provider takes, and its money."""
+    jobs = [job("second", 8, 1), job("first", 8, 9)]
+    assert decided(jobs, offers, [ELSEWHERE], funds) == {"first": "berlin", "second": second}
+
+
+def test_a_job_of_another_namespace_is_charged_to_nobody_here() -> None:
+    jobs = [job("second", 8, 1), replace(job("first", 8, 9), namespace="else")]
+    assert decided(jobs, [offer("berlin", {8: 2})], [ELSEWHERE], 12)["second"] == "berlin"
+
+
+def test_a_job_that_got_nothing_takes_nothing() -> None:
+    jobs = [job("second", 8, 1), job("first", 16, 9), job("other", 8, 9)]
+    found = decided(jobs, [offer("berlin", {8: 2})], [ELSEWHERE])
+    assert found == {"first": "", "other": "berlin", "second": "berlin"}
+
+
+NOW_HELD = Hold(f"berlin/{H100}", "mover", 8, 1, 5, waits=True)
+ROOM = room("mover", 8, 5, "berlin", "lease-a")
+
+
+@pytest.mark.parametrize(
+    ("free", "slots", "held", "freed", "place"),
+    [
+        ({8: 2}, None, [NOW_HELD], {}, "berlin"),
+        ({8: 1}, None, [NOW_HELD], {}, ""),
+        ({8: 2}, None, [NOW_HELD, NOW_HELD], {}, ""),
+        ({8: 3}, None, [NOW_HELD, NOW_HELD], {}, "berlin"),
+        ({8: 2}, 2, [NOW_HELD], {}, "berlin"),
+        ({8: 2}, 1, [NOW_HELD], {}, ""),
+        ({8: 2}, 0, [NOW_HELD], {}, ""),
+        # What goes first has a lease of its own, which the job takes over.
+        ({8: 1}, 1, [ROOM], {8: 2}, "berlin"),
+        # A node that the job will need is not sold while others still leave it.
+        ({8: 1}, None, [ROOM], {8: 1, 4: 1}, ""),
+        ({8: 2}, None, [ROOM, ROOM], {8: 3}, "berlin"),
+        # Where the job would not fit even then, nothing is sold: something is about to change.
+        ({8: 1}, None, [ROOM], {4: 2}, ""),
+    ],
+)
+def test_others_get_what_is_left_of_an_offer(
+    free: dict[int, int], slots: int | None, held: list[Hold], freed: dict[int, int], place: str
+) -> None:
+    found = decided([job("other", 8, 1)], [offer("berlin", free, slots=slots)], held, berlin=freed)
+    assert found == {"other": place}
+
+
+def uid(letter: str) -> str:
+    return str(UUID(hex=letter * 32))
+
+
+def moved(
+    mover: str, provider: str, *, ended: bool = False, to: str = "", serves: str = "", priority: int = 3
+) -> ComputeLease:
+    stop = NOW + HOLD / 2
+    notice = Notice(
+        Announced(MoveReason.PREEMPTED, to, uid(serves) if serves else ""), stop, stop + HOLD, priority, "why"
+    )
+    spec = {
+        "job": {"namespace": "lab", "name": mover, "uid": uid(mover)},
+        "attempt": 1,
+        "fencingEpoch": 1,
+        "provider": provider,
+        "product": H100,
+        "replicas": 2,
+        "gpusPerReplica": 4,
+        "pricePerGPUHour": "1",
+        "runLimitSeconds": 60,
+        "memberNamespace": "lab",
+        "workload": {},
+        "move": notice.to_wire(),
+    }
+    state = "Failed" if ended else "Running"
+    conditions = [{"type": "Failed", "status": str(ended), "reason": "Any", "lastTransitionTime": stamp(NOW)}]
+    status = {"state": state, "conditions": conditions}
+    return ComputeLease.parse({"metadata": {"name": f"{mover}-1"}, "spec": spec, "status": status})
+
+
+def stamp(when: datetime) -> str:
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def waits(letter: str) -> ComputeJob:
+    """A job of 3 × 8 GPUs."""
+    template = {"spec": {"containers": [{"name": "x", "image": "x:1"}]}}
+    spec = {"gpu": {"count": 8}, "replicas": 3, "runLimitSeconds": 60, "template": template}
+    return ComputeJob.parse({"metadata": {"name": letter, "namespace": "lab", "uid": uid(letter)}, "spec": spec})
+
+
+def test_a_mover_holds_its_new_place_until_it_has_started_there() -> None:
+    place = f"paris/{H100}"
+    on_its_way = Hold(place, uid("a"), 4, 2, 3, waits=False)
+    assert holds([moved("a", "berlin", to=place)], {}, {}, NOW) == (on_its_way,)
+    stopped = moved("a", "berlin", to=place, ended=True)
+    assert holds([stopped], {uid("a"): waits("a")}, {}, NOW) == (on_its_way._replace(waits=True),)
+    assert holds([stopped], {}, {}, NOW) == (), "it has started, or is to run no more"
+    assert holds([moved("a", "paris", to=place)], {}, {}, NOW) == (), "its own GPUs are held by itself"
+    assert holds([stopped], {uid("a"): waits("a")}, {}, NOW + 2 * HOLD) == ()
+
+
+def test_room_is_made_by_all_who_go_and_held_for_more_than_each_of_them() -> None:
+    leases = [
+        moved("d", "oslo", serves="b"),
+        moved("c", "oslo", serves="a", priority=2),
+        moved("b", "oslo", serves="a", priority=4),
+        moved("a", "oslo", serves="a", priority=3, ended=True),
+        moved("e", "bergen", serves="a", priority=1),
+        moved("f", "oslo", serves="c"),
+    ]
+    waiting = {uid(letter): waits(letter) for letter in "ab"}
+    made = [
+        Hold(f"bergen/{H100}", uid("a"), 8, 3, 5, waits=True, after=frozenset({"e-1"})),
+        Hold(f"oslo/{H100}", uid("a"), 8, 3, 5, waits=True, after=frozenset({"b-1", "c-1"})),
+        Hold(f"oslo/{H100}", uid("b"), 8, 3, 4, waits=True, after=frozenset({"d-1"})),
+    ]
+    assert list(holds(leases, waiting, {}, NOW)) == made
+    known = {uid("a"): job(uid("a"), 8, 70)}
+    assert [each.priority for each in holds(leases, waiting, known, NOW)] == [70, 70, 4]
 
 
 async def _running(world: World, name: str = "work", **spec: Any) -> ComputeLease:

@@ -17,12 +17,6 @@ from fedgpu_operator.errors import InvalidResourceError, LedgerError
 from fedgpu_operator.hub.views.jobfacts import SUPERSEDED
 
 
-async def _placed(world: World) -> None:
-    await world.provider("berlin")
-    await world.job()
-    await world.pass_once()
-
-
 async def test_a_job_goes_to_the_cheapest_provider_and_its_finalizer_comes_before_the_lease(world: World) -> None:
     await world.provider("berlin", "1.25")
     await world.provider("dallas", "1.10", country="US")
@@ -74,7 +68,7 @@ async def test_an_attempt_that_ended_unknown_to_the_pass_gets_no_lease(world: Wo
 
 
 async def test_a_second_pass_changes_nothing(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     before = dict(world.kube.objects)
     writes = len(world.kube.writes)
     await world.pass_once()
@@ -137,7 +131,7 @@ async def test_a_crash_between_two_writes_gives_one_single_lease(world: World, v
 
 
 async def test_a_lease_object_that_was_lost_is_made_again_and_not_a_new_attempt(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     lease = world.lease
     await world.runs(lease, 10)
     await world.pass_once()

@@ -9,15 +9,9 @@ from fedgpu_operator.domain.attempts import AttemptRequest
 from fedgpu_operator.domain.money import MicroUSD
 
 
-async def _placed(world: World) -> None:
-    await world.provider("berlin")
-    await world.job()
-    await world.pass_once()
-
-
 async def _deleted_at_a_silent_member(world: World) -> None:
     """A job that has finished, and was deleted while its member was away."""
-    await _placed(world)
+    await world.placed()
     await world.ends(world.lease, gpu_seconds=1)
     await world.pass_once()
     await world.ready("berlin", "Unknown", "MemberSilent", state="Unreachable")
@@ -51,7 +45,7 @@ async def test_from_running_to_succeeded_with_the_exact_bill(world: World) -> No
 
 
 async def test_a_member_cannot_bill_more_than_the_hubs_own_clock_saw(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     world.clock.forward(10)
     await world.ends(world.lease, gpu_seconds=86_400)
     await world.pass_once()
@@ -61,7 +55,7 @@ async def test_a_member_cannot_bill_more_than_the_hubs_own_clock_saw(world: Worl
 
 
 async def test_a_failed_workload_ends_the_job_with_its_reason(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     world.clock.forward(2)
     await world.ends(world.lease, "Failed", "ExitCode", gpu_seconds=2)
     await world.pass_once()
@@ -74,7 +68,7 @@ async def test_a_failed_workload_ends_the_job_with_its_reason(world: World) -> N
 
 
 async def test_suspension_stops_the_attempt_and_resuming_gives_the_next_one(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     first = world.lease
     world.clock.forward(4)
     await world.runs(first, 4)
@@ -106,7 +100,7 @@ async def test_suspension_stops_the_attempt_and_resuming_gives_the_next_one(worl
 
 
 async def test_a_deleted_job_stops_is_billed_and_only_then_goes(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     uid = world.see().metadata.uid
     world.clock.forward(5)
     await world.runs(world.lease, 5)
@@ -128,7 +122,7 @@ async def test_a_deleted_job_stops_is_billed_and_only_then_goes(world: World) ->
 
 
 async def test_a_deleted_job_stays_while_its_workload_takes_its_time_to_stop(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     await world.runs(world.lease, 1)
     await world.delete("train")
     await world.pass_once()
@@ -141,7 +135,7 @@ async def test_a_deleted_job_stays_while_its_workload_takes_its_time_to_stop(wor
 
 
 async def test_the_books_stay_open_until_the_last_reading(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     world.clock.forward(5)
     await world.ends(world.lease, gpu_seconds=3, final=False)
     await world.pass_once()
@@ -155,7 +149,7 @@ async def test_the_books_stay_open_until_the_last_reading(world: World) -> None:
 
 async def test_a_reading_that_falls_takes_nothing_back_and_stops_nothing(world: World) -> None:
     """An agent that lost its memory reads less than was billed before."""
-    await _placed(world)
+    await world.placed()
     for gpu_seconds in (8, 3, 4):
         world.clock.forward(10)
         await world.runs(world.lease, gpu_seconds)
@@ -170,7 +164,7 @@ async def test_a_reading_that_falls_takes_nothing_back_and_stops_nothing(world: 
 
 
 async def test_a_finished_jobs_lease_is_stopped_first_so_that_the_agent_clears_the_member(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     world.clock.forward(3)
     await world.ends(world.lease, gpu_seconds=3)
     await world.pass_once()
@@ -206,7 +200,7 @@ async def test_a_tombstone_goes_with_its_provider(world: World) -> None:
 
 
 async def test_a_deleted_job_clears_its_member_though_its_lease_was_deleted_by_hand(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     await world.ends(world.lease, gpu_seconds=1)
     await world.pass_once()
     lease = world.lease
@@ -223,7 +217,7 @@ async def test_a_deleted_job_clears_its_member_though_its_lease_was_deleted_by_h
 
 
 async def test_a_lease_that_is_made_again_carries_the_stop_that_is_due(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     lease = world.lease
     await world.runs(lease, 1)
     await world.change("train", suspend=True)
@@ -244,7 +238,7 @@ async def test_a_lease_that_is_made_again_carries_the_stop_that_is_due(world: Wo
 
 
 async def test_an_attempt_whose_job_and_lease_are_gone_is_stopped_billed_and_closed(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     job, lease = world.see(), world.lease
     await world.runs(lease, 1)
     await world.pass_once()
@@ -332,7 +326,7 @@ async def test_even_after_a_hundred_attempts_there_is_a_new_one(world: World) ->
 
 
 async def test_a_silent_provider_leaves_its_running_job_alone(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     await world.runs(world.lease, 1)
     await world.pass_once()
     await world.ready("berlin", "Unknown", "MemberSilent", state="Unreachable")
@@ -346,7 +340,7 @@ async def test_a_silent_provider_leaves_its_running_job_alone(world: World) -> N
 
 async def test_a_stop_that_is_only_on_the_lease_counts_from_when_it_was_set(world: World) -> None:
     """Set by hand, or by a release that kept no stops in the ledger."""
-    await _placed(world)
+    await world.placed()
     lease = world.lease
     world.clock.forward(60)
     await world.runs(lease, 60)
@@ -363,7 +357,7 @@ async def test_a_stop_that_is_only_on_the_lease_counts_from_when_it_was_set(worl
 
 
 async def test_what_was_said_to_have_failed_for_good_is_not_brought_back_by_another_table(world: World) -> None:
-    await _placed(world)
+    await world.placed()
     lease = world.lease
     world.clock.forward(5)
     await world.ends(lease, "Failed", "WorkloadEvicted", gpu_seconds=5)

@@ -220,6 +220,12 @@ class World:
 
     # ---- what is there
 
+    async def placed(self) -> None:
+        """A job that one pass has placed at the one provider."""
+        await self.provider("berlin")
+        await self.job()
+        await self.pass_once()
+
     def see(self, name: str = "train", namespace: str = TEAM) -> ComputeJob:
         return ComputeJob.parse(self.kube.objects[COMPUTE_JOBS.plural, namespace, name])
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
+import socket
+import ssl
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from fedgpu_lab.kubeconfig import render
+from fedgpu_lab.pki import new_server_identity
 from fedgpu_operator.adapters.kube.client import KubeClient, Limits
+from fedgpu_operator.adapters.kube.kubeconfig import member_client
 from fedgpu_operator.errors import ForbiddenError, KubeError, RejectedError, UnreachableError
 from fedgpu_operator.ports import NODES, PODS, SECRETS
 
@@ -175,3 +183,43 @@ async def test_an_error_longer_than_any_status_is_cut(serve: Serve) -> None:
     async with serve(longer) as client:
         with pytest.raises(KubeError, match="without a Kubernetes status"):
             await client.get(PODS, "x", "ns")
+
+
+HUGE = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b" " * 100_000
+
+
+@pytest.mark.parametrize("answer", [HUGE, b""], ids=["too large", "none"])
+async def test_a_server_that_takes_no_farewell_holds_no_connection(tmp_path: Path, answer: bytes) -> None:
+    """It would hold one for each call that failed, for the 30 s that TLS waits for its answer to the farewell."""
+    identity = new_server_identity(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.cert_file, identity.key_file)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        url = f"https://127.0.0.1:{server.getsockname()[1]}"
+        api = member_client(render(name="deaf", server=url, ca_pem=identity.ca_pem, token="x"))
+        client = KubeClient(api, timeout=1, limits=Limits(version_bytes=1000))
+        ended = pool.submit(_until_its_end, server, context, answer)
+        try:
+            with pytest.raises(UnreachableError):
+                await client.server_version()
+            assert await asyncio.wrap_future(ended), "the connection is still there"
+        finally:
+            await client.close()
+
+
+def _until_its_end(server: socket.socket, context: ssl.SSLContext, answer: bytes) -> bool:
+    """Answer the first request; whether the client ends the connection though it gets no word of TLS any more."""
+    connection, _ = server.accept()
+    with context.wrap_socket(connection, server_side=True) as wrapped:
+        wrapped.recv(65536)
+        wrapped.sendall(answer)
+        with socket.socket(fileno=os.dup(wrapped.fileno())) as beneath:
+            beneath.settimeout(5)
+            try:
+                while beneath.recv(65536):
+                    pass
+            except ConnectionResetError:
+                return True
+            except TimeoutError:
+                return False
+    return True

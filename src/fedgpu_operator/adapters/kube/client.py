@@ -12,6 +12,8 @@ from typing import Final, Literal, Self, TypeAlias, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from kubernetes.aio.client import ApiClient
 
 from fedgpu_operator.adapters.kube.answers import (
@@ -164,6 +166,19 @@ MEMBER: Final = Limits(
 """For the API servers of strangers."""
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Cuts each connection that is not kept for the next call.
+
+    TLS's farewell waits 30 s for a peer that does not answer it: past `close`, and past the end of an event loop.
+    """
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        should_close = should_close or protocol.should_close
+        if should_close:
+            protocol.abort()
+        super()._release(key, protocol, should_close=should_close)
+
+
 class KubeClient:
     """Implements `ports.Kube`; owns its `ApiClient`, which has asked nothing yet, and closes it.
 
@@ -189,6 +204,9 @@ class KubeClient:
         self._cleans = cleans
         self._budget = budget
         self._one_large = asyncio.Semaphore(1)
+        rest = api.rest_client
+        connector = partial(_Connector, limit=rest.maxsize, ssl=rest.ssl_context)
+        rest._create_connector = connector  # type: ignore[method-assign]  # noqa: SLF001  # which it names for this
         configuration = api.configuration
         # Only of members texts are cleaned.
         server: Literal["hub", "member"] = "member" if cleans else "hub"
@@ -269,10 +287,6 @@ class KubeClient:
             async for event in read_events(response, self._reading(kind), self._spend):
                 yield event
         finally:
-            connection = response.connection
-            if connection is not None and connection.transport is not None:
-                # TLS's farewell waits for the peer, past the life of an event loop that is ending.
-                connection.transport.abort()
             response.close()
 
     async def create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:

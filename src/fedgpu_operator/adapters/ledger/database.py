@@ -50,6 +50,7 @@ class Database:
 
     def __init__(self, name: str, reads: Engine, writes: Engine | None, secret: str = "") -> None:
         self._name, self._reads, self._writes, self._secret = name, reads, writes, secret
+        self._closed = False
         self._links = postgres.Links()
         if reads.dialect.name == "postgresql":
             self._links.follow(reads, writes)
@@ -84,11 +85,7 @@ class Database:
         """
         upgrade = upgrade and not read_only
         database = cls._connected(location, read_only=read_only, wait=wait, bounded=bounded, must_exist=not upgrade)
-        try:
-            database.prepare(partial(schema.prepare, upgrade=upgrade))
-        except ConfigurationError:
-            database.close()
-            raise
+        database.prepare(partial(schema.prepare, upgrade=upgrade))
         if bounded:
             database.compared(database.session)
         return database
@@ -100,11 +97,7 @@ class Database:
         Raises ConfigurationError if it cannot be reached, if another operator has it, and if it is not empty.
         """
         database = cls._connected(location, read_only=False, wait=wait, bounded=False)
-        try:
-            database.prepare(schema.check_empty)
-        except ConfigurationError:
-            database.close()
-            raise
+        database.prepare(schema.check_empty)
         return database
 
     @classmethod
@@ -114,11 +107,7 @@ class Database:
         Raises ConfigurationError if it cannot be reached, is not of the present schema, or is being archived.
         """
         database = cls._connected(location, read_only=False, wait=wait, bounded=False, must_exist=True, archiving=True)
-        try:
-            database.prepare(partial(schema.prepare, upgrade=False))
-        except ConfigurationError:
-            database.close()
-            raise
+        database.prepare(partial(schema.prepare, upgrade=False))
         return database
 
     @classmethod
@@ -159,13 +148,20 @@ class Database:
         return self._reads.dialect.name == "sqlite"
 
     def prepare(self, look: Callable[[Connection, str], None]) -> None:
-        """Connect and `look` at what is there; ConfigurationError if it cannot be reached, and what `look` raises."""
+        """Connect and `look` at what is there; ConfigurationError if it cannot be reached, and what `look` raises.
+
+        After an error nothing is connected.
+        """
         try:
-            with (self._writes or self._reads).begin() as connection:
+            with self._begin(self._writes or self._reads) as connection:
                 postgres.unbound(connection)
                 look(connection, self._name)
-        except (SQLAlchemyError, UnicodeError) as error:
-            raise ConfigurationError(f"the ledger {self._name} cannot be opened: {self._cause(error)}") from error
+        except BaseException as error:
+            self.close()
+            if isinstance(error, SQLAlchemyError | UnicodeError):
+                text = f"the ledger {self._name} cannot be opened: {self._cause(error)}"
+                raise ConfigurationError(text) from error
+            raise
 
     def write(
         self,
@@ -192,7 +188,7 @@ class Database:
 
     def read(self, work: Callable[[Connection], T]) -> tuple[T, frozenset[str]]:
         """Run `work` on one consistent snapshot; what it returns, and the tables that it read."""
-        with self._recording() as statements, self._ledger_errors(), self._reads.begin() as connection:
+        with self._recording() as statements, self._ledger_errors(), self._begin(self._reads) as connection:
             answer = work(connection)
         return answer, frozenset().union(*map(tables_read, statements))
 
@@ -235,14 +231,25 @@ class Database:
         self._links.cut()
 
     def close(self) -> None:
-        """Close every connection; the object is of no use afterwards."""
-        self._reads.dispose()
+        """Close every connection; one that a thread still uses is closed as soon as it lets go of it."""
+        self._closed = True
+        self._reads.pool.dispose()
         if self._writes is not None:
-            self._writes.dispose()
+            self._writes.pool.dispose()
+
+    @contextmanager
+    def _begin(self, engine: Engine) -> Iterator[Connection]:
+        """A transaction; its connection goes back to the pool, or is closed if the pool was emptied meanwhile."""
+        try:
+            with engine.begin() as connection:
+                yield connection
+        finally:
+            if self._closed:
+                engine.pool.dispose()
 
     def _together(self, writes: Engine, works: Sequence[Callable[[Connection], Any]]) -> list[WriteResult]:
         """Run these in one transaction; raises _TransactionEndedError if one of several ended it."""
-        with self._ledger_errors(), writes.begin() as connection:
+        with self._ledger_errors(), self._begin(writes) as connection:
             self._links.check()
             self._look_for_others()
             self._alone, self._local.ran = True, False

@@ -16,7 +16,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.attempts import AttemptUsage, Stop
 from fedgpu_operator.errors import InvalidResourceError, LedgerError
 from fedgpu_operator.hub.services.attempts import AttemptKeeper, is_cleared
-from fedgpu_operator.hub.services.changes import ChangeDetector, Tally
+from fedgpu_operator.hub.services.changes import ChangeDetector, ObjectCounts
 from fedgpu_operator.hub.services.costs import CostBook, FaultBook
 from fedgpu_operator.hub.services.hubstate import HubState, load
 from fedgpu_operator.hub.services.moves import Mover, Usage
@@ -220,7 +220,7 @@ class JobLoop:
         self._memory = memory
         self._keep = timedelta(seconds=keep)
         self._jobs_counted, self._providers_counted = ChangeDetector(), ChangeDetector()
-        self._jobs = Tally(_counted_as)
+        self._jobs = ObjectCounts(_counted_as)
         self._orphaned = True
 
     async def pass_once(self) -> float | None:

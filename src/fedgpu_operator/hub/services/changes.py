@@ -35,7 +35,7 @@ class ChangeDetector:
         self._seen = None
 
 
-class Tally(Generic[T, K]):
+class ObjectCounts(Generic[T, K]):
     """Counts objects by what each says of itself; one that is still the very same is not asked again."""
 
     def __init__(self, says: Callable[[T], K]) -> None:
