@@ -10,6 +10,7 @@ from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.api.base import Finding
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUProvider
+from fedgpu_operator.hub.services import signatures
 from fedgpu_operator.hub.services.billing import SIGNATURE_PATIENCE
 from fedgpu_operator.hub.services.signatures import UsageVerifier, accepted_signer, usage_signed
 from fedgpu_operator.hub.services.writes import UNSIGNED_SINCE
@@ -267,3 +268,36 @@ async def test_the_lease_names_the_wallets_between_which_it_is_charged(world: Wo
     terms = attempt.attempt.terms
     assert (spec.tenant_wallet, spec.provider_wallet) == (terms.tenant_wallet, terms.provider_wallet)
     assert spec.provider_wallet == PAYOUT
+
+
+async def test_a_quiet_lease_is_verified_once_and_its_older_readings_are_forgotten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await funded(world)
+    await running(world, 10, 10)
+    await sign(world)
+    asked: list[bytes] = []
+
+    def recovered(digest: bytes, _signature: str) -> str:
+        asked.append(digest)
+        return SIGNER.address
+
+    monkeypatch.setattr(signatures, "recover", recovered)
+    monkeypatch.setattr(signatures, "MOST_REMEMBERED", 2)
+    first, judged = world.lease, verifier(world)
+    verdict = judged.judge(first, provider(world))
+    assert judged.judge(first, provider(world)) is verdict
+    assert len(asked) == 1
+
+    def version(uid: str, number: int) -> ComputeLease:
+        meta = first.metadata.model_copy(update={"uid": uid, "resource_version": f"v{number}"})
+        return first.model_copy(update={"metadata": meta})
+
+    for number in range(50):
+        judged.judge(version("chatty", number), provider(world))
+    assert judged.judge(first, provider(world)) is verdict, "one lease that changes often displaces no other"
+    assert len(asked) == 51
+    for number in range(4):
+        judged.judge(version(f"other-{number}", 1), provider(world))
+    judged.judge(first, provider(world))
+    assert len(asked) == 56, "what is remembered has a bound"

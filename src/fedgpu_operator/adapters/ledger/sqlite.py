@@ -28,9 +28,11 @@ PRAGMAS = (
     "PRAGMA foreign_keys = ON",
     # FULL: in WAL mode NORMAL may lose acknowledged commits at a power failure.
     "PRAGMA synchronous = FULL",
-    # 64 MiB, taken as it is needed: a bulk append touches the pages of all its leases again and again.
-    "PRAGMA cache_size = -65536",
 )
+WRITER_CACHE_KIB = 65_536
+"""Taken as it is needed: a bulk append touches the pages of all its leases again and again."""
+READER_CACHE_KIB = 4_096
+"""Each of the connections that read has its own; what they ask for again is answered from memory, or is elsewhere."""
 READ_ONLY_PRAGMAS = (f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}", "PRAGMA query_only = ON")
 
 
@@ -50,12 +52,14 @@ def path_of(text: str, *, must_exist: bool) -> Path:
 
 def engine(path: Path, *, read_only: bool) -> Engine:
     """Connections to the file; each transaction reads one snapshot."""
-    return _engine(path, read_only=read_only, begin="BEGIN")
+    return _engine(path, read_only=read_only, begin="BEGIN", cache_kib=READER_CACHE_KIB)
 
 
 def writing(path: Path) -> Engine:
     """The one connection of this process that writes; each of its transactions is the only one that does."""
-    return _engine(path, read_only=False, begin="BEGIN IMMEDIATE", pool_size=1, max_overflow=0)
+    return _engine(
+        path, read_only=False, begin="BEGIN IMMEDIATE", cache_kib=WRITER_CACHE_KIB, pool_size=1, max_overflow=0
+    )
 
 
 def data_version(link: Link) -> int:
@@ -64,7 +68,7 @@ def data_version(link: Link) -> int:
     return int(version)
 
 
-def _engine(path: Path, *, read_only: bool, begin: str, **pool: int) -> Engine:
+def _engine(path: Path, *, read_only: bool, begin: str, cache_kib: int, **pool: int) -> Engine:
     database, query = str(path), {}
     if read_only:
         database, query = f"file:{quote(str(path))}", {"mode": "ro", "uri": "true"}
@@ -78,7 +82,7 @@ def _engine(path: Path, *, read_only: bool, begin: str, **pool: int) -> Engine:
         hide_parameters=True,
         **pool,
     )
-    pragmas = READ_ONLY_PRAGMAS if read_only else PRAGMAS
+    pragmas = (*(READ_ONLY_PRAGMAS if read_only else PRAGMAS), f"PRAGMA cache_size = -{cache_kib}")
 
     def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()

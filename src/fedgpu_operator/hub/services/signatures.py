@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from eth_typing import ChecksumAddress
 
@@ -95,8 +95,8 @@ async def judge_receipt(rules: ReceiptRules, kept: CountersignedReceipt) -> Rece
     return ReceiptVerdict(ConditionReason.ACCEPTED, signer, coded=coded or meter_coded)
 
 
-MOST_REMEMBERED: Final = 100_000
-"""Judgements kept: one per lease that there is, and as many leases as a hub has."""
+MOST_REMEMBERED: Final = 20_000
+"""Leases of which the newest judgement is kept at least, those judged last; of twice as many at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +126,22 @@ def accepted_signer(provider: GPUProvider | None) -> str:
     return checksummed(known.signer) if known is not None and known.signer else ""
 
 
+class _Judged(NamedTuple):
+    version: str
+    signer: str
+    verdict: SignatureVerdict
+
+
 class UsageVerifier:
     """Verifies usage in one signing domain; None where nothing is settled on chain, and nothing has to be signed.
 
-    Judgements are remembered by the lease's version, so that a quiet lease is verified once.
+    The newest judgement of each lease is remembered, so that a quiet lease is verified once.
     """
 
     def __init__(self, domain: SigningDomain | None) -> None:
         self._domain = domain
-        self._known: dict[tuple[str, str, str], SignatureVerdict] = {}
+        self._recent: dict[str, _Judged] = {}
+        self._older: dict[str, _Judged] = {}
 
     @property
     def required(self) -> bool:
@@ -147,12 +154,13 @@ class UsageVerifier:
         if self._domain is None or not signer:
             return NO_SIGNER
         meta = lease.metadata
-        key = (meta.uid, meta.resource_version, signer)
-        if key not in self._known:
-            if len(self._known) >= MOST_REMEMBERED:
-                self._known.clear()
-            self._known[key] = _judge(lease, signer, self._domain)
-        return self._known[key]
+        known = self._recent.get(meta.uid) or self._older.pop(meta.uid, None)
+        if known is None or (known.version, known.signer) != (meta.resource_version, signer):
+            known = _Judged(meta.resource_version, signer, _judge(lease, signer, self._domain))
+        if meta.uid not in self._recent and len(self._recent) >= MOST_REMEMBERED:
+            self._older, self._recent = self._recent, {}
+        self._recent[meta.uid] = known
+        return known.verdict
 
 
 def _judge(lease: ComputeLease, signer: str, domain: SigningDomain) -> SignatureVerdict:
