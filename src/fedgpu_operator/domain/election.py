@@ -34,7 +34,7 @@ class LeaseState:
 
 
 class Action(Enum):
-    """What a candidate does next."""
+    """What a contender does next."""
 
     CREATE = auto()
     TAKE = auto()
