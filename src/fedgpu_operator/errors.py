@@ -26,6 +26,7 @@
     │   └── RevertedError           the contract refused the call; carries the decoded reason
     ├── LedgerError             the ledger refuses an append that contradicts what it holds
     │   └── LedgerUnreachableError  the database does not answer; what was asked may have been done all the same
+    ├── NotLeaderError          another replica may lead by now: nothing was sent, and the process ends
     ├── PassExpiredError        a pass of a loop exceeded its time limit, and was cancelled
     └── LabError                the lab could not build or start one of its parts
 
@@ -211,6 +212,10 @@ class LedgerError(FedGPUError):
 
 class LedgerUnreachableError(LedgerError):
     reason = "LedgerUnreachable"
+
+
+class NotLeaderError(FedGPUError):
+    reason = "NotLeader"
 
 
 class PassExpiredError(FedGPUError):

@@ -48,6 +48,8 @@ MAX_BLOCK: Final = 2**53
 GWEI: Final = 10**9
 _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 
+_SERVER: Final = re.compile(r"postgres(ql)?(\+\w+)?://")
+
 N = TypeVar("N", int, float)
 
 
@@ -446,6 +448,13 @@ class Settings(Group):
         "`postgresql://user:password@host/database`. One operator writes to it.",
         chart="`ledger.urlSecret`, else `persistence`",
     )
+    leader_election: Flag = setting(
+        "false",
+        "`true` lets several replicas run, of which the one that holds the coordination Lease `fedgpu-leader` in "
+        "`FEDGPU_NAMESPACE` works; needs a ledger on PostgreSQL. See "
+        "[operations.md](operations.md#high-availability).",
+        chart="`replicas` above 1",
+    )
     acceptance: Literal["OnCreate", "Manual"] = setting(
         "OnCreate",
         "`OnCreate` accepts a provider as it was created by somebody who may `update` `gpuproviders/accept`; `Manual` "
@@ -634,6 +643,11 @@ class Settings(Group):
             raise ValueError(f"{PREFIX}METRICS_PORT and {PREFIX}HEALTH_PORT: must differ")
         if self.funding_checkpoint_seconds > self.funding_warn_seconds:
             raise ValueError(f"{PREFIX}FUNDING_CHECKPOINT_SECONDS: must not be above {PREFIX}FUNDING_WARN_SECONDS")
+        if self.leader_election and not _SERVER.match(self.ledger.get_secret_value()):
+            raise ValueError(
+                f"{PREFIX}LEADER_ELECTION: needs a PostgreSQL ledger in {PREFIX}LEDGER; no file can be taken from a "
+                "leader that is stopped"
+            )
         return self
 
 

@@ -47,6 +47,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* "true" if replicas elect a leader among themselves. */}}
+{{- define "fedgpu.several" -}}
+{{- gt (int64 .Values.replicas) 1 -}}
+{{- end -}}
+
+{{/* The Lease of their election, as bootstrap/election.py names it. */}}
+{{- define "fedgpu.leaderLease" -}}
+fedgpu-leader
+{{- end -}}
+
 {{/* The subject of every binding, and of the admission policy. */}}
 {{- define "fedgpu.subjects" -}}
 - kind: ServiceAccount
@@ -67,6 +77,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: /var/lib/fedgpu/ledger.db
   {{- end }}
 {{- end }}
+- name: FEDGPU_LEADER_ELECTION
+  value: {{ include "fedgpu.several" . | quote }}
 - name: FEDGPU_ACCEPTANCE
   value: {{ $settings.acceptance | quote }}
 - name: FEDGPU_ACCEPTANCE_ENFORCED
@@ -292,6 +304,9 @@ valueFrom:
 {{- end -}}
 {{- if and .Values.ledger.urlSecret.name .Values.persistence.existingClaim -}}
 {{- fail "ledger.urlSecret.name and persistence.existingClaim: the ledger lives in one place, so give one of them" -}}
+{{- end -}}
+{{- if and (gt (int64 .Values.replicas) 1) (not .Values.ledger.urlSecret.name) -}}
+{{- fail (printf "replicas is %d and the ledger is an SQLite file, which has one writer; set ledger.urlSecret.name to a PostgreSQL database" (int64 .Values.replicas)) -}}
 {{- end -}}
 {{- if .Values.chain.enabled -}}
 {{- include "fedgpu.refuseChain" .Values.chain -}}

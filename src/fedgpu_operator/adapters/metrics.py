@@ -161,7 +161,16 @@ class PrometheusMetrics:
             ["kind"],
             registry=self.registry,
         )
+        self._leader = Gauge(
+            "fedgpu_leader",
+            "1 while this replica does the operator's work, 0 while it stands by for the leader.",
+            registry=self.registry,
+        )
         self._market = MarketMetrics(self.registry)
+
+    def follow_leader(self, leads: Callable[[], bool]) -> None:
+        """Report what this returns, at each scrape."""
+        self._leader.set_function(lambda: float(leads()))
 
     def follow(self, silences: Mapping[str, Callable[[], float]]) -> None:
         """Report by kind what these return, at each scrape."""

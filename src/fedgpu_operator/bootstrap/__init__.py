@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedgpu_operator.bootstrap.election import REQUEST_SECONDS, Elector
 from fedgpu_operator.bootstrap.system import System, build
 
-__all__ = ["System", "build"]
+__all__ = ["REQUEST_SECONDS", "Elector", "System", "build"]

@@ -26,7 +26,7 @@ from fedgpu_operator.hub.services.attempts import wants_agent
 from fedgpu_operator.hub.services.hubstate import load_all, load_namespaces, load_reading
 from fedgpu_operator.hub.services.workloads import provider_namespace
 from fedgpu_operator.hub.views.trust import SecretKey, keeps_agent, secret_owners
-from fedgpu_operator.ports import SECRETS, Clock, Kube
+from fedgpu_operator.ports import SECRETS, Clock, Kube, LeaderCheck, always
 from fedgpu_operator.pulse import Pulse
 from fedgpu_operator.settings import Settings
 
@@ -49,17 +49,24 @@ class AgentSupervisor:
     """Starts, restarts and ends agents; `refusals` says why a provider has none, for its status.
 
     `reserved` are the addresses of the operator's own keys: a provider that could have one sign for it would have
-    both signatures of a receipt from one hand.
+    both signatures of a receipt from one hand. Nothing changes on a member unless `leads` lets it.
     """
 
     def __init__(
-        self, hub: Kube, clock: Clock, settings: Settings, hub_uid: str, reserved: Collection[str] = ()
+        self,
+        hub: Kube,
+        clock: Clock,
+        settings: Settings,
+        hub_uid: str,
+        reserved: Collection[str] = (),
+        leads: LeaderCheck = always,
     ) -> None:
         self._hub = hub
         self._clock = clock
         self._settings = settings
         self._hub_uid = hub_uid
         self._reserved = frozenset(address.lower() for address in reserved)
+        self._leads = leads
         self._running: dict[str, PushAgent] = {}
         self._winding_down: set[str] = set()
         self._budgets: dict[str, Budget] = {}
@@ -163,7 +170,7 @@ class AgentSupervisor:
         if running is not None and running.made_of == made_of and not running.task.done():
             self.refusals.pop(name, None)
             return
-        member = KubeClient.of_member(member_client(text, x509_strict=strict), KEPT, self._budget(name))
+        member = KubeClient.of_member(member_client(text, x509_strict=strict), KEPT, self._budget(name), self._leads)
         self.refusals.pop(name, None)
         await self._end(name)
         self._start(provider, member, signing, made_of)

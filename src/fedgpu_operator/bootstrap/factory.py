@@ -39,7 +39,7 @@ from fedgpu_operator.hub.services.transactions import IntentSender, smaller_call
 from fedgpu_operator.hub.services.wallets import ProofBook
 from fedgpu_operator.hub.services.writes import Writers
 from fedgpu_operator.placement import Plugins
-from fedgpu_operator.ports import Clock, Escrow, Kube, Ledger, Metrics, TypedSigner
+from fedgpu_operator.ports import Clock, Escrow, Kube, LeaderCheck, Ledger, Metrics, TypedSigner, always
 from fedgpu_operator.pulse import Pass
 from fedgpu_operator.settings import Settings
 from fedgpu_operator.settlement import Terms, Thresholds
@@ -62,7 +62,8 @@ class Factory:
 
     A service is made when it is first asked for, and shared from then on; one that is set before is used instead.
     `access` is None if nothing is settled on chain. `escrow` is the contract to read, and `place` the one that usage
-    is signed for; both are by default that of `access`.
+    is signed for; both are by default that of `access`. `leads` is asked before something changes on a
+    member; `kube` and `access` have been given theirs.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Factory:
         place: EscrowAddress | None = None,
         clock: Clock | None = None,
         metrics: Metrics | None = None,
+        leads: LeaderCheck = always,
     ) -> None:
         self.settings = settings
         self.kube = kube
@@ -86,7 +88,10 @@ class Factory:
         self.escrow: Escrow | None = access.escrow if access is not None else escrow
         self.place = EscrowAddress(self.escrow.chain_id, self.escrow.escrow) if self.escrow is not None else place
         self.clock: Clock = clock or SystemClock()
+        if isinstance(metrics, PrometheusMetrics):
+            self.prometheus = metrics
         self.metrics: Metrics = metrics or self.prometheus
+        self.leads = leads
 
     # ---- services
 
@@ -223,7 +228,7 @@ class Factory:
     def supervisor(self) -> AgentSupervisor:
         """Runs the Push agents."""
         reserved = self.access.own_addresses if self.access is not None else []
-        return AgentSupervisor(self.kube, self.clock, self.settings, self.hub_uid, reserved=reserved)
+        return AgentSupervisor(self.kube, self.clock, self.settings, self.hub_uid, reserved=reserved, leads=self.leads)
 
     @cached_property
     def thresholds(self) -> Callable[[], Thresholds]:

@@ -18,7 +18,7 @@ from fedgpu_operator.errors import ChainError, ChainMismatchError, Configuration
 from fedgpu_operator.hub.loops.settlement import SettlementLoop
 from fedgpu_operator.hub.services.escrow import FATAL, Obstacle, TermsSource
 from fedgpu_operator.hub.services.settler import SettlerWatch
-from fedgpu_operator.ports import Clock, Metrics
+from fedgpu_operator.ports import Clock, LeaderCheck, Metrics, always
 from fedgpu_operator.settings import ChainSettings, SignerSettings
 from fedgpu_operator.settlement import Terms
 
@@ -62,8 +62,10 @@ class EscrowAccess:
         await self.escrow.aclose()
 
 
-async def open_escrow(chain: ChainSettings, clock: Clock) -> EscrowAccess:
+async def open_escrow(chain: ChainSettings, clock: Clock, leads: LeaderCheck = always) -> EscrowAccess:
     """Load the keys, open the escrow and check it; raises ConfigurationError or ChainMismatchError.
+
+    Nothing is sent unless `leads` lets it.
 
     A chain or a signer that does not answer within PATIENCE_SECONDS stops nothing: computing goes on, and what is not
     known is read again before anything is settled.
@@ -78,6 +80,7 @@ async def open_escrow(chain: ChainSettings, clock: Clock) -> EscrowAccess:
         quorum=chain.rpc_quorum,
         from_block=chain.first_block,
         batch=chain.batch,
+        leads=leads,
     )
     holders: dict[Role, str] = {"SETTLER": settler.address}
     if meter is not None:

@@ -25,7 +25,7 @@ from fedgpu_operator.hub.loops.loop import Loop
 from fedgpu_operator.hub.services.escrow import Published, publish
 from fedgpu_operator.hub.services.priorities import PRIORITY_CLASSES
 from fedgpu_operator.hub.services.recovery import LedgerCheck
-from fedgpu_operator.ports import NAMESPACES, Kube, ResourceType
+from fedgpu_operator.ports import NAMESPACES, Kube, LeaderCheck, ResourceType, always
 from fedgpu_operator.settings import Settings
 
 HUB_PATIENCE_SECONDS: Final = 15.0
@@ -95,28 +95,38 @@ class System:
         await self.kube.close()
 
 
-async def build(settings: Settings, changed: Changed, *, polled: Collection[type[Resource]] = ()) -> System:
+async def build(
+    settings: Settings,
+    changed: Changed,
+    *,
+    polled: Collection[type[Resource]] = (),
+    metrics: PrometheusMetrics | None = None,
+    leads: LeaderCheck | None = None,
+) -> System:
     """Connect and check everything; raises ConfigurationError or ChainMismatchError if it can never work.
 
     `changed` is called for each change of what is held of the hub; `polled` are the kinds whose events
-    are delivered to `HoldingKube.deliver`.
+    are delivered to `HoldingKube.deliver`. With `leads`, the check of an operator that was elected, the ledger is
+    taken from the leader before, and nothing changes anything outside unless it passes.
     """
+    may_write = leads or always
     async with AsyncExitStack() as opened:
-        kube = await connect()
+        kube = await connect(leads=may_write)
         opened.push_async_callback(kube.close)
         hub_uid = await _check_hub(kube)
         access = None
         if settings.chain is not None:
-            access = await open_escrow(settings.chain, SystemClock())
+            access = await open_escrow(settings.chain, SystemClock(), may_write)
             opened.push_async_callback(access.aclose)
-        ledger = await SqlLedger.open(settings.ledger.get_secret_value(), limit=LIMIT_SECONDS)
+        ledger = await SqlLedger.open(settings.ledger.get_secret_value(), limit=LIMIT_SECONDS, leads=leads)
         opened.push_async_callback(ledger.close)
         if access is not None:
             escrow = access.escrow
             await ledger.bind(escrow.chain_id, escrow.escrow)
             await _publish(kube, settings.namespace, Published(hub_uid, escrow.chain_id, escrow.escrow))
         held = HoldingKube(kube, KINDS, changed, polled=polled, every=settings.resync_seconds)
-        system = System.of(Factory(settings, held, ledger, hub_uid=hub_uid, access=access), held, ledger)
+        factory = Factory(settings, held, ledger, hub_uid=hub_uid, access=access, metrics=metrics, leads=may_write)
+        system = System.of(factory, held, ledger)
         system.metrics.follow(held.silences())
         opened.pop_all()
     return system

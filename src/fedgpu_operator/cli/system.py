@@ -38,7 +38,10 @@ def demo(
 
 
 def operator() -> None:
-    """Run the operator. It connects to the cluster of KUBECONFIG or of its own pod; FEDGPU_* variables configure it."""
+    """Run the operator. It connects to the cluster of KUBECONFIG or of its own pod; FEDGPU_* variables configure it.
+
+    Exit code 2: it can never work as configured. 4: of several replicas, the leader that lost its Lease.
+    """
     from fedgpu_operator.settings import Settings
 
     # Before anything heavy is imported: a wrong setting is reported immediately.

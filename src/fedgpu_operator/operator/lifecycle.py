@@ -10,8 +10,9 @@ from typing import Any, Final
 import kopf
 
 from fedgpu_operator.adapters.kube.connect import own_configuration
+from fedgpu_operator.adapters.metrics import PrometheusMetrics
 from fedgpu_operator.backoff import Backoff
-from fedgpu_operator.bootstrap import System, build
+from fedgpu_operator.bootstrap import Elector, System, build
 from fedgpu_operator.domain.text import clean
 from fedgpu_operator.errors import ConfigurationError, FedGPUError
 from fedgpu_operator.logs import quiet_libraries
@@ -27,24 +28,31 @@ LAST_BACKOFF_SECONDS: Final = 20.0
 
 
 class Process:
-    """What runs in this process: nothing until it is built, then a System. Shared by handlers and probes."""
+    """What runs in this process: nothing until it is built, then a System. Shared by handlers and probes.
 
-    def __init__(self, settings: Settings) -> None:
+    With an `elector` this process is one of several replicas, and builds nothing before it was elected.
+    """
+
+    def __init__(self, settings: Settings, elector: Elector | None = None) -> None:
         self.settings = settings
+        self.elector = elector
         self.system: System | None = None
+        self.metrics = PrometheusMetrics()
+        self.metrics.follow_leader(lambda: self.leads)
+        self._serves_metrics = False
         self._starting = "the operator is starting"
 
     async def start(self) -> None:
         """Build and start the system; raises what `build` raises, after which it may be tried again."""
         try:
             # Before the first watch, so that its first list, too, finds whom to call.
-            system = await build(self.settings, self._changed, polled=KOPF_KINDS)
+            leads = self.elector.check if self.elector is not None else None
+            system = await build(self.settings, self._changed, polled=KOPF_KINDS, metrics=self.metrics, leads=leads)
         except FedGPUError as error:
             self._starting = f"the operator cannot start: {error.reason}: {error}"
             raise
         self.system = system
-        if self.settings.metrics_port:
-            _serve_metrics(system, self.settings)
+        self.serve_metrics()
         system.start()
         log.info("started; loops: %s", ", ".join(system.loops))
 
@@ -54,12 +62,30 @@ class Process:
         if system is not None:
             await system.close()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process does the operator's work: it runs, and holds the Lease if there is an election."""
+        return self.system is not None and (self.elector is None or self.elector.leads)
+
+    def serve_metrics(self) -> None:
+        """Serve `/metrics`, unless that is done already; raises ConfigurationError if the port is taken."""
+        if self._serves_metrics or not self.settings.metrics_port:
+            return
+        try:
+            self.metrics.serve(self.settings.metrics_port, self.settings.bind_address)
+        except OSError as error:
+            text = f"FEDGPU_METRICS_PORT: cannot listen on {self.settings.metrics_port}: {error}"
+            raise ConfigurationError(text) from error
+        self._serves_metrics = True
+
     def hung(self) -> dict[str, str]:
         """By name, what hangs though it was cancelled, or has ended, and why; nothing outside counts."""
         return {} if self.system is None else _cleaned(self.system.hung())
 
     def unready(self) -> dict[str, str]:
-        """By part, why the operator cannot do its work now."""
+        """By part, why the operator cannot do its work now, or why a standby could not take over."""
+        if self.system is None and self.elector is not None and not self.elector.leads:
+            return _cleaned({"election": why} if (why := self.elector.trouble()) else {})
         return _cleaned({"start": self._starting} if self.system is None else self.system.unready())
 
     def _changed(self, plural: str, namespace: str, before: Any, after: Any) -> None:
@@ -74,7 +100,10 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     _configure(settings)
     if "process" not in memo:
         quiet_libraries()
-        memo.process = Process(Settings.from_env(os.environ))
+        found = Settings.from_env(os.environ)
+        if found.leader_election:
+            raise ConfigurationError("FEDGPU_LEADER_ELECTION: only `fedgpu operator` takes part in an election")
+        memo.process = Process(found)
     if memo.process.system is None:
         await memo.process.start()
 
@@ -135,19 +164,12 @@ def _configure(settings: kopf.OperatorSettings) -> None:
             "--namespace: the operator serves a whole hub, since all namespaces share its GPUs; use --all-namespaces"
         )
     if settings.peering.mandatory:
-        raise ConfigurationError("--peering: the operator runs as one replica; use --standalone")
+        raise ConfigurationError("--peering: `kopf run` runs this operator as one replica; use --standalone")
     settings.peering.standalone = True  # pausing would stop Kopf's watches and no loop
     settings.posting.enabled = False  # the loops write their own Events
     settings.scanning.disabled = True  # our kinds are checked at start; nothing else is looked for
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = _Backoffs()
-
-
-def _serve_metrics(system: System, settings: Settings) -> None:
-    try:
-        system.metrics.serve(settings.metrics_port, settings.bind_address)
-    except OSError as error:
-        raise ConfigurationError(f"FEDGPU_METRICS_PORT: cannot listen on {settings.metrics_port}: {error}") from error
 
 
 def _cleaned(words: dict[str, str]) -> dict[str, str]:

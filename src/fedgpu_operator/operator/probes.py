@@ -45,6 +45,7 @@ class ProbeSite:
         return web.json_response({"alive": not hung, "loops": hung}, status=500 if hung else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        """503 if the operator cannot do its work now, with the reason by part."""
+        """503 if the operator cannot do its work now, or a standby could not take over, with the reason by part."""
         parts = self._process.unready()
-        return web.json_response({"ready": not parts, "parts": parts}, status=503 if parts else 200)
+        said = {"ready": not parts, "leader": self._process.leads, "parts": parts}
+        return web.json_response(said, status=503 if parts else 200)

@@ -27,6 +27,7 @@ from fedgpu_operator.ports.kube import (
     WatchEvent,
     read_back,
 )
+from fedgpu_operator.ports.leadership import LeaderCheck, always
 from fedgpu_operator.ports.ledger import (
     AttemptBook,
     EpochBook,
@@ -57,6 +58,7 @@ __all__ = [
     "Escrow",
     "Holding",
     "Kube",
+    "LeaderCheck",
     "Ledger",
     "Listed",
     "Metrics",
@@ -70,5 +72,6 @@ __all__ = [
     "TypedSigner",
     "UsageBook",
     "WatchEvent",
+    "always",
     "read_back",
 ]

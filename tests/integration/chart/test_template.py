@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from fedgpu_lab.chart import Helm, chart_folder
+from fedgpu_operator.bootstrap.election import LEASE
 from fedgpu_operator.domain.running import Hysteresis
 from fedgpu_operator.errors import LabError
 from fedgpu_operator.settings import Settings
@@ -82,6 +83,54 @@ def test_one_operator_at_a_time(defaults: list[Manifest], find: Find) -> None:
     spec = find(defaults, "Deployment")["spec"]
     assert spec["replicas"] == 1
     assert spec["strategy"] == {"type": "Recreate"}
+    assert not [each for each in defaults if each["kind"] == "PodDisruptionBudget"]
+    assert "topologySpreadConstraints" not in pod(find(defaults, "Deployment"))
+    assert "fedgpu-leader" not in str(defaults), "an operator that elects nobody has no right to do so"
+
+
+SEVERAL = {"replicas": 2, "ledger": {"urlSecret": {"name": "database"}}}
+
+
+def test_of_several_replicas_one_is_elected_and_no_drain_takes_two(render: Render, find: Find) -> None:
+    objects = render(SEVERAL)
+    deployment = find(objects, "Deployment")
+    selector = deployment["spec"]["selector"]
+    assert deployment["spec"]["replicas"] == 2
+    # Without one that may be missing, an update from one replica would wait for ever: the new leader gets the ledger,
+    # and is ready, only when the old pod has gone.
+    assert deployment["spec"]["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1},
+    }
+    variables = env(deployment) | {"FEDGPU_LEDGER": "postgresql://host/ledger"}
+    assert Settings.from_env(variables).leader_election
+    budget = find(objects, "PodDisruptionBudget")["spec"]
+    assert (budget["selector"], budget["maxUnavailable"]) == (selector, 1)
+
+
+def test_several_replicas_keep_apart_unless_somebody_knows_better(render: Render, find: Find) -> None:
+    spread = pod(find(render(SEVERAL), "Deployment"))["topologySpreadConstraints"]
+    assert [each["topologyKey"] for each in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    for each in spread:
+        assert each["whenUnsatisfiable"] == "ScheduleAnyway", "two on one node are better than one"
+        assert each["labelSelector"] == find(render(SEVERAL), "Deployment")["spec"]["selector"]
+    own = SEVERAL | {"topologySpreadConstraints": [{"maxSkew": 3}]}
+    assert pod(find(render(own), "Deployment"))["topologySpreadConstraints"] == [{"maxSkew": 3}]
+
+
+def test_their_lease_is_the_one_that_the_operator_asks_for(render: Render, find: Find) -> None:
+    objects = render(SEVERAL)
+    rules = [rule for rule in find(objects, "Role", "fedgpu-operator")["rules"] if "leases" in rule["resources"]]
+    assert rules == [
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "resourceNames": [LEASE],
+            "verbs": ["get", "patch"],
+        }
+    ]
+    policy = find(objects, "ValidatingAdmissionPolicy", ".namespaces")["spec"]["validations"][0]["expression"]
+    assert f"request.namespace == 'fedgpu-system' && request.name == '{LEASE}'" in " ".join(policy.split())
 
 
 def test_no_service_can_add_variables_that_the_operator_refuses(defaults: list[Manifest], find: Find) -> None:
@@ -367,7 +416,9 @@ def test_an_existing_account_is_bound_and_not_made(render: Render, find: Find) -
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"replicas": 2}, ["replicas"]),
+        ({"replicas": 2}, ["replicas is 2", "SQLite", "ledger.urlSecret.name"]),
+        ({"replicas": 0}, ["/replicas", "minimum"]),
+        ({"replicas": 1.5}, ["/replicas", "integer"]),
         ({"chain": CHAIN | {"firstBlock": -1}}, ["/chain/firstBlock"]),
         ({"chain": CHAIN | {"batchAddress": "0x5F"}}, ["/chain/batchAddress"]),
         ({"chain": CHAIN | {"caConfigMap": {"name": "a"}, "caSecret": {"name": "b"}}}, ["caConfigMap", "caSecret"]),

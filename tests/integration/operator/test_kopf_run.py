@@ -135,7 +135,7 @@ def test_it_ends_when_it_is_asked_to(run: KopfRun) -> None:
     ("options", "words"),
     [
         (["--namespace=team"], "--namespace: the operator serves a whole hub"),
-        (["--all-namespaces", "--peering=default"], "--peering: the operator runs as one replica"),
+        (["--all-namespaces", "--peering=default"], "--peering: `kopf run` runs this operator as one replica"),
     ],
 )
 def test_an_option_that_it_cannot_honour_ends_it_with_the_reason(run: KopfRun, options: list[str], words: str) -> None:

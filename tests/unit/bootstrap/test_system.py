@@ -27,13 +27,13 @@ class Wiring:
     async def close(self) -> None:
         self.closed += 1
 
-    async def connect(self) -> Wiring:
+    async def connect(self, **_: object) -> Wiring:
         return self
 
     async def hub(self, _kube: object) -> str:
         return "the-hub"
 
-    async def opened(self, chain: ChainSettings, _clock: object) -> SimpleNamespace:
+    async def opened(self, chain: ChainSettings, *_: object) -> SimpleNamespace:
         escrow = SimpleNamespace(chain_id=31337, escrow=self.escrow)
         return SimpleNamespace(chain=chain, escrow=escrow, meter=None, terms=None, own_addresses=[], aclose=self.close)
 

@@ -125,13 +125,14 @@ async def test_a_bug_is_no_outcome() -> None:
         await handler()
 
 
-def test_a_port_that_is_taken_is_a_wrong_configuration(settings: Settings) -> None:
+def test_a_port_that_is_taken_is_a_wrong_configuration(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def serve(port: int, address: str) -> None:
         raise OSError("Address already in use")
 
-    taken = cast("System", SimpleNamespace(metrics=SimpleNamespace(serve=serve)))
-    with pytest.raises(ConfigurationError, match=r"FEDGPU_METRICS_PORT: cannot listen on 0: Address already in use"):
-        lifecycle._serve_metrics(taken, settings)
+    process = lifecycle.Process(settings.model_copy(update={"metrics_port": 9090}))
+    monkeypatch.setattr(process.metrics, "serve", serve)
+    with pytest.raises(ConfigurationError, match=r"FEDGPU_METRICS_PORT: cannot listen on 9090: Address already in use"):
+        process.serve_metrics()
 
 
 class Hub:

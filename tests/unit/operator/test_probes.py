@@ -45,7 +45,10 @@ async def ask(settings: Settings, path: str) -> tuple[int, Any]:
 @pytest.mark.usefixtures("site")
 async def test_an_operator_that_starts_is_alive_and_not_ready(settings: Settings) -> None:
     assert await ask(settings, "/healthz") == (200, {"alive": True, "loops": {}})
-    assert await ask(settings, "/readyz") == (503, {"ready": False, "parts": {"start": "the operator is starting"}})
+    assert await ask(settings, "/readyz") == (
+        503,
+        {"ready": False, "leader": False, "parts": {"start": "the operator is starting"}},
+    )
 
 
 @pytest.mark.usefixtures("site")
@@ -61,7 +64,7 @@ async def test_each_path_says_what_is_wrong_and_only_of_its_own_matters(process:
     assert "\x1b" not in said["parts"]["ledger"]
     unready.clear()
     hung["jobs"] = "no sign of life, late by 3 s"
-    assert await ask(settings, "/readyz") == (200, {"ready": True, "parts": {}})
+    assert await ask(settings, "/readyz") == (200, {"ready": True, "leader": True, "parts": {}})
     assert await ask(settings, "/healthz") == (500, {"alive": False, "loops": hung})
 
 

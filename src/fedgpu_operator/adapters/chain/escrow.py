@@ -37,6 +37,7 @@ from fedgpu_operator.domain.settlement import (
 from fedgpu_operator.domain.terms import EscrowPeriods, EscrowTerms, Role
 from fedgpu_operator.domain.transactions import Call, Fees, FeeView, Nonces, PostedEpoch
 from fedgpu_operator.errors import ChainError, ChainMismatchError, ChainUnreachableError, ConfigurationError
+from fedgpu_operator.ports import LeaderCheck, always
 from fedgpu_operator.settlement import gas_cap
 from fedgpu_operator.settlement.typeddata import signed_by
 
@@ -55,10 +56,10 @@ class EscrowClient:
 
     `rpc` is an endpoint's URL or several of which `quorum` (default: more than half) must agree; `signer` may be a
     private key in hex; `timeout` is seconds per request; `from_block` is one from which on the escrow exists; `batch`
-    is the contract that bundles calls, by default the canonical Multicall3 if the chain has it. No method
-    waits for a block. Raises ChainUnreachableError if no answer came or too few agree (which never means "not done"),
-    RevertedError with the decoded reason if the contract refuses, ChainMismatchError if the chain is not the one
-    configured.
+    is the contract that bundles calls, by default the canonical Multicall3 if the chain has it. Nothing is sent unless
+    `leads` lets it. No method waits for a block. Raises ChainUnreachableError if no answer came or too few agree
+    (which never means "not done"), RevertedError with the decoded reason if the contract refuses, ChainMismatchError
+    if the chain is not the one configured.
     """
 
     def __init__(
@@ -73,11 +74,12 @@ class EscrowClient:
         from_block: int | None = None,
         batch: str | None = None,
         patience: Patience | None = None,
+        leads: LeaderCheck = always,
     ) -> None:
         holder = LocalSigner(signer) if isinstance(signer, str) else signer
         self._rpc = Rpc(rpc, quorum=quorum, timeout=timeout, chain_id=chain_id, patience=patience)
         self.chain_id = chain_id
-        self._sender = Sender(self._rpc, holder, chain_id) if holder is not None else None
+        self._sender = Sender(self._rpc, holder, chain_id, leads) if holder is not None else None
         self._verified = False
         """Set by the first verification that passed: a chain that was away at the start is checked when it is back."""
         self.escrow: ChecksumAddress = to_checksum_address(escrow)

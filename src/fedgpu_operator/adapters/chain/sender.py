@@ -17,6 +17,7 @@ from fedgpu_operator.adapters.chain.signers import Signer
 from fedgpu_operator.domain.settlement import SignedTx
 from fedgpu_operator.domain.transactions import Call, Fees
 from fedgpu_operator.errors import ChainError
+from fedgpu_operator.ports import LeaderCheck, always
 from fedgpu_operator.settlement import GAS_MARGIN
 from fedgpu_operator.settlement.fees import BASE_FEE_ROOM
 
@@ -25,12 +26,16 @@ TRANSFER_GAS = 21_000
 
 
 class Sender:
-    """One signer on one connection; `chain_id` None asks the endpoints which chain they serve."""
+    """One signer on one connection; `chain_id` None asks the endpoints which chain they serve.
 
-    def __init__(self, rpc: Rpc, signer: Signer, chain_id: int | None = None) -> None:
+    Nothing is signed or sent unless `leads` lets it.
+    """
+
+    def __init__(self, rpc: Rpc, signer: Signer, chain_id: int | None = None, leads: LeaderCheck = always) -> None:
         self._rpc = rpc
         self.signer = signer
         self._chain_id = chain_id
+        self._leads = leads
         self._lock = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -76,6 +81,7 @@ class Sender:
         }
         if call.to is not None:
             transaction["to"] = to_checksum_address(call.to)
+        self._leads()
         raw = await self.signer.sign_transaction(transaction)
         return SignedTx(
             tx_hash="0x" + keccak(raw).hex(),
@@ -97,6 +103,7 @@ class Sender:
         if a quorum refuses, not `certain` unless all do; ChainUnreachableError if too few answered, which may
         mean that they are on their way all the same.
         """
+        self._leads()
         with self._rpc.speaking("sending a transaction"):
             await self._rpc.w3.eth.send_raw_transaction(signed.raw)
         return signed.tx_hash

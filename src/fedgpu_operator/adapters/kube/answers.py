@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Final, Literal, Protocol, cast
 
 import aiohttp
@@ -28,7 +29,7 @@ from fedgpu_operator.errors import (
     TooLargeError,
     UnreachableError,
 )
-from fedgpu_operator.ports import WatchEvent
+from fedgpu_operator.ports import LeaderCheck, WatchEvent
 
 MAX_STATUS_BYTES: Final = 256 * 1024
 MAX_MESSAGE: Final = 2000
@@ -75,6 +76,27 @@ def refuse_redirects() -> aiohttp.TraceConfig:
 
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(refuse)
+    return trace
+
+
+def only_leading(check: LeaderCheck) -> aiohttp.TraceConfig:
+    """A hook for an aiohttp session that ends a request which is no GET, HEAD or OPTIONS unless this process leads.
+
+    It is asked when the request begins and again when there is a connection to send it on, which may have taken long.
+    """
+
+    async def begin(_session: object, context: SimpleNamespace, sent: aiohttp.TraceRequestStartParams) -> None:
+        context.changes = sent.method not in {"GET", "HEAD", "OPTIONS"}
+        await connected(_session, context, None)
+
+    async def connected(_session: object, context: SimpleNamespace, _seen: object) -> None:
+        if context.changes:
+            check()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(begin)
+    trace.on_connection_create_end.append(connected)
+    trace.on_connection_reuseconn.append(connected)
     return trace
 
 

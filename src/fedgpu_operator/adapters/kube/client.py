@@ -18,6 +18,7 @@ from kubernetes.aio.client import ApiClient
 
 from fedgpu_operator.adapters.kube.answers import (
     checked,
+    only_leading,
     read_body,
     read_error,
     read_events,
@@ -46,7 +47,7 @@ from fedgpu_operator.errors import (
     RejectedError,
     UnreachableError,
 )
-from fedgpu_operator.ports import Listed, ResourceType, WatchEvent
+from fedgpu_operator.ports import LeaderCheck, Listed, ResourceType, WatchEvent, always
 from fedgpu_operator.reflector import weight
 
 MINUTE: Final = 60.0
@@ -184,7 +185,7 @@ class KubeClient:
 
     It follows no redirect and unpacks nothing, whoever the server is; `timeout` bounds one call in seconds. Of a kind
     in `keeps` only that stays of each object. With a `budget` each call that it does not cover raises
-    BudgetExceededError.
+    BudgetExceededError. What would change something raises NotLeaderError, and is not sent, unless `leads` lets it.
     """
 
     def __init__(
@@ -196,6 +197,7 @@ class KubeClient:
         keeps: Mapping[ResourceType, Keep] | None = None,
         cleans: bool = False,
         budget: Budget | None = None,
+        leads: LeaderCheck = always,
     ) -> None:
         self._api = api
         self._timeout = timeout
@@ -210,7 +212,8 @@ class KubeClient:
         configuration = api.configuration
         # Only of members texts are cleaned.
         server: Literal["hub", "member"] = "member" if cleans else "hub"
-        configuration.trace_configs = [*(configuration.trace_configs or []), refuse_redirects(), counted(server)]
+        hooks = [refuse_redirects(), only_leading(leads), counted(server)]
+        configuration.trace_configs = [*(configuration.trace_configs or []), *hooks]
         configuration.client_session_kwargs = {
             **(configuration.client_session_kwargs or {}),
             "auto_decompress": False,
@@ -218,10 +221,16 @@ class KubeClient:
         }
 
     @classmethod
-    def of_member(cls, api: ApiClient, keeps: Mapping[ResourceType, Keep], budget: Budget | None = None) -> KubeClient:
+    def of_member(
+        cls,
+        api: ApiClient,
+        keeps: Mapping[ResourceType, Keep],
+        budget: Budget | None = None,
+        leads: LeaderCheck = always,
+    ) -> KubeClient:
         """A client for the API server of a stranger: tighter limits, clean texts, and a budget, a full one if none."""
         budget = budget or Budget(Allowance(), time.monotonic())
-        return cls(api, limits=MEMBER, keeps=keeps, cleans=True, budget=budget)
+        return cls(api, limits=MEMBER, keeps=keeps, cleans=True, budget=budget, leads=leads)
 
     async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
         return await self._call("GET", _path(kind, namespace, name), kind)

@@ -13,6 +13,7 @@ from kubernetes.aio.config.config_exception import ConfigException
 
 from fedgpu_operator.adapters.kube.client import KubeClient
 from fedgpu_operator.errors import ConfigurationError
+from fedgpu_operator.ports import LeaderCheck, always
 
 
 async def own_configuration(context: str | None = None) -> Configuration:
@@ -44,9 +45,9 @@ def _require_kubeconfig() -> None:
         raise ConfigurationError(f"there is no kubeconfig at {wanted}: set KUBECONFIG")
 
 
-async def connect(context: str | None = None) -> KubeClient:
-    """A client for the process's own API server."""
-    return KubeClient(ApiClient(await own_configuration(context)))
+async def connect(context: str | None = None, *, seconds: float = 15.0, leads: LeaderCheck = always) -> KubeClient:
+    """A client for the process's own API server; `seconds` bounds one call, `leads` what may change something."""
+    return KubeClient(ApiClient(await own_configuration(context)), timeout=seconds, leads=leads)
 
 
 def _proxy_of(server: str) -> str | None:

@@ -26,6 +26,7 @@ from fedgpu_operator.adapters.ledger.postgres import CONNECTIONS
 from fedgpu_operator.adapters.ledger.schema import chain_heads
 from fedgpu_operator.adapters.requests import LEDGER_BYTES, LEDGER_SECONDS
 from fedgpu_operator.errors import LedgerUnreachableError
+from fedgpu_operator.ports import LeaderCheck
 
 READERS: Final = CONNECTIONS - 1
 """Readings at a time; each has a connection, and so has the question whether the server answers."""
@@ -241,6 +242,7 @@ class Calls:
         upgrade: bool = True,
         wait: float = 10.0,
         limit: float | None = None,
+        leads: LeaderCheck | None = None,
     ) -> Self:
         """Open the ledger at a path, a ``sqlite:///`` or a ``postgresql://`` URL, made or upgraded as needed.
 
@@ -251,9 +253,18 @@ class Calls:
 
         With a `limit`, a call that takes more seconds raises LedgerUnreachableError, and a PostgreSQL server ends
         statements before that; an upgrade has no limit.
+
+        With `leads`, the check of an elected operator, the session of the leader before is ended if it holds the
+        ledger. One that was not elected is waited for, and is a LedgerUnreachableError as long as it is there.
         """
         opened = await asyncio.to_thread(
-            Database.open, location, read_only=read_only, upgrade=upgrade, wait=wait, bounded=limit is not None
+            Database.open,
+            location,
+            read_only=read_only,
+            upgrade=upgrade,
+            wait=wait,
+            bounded=limit is not None,
+            leads=leads,
         )
         return cls(opened, limit)
 

@@ -21,6 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from fedgpu_operator.adapters.ledger import postgres, schema, sqlite
 from fedgpu_operator.adapters.ledger.schema import metadata
 from fedgpu_operator.errors import ConfigurationError, LedgerError
+from fedgpu_operator.ports import LeaderCheck
 
 T = TypeVar("T")
 
@@ -75,16 +76,19 @@ class Database:
         upgrade: bool = True,
         wait: float = 10.0,
         bounded: bool = False,
+        leads: LeaderCheck | None = None,
     ) -> Database:
         """Open the ledger at a path or URL; ConfigurationError, without any password in it, where that cannot be.
 
         Makes or upgrades its schema; without `upgrade` one of another schema is refused. If `read_only` nothing at all
         is written, and no writer is shut out.
         `wait` is how many seconds to wait for another operator to let go of it. `bounded` has a server end statements
-        that take too long.
+        that take too long. With `leads` the ledger of a server is taken from the leader before (postgres.writing).
         """
         upgrade = upgrade and not read_only
-        database = cls._connected(location, read_only=read_only, wait=wait, bounded=bounded, must_exist=not upgrade)
+        database = cls._connected(
+            location, read_only=read_only, wait=wait, bounded=bounded, must_exist=not upgrade, leads=leads
+        )
         database.prepare(partial(schema.prepare, upgrade=upgrade))
         if bounded:
             database.compared(database.session)
@@ -120,6 +124,7 @@ class Database:
         bounded: bool,
         must_exist: bool = False,
         archiving: bool = False,
+        leads: LeaderCheck | None = None,
     ) -> Database:
         text = str(location)
         url = _url(text) if "://" in text else None
@@ -134,7 +139,7 @@ class Database:
         elif archiving:
             writes = postgres.archiving(url, name, wait)
         else:
-            writes = postgres.writing(url, name, wait, bounded=bounded)
+            writes = postgres.writing(url, name, wait, bounded=bounded, leads=leads)
         return cls(name, reads, writes, url.password or str(url.query.get("password", "")))
 
     @property

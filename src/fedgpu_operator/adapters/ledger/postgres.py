@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from contextlib import suppress
 from weakref import WeakSet
 
@@ -14,7 +15,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from fedgpu_operator.errors import ConfigurationError, LedgerUnreachableError
+from fedgpu_operator.errors import ConfigurationError, LedgerUnreachableError, NotLeaderError
+from fedgpu_operator.ports import LeaderCheck
 
 LOCK = 0x66656467
 """First key of the advisory lock ("fedg"); the second is the schema, so that one database can hold several ledgers."""
@@ -30,6 +32,12 @@ CONNECTIONS = 5
 
 STATEMENT_TIMEOUT_MS = 30_000
 """What an operator lets one statement take; with 200,000 attempts the longest takes a few seconds."""
+
+ELECTED = "fedgpu-leader"
+"""How the writing session of an operator that was elected calls itself; only such a one is ever ended by another."""
+
+TURN_SECONDS = 0.2
+"""Between two looks whether the session before has let go of the lock."""
 
 CONNECT = {
     "connect_timeout": 10,
@@ -110,19 +118,25 @@ def reading(url: URL, *, bounded: bool = False) -> Engine:
     return engine
 
 
-def writing(url: URL, name: str, wait: float, *, bounded: bool = False) -> Engine:
+def writing(url: URL, name: str, wait: float, *, bounded: bool = False, leads: LeaderCheck | None = None) -> Engine:
     """The one connection that writes. Whenever it is made, it takes the ledger's lock or fails with ConfigurationError.
 
     The lock belongs to the session: an operator that lost its connection lost the ledger too, and cannot write again
     before it has taken it back. So it must reach the server itself, or a pooler in session mode.
+
+    With `leads`, the check of an operator that was elected, it ends the session of the leader before, which may hold
+    the lock for as long as its process is stopped; a lock that anybody else holds is waited for as ever.
     """
+    connect = CONNECT if leads is None else {**CONNECT, "application_name": ELECTED}
     engine = create_engine(
-        _driver(url), connect_args=CONNECT, pool_size=1, max_overflow=0, pool_pre_ping=True, hide_parameters=True
+        _driver(url), connect_args=connect, pool_size=1, max_overflow=0, pool_pre_ping=True, hide_parameters=True
     )
 
     def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()
         try:
+            if leads is not None:
+                _take_over(connection, leads, wait)
             cursor.execute(f"SET lock_timeout = {max(1, round(wait * 1000))}")
             cursor.execute(f"SELECT pg_advisory_lock({LOCK}, hashtext(current_schema()))")
             cursor.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
@@ -134,9 +148,15 @@ def writing(url: URL, name: str, wait: float, *, bounded: bool = False) -> Engin
             connection.commit()
             if bounded:
                 _bound(connection, _entry)
+        except NotLeaderError:
+            connection.close()
+            raise
         except engine.dialect.loaded_dbapi.errors.LockNotAvailable as error:
             # The pool never had it, so nobody else closes it.
             connection.close()
+            if leads is not None:
+                text = f"an operator that takes part in no election has the ledger {name}: it has to end first"
+                raise LedgerUnreachableError(text) from error
             raise ConfigurationError(f"another operator has the ledger {name}: only one may write it") from error
         finally:
             cursor.close()
@@ -174,6 +194,45 @@ def archiving(url: URL, name: str, wait: float) -> Engine:
 
     event.listen(engine, "connect", on_connect)
     return engine
+
+
+HOLDERS = """
+    pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+    AND l.classid = %(lock)s::int::oid AND l.objid = hashtext(current_schema())::oid
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND a.application_name = %(elected)s AND l.pid <> pg_backend_pid()
+"""
+"""The elected session that holds the lock of this ledger."""
+END_HOLDERS = "SELECT pg_terminate_backend(l.pid) FROM" + HOLDERS
+SEE_HOLDERS = "SELECT l.pid FROM" + HOLDERS
+
+
+def _take_over(connection: DBAPIConnection, leads: LeaderCheck, wait: float) -> None:
+    """End the session of the leader before, if it holds the lock, and give it time to go; raises NotLeaderError.
+
+    What it has committed stays, and what it has not is rolled back: nobody reads before this is decided.
+    """
+    cursor = connection.cursor()
+    which = {"lock": LOCK, "elected": ELECTED}
+    deadline = time.monotonic() + wait
+    try:
+        leads()
+        cursor.execute(END_HOLDERS, which)
+        while cursor.rowcount and time.monotonic() < deadline:
+            connection.commit()
+            time.sleep(TURN_SECONDS)
+            leads()
+            cursor.execute(SEE_HOLDERS, which)
+        connection.commit()
+    except psycopg.errors.InsufficientPrivilege as error:
+        connection.close()
+        raise ConfigurationError(
+            "the ledger's lock is held by a session of another role, which this one may not end; let all replicas "
+            "connect with the same role, or grant it pg_signal_backend"
+        ) from error
+    finally:
+        cursor.close()
 
 
 def _bound(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
