@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from socket import gethostname
+from typing import Any
 
 import kopf
 
@@ -36,7 +38,10 @@ async def _main(settings: Settings) -> None:
     await site.serve()
     try:
         await _start(process)
-        await kopf.operator(clusterwide=True, standalone=True, memo=kopf.Memo(process=process))
+        # Without an identity Kopf asks for the user's name, and the user of a pod has none in the image.
+        identity: Any = gethostname()  # a str of a type that is private to Kopf
+        memo = kopf.Memo(process=process)
+        await kopf.operator(clusterwide=True, standalone=True, identity=identity, memo=memo)
     finally:
         # Kopf's clean-up has done it, unless Kopf was cancelled or failed.
         await process.close()
