@@ -79,6 +79,11 @@ class Engine:
     def has_image(self, tag: str) -> bool:
         return self.docker("image", "inspect", tag, check=False).returncode == 0
 
+    def routes(self) -> list[str]:
+        """The routes out of the engine's network, a line each."""
+        argv = ["nsenter", "-t", str(self._inner()), "-n", "ip", "route", "show"]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+
     # -- parts ------------------------------------------------------------------------------------
 
     def _open(self) -> None:
