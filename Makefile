@@ -10,7 +10,7 @@ PYTHON ?= $(shell for each in python3.13 python3.12 python3.11 python3; do \
 	echo $$each; break; fi; done)
 
 .PHONY: help demo test lint contracts unit integration chaos e2e fmt pins clean \
-	chains orders mutants audit test-kstatus bench bench-gas bench-ledger bench-signatures bench-member bench-placement bench-e2e \
+	image test-kind chains orders mutants audit test-kstatus bench bench-gas bench-ledger bench-signatures bench-member bench-placement bench-e2e \
 	bench-month bench-watches soak chaos-settlement
 .DEFAULT_GOAL := help
 
@@ -59,6 +59,12 @@ chaos-settlement: $(VENV)/.installed ## the same with 20 seeds of many kills eac
 
 test-kstatus: $(VENV)/.installed ## what kstatus reads from every kind in every state; builds a Go program first
 	$(BIN)/python -m pytest tests/kstatus
+
+image: $(VENV)/.installed ## the operator's image without a container registry, as build/fedgpu-operator.tar; needs root on Debian
+	$(BIN)/python -m hack.image build/fedgpu-operator.tar
+
+test-kind: $(VENV)/.installed ## the image, the chart and a job on real kubelets; needs root on Debian, 15 GB of disk; minutes
+	$(BIN)/python -m pytest tests/kind
 
 chains: $(VENV)/.installed ## the chain adapter on a real geth, which is built first; minutes
 	TEST_CHAINS=geth $(BIN)/python -m pytest tests/contract/chain

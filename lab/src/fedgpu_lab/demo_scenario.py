@@ -60,7 +60,7 @@ class Scenario:
         return tuple(policy for policy in self.policies if policy.binds(labels))
 
 
-APART: Final = frozenset({"latency", "owners", "residency", "traces"})
+APART: Final = frozenset({"first", "latency", "owners", "residency", "traces"})
 """Folders of examples that show one matter each and are no part of the demo's story."""
 
 

@@ -21,8 +21,11 @@ KUBERNETES = gobuild.GoModule(
         "etcd": "go.etcd.io/etcd/server/v3",
         "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
         "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+        "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
         "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+        "kubeadm": "k8s.io/kubernetes/cmd/kubeadm",
         "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+        "kubelet": "k8s.io/kubernetes/cmd/kubelet",
         "kwok": "sigs.k8s.io/kwok/cmd/kwok",
     },
     version_of="k8s.io/kubernetes",
@@ -36,6 +39,13 @@ HELM = gobuild.GoModule(
     version_variable="helm.sh/helm/v4/internal/version.version",
     title="Building Helm (once on this machine, then cached)",
 )
+KIND = gobuild.GoModule(
+    "hack/tools/kind",
+    {"kind": "sigs.k8s.io/kind"},
+    version_of="sigs.k8s.io/kind",
+    version_variable="",
+    title="Building kind (once on this machine, then cached)",
+)
 GETH = gobuild.GoModule(
     "hack/tools/geth",
     {"geth": "github.com/ethereum/go-ethereum/cmd/geth"},
@@ -48,21 +58,22 @@ NODE_PROGRAMS = {
     "hardhat": ("hack/tools/hardhat", "node_modules/hardhat/internal/cli/bootstrap.js"),
 }
 """Program → the folder whose lock file installs it, and where it is in there. Hardhat's is a script for `node`."""
-CLUSTER_BINARIES = tuple(KUBERNETES.packages)
+CLUSTER_BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
+"""What the control planes of the process lab are made of."""
 
 
 def ensure(names: Iterable[str], progress: Progress | None = None) -> dict[str, Path]:
     """The path of each named program, built or installed on first use.
 
-    Known names: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, kwok, helm, geth,
-    anvil, hardhat, node.
+    Known names: etcd, kube-apiserver, kube-controller-manager, kube-proxy, kube-scheduler, kubeadm, kubectl, kubelet,
+    kwok, kind, helm, geth, anvil, hardhat, node.
     Looked for in KUBEBUILDER_ASSETS (at the pinned version only), then in the cache, then made. Several processes
     may ask at once: one works, the others wait. Raises LabError when a program can be neither found nor made.
     """
     wanted = list(dict.fromkeys(names))
     progress = progress or QuietProgress()
     found: dict[str, Path] = {}
-    for module in (KUBERNETES, HELM, GETH):
+    for module in (KUBERNETES, KIND, HELM, GETH):
         ours = [name for name in wanted if name in module.packages]
         if ours:
             found |= _ensure_go(module, ours, progress)

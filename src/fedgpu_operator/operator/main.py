@@ -65,7 +65,9 @@ async def _probed(process: Process) -> AsyncIterator[None]:
 
 async def _operate(process: Process) -> None:
     await _start(process)
-    await kopf.operator(clusterwide=True, standalone=True, memo=kopf.Memo(process=process))
+    # Without an identity Kopf asks for the user's name, and the user of a pod has none in the image.
+    identity: Any = platform.node()  # a str of a type that is private to Kopf
+    await kopf.operator(clusterwide=True, standalone=True, identity=identity, memo=kopf.Memo(process=process))
 
 
 async def _start(process: Process) -> None:

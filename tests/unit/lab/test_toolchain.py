@@ -57,6 +57,11 @@ def test_a_cached_program_is_used_as_it_is(cache: Path, bare_path: Path) -> None
     assert toolchain.ensure(["kubectl"]) == {"kubectl": kept}
 
 
+def test_the_demo_builds_no_program_of_a_node() -> None:
+    assert set(toolchain.CLUSTER_BINARIES).isdisjoint({"kubelet", "kubeadm", "kube-proxy"})
+    assert set(toolchain.CLUSTER_BINARIES) <= toolchain.KUBERNETES.packages.keys()
+
+
 def test_what_is_missing_is_built_once_and_named_as_people_know_it(cache: Path, bare_path: Path) -> None:
     log = bare_path.parent / "calls"
     script(bare_path / "go", f'echo "$@" >> {log}\n{FAKE_GO}')

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import itertools
 import logging
+import platform
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -296,3 +298,24 @@ async def test_an_event_of_kopf_is_held_before_its_handler_wakes_anybody(setting
 
 async def test_what_is_held_changes_before_there_is_a_system_without_harm(settings: Settings) -> None:
     lifecycle.Process(settings)._changed("computejobs", "team", None, None)
+
+
+async def test_it_starts_under_a_user_id_without_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kopf asks for the user's name unless it is given an identity, and a pod's user has none."""
+
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 65532")
+
+    started = []
+
+    async def operator(*, identity: str | None = None, **more: Any) -> None:
+        del more
+        started.append(identity or getpass.getuser())
+
+    async def begun(_process: lifecycle.Process) -> None: ...
+
+    monkeypatch.setattr(getpass, "getuser", unknown)
+    monkeypatch.setattr(kopf, "operator", operator)
+    monkeypatch.setattr(lifecycle.Process, "start", begun)
+    await main._operate(lifecycle.Process(Settings()))
+    assert started == [platform.node()]
