@@ -45,13 +45,13 @@ unit: $(VENV)/.installed ## the pure core; seconds
 
 # A worker that a hanging test has ended is not started again: with loadfile, that test would hang it each time.
 integration: $(VENV)/.installed ## real API servers, a real chain, a real database; two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 tests/contract tests/integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -p no:randomly tests/contract tests/integration
 
 chaos: $(VENV)/.installed ## settlement, killed at every write and lied to by its chain
-	$(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m pytest -p no:randomly tests/chaos
 
 e2e: $(VENV)/.installed ## the demo, checked field by field
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest -p no:randomly tests/e2e
 
 chaos-settlement: $(VENV)/.installed ## the same with 20 seeds of many kills each, and behind a gateway; minutes
 	$(BIN)/python -m tests.chaos.seeds
