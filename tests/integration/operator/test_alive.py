@@ -22,7 +22,7 @@ HANGING = """
 import asyncio, os, sys
 from fedgpu_operator import pulse
 from fedgpu_operator.hub.loops import loop
-from fedgpu_operator.hub.loops import vantages
+from fedgpu_operator.hub.loops import reports
 
 async def hang(self):
     while True:
@@ -32,7 +32,7 @@ async def hang(self):
             continue
 
 pulse.CANCEL_SECONDS, loop.PASS_SECONDS = 2.0, 5.0
-vantages.VantageLoop.pass_once = hang
+reports.VantageLoop.pass_once = hang
 from fedgpu_operator.operator.main import run
 from fedgpu_operator.settings import Settings
 sys.exit(run(Settings.from_env(os.environ)))
