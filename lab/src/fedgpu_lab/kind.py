@@ -23,7 +23,7 @@ READY_TIMEOUT_S: Final = 180.0
 API_PORT: Final = 6443
 PATCHES: Final = (
     {"kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs", "failCgroupV1": False},
-    # No name but the cluster's own services would resolve, and nothing here asks for one.
+    # No cluster DNS: the clusters reach each other by address, and a lookup fails after 20 s.
     {"kind": "InitConfiguration", "skipPhases": ["preflight", "addon/coredns"]},
 )
 
