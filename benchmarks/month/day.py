@@ -27,11 +27,23 @@ import psycopg
 from benchmarks.month.history import ESCROW, HOUR, START, wallet
 
 from fedgpu_operator.adapters.ledger import SqlLedger
-from fedgpu_operator.domain.attempts import AttemptRequest, SignedUsage
 from fedgpu_operator.domain.money import MicroUSD
-from fedgpu_operator.domain.settlement import ZERO_HASH, EpochDraft, EpochLine, EpochStage, LeaseCover
+from fedgpu_operator.domain.settlement import ZERO_HASH
 from fedgpu_operator.errors import LedgerError
 from fedgpu_operator.settings import Settings
+
+try:
+    from fedgpu_operator.domain.attempts import AttemptRequest, SignedUsage
+    from fedgpu_operator.domain.settlement import EpochDraft, EpochLine, EpochStage, LeaseCover
+except ImportError:  # 32e03ab
+    from fedgpu_operator.domain.books import (  # type: ignore[import-not-found, no-redef]
+        AttemptRequest,
+        EpochDraft,
+        EpochLine,
+        EpochStage,
+        LeaseCover,
+        SignedUsage,
+    )
 
 PAIR: Final = (wallet("tenant", 0), wallet("provider", 0))
 GPUS: Final = 8
