@@ -183,7 +183,7 @@ async def test_an_endpoint_that_is_behind_only_delays(field: Range, lag: int) ->
 async def test_endpoints_of_which_most_are_silent_stop_settlement_and_lose_nothing(field: Range) -> None:
     async with AsyncExitStack() as stack:
         asked = [await stack.enter_async_context(FaultyEndpoint(field.chain.rpc_url)) for _ in range(3)]
-        site = replace(field.site, rpc_urls=tuple(each.url for each in asked), timeout=0.5)
+        site = replace(field.site, rpc_urls=tuple(each.url for each in asked), timeout=1.5)
         for each in asked[:2]:
             each.silent.add("*")
         life = await stack.enter_async_context(settler(site, Trap()))
