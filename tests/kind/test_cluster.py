@@ -20,6 +20,7 @@ from fedgpu_lab import toolchain
 from fedgpu_lab.engine import Engine
 from fedgpu_lab.kind import KindCluster
 
+pytestmark = pytest.mark.story
 ROOT = Path(__file__).resolve().parents[2]
 SECTION = "## On a cluster of yours"
 NAMESPACE = "fedgpu-system"
