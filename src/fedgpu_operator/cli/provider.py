@@ -62,8 +62,8 @@ def accept(
         name,
         confirm=confirm,
         withdraw=withdraw,
-        # A hash that stays beside `withdrawn` would say what the next acceptance is of.
         confirmed=lambda provider: {"acceptance": {"hash": provider.spec.acceptance_hash(), "withdrawn": None}},
+        # A hash that stayed here would accept again as soon as `withdrawn` is taken away.
         withdrawn={"acceptance": {"hash": None, "withdrawn": True}},
         described=_acceptance,
         context=context,

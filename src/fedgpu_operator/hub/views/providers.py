@@ -47,6 +47,11 @@ class ProviderFacts:
     receipts: Finding | None = None
     """Whether its receipts count on chain; None where nothing is settled there."""
 
+    @property
+    def left(self) -> int:
+        """Work that is there: leases that have not ended, and attempts that have no lease yet."""
+        return max(self.leases, self.running)
+
 
 def provider_status(
     facts: ProviderFacts,
@@ -131,8 +136,7 @@ def _connected(facts: ProviderFacts, record: Acceptance | None, now: datetime, t
 
 def _ready(accepted: Finding, connected: Finding, facts: ProviderFacts) -> Finding:
     if facts.provider.metadata.deletion_timestamp is not None:
-        left = max(facts.leases, facts.running)
-        text = f"takes no new work; {counted(left, 'lease')} left"
+        text = f"takes no new work; {counted(facts.left, 'lease')} left"
         return Finding("Ready", "False", ConditionReason.TERMINATING, text)
     for finding in (accepted, connected):
         if finding.status != "True":
@@ -154,10 +158,11 @@ def _draining(facts: ProviderFacts) -> Finding | None:
     """How far it is from being empty; None where nobody asked for that."""
     if not facts.provider.spec.drain:
         return None
-    left = max(facts.leases, facts.running)
-    if not left:
+    if not facts.left:
         return Finding(DRAINING, "True", ConditionReason.DRAINED, "takes no new work, and none is left")
-    return Finding(DRAINING, "True", ConditionReason.DRAINING, f"takes no new work; {counted(left, 'lease')} left")
+    return Finding(
+        DRAINING, "True", ConditionReason.DRAINING, f"takes no new work; {counted(facts.left, 'lease')} left"
+    )
 
 
 def _products(provider: GPUProvider) -> str:
