@@ -118,6 +118,11 @@ class Cluster:
         self.api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
         self._await_service_account(name)
 
+    def delete_namespace(self, name: str) -> None:
+        """Remove it if it is there; returns when its Jobs and pods are gone and hold nothing of the nodes any more."""
+        self.kubectl("delete", "jobs,pods", "--all", "-n", name, "--grace-period=0", "--force")
+        self.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
+
     # -- life -------------------------------------------------------------------------------------
 
     @property

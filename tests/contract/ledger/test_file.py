@@ -94,6 +94,17 @@ async def test_two_processes_may_create_the_file_together(path: Path) -> None:
         await ledger.close()
 
 
+async def test_a_file_that_another_process_is_making_is_waited_for(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        # SQLite's own wait does not cover the change to its write-ahead log.
+        other.execute("BEGIN IMMEDIATE")
+        opening = asyncio.create_task(SqlLedger.open(path))
+        await asyncio.wait({opening}, timeout=0.2)
+        assert not opening.done()
+        other.execute("ROLLBACK")
+        await (await opening).close()
+
+
 @pytest.mark.parametrize(
     ("location", "why"),
     [

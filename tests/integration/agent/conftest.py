@@ -183,4 +183,4 @@ async def site(
         yield made
         # An operator that another test starts on this hub, with books of its own, would open nothing beside them.
         hub.kubectl("delete", "computeleases", "--all", "-n", made.namespace)
-        members["alpha"].kubectl("delete", "namespace", made.member_namespace, "--ignore-not-found", "--wait=false")
+        members["alpha"].delete_namespace(made.member_namespace)

@@ -62,7 +62,7 @@ async def test_a_foreign_pod_is_counted(site: Any, eventually: Any, unique_name:
         (product,) = await eventually("the foreign pod in the report", counted)
         assert [(bucket.free, bucket.nodes) for bucket in product.free_gpu_histogram] == [(8, 1), (3, 1)]
     finally:
-        site.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+        site.cluster.delete_namespace(namespace)
 
 
 async def test_a_silent_member_is_unknown_and_its_leases_are_left_alone(site: Any, eventually: Any) -> None:
@@ -136,7 +136,7 @@ async def test_a_member_that_shows_too_many_pods_is_refused_and_its_lease_goes_o
         await site.order_stop(name)
         await site.state(name, "Stopped")
     finally:
-        site.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+        site.cluster.delete_namespace(namespace)
 
     async def answers() -> Any:
         found = await reachable(site)

@@ -85,12 +85,13 @@ class Jobs:
 
 
 @pytest.fixture
-def jobs(lab: Lab, unique_name: Callable[[str], str]) -> Jobs:
+def jobs(lab: Lab, unique_name: Callable[[str], str]) -> Iterator[Jobs]:
     """Jobs in a fresh namespace of member alpha that enforces the restricted Pod Security level."""
     cluster = lab.members["alpha"]
     namespace = unique_name("work")
     cluster.create_namespace(namespace, restricted=True)
-    return Jobs(cluster, namespace)
+    yield Jobs(cluster, namespace)
+    cluster.delete_namespace(namespace)
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ def test_a_member_that_has_no_room_after_all_rejects_and_the_job_goes_elsewhere(
         assert "MemberRejected" in {one["reason"] for one in rejected["conditions"]}
         assert rejected["usage"]["gpuSeconds"] == 0
     finally:
-        beta.kubectl("delete", "namespace", space, "--wait=false")
+        beta.delete_namespace(space)
         eventually("the owner's pods to be gone", lambda: not beta.api.get(f"/api/v1/namespaces/{space}/pods")["items"])
         eventually("free GPUs again", lambda: running.provider("beta")["freeGPUs"] == 8)
 

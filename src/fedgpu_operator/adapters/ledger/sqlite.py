@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from fedgpu_operator.errors import ConfigurationError
@@ -24,7 +25,6 @@ BUSY_TIMEOUT_MS = 10_000
 
 PRAGMAS = (
     f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
-    "PRAGMA journal_mode = WAL",
     "PRAGMA foreign_keys = ON",
     # FULL: in WAL mode NORMAL may lose acknowledged commits at a power failure.
     "PRAGMA synchronous = FULL",
@@ -89,9 +89,23 @@ def _engine(path: Path, *, read_only: bool, begin: str, cache_kib: int, **pool: 
         try:
             for pragma in pragmas:
                 cursor.execute(pragma)
+            if not read_only:
+                _write_ahead(cursor)
         finally:
             cursor.close()
 
     event.listen(made, "connect", on_connect)
     event.listen(made, "begin", lambda connection: connection.exec_driver_sql(begin))
     return made
+
+
+def _write_ahead(cursor: DBAPICursor) -> None:
+    """Put the file in WAL mode, if it is not. Where two make a file at once, SQLite lets neither of them wait."""
+    end = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
