@@ -9,10 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedgpu_operator.api.base import wire_name
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.jobspec import GPU_RESOURCE, PRODUCT_LABEL, harmless_annotation, takes_devices
+from fedgpu_operator.api.jobspec import harmless_annotation, takes_devices
+from fedgpu_operator.api.providerreport import MAX_AVOIDED, MAX_SELECTORS
 from fedgpu_operator.api.reasons import ConditionReason
+from fedgpu_operator.domain.devices import HOSTNAME_LABEL
 from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import InvalidResourceError
+from fedgpu_operator.supply.judge import names
+from fedgpu_operator.supply.node import may_be_gpus
 
 LONGEST_BACKSTOP: Final = 3600
 """Seconds past the run limit within which the member itself must end the Job, should the agent be gone."""
@@ -48,12 +52,17 @@ class _Mount(_Strict):
     read_only: bool = False
 
 
-_Amounts = dict[Literal["cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"], str]
+_Amounts = dict[str, str]
+_PLAIN: Final = frozenset({"cpu", "memory", "ephemeral-storage"})
 
 
 class _Resources(_Strict):
     requests: _Amounts = Field(default_factory=dict)
     limits: _Amounts = Field(default_factory=dict)
+
+    def extended(self) -> set[str]:
+        """Names of the resources beyond CPU, memory and scratch space."""
+        return {*self.requests, *self.limits} - _PLAIN
 
 
 class _Capabilities(_Strict):
@@ -123,12 +132,34 @@ class _Toleration(_Strict):
     effect: Literal["NoSchedule"]
 
 
+class _Expression(_Strict):
+    key: str
+    operator: Literal["In", "NotIn"]
+    values: list[str] = Field(min_length=1, max_length=MAX_AVOIDED)
+
+
+class _Term(_Strict):
+    match_expressions: list[_Expression] = Field(min_length=1, max_length=8)
+
+
+class _Required(_Strict):
+    node_selector_terms: list[_Term] = Field(min_length=1, max_length=MAX_SELECTORS)
+
+
+class _NodeAffinity(_Strict):
+    required_during_scheduling_ignored_during_execution: _Required
+
+
+class _Affinity(_Strict):
+    node_affinity: _NodeAffinity
+
+
 class _PodSpec(_Strict):
     restart_policy: Literal["Never"]
     automount_service_account_token: Literal[False]
     enable_service_links: Literal[False]
     termination_grace_period_seconds: int = Field(ge=0, le=3600)
-    node_selector: dict[Literal["nvidia.com/gpu.product"], str]
+    affinity: _Affinity
     tolerations: list[_Toleration] = Field(default_factory=list, max_length=1)
     security_context: _PodSecurity
     containers: list[_Container] = Field(min_length=1, max_length=4)
@@ -152,9 +183,9 @@ class _JobSpec(_Strict):
     @model_validator(mode="after")
     def _first_container_alone_holds_gpus(self) -> Self:
         for position, container in enumerate(self.template.spec.containers):
-            resources = container.resources
-            if position and (GPU_RESOURCE in resources.limits or GPU_RESOURCE in resources.requests):
-                raise ValueError(f"container {container.name} asks for GPUs; only the first one may")
+            for name in container.resources.extended():
+                if position or not may_be_gpus(name):
+                    raise ValueError(f"container {container.name} asks for {name}; only the first one may, for GPUs")
         return self
 
 
@@ -194,16 +225,29 @@ def _complaints(lease: ComputeLease, workload: _Workload) -> Iterator[str]:
         yield f"the lease is for {counted(spec.replicas, 'replica')}"
     if not spec.run_limit_seconds <= job.active_deadline_seconds <= spec.run_limit_seconds + LONGEST_BACKSTOP:
         yield f"activeDeadlineSeconds must lie within {LONGEST_BACKSTOP} s after the run limit"
-    if pod.node_selector != {PRODUCT_LABEL: spec.product}:
-        yield f"the node selector must be {PRODUCT_LABEL}={spec.product}"
     first = pod.containers[0].resources
-    asked = {first.limits.get(GPU_RESOURCE), first.requests.get(GPU_RESOURCE, first.limits.get(GPU_RESOURCE))}
-    if asked != {str(spec.gpus_per_replica)}:
+    resource = next(iter(first.extended()), "")
+    asked = {first.limits.get(resource), first.requests.get(resource, first.limits.get(resource))}
+    if asked != {str(spec.gpus_per_replica)} or len(first.extended()) != 1:
         yield f"the first container must ask for {spec.gpus_per_replica} GPUs"
+    for term in pod.affinity.node_affinity.required_during_scheduling_ignored_during_execution.node_selector_terms:
+        yield from _other_nodes(term, resource, spec.product)
     for key in job.template.metadata.annotations:
         if not harmless_annotation(key):
             yield f"annotation {key} could steer the node or its devices"
     yield from _device_variables(pod)
+
+
+def _other_nodes(term: _Term, resource: str, product: str) -> Iterator[str]:
+    """A workload goes to nodes with the lease's product, by labels that this agent itself would know it by."""
+    chosen = {each.key: each.values[0] for each in term.match_expressions if each.operator == "In"}
+    if not names(product, resource, chosen):
+        yield f"its nodes must be chosen by labels that name {product} as {resource}"
+    for each in term.match_expressions:
+        if each.operator == "In" and len(each.values) != 1:
+            yield f"its nodes must have one value of {each.key}"
+        if each.operator == "NotIn" and each.key != HOSTNAME_LABEL:
+            yield f"its nodes may be excluded by {HOSTNAME_LABEL} alone"
 
 
 def _device_variables(pod: _PodSpec) -> Iterator[str]:

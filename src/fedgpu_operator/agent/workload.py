@@ -26,6 +26,7 @@ from fedgpu_operator.errors import (
     RejectedError,
 )
 from fedgpu_operator.ports import BATCH_JOBS, EVENTS, NAMESPACES, PODS, Kube, ResourceType
+from fedgpu_operator.supply.pods import terminal
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,10 @@ class Identity:
             and labels.get(HUB_LABEL) == self.hub_uid
             and labels.get(PROVIDER_LABEL) == self.provider
         )
+
+    def lease_of(self, labels: Mapping[str, str]) -> str:
+        """The lease of ours that these are the labels of, empty if there is none."""
+        return labels[LEASE_LABEL] if self.ours(labels) else ""
 
     def stamp(self, lease: ComputeLease) -> JSONObject:
         """The lease's workload with our labels, and no others, on the Job and its pods; it passed the guard."""
@@ -135,7 +140,7 @@ class Workloads:
             await self._delete(BATCH_JOBS, job)
             return
         for pod in pods:
-            if not podlib.terminal(pod):
+            if not terminal(pod):
                 await self._delete(PODS, pod)
 
     async def ask_checkpoint(self, lease: ComputeLease, job: JSONObject, pods: Sequence[JSONObject]) -> None:
@@ -148,7 +153,7 @@ class Workloads:
         if asked is None:
             return
         stamp = asked.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        for kind, obj in ((BATCH_JOBS, job), *((PODS, pod) for pod in pods if not podlib.terminal(pod))):
+        for kind, obj in ((BATCH_JOBS, job), *((PODS, pod) for pod in pods if not terminal(pod))):
             meta = obj["metadata"]
             if (meta.get("annotations") or {}).get(CHECKPOINT_ANNOTATION) == stamp or meta.get("deletionTimestamp"):
                 continue

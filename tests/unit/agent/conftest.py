@@ -11,6 +11,7 @@ import pytest
 from fedgpu_operator.agent.decide import ConditionState, update
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, LeaseUsage, lease_state
+from fedgpu_operator.domain.devices import DeviceRequest
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.hub.services.workloads import render_workload
 
@@ -48,7 +49,7 @@ class Make:
             lease_name=self.lease_name,
             member_namespace=self.namespace,
             provider="prov",
-            product=self.product,
+            request=DeviceRequest.by_discovery(self.product),
             run_limit_seconds=60,
         )
 

@@ -132,14 +132,14 @@ async def test_a_member_is_counted_by_what_can_hold_gpus_and_for_a_tenth_of_the_
             yield [make.node("a") if kind == NODES else make.pod(gpus=3, node="a")], "1"
             yield [make.node("b") if kind == NODES else make.pod(uid="2", gpus=1, node="b")], "2"
 
-    monkeypatch.setattr("fedgpu_operator.agent.agent.MOST_ASKED_NODES", 1)
+    monkeypatch.setattr("fedgpu_operator.agent.counting.MOST_ASKED_NODES", 1)
     monkeypatch.setattr("fedgpu_operator.agent.agent.time", SimpleNamespace(monotonic=lambda: now))
     agent = Agent("prov", Silent(hub=True), Slow(), AgentSettings("ns", "hub", inventory_interval=10.0), Clock())
-    products = await agent._inventory()
-    assert products is not None
-    assert [(each.total, each.gpus_in_use_by_others) for each in products] == [(16, 4)]
+    supply = await agent._inventory()
+    assert supply is not None
+    assert [(each.total, each.others) for each in supply.products] == [(16, 4)]
     assert asked == [
-        ("nodes", "nvidia.com/gpu.product", ""),
+        ("nodes", "", ""),
         ("pods", "", "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"),
     ]
     agent.reachable = True
@@ -164,12 +164,12 @@ async def test_of_a_few_nodes_with_gpus_only_their_own_pods_are_asked_for(make: 
                 yield [make.pod(uid=node, gpus=3 if node == "a" else 1, node=node)], "1"
 
     agent = Agent("prov", Silent(hub=True), Mixed(), AgentSettings("ns", "hub"), Clock())
-    products = await agent._inventory()
-    assert products is not None
-    assert [(each.total, each.gpus_in_use_by_others) for each in products] == [(16, 4)]
+    supply = await agent._inventory()
+    assert supply is not None
+    assert [(each.total, each.others) for each in supply.products] == [(16, 4)]
     ended = "status.phase!=Succeeded,status.phase!=Failed"
     pods = [("pods", "", f"spec.nodeName={node},{ended}") for node in "ab"]
-    assert asked == [("nodes", "nvidia.com/gpu.product", ""), *pods]
+    assert asked == [("nodes", "", ""), *pods]
 
 
 async def test_a_pass_over_a_silent_member_writes_what_was_read_before(

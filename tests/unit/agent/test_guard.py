@@ -48,6 +48,18 @@ def _main(workload: Object) -> Object:
     return main
 
 
+def _expressions(workload: Object) -> list[Object]:
+    (required,) = _pod(workload)["affinity"]["nodeAffinity"].values()
+    found: list[Object] = required["nodeSelectorTerms"][0]["matchExpressions"]
+    return found
+
+
+def test_nodes_that_look_alike_may_be_excluded(make: Any) -> None:
+    workload = make.workload()
+    _expressions(workload).append({"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["odd-1"]})
+    check_workload(make.lease(workload=workload))
+
+
 def test_what_the_hub_renders_passes(make: Any) -> None:
     check_workload(make.lease())
     check_workload(make.lease(replicas=4, gpus=8))
@@ -92,9 +104,18 @@ HOSTILE: dict[str, Callable[[Object], Any]] = {
     "a node by name": lambda w: _pod(w).update(nodeName="n1"),
     "a runtime class": lambda w: _pod(w).update(runtimeClassName="nvidia"),
     "a priority": lambda w: _pod(w).update(priorityClassName="system-node-critical"),
-    "another product": lambda w: _pod(w).update(nodeSelector={"nvidia.com/gpu.product": "NVIDIA-H100"}),
-    "no product": lambda w: _pod(w).update(nodeSelector={}),
-    "a control plane": lambda w: _pod(w).update(nodeSelector={"node-role.kubernetes.io/control-plane": ""}),
+    "another product": lambda w: _expressions(w)[0].update(values=["NVIDIA-H100"]),
+    "one product or another": lambda w: _expressions(w)[0]["values"].append("NVIDIA-H100"),
+    "any but its product": lambda w: _expressions(w)[0].update(operator="NotIn"),
+    "no product": lambda w: _expressions(w).clear(),
+    "any node": lambda w: _pod(w).pop("affinity"),
+    "a control plane": lambda w: _expressions(w).append(
+        {"key": "node-role.kubernetes.io/control-plane", "operator": "In", "values": [""]}
+    ),
+    "nodes without a label": lambda w: _expressions(w).append({"key": "team", "operator": "NotIn", "values": ["a"]}),
+    "a selector beside": lambda w: _pod(w).update(nodeSelector={"kubernetes.io/hostname": "n1"}),
+    "two kinds of GPUs": lambda w: _main(w)["resources"]["limits"].update({"nvidia.com/mig-1g.10gb": "1"}),
+    "GPUs that its labels do not name": lambda w: _main(w)["resources"].update(limits={"nvidia.com/mig-1g.10gb": "1"}),
     "any toleration": lambda w: _pod(w).update(tolerations=[{"operator": "Exists"}]),
     "resource claims": lambda w: _pod(w).update(resourceClaims=[{"name": "x"}]),
     "init containers": lambda w: _pod(w).update(initContainers=[{"name": "i", "image": "i"}]),

@@ -1,0 +1,165 @@
+"""Weighs what the sources say of one node against each other and against the kubelet's figures; pure.
+
+Where figures contradict each other the node's devices are left out and not guessed at: a share that is sold as a card,
+or a card of another model, costs the tenant more than an idle device costs its owner.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from fedgpu_operator.domain.devices import DEVICES, NVIDIA_PRODUCT_LABEL, Form, Labels, form_of
+from fedgpu_operator.supply.descriptions import Description, Source
+from fedgpu_operator.supply.node import NodeFacts, Taint
+from fedgpu_operator.supply.sources import discovery
+
+SOURCES: Final[tuple[Source, ...]] = (discovery.descriptions,)
+"""In the order in which their names for a product go before another's."""
+LOOKED_FOR: Final = (NVIDIA_PRODUCT_LABEL,)
+"""The labels of which one would have named the product."""
+TOLERATED: Final = frozenset({"nvidia.com/gpu"})
+"""Keys of the taints that a workload tolerates (effect NoSchedule): they keep other work off GPU nodes."""
+
+_PRODUCT: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+
+
+class Why(StrEnum):
+    """Why devices of a node are not counted."""
+
+    NO_PRODUCT_LABEL = "NoProductLabel"
+    SHARED = "Shared"
+    CONTRADICTING_FIGURES = "ContradictingFigures"
+    NOT_SELLABLE = "NotSellable"
+    NONE_ALLOCATABLE = "NoneAllocatable"
+    NOT_READY = "NotReady"
+    CORDONED = "Cordoned"
+    TAINTED = "Tainted"
+    OTHER_RESOURCE = "OtherResource"
+
+
+PASSING: Final = frozenset({Why.NOT_READY, Why.CORDONED, Why.TAINTED, Why.NONE_ALLOCATABLE})
+"""Reasons for which a member's own scheduler puts nothing on these devices either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Devices of one node that are alike and can be let: `count` of `product` under the resource name `resource`.
+
+    `selector` are the labels that keep a pod to nodes with them.
+    """
+
+    product: str
+    architecture: str
+    memory_mib: int
+    form: Form
+    resource: str
+    selector: Labels
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Devices that are not counted, and why: `message` is a sentence for the owner, without the node's name.
+
+    `selectors` are labels of the node by which a pod that asks for `resource` could be sent to it all the same.
+    """
+
+    resource: str
+    devices: int
+    why: Why
+    message: str
+    selectors: tuple[Labels, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReading:
+    """What one node supplies now, and what of it does not count."""
+
+    name: str
+    hostname: str
+    pools: tuple[Pool, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def read_node(node: NodeFacts, sources: Iterable[Source] = SOURCES) -> NodeReading:
+    """Judge every GPU resource of a node; of a node without GPUs both parts are empty."""
+    descriptions = [each for source in sources for each in source(node)]
+    pools, left_out = [], []
+    for resource in sorted({*node.devices, *(each.resource for each in descriptions)}):
+        about = [each for each in descriptions if each.resource == resource]
+        devices = node.devices.get(resource, 0)
+        fault = next(_faults(resource, devices, about), None) or (_closed(node) if devices else None)
+        if fault is not None:
+            selectors = tuple(each.selector for each in about if each.selector)
+            left_out.append(LeftOut(resource, devices, *fault, selectors))
+        elif devices:
+            pools.append(_pool(resource, devices, next(each for each in about if each.product)))
+    return NodeReading(node.name, node.hostname, tuple(pools), tuple(left_out))
+
+
+def _pool(resource: str, devices: int, description: Description) -> Pool:
+    known = DEVICES.get(description.product)
+    return Pool(
+        product=description.product,
+        architecture=description.architecture[:63] or (known.architecture if known else ""),
+        memory_mib=description.memory_mib or (known.memory_mib if known else 0),
+        form=form_of(description.product),
+        resource=resource,
+        selector=description.selector,
+        count=devices,
+    )
+
+
+def _faults(resource: str, devices: int, descriptions: Sequence[Description]) -> Iterator[tuple[Why, str]]:
+    """What speaks against letting these devices, gravest first."""
+    shared = next((each for each in descriptions if each.shared), None)
+    if shared is not None:
+        yield Why.SHARED, f"{shared.source}: {shared.shared}; shares have no memory of their own and are not let"
+    for each in descriptions:
+        if each.invalid:
+            yield Why.NOT_SELLABLE, f"{each.source}: {each.invalid}"
+    for each in descriptions:
+        # Fewer than the label says is a part that is broken; more is a share, or another model beside.
+        if each.count is not None and devices > each.count:
+            text = f"{resource}: {devices} allocatable, but {each.source} counts {each.count}"
+            yield Why.CONTRADICTING_FIGURES, f"{text}; shared devices or two models in one node?"
+    named = [each for each in descriptions if each.product]
+    if devices and not named:
+        text = f"no label names the product of {resource}; looked for {', '.join(LOOKED_FOR)}"
+        yield Why.NO_PRODUCT_LABEL, text
+    for each in named:
+        if not _PRODUCT.fullmatch(each.product):
+            yield Why.NOT_SELLABLE, f"{each.source}: the product's name is no legal label value"
+    if not devices and any(each.count != 0 for each in named):
+        yield Why.NONE_ALLOCATABLE, f"{resource}: none can be allocated; does the device plugin run?"
+
+
+def _closed(node: NodeFacts) -> tuple[Why, str] | None:
+    """Why the node takes no work of ours at all, None if it does."""
+    if node.cordoned:
+        return Why.CORDONED, "the node is cordoned"
+    if not node.ready:
+        return Why.NOT_READY, "the node is not Ready"
+    for taint in node.taints:
+        if not tolerated(taint):
+            return Why.TAINTED, f"the taint {taint.key}={taint.value}:{taint.effect} is not tolerated"
+    return None
+
+
+def tolerated(taint: Taint) -> bool:
+    """Whether a workload of ours may run in spite of it."""
+    if taint.effect not in {"NoSchedule", "NoExecute"}:
+        return True
+    return taint.effect == "NoSchedule" and taint.key in TOLERATED
+
+
+def names(product: str, resource: str, labels: Mapping[str, str], sources: Iterable[Source] = SOURCES) -> bool:
+    """Whether all of these labels together, and none beside, say that a node has that product under that resource."""
+    node = NodeFacts("", labels, {resource: 1}, (), ready=True, cordoned=False)
+    descriptions = (each for source in sources for each in source(node))
+    selector = tuple(sorted(labels.items()))
+    return any((each.resource, each.product, each.selector) == (resource, product, selector) for each in descriptions)
