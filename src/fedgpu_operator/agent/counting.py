@@ -9,7 +9,7 @@ from typing import Final
 from fedgpu_operator.ports import NODES, PODS, Kube
 from fedgpu_operator.supply import LIVE_PODS, Tally, live_pods_of
 
-MOST_ASKED_NODES: Final = 128
+MOST_ASKED_NODES: Final = 32
 """Nodes with GPUs of which each is asked for its pods; of more, all pods of the member are gone through."""
 NODES_AT_ONCE: Final = 4
 
