@@ -18,9 +18,18 @@ SUPPLYING = [shape for shape in SHAPES if shape.get("supplies")]
 
 
 def node(shape: dict[str, Any], name: str, *, shared: int = 1) -> dict[str, Any]:
-    """A Node of that shape; with `shared` one that claims so many times the devices it has, and says so nowhere."""
+    """A Node of that shape; with `shared` one that claims so many times the devices it has, and says so nowhere.
+
+    Its CPUs grow alike: the scheduler prefers the node of which a pod takes the smaller part.
+    """
     devices = {key: str(int(amount) * shared) for key, amount in shape["allocatable"].items()}
-    resources = {"cpu": "64", "memory": "512Gi", "ephemeral-storage": "1Ti", "pods": "110", **devices}
+    resources = {
+        "cpu": str(2 * shared),
+        "memory": f"{4 * shared}Gi",
+        "ephemeral-storage": "1Ti",
+        "pods": "110",
+        **devices,
+    }
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -34,7 +43,6 @@ def node(shape: dict[str, Any], name: str, *, shared: int = 1) -> dict[str, Any]
 async def test_work_lands_on_a_node_that_counts(
     site: Any, eventually: Any, unique_name: Any, shape: dict[str, Any]
 ) -> None:
-    # The one that looks alike has more of everything: a scheduler that may choose it does.
     right, alike = unique_name("right"), unique_name("alike")
     site.cluster.api.create("/api/v1/nodes", node(shape, right))
     if any(key.endswith(".count") for key in shape["labels"]):
