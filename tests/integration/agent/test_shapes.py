@@ -1,4 +1,4 @@
-"""Nodes of real shapes in a real member: what an agent counts of them, its scheduler gives to our work, and no other."""
+"""Nodes of real shapes in a real member: its scheduler gives our work what an agent counts, and nothing else."""
 
 from __future__ import annotations
 
