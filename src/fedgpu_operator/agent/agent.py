@@ -78,7 +78,7 @@ class Agent:
         self._reporter = Reporter(provider, hub, settings, clock)
         self._signer = UsageSigner(signing) if signing is not None else None
         self._receipts = ReceiptDesk(provider, self._reporter, signing, clock) if signing is not None else None
-        workloads = Workloads(member, self._identity, self._watch.took)
+        workloads = Workloads(member, self._identity, self._watch.took, settings.rules)
         self._leases = LeaseReconciler(hub, workloads, settings, clock, self._signer)
         self._rests = Rests(settings)
         self._looked: dict[str, tuple[ComputeLease, float]] = {}
@@ -265,7 +265,7 @@ class Agent:
         if self.reachable and begun < self._count_at:
             return None
         try:
-            return (await count(self._member, self._identity.lease_of)).supply()
+            return (await count(self._member, self._identity.lease_of, self._settings.rules)).supply()
         finally:
             took = time.monotonic() - begun
             self._count_at = begun + max(self._settings.inventory_interval, COUNT_SHARE * took)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Final
 
+from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
 from fedgpu_operator.ports import NODES, PODS, Kube
 from fedgpu_operator.supply import LIVE_PODS, Tally, live_pods_of
 
@@ -14,13 +15,14 @@ MOST_ASKED_NODES: Final = 32
 NODES_AT_ONCE: Final = 4
 
 
-async def count(member: Kube, lease_of: Callable[[Mapping[str, str]], str]) -> Tally:
+async def count(member: Kube, lease_of: Callable[[Mapping[str, str]], str], rules: InventoryRules = NO_RULES) -> Tally:
     """Of few nodes with GPUs each one's pods, else the pods of all nodes.
 
-    `lease_of` says from a pod's labels which lease of ours it belongs to, empty for a foreign one. Raises the KubeError
+    `lease_of` says from a pod's labels which lease of ours it belongs to, empty for a foreign one; `rules` is what the
+    owner says of its nodes. Raises the KubeError
     tree, ListTooLargeError among it.
     """
-    tally = Tally(lease_of)
+    tally = Tally(lease_of, rules)
     async for nodes, _ in member.pages(NODES):
         tally.nodes(nodes)
     if len(tally.names) > MOST_ASKED_NODES:

@@ -8,15 +8,16 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedgpu_operator.api.base import wire_name
-from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseSpec
 from fedgpu_operator.api.jobspec import harmless_annotation, takes_devices
 from fedgpu_operator.api.providerreport import MAX_AVOIDED, MAX_SELECTORS
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.devices import HOSTNAME_LABEL
+from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
 from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import InvalidResourceError
-from fedgpu_operator.supply.judge import names
-from fedgpu_operator.supply.node import may_be_gpus
+from fedgpu_operator.supply.judge import names, tolerated
+from fedgpu_operator.supply.node import Taint, may_be_gpus
 
 LONGEST_BACKSTOP: Final = 3600
 """Seconds past the run limit within which the member itself must end the Job, should the agent be gone."""
@@ -127,8 +128,9 @@ class _PodSecurity(_Strict):
 
 
 class _Toleration(_Strict):
-    key: Literal["nvidia.com/gpu"]
-    operator: Literal["Exists"]
+    key: str = Field(min_length=1)
+    operator: Literal["Exists", "Equal"]
+    value: str = ""
     effect: Literal["NoSchedule"]
 
 
@@ -160,7 +162,8 @@ class _PodSpec(_Strict):
     enable_service_links: Literal[False]
     termination_grace_period_seconds: int = Field(ge=0, le=3600)
     affinity: _Affinity
-    tolerations: list[_Toleration] = Field(default_factory=list, max_length=1)
+    tolerations: list[_Toleration] = Field(default_factory=list, max_length=16)
+    runtime_class_name: str = ""
     security_context: _PodSecurity
     containers: list[_Container] = Field(min_length=1, max_length=4)
     volumes: list[_Volume] = Field(default_factory=list)
@@ -196,8 +199,8 @@ class _Workload(_Strict):
     spec: _JobSpec
 
 
-def check_workload(lease: ComputeLease) -> None:
-    """Accept exactly the kind of Job that this lease speaks of.
+def check_workload(lease: ComputeLease, rules: InventoryRules = NO_RULES) -> None:
+    """Accept exactly the kind of Job that this lease speaks of, on nodes as labels and the owner's `rules` name them.
 
     Everything that is not on the list is refused: service accounts and their tokens, host paths, ports and namespaces,
     node names, privileges, other volumes, other resources, GPUs past the lease, and variables or annotations by which
@@ -211,11 +214,11 @@ def check_workload(lease: ComputeLease) -> None:
         raise InvalidResourceError(
             ConditionReason.WORKLOAD_REFUSED, f"workload.{field}: {first['msg']}"[:512]
         ) from error
-    for complaint in _complaints(lease, workload):
+    for complaint in _complaints(lease, workload, rules):
         raise InvalidResourceError(ConditionReason.WORKLOAD_REFUSED, f"workload: {complaint}")
 
 
-def _complaints(lease: ComputeLease, workload: _Workload) -> Iterator[str]:
+def _complaints(lease: ComputeLease, workload: _Workload, rules: InventoryRules) -> Iterator[str]:
     """What is wrong between a well-formed workload and its lease."""
     spec, job = lease.spec, workload.spec
     pod = job.template.spec
@@ -225,23 +228,33 @@ def _complaints(lease: ComputeLease, workload: _Workload) -> Iterator[str]:
         yield f"the lease is for {counted(spec.replicas, 'replica')}"
     if not spec.run_limit_seconds <= job.active_deadline_seconds <= spec.run_limit_seconds + LONGEST_BACKSTOP:
         yield f"activeDeadlineSeconds must lie within {LONGEST_BACKSTOP} s after the run limit"
-    first = pod.containers[0].resources
-    resource = next(iter(first.extended()), "")
-    asked = {first.limits.get(resource), first.requests.get(resource, first.limits.get(resource))}
-    if asked != {str(spec.gpus_per_replica)} or len(first.extended()) != 1:
-        yield f"the first container must ask for {spec.gpus_per_replica} GPUs"
-    for term in pod.affinity.node_affinity.required_during_scheduling_ignored_during_execution.node_selector_terms:
-        yield from _other_nodes(term, resource, spec.product)
+    yield from _device_request(spec, pod, rules)
     for key in job.template.metadata.annotations:
         if not harmless_annotation(key):
             yield f"annotation {key} could steer the node or its devices"
     yield from _device_variables(pod)
 
 
-def _other_nodes(term: _Term, resource: str, product: str) -> Iterator[str]:
+def _device_request(spec: ComputeLeaseSpec, pod: _PodSpec, rules: InventoryRules) -> Iterator[str]:
+    """How it asks for its GPUs: so many of one resource, on nodes that have the lease's product, and no more."""
+    first = pod.containers[0].resources
+    resource = next(iter(first.extended()), "")
+    asked = {first.limits.get(resource), first.requests.get(resource, first.limits.get(resource))}
+    if asked != {str(spec.gpus_per_replica)} or len(first.extended()) != 1:
+        yield f"the first container must ask for {spec.gpus_per_replica} GPUs"
+    for term in pod.affinity.node_affinity.required_during_scheduling_ignored_during_execution.node_selector_terms:
+        yield from _other_nodes(term, resource, spec.product, rules)
+    for each in pod.tolerations:
+        if not tolerated(Taint(each.key, each.value, each.effect), rules):
+            yield f"the taint {each.key}={each.value} is not one of GPU nodes here"
+    if pod.runtime_class_name != rules.runtime_class:
+        yield f"runtimeClassName must be {rules.runtime_class or 'unset'}"
+
+
+def _other_nodes(term: _Term, resource: str, product: str, rules: InventoryRules) -> Iterator[str]:
     """A workload goes to nodes with the lease's product, by labels that this agent itself would know it by."""
     chosen = {each.key: each.values[0] for each in term.match_expressions if each.operator == "In"}
-    if not names(product, resource, chosen):
+    if not names(product, resource, chosen, rules):
         yield f"its nodes must be chosen by labels that name {product} as {resource}"
     for each in term.match_expressions:
         if each.operator == "In" and len(each.values) != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedgpu_operator.api.inventory import TolerationSpec
 from fedgpu_operator.api.providerreport import (
     MAX_AVOIDED,
     MAX_SELECTORS,
@@ -18,6 +19,7 @@ MAX_BUCKETS = 64
 MAX_REASONS = 32
 MAX_ASIDE = 256
 MAX_REPLICAS = 1024
+MAX_TOLERATIONS = 16
 
 
 def products(supply: Supply) -> list[ReportedProduct]:
@@ -47,7 +49,12 @@ def aside(supply: Supply) -> list[AsideLease]:
 
 
 def _speakable(product: ProductSupply) -> bool:
-    return len(product.request.selectors) <= MAX_SELECTORS and len(product.request.avoid) <= MAX_AVOIDED
+    request = product.request
+    return (
+        len(request.selectors) <= MAX_SELECTORS
+        and len(request.avoid) <= MAX_AVOIDED
+        and len(request.tolerations) <= MAX_TOLERATIONS
+    )
 
 
 def _product(supply: ProductSupply) -> ReportedProduct:
@@ -59,6 +66,8 @@ def _product(supply: ProductSupply) -> ReportedProduct:
         resource=supply.request.resource,
         node_selectors=[NodeSelector(match_labels=dict(labels)) for labels in supply.request.selectors],
         excluded_hostnames=list(supply.request.avoid),
+        tolerations=[TolerationSpec(key=each.key, value=each.value) for each in supply.request.tolerations],
+        runtime_class_name=supply.request.runtime_class,
         total=supply.total,
         gpus_in_use_by_others=supply.others,
         free_gpu_histogram=[

@@ -12,6 +12,7 @@ from fedgpu_operator.agent.lease import Sight
 from fedgpu_operator.agent.workload import Identity, lease_of
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
+from fedgpu_operator.domain.inventory import InventoryRules
 from fedgpu_operator.domain.text import REPLACEMENT, is_name
 from fedgpu_operator.errors import ListTooLargeError
 from fedgpu_operator.ports import BATCH_JOBS, EVENTS, NAMESPACES, NODES, PODS, Kube, ResourceType
@@ -160,11 +161,16 @@ _JOB: Final = _fields(
         conditions=_CONDITIONS,
     ),
 )
-_NODE: Final = _fields(
-    metadata=_fields(name=_identity, uid=_identity, resourceVersion=_identity, labels=_marks(*LABELS_READ)),
-    spec=_fields(unschedulable=_flag, taints=_each(_fields(key=text, value=text, effect=text))),
-    status=_fields(allocatable=_GPUS, conditions=_each(_fields(type=text, status=text))),
-)
+
+
+def _node(*prefixes: str) -> Part:
+    return _fields(
+        metadata=_fields(name=_identity, uid=_identity, resourceVersion=_identity, labels=_marks(*prefixes)),
+        spec=_fields(unschedulable=_flag, taints=_each(_fields(key=text, value=text, effect=text))),
+        status=_fields(allocatable=_GPUS, conditions=_each(_fields(type=text, status=text))),
+    )
+
+
 _EVENT: Final = _fields(metadata=_META, type=text, reason=text, message=text, lastTimestamp=text, eventTime=text)
 _NAMESPACE: Final = _fields(metadata=_META)
 
@@ -184,10 +190,15 @@ def _of(part: Part) -> Callable[[JSONObject], JSONObject]:
 KEPT: Final[Mapping[ResourceType, Callable[[JSONObject], JSONObject]]] = {
     PODS: _of(_POD),
     BATCH_JOBS: _of(_JOB),
-    NODES: _of(_NODE),
+    NODES: _of(_node(*LABELS_READ)),
     EVENTS: _of(_EVENT),
     NAMESPACES: _of(_NAMESPACE),
 }
+
+
+def kept(rules: InventoryRules) -> Mapping[ResourceType, Callable[[JSONObject], JSONObject]]:
+    """What is kept of the objects of a member whose owner says so much of its nodes."""
+    return {**KEPT, NODES: _of(_node(*LABELS_READ, *sorted(rules.keys)))}
 
 
 PATIENCE_SECONDS: Final = 5.0

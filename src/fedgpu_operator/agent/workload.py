@@ -16,6 +16,7 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import JOB_UID_LABEL, LEASE_LABEL, PROVIDER_LABEL, TENANT_LABEL, ComputeLease
 from fedgpu_operator.api.jobspec import CHECKPOINT_ANNOTATION
 from fedgpu_operator.api.reasons import ConditionReason
+from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
 from fedgpu_operator.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -98,8 +99,13 @@ class Workloads:
     """Creates and removes the workloads of leases on one member cluster."""
 
     def __init__(
-        self, member: Kube, identity: Identity, took: Callable[[JSONObject], JSONObject] = lambda job: job
+        self,
+        member: Kube,
+        identity: Identity,
+        took: Callable[[JSONObject], JSONObject] = lambda job: job,
+        rules: InventoryRules = NO_RULES,
     ) -> None:
+        self._rules = rules
         self._member = member
         self._took = took
         self._identity = identity
@@ -112,7 +118,7 @@ class Workloads:
         Raises InvalidResourceError (`WorkloadRefused`, `NamespaceTaken`, `NamespaceTerminating`, `NameTaken`), and the
         KubeError tree as the member answers.
         """
-        check_workload(lease)
+        check_workload(lease, self._rules)
         namespace, tenant = lease.spec.member_namespace, lease.spec.job.namespace
         stamped = self._identity.stamp(lease)
         known = time.monotonic() - self._namespaces.get(namespace, float("-inf")) < NAMESPACE_SECONDS

@@ -27,6 +27,7 @@ from fedgpu_operator.api.base import (
     hint,
     map_list,
 )
+from fedgpu_operator.api.inventory import RuntimeClassName, TolerationSpec
 from fedgpu_operator.domain.devices import NVIDIA_RESOURCE, DeviceRequest
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.settlement import Receipt
@@ -87,6 +88,12 @@ class ReportedProduct(Model):
         description="Nodes that one of nodeSelectors matches and whose devices are left out.",
         json_schema_extra=SET_LIST,
     )
+    tolerations: list[TolerationSpec] = Field(
+        default_factory=list, max_length=16, description="Taints of these nodes (NoSchedule) that our pods tolerate."
+    )
+    runtime_class_name: RuntimeClassName = Field(
+        default="", description="RuntimeClass that pods with GPUs name; empty for none."
+    )
     total: int = Field(ge=0, le=10_000_000, description="Allocatable GPUs on schedulable nodes.")
     gpus_in_use_by_others: int = Field(ge=0, le=10_000_000, description="GPUs held by pods that are not ours.")
     free_gpu_histogram: list[NodeBucket] = Field(
@@ -101,7 +108,13 @@ class ReportedProduct(Model):
         if not self.node_selectors:
             return DeviceRequest.by_discovery(self.product)
         selectors = (tuple(sorted(each.match_labels.items())) for each in self.node_selectors)
-        return DeviceRequest(self.resource, tuple(selectors), tuple(self.excluded_hostnames))
+        return DeviceRequest(
+            self.resource,
+            tuple(selectors),
+            tuple(self.excluded_hostnames),
+            tuple(each.to_domain() for each in self.tolerations),
+            self.runtime_class_name,
+        )
 
 
 class UncountedNodes(Model):

@@ -46,22 +46,37 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 """Label keys and values, all of which a node must have."""
 
 
+class Toleration(NamedTuple):
+    """A taint of effect NoSchedule that work runs in spite of; an empty value stands for any."""
+
+    key: str
+    value: str = ""
+
+    def covers(self, key: str, value: str) -> bool:
+        """Whether it tolerates that taint."""
+        return key == self.key and self.value in {"", value}
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
     """How a pod on one member asks for devices of one product.
 
     It asks for so many of the extended resource `resource`, on a node that has all labels of one of `selectors` and
-    whose hostname is not among `avoid`: nodes with those labels whose devices are something else.
+    whose hostname is not among `avoid`: nodes with those labels whose devices are something else. It tolerates the
+    taints `tolerations` (effect NoSchedule), and names `runtime_class` if that is not empty.
     """
 
     resource: str
     selectors: tuple[Labels, ...]
     avoid: tuple[str, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+    runtime_class: str = ""
 
     @classmethod
     def by_discovery(cls, product: str) -> DeviceRequest:
         """As nodes with NVIDIA's GPU feature discovery are asked."""
-        return cls(NVIDIA_RESOURCE, (((NVIDIA_PRODUCT_LABEL, product),),))
+        tolerated = Toleration(NVIDIA_RESOURCE)
+        return cls(NVIDIA_RESOURCE, (((NVIDIA_PRODUCT_LABEL, product),),), tolerations=(tolerated,))
 
 
 class Instance(NamedTuple):

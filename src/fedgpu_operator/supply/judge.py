@@ -7,22 +7,23 @@ or a card of another model, costs the tenant more than an idle device costs its 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from fedgpu_operator.domain.devices import DEVICES, NVIDIA_PRODUCT_LABEL, Form, Labels, form_of
+from fedgpu_operator.domain.devices import DEVICES, NVIDIA_PRODUCT_LABEL, Form, Labels, Toleration, form_of
+from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
 from fedgpu_operator.supply.descriptions import Description, Source
 from fedgpu_operator.supply.node import NodeFacts, Taint
-from fedgpu_operator.supply.sources import discovery
+from fedgpu_operator.supply.sources import discovery, owner
 
 SOURCES: Final[tuple[Source, ...]] = (discovery.descriptions,)
 """In the order in which their names for a product go before another's."""
 LOOKED_FOR: Final = (NVIDIA_PRODUCT_LABEL,)
 """The labels of which one would have named the product."""
-TOLERATED: Final = frozenset({"nvidia.com/gpu"})
-"""Keys of the taints that a workload tolerates (effect NoSchedule): they keep other work off GPU nodes."""
+TOLERATED: Final = (Toleration("nvidia.com/gpu"),)
+"""The taints by which owners commonly keep other work off GPU nodes."""
 
 _PRODUCT: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
@@ -35,6 +36,7 @@ class Why(StrEnum):
     CONTRADICTING_FIGURES = "ContradictingFigures"
     NOT_SELLABLE = "NotSellable"
     NONE_ALLOCATABLE = "NoneAllocatable"
+    EXCLUDED = "Excluded"
     NOT_READY = "NotReady"
     CORDONED = "Cordoned"
     TAINTED = "Tainted"
@@ -77,28 +79,38 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class NodeReading:
-    """What one node supplies now, and what of it does not count."""
+    """What one node supplies now, and what of it does not count; `tolerations` are what work on it must tolerate."""
 
     name: str
     hostname: str
+    tolerations: tuple[Toleration, ...]
     pools: tuple[Pool, ...]
     left_out: tuple[LeftOut, ...]
 
 
-def read_node(node: NodeFacts, sources: Iterable[Source] = SOURCES) -> NodeReading:
-    """Judge every GPU resource of a node; of a node without GPUs both parts are empty."""
-    descriptions = [each for source in sources for each in source(node)]
+def read_node(node: NodeFacts, rules: InventoryRules = NO_RULES) -> NodeReading:
+    """Judge every GPU resource of a node; of a node without GPUs both parts are empty.
+
+    What an owner's `rules` name goes before what labels name; figures that contradict it speak against it all the same.
+    """
+    descriptions = _descriptions(node, rules)
     pools, left_out = [], []
     for resource in sorted({*node.devices, *(each.resource for each in descriptions)}):
         about = [each for each in descriptions if each.resource == resource]
         devices = node.devices.get(resource, 0)
-        fault = next(_faults(resource, devices, about), None) or (_closed(node) if devices else None)
+        fault = next(_faults(resource, devices, about), None) or (_closed(node, rules) if devices else None)
         if fault is not None:
             selectors = tuple(each.selector for each in about if each.selector)
             left_out.append(LeftOut(resource, devices, *fault, selectors))
         elif devices:
             pools.append(_pool(resource, devices, next(each for each in about if each.product)))
-    return NodeReading(node.name, node.hostname, tuple(pools), tuple(left_out))
+    tolerations = tuple(Toleration(taint.key, taint.value) for taint in node.taints if taint.effect == "NoSchedule")
+    return NodeReading(node.name, node.hostname, tolerations, tuple(pools), tuple(left_out))
+
+
+def _descriptions(node: NodeFacts, rules: InventoryRules) -> list[Description]:
+    own = owner.descriptions(node, rules.named)
+    return [*own, *(each for source in SOURCES for each in source(node))]
 
 
 def _pool(resource: str, devices: int, description: Description) -> Pool:
@@ -138,28 +150,30 @@ def _faults(resource: str, devices: int, descriptions: Sequence[Description]) ->
         yield Why.NONE_ALLOCATABLE, f"{resource}: none can be allocated; does the device plugin run?"
 
 
-def _closed(node: NodeFacts) -> tuple[Why, str] | None:
+def _closed(node: NodeFacts, rules: InventoryRules) -> tuple[Why, str] | None:
     """Why the node takes no work of ours at all, None if it does."""
+    if rules.excluded and all(each.matches(node.labels) for each in rules.excluded):
+        return Why.EXCLUDED, "the owner excludes the node (spec.inventory.excludedNodes)"
     if node.cordoned:
         return Why.CORDONED, "the node is cordoned"
     if not node.ready:
         return Why.NOT_READY, "the node is not Ready"
     for taint in node.taints:
-        if not tolerated(taint):
+        if not tolerated(taint, rules):
             return Why.TAINTED, f"the taint {taint.key}={taint.value}:{taint.effect} is not tolerated"
     return None
 
 
-def tolerated(taint: Taint) -> bool:
+def tolerated(taint: Taint, rules: InventoryRules = NO_RULES) -> bool:
     """Whether a workload of ours may run in spite of it."""
     if taint.effect not in {"NoSchedule", "NoExecute"}:
         return True
-    return taint.effect == "NoSchedule" and taint.key in TOLERATED
+    known = (*TOLERATED, *rules.tolerations)
+    return taint.effect == "NoSchedule" and any(each.covers(taint.key, taint.value) for each in known)
 
 
-def names(product: str, resource: str, labels: Mapping[str, str], sources: Iterable[Source] = SOURCES) -> bool:
+def names(product: str, resource: str, labels: Mapping[str, str], rules: InventoryRules = NO_RULES) -> bool:
     """Whether all of these labels together, and none beside, say that a node has that product under that resource."""
-    node = NodeFacts("", labels, {resource: 1}, (), ready=True, cordoned=False)
-    descriptions = (each for source in sources for each in source(node))
+    described = _descriptions(NodeFacts("", labels, {resource: 1}, (), ready=True, cordoned=False), rules)
     selector = tuple(sorted(labels.items()))
-    return any((each.resource, each.product, each.selector) == (resource, product, selector) for each in descriptions)
+    return any((each.resource, each.product, each.selector) == (resource, product, selector) for each in described)

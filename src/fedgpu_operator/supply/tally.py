@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fedgpu_operator.domain.devices import DeviceRequest, Form, Labels
+from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
 from fedgpu_operator.errors import ListTooLargeError
-from fedgpu_operator.supply.descriptions import Source
-from fedgpu_operator.supply.judge import PASSING, SOURCES, LeftOut, NodeReading, Pool, Why, read_node
+from fedgpu_operator.supply.judge import PASSING, LeftOut, NodeReading, Pool, Why, read_node
 from fedgpu_operator.supply.node import mapping, node_facts
 from fedgpu_operator.supply.pods import devices_of, terminal
 
@@ -78,9 +78,9 @@ class Tally:
     own pods are not subtracted from what is free: the hub knows its leases, and sooner.
     """
 
-    def __init__(self, lease_of: Callable[[Mapping[str, str]], str], sources: Iterable[Source] = SOURCES) -> None:
+    def __init__(self, lease_of: Callable[[Mapping[str, str]], str], rules: InventoryRules = NO_RULES) -> None:
         self._lease_of = lease_of
-        self._sources = tuple(sources)
+        self._rules = rules
         self._nodes: dict[str, NodeReading] = {}
         self._foreign: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._ours: defaultdict[str, list[tuple[str, Counter[str]]]] = defaultdict(list)
@@ -94,7 +94,7 @@ class Tally:
     def nodes(self, nodes: Iterable[Mapping[str, Any]]) -> None:
         """Count these nodes; raises ListTooLargeError for more than a report can speak of."""
         for node in nodes:
-            read = read_node(node_facts(node), self._sources)
+            read = read_node(node_facts(node), self._rules)
             if read.name and (read.pools or read.left_out):
                 self._nodes[read.name] = read
         if len(self._nodes) > MAX_NODES:
@@ -156,7 +156,13 @@ class Tally:
             # A node of unknown memory says nothing of the others.
             memory_mib=min((pool.memory_mib for _, pool in parts if pool.memory_mib), default=0),
             form=first.form,
-            request=DeviceRequest(first.resource, tuple(selectors), tuple(sorted(avoid))),
+            request=DeviceRequest(
+                first.resource,
+                tuple(selectors),
+                avoid=tuple(sorted(avoid)),
+                tolerations=tuple(sorted({each for reading, _ in parts for each in reading.tolerations})),
+                runtime_class=self._rules.runtime_class,
+            ),
             total=sum(pool.count for _, pool in parts),
             others=others,
             free=free,

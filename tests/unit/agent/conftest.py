@@ -42,14 +42,20 @@ class Make:
         return ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": self.uid}, "spec": spec})
 
     def workload(
-        self, *, replicas: int = 1, gpus: int = 1, template: Object | None = None, notes: dict[str, str] | None = None
+        self,
+        *,
+        replicas: int = 1,
+        gpus: int = 1,
+        template: Object | None = None,
+        notes: dict[str, str] | None = None,
+        request: DeviceRequest | None = None,
     ) -> Object:
         return render_workload(
             self.job(replicas=replicas, gpus=gpus, template=template, notes=notes),
             lease_name=self.lease_name,
             member_namespace=self.namespace,
             provider="prov",
-            request=DeviceRequest.by_discovery(self.product),
+            request=request or DeviceRequest.by_discovery(self.product),
             run_limit_seconds=60,
         )
 

@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgpu_operator.agent.inventory import aside, products, uncounted
-from fedgpu_operator.agent.watch import KEPT
+from fedgpu_operator.agent.watch import KEPT, kept
 from fedgpu_operator.agent.workload import HUB_LABEL, Identity
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import LEASE_LABEL, PROVIDER_LABEL
 from fedgpu_operator.api.providerreport import ReportedProduct
+from fedgpu_operator.domain.devices import DeviceRequest, Toleration
+from fedgpu_operator.domain.inventory import InventoryRules, NamedNodes
+from fedgpu_operator.domain.job import Requirement, SelectorOperator
 from fedgpu_operator.ports import NODES, PODS
 from fedgpu_operator.supply import Supply, Tally
 
@@ -100,6 +103,33 @@ def test_work_of_ours_on_a_node_that_does_not_count_takes_nothing_from_the_other
     (product,) = products(supply)
     assert [(bucket.free, bucket.nodes) for bucket in product.free_gpu_histogram] == [(8, 1), (0, 1)]
     assert [(each.lease, each.pods) for each in aside(supply)] == [("l", 1), ("m", 1)]
+
+
+def test_an_owner_names_what_no_label_names_and_leaves_nodes_out(make: Any) -> None:
+    bare = {"metadata": {"name": "bare", "labels": {"pool": "big"}}, "spec": {"taints": []}}
+    bare["spec"] = {"taints": [{"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}]}
+    ready = [{"type": "Ready", "status": "True"}]
+    nodes = [
+        {**bare, "status": {"allocatable": {"nvidia.com/gpu": "4"}, "conditions": ready}},
+        make.node("named"),
+        make.node("kept-back", labels={"pool": "own"}),
+    ]
+    rules = InventoryRules(
+        named=(NamedNodes((("pool", "big"),), "NVIDIA-L40S", "nvidia.com/gpu", 46068),),
+        excluded=(Requirement("pool", SelectorOperator.IN, frozenset({"own"})),),
+        tolerations=(Toleration("dedicated"),),
+        runtime_class="nvidia",
+    )
+    tally = Tally(OURS.lease_of, rules)
+    tally.nodes(map(kept(rules)[NODES], nodes))
+    supply = tally.supply()
+    l4, l40s = products(supply)
+    assert (l4.product, l4.total, l4.request.avoid) == ("NVIDIA-L4", 8, ("kept-back",))
+    assert (l40s.product, l40s.total, l40s.memory_mi_b) == ("NVIDIA-L40S", 4, 46068)
+    assert l40s.request == DeviceRequest(
+        "nvidia.com/gpu", ((("pool", "big"),),), (), (Toleration("dedicated", "gpu"),), "nvidia"
+    )
+    assert [(each.reason, each.gpus) for each in uncounted(supply)] == [("Excluded", 8)]
 
 
 def test_a_node_that_only_looks_like_the_others_is_kept_off_by_name(make: Any) -> None:

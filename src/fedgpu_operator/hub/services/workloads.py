@@ -30,7 +30,7 @@ from fedgpu_operator.api.jobspec import (
 )
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.attempts import Attempt
-from fedgpu_operator.domain.devices import HOSTNAME_LABEL, NVIDIA_RESOURCE, DeviceRequest
+from fedgpu_operator.domain.devices import HOSTNAME_LABEL, DeviceRequest, Toleration
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.ports import LEASES
@@ -106,7 +106,8 @@ def _pod_spec(pod: PodSpec, *, gpus: int, request: DeviceRequest) -> JSONObject:
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": pod.termination_grace_period_seconds,
         "affinity": _affinity(request),
-        "tolerations": [{"key": NVIDIA_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}],
+        "tolerations": [_toleration(each) for each in request.tolerations],
+        **({"runtimeClassName": request.runtime_class} if request.runtime_class else {}),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": pod.security_context.run_as_user,
@@ -118,6 +119,11 @@ def _pod_spec(pod: PodSpec, *, gpus: int, request: DeviceRequest) -> JSONObject:
         ],
         "volumes": [_volume(volume) for volume in pod.volumes],
     }
+
+
+def _toleration(each: Toleration) -> JSONObject:
+    how = {"operator": "Equal", "value": each.value} if each.value else {"operator": "Exists"}
+    return {"key": each.key, **how, "effect": "NoSchedule"}
 
 
 def _affinity(request: DeviceRequest) -> JSONObject:
