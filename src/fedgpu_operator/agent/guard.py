@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fedgpu_operator.api.base import wire_name
 from fedgpu_operator.api.computelease import ComputeLease, ComputeLeaseSpec
 from fedgpu_operator.api.jobspec import harmless_annotation, takes_devices
-from fedgpu_operator.api.providerreport import MAX_AVOIDED, MAX_SELECTORS
+from fedgpu_operator.api.providerreport import MAX_SELECTORS
 from fedgpu_operator.api.reasons import ConditionReason
-from fedgpu_operator.domain.devices import HOSTNAME_LABEL
+from fedgpu_operator.domain.devices import HOSTNAME_LABEL, MAX_AVOIDED
 from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
 from fedgpu_operator.domain.text import counted
 from fedgpu_operator.errors import InvalidResourceError

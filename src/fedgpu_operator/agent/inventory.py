@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fedgpu_operator.api.inventory import TolerationSpec
 from fedgpu_operator.api.providerreport import (
-    MAX_AVOIDED,
     MAX_SELECTORS,
     AsideLease,
     NodeBucket,
@@ -12,6 +11,7 @@ from fedgpu_operator.api.providerreport import (
     ReportedProduct,
     UncountedNodes,
 )
+from fedgpu_operator.domain.devices import MAX_AVOIDED
 from fedgpu_operator.supply import ProductSupply, Supply
 
 MAX_PRODUCTS = 64

@@ -198,7 +198,7 @@ KEPT: Final[Mapping[ResourceType, Callable[[JSONObject], JSONObject]]] = {
 
 def kept(rules: InventoryRules) -> Mapping[ResourceType, Callable[[JSONObject], JSONObject]]:
     """What is kept of the objects of a member whose owner says so much of its nodes."""
-    return {**KEPT, NODES: _of(_node(*LABELS_READ, *sorted(rules.keys)))}
+    return {**KEPT, NODES: _of(_node(*LABELS_READ, *sorted(rules.keys)))} if rules.keys else KEPT
 
 
 PATIENCE_SECONDS: Final = 5.0

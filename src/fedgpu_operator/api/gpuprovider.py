@@ -10,7 +10,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from fedgpu_operator.api.base import (
-    MAX_NODES,
     READY_COLUMN,
     SET_LIST,
     Column,
@@ -33,6 +32,7 @@ from fedgpu_operator.api.base import (
     map_list,
 )
 from fedgpu_operator.api.inventory import InventorySpec
+from fedgpu_operator.domain.devices import MAX_NODES
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
 

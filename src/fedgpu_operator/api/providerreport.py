@@ -9,7 +9,6 @@ from eth_utils.address import to_checksum_address
 from pydantic import Field
 
 from fedgpu_operator.api.base import (
-    MAX_NODES,
     READY_COLUMN,
     SET_LIST,
     Column,
@@ -28,7 +27,7 @@ from fedgpu_operator.api.base import (
     map_list,
 )
 from fedgpu_operator.api.inventory import RuntimeClassName, TolerationSpec
-from fedgpu_operator.domain.devices import NVIDIA_RESOURCE, DeviceRequest
+from fedgpu_operator.domain.devices import MAX_AVOIDED, MAX_NODES, NVIDIA_RESOURCE, DeviceRequest
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.domain.vantage import MAX_VANTAGES
@@ -38,8 +37,6 @@ AGENT_LEASE: Final = "fedgpu-agent"
 
 
 MAX_SELECTORS: Final = 16
-MAX_AVOIDED: Final = 256
-"""Nodes that the pods of one product are kept off by name."""
 
 
 class NodeBucket(Model):
@@ -124,7 +121,9 @@ class UncountedNodes(Model):
     message: str = Field(max_length=512, description="The same as a sentence, with what the owner can look at.")
     nodes: int = Field(ge=1, le=MAX_NODES, description="How many nodes.")
     gpus: int = Field(ge=0, le=MAX_NODES * 1024, description="How many devices the kubelets of these nodes show.")
-    examples: list[str] = Field(default_factory=list, max_length=3, description="Names of some of these nodes.")
+    examples: list[Annotated[str, Field(max_length=253)]] = Field(
+        default_factory=list, max_length=3, description="Names of some of these nodes."
+    )
 
 
 class AsideLease(Model):

@@ -82,7 +82,7 @@ def _print(output: Output, products: Sequence[ReportedProduct], uncounted: Seque
         "products": [each.to_wire() for each in products],
         "uncounted": [each.to_wire() for each in uncounted],
     }
-    print_data(output, document, lambda: [_products(products), *([_uncounted(uncounted)] if uncounted else [])])
+    print_data(output, document, lambda: [_products(products), *(["", _uncounted(uncounted)] if uncounted else [])])
 
 
 def _products(products: Sequence[ReportedProduct]) -> Table | str:

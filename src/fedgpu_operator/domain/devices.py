@@ -37,6 +37,10 @@ class Device:
     memory_mib: int
 
 
+MAX_NODES: Final = 100_000
+"""Nodes of one member that are spoken of."""
+MAX_AVOIDED: Final = 256
+"""Nodes that the pods of one product are kept off by name; with more of them it is not let."""
 HOSTNAME_LABEL: Final = "kubernetes.io/hostname"
 NVIDIA_RESOURCE: Final = "nvidia.com/gpu"
 NVIDIA_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"

@@ -7,18 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fedgpu_operator.domain.devices import DeviceRequest, Form, Labels
+from fedgpu_operator.domain.devices import MAX_AVOIDED, MAX_NODES, DeviceRequest, Form, Labels
 from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
 from fedgpu_operator.errors import ListTooLargeError
 from fedgpu_operator.supply.judge import PASSING, LeftOut, NodeReading, Pool, Why, read_node
 from fedgpu_operator.supply.node import mapping, node_facts
 from fedgpu_operator.supply.pods import devices_of, terminal
 
-MAX_NODES: Final = 100_000
 MAX_PODS: Final = 60_000
 """Pods that one count goes through: twice an ordinary large cluster, and about half of a member's budget."""
-MAX_AVOIDED: Final = 256
-"""Nodes that the pods of one product are kept off by name; with more the product is not let at all."""
 EXAMPLES: Final = 3
 LIVE_PODS: Final = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 """Field selector of the pods that can hold a GPU."""

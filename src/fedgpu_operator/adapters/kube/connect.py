@@ -32,7 +32,7 @@ async def own_configuration(context: str | None = None, file: Path | None = None
         else:
             # Named, since the library remembers what the environment said when it was imported.
             named = str(file) if file is not None else os.environ.get("KUBECONFIG") or None
-            _require(named)
+            _require(named, "give another --kubeconfig" if file is not None else "set KUBECONFIG")
             await kubeconfig.load_kube_config(named, context=context, client_configuration=configuration)
     except (ConfigException, OSError) as error:
         raise ConfigurationError(f"cannot load a kubeconfig: {error}") from error
@@ -41,10 +41,10 @@ async def own_configuration(context: str | None = None, file: Path | None = None
     return configuration
 
 
-def _require(named: str | None) -> None:
+def _require(named: str | None, fix: str) -> None:
     wanted = named or str(Path.home() / ".kube" / "config")
     if not any(Path(part).is_file() for part in wanted.split(os.pathsep) if part):
-        raise ConfigurationError(f"there is no kubeconfig at {wanted}: set KUBECONFIG")
+        raise ConfigurationError(f"there is no kubeconfig at {wanted}: {fix}")
 
 
 async def connect(

@@ -12,14 +12,13 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
-from fedgpu_operator.api.base import MAX_NODES
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUOffer, GPUProvider, Inventory, Network
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ProviderReport, ReportedProduct
-from fedgpu_operator.domain.devices import DeviceRequest
+from fedgpu_operator.domain.devices import MAX_NODES, DeviceRequest
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.offer import GpuModel, Offer, Probe, take
 from fedgpu_operator.errors import InvalidResourceError
