@@ -82,7 +82,7 @@ def _print(output: Output, products: Sequence[ReportedProduct], uncounted: Seque
         "products": [each.to_wire() for each in products],
         "uncounted": [each.to_wire() for each in uncounted],
     }
-    print_data(output, document, lambda: [_products(products), *(["", _uncounted(uncounted)] if uncounted else [])])
+    print_data(output, document, lambda: [_products(products), *_uncounted(uncounted)])
 
 
 def _products(products: Sequence[ReportedProduct]) -> Table | str:
@@ -98,10 +98,12 @@ def _products(products: Sequence[ReportedProduct]) -> Table | str:
     return table
 
 
-def _uncounted(groups: Sequence[UncountedNodes]) -> Table:
+def _uncounted(groups: Sequence[UncountedNodes]) -> list[Table | str]:
+    if not groups:
+        return []
     table = plain_table("DOES NOT COUNT", "GPUS", "NODES", "WHY", right=("GPUS",))
     for each in groups:
         more = each.nodes - len(each.examples)
         names = ", ".join(each.examples) + (f" and {counted(more, 'other')}" if more else "")
         table.add_row(each.reason, str(each.gpus), names, each.message)
-    return table
+    return ["", table]

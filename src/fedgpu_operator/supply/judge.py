@@ -15,15 +15,31 @@ from typing import Final
 from fedgpu_operator.domain.devices import DEVICES, NVIDIA_PRODUCT_LABEL, Form, Labels, Toleration, form_of
 from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
 from fedgpu_operator.supply.descriptions import Description, Source
-from fedgpu_operator.supply.node import NodeFacts, Taint
-from fedgpu_operator.supply.sources import discovery, owner
+from fedgpu_operator.supply.node import INSTANCE_TYPE_LABELS, NodeFacts, Taint
+from fedgpu_operator.supply.sources import amd, coreweave, discovery, eks, gke, instancetype, intel, owner
 
-SOURCES: Final[tuple[Source, ...]] = (discovery.descriptions,)
+SOURCES: Final[tuple[Source, ...]] = (
+    discovery.descriptions,
+    gke.descriptions,
+    eks.descriptions,
+    coreweave.descriptions,
+    amd.descriptions,
+    intel.descriptions,
+    instancetype.descriptions,
+)
 """In the order in which their names for a product go before another's."""
-LOOKED_FOR: Final = (NVIDIA_PRODUCT_LABEL,)
+LOOKED_FOR: Final = (
+    NVIDIA_PRODUCT_LABEL,
+    gke.ACCELERATOR_LABEL,
+    *(f"{prefix}name" for prefix in eks.PREFIXES),
+    coreweave.CLASS_LABEL,
+    amd.PRODUCT_LABEL,
+    intel.PRODUCT_LABEL,
+    *INSTANCE_TYPE_LABELS[:1],
+)
 """The labels of which one would have named the product."""
-TOLERATED: Final = (Toleration("nvidia.com/gpu"),)
-"""The taints by which owners commonly keep other work off GPU nodes."""
+TOLERATED: Final = (Toleration("nvidia.com/gpu"), Toleration("amd.com/gpu"), Toleration("sku", "gpu"))
+"""The taints by which owners commonly keep other work off GPU nodes: GKE and the vendors' own, and the habit on AKS."""
 
 _PRODUCT: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
@@ -43,6 +59,8 @@ class Why(StrEnum):
     OTHER_RESOURCE = "OtherResource"
 
 
+LEAST_SHARE: Final = 0.9
+"""With less of the memory that a card of its product has, a device is no whole card."""
 PASSING: Final = frozenset({Why.NOT_READY, Why.CORDONED, Why.TAINTED, Why.NONE_ALLOCATABLE})
 """Reasons for which a member's own scheduler puts nothing on these devices either."""
 
@@ -128,18 +146,15 @@ def _pool(resource: str, devices: int, description: Description) -> Pool:
 
 def _faults(resource: str, devices: int, descriptions: Sequence[Description]) -> Iterator[tuple[Why, str]]:
     """What speaks against letting these devices, gravest first."""
-    shared = next((each for each in descriptions if each.shared), None)
-    if shared is not None:
-        yield Why.SHARED, f"{shared.source}: {shared.shared}; shares have no memory of their own and are not let"
+    named = [each for each in descriptions if each.product]
+    for each in descriptions:
+        if each.shared:
+            yield Why.SHARED, f"{each.source}: {each.shared}; shares have no memory of their own and are not let"
     for each in descriptions:
         if each.invalid:
             yield Why.NOT_SELLABLE, f"{each.source}: {each.invalid}"
-    for each in descriptions:
-        # Fewer than the label says is a part that is broken; more is a share, or another model beside.
-        if each.count is not None and devices > each.count:
-            text = f"{resource}: {devices} allocatable, but {each.source} counts {each.count}"
-            yield Why.CONTRADICTING_FIGURES, f"{text}; shared devices or two models in one node?"
-    named = [each for each in descriptions if each.product]
+    for contradiction in _contradictions(resource, devices, descriptions):
+        yield Why.CONTRADICTING_FIGURES, contradiction
     if devices and not named:
         text = f"no label names the product of {resource}; looked for {', '.join(LOOKED_FOR)}"
         yield Why.NO_PRODUCT_LABEL, text
@@ -148,6 +163,19 @@ def _faults(resource: str, devices: int, descriptions: Sequence[Description]) ->
             yield Why.NOT_SELLABLE, f"{each.source}: the product's name is no legal label value"
     if not devices and any(each.count != 0 for each in named):
         yield Why.NONE_ALLOCATABLE, f"{resource}: none can be allocated; does the device plugin run?"
+
+
+def _contradictions(resource: str, devices: int, descriptions: Sequence[Description]) -> Iterator[str]:
+    for each in descriptions:
+        # Fewer than the label says is a part that is broken; more is a share, or another model beside.
+        if each.count is not None and devices > each.count:
+            text = f"{resource}: {devices} allocatable, but {each.source} counts {each.count}"
+            yield f"{text}; shared devices or two models in one node?"
+    for each in descriptions:
+        # A virtual GPU, or a cloud's part of one, under the name of the card.
+        known, memory = DEVICES.get(each.product), each.memory_mib or each.card_mib
+        if known is not None and memory and memory < LEAST_SHARE * known.memory_mib:
+            yield f"{each.source} says {memory} MiB of memory, a whole {each.product} has {known.memory_mib}"
 
 
 def _closed(node: NodeFacts, rules: InventoryRules) -> tuple[Why, str] | None:

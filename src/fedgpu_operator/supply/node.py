@@ -14,6 +14,13 @@ MAX_DEVICES: Final = 1024
 INSTANCE_TYPE_LABELS: Final = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type")
 LABELS_READ: Final = (
     "nvidia.com/",
+    "gpu.nvidia.com/",
+    "amd.com/",
+    "beta.amd.com/gpu.product-name.",
+    "gpu.intel.com/",
+    "cloud.google.com/gke-",
+    "karpenter.k8s.aws/instance-gpu-",
+    "eks.amazonaws.com/instance-gpu-",
     HOSTNAME_LABEL,
     "kubernetes.io/arch",
     *INSTANCE_TYPE_LABELS,
@@ -21,13 +28,14 @@ LABELS_READ: Final = (
 """What the keys of the labels begin with that anything here reads."""
 
 _QUANTITY: Final = re.compile(
-    r"\+?(?P<whole>\d{1,18})?(?:\.(?P<part>\d{0,18}))?(?:(?P<suffix>[kMGTPE]|[KMGTPE]i|m)|[eE](?P<power>[+-]?\d{1,2}))?",
+    r"\+?(?P<whole>\d{1,18})?(?:\.(?P<part>\d{0,18}))?"
+    r"(?:(?P<suffix>[kMGTPE]|[KMGTPE]i|m)|[eE](?P<power>[+-]?\d{1,2}))?",
     re.ASCII,
 )
 _DECIMAL: Final = {"": 0, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY: Final = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _GPU_RESOURCE: Final = re.compile(
-    r"nvidia\.com/(gpu|mig-)[-_.A-Za-z0-9]*|amd\.com/gpu[-_.A-Za-z0-9]*|gpu\.intel\.com/(i915|xe)"
+    r"nvidia\.com/(gpu|mig-)[-_.A-Za-z0-9]*|amd\.com/(gpu|[sdtqc]px_nps)[-_.A-Za-z0-9]*|gpu\.intel\.com/(i915|xe)"
 )
 _RENAMED: Final = re.compile(r"(nvidia|amd)\.com/[-_.A-Za-z0-9]+")
 

@@ -9,7 +9,10 @@ import pytest
 import tests.unit.supply
 import yaml
 
+from fedgpu_operator.domain.inventory import InventoryRules
+from fedgpu_operator.domain.job import Requirement, SelectorOperator
 from fedgpu_operator.errors import NotFoundError
+from fedgpu_operator.supply.node import whole
 
 SHAPES: list[dict[str, Any]] = yaml.safe_load(
     Path(tests.unit.supply.__path__[0], "shapes.yaml").read_text(encoding="utf-8")
@@ -22,7 +25,7 @@ def node(shape: dict[str, Any], name: str, *, shared: int = 1) -> dict[str, Any]
 
     Its CPUs grow alike: the scheduler prefers the node of which a pod takes the smaller part.
     """
-    devices = {key: str(int(amount) * shared) for key, amount in shape["allocatable"].items()}
+    devices = {key: str(whole(amount) * shared) for key, amount in shape["allocatable"].items()}
     resources = {
         "cpu": str(2 * shared),
         "memory": f"{4 * shared}Gi",
@@ -48,7 +51,9 @@ async def test_work_lands_on_a_node_that_counts(
     if any(key.endswith(".count") for key in shape["labels"]):
         site.cluster.api.create("/api/v1/nodes", node(shape, alike, shared=10))
     try:
-        site.start(inventory_interval=0.2)
+        # The member's own nodes may have the same product.
+        others = Requirement("kubernetes.io/hostname", SelectorOperator.NOT_IN, frozenset({right, alike}))
+        site.start(inventory_interval=0.2, rules=InventoryRules(excluded=(others,)))
         for product, count, form, _, resource in shape["supplies"]:
 
             async def counted(product: str = product, count: int = count) -> Any:

@@ -141,9 +141,9 @@ def test_a_node_that_only_looks_like_the_others_is_kept_off_by_name(make: Any) -
 
 
 def test_a_product_has_its_least_memory(make: Any) -> None:
-    nodes = [make.node("a"), make.node("b", labels={"nvidia.com/gpu.memory": "16000"}), make.node("c", labels={})]
+    nodes = [make.node("a"), make.node("b", labels={"nvidia.com/gpu.memory": "22000"}), make.node("c", labels={})]
     (product,) = inventory(nodes, [])
-    assert product.memory_mi_b == 16000
+    assert product.memory_mi_b == 22000
 
 
 JUNK = st.recursive(
