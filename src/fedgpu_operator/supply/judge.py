@@ -156,7 +156,7 @@ def _faults(resource: str, devices: int, descriptions: Sequence[Description]) ->
     for contradiction in _contradictions(resource, devices, descriptions):
         yield Why.CONTRADICTING_FIGURES, contradiction
     if devices and not named:
-        text = f"no label names the product of {resource}; looked for {', '.join(LOOKED_FOR)}"
+        text = f"no label names the product of {resource}; looked for {', '.join(LOOKED_FOR)} and spec.inventory.rules"
         yield Why.NO_PRODUCT_LABEL, text
     for each in named:
         if not _PRODUCT.fullmatch(each.product):
@@ -188,7 +188,8 @@ def _closed(node: NodeFacts, rules: InventoryRules) -> tuple[Why, str] | None:
         return Why.NOT_READY, "the node is not Ready"
     for taint in node.taints:
         if not tolerated(taint, rules):
-            return Why.TAINTED, f"the taint {taint.key}={taint.value}:{taint.effect} is not tolerated"
+            text = f"the taint {taint.key}={taint.value}:{taint.effect} is not tolerated"
+            return Why.TAINTED, f"{text}; if it guards GPU nodes, list it in spec.inventory.tolerations"
     return None
 
 
