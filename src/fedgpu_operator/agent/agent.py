@@ -8,10 +8,10 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC
-from itertools import count as numbers
+from itertools import count
 from typing import Final
 
-from fedgpu_operator.agent.counting import count
+from fedgpu_operator.agent.counting import MemberCount
 from fedgpu_operator.agent.lease import LeaseReconciler, Rests, Seen, Sight, Step
 from fedgpu_operator.agent.report import Reporter, unreachable
 from fedgpu_operator.agent.settings import AgentSettings
@@ -75,6 +75,7 @@ class Agent:
         self._done.set()
         self._work: asyncio.Task[None] | None = None
         self._watch = MemberWatch(member, self._identity, self.wake, longest_pause=settings.backoff_most)
+        self._supply = MemberCount(member, self._identity.lease_of, settings.rules)
         self._reporter = Reporter(provider, hub, settings, clock)
         self._signer = UsageSigner(signing) if signing is not None else None
         self._receipts = ReceiptDesk(provider, self._reporter, signing, clock) if signing is not None else None
@@ -124,7 +125,7 @@ class Agent:
 
     async def _loop(self) -> None:
         backoff = Backoff(SHORTEST_PAUSE, self._settings.backoff_most)
-        passes = numbers(1)
+        passes = count(1)
         while not self._closing.is_set():
             self._awake.clear()
             bind(loop="agent", **{"pass": next(passes)})
@@ -265,7 +266,7 @@ class Agent:
         if self.reachable and begun < self._count_at:
             return None
         try:
-            return (await count(self._member, self._identity.lease_of, self._settings.rules)).supply()
+            return await self._supply.look()
         finally:
             took = time.monotonic() - begun
             self._count_at = begun + max(self._settings.inventory_interval, COUNT_SHARE * took)

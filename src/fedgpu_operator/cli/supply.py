@@ -66,9 +66,9 @@ def provider_check(
 
     async def work(member: KubeClient) -> tuple[list[ReportedProduct], list[UncountedNodes]]:
         from fedgpu_operator.agent import inventory
-        from fedgpu_operator.agent.counting import count
+        from fedgpu_operator.agent.counting import MemberCount
 
-        supply = (await count(member, lambda _: "")).supply()
+        supply = await MemberCount(member, lambda _: "").look()
         return inventory.products(supply), inventory.uncounted(supply)
 
     products, uncounted = with_hub(work, context, kubeconfig)
