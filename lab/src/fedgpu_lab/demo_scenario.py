@@ -9,7 +9,7 @@ from typing import Final
 
 import yaml
 
-from fedgpu_lab.gpus import CATALOGUE, GpuNodes
+from fedgpu_lab.gpus import CATALOGUE, DESCRIBED, GpuNodes, describes
 from fedgpu_lab.world import MemberSpec
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computeaccount import ComputeAccount
@@ -92,20 +92,35 @@ def load(folder: Path) -> Scenario:
 
 
 def nodes_of(provider: GPUProvider) -> tuple[GpuNodes, ...]:
-    """The lab's nodes behind an offer, from an annotation such as ``h100=2x8,l4=1x4`` (product=nodes x GPUs)."""
+    """The lab's nodes behind an offer, from an annotation such as ``h100=2x8/gke,l4=1x4`` (product=nodes x GPUs).
+
+    What is behind a slash says whose labels name the GPUs.
+    """
     text = provider.metadata.annotations.get(NODES, "")
     location = provider.spec.location
     groups = []
     for part in text.split(","):
         model, _, shape = part.strip().partition("=")
+        shape, _, described = shape.partition("/")
         nodes, _, gpus = shape.partition("x")
-        if model not in CATALOGUE or not (nodes.isdecimal() and gpus.isdecimal()):
+        described = described or "discovery"
+        shaped = nodes.isdecimal() and gpus.isdecimal()
+        if model not in CATALOGUE or not shaped or not describes(described, model):
             raise LabError(
-                f"GPUProvider {provider.metadata.name}: annotation {NODES} must read like 'h100=2x8,l4=1x4' with "
-                f"products among {', '.join(CATALOGUE)}; {part!r} does not"
+                f"GPUProvider {provider.metadata.name}: annotation {NODES} must read like 'h100=2x8/gke,l4=1x4' with "
+                f"products among {', '.join(CATALOGUE)} and labels of {', '.join(DESCRIBED)}; {part!r} does not"
             )
         region = location.region or ""
-        groups.append(GpuNodes.of(model, nodes=int(nodes), count_per_node=int(gpus), region=region, zone=f"{region}-a"))
+        groups.append(
+            GpuNodes.of(
+                model,
+                nodes=int(nodes),
+                count_per_node=int(gpus),
+                region=region,
+                zone=f"{region}-a",
+                described=described,
+            )
+        )
     return tuple(groups)
 
 

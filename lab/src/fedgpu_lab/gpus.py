@@ -1,4 +1,4 @@
-"""GPU nodes as GPU feature discovery describes them; what exists for sale, nothing about prices."""
+"""GPU nodes as GPU feature discovery or a cloud describes them; what exists for sale, nothing about prices."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class NodeOverrides(TypedDict, total=False):
     machine: str
     labels: Mapping[str, str]
     tainted: bool
+    described: str
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,43 @@ CATALOGUE: Mapping[str, GpuModel] = MappingProxyType(
 )
 
 
+GKE: Mapping[str, str] = MappingProxyType(
+    {
+        "NVIDIA-B200": "nvidia-b200",
+        "NVIDIA-H200": "nvidia-h200-141gb",
+        "NVIDIA-H100-80GB-HBM3": "nvidia-h100-80gb",
+        "NVIDIA-A100-SXM4-80GB": "nvidia-a100-80gb",
+        "NVIDIA-A100-SXM4-40GB": "nvidia-tesla-a100",
+        "NVIDIA-L4": "nvidia-l4",
+    }
+)
+"""Values of ``cloud.google.com/gke-accelerator``."""
+EC2: Mapping[str, tuple[str, int, str]] = MappingProxyType(
+    {
+        "NVIDIA-H200": ("h200", 144384, "p5en.48xlarge"),
+        "NVIDIA-H100-80GB-HBM3": ("h100", 81920, "p5.48xlarge"),
+        "NVIDIA-A100-SXM4-40GB": ("a100", 40960, "p4d.24xlarge"),
+        "NVIDIA-L40S": ("l40s", 45776, "g6e.48xlarge"),
+        "NVIDIA-L4": ("l4", 22888, "g6.48xlarge"),
+    }
+)
+"""What Karpenter says of a GPU: its name, MiB as EC2 lists them, and the instance type with eight of them."""
+DESCRIBED = ("discovery", "gke", "karpenter")
+
+
+def describes(by: str, model: str) -> bool:
+    """Whether that ecosystem has labels for nodes of a model of the catalogue."""
+    product = CATALOGUE[model].product
+    return by == "discovery" or (by == "gke" and product in GKE) or (by == "karpenter" and product in EC2)
+
+
 @dataclass(frozen=True)
 class GpuNodes:
     """A group of equal nodes.
 
     `memory_mib` is the memory of one GPU; `region` and `zone` become the topology labels; `tainted` adds the taint
-    ``nvidia.com/gpu=present:NoSchedule`` that owners set to keep other work away.
+    ``nvidia.com/gpu=present:NoSchedule`` that owners set to keep other work away. `described` is whose labels say what
+    the GPUs are: of `discovery`, or of `gke` (which sets that taint by itself) or `karpenter` and of nobody else.
     """
 
     product: str
@@ -63,6 +95,7 @@ class GpuNodes:
     machine: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     tainted: bool = False
+    described: str = "discovery"
     cpu_per_gpu: int = 16
     memory_gib_per_gpu: int = 192
 
@@ -85,7 +118,8 @@ class GpuNodes:
             "pods": "110",
             "nvidia.com/gpu": str(self.count_per_node),
         }
-        taints = [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}] if self.tainted else []
+        taint = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+        taints = [taint] if self.tainted or self.described == "gke" else []
         return {
             "apiVersion": "v1",
             "kind": "Node",
@@ -95,12 +129,35 @@ class GpuNodes:
         }
 
     def _labels(self, name: str) -> dict[str, str]:
-        """The label names of NVIDIA's GPU feature discovery and the well-known ones of Kubernetes."""
+        """The labels that describe the GPUs, and the well-known ones of Kubernetes."""
+        labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+        describe = {"discovery": self._discovery, "gke": self._gke, "karpenter": self._karpenter}[self.described]
+        optional = {
+            "topology.kubernetes.io/region": self.region,
+            "topology.kubernetes.io/zone": self.zone,
+            "nvidia.com/gpu.machine": self.machine,
+        }
+        return labels | describe() | {key: value for key, value in optional.items() if value} | dict(self.labels)
+
+    def _gke(self) -> dict[str, str]:
+        return {
+            "cloud.google.com/gke-accelerator": GKE[self.product],
+            "cloud.google.com/gke-accelerator-count": str(self.count_per_node),
+        }
+
+    def _karpenter(self) -> dict[str, str]:
+        name, memory, instance_type = EC2[self.product]
+        return {
+            "karpenter.k8s.aws/instance-gpu-name": name,
+            "karpenter.k8s.aws/instance-gpu-manufacturer": "nvidia",
+            "karpenter.k8s.aws/instance-gpu-count": str(self.count_per_node),
+            "karpenter.k8s.aws/instance-gpu-memory": str(memory),
+            "node.kubernetes.io/instance-type": instance_type,
+        }
+
+    def _discovery(self) -> dict[str, str]:
         major, minor = self.compute
-        labels = {
-            "kubernetes.io/hostname": name,
-            "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": "amd64",
+        return {
             "nvidia.com/gpu.present": "true",
             "nvidia.com/gpu.product": self.product,
             "nvidia.com/gpu.memory": str(self.memory_mib),
@@ -112,9 +169,3 @@ class GpuNodes:
             "nvidia.com/gpu.sharing-strategy": "none",
             "nvidia.com/mig.capable": str(self.compute[0] >= 8 and self.family != "ada-lovelace").lower(),
         }
-        optional = {
-            "topology.kubernetes.io/region": self.region,
-            "topology.kubernetes.io/zone": self.zone,
-            "nvidia.com/gpu.machine": self.machine,
-        }
-        return labels | {key: value for key, value in optional.items() if value} | dict(self.labels)

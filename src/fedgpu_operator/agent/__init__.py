@@ -5,6 +5,6 @@ from __future__ import annotations
 from fedgpu_operator.agent.agent import Agent
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.agent.signing import Signing
-from fedgpu_operator.agent.watch import KEPT
+from fedgpu_operator.agent.watch import KEPT, kept
 
-__all__ = ["KEPT", "Agent", "AgentSettings", "Signing"]
+__all__ = ["KEPT", "Agent", "AgentSettings", "Signing", "kept"]

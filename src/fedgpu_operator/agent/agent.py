@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from datetime import UTC
 from itertools import count
 from typing import Final
 
-from fedgpu_operator.agent.inventory import LIVE_PODS, Tally, live_pods_of
+from fedgpu_operator.agent.counting import MemberCount
 from fedgpu_operator.agent.lease import LeaseReconciler, Rests, Seen, Sight, Step
 from fedgpu_operator.agent.report import Reporter, unreachable
 from fedgpu_operator.agent.settings import AgentSettings
@@ -19,8 +19,7 @@ from fedgpu_operator.agent.signing import ReceiptDesk, Signing, UsageSigner
 from fedgpu_operator.agent.watch import MemberWatch
 from fedgpu_operator.agent.workload import Identity, Workloads
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.jobspec import PRODUCT_LABEL
-from fedgpu_operator.api.providerreport import AGENT_LEASE, ReportedProduct
+from fedgpu_operator.api.providerreport import AGENT_LEASE
 from fedgpu_operator.backoff import Backoff
 from fedgpu_operator.errors import (
     ConflictError,
@@ -31,8 +30,9 @@ from fedgpu_operator.errors import (
     UnreachableError,
 )
 from fedgpu_operator.logs import about, alone, bind, bound
-from fedgpu_operator.ports import COORDINATION_LEASES, LEASES, NODES, PODS, Clock, Holding, Kube
+from fedgpu_operator.ports import COORDINATION_LEASES, LEASES, Clock, Holding, Kube
 from fedgpu_operator.pulse import CANCEL_SECONDS, Pulse, limited
+from fedgpu_operator.supply import Supply
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +43,6 @@ PASS_SECONDS: Final = 600.0
 """Time limit of a pass: a member that answers each call at the last moment is slow, and no reason to end a pass."""
 COUNT_SHARE: Final = 10
 """The nodes and pods of a member are counted for at most one part in so many of the time."""
-
-MOST_ASKED_NODES: Final = 128
-"""Nodes with GPUs of which each is asked for its pods; of more, all pods of the member are gone through."""
-NODES_AT_ONCE: Final = 4
 
 
 class Agent:
@@ -79,10 +75,11 @@ class Agent:
         self._done.set()
         self._work: asyncio.Task[None] | None = None
         self._watch = MemberWatch(member, self._identity, self.wake, longest_pause=settings.backoff_most)
+        self._supply = MemberCount(member, self._identity.lease_of, settings.rules)
         self._reporter = Reporter(provider, hub, settings, clock)
         self._signer = UsageSigner(signing) if signing is not None else None
         self._receipts = ReceiptDesk(provider, self._reporter, signing, clock) if signing is not None else None
-        workloads = Workloads(member, self._identity, self._watch.took)
+        workloads = Workloads(member, self._identity, self._watch.took, settings.rules)
         self._leases = LeaseReconciler(hub, workloads, settings, clock, self._signer)
         self._rests = Rests(settings)
         self._looked: dict[str, tuple[ComputeLease, float]] = {}
@@ -218,7 +215,7 @@ class Agent:
 
     async def _tell_inventory(self) -> None:
         try:
-            products = await self._inventory()
+            supply = await self._inventory()
         except ListTooLargeError as error:
             # It answers: its leases go on as before, and it is counted again as seldom as any large member.
             self.reachable = True
@@ -229,8 +226,8 @@ class Agent:
             await self._reporter.silent(unreachable(error))
             raise
         self.reachable = True
-        if products is not None:
-            await self._reporter.report(products, self._version)
+        if supply is not None:
+            await self._reporter.report(supply, self._version)
 
     async def _load_leases(self) -> tuple[list[ComputeLease], set[str]]:
         """Leases of this provider, and the names of all there are: one that cannot be read still has its workload."""
@@ -263,37 +260,16 @@ class Agent:
         self._pinged = time.monotonic()
         self._reporter.measured(self._pinged - begun)
 
-    async def _inventory(self) -> list[ReportedProduct] | None:
+    async def _inventory(self) -> Supply | None:
         """The member's GPUs, None while the last count is young: counting a large member must not be all that we do."""
         begun = time.monotonic()
         if self.reachable and begun < self._count_at:
             return None
         try:
-            return await self._count()
+            return await self._supply.look()
         finally:
             took = time.monotonic() - begun
             self._count_at = begun + max(self._settings.inventory_interval, COUNT_SHARE * took)
-
-    async def _count(self) -> list[ReportedProduct]:
-        """Count page by page; of few nodes with GPUs each one's pods, else the pods of all nodes."""
-        tally = Tally(self._identity.ours)
-        async for nodes, _ in self._member.pages(NODES, labels=PRODUCT_LABEL):
-            tally.nodes(nodes)
-        if len(tally.names) > MOST_ASKED_NODES:
-            await self._count_pods(tally, LIVE_PODS)
-            return tally.products()
-        gate = asyncio.Semaphore(NODES_AT_ONCE)
-
-        async def one(node: str) -> None:
-            async with gate:
-                await self._count_pods(tally, live_pods_of(node))
-
-        await _all_or_first(one(node) for node in tally.names)
-        return tally.products()
-
-    async def _count_pods(self, tally: Tally, fields: str) -> None:
-        async for pods, _ in self._member.pages(PODS, fields=fields):
-            tally.pods(pods)
 
     async def _renew(self) -> None:
         """The sign of life: one coordination Lease per provider, renewed only while the member answers."""
@@ -379,14 +355,3 @@ def _newest_fencing_epochs(leases: Iterable[ComputeLease]) -> defaultdict[str, i
     for lease in leases:
         newest[lease.spec.job.uid] = max(newest[lease.spec.job.uid], lease.spec.fencing_epoch)
     return newest
-
-
-async def _all_or_first(work: Iterable[Coroutine[None, None, None]]) -> None:
-    """Wait for all of it; the first trouble ends the rest and is raised."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

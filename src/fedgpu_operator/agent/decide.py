@@ -25,6 +25,7 @@ from fedgpu_operator.domain.faults import (
     WORKLOAD_VANISHED,
 )
 from fedgpu_operator.domain.usage import UsageReading
+from fedgpu_operator.supply.pods import terminal
 
 MAX_MESSAGE: Final = 1024
 
@@ -101,7 +102,7 @@ class View:
     @property
     def live_pods(self) -> tuple[JSONObject, ...]:
         """Pods of which something may still run."""
-        return tuple(pod for pod in self.pods if not podlib.terminal(pod))
+        return tuple(pod for pod in self.pods if not terminal(pod))
 
 
 @dataclass(frozen=True, slots=True)

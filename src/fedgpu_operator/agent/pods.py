@@ -9,7 +9,6 @@ from typing import Final, Literal
 
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import plausible
-from fedgpu_operator.api.jobspec import GPU_RESOURCE
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.faults import (
     IMAGE_PULL_FAILED,
@@ -29,9 +28,10 @@ from fedgpu_operator.domain.faults import (
 )
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.metering import ContainerFacts, PodFacts
+from fedgpu_operator.supply.node import whole
+from fedgpu_operator.supply.pods import devices_of, terminal
 
 INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
-TERMINAL: Final = frozenset({"Succeeded", "Failed"})
 MAX_MESSAGE: Final = 1000
 
 
@@ -53,19 +53,6 @@ class Hindrance:
     message: str
 
 
-def gpus_of(pod: JSONObject) -> int:
-    """GPUs that the scheduler set aside for a pod: the larger of its containers' sum and any one init container."""
-    spec = _mapping(pod, "spec")
-    together = sum(_gpus(container) for container in _sequence(spec, "containers"))
-    return max([together, *(_gpus(container) for container in _sequence(spec, "initContainers"))])
-
-
-def quantity(value: object) -> int:
-    """A count of an extended resource; those are whole numbers, and what is not readable as one counts nothing."""
-    text = str(value)
-    return min(int(text), 1_000_000) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-
-
 def pod_facts(pod: JSONObject) -> PodFacts:
     """What metering needs of one pod."""
     meta, status = _mapping(pod, "metadata"), _mapping(pod, "status")
@@ -73,17 +60,12 @@ def pod_facts(pod: JSONObject) -> PodFacts:
     return PodFacts(
         name=str(meta.get("name", "")),
         uid=str(meta.get("uid", "")),
-        index=min(quantity(labels.get(INDEX_LABEL, 0)), 1023),
+        index=min(whole(labels.get(INDEX_LABEL, "0")), 1023),
         phase=str(status.get("phase", "")),
-        gpus=gpus_of(pod),
+        gpus=sum(devices_of(pod).values()),
         containers=tuple(_container_facts(entry) for entry in _sequence(status, "containerStatuses")),
         deleted_at=_instant(meta.get("deletionTimestamp")),
     )
-
-
-def terminal(pod: JSONObject) -> bool:
-    """Whether nothing of the pod runs any more."""
-    return _mapping(pod, "status").get("phase") in TERMINAL
 
 
 def end_known(pod: JSONObject) -> bool:
@@ -265,12 +247,6 @@ def _condition(obj: JSONObject, kind: str, status: str = "True") -> JSONObject |
         if condition.get("type") == kind and condition.get("status") == status:
             return condition
     return None
-
-
-def _gpus(container: JSONObject) -> int:
-    resources = _mapping(container, "resources")
-    limits, requests = _mapping(resources, "limits"), _mapping(resources, "requests")
-    return quantity(requests.get(GPU_RESOURCE, limits.get(GPU_RESOURCE, 0)))
 
 
 def _instant(value: object) -> datetime | None:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+from fedgpu_operator.agent import inventory
 from fedgpu_operator.agent.decide import ConditionState
 from fedgpu_operator.agent.settings import AgentSettings
 from fedgpu_operator.api.base import MAX_MESSAGE, READY, Condition, Finding, find, merge, standing
 from fedgpu_operator.api.providerreport import (
     ProposedReceipt,
     ProviderReport,
-    ReportedProduct,
     ReportStatus,
     SignedReceipt,
 )
@@ -27,6 +27,7 @@ from fedgpu_operator.errors import (
     UnreachableError,
 )
 from fedgpu_operator.ports import Clock, Kube, ResourceType
+from fedgpu_operator.supply import Supply
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Reporter:
         """Note one round trip to the member's API server."""
         self._round_trips.append(round(1000 * seconds, 3))
 
-    async def report(self, products: list[ReportedProduct], version: str) -> None:
+    async def report(self, supply: Supply, version: str) -> None:
         """Write what the member shows, if it differs from what is written or that is old."""
         now = self._clock.now()
         before = await self._before()
@@ -89,7 +90,9 @@ class Reporter:
             observed_at=now,
             agent_version=self._settings.version,
             kubernetes_version=version[:64],
-            products=products,
+            products=inventory.products(supply),
+            uncounted=inventory.uncounted(supply),
+            aside=inventory.aside(supply),
             round_trips_ms=list(self._round_trips),
             receipts=before.receipts,
             conditions=conditions_of(before.conditions, ANSWERING, now=now, generation=self._generation),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
+
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
@@ -12,7 +14,8 @@ class AgentSettings:
     `namespace` is the provider's namespace on the hub, `hub_uid` tells this hub's objects on the member from those of
     other hubs and must be a label value. A scheduled pod holds its GPUs before it is billed for them: `start_after` is
     how long it may. `suspended_after` is how long the member may suspend a workload before its attempt ends, and
-    `close_within` how long `Agent.aclose` waits for a pass that is under way.
+    `close_within` how long `Agent.aclose` waits for a pass that is under way. `rules` is what the owner says of its
+    nodes.
     """
 
     namespace: str
@@ -33,3 +36,4 @@ class AgentSettings:
     identity: str = "fedgpu-agent"
     version: str = ""
     concurrency: int = 16
+    rules: InventoryRules = NO_RULES

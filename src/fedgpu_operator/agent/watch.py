@@ -12,11 +12,12 @@ from fedgpu_operator.agent.lease import Sight
 from fedgpu_operator.agent.workload import Identity, lease_of
 from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
-from fedgpu_operator.api.jobspec import GPU_RESOURCE
+from fedgpu_operator.domain.inventory import InventoryRules
 from fedgpu_operator.domain.text import REPLACEMENT, is_name
 from fedgpu_operator.errors import ListTooLargeError
 from fedgpu_operator.ports import BATCH_JOBS, EVENTS, NAMESPACES, NODES, PODS, Kube, ResourceType
 from fedgpu_operator.reflector import Bound, Key, Reflector, weight
+from fedgpu_operator.supply.node import LABELS_READ, may_be_gpus
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,8 @@ MAX_TEXT: Final = 2048
 """Longest text that is kept, in characters; what is written to the hub of it is shorter still."""
 MAX_ENTRIES: Final = 128
 """Longest list that is kept."""
-PREFIXES: Final = ("fedgpu.dev/", "nvidia.com/gpu", "batch.kubernetes.io/", "pod-security.kubernetes.io/")
-"""Of the labels and annotations that are kept."""
+PREFIXES: Final = ("fedgpu.dev/", "batch.kubernetes.io/", "pod-security.kubernetes.io/")
+"""Of the labels and annotations that are kept; of nodes those beside that name their GPUs."""
 
 Part: TypeAlias = Callable[[object], Any]
 """From a value to what is kept of it; None for what is left out."""
@@ -54,16 +55,20 @@ def _identity(value: object) -> object:
     return value if value is None or isinstance(value, str) else REPLACEMENT
 
 
-def _marks(value: object) -> dict[str, str] | None:
-    """Labels or annotations with our prefixes; one whose value is more than a word is no mark of ours, and left out."""
-    if not isinstance(value, dict):
-        return None
-    found = {
-        key: each
-        for key, each in value.items()
-        if key.startswith(PREFIXES) and is_name(key) and (each == "" or is_name(each))
-    }
-    return dict(list(found.items())[:MAX_ENTRIES])
+def _marks(*prefixes: str) -> Part:
+    """Labels or annotations with these prefixes; one whose value is more than a word is left out."""
+
+    def keep(value: object) -> dict[str, str] | None:
+        if not isinstance(value, dict):
+            return None
+        found = {
+            key: each
+            for key, each in value.items()
+            if key.startswith(prefixes) and is_name(key) and (each == "" or is_name(each))
+        }
+        return dict(list(found.items())[:MAX_ENTRIES])
+
+    return keep
 
 
 def _fields(**parts: Part) -> Part:
@@ -90,17 +95,19 @@ def _each(part: Part) -> Part:
 
 
 def _amounts(*names: str) -> Part:
-    """Of amounts of resources, those of these names."""
+    """Of amounts of resources, those that may be GPUs and those of these names."""
 
     def keep(value: object) -> JSONObject | None:
-        found = {name: _plain(value[name]) for name in names if name in value} if isinstance(value, dict) else {}
-        return found or None
+        if not isinstance(value, dict):
+            return None
+        found = {name: _plain(each) for name, each in value.items() if name in names or may_be_gpus(name)}
+        return dict(list(found.items())[:MAX_ENTRIES]) or None
 
     return keep
 
 
-_GPUS: Final = _amounts(GPU_RESOURCE)
-_LIMITS: Final = _amounts(GPU_RESOURCE, "memory")
+_GPUS: Final = _amounts()
+_LIMITS: Final = _amounts("memory")
 
 
 _META: Final = _fields(
@@ -111,8 +118,8 @@ _META: Final = _fields(
     generation=_number,
     creationTimestamp=text,
     deletionTimestamp=text,
-    labels=_marks,
-    annotations=_marks,
+    labels=_marks(*PREFIXES),
+    annotations=_marks(*PREFIXES),
 )
 _CONDITIONS: Final = _each(_fields(type=text, status=text, reason=text, message=text, lastTransitionTime=text))
 _ENDED: Final = _fields(startedAt=text, finishedAt=text, exitCode=_number, signal=_number, reason=text, message=text)
@@ -154,11 +161,16 @@ _JOB: Final = _fields(
         conditions=_CONDITIONS,
     ),
 )
-_NODE: Final = _fields(
-    metadata=_META,
-    spec=_fields(unschedulable=_flag, taints=_each(_fields(key=text, effect=text))),
-    status=_fields(allocatable=_GPUS, conditions=_each(_fields(type=text, status=text))),
-)
+
+
+def _node(*prefixes: str) -> Part:
+    return _fields(
+        metadata=_fields(name=_identity, uid=_identity, resourceVersion=_identity, labels=_marks(*prefixes)),
+        spec=_fields(unschedulable=_flag, taints=_each(_fields(key=text, value=text, effect=text))),
+        status=_fields(allocatable=_GPUS, conditions=_each(_fields(type=text, status=text))),
+    )
+
+
 _EVENT: Final = _fields(metadata=_META, type=text, reason=text, message=text, lastTimestamp=text, eventTime=text)
 _NAMESPACE: Final = _fields(metadata=_META)
 
@@ -178,10 +190,15 @@ def _of(part: Part) -> Callable[[JSONObject], JSONObject]:
 KEPT: Final[Mapping[ResourceType, Callable[[JSONObject], JSONObject]]] = {
     PODS: _of(_POD),
     BATCH_JOBS: _of(_JOB),
-    NODES: _of(_NODE),
+    NODES: _of(_node(*LABELS_READ)),
     EVENTS: _of(_EVENT),
     NAMESPACES: _of(_NAMESPACE),
 }
+
+
+def kept(rules: InventoryRules) -> Mapping[ResourceType, Callable[[JSONObject], JSONObject]]:
+    """What is kept of the objects of a member whose owner says so much of its nodes."""
+    return {**KEPT, NODES: _of(_node(*LABELS_READ, *sorted(rules.keys)))} if rules.keys else KEPT
 
 
 PATIENCE_SECONDS: Final = 5.0

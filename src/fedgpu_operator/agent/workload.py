@@ -16,6 +16,7 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import JOB_UID_LABEL, LEASE_LABEL, PROVIDER_LABEL, TENANT_LABEL, ComputeLease
 from fedgpu_operator.api.jobspec import CHECKPOINT_ANNOTATION
 from fedgpu_operator.api.reasons import ConditionReason
+from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
 from fedgpu_operator.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -26,6 +27,7 @@ from fedgpu_operator.errors import (
     RejectedError,
 )
 from fedgpu_operator.ports import BATCH_JOBS, EVENTS, NAMESPACES, PODS, Kube, ResourceType
+from fedgpu_operator.supply.pods import terminal
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,10 @@ class Identity:
             and labels.get(HUB_LABEL) == self.hub_uid
             and labels.get(PROVIDER_LABEL) == self.provider
         )
+
+    def lease_of(self, labels: Mapping[str, str]) -> str:
+        """The lease of ours that these are the labels of, empty if there is none."""
+        return labels[LEASE_LABEL] if self.ours(labels) else ""
 
     def stamp(self, lease: ComputeLease) -> JSONObject:
         """The lease's workload with our labels, and no others, on the Job and its pods; it passed the guard."""
@@ -93,8 +99,13 @@ class Workloads:
     """Creates and removes the workloads of leases on one member cluster."""
 
     def __init__(
-        self, member: Kube, identity: Identity, took: Callable[[JSONObject], JSONObject] = lambda job: job
+        self,
+        member: Kube,
+        identity: Identity,
+        took: Callable[[JSONObject], JSONObject] = lambda job: job,
+        rules: InventoryRules = NO_RULES,
     ) -> None:
+        self._rules = rules
         self._member = member
         self._took = took
         self._identity = identity
@@ -107,7 +118,7 @@ class Workloads:
         Raises InvalidResourceError (`WorkloadRefused`, `NamespaceTaken`, `NamespaceTerminating`, `NameTaken`), and the
         KubeError tree as the member answers.
         """
-        check_workload(lease)
+        check_workload(lease, self._rules)
         namespace, tenant = lease.spec.member_namespace, lease.spec.job.namespace
         stamped = self._identity.stamp(lease)
         known = time.monotonic() - self._namespaces.get(namespace, float("-inf")) < NAMESPACE_SECONDS
@@ -135,7 +146,7 @@ class Workloads:
             await self._delete(BATCH_JOBS, job)
             return
         for pod in pods:
-            if not podlib.terminal(pod):
+            if not terminal(pod):
                 await self._delete(PODS, pod)
 
     async def ask_checkpoint(self, lease: ComputeLease, job: JSONObject, pods: Sequence[JSONObject]) -> None:
@@ -148,7 +159,7 @@ class Workloads:
         if asked is None:
             return
         stamp = asked.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        for kind, obj in ((BATCH_JOBS, job), *((PODS, pod) for pod in pods if not podlib.terminal(pod))):
+        for kind, obj in ((BATCH_JOBS, job), *((PODS, pod) for pod in pods if not terminal(pod))):
             meta = obj["metadata"]
             if (meta.get("annotations") or {}).get(CHECKPOINT_ANNOTATION) == stamp or meta.get("deletionTimestamp"):
                 continue

@@ -239,8 +239,6 @@ Word: TypeAlias = Annotated[
 """A label-value-like word: a product, a region, a claim."""
 MAX_RUN_SECONDS: Final = 720 * 3600
 """Thirty days: the longest that one attempt may run."""
-MAX_NODES: Final = 100_000
-"""Nodes of one product that a report or a status can show."""
 MAX_DECIMAL_USD: Final = 10**18 - 1
 """What a DecimalUSD can show (µUSD)."""
 DecimalUSD: TypeAlias = Annotated[

@@ -10,7 +10,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from fedgpu_operator.api.base import (
-    MAX_NODES,
     READY_COLUMN,
     SET_LIST,
     Column,
@@ -32,7 +31,10 @@ from fedgpu_operator.api.base import (
     hint,
     map_list,
 )
+from fedgpu_operator.api.inventory import InventorySpec
+from fedgpu_operator.domain.devices import MAX_NODES
 from fedgpu_operator.domain.geo import Location
+from fedgpu_operator.domain.inventory import NO_RULES, InventoryRules
 
 HalfHash = Annotated[
     str,
@@ -246,6 +248,9 @@ class GPUProviderSpec(Model):
         description="Claims the owner makes, e.g. HIPAA, ISO27001, SOC2; self-declared.",
         json_schema_extra=SET_LIST,
     )
+    inventory: InventorySpec | None = Field(
+        default=None, description="How the member's nodes are counted, where their labels do not say enough."
+    )
     energy: Energy | None = Field(default=None, description="Where the power comes from.")
     network: Network | None = Field(default=None, description="How data comes in and what it costs to take it out.")
     limits: ProviderLimits = Field(default_factory=ProviderLimits, description="What the owner allows.")
@@ -258,6 +263,11 @@ class GPUProviderSpec(Model):
     location_audit: LocationAudit = Field(
         default_factory=LocationAudit, description="The confirmed location; needs a right of its own."
     )
+
+    @property
+    def inventory_rules(self) -> InventoryRules:
+        """What the owner says of its nodes."""
+        return self.inventory.to_domain() if self.inventory is not None else NO_RULES
 
     def acceptance_hash(self, *, keys: bool = True) -> str:
         """Half a SHA-256, in hex, over what acceptance binds: location, compliance, payout and its keys, connection.

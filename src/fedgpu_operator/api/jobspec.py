@@ -29,10 +29,6 @@ from fedgpu_operator.domain.job import DataSet, LatencyRule, PlacementRules
 from fedgpu_operator.domain.money import NOTHING, parse_usd
 from fedgpu_operator.errors import InvalidResourceError
 
-GPU_RESOURCE: Final = "nvidia.com/gpu"
-PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
-"""Label of a node with GPUs: which they are."""
-
 
 class DataSetSpec(Model):
     """One data set that the job reads, and where the law lets it be processed."""

@@ -17,7 +17,7 @@ from fedgpu_operator import __version__
 from fedgpu_operator.adapters.chain.signers import LocalSigner
 from fedgpu_operator.adapters.kube.client import Allowance, Budget, KubeClient
 from fedgpu_operator.adapters.kube.kubeconfig import member_client
-from fedgpu_operator.agent import KEPT, Agent, AgentSettings, Signing
+from fedgpu_operator.agent import Agent, AgentSettings, Signing, kept
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider, SecretKeyRef
 from fedgpu_operator.api.reasons import ConditionReason
@@ -166,11 +166,13 @@ class AgentSupervisor:
             self._refuse(name, error)
             return
         strict = known.x509_strict
-        made_of = f"{version} {key_version} {strict}"
+        rules = provider.spec.inventory_rules
+        made_of = f"{version} {key_version} {strict} {rules}"
         if running is not None and running.made_of == made_of and not running.task.done():
             self.refusals.pop(name, None)
             return
-        member = KubeClient.of_member(member_client(text, x509_strict=strict), KEPT, self._budget(name), self._leads)
+        client = member_client(text, x509_strict=strict)
+        member = KubeClient.of_member(client, kept(rules), self._budget(name), self._leads)
         self.refusals.pop(name, None)
         await self._end(name)
         self._start(provider, member, signing, made_of)
@@ -239,6 +241,7 @@ class AgentSupervisor:
             usage_interval=self._settings.usage_interval_seconds,
             reject_after=self._settings.reject_after_seconds,
             version=__version__,
+            rules=provider.spec.inventory_rules,
         )
         agent = Agent(name, self._hub, member, settings, self._clock, signing)
         task = asyncio.create_task(agent.run(), name=f"agent-{name}")

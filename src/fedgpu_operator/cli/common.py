@@ -298,22 +298,22 @@ async def open_escrow(given: TargetOptions, *, verify: bool = False) -> AsyncIte
 
 
 @asynccontextmanager
-async def open_hub(context: str | None) -> AsyncIterator[KubeClient]:
-    """A connection to the hub with the user's own kubeconfig. Raises ConfigurationError if there is none."""
+async def open_hub(context: str | None, kubeconfig: Path | None = None) -> AsyncIterator[KubeClient]:
+    """A connection with the user's own kubeconfig, or the one in that file. Raises ConfigurationError without one."""
     from fedgpu_operator.adapters.kube.connect import connect
 
-    hub = await connect(context)
+    hub = await connect(context, file=kubeconfig)
     try:
         yield hub
     finally:
         await hub.close()
 
 
-def with_hub(work: Callable[[KubeClient], Awaitable[T]], context: str | None) -> T:
-    """Connect to the hub, do the work, disconnect. Raises the KubeError tree."""
+def with_hub(work: Callable[[KubeClient], Awaitable[T]], context: str | None, kubeconfig: Path | None = None) -> T:
+    """Connect to the hub, or the cluster of that kubeconfig; do the work, disconnect. Raises the KubeError tree."""
 
     async def connected() -> T:
-        async with open_hub(context) as hub:
+        async with open_hub(context, kubeconfig) as hub:
             return await work(hub)
 
     return asyncio.run(connected())

@@ -24,6 +24,7 @@ from fedgpu_operator.cli.common import (
     with_hub,
 )
 from fedgpu_operator.cli.prove import prove_provider
+from fedgpu_operator.cli.supply import provider_check, provider_nodes
 from fedgpu_operator.cli.wallets import session
 from fedgpu_operator.domain.text import clean, counted
 from fedgpu_operator.errors import ConfigurationError
@@ -222,6 +223,8 @@ def drain(
 
 
 register(app, "prove")(prove_provider)
+register(app, "nodes")(provider_nodes)
+register(app, "check")(provider_check)
 
 
 @register(app, "keys")

@@ -5,16 +5,14 @@ The tables are package data in domain/data, each with its source and its date, a
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from math import asin, cos, radians, sin, sqrt
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-_DATA: Final = files(__package__).joinpath("data")
+from fedgpu_operator.domain.tables import DATA, rows
 
 EARTH_RADIUS_KM = 6371.0088
 """Mean radius of the Earth, IUGG."""
@@ -63,16 +61,10 @@ class CloudRegion(NamedTuple):
     longitude: float
 
 
-def _rows(file: str) -> list[dict[str, str]]:
-    """The rows of a table by the names of its columns; lines that begin with # give its source and date."""
-    lines = _DATA.joinpath(file).read_text(encoding="utf-8").splitlines()
-    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
-
-
 COUNTRIES: Final[Mapping[str, Country]] = MappingProxyType(
     {
         row["code"]: Country(row["name"], float(row["latitude"]), float(row["longitude"]))
-        for row in _rows("countries.csv")
+        for row in rows("countries.csv")
     }
 )
 """By ISO 3166-1 alpha-2 code."""
@@ -80,12 +72,12 @@ COUNTRIES: Final[Mapping[str, Country]] = MappingProxyType(
 REGIONS: Final[Mapping[str, CloudRegion]] = MappingProxyType(
     {
         row["region"]: CloudRegion(row["country"], float(row["latitude"]), float(row["longitude"]))
-        for row in _rows("regions.csv")
+        for row in rows("regions.csv")
     }
 )
 """By the cloud's own name; no two clouds share one."""
 
-_LAW: Final = json.loads(_DATA.joinpath("groups.json").read_text(encoding="utf-8"))
+_LAW: Final = json.loads(DATA.joinpath("groups.json").read_text(encoding="utf-8"))
 
 LAW_DATE: Final[str] = _LAW["checked"]
 """The day on which the tables were last checked against their sources: the name of this state of the law."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from fedgpu_operator.domain.devices import Form, form_of
 from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.money import NOTHING, MicroUSD
 
@@ -19,13 +20,18 @@ Load = tuple[int, int]
 class GpuModel:
     """One GPU product as its nodes label it.
 
-    `product` is the value of `nvidia.com/gpu.product` (e.g. ``NVIDIA-H100-80GB-HBM3``), `memory_mib` of
-    `nvidia.com/gpu.memory` (MiB per card), `architecture` of `nvidia.com/gpu.family` (e.g. ``hopper``).
+    `product` is its one name (`domain.devices`), e.g. ``NVIDIA-H100-80GB-HBM3``, `memory_mib` the memory of one card or
+    slice in MiB, 0 if unknown, and `architecture` e.g. ``hopper``.
     """
 
     product: str
     memory_mib: int
     architecture: str
+
+    @property
+    def form(self) -> Form:
+        """A whole card, or a slice of one."""
+        return form_of(self.product)
 
 
 @dataclass(frozen=True, slots=True)

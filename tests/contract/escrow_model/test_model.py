@@ -111,9 +111,14 @@ def test_a_walk_through_every_call_keeps_the_ten_invariants(escrow: type[EscrowM
 
 
 def test_any_sequence_of_calls_keeps_the_ten_invariants(escrow: type[EscrowMachine]) -> None:
-    run_state_machine_as_test(escrow, settings=search(40, 40))
+    rare = ("dispute", "answer", "close", "exit", "finish exit")
+    # Chance may leave one of them out for once: then there is more to try.
+    for _ in range(3):
+        run_state_machine_as_test(escrow, settings=search(40, 40))
+        if min(escrow.reached[each] for each in rare) > 3:
+            break
     assert escrow.reached["post"] > 40
-    assert min(escrow.reached[each] for each in ("dispute", "answer", "close", "exit", "finish exit")) > 3
+    assert min(escrow.reached[each] for each in rare) > 3
 
 
 def test_a_stake_is_never_slashed_or_held_beyond_what_it_is(side: ChainSide) -> None:

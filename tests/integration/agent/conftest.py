@@ -19,6 +19,7 @@ from fedgpu_operator.agent import Agent, AgentSettings, Signing
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.providerreport import ProviderReport
+from fedgpu_operator.domain.devices import DeviceRequest
 from fedgpu_operator.hub.services.workloads import member_namespace, provider_namespace, render_workload
 from fedgpu_operator.ports import PODS, ResourceType
 
@@ -52,6 +53,7 @@ class Site:
         self.tenant = f"tenant-{uuid4().hex[:8]}"
         self.member_namespace = member_namespace(self.tenant)
         self.product = "NVIDIA-H100-80GB-HBM3"
+        self.request = DeviceRequest.by_discovery(self.product)
         self._running: list[tuple[Agent, asyncio.Task[None]]] = []
 
     def start(self, *, signing: Signing | None = None, **settings: Any) -> Agent:
@@ -104,7 +106,7 @@ class Site:
             lease_name=name,
             member_namespace=self.member_namespace,
             provider=self.provider,
-            product=self.product,
+            request=self.request,
             run_limit_seconds=run_limit,
         )
         change(workload)

@@ -25,6 +25,7 @@ from fedgpu_operator.domain.geo import Location
 from fedgpu_operator.domain.vantage import Vantage
 from fedgpu_operator.hub.loops.reports import VantageLoop
 from fedgpu_operator.hub.services.writes import Writers
+from fedgpu_operator.supply import Supply
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "latency" / "prober-on-hub.yaml"
 DELAY_S = 0.03
@@ -99,7 +100,7 @@ async def report_inventory(provider: str) -> None:
     hub = await connect()
     settings = AgentSettings(namespace=f"fedgpu-provider-{provider}", hub_uid="uid")
     try:
-        await Reporter(provider, hub, settings, SystemClock()).report([], "v1.34.0")
+        await Reporter(provider, hub, settings, SystemClock()).report(Supply((), (), {}), "v1.34.0")
     finally:
         await hub.close()
 

@@ -113,7 +113,7 @@ async def test_refused_credentials_are_a_fact_and_not_silence(site: Any, eventua
 async def test_a_member_that_shows_too_many_pods_is_refused_and_its_lease_goes_on(
     site: Any, eventually: Any, unique_name: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedgpu_operator.agent.inventory.MAX_PODS", 3)
+    monkeypatch.setattr("fedgpu_operator.supply.tally.MAX_PODS", 3)
     site.start(inventory_interval=0.2)
     name = await site.lease(gpus=1)
     await site.state(name, "Running")

@@ -194,7 +194,11 @@ def test_a_transaction_that_another_machine_sent_is_not_paid_beside(
 def test_what_is_not_waited_for_is_known_by_its_block_if_it_is_in_one(
     cli: Cli, tenant: Account, tmp_path: Path
 ) -> None:
-    assert cli("account", "deposit", "10", "--authorize", *cli.key(tenant), "--no-wait").code == 0
+    deposit = ("account", "deposit", "10", "--authorize", *cli.key(tenant), "--no-wait")
+    assert cli(*deposit).code == 0
+    if len(record(tmp_path)) == 1:
+        # The node had it in no block yet when it was looked for: the same command looks again.
+        assert cli(*deposit).code == 0
     signed, seen = record(tmp_path)
     assert (signed["type"], seen["type"], seen["hash"]) == ("signed", "seen", signed["hash"])
     assert seen["mark"]["number"] > signed["mark"]["number"]

@@ -11,6 +11,7 @@ import pytest
 from fedgpu_operator.agent.decide import ConditionState, update
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease, LeaseUsage, lease_state
+from fedgpu_operator.domain.devices import DeviceRequest
 from fedgpu_operator.domain.usage import UsageReading
 from fedgpu_operator.hub.services.workloads import render_workload
 
@@ -41,14 +42,20 @@ class Make:
         return ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": self.uid}, "spec": spec})
 
     def workload(
-        self, *, replicas: int = 1, gpus: int = 1, template: Object | None = None, notes: dict[str, str] | None = None
+        self,
+        *,
+        replicas: int = 1,
+        gpus: int = 1,
+        template: Object | None = None,
+        notes: dict[str, str] | None = None,
+        request: DeviceRequest | None = None,
     ) -> Object:
         return render_workload(
             self.job(replicas=replicas, gpus=gpus, template=template, notes=notes),
             lease_name=self.lease_name,
             member_namespace=self.namespace,
             provider="prov",
-            product=self.product,
+            request=request or DeviceRequest.by_discovery(self.product),
             run_limit_seconds=60,
         )
 

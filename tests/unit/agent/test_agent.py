@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fedgpu_operator.agent import Agent, AgentSettings
+from fedgpu_operator.agent.counting import MemberCount
 from fedgpu_operator.agent.lease import LeaseReconciler, Sight, Step
 from fedgpu_operator.agent.report import Reporter
 from fedgpu_operator.agent.watch import MemberWatch
@@ -18,6 +19,7 @@ from fedgpu_operator.api.base import JSONObject
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.errors import UnreachableError
 from fedgpu_operator.ports import NODES, Listed, ResourceType, WatchEvent
+from fedgpu_operator.supply import LIVE_PODS
 
 
 class Silent:
@@ -132,14 +134,14 @@ async def test_a_member_is_counted_by_what_can_hold_gpus_and_for_a_tenth_of_the_
             yield [make.node("a") if kind == NODES else make.pod(gpus=3, node="a")], "1"
             yield [make.node("b") if kind == NODES else make.pod(uid="2", gpus=1, node="b")], "2"
 
-    monkeypatch.setattr("fedgpu_operator.agent.agent.MOST_ASKED_NODES", 1)
+    monkeypatch.setattr("fedgpu_operator.agent.counting.MOST_ASKED_NODES", 1)
     monkeypatch.setattr("fedgpu_operator.agent.agent.time", SimpleNamespace(monotonic=lambda: now))
     agent = Agent("prov", Silent(hub=True), Slow(), AgentSettings("ns", "hub", inventory_interval=10.0), Clock())
-    products = await agent._inventory()
-    assert products is not None
-    assert [(each.total, each.gpus_in_use_by_others) for each in products] == [(16, 4)]
+    supply = await agent._inventory()
+    assert supply is not None
+    assert [(each.total, each.others) for each in supply.products] == [(16, 4)]
     assert asked == [
-        ("nodes", "nvidia.com/gpu.product", ""),
+        ("nodes", "", ""),
         ("pods", "", "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"),
     ]
     agent.reachable = True
@@ -164,12 +166,38 @@ async def test_of_a_few_nodes_with_gpus_only_their_own_pods_are_asked_for(make: 
                 yield [make.pod(uid=node, gpus=3 if node == "a" else 1, node=node)], "1"
 
     agent = Agent("prov", Silent(hub=True), Mixed(), AgentSettings("ns", "hub"), Clock())
-    products = await agent._inventory()
-    assert products is not None
-    assert [(each.total, each.gpus_in_use_by_others) for each in products] == [(16, 4)]
+    supply = await agent._inventory()
+    assert supply is not None
+    assert [(each.total, each.others) for each in supply.products] == [(16, 4)]
     ended = "status.phase!=Succeeded,status.phase!=Failed"
     pods = [("pods", "", f"spec.nodeName={node},{ended}") for node in "ab"]
-    assert asked == [("nodes", "nvidia.com/gpu.product", ""), *pods]
+    assert asked == [("nodes", "", ""), *pods]
+
+
+@pytest.mark.parametrize(("pods", "requests"), [(1000, 2), (1001, 7)])
+async def test_pods_are_asked_for_by_node_where_the_member_has_many(make: Any, pods: int, requests: int) -> None:
+    nodes = [make.node(name) for name in "abcde"]
+    own = make.pod(uid="0", gpus=3, node="a")
+    asked = []
+
+    class Mixed(Silent):
+        async def pages(
+            self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+        ) -> AsyncIterator[Listed]:
+            asked.append(fields)
+            if kind == NODES:
+                yield nodes, "1"
+            elif fields.startswith("spec.nodeName="):
+                yield [own] if fields.startswith("spec.nodeName=a") else [], "1"
+            else:
+                yield [own, *({} for _ in range(pods - 1))], "1"
+
+    member = MemberCount(Mixed(), lambda _: "")
+    for _ in range(2):
+        (product,) = (await member.look()).products
+        assert (product.total, product.others) == (40, 3)
+    first, second = asked[:requests], asked[requests:]
+    assert second == [each for each in first if pods == 1000 or each != LIVE_PODS], "what it learnt it remembers"
 
 
 async def test_a_pass_over_a_silent_member_writes_what_was_read_before(

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from fedgpu_operator.agent.guard import check_workload
+from fedgpu_operator.domain.devices import DeviceRequest, Toleration
+from fedgpu_operator.domain.inventory import InventoryRules, NamedNodes
 from fedgpu_operator.errors import InvalidResourceError
 
 Object = dict[str, Any]
@@ -46,6 +48,48 @@ def _pod(workload: Object) -> Object:
 def _main(workload: Object) -> Object:
     main: Object = _pod(workload)["containers"][0]
     return main
+
+
+def _expressions(workload: Object) -> list[Object]:
+    (required,) = _pod(workload)["affinity"]["nodeAffinity"].values()
+    found: list[Object] = required["nodeSelectorTerms"][0]["matchExpressions"]
+    return found
+
+
+def test_nodes_that_look_alike_may_be_excluded(make: Any) -> None:
+    workload = make.workload()
+    _expressions(workload).append({"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["odd-1"]})
+    check_workload(make.lease(workload=workload))
+
+
+def _toleration(key: str, value: str) -> Object:
+    return {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"}
+
+
+RULES = InventoryRules(
+    named=(NamedNodes((("pool", "big"),), "NVIDIA-L4", "nvidia.com/gpu"),),
+    tolerations=(Toleration("dedicated", "gpu"),),
+    runtime_class="nvidia",
+)
+"""Of an owner whose nodes have no label that names their GPUs, a taint of its own, and a runtime class."""
+REQUEST = DeviceRequest(
+    "nvidia.com/gpu", ((("pool", "big"),),), tolerations=(Toleration("dedicated", "gpu"),), runtime_class="nvidia"
+)
+
+
+def test_what_an_owner_says_of_its_nodes_passes_there_and_nowhere_else(make: Any) -> None:
+    lease = make.lease(workload=make.workload(request=REQUEST))
+    check_workload(lease, RULES)
+    with pytest.raises(InvalidResourceError, match="labels that name NVIDIA-L4"):
+        check_workload(lease)
+    for change, why in (
+        ({"runtimeClassName": "kata"}, "runtimeClassName must be nvidia"),
+        ({"tolerations": [_toleration("dedicated", "db")]}, "dedicated=db"),
+    ):
+        workload = make.workload(request=REQUEST)
+        _pod(workload).update(change)
+        with pytest.raises(InvalidResourceError, match=why):
+            check_workload(make.lease(workload=workload), RULES)
 
 
 def test_what_the_hub_renders_passes(make: Any) -> None:
@@ -92,10 +136,23 @@ HOSTILE: dict[str, Callable[[Object], Any]] = {
     "a node by name": lambda w: _pod(w).update(nodeName="n1"),
     "a runtime class": lambda w: _pod(w).update(runtimeClassName="nvidia"),
     "a priority": lambda w: _pod(w).update(priorityClassName="system-node-critical"),
-    "another product": lambda w: _pod(w).update(nodeSelector={"nvidia.com/gpu.product": "NVIDIA-H100"}),
-    "no product": lambda w: _pod(w).update(nodeSelector={}),
-    "a control plane": lambda w: _pod(w).update(nodeSelector={"node-role.kubernetes.io/control-plane": ""}),
+    "another product": lambda w: _expressions(w)[0].update(values=["NVIDIA-H100"]),
+    "one product or another": lambda w: _expressions(w)[0]["values"].append("NVIDIA-H100"),
+    "any but its product": lambda w: _expressions(w)[0].update(operator="NotIn"),
+    "no product": lambda w: _expressions(w).clear(),
+    "any node": lambda w: _pod(w).pop("affinity"),
+    "a control plane": lambda w: _expressions(w).append(
+        {"key": "node-role.kubernetes.io/control-plane", "operator": "In", "values": [""]}
+    ),
+    "nodes without a label": lambda w: _expressions(w).append({"key": "team", "operator": "NotIn", "values": ["a"]}),
+    "a selector beside": lambda w: _pod(w).update(nodeSelector={"kubernetes.io/hostname": "n1"}),
+    "two kinds of GPUs": lambda w: _main(w)["resources"]["limits"].update({"nvidia.com/mig-1g.10gb": "1"}),
+    "GPUs that its labels do not name": lambda w: _main(w)["resources"].update(limits={"nvidia.com/mig-1g.10gb": "1"}),
     "any toleration": lambda w: _pod(w).update(tolerations=[{"operator": "Exists"}]),
+    "a toleration of another taint": lambda w: _pod(w).update(tolerations=[_toleration("team", "a")]),
+    "staying where it is thrown off": lambda w: _pod(w).update(
+        tolerations=[_toleration("nvidia.com/gpu", "present") | {"effect": "NoExecute"}]
+    ),
     "resource claims": lambda w: _pod(w).update(resourceClaims=[{"name": "x"}]),
     "init containers": lambda w: _pod(w).update(initContainers=[{"name": "i", "image": "i"}]),
     "a host path": lambda w: _pod(w).update(volumes=[{"name": "r", "hostPath": {"path": "/"}}]),

@@ -197,7 +197,7 @@ async def test_a_member_that_grows_without_end_is_refused_until_it_shrinks(
     members: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its count is given up at the bound; its watches, its heartbeat and its leases go on."""
-    monkeypatch.setattr("fedgpu_operator.agent.inventory.MAX_PODS", 1000)
+    monkeypatch.setattr("fedgpu_operator.supply.tally.MAX_PODS", 1000)
     async with site(members, "crowd") as large:
         await until(lambda: large.reachable is not None)
         assert large.reachable is not None

@@ -84,4 +84,4 @@ def test_what_the_agent_asks_of_other_kinds_is_there(make: Any) -> None:
     assert found["deletionTimestamp"] == "t"
     assert set(found["labels"]) == set(labels) - {"team"}
     node = make.node("n", taints=({"key": "k", "effect": "NoSchedule", "value": "v"},))
-    assert KEPT[NODES](node)["spec"]["taints"] == [{"key": "k", "effect": "NoSchedule"}]
+    assert KEPT[NODES](node)["spec"]["taints"] == [{"key": "k", "value": "v", "effect": "NoSchedule"}]

@@ -40,23 +40,6 @@ def test_a_start_that_no_clock_shows_is_no_start(make: Any, instant: object) -> 
     assert container.started_at is None
 
 
-def test_gpus_are_what_the_scheduler_sets_aside() -> None:
-    def one(count: str) -> dict[str, Any]:
-        return {"resources": {"limits": {"nvidia.com/gpu": count}}}
-
-    pod = {"spec": {"containers": [one("1"), one("2"), {}], "initContainers": [one("5")]}}
-    assert podlib.gpus_of(pod) == 5
-    pod["spec"]["initContainers"] = [one("2")]
-    assert podlib.gpus_of(pod) == 3
-
-
-@pytest.mark.parametrize(
-    ("value", "count"), [("8", 8), (8, 8), ("8k", 0), ("-1", 0), ("", 0), (None, 0), ("٣", 0), ("9" * 99, 0)]
-)
-def test_quantity_counts_only_what_it_can_read(value: object, count: int) -> None:
-    assert podlib.quantity(value) == count
-
-
 def test_outcomes(make: Any) -> None:
     assert outcome(make.member_job(), []) is None
     assert outcome(make.member_job(("FailureTarget", "PodFailurePolicy")), []) is None

@@ -20,7 +20,7 @@ from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import Acceptance, GPUProvider
 from fedgpu_operator.bootstrap.agents import AgentSupervisor
 from fedgpu_operator.errors import ForbiddenError, UnreachableError
-from fedgpu_operator.ports import NAMESPACES, SECRETS, ResourceType
+from fedgpu_operator.ports import NAMESPACES, NODES, SECRETS, ResourceType
 from fedgpu_operator.settings import Settings
 
 KEY, OTHER_KEY = "0x" + "c3" * 32, "0x" + "d4" * 32
@@ -100,11 +100,13 @@ class Supervisor(AgentSupervisor):
         self.started: list[str] = []
         self.signings: list[Signing | None] = []
         self.members: list[KubeClient] = []
+        self.made_of: list[str] = []
 
     def _start(self, provider: GPUProvider, member: KubeClient, signing: Signing | None, made_of: str) -> None:
         self.started.append(provider.metadata.name)
         self.signings.append(signing)
         self.members.append(member)
+        self.made_of.append(made_of)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,22 @@ async def test_certificates_are_checked_as_strictly_as_the_provider_was_accepted
     supervisor.members.clear()
     await supervisor.pass_once()
     assert strict() == {"acme": True, "berlin": False}, "what nobody accepted changes nothing"
+
+
+async def test_what_an_owner_says_of_its_nodes_takes_effect_with_the_next_pass() -> None:
+    hub = Hub()
+    await hub.provider("acme")
+    supervisor = Supervisor(hub)
+    await supervisor.pass_once()
+    inventory = {"rules": [{"matchLabels": {"pool": "big"}, "product": "NVIDIA-L40S"}]}
+    await hub.patch(PROVIDERS, "acme", "", {"spec": {"inventory": inventory}})
+    await supervisor.pass_once()
+    await supervisor.pass_once()
+    before, after, same = supervisor.made_of
+    assert before != after == same, "an agent that is made of something else is started again"
+    node = {"metadata": {"name": "n", "labels": {"pool": "big", "other": "x"}}}
+    keep = supervisor.members[-1]._keeps[NODES]
+    assert keep(node)["metadata"]["labels"] == {"pool": "big"}
 
 
 async def test_every_member_has_the_limits_and_a_budget_of_a_stranger() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from fedgpu_operator.cli import main
 from fedgpu_operator.errors import KubeError, NotFoundError
 from fedgpu_operator.ports import ResourceType
 
+Listed = tuple[list[JSONObject], str]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -35,6 +36,7 @@ class FakeHub:
     asked: list[JSONObject] = field(default_factory=list)
     closed: bool = False
     context: str | None = None
+    file: Path | None = None
 
     async def get(self, kind: ResourceType, name: str, namespace: str = "") -> JSONObject:
         for each in (await self.list(kind, namespace))[0]:
@@ -47,6 +49,13 @@ class FakeHub:
             raise self.error
         found = [each for each in self.objects if each["kind"] == kind.kind and carries(each, labels)]
         return [each for each in found if namespace in ("", each["metadata"].get("namespace", ""))], "1"
+
+    async def pages(
+        self, kind: ResourceType, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listed]:
+        found, version = await self.list(kind, namespace, labels=labels)
+        node = dict(each.split("=", 1) for each in fields.split(",") if each).get("spec.nodeName")
+        yield [each for each in found if node is None or each["spec"].get("nodeName") == node], version
 
     async def try_create(self, kind: ResourceType, obj: JSONObject) -> JSONObject:
         if self.error or self.refusal:
@@ -95,8 +104,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
     """What the verbs connect to; the kubeconfig names the namespace `acme`."""
     fake = FakeHub()
 
-    async def connect(context: str | None = None) -> FakeHub:
-        fake.context = context
+    async def connect(context: str | None = None, *, file: Path | None = None) -> FakeHub:
+        fake.context, fake.file = context, file
         return fake
 
     monkeypatch.setattr(connecting, "connect", connect)

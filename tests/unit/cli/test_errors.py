@@ -60,6 +60,11 @@ WRONG: dict[str, tuple[str, str]] = {
         "--confirm and --withdraw exclude each other: give one of them",
     ),
     "provider drain": ("", "missing argument 'name'"),
+    "provider nodes": ("", "missing argument 'name'"),
+    "provider check": (
+        "-o wide",
+        "invalid value for '--output' / '-o': 'wide' is not one of 'table', 'json', 'yaml'",
+    ),
     "provider audit": ("berlin --confirm --withdraw", "--confirm and --withdraw exclude each other: give one of them"),
     "provider prove": (
         "berlin --signature 0x12",

@@ -38,7 +38,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKube:
 
     kube = asyncio.run(made())
 
-    async def connect(_: str | None = None) -> FakeKube:
+    async def connect(_: str | None = None, *, file: Path | None = None) -> FakeKube:
         return kube
 
     monkeypatch.setattr(connecting, "connect", connect)

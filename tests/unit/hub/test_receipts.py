@@ -24,6 +24,7 @@ from fedgpu_operator.domain.settlement import Receipt
 from fedgpu_operator.hub.loops.reports import draft
 from fedgpu_operator.settlement.evidence import usage_root
 from fedgpu_operator.settlement.typeddata import receipt, recover
+from fedgpu_operator.supply import Supply
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -273,7 +274,7 @@ async def test_a_signature_is_made_once_and_stays_over_other_reports(world: Worl
     await desk.serve(world.leases)
     assert world.kube.writes[writes:] == []
     reporter = Reporter("berlin", world.kube, AgentSettings(NAMESPACE, "hub"), world.clock)
-    await reporter.report([], "v1.36.3")
+    await reporter.report(Supply((), (), {}), "v1.36.3")
     assert len(office.report.status.receipts) == 1, "inventory is written beside it, not over it"
 
 

@@ -13,15 +13,19 @@ from fedgpu_operator.agent.guard import check_workload
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.domain.attempts import Attempt, AttemptRequest
+from fedgpu_operator.domain.devices import DeviceRequest
 from fedgpu_operator.domain.money import MicroUSD
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.hub.services.workloads import first_lease, member_namespace, provider_namespace, render_workload
 
 UID = "00000000-0000-4000-8000-000000000001"
 MAIN = {"name": "main", "image": "work:1"}
+L4 = DeviceRequest.by_discovery("NVIDIA-L4")
 
 
-def rendered(template: dict[str, Any], *, gpus: int = 2, replicas: int = 3) -> dict[str, Any]:
+def rendered(
+    template: dict[str, Any], *, gpus: int = 2, replicas: int = 3, request: DeviceRequest = L4
+) -> dict[str, Any]:
     pod = {key: value for key, value in template.items() if key != "metadata"}
     given = {"metadata": template.get("metadata", {}), "spec": pod}
     spec = {"gpu": {"count": gpus}, "replicas": replicas, "runLimitSeconds": 60, "template": given}
@@ -31,7 +35,7 @@ def rendered(template: dict[str, Any], *, gpus: int = 2, replicas: int = 3) -> d
         lease_name=f"{UID}-1",
         member_namespace="fedgpu-tenant-team",
         provider="prov",
-        product="NVIDIA-L4",
+        request=request,
         run_limit_seconds=60,
     )
 
@@ -41,7 +45,7 @@ def test_a_job_that_grew_since_its_attempt_was_opened_gets_no_lease_of_it() -> N
     job = ComputeJob.parse({"metadata": {"name": "train", "namespace": "team", "uid": UID}, "spec": spec})
     agreed = AttemptRequest(UID, "r", "team", "train", "prov", "NVIDIA-L4", MicroUSD(1), 1, job.billable_limit)
     with pytest.raises(InvalidResourceError, match="2 GPUs") as refused:
-        first_lease(job, Attempt(agreed, 1, datetime(2026, 1, 1, tzinfo=UTC)))
+        first_lease(job, Attempt(agreed, 1, datetime(2026, 1, 1, tzinfo=UTC)), L4)
     assert refused.value.why == "TermsChanged"
 
 
@@ -63,6 +67,20 @@ def test_job_and_pods_carry_the_lease() -> None:
     }
     assert workload["metadata"] == {"name": f"{UID}-1", "namespace": "fedgpu-tenant-team", "labels": labels}
     assert workload["spec"]["template"]["metadata"]["labels"] == labels
+
+
+def test_a_pod_asks_for_its_product_as_its_member_has_it() -> None:
+    by_type, by_label = (("node.kubernetes.io/instance-type", "g2"),), (("cloud.google.com/gke-accelerator", "l4"),)
+    request = DeviceRequest("nvidia.com/mig-1g.10gb", (by_type, by_label), avoid=("odd-1", "odd-2"))
+    spec = rendered({"containers": [MAIN]}, request=request)["spec"]["template"]["spec"]
+    odd = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["odd-1", "odd-2"]}
+    terms = [
+        {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}, odd]}
+        for ((key, value),) in (by_type, by_label)
+    ]
+    (required,) = spec["affinity"]["nodeAffinity"].values()
+    assert required == {"nodeSelectorTerms": terms}
+    assert spec["containers"][0]["resources"] == {"limits": {"nvidia.com/mig-1g.10gb": "2"}}
 
 
 def test_the_first_container_alone_gets_gpus_and_the_others_see_none() -> None:

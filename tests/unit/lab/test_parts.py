@@ -15,9 +15,11 @@ from rich.console import Console
 
 from fedgpu_lab import GpuNodes, Lab, MemberSpec, kubeconfig, progress_for, watchdog
 from fedgpu_lab.cluster import STAGES
-from fedgpu_lab.gpus import CATALOGUE
+from fedgpu_lab.gpus import CATALOGUE, DESCRIBED
 from fedgpu_lab.process import Child, Rank, Watchdog, end, free_ports
 from fedgpu_operator.errors import LabError
+from fedgpu_operator.supply.judge import read_node
+from fedgpu_operator.supply.node import node_facts
 
 
 @pytest.fixture
@@ -52,6 +54,16 @@ def test_every_model_makes_valid_label_values() -> None:
         for manifest in GpuNodes.of(model).manifests("m"):
             labels = yaml.safe_load(yaml.safe_dump(manifest))["metadata"]["labels"]
             assert all(len(value) <= 63 and " " not in value for value in labels.values())
+
+
+@pytest.mark.parametrize("described", DESCRIBED)
+def test_nodes_are_read_as_what_they_were_made_as_whoever_describes_them(described: str) -> None:
+    (manifest,) = GpuNodes.of("h100", described=described).manifests("m")
+    made = yaml.safe_load(yaml.safe_dump(manifest))
+    made["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    (pool,) = read_node(node_facts(made)).pools
+    assert (pool.product, pool.count) == ("NVIDIA-H100-80GB-HBM3", 8)
+    assert (f"{pool.resource}.product" in made["metadata"]["labels"]) is (described == "discovery")
 
 
 def test_a_kubeconfig_is_whole_in_itself() -> None:

@@ -16,6 +16,7 @@ from fedgpu_operator.api.gpuprovider import GPUProvider
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.attempts import Attempt, AttemptRequest, AttemptUsage, Stop
 from fedgpu_operator.domain.decision import Verdict
+from fedgpu_operator.domain.devices import DeviceRequest
 from fedgpu_operator.domain.faults import SUCCEEDED
 from fedgpu_operator.domain.settlement import Pair
 from fedgpu_operator.errors import (
@@ -110,8 +111,12 @@ class AttemptKeeper:
         """Every attempt of a job with its newest billed usage, oldest first."""
         return (await self._ledger.histories([job_uid])).get(job_uid, ())
 
-    async def begin(self, facts: JobFacts, chosen: Verdict, wallets: Pair) -> tuple[JobFacts, Attempt]:
+    async def begin(
+        self, facts: JobFacts, chosen: Verdict, wallets: Pair, devices: DeviceRequest
+    ) -> tuple[JobFacts, Attempt]:
         """Open an attempt on these terms; the facts have it, and it has no lease yet.
+
+        `devices` is how its provider's member is asked for the product.
 
         The request is named by the attempt that came before, so two passes over the same facts ask for one. Raises
         InvalidResourceError, with no attempt opened, for a job that cannot be rendered or would be too large to be
@@ -133,7 +138,7 @@ class AttemptKeeper:
             provider_wallet=wallets[1],
         )
         # Tried before it counts: an attempt that can have no lease would stay open and hold its money for ever.
-        if excess := excess_of_lease(first_lease(job, Attempt(request, 1, now))):
+        if excess := excess_of_lease(first_lease(job, Attempt(request, 1, now), devices)):
             text = f"the workload is {excess} bytes too large for a lease: shorten spec.template"
             raise InvalidResourceError(ConditionReason.TOO_LARGE, text)
         try:
@@ -328,12 +333,12 @@ class AttemptKeeper:
             return
         await self._leases.delete(lease)
 
-    async def start(self, job: ComputeJob, attempt: Attempt) -> ComputeLease:
+    async def start(self, job: ComputeJob, attempt: Attempt, devices: DeviceRequest) -> ComputeLease:
         """The first lease of an attempt: for the pass that opened it, and for no other.
 
         Raises InvalidResourceError for a job that is not the one that the attempt was agreed for.
         """
-        return await self._leases.create(first_lease(job, attempt))
+        return await self._leases.create(first_lease(job, attempt, devices))
 
     async def _remake(self, entry: AttemptUsage, job: ComputeJob | None) -> ComputeLease:
         """The lease object made again; whatever happened to the one before, it starts nothing."""

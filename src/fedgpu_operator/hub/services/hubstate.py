@@ -9,15 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Final
 
-from fedgpu_operator.api.base import MAX_NODES
 from fedgpu_operator.api.computeaccount import ComputeAccount
 from fedgpu_operator.api.computejob import ComputeJob
 from fedgpu_operator.api.computelease import ComputeLease
 from fedgpu_operator.api.gpuprovider import GPUOffer, GPUProvider, Inventory, Network
 from fedgpu_operator.api.placementpolicy import PlacementPolicy
 from fedgpu_operator.api.providerreport import AGENT_LEASE, ProviderReport, ReportedProduct
+from fedgpu_operator.domain.devices import MAX_NODES, DeviceRequest
 from fedgpu_operator.domain.money import parse_usd
 from fedgpu_operator.domain.offer import GpuModel, Offer, Probe, take
 from fedgpu_operator.errors import InvalidResourceError
@@ -50,6 +51,12 @@ class HubState:
     def leases_of(self, provider: str) -> list[ComputeLease]:
         """Leases of one provider that have not ended."""
         return self.running.get(provider, [])
+
+    def request_of(self, provider: str, product: str) -> DeviceRequest:
+        """How the provider's member is asked for a product: as its agent reported it."""
+        report = self.reports.get(provider)
+        found = (each.request for each in report.status.products if each.product == product) if report else iter(())
+        return next(found, DeviceRequest.by_discovery(product))
 
     def took(self, lease: ComputeLease) -> None:
         """That lease was made or changed by us since this was read."""
@@ -156,12 +163,19 @@ async def load(kube: Kube, proofs: ProofBook | None = None, costs: CostBook | No
     )
 
 
+NONE_ASIDE: Final[Mapping[str, int]] = MappingProxyType({})
 UNKNOWN_PRODUCT: Final = ReportedProduct(product="none", total=0, gpus_in_use_by_others=0)
 
 
-def free_histogram(product: ReportedProduct, leases: Iterable[ComputeLease], max_gpus: int | None) -> dict[int, int]:
+def free_histogram(
+    product: ReportedProduct,
+    leases: Iterable[ComputeLease],
+    max_gpus: int | None,
+    aside: Mapping[str, int] = NONE_ASIDE,
+) -> dict[int, int]:
     """Free GPUs by node, `{free GPUs: nodes}`, after our own leases and the owner's limit.
 
+    `aside` counts, by lease, the pods on nodes that do not count: they take none of these GPUs.
     The member's scheduler may have laid our pods elsewhere than `take` assumes: a histogram is advice, and a miss
     comes back as a rejection by the member.
     """
@@ -171,7 +185,8 @@ def free_histogram(product: ReportedProduct, leases: Iterable[ComputeLease], max
         if lease.spec.product != product.product:
             continue
         let += lease.spec.gpus
-        left = take(free, lease.spec.gpus_per_replica, lease.spec.replicas)
+        counted = max(0, lease.spec.replicas - aside.get(lease.metadata.name, 0))
+        left = take(free, lease.spec.gpus_per_replica, counted)
         free = {} if left is None else left
     return free if max_gpus is None else cut(free, max(0, max_gpus - let))
 
@@ -202,6 +217,7 @@ def offers(
     reported = {product.product: product for product in report.status.products} if report else {}
     spec = provider.spec
     network, probes = spec.network or Network(), _probes(report)
+    aside = report.aside if report is not None else NONE_ASIDE
     egress = network.egress_price_per_gi_b
     return [
         Offer(
@@ -209,7 +225,7 @@ def offers(
             gpu=_model(offer, reported.get(offer.product)),
             price=parse_usd(offer.price_per_gpu_hour),
             location=spec.location.to_domain(),
-            free=free_histogram(reported.get(offer.product, UNKNOWN_PRODUCT), leases, offer.max_gpus),
+            free=free_histogram(reported.get(offer.product, UNKNOWN_PRODUCT), leases, offer.max_gpus, aside),
             compliance=frozenset(spec.compliance),
             labels=provider.metadata.labels,
             ready=ready,
@@ -256,7 +272,7 @@ def inventory(provider: GPUProvider, report: ProviderReport, leases: list[Comput
             # A member that claims more shows as many as a status can.
             nodes=min(MAX_NODES, sum(bucket.nodes for bucket in product.free_gpu_histogram)),
             total=product.total,
-            free=sum(g * n for g, n in free_histogram(product, leases, limits[product.product]).items()),
+            free=sum(g * n for g, n in free_histogram(product, leases, limits[product.product], report.aside).items()),
         )
         for product in sorted(report.status.products, key=lambda each: each.product)
         if product.product in limits

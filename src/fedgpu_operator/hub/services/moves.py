@@ -54,7 +54,7 @@ def freed_of(state: HubState) -> Freed:
         reported = next((each for each in report.status.products if each.product == product), UNKNOWN_PRODUCT)
         limit = next((each.max_gpus for each in provider.spec.offers if each.product == product), 0)
         stays = [lease for lease in by_provider.get(name, ()) if lease.metadata.name not in gone]
-        return free_histogram(reported, stays, limit)
+        return free_histogram(reported, stays, limit, report.aside)
 
     return freed
 

@@ -453,12 +453,14 @@ class JobPlacer:
             held = await self._hold(facts.job)
             facts = replace(facts, job=read_back(self._kube, ComputeJob, held))
             _must_fit(held)
-            facts, attempt = await self._keeper.begin(facts, chosen, self._wallets(facts.job, chosen, state))
+            devices = state.request_of(chosen.provider, chosen.product)
+            wallets = self._wallets(facts.job, chosen, state)
+            facts, attempt = await self._keeper.begin(facts, chosen, wallets, devices)
         except InvalidResourceError as error:
             return replace(facts, decision=None, invalid=error)
         try:
             facts = await self._writer.write(facts, {})
-            lease = await self._keeper.start(facts.job, attempt)
+            lease = await self._keeper.start(facts.job, attempt, devices)
         except KubeError as error:
             await self._not_started(facts.job, attempt, error)
             raise

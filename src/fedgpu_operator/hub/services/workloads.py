@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fedgpu_operator.api.base import MAX_RUN_SECONDS, JSONObject
@@ -19,8 +20,6 @@ from fedgpu_operator.api.computelease import (
     JobRef,
 )
 from fedgpu_operator.api.jobspec import (
-    GPU_RESOURCE,
-    PRODUCT_LABEL,
     Container,
     EmptyDir,
     PodSpec,
@@ -31,6 +30,7 @@ from fedgpu_operator.api.jobspec import (
 )
 from fedgpu_operator.api.reasons import ConditionReason
 from fedgpu_operator.domain.attempts import Attempt
+from fedgpu_operator.domain.devices import HOSTNAME_LABEL, DeviceRequest, Toleration
 from fedgpu_operator.domain.money import format_usd
 from fedgpu_operator.errors import InvalidResourceError
 from fedgpu_operator.ports import LEASES
@@ -63,13 +63,14 @@ def render_workload(
     lease_name: str,
     member_namespace: str,
     provider: str,
-    product: str,
+    request: DeviceRequest,
     run_limit_seconds: int,
 ) -> JSONObject:
     """The batch/v1 Job of one attempt, in the shape that `agent.guard` demands.
 
-    It never restarts anything by itself: one attempt is one run of every replica. Raises InvalidResourceError
-    (`TemplateRefused`) for a template that reaches for GPUs or node features past its lease.
+    `request` is how a pod on that member asks for the product. It never restarts anything by itself: one attempt is one
+    run of every replica. Raises InvalidResourceError (`TemplateRefused`) for a template that reaches for GPUs or node
+    features past its lease.
     """
     template = job.spec.template
     _refuse_reserved(template)
@@ -92,38 +93,59 @@ def render_workload(
             "activeDeadlineSeconds": run_limit_seconds + BACKSTOP_SECONDS,
             "template": {
                 "metadata": {"labels": dict(labels), "annotations": dict(template.metadata.annotations)},
-                "spec": _pod_spec(template.spec, gpus=job.spec.gpu.count, product=product),
+                "spec": _pod_spec(template.spec, gpus=job.spec.gpu.count, request=request),
             },
         },
     }
 
 
-def _pod_spec(pod: PodSpec, *, gpus: int, product: str) -> JSONObject:
+def _pod_spec(pod: PodSpec, *, gpus: int, request: DeviceRequest) -> JSONObject:
     return {
         "restartPolicy": pod.restart_policy,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": pod.termination_grace_period_seconds,
-        "nodeSelector": {PRODUCT_LABEL: product},
-        "tolerations": [{"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": _affinity(request),
+        "tolerations": [_toleration(each) for each in request.tolerations],
+        **({"runtimeClassName": request.runtime_class} if request.runtime_class else {}),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": pod.security_context.run_as_user,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [
-            _container(container, gpus=gpus if position == 0 else 0)
+            _container(container, {request.resource: str(gpus)} if position == 0 else {})
             for position, container in enumerate(pod.containers)
         ],
         "volumes": [_volume(volume) for volume in pod.volumes],
     }
 
 
-def _container(container: Container, *, gpus: int) -> JSONObject:
+def _toleration(each: Toleration) -> JSONObject:
+    how = {"operator": "Equal", "value": each.value} if each.value else {"operator": "Exists"}
+    return {"key": each.key, **how, "effect": "NoSchedule"}
+
+
+def _affinity(request: DeviceRequest) -> JSONObject:
+    """To nodes that have the product by any of its selectors, and not to those that merely look like it."""
+    avoid = {"key": HOSTNAME_LABEL, "operator": "NotIn", "values": list(request.avoid)}
+    terms = [
+        {
+            "matchExpressions": [
+                *({"key": key, "operator": "In", "values": [value]} for key, value in labels),
+                *([avoid] if request.avoid else []),
+            ]
+        }
+        for labels in request.selectors
+    ]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+def _container(container: Container, gpus: Mapping[str, str]) -> JSONObject:
     resources = container.resources.to_wire()
     env = [variable.to_wire() for variable in container.env]
     if gpus:
-        resources["limits"] = resources.get("limits", {}) | {GPU_RESOURCE: str(gpus)}
+        resources["limits"] = resources.get("limits", {}) | gpus
     else:
         # CUDA images carry NVIDIA_VISIBLE_DEVICES=all, and NVIDIA's runtime believes it: a container that asked for
         # no GPU would see, and use unmetered, all GPUs of the node.
@@ -186,8 +208,8 @@ USUAL_GRACE_SECONDS: Final = 30
 """Kubernetes' own default of `terminationGracePeriodSeconds`."""
 
 
-def first_lease(job: ComputeJob, attempt: Attempt) -> JSONObject:
-    """The lease that starts the attempt's workload.
+def first_lease(job: ComputeJob, attempt: Attempt, request: DeviceRequest) -> JSONObject:
+    """The lease that starts the attempt's workload; `request` is how its provider's member is asked for the product.
 
     Raises InvalidResourceError: `TermsChanged` for a job that is not the one that the attempt was agreed for,
     `TemplateRefused` for one that cannot be rendered.
@@ -201,7 +223,7 @@ def first_lease(job: ComputeJob, attempt: Attempt) -> JSONObject:
         lease_name=attempt.lease_name,
         member_namespace=member_namespace(terms.tenant),
         provider=terms.provider,
-        product=terms.product,
+        request=request,
         run_limit_seconds=job.run_limit,
     )
     return _lease(attempt, {**_shape_of(job), "workload": workload})

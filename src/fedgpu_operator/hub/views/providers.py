@@ -144,14 +144,22 @@ def _ready(accepted: Finding, connected: Finding, facts: ProviderFacts) -> Findi
     if facts.proof is not None and not facts.proof.proven:
         return Finding("Ready", facts.proof.status, _unpaid(facts), facts.proof.message)
     if not any(entry.total for entry in facts.stock):
-        offered = ", ".join(offer.product for offer in facts.provider.spec.offers)
-        return Finding(
-            "Ready",
-            "False",
-            ConditionReason.NO_GPUS,
-            f"no schedulable node carries nvidia.com/gpu.product of {offered}",
-        )
+        return Finding("Ready", "False", ConditionReason.NO_GPUS, _no_gpus(facts))
     return Finding("Ready", "True", ConditionReason.READY, "")
+
+
+def _no_gpus(facts: ProviderFacts) -> str:
+    """What is offered and not there, what is there instead, and what is there and does not count."""
+    offered = ", ".join(offer.product for offer in facts.provider.spec.offers)
+    status = facts.report.status if facts.report is not None else None
+    text = f"no node that can take work has {offered}"
+    if status is not None and status.products:
+        text += f"; nodes have {', '.join(each.product for each in status.products[:4])}"
+    if status is not None and status.uncounted:
+        first, name = status.uncounted[0], facts.provider.metadata.name
+        nodes = counted(sum(each.nodes for each in status.uncounted), "node")
+        text += f"; {nodes} not counted, e.g. {first.reason}: {first.message} (`fedgpu provider nodes {name}`)"
+    return text
 
 
 def _draining(facts: ProviderFacts) -> Finding | None:
