@@ -38,11 +38,14 @@ does the hub; a dozen more come between two runs of it."""
 READINGS: Final = frozenset({"rows.usage_records", "rows.receipts", "rows.postings"})
 """What is written again and again while one attempt runs, and archived."""
 READING_ROWS: Final = 300
-"""The most by which those may rise per hour: readings of running leases and the newest receipt of a pair stay."""
-ROWS_PER_ATTEMPT: Final = 4.5
+"""The most by which those may rise per hour beside one per attempt: readings of running leases and the newest receipt
+of a pair stay, and of every lease its newest checkpoint, to which its live row is held (decision 23)."""
+ROWS_PER_ATTEMPT: Final = 4.0
 """Rows that an attempt may leave in the live ledger in all, since a receipt's root is over every lease that its pair
-ever had: its terms, its final total, and how far which epochs cover it (three to four). The rest is room for epochs,
-which are one a minute here for 20 attempts, and of which the newest hundred stay whole."""
+ever had: its terms, its live row, its newest checkpoint, and how far an epoch covers it."""
+ROWS_PER_EPOCH: Final = 5.5
+"""Rows that an epoch may leave beside its covers: itself, its transactions and what they were sent for, post and claim,
+and its part of the archived segments."""
 BYTES_PER_ATTEMPT: Final = 3072
 UNJUDGED: Final = {
     "hub.events": "the API server's own hour",
@@ -74,8 +77,8 @@ def judge(samples: Sequence[Sample]) -> list[Finding]:
     attempts = max(0.0, slope(half, "jobs.created"))
     bounds = {
         **BOUNDS,
-        "rows of readings": READING_ROWS,
-        "rows": ROWS_PER_ATTEMPT * attempts,
+        "rows of readings": READING_ROWS + attempts,
+        "rows": ROWS_PER_ATTEMPT * attempts + ROWS_PER_EPOCH * max(0.0, slope(half, "rows.epochs")),
         "ledger.MiB": BYTES_PER_ATTEMPT * attempts / 2**20,
     }
     return list(_findings(half, bounds))
