@@ -103,16 +103,17 @@ def pod_template(gpus: int) -> str:
     return json.dumps(pod, separators=(",", ":"))
 
 
-def node_template() -> str:
-    """A node with eight GPUs and fifty images."""
+def node_template(gpus: int) -> str:
+    """A node with so many GPUs and fifty images."""
     images = [{"names": [f"images.example.com/team/image-{number}@sha256:{'0' * 64}"]} for number in range(50)]
-    amounts = {"cpu": "64", "memory": "512Gi", "nvidia.com/gpu": "8"}
+    amounts = {"cpu": "64", "memory": "512Gi", **({"nvidia.com/gpu": str(gpus)} if gpus else {})}
+    product = {PRODUCT: "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.memory": "81559"} if gpus else {}
     node = {
         "metadata": {
             "name": "@S",
             "uid": "@S",
             "resourceVersion": "7",
-            "labels": {PRODUCT: "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.memory": "81559"},
+            "labels": {"kubernetes.io/hostname": "@S", "kubernetes.io/arch": "amd64", **product},
             "managedFields": [_managed("kubelet", 40)],
         },
         "spec": {},
@@ -126,12 +127,12 @@ def node_template() -> str:
     return json.dumps(node, separators=(",", ":"))
 
 
-NODE, PLAIN, GREEDY = node_template(), pod_template(0), pod_template(1)
+NODE, BARE, PLAIN, GREEDY = node_template(8), node_template(0), pod_template(0), pod_template(1)
 
 
-def node(number: int) -> str:
+def node(number: int, member: Member) -> str:
     """The node of that number."""
-    return NODE.replace("@S", f"node-{number}")
+    return (NODE if number < member.gpu_nodes else BARE).replace("@S", f"node-{number}")
 
 
 def pod(number: int, member: Member) -> str:
@@ -150,7 +151,7 @@ def listed(member: Member, path: str, query: Query) -> tuple[list[str], str]:
     if path.endswith("/nodes"):
         last = member.gpu_nodes if PRODUCT in query.get("labelSelector", [""])[0] else member.nodes
         numbers = range(begin, min(begin + limit, last))
-        return [node(number) for number in numbers], str(begin + limit) if begin + limit < last else ""
+        return [node(number, member) for number in numbers], str(begin + limit) if begin + limit < last else ""
     if not path.endswith("/pods") or "labelSelector" in query or not member.pods:
         return [], ""
     found = dict(
