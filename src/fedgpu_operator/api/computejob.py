@@ -215,7 +215,7 @@ class GPURequest(Model):
     products: list[Word] = Field(
         default_factory=list,
         max_length=16,
-        description="Acceptable GPU products (nvidia.com/gpu.product); empty for any.",
+        description="Acceptable GPU products, e.g. NVIDIA-L4; empty for any whole card. A slice (MIG) must be named.",
         json_schema_extra=SET_LIST,
     )
     min_memory_mi_b: int | None = Field(
@@ -224,7 +224,7 @@ class GPURequest(Model):
     architectures: list[Word] = Field(
         default_factory=list,
         max_length=16,
-        description="Acceptable architectures (nvidia.com/gpu.family), e.g. hopper; empty for any.",
+        description="Acceptable architectures, e.g. hopper; empty for any.",
         json_schema_extra=SET_LIST,
     )
     count: int = Field(default=1, ge=1, le=16, description="GPUs of one replica; they lie on one node.")

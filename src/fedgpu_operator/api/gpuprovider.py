@@ -124,7 +124,7 @@ class Connection(Model):
 class GPUOffer(Model):
     """One GPU product at one price."""
 
-    product: Word = Field(description="GPU product as GPU feature discovery labels it, e.g. NVIDIA-H100-80GB-HBM3.")
+    product: Word = Field(description="GPU product as `fedgpu provider check` names it, e.g. NVIDIA-H100-80GB-HBM3.")
     price_per_gpu_hour: DecimalUSD = Field(description="Price of one GPU for one hour, USD as a decimal string.")
     max_gpus: int | None = Field(
         default=None,
