@@ -48,7 +48,8 @@ def test_a_sawtooth_of_archiving_is_flat_and_rows_that_stay_are_not() -> None:
 
 
 def test_the_final_total_of_each_lease_may_stay() -> None:
-    stays = dict.fromkeys(("rows__attempts", "rows__lease_usage", "rows__usage_records", "rows__epoch_leases"), lambda s: s / 3)
+    tables = ("attempts", "lease_usage", "usage_records", "epoch_leases")
+    stays = {f"rows__{table}": lambda s: s / 3 for table in tables}
     assert missed(hour(**stays, rows__epochs=lambda s: s / 60)) == set()
     assert missed(hour(**stays, rows__epoch_lines=lambda s: s)) == {"rows"}
 
